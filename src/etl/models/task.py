@@ -1,0 +1,66 @@
+"""A job at work in a process: the record it came in, what was tried before, and whether it is still ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etl.models.message import FileTransferJob
+
+
+@dataclass(frozen=True)
+class Record:
+    """Kafka's envelope, as far as we need it. `timestamp` in seconds since the epoch, UTC."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp: float = 0.0
+
+    def header(self, name: str) -> bytes | None:
+        """Return the last header of that name, or None."""
+        return next((value for key, value in reversed(self.headers) if key == name), None)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a job was first delivered; names its partial files and, without a `job_id`, the job."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One line of a job's history: `at` (UTC, ISO 8601), `where` (process, servers), `what` (code and message)."""
+
+    at: str
+    where: str
+    what: str
+
+
+@dataclass(eq=False)
+class Task:
+    """One job in this process. Mutable state belongs to whoever holds the task: dispatcher, lane, then outcomes."""
+
+    record: Record  # as delivered now (from T or T-retry)
+    origin: Origin
+    job: FileTransferJob
+    attempts: list[Attempt] = field(default_factory=list)  # those that spent an attempt
+    waiting_since: float | None = None  # wall clock: since when its server has been down; None: it is not waiting
+    outages: int = 0  # how often in a row it met an outage
+    replays: int = 0
+    published: bool = False  # the copy is under its final name and committed so; only the source action is left
+    verified_by: str | None = None  # carried from publish to the result of a published job
+    sweep: bool = False  # look for partial files of earlier attempts first
+    owned: Callable[[], bool] = lambda: True  # is the partition of `record` still ours, as far as this process can know?
+    size_bytes: int = 0  # of the record, for the window

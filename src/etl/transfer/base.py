@@ -1,0 +1,225 @@
+"""The contract of a protocol: what a user's class must have, what a built-in session adds, and the factory.
+
+Knows settings and errors; knows no protocol, no Kafka, no thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
+
+from etl.config import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
+from etl.errors import UnknownType
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Promise(Protocol[T_co]):
+    """A reply that was not read yet."""
+
+    def result(self) -> T_co:
+        """Send what is still corked, read replies in order up to this one, return or raise what it said.
+
+        May block for a reply's time limit. A second call returns (or raises) the same again.
+        """
+        ...
+
+
+class Settled(Generic[T_co]):
+    """A promise whose answer is known already."""
+
+    def __init__(self, value: T_co) -> None:
+        self._value = value
+
+    def result(self) -> T_co:
+        """Return the value."""
+        return self._value
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a server says of a file: `size_bytes`, and `mtime` in seconds since the epoch (UTC); None: not told."""
+
+    size_bytes: int | None
+    mtime: float | None
+
+    def same_file(self, other: Facts) -> bool:
+        """Are size and time (to the second, all that FTP can carry) known and equal?"""
+        return (
+            self.size_bytes is not None
+            and self.mtime is not None
+            and other.mtime is not None
+            and self.size_bytes == other.size_bytes
+            and int(self.mtime) == int(other.mtime)
+        )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file that was written under its partial name: `sent_bytes` by us, `size_bytes` as the server says (None: not told)."""
+
+    partial: str
+    sent_bytes: int
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a file came under its final name."""
+
+    swapped: bool = False  # the server refuses to rename over a file: the old one was moved aside first
+    stamped: bool = False  # the time stamp was kept
+
+
+class Parcel(Protocol):
+    """One file on its way: open at its source, crossing the lane."""
+
+    path: str
+    facts: Facts  # as the server told before the first byte
+
+    def load(self, limit_bytes: int) -> bool:
+        """Take the whole file into memory if it is at most `limit_bytes`; True when it was, and is now complete.
+
+        After True the source's final reply has been read, and `readinto` serves from memory.
+        """
+        ...
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer` from its start; return the number of bytes, 0 at the end of the file. Blocks at most a stall limit."""
+        ...
+
+    def close(self, *, complete: bool) -> None:
+        """End the reading. `complete`: read the final reply and raise if it is no success; else abort (the session is done for).
+
+        Idempotent.
+        """
+        ...
+
+
+class BaseTransfer(ABC):
+    """A session with one server; these four methods are all that a protocol of your own needs.
+
+    Register it with `TransferFactory.register("mytype", MyTransfer)`, or as an entry point in the group
+    `etl.transfers`. Methods raise `etl.errors` where they can, else any `OSError`; after any error the session
+    is closed and never used again. Not thread-safe: one thread at a time.
+    """
+
+    spec: ClassVar[ProtocolSpec] = ProtocolSpec()
+
+    def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
+        self.server = server
+        self.settings = settings or TransferSettings()
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Open the session: reach the server and log in."""
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Close the session; never raises, may be called twice."""
+
+    @abstractmethod
+    def download(self, remote_path: str, local_path: str) -> None:
+        """Copy a file of the server to a local one. Raises FileNotFoundError when it is not there."""
+
+    @abstractmethod
+    def upload(self, local_path: str, remote_path: str) -> None:
+        """Copy a local file to the server, making its parent folders. Raises FileNotFoundError without a local file."""
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.disconnect()
+
+
+class Session(BaseTransfer):
+    """What the relay works with: a session that streams. Built-in protocols are these; `Staged` wraps the others.
+
+    Paths are as in the job; the session puts them under the server's `base_path`. Sequence of a job on the source:
+    `read` → `Parcel` … `close(complete=True)` → `unchanged` → (`dispose`); on the destination: (`look`) → `write` → `publish`.
+    After any exception the session's state is unknown: it is discarded, never reused.
+    """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Make whatever blocks in this session fail at once. The one method that any thread may call; never raises."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Ask for a sign of life, within a reply's limit; raises when there is none."""
+
+    @abstractmethod
+    def look(self, path: str) -> Facts | None:
+        """Return size and time of a file; None when it, or a folder on its way, is not there.
+
+        Raises IOFailure when something other than a file has the name, PermissionRefused when we may not look.
+        """
+
+    @abstractmethod
+    def read(self, path: str) -> Parcel:
+        """Open a file for reading. Raises FileMissing, PermissionRefused (told apart by asking)."""
+
+    @abstractmethod
+    def unchanged(self, parcel: Parcel) -> Promise[bool]:
+        """Are size and time of the parcel's file still those it had before it was read?"""
+
+    @abstractmethod
+    def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
+        """Delete a file, or move it (parents made, an existing file replaced). A file already gone is success."""
+
+    @abstractmethod
+    def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
+        """Stream a parcel to a new file through `buffer`, making missing parent folders; read the final reply; ask the size.
+
+        A folder somebody deleted in between is made again. Raises StorageFull, PermissionRefused, ... and whatever
+        the parcel raises.
+        """
+
+    @abstractmethod
+    def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        """Stamp the partial file with `mtime` (best effort, None: leave), then rename it to `final`, replacing a file there."""
+
+    @abstractmethod
+    def remove(self, path: str) -> bool:
+        """Delete a file; False when it was not there."""
+
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Return the bare names in a folder; empty when it is not there."""
+
+    def flush(self) -> None:
+        """Send what is corked, read every reply that is due."""
+
+
+class TransferFactory:
+    """Makes the session of a server by its type."""
+
+    _classes: ClassVar[dict[str, type[BaseTransfer]]] = {}
+
+    @classmethod
+    def register(cls, name: str, transfer: type[BaseTransfer]) -> None:
+        """Make `transfer` the protocol of servers whose TYPE is `name`; its `spec` becomes known to the settings."""
+        if not (isinstance(transfer, type) and issubclass(transfer, BaseTransfer)):
+            raise TypeError(f"{transfer!r} is no subclass of BaseTransfer")
+        cls._classes[name.lower()] = transfer
+        PROTOCOLS[name.lower()] = transfer.spec
+
+    @classmethod
+    def create(cls, server: ServerConfig, settings: TransferSettings | None = None) -> BaseTransfer:
+        """Return a new, unconnected transfer for `server`. Raises UnknownType (a ValueError)."""
+        try:
+            transfer = cls._classes[server.type.lower()]
+        except KeyError:
+            known = ", ".join(sorted(cls._classes))
+            raise UnknownType(
+                f"server {server.hostname}: unknown type {server.type!r} (known: {known})", server=server.hostname
+            ) from None
+        return transfer(server, settings)
