@@ -1,0 +1,158 @@
+"""JSON as it arrives from outside: read strictly, so that one text means one thing, and written again.
+
+Knows no field of any message. Every fault is an `InvalidMessage` that names the field; nothing else escapes.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from etl.errors import InvalidMessage
+
+# Deep enough for any metadata, shallow enough that reading and writing never meet Python's recursion limit.
+DEPTH_LIMIT = 64
+
+
+def parse(document: bytes | bytearray | str | None) -> dict[str, Any]:
+    """Return the JSON object in `document` (UTF-8, a byte order mark is tolerated).
+
+    Refused, because two readers could take them for different things, or none could write them again: a name that
+    appears twice in an object, NaN and infinite numbers, halves of surrogate pairs, more than 64 levels.
+
+    Raises:
+        InvalidMessage: names the field, or says `message` when it is no JSON object at all.
+    """
+    try:
+        text = document if isinstance(document, str) else bytes(document or b"").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidMessage(f"message: is not UTF-8 (byte {error.start})") from None
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise InvalidMessage("message: is empty")
+    try:
+        data = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+        )
+    except InvalidMessage:
+        raise
+    except RecursionError:
+        raise InvalidMessage(f"message: is nested deeper than {DEPTH_LIMIT} levels") from None
+    except ValueError as error:
+        raise InvalidMessage(f"message: is not JSON ({error})") from None
+    return check(data)
+
+
+def check(data: object) -> dict[str, Any]:
+    """Return `data` if it is an object that JSON can carry unchanged. Raises InvalidMessage."""
+    if not isinstance(data, dict):
+        raise InvalidMessage(f"message: must be a JSON object, not {_kind(data)}")
+    pending: list[tuple[str, Any, int]] = [("", data, 1)]
+    while pending:
+        name, value, depth = pending.pop()
+        if depth > DEPTH_LIMIT:
+            raise InvalidMessage(f"{name.split('.')[0]}: is nested deeper than {DEPTH_LIMIT} levels")
+        if isinstance(value, dict | list):
+            pending.extend((inner, item, depth + 1) for inner, item in _items(name, value))
+        elif isinstance(value, str):
+            _check_text(name, value)
+        elif isinstance(value, float):
+            if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is what differs from itself
+                raise InvalidMessage(f"{name}: is not a finite number")
+        elif value is not None and not isinstance(value, bool | int):
+            raise InvalidMessage(f"{name}: {type(value).__name__} is no JSON type")
+    return data
+
+
+def write(data: object, *, ascii_only: bool = False, spaced: bool = False) -> str:
+    """Return `data` as one line of JSON; compact and in plain letters unless asked otherwise."""
+    return json.dumps(
+        data, ensure_ascii=ascii_only, separators=None if spaced else (",", ":"), allow_nan=False
+    )
+
+
+def printable(text: str) -> str:
+    """Return `text` with what UTF-8 cannot carry (halves of surrogate pairs) written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def iso(moment: datetime) -> str:
+    """Return an aware time as ISO 8601 in UTC, ending in Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def read_time(value: object) -> object:
+    """Return an ISO 8601 text with its zone as an aware UTC time; None is passed on. Raises ValueError."""
+    if value is None:
+        return value
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(
+                "must be a time in ISO 8601 with its zone, such as 2026-01-31T12:00:00Z"
+            ) from None
+    if not isinstance(value, datetime):
+        raise ValueError("must be a time in ISO 8601 with its zone, such as 2026-01-31T12:00:00Z")  # noqa: TRY004 - pydantic reports ValueError
+    if value.tzinfo is None:
+        raise ValueError("has no time zone (add Z for UTC)")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is out of range") from None
+
+
+def _items(name: str, value: dict[Any, Any] | list[Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list):
+        yield from ((f"{name}[{index}]", item) for index, item in enumerate(value))
+        return
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise InvalidMessage(f"{name or 'message'}: a field's name must be a string, not {_kind(key)}")
+        inner = f"{name}.{key}" if name else key
+        _check_text(inner, key)
+        yield inner, item
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidMessage(
+            f"{printable(name)}: holds half of a surrogate pair, which is no character"
+        ) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]  # add() is None: false
+        raise InvalidMessage(f"{printable(twice)}: appears twice in one object")
+    return result
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise InvalidMessage(f"message: {word} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise InvalidMessage(f"message: the number {digits[:40]} is out of range")
+    return number
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 1000:  # Python refuses to write more than 4300 digits; nobody counts that far
+        raise InvalidMessage(f"message: the number {digits[:40]}... is out of range")
+    return int(digits)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)

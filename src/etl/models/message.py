@@ -1,0 +1,421 @@
+"""The shapes of messages: a job in its two forms, and its result. (The dead letter is in `letter`.)
+
+Whatever arrives becomes a job or an `InvalidMessage` that names every wrong field; nothing else escapes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+
+from etl.errors import InvalidMessage
+from etl.models import document
+from etl.models.letter import (
+    HEADER_ATTEMPTS,
+    HEADER_GROUP,
+    HEADER_JOB_ID,
+    HEADER_MARKER,
+    HEADER_NOT_BEFORE,
+    HEADER_ORIGIN,
+    HEADER_REPLAYS,
+    DLQMessage,
+)
+
+__all__ = [
+    "HEADER_ATTEMPTS",
+    "HEADER_GROUP",
+    "HEADER_JOB_ID",
+    "HEADER_MARKER",
+    "HEADER_NOT_BEFORE",
+    "HEADER_ORIGIN",
+    "HEADER_REPLAYS",
+    "DLQMessage",
+    "Endpoint",
+    "FileTransferJob",
+    "TransferOptions",
+    "TransferResult",
+    "normalise_path",
+]
+
+PATH_LIMIT_BYTES = 4096  # PATH_MAX of Linux; no FTP server of ours takes more
+LABEL_LIMIT = 255  # characters of a job id or a server's name
+
+# The flat form (FTP Pooler): its field -> ours.
+FLAT_FIELDS = {
+    "task_id": ("job_id",),
+    "src_id": ("source", "hostname"),
+    "src_path": ("source", "path"),
+    "dst_id": ("destination", "hostname"),
+    "dst_path": ("destination", "path"),
+    "metadata": ("metadata",),
+}
+NESTED_FIELDS = ("job_id", "source", "destination", "message_version", "priority", "options", "metadata")
+
+
+def normalise_path(path: str) -> str:
+    """Return `path` without `//`, `.` and `..` (`a//b/./c/../d` becomes `a/b/d`).
+
+    Raises:
+        ValueError: empty, too long, control characters (a line break would be a second FTP command), the name of a
+            folder, or `..` that climbs above the start.
+    """
+    if not path:
+        raise ValueError("is empty")
+    for letter in path:
+        if unicodedata.category(letter) in ("Cc", "Cs"):
+            raise ValueError(f"holds the control character {letter!a}")
+    if len(path.encode("utf-8")) > PATH_LIMIT_BYTES:
+        raise ValueError(f"is longer than {PATH_LIMIT_BYTES} bytes")
+    parts: list[str] = []
+    pieces = path.split("/")
+    for piece in pieces:
+        if piece == "..":
+            if not parts:
+                raise ValueError("climbs above its start with '..'")
+            parts.pop()
+        elif piece not in ("", "."):
+            parts.append(piece)
+    if pieces[-1] in ("", ".", ".."):
+        raise ValueError("names a folder, not a file")
+    return ("/" if path.startswith("/") else "") + "/".join(parts)
+
+
+def _label(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    if len(text) > LABEL_LIMIT:
+        raise ValueError(f"is longer than {LABEL_LIMIT} characters")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise ValueError("holds a control character")
+    return text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")  # noqa: TRY004 - pydantic reports ValueError with its field
+    return value
+
+
+def _path(value: object) -> str:
+    return normalise_path(_text(value))
+
+
+def _source_action(value: object) -> str | dict[str, str]:
+    if value in ("keep", "delete"):
+        return str(value)
+    if isinstance(value, dict) and set(value) == {"move"}:
+        try:
+            return {"move": _path(value["move"])}
+        except ValueError as error:
+            raise ValueError(f"move: {error}") from None
+    raise ValueError('must be "keep", "delete" or {"move": path}')
+
+
+def _verify(value: object) -> str:
+    if value == "checksum":
+        raise ValueError("checksum is not supported yet (known: auto, size, none)")
+    if value not in ("auto", "size", "none"):
+        raise ValueError("must be auto, size or none")
+    return str(value)
+
+
+def _version(value: object) -> str:
+    text = _text(value)
+    major, _, minor = text.partition(".")
+    if major != "1" or not (minor == "" or minor.isdecimal()) or text.endswith("."):
+        raise ValueError(f"{text[:20]!a} is not supported (known: 1.0)")
+    return text
+
+
+Label = Annotated[str, PlainValidator(lambda value: _label(_text(value)))]
+Path = Annotated[str, PlainValidator(_path)]
+Moment = Annotated[datetime, BeforeValidator(document.read_time)]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Endpoint(_Shape):
+    """A file on a server. The path is normalised; it is relative to the server's base folder."""
+
+    hostname: Label
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.hostname}:{self.path}"
+
+
+class TransferOptions(_Shape):
+    """How a file is transferred; everything may be left out."""
+
+    overwrite: Literal["replace", "skip", "fail", "newer"] = "replace"
+    source_action: Annotated[str | dict[str, str], PlainValidator(_source_action)] = "keep"
+    verify: Annotated[str, PlainValidator(_verify)] = "auto"
+    preserve_mtime: bool = True
+    timeout_seconds: float | None = Field(
+        default=None, gt=0, le=31_536_000, allow_inf_nan=False
+    )  # of one attempt
+    not_before: Moment | None = None
+    deadline: Moment | None = None
+
+    @model_validator(mode="after")
+    def _times_in_order(self) -> Self:
+        if self.deadline is not None and self.not_before is not None and self.deadline <= self.not_before:
+            raise ValueError("deadline is not after not_before")
+        return self
+
+    @property
+    def deletes(self) -> bool:
+        """Is the source to be deleted once its copy is published?"""
+        return self.source_action == "delete"
+
+    @property
+    def move_to(self) -> str | None:
+        """Where the source is to be moved on its own server, or None."""
+        return self.source_action["move"] if isinstance(self.source_action, dict) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what differs from the defaults."""
+        values = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+        values = {
+            name: value for name, value in values.items() if value != type(self).model_fields[name].default
+        }
+        return {
+            name: document.iso(value) if isinstance(value, datetime) else value
+            for name, value in values.items()
+        }
+
+
+class FileTransferJob(_Shape):
+    """What to do: copy one file. `flat` says in which of the two forms it came; results answer in the same."""
+
+    job_id: Label | None = None
+    source: Endpoint
+    destination: Endpoint
+    message_version: Annotated[str, PlainValidator(_version)] = "1.0"
+    priority: Literal["high", "normal", "low"] = "normal"
+    options: TransferOptions = TransferOptions()
+    metadata: dict[str, Any] | None = None
+    flat: bool = False
+
+    @model_validator(mode="after")
+    def _source_survives(self) -> Self:
+        # A source that is its own destination would be deleted by its own `source_action`.
+        if self.source.hostname.upper() == self.destination.hostname.upper():
+            if self.source.path == self.destination.path:
+                raise ValueError("destination: is the source itself")
+            if self.options.move_to == self.destination.path:
+                raise ValueError("options.source_action: would move the source onto the destination")
+        if self.options.move_to == self.source.path:
+            raise ValueError("options.source_action: would move the source onto itself")
+        return self
+
+    @classmethod
+    def from_json(cls, text: bytes | bytearray | str | None) -> Self:
+        """Read a job in either form. Raises InvalidMessage and nothing else."""
+        return cls._from_checked(document.parse(text))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read a job in either form. Raises InvalidMessage and nothing else."""
+        return cls._from_checked(document.check(data))
+
+    @classmethod
+    def _from_checked(cls, data: dict[str, Any]) -> Self:
+        flat = not ({"source", "destination"} & set(data)) and any(
+            name in data for name in FLAT_FIELDS if name != "metadata"
+        )
+        known: Iterable[str] = FLAT_FIELDS if flat else NESTED_FIELDS
+        problems = [_unknown(name, known) for name in data if name not in known]
+        fields = _nest(data) if flat else {name: data[name] for name in NESTED_FIELDS if name in data}
+        # Serialisers write null for what was not set: it means the same as leaving it out.
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if isinstance(fields.get("options"), dict):
+            fields["options"] = {
+                name: value
+                for name, value in fields["options"].items()
+                if value is not None or name not in TransferOptions.model_fields
+            }
+        try:
+            job = cls.model_validate({**fields, "flat": flat})
+        except ValidationError as error:
+            raise InvalidMessage("; ".join([*problems, *_problems(error, flat=flat)])) from None
+        if problems:
+            raise InvalidMessage("; ".join(problems))
+        return job
+
+    def with_id(self, job_id: str) -> Self:
+        """Return this job with an id."""
+        return self.model_copy(update={"job_id": job_id})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job in the form it came in, without what was left out or is the default."""
+        result: dict[str, Any] = {}
+        if self.flat:
+            result = {
+                "task_id": self.job_id,
+                "src_id": self.source.hostname,
+                "src_path": self.source.path,
+                "dst_id": self.destination.hostname,
+                "dst_path": self.destination.path,
+                "metadata": self.metadata,
+            }
+            return {name: value for name, value in result.items() if value is not None}
+        if self.job_id is not None:
+            result["job_id"] = self.job_id
+        result["source"] = {"hostname": self.source.hostname, "path": self.source.path}
+        result["destination"] = {"hostname": self.destination.hostname, "path": self.destination.path}
+        result["message_version"] = self.message_version
+        if self.priority != "normal":
+            result["priority"] = self.priority
+        if options := self.options.to_dict():
+            result["options"] = options
+        if self.metadata is not None:
+            result["metadata"] = self.metadata
+        return result
+
+    def to_json(self) -> str:
+        """Return the job as one line of JSON in the form it came in."""
+        return document.write(self.to_dict())
+
+
+class TransferResult(BaseModel):
+    """How a job ended, for `T-results`. Endpoints are None when the message was none that named them."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    job_id: str
+    status: Literal["SUCCESS", "FAILED"]
+    source: Endpoint | None = None
+    destination: Endpoint | None = None
+    bytes: int | None = None
+    duration_seconds: float | None = None
+    attempts: int = 1
+    verified_by: str | None = None
+    checksum: str | None = None
+    skipped: bool = False  # `overwrite` left the destination alone
+    swapped: bool = False  # the server refuses to rename over a file: the name was absent for a moment
+    error: str | None = None
+    error_code: str | None = None
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+    worker: str | None = None
+    metadata: dict[str, Any] | None = None
+    flat: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Did the file arrive (or was it left alone as asked)?"""
+        return self.status == "SUCCESS"
+
+    def to_dict(self, flat: bool | None = None) -> dict[str, Any]:
+        """Return the result in the nested or the flat form (default: the form the job came in)."""
+        flat = self.flat if flat is None else flat
+        source, destination = self.source, self.destination
+        result: dict[str, Any] = {"task_id" if flat else "job_id": self.job_id, "status": self.status}
+        if flat:
+            result["src_id"] = source.hostname if source else None
+            result["src_path"] = source.path if source else None
+            result["dst_id"] = destination.hostname if destination else None
+            result["dst_path"] = destination.path if destination else None
+        else:
+            result["source"] = source.model_dump() if source else None
+            result["destination"] = destination.model_dump() if destination else None
+        result["bytes"] = self.bytes
+        result["duration_seconds"] = self.duration_seconds
+        result["attempts"] = self.attempts
+        result["verified_by"] = self.verified_by
+        result["skipped"] = self.skipped
+        result["started_at"] = document.iso(self.started_at) if self.started_at else None
+        result["finished_at"] = document.iso(self.finished_at) if self.finished_at else None
+        result["worker"] = self.worker
+        result["metadata"] = self.metadata
+        optional = {"checksum": self.checksum, "error": self.error, "error_code": self.error_code}
+        result.update(
+            (name, document.printable(value)) for name, value in optional.items() if value is not None
+        )
+        if self.swapped:
+            result["swapped"] = True
+        return result
+
+    def to_json(self, flat: bool | None = None) -> str:
+        """Return the result as one line of JSON."""
+        return document.write(self.to_dict(flat))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read a result in either form. Raises InvalidMessage."""
+        checked = document.check(data)
+        flat = "task_id" in checked
+        fields = {**checked, **_nest(checked)} if flat else dict(checked)
+        for side in ("source", "destination"):
+            if isinstance(fields.get(side), dict) and not any(fields[side].values()):
+                fields[side] = None
+        try:
+            return cls.model_validate({**fields, "flat": flat})
+        except ValidationError as error:
+            raise InvalidMessage("; ".join(_problems(error, flat=flat))) from None
+
+    @classmethod
+    def from_json(cls, text: bytes | bytearray | str | None) -> Self:
+        """Read a result in either form. Raises InvalidMessage."""
+        return cls.from_dict(document.parse(text))
+
+
+def _nest(data: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {"source": {}, "destination": {}}
+    for name, location in FLAT_FIELDS.items():
+        if name in data:
+            if len(location) == 1:
+                nested[location[0]] = data[name]
+            else:
+                nested[location[0]][location[1]] = data[name]
+    return nested
+
+
+def _problems(error: ValidationError, *, flat: bool) -> list[str]:
+    flat_names = {location: name for name, location in FLAT_FIELDS.items()} if flat else {}
+    problems = []
+    for fault in error.errors(include_url=False):
+        location = tuple(str(part) for part in fault["loc"])
+        name = document.printable(flat_names.get(location, ".".join(location)))
+        kind = fault["type"]
+        if kind == "missing":
+            problems.append(f"{name}: is missing")
+        elif kind == "extra_forbidden":
+            known = (
+                Endpoint.model_fields
+                if location[0] in ("source", "destination")
+                else TransferOptions.model_fields
+            )
+            problems.append(_unknown(name, known))
+        elif kind == "value_error":
+            reason = str(fault["ctx"]["error"])
+            problems.append(f"{name}: {reason}" if name else reason)
+        elif kind in ("model_type", "dict_type"):
+            problems.append(f"{name}: must be an object")
+        else:
+            problems.append(f"{name}: {fault['msg'].replace('Input should be', 'must be')}")
+    return problems
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    prefix, _, last = name.rpartition(".")
+    if prefix == "options" and last == "checksum":
+        return f"{name}: is not supported yet"
+    near = difflib.get_close_matches(last, list(known), n=1)
+    return f"{document.printable(name)}: is unknown" + (f" (did you mean {near[0]}?)" if near else "")
