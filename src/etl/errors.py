@@ -151,6 +151,35 @@ class OwnershipLost(EtlError):
     fate = Fate.ABANDON
 
 
+# --- the broker: none of these is ever a job's outcome --------------------------------------------------------
+
+
+class BrokerUnavailable(EtlError):
+    """Raised when Kafka does not answer, or refuses; the message says what was tried."""
+
+    code = "CONNECTION_ERROR"
+
+
+class CommitRejected(BrokerUnavailable):
+    """Raised when a transaction was surely not committed."""
+
+
+class Fenced(CommitRejected):
+    """Raised when somebody else took our transactional id, or our transaction ran out of time."""
+
+
+class CommitUnknown(BrokerUnavailable):
+    """Raised when the end of a transaction is not known: read back before anything is sent again."""
+
+
+class MessageTooLarge(BrokerUnavailable):
+    """Raised when a topic refuses a message's size; `index` is its place in the transaction, which was aborted."""
+
+    def __init__(self, message: str, *, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 def code_of(error: BaseException) -> str:
     """Return the error code for messages; anything that is no `EtlError` is a bug: `UNKNOWN_ERROR`."""
     return error.code if isinstance(error, EtlError) else EtlError.code

@@ -1,0 +1,637 @@
+"""The seam to Kafka, and the only importer of its client: records in, transactions out, time limits on every call.
+
+Written against kafka-python 3.0 (pinned): where its public calls have no time limit or no answer, the private ones
+used instead are in the two subclasses at the top of this file, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import structlog
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as ClientPartition
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import OffsetAndMetadata
+
+from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
+from etl.models.task import Record
+from etl.models.wire import Batch, Message, Partition
+
+log = structlog.get_logger(__name__)
+
+SESSION_TIMEOUT_SECONDS = 15.0
+TRANSACTION_TIMEOUT_SECONDS = 10.0
+REQUEST_TIMEOUT_SECONDS = 8.0
+REQUEST_TIMEOUT_MS = int(REQUEST_TIMEOUT_SECONDS * 1000)
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # what this client is willing to send; topics set their own, lower limits
+
+Offset = tuple[int, str]  # what a commit says of a partition: next offset, metadata
+
+
+class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
+    def heartbeat_age(self) -> float:
+        """Return seconds since the group's coordinator last confirmed that we are a member."""
+        beat = self._coordinator.heartbeat
+        return float(time.monotonic() - max(beat.last_receive, beat.last_reset))
+
+
+class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
+    """A producer whose transactional calls end: the library waits for their replies without a limit."""
+
+    def _within(self, result: Any, what: str) -> None:
+        self._sender.wakeup()
+        if not result.wait(timeout_ms=REQUEST_TIMEOUT_MS):
+            raise kafka_errors.KafkaTimeoutError(f"no reply to {what} within {REQUEST_TIMEOUT_SECONDS:g} s")
+
+    def send_offsets_to_transaction(self, offsets: Any, group_metadata: Any) -> None:
+        self._within(
+            self._transaction_manager.send_offsets_to_transaction(offsets, group_metadata), "the offsets"
+        )
+
+    def commit_transaction(self) -> None:
+        self._within(self._transaction_manager.begin_commit(), "the commit")
+
+    def abort_transaction(self) -> None:
+        self._within(self._transaction_manager.begin_abort(), "the abort")
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the client's errors into `BrokerUnavailable`, naming what was tried."""
+    try:
+        yield
+    except (kafka_errors.KafkaError, OSError) as error:
+        raise BrokerUnavailable(f"{what}: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _common(bootstrap_servers: str) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": [server.strip() for server in bootstrap_servers.split(",")],
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "bootstrap_timeout_ms": 10_000,
+        "reconnect_backoff_max_ms": 1000,
+        "metrics_enabled": False,
+    }
+
+
+def _record(raw: Any) -> Record:
+    return Record(
+        raw.topic,
+        raw.partition,
+        raw.offset,
+        raw.key,
+        raw.value,
+        tuple((name, value or b"") for name, value in raw.headers),
+        raw.timestamp / 1000,
+    )
+
+
+# --- reading jobs as a member of the group --------------------------------------------------------------------
+
+
+class Truncated(NamedTuple):
+    """A partition whose committed offset is gone from the topic: `lost` records were never read."""
+
+    partition: Partition
+    lost: int
+    start: int
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped library
+    """Called on the client's I/O thread, where nothing may block: only takes notes and passes revocations on."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def on_partitions_revoked(self, revoked: Iterable[ClientPartition]) -> None:
+        self._intake.forget(Partition(*tp) for tp in revoked)
+
+    def on_partitions_lost(self, lost: Iterable[ClientPartition]) -> None:
+        self._intake.forget(Partition(*tp) for tp in lost)
+
+    def on_partitions_assigned(self, assigned: Iterable[ClientPartition]) -> None:
+        self._intake.welcome(Partition(*tp) for tp in assigned)
+
+
+class Intake:
+    """A member of the consumer group: polls jobs, and knows which partitions are ours.
+
+    One thread calls it, but for `membership` and `is_member`, which any thread may call. `on_revoked` is called on
+    the client's I/O thread, before anybody else can own the partitions, and must not block.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        group_id: str,
+        topics: Sequence[str],
+        *,
+        on_revoked: Callable[[list[Partition]], None],
+        instance_id: str | None = None,
+        max_poll_records: int = 200,
+    ) -> None:
+        self._on_revoked = on_revoked
+        self._new: set[Partition] = set()
+        self._member: str | None = None  # the member id under which the partitions we hold were taken over
+        self._polled_at = time.monotonic()
+        with translated(f"broker {bootstrap_servers} cannot be reached"):
+            self._client = _Consumer(
+                **_common(bootstrap_servers) | {"request_timeout_ms": 30_000},
+                group_id=group_id,
+                group_instance_id=instance_id,
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                auto_offset_reset="none",
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                allow_auto_create_topics=False,
+                max_poll_records=max_poll_records,
+                # Also the limit of a rebalance: long enough for a member that is being restarted.
+                max_poll_interval_ms=60_000,
+                session_timeout_ms=int(SESSION_TIMEOUT_SECONDS * 1000),
+                heartbeat_interval_ms=3000,
+                metadata_max_age_ms=30_000,
+                fetch_max_wait_ms=100,
+            )
+        self._client.subscribe(topics=list(topics), listener=_Listener(self))
+
+    def poll(self, timeout: float) -> list[Record]:
+        """Return new records, in order within each partition; blocks at most about `timeout` seconds.
+
+        New partitions are silent until `take_over` was called for them. Raises nothing for a broker that is away.
+        """
+        try:
+            polled = self._client.poll(timeout_ms=int(timeout * 1000))
+        except kafka_errors.NoOffsetForPartitionError:
+            return []  # a partition without a committed offset: `take_over` finds its start
+        except kafka_errors.OffsetOutOfRangeError as error:
+            gone = [Partition(*tp) for tp in getattr(error, "args", [{}])[0] or ()]
+            self.welcome(gone or self.assigned())
+            return []
+        except (kafka_errors.AuthorizationError, kafka_errors.FencedInstanceIdError):
+            raise
+        except kafka_errors.KafkaError as error:
+            log.warning("poll failed", error=_said(error))
+            time.sleep(min(timeout, 0.5))
+            return []
+        finally:
+            self._polled_at = time.monotonic()
+            self._notice_new_membership()
+        return [_record(raw) for batch in polled.values() for raw in batch]
+
+    def new_partitions(self) -> list[Partition]:
+        """Return the assigned partitions that wait for `take_over`."""
+        return sorted(self._new)
+
+    def take_over(self, partition: Partition, timeout: float = 5.0) -> tuple[Offset, Truncated | None] | None:
+        """Read where the group stands in a partition and start there: ((offset, metadata), what was lost).
+
+        None: not now (broker away, the last owner's transaction still open): call again.
+        """
+        tp = ClientPartition(*partition)
+        limit_ms = timeout * 1000
+        try:
+            committed = self._client.committed(tp, metadata=True, timeout_ms=limit_ms)
+            first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
+            truncated = None
+            if committed is None:
+                offset, metadata = first, ""
+            else:
+                offset, metadata = committed.offset, committed.metadata or ""
+                last = self._client.end_offsets([tp], timeout_ms=limit_ms)[tp]
+                if not first <= offset <= last:
+                    truncated = Truncated(partition, max(0, first - offset), first)
+                    offset, metadata = first, ""
+            self._client.seek(tp, offset)
+        except (kafka_errors.KafkaError, ValueError, KeyError, AssertionError) as error:
+            log.debug("partition not ready", topic=partition.topic, partition=partition.partition, error=_said(error))
+            return None
+        self._new.discard(partition)
+        self._member = self._client.group_metadata().member_id
+        return (offset, metadata), truncated
+
+    def position(self, partition: Partition) -> int | None:
+        """Return the offset of the next record to come, past transaction markers; None when it is not known now."""
+        try:
+            state = self._client._subscription.assignment.get(ClientPartition(*partition))  # noqa: SLF001 - the public call may block
+            return None if state is None or state.position is None else int(state.position.offset)
+        except (AttributeError, kafka_errors.KafkaError):
+            return None
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Stop fetching from partitions; their positions stay."""
+        for partition in partitions:
+            with contextlib.suppress(KeyError, kafka_errors.KafkaError):  # revoked meanwhile
+                self._client.pause(ClientPartition(*partition))
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Fetch from partitions again."""
+        for partition in partitions:
+            with contextlib.suppress(KeyError, kafka_errors.KafkaError):  # revoked meanwhile
+                self._client.resume(ClientPartition(*partition))
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Fetch a partition from `offset` on."""
+        with contextlib.suppress(KeyError, ValueError, kafka_errors.KafkaError):  # revoked meanwhile
+            self._client.seek(ClientPartition(*partition), offset)
+
+    def assigned(self) -> list[Partition]:
+        """Return the partitions that are ours now."""
+        return sorted(Partition(*tp) for tp in self._client.assignment())
+
+    def membership(self) -> object | None:
+        """Return what fences our commits; None while we are no member, or a new one that took nothing over yet."""
+        now = self._client.group_metadata()
+        if now.generation_id < 0 or now.member_id != self._member:
+            return None
+        return now
+
+    def is_member(self) -> bool:
+        """Can nobody else own our partitions yet? Confirmed by the coordinator, and polled, within the session limit."""
+        fresh = max(self._client.heartbeat_age(), time.monotonic() - self._polled_at) < SESSION_TIMEOUT_SECONDS
+        return fresh and self.membership() is not None
+
+    def close(self, timeout: float = 3.0) -> None:
+        """Leave the group (a static member only disconnects)."""
+        with contextlib.suppress(kafka_errors.KafkaError, RuntimeError):
+            self._client.close(autocommit=False, timeout_ms=int(timeout * 1000))
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """Note that partitions were taken away."""
+        gone = list(partitions)
+        self._new.difference_update(gone)
+        self._on_revoked(gone)
+
+    def welcome(self, partitions: Iterable[Partition]) -> None:
+        """Note new partitions; they stay paused until they are taken over."""
+        for partition in partitions:
+            self._new.add(partition)
+            self.pause([partition])
+
+    def _notice_new_membership(self) -> None:
+        # A member that was thrown out and joins again within one call keeps partitions without any callback,
+        # though somebody else may have owned them in between: take them over anew.
+        now = self._client.group_metadata()
+        if self._member is not None and now.generation_id >= 0 and now.member_id != self._member:
+            self._member = None
+            held = self.assigned()
+            self._on_revoked(held)
+            self.welcome(held)
+
+
+# --- committing outcomes --------------------------------------------------------------------------------------
+
+
+class Outbox:
+    """A transactional producer that survives: whatever happens to a transaction, the next one starts clean.
+
+    One thread at a time. Its `transactional_id` must be unique to a live process and the same after a restart.
+    """
+
+    def __init__(self, bootstrap_servers: str, transactional_id: str) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._transactional_id = transactional_id
+        self._producer: _Producer | None = None
+
+    def open(self) -> None:
+        """Become the one holder of the transactional id: ends what a predecessor left open, fences a rival."""
+        if self._producer is not None:
+            return
+        producer = None
+        try:
+            producer = _Producer(
+                **_common(self._bootstrap_servers),
+                transactional_id=self._transactional_id,
+                transaction_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
+                delivery_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
+                max_block_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
+                max_request_size=MAX_MESSAGE_BYTES,
+                batch_size=256 * 1024,
+                linger_ms=2,
+                retry_backoff_ms=5,  # the wait between back-to-back transactions
+                allow_auto_create_topics=False,
+            )
+            producer.init_transactions()
+        except (kafka_errors.KafkaError, OSError) as error:
+            if producer is not None:
+                _discard(producer)
+            raise BrokerUnavailable(f"no transactional producer {self._transactional_id}: {_said(error)}") from error
+        self._producer = producer
+
+    def commit(self, batch: Batch) -> None:
+        """Send a batch's messages and offsets in one transaction.
+
+        Raises CommitRejected (surely not committed), CommitUnknown (ask with `read_back`), MessageTooLarge,
+        Fenced (surely not committed; somebody uses our id, or the transaction timed out while the broker was away).
+        """
+        self._transact(batch.messages, batch.offsets, batch.membership)
+
+    def transact(self, messages: Sequence[Message]) -> None:
+        """Send messages in one transaction; raises as `commit`."""
+        self._transact(messages, None, None)
+
+    def _transact(
+        self, messages: Sequence[Message], offsets: Mapping[Partition, Offset] | None, membership: object
+    ) -> None:
+        try:
+            self.open()
+        except BrokerUnavailable as error:
+            raise CommitRejected(str(error)) from error
+        producer = self._producer
+        assert producer is not None  # noqa: S101 - open() raised otherwise
+        try:
+            producer.begin_transaction()
+            self._send(producer, messages)
+            if offsets:
+                producer.send_offsets_to_transaction(
+                    {ClientPartition(*tp): OffsetAndMetadata(at, said) for tp, (at, said) in offsets.items()},
+                    membership,
+                )
+        except MessageTooLarge:
+            self._abort(producer)
+            raise
+        except kafka_errors.ProducerFencedError as error:
+            self.discard()
+            raise Fenced(_said(error)) from error
+        except (kafka_errors.KafkaError, OSError) as error:
+            self._abort(producer)
+            raise CommitRejected(_said(error)) from error
+        try:
+            producer.commit_transaction()
+        except (kafka_errors.KafkaError, OSError) as error:
+            self.discard()
+            raise CommitUnknown(_said(error)) from error
+
+    def _send(self, producer: _Producer, messages: Sequence[Message]) -> None:
+        futures = []
+        for index, message in enumerate(messages):
+            try:
+                futures.append(
+                    producer.send(
+                        message.topic,
+                        value=message.value,
+                        key=message.key,
+                        headers=list(message.headers),
+                        partition=message.partition,
+                    )
+                )
+            except kafka_errors.MessageSizeTooLargeError as error:
+                raise MessageTooLarge(_said(error), index=index) from error
+        if not futures:
+            return
+        producer.flush(timeout=TRANSACTION_TIMEOUT_SECONDS)
+        refused: dict[int, kafka_errors.KafkaError] = {}
+        for index, future in enumerate(futures):
+            try:
+                future.get(timeout=1)
+            except (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError) as error:
+                refused[index] = error
+        if refused:  # messages that share a produce request fail together: the largest is the one to shorten
+            index = max(refused, key=lambda i: len(messages[i].value))
+            raise MessageTooLarge(_said(refused[index]), index=index) from refused[index]
+
+    def _abort(self, producer: _Producer) -> None:
+        try:
+            producer.abort_transaction()
+        except (kafka_errors.KafkaError, OSError):
+            self.discard()  # the next open() ends the transaction
+
+    def discard(self) -> None:
+        """Drop the producer; the next `open` makes a new one, which ends a transaction left open."""
+        if self._producer is not None:
+            _discard(self._producer)
+            self._producer = None
+
+    def read_back(self, group_id: str, partitions: Iterable[Partition]) -> dict[Partition, Offset]:
+        """End our last transaction one way or the other, then read what the group has committed.
+
+        Raises BrokerUnavailable: not known yet, call again.
+        """
+        self.open()
+        tps = [ClientPartition(*partition) for partition in partitions]
+        with translated("committed offsets cannot be read"), _admin(self._bootstrap_servers) as admin:
+            found = admin.list_group_offsets({group_id: tps})[group_id]
+        return {Partition(*tp): (told.offset, told.metadata or "") for tp, told in found.items()}
+
+    def close(self, timeout: float = 3.0) -> None:
+        """Close the producer in good order."""
+        if self._producer is not None:
+            with contextlib.suppress(kafka_errors.KafkaError, OSError):
+                self._producer.close(timeout=timeout)
+            self._producer = None
+
+
+def _discard(producer: _Producer) -> None:
+    with contextlib.suppress(Exception):  # it is broken already; whatever it still says changes nothing
+        producer.close(timeout=0)
+
+
+# --- plain reading and writing: the command line --------------------------------------------------------------
+
+
+class Reader:
+    """Reads a topic outside any group."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, *, committed: bool = True) -> None:
+        self._topic = topic
+        with translated(f"broker {bootstrap_servers} cannot be reached"):
+            self._client = KafkaConsumer(
+                **_common(bootstrap_servers) | {"request_timeout_ms": 30_000},
+                group_id=None,
+                auto_offset_reset="earliest",
+                enable_auto_commit=False,
+                isolation_level="read_committed" if committed else "read_uncommitted",
+                allow_auto_create_topics=False,
+                fetch_max_wait_ms=100,
+            )
+
+    def ends(self) -> dict[int, int]:
+        """Return the end offset of every partition. Raises BrokerUnavailable, also for a topic that is not there."""
+        with translated(f"topic {self._topic} cannot be read"):
+            tps = self._partitions()
+            ends = self._client.end_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
+            return {tp.partition: end for tp, end in ends.items()}
+
+    def _partitions(self) -> list[ClientPartition]:
+        found = self._client.partitions_for_topic(self._topic)
+        if not found:
+            raise BrokerUnavailable(f"topic {self._topic} does not exist")
+        return [ClientPartition(self._topic, partition) for partition in sorted(found)]
+
+    def scan(self, until: dict[int, int] | None = None, start: dict[int, int] | None = None) -> Iterator[Record]:
+        """Yield the records from `start` (default: the beginning) to `until` (default: the ends now)."""
+        until = dict(self.ends() if until is None else until)
+        tps = self._assign(start)
+        while any(self._at(tp) < until.get(tp.partition, 0) for tp in tps):
+            for record in self._poll(0.5):
+                if record.offset < until.get(record.partition, 0):
+                    yield record
+
+    def follow(self, start: dict[int, int]) -> Iterator[Record | None]:
+        """Yield records from `start` for ever; None about every half second when there is none."""
+        self._assign(start)
+        while True:
+            records = self._poll(0.5)
+            yield from records
+            if not records:
+                yield None
+
+    def _assign(self, start: dict[int, int] | None) -> list[ClientPartition]:
+        with translated(f"topic {self._topic} cannot be read"):
+            tps = self._partitions()
+            self._client.assign(tps)
+            first = self._client.beginning_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
+            for tp in tps:
+                self._client.seek(tp, max(first[tp], (start or {}).get(tp.partition, 0)))
+            return tps
+
+    def _at(self, tp: ClientPartition) -> int:
+        with translated(f"topic {self._topic} cannot be read"):
+            return int(self._client.position(tp, timeout_ms=REQUEST_TIMEOUT_MS) or 0)
+
+    def _poll(self, timeout: float) -> list[Record]:
+        with translated(f"topic {self._topic} cannot be read"):
+            polled = self._client.poll(timeout_ms=int(timeout * 1000))
+        return [_record(raw) for batch in polled.values() for raw in batch]
+
+    def close(self) -> None:
+        """Disconnect."""
+        with contextlib.suppress(kafka_errors.KafkaError):
+            self._client.close(autocommit=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Delivery:
+    """A message on its way."""
+
+    def __init__(self, future: Any) -> None:
+        self._future = future
+
+    def result(self, timeout: float = TRANSACTION_TIMEOUT_SECONDS) -> tuple[int, int]:
+        """Wait for the acknowledgement; return (partition, offset). Raises BrokerUnavailable."""
+        with translated("message was not acknowledged"):
+            told = self._future.get(timeout=timeout)
+        return told.partition, told.offset
+
+
+class Writer:
+    """Sends messages outside transactions, idempotently and acknowledged by all replicas."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        with translated(f"broker {bootstrap_servers} cannot be reached"):
+            self._producer = KafkaProducer(
+                **_common(bootstrap_servers),
+                max_request_size=MAX_MESSAGE_BYTES,
+                max_block_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
+                delivery_timeout_ms=30_000,
+                linger_ms=5,
+                allow_auto_create_topics=False,
+            )
+
+    def send(
+        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> Delivery:
+        """Send one message; ask the returned delivery for its acknowledgement."""
+        with translated(f"message to {topic} was refused"):
+            return Delivery(self._producer.send(topic, value=value, key=key, headers=list(headers)))
+
+    def flush(self, timeout: float = 30.0) -> None:
+        """Wait until everything sent was acknowledged or failed."""
+        with translated("messages were not acknowledged"):
+            self._producer.flush(timeout=timeout)
+
+    def close(self) -> None:
+        """Disconnect, sending what is left."""
+        with contextlib.suppress(kafka_errors.KafkaError):
+            self._producer.close(timeout=5)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# --- topics ---------------------------------------------------------------------------------------------------
+
+
+class NotAllowed(BrokerUnavailable):
+    """Raised when the broker does not let us create or describe topics."""
+
+
+class TopicFacts(NamedTuple):
+    """An existing topic: number of partitions, and the settings that we depend on."""
+
+    partitions: int
+    max_message_bytes: int
+    settings: dict[str, str]
+
+
+@contextlib.contextmanager
+def _admin(bootstrap_servers: str) -> Iterator[Any]:
+    admin = KafkaAdminClient(**{k: v for k, v in _common(bootstrap_servers).items() if k != "metrics_enabled"})
+    try:
+        yield admin
+    finally:
+        with contextlib.suppress(kafka_errors.KafkaError):
+            admin.close()
+
+
+class Admin:
+    """Creates and describes topics."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._bootstrap_servers = bootstrap_servers
+
+    def describe(self, names: Sequence[str]) -> dict[str, TopicFacts]:
+        """Return the facts of those topics that exist. Raises BrokerUnavailable."""
+        with (
+            translated(f"broker {self._bootstrap_servers} cannot describe topics"),
+            _admin(self._bootstrap_servers) as admin,
+        ):
+            known = set(admin.list_topics())
+            wanted = [name for name in names if name in known]
+            if not wanted:
+                return {}
+            partitions = {t["name"]: len(t["partitions"]) for t in admin.describe_topics(wanted)}
+            settings = admin.describe_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted], config_filter="all"
+            )["topic"]
+        return {name: _facts(partitions[name], settings[name]) for name in wanted}
+
+    def create(self, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
+        """Create a topic and wait until it is usable; False when it was there. Raises NotAllowed, BrokerUnavailable."""
+        wanted = {name: {"num_partitions": partitions, "configs": dict(settings)}}
+        with (
+            translated(f"topic {name} cannot be created"),
+            _admin(self._bootstrap_servers) as admin,
+        ):
+            try:
+                admin.create_topics(wanted, timeout_ms=REQUEST_TIMEOUT_MS)
+                created = True
+            except kafka_errors.TopicAlreadyExistsError:
+                created = False
+            except (kafka_errors.AuthorizationError, kafka_errors.PolicyViolationError) as error:
+                raise NotAllowed(f"topic {name} is not there and may not be created: {_said(error)}") from error
+            admin.wait_for_topics([name], timeout_ms=REQUEST_TIMEOUT_MS)
+        return created
+
+
+def _facts(partitions: int, settings: Mapping[str, Any]) -> TopicFacts:
+    plain = {key: str(entry["value"]) for key, entry in settings.items()}
+    return TopicFacts(partitions, int(plain.get("max.message.bytes", 1_048_588)), plain)

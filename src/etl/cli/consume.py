@@ -1,0 +1,38 @@
+"""`etl consume`: take jobs until told to stop. What `etl` without a command and `python -m etl.main` do."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command()
+@click.argument("topic_", metavar="[TOPIC]", required=False)
+@click.argument("group_", metavar="[GROUP_ID]", required=False)
+@click.argument("servers_", metavar="[BOOTSTRAP_SERVERS]", required=False)
+@click.option("--topic", help="Topic that jobs come from.")
+@click.option("--group-id", help="Consumer group; processes of one group share the jobs.")
+@click.option("--bootstrap-servers", help="Kafka, HOST:PORT[,HOST:PORT…].")
+@click.option("--env-file", type=click.Path(), help="File of settings (default: .env, if there).")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def consume(
+    topic_: str | None,
+    group_: str | None,
+    servers_: str | None,
+    topic: str | None,
+    group_id: str | None,
+    bootstrap_servers: str | None,
+    env_file: str | None,
+    verbose: bool,  # noqa: FBT001 - click passes flags by name
+) -> None:
+    """Consume jobs and transfer their files until SIGTERM or Ctrl-C."""
+    from etl.main import run  # noqa: PLC0415 - other commands need no consumer
+
+    overrides = {
+        "ETL_TOPIC": topic or topic_,
+        "ETL_GROUP_ID": group_id or group_,
+        "ETL_BOOTSTRAP_SERVERS": bootstrap_servers or servers_,
+        "ETL_LOG_LEVEL": "DEBUG" if verbose else None,
+    }
+    sys.exit(run({name: value for name, value in overrides.items() if value is not None}, env_file))

@@ -1,0 +1,80 @@
+"""Who this process is: an instance, and a slot number that no other live process of this host holds.
+
+Knows files and locks only. The same slot comes back after a restart, so that what the last holder left open in
+Kafka is ended at once by its successor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from etl.errors import SettingsError
+
+# Processes without a number of their own count from here: below are the slots that supervisord deals out.
+FIRST_FREE_SLOT = 100
+MAX_SLOTS = 1000
+
+
+@dataclass
+class Identity:
+    """A held identity; `release` gives the slot back (so does the end of the process, however it ends)."""
+
+    group_id: str
+    topic: str
+    instance_id: str
+    slot: int
+    token: str = field(default_factory=lambda: secrets.token_hex(4))  # of this very process: names its partial files
+    _lock: IO[str] | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Return what logs and results call this process."""
+        return f"{self.instance_id}/{self.slot}"
+
+    @property
+    def transactional_id(self) -> str:
+        """Return the id of the transactional producer: unique to a live process, the same after a restart."""
+        return f"etl-{self.group_id}-{self.topic}-{self.instance_id}-{self.slot}"
+
+    @property
+    def group_instance_id(self) -> str:
+        """Return the name of a static member of the group."""
+        return f"{self.instance_id}-{self.slot}"
+
+    def release(self) -> None:
+        """Give the slot back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def claim(group_id: str, topic: str, instance_id: str, slot: int | None) -> Identity:
+    """Take `slot`, or the first free one. Raises SettingsError when a live process of this host holds it."""
+    if slot is not None:
+        if (lock := _try_lock(group_id, topic, instance_id, slot)) is None:
+            raise SettingsError(f"ETL_SLOT: slot {slot} is held by another live process of {instance_id}")
+        return Identity(group_id, topic, instance_id, slot, _lock=lock)
+    for free in range(FIRST_FREE_SLOT, FIRST_FREE_SLOT + MAX_SLOTS):
+        if (lock := _try_lock(group_id, topic, instance_id, free)) is not None:
+            return Identity(group_id, topic, instance_id, free, _lock=lock)
+    raise SettingsError(f"ETL_SLOT: more than {MAX_SLOTS} consumers of one group and topic on this host")
+
+
+def _try_lock(group_id: str, topic: str, instance_id: str, slot: int) -> IO[str] | None:
+    folder = Path(tempfile.gettempdir()) / f"etl-slots-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    name = hashlib.sha256(f"{group_id}\n{topic}\n{instance_id}".encode()).hexdigest()[:16]
+    lock = (folder / f"{name}-{slot}").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock

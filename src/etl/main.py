@@ -1,0 +1,67 @@
+"""The consumer's process: settings, logs, signals, start and stop, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+import structlog
+
+from etl import logs
+from etl.config import ConfigLoader
+from etl.consumer import FileTransferConsumer
+from etl.errors import EtlError, SettingsError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_WRONG_SETTINGS = 2
+EXIT_AT_ONCE = 130
+
+log = structlog.get_logger(__name__)
+
+
+def run(overrides: dict[str, str] | None = None, env_file: str | None = None) -> int:
+    """Consume until told to stop; return the exit code. The first signal asks, the second insists."""
+    try:
+        config = ConfigLoader(env_file=env_file, overrides=overrides)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - logging is not set up: its settings may be the wrong ones
+        return EXIT_WRONG_SETTINGS
+    settings = config.settings
+    secrets = [server.password for server in config.servers.values()]
+    logs.configure(settings.log_format, settings.log_level, secrets, sys.stdout)
+    for warning in config.warnings:
+        log.warning("setting", says=warning)
+    consumer = FileTransferConsumer(settings.topic, settings.group_id, settings.bootstrap_servers, config)
+    _stop_on_signals(consumer)
+    try:
+        consumer.start()
+    except SettingsError as error:
+        log.error("cannot start", error=str(error))
+        return EXIT_WRONG_SETTINGS
+    except EtlError as error:
+        log.error("stopped", error=str(error), error_code=error.code)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _stop_on_signals(consumer: FileTransferConsumer) -> None:
+    asked = threading.Event()
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            os._exit(EXIT_AT_ONCE)  # nothing is lost by it: what was not committed is repeated
+        asked.set()
+        consumer.stop(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+if __name__ == "__main__":
+    from etl.cli import main
+
+    sys.exit(main(prog_name="python -m etl.main"))

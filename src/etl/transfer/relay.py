@@ -1,0 +1,275 @@
+"""The checklist of one transfer: fetch, deliver, verify, publish; and what follows at the source.
+
+No threads, no Kafka, no protocol: two sessions in, a receipt or an `etl.errors` out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from etl.errors import (
+    AlreadyExists,
+    EtlError,
+    FileMissing,
+    IOFailure,
+    OwnershipLost,
+    SizeMismatch,
+    SourceChanged,
+    StorageFull,
+)
+
+if TYPE_CHECKING:
+    from etl.models.task import Origin, Task
+    from etl.transfer.base import Facts, Parcel, Promise, Session, Stored
+
+SIZE = "size"
+SIZE_AND_TIME = "size+time"
+CONTENT = "content"
+NOTHING = "none"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a transfer came to: `size_bytes` of the file now at the destination, and how that is known."""
+
+    size_bytes: int
+    verified_by: str
+    moved_bytes: int = 0  # bytes that crossed the lane; 0 when the destination had the file already
+    skipped: bool = False  # `overwrite` left a different file alone: the source is left alone as well
+    facts: Facts | None = None  # the source's, as it was read
+    swapped: bool = False  # the server refuses to rename over a file: the old one was moved aside first
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Memory and disk of one transfer: a reused `buffer`, and what may be kept where one session does both sides."""
+
+    buffer: memoryview
+    memory_bytes: int
+    spool_bytes: int
+
+
+def partial_id(origin: Origin, token: str) -> str:
+    """Name the partial file of a job in one process: never two holders of the same name."""
+    return f"{_job_hash(origin)}-{token}"
+
+
+def run(task: Task, source: Session, destination: Session, token: str, limits: Limits) -> Receipt:
+    """Bring the job's file under its final name, whole and verified; or raise, leaving what was there.
+
+    `source` may be `destination`: then the file goes through memory or a spool file.
+    """
+    if task.sweep:
+        sweep(task, destination, token)
+    if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
+        return receipt
+    parcel = fetch(task, source)
+    try:
+        if source is destination:
+            return _deliver_through_spool(task, parcel, source, token, limits)
+        return deliver(task, parcel, source, destination, token, limits.buffer)
+    finally:
+        parcel.close(complete=False)
+
+
+def fetch(task: Task, source: Session) -> Parcel:
+    """Open the job's source file."""
+    return source.read(task.job.source.path)
+
+
+def deliver(
+    task: Task, parcel: Parcel, source: Session, destination: Session, token: str, buffer: memoryview
+) -> Receipt:
+    """Write the parcel beside its final name, prove it complete and ours, then publish it."""
+    job = task.job
+    stored = destination.write(partial_path(task, destination, token), parcel, buffer)
+    try:
+        parcel.close(complete=True)
+        verified_by = _compare_sizes(task, parcel.facts, stored)
+        _require(source.unchanged(parcel), SourceChanged(f"{job.source} changed while it was read"))
+        if job.options.overwrite != "replace":
+            _look_again(task, parcel.facts, destination)
+        _require_owned(task)
+    except EtlError:
+        destination.remove(stored.partial)
+        raise
+    mtime = parcel.facts.mtime if job.options.preserve_mtime else None
+    published = destination.publish(stored, job.destination.path, mtime).result()
+    return Receipt(
+        stored.sent_bytes,
+        verified_by,
+        moved_bytes=stored.sent_bytes,
+        swapped=published.swapped,
+        facts=parcel.facts,
+    )
+
+
+def finish(task: Task, source: Session, destination: Session, facts: Facts | None) -> int:
+    """Do the source action of a published job; return the size of the published file.
+
+    `facts` are the source's as it was read, None when another process read it. A source that is gone was dealt with
+    before; one that is another file by now (a new one under the old name) is left alone.
+    """
+    job, options = task.job, task.job.options
+    published = facts or destination.look(job.destination.path)
+    size_bytes = (published.size_bytes if published else None) or 0
+    here = source.look(job.source.path)
+    _require_owned(task)
+    if options.source_action == "keep" or here is None:
+        return size_bytes
+    is_another = published is not None and here.size_bytes != published.size_bytes
+    if facts is not None and here.mtime != facts.mtime:
+        is_another = True
+    if not is_another:
+        source.dispose(job.source.path, options.move_to).result()
+    return size_bytes
+
+
+def sweep(task: Task, destination: Session, token: str) -> None:
+    """Remove the partial files that earlier attempts at this job left in its folder."""
+    path = partial_path(task, destination, token)
+    folder, mine = str(PurePosixPath(path).parent), PurePosixPath(path).name
+    before, after = destination.server.partial_pattern.split("{id}")
+    for name in destination.names(folder):
+        of_this_job = name.startswith(f"{before}{_job_hash(task.origin)}-") and name.endswith(after)
+        if of_this_job and name != mine:
+            destination.remove(f"{folder}/{name}" if folder != "." else name)
+
+
+def partial_path(task: Task, destination: Session, token: str) -> str:
+    """Return the hidden name beside the job's final one."""
+    name = destination.server.partial_pattern.replace("{id}", partial_id(task.origin, token))
+    return str(PurePosixPath(task.job.destination.path).with_name(name))
+
+
+def _job_hash(origin: Origin) -> str:
+    return hashlib.blake2b(str(origin).encode(), digest_size=8).hexdigest()
+
+
+def _already_there(task: Task, source: Session, destination: Session, buffer: memoryview) -> Receipt | None:
+    """Answer `overwrite` where something is at the destination: a receipt, an error, or None: go on."""
+    job, options = task.job, task.job.options
+    if options.overwrite == "replace":
+        return None
+    found = destination.look(job.destination.path)
+    if found is None:
+        return None
+    wanted = source.look(job.source.path)
+    if wanted is None:
+        if options.overwrite == "skip":
+            return Receipt(found.size_bytes or 0, NOTHING, skipped=True)
+        raise FileMissing(f"{job.source} is not there", server=job.source.hostname)
+    if wanted.same_file(found):
+        return Receipt(found.size_bytes or 0, SIZE_AND_TIME)
+    # Not every server keeps time stamps: our own file, published just before a crash, may differ in time alone.
+    truth_matters = options.overwrite == "fail" or options.source_action != "keep"
+    if truth_matters and wanted.size_bytes == found.size_bytes and _same_content(task, source, destination, buffer):
+        return Receipt(found.size_bytes or 0, CONTENT)
+    if options.overwrite == "newer" and _is_newer(wanted, found):
+        return None
+    if options.overwrite == "fail":
+        raise AlreadyExists(f"{job.destination} exists and is another file", server=job.destination.hostname)
+    return Receipt(found.size_bytes or 0, NOTHING, skipped=True)
+
+
+def _look_again(task: Task, wanted: Facts, destination: Session) -> None:
+    """Refuse to publish over what came to the destination while we transferred; the next attempt decides on it."""
+    found = destination.look(task.job.destination.path)
+    if found is None or (task.job.options.overwrite == "newer" and _is_newer(wanted, found)):
+        return
+    raise IOFailure(
+        f"{task.job.destination} appeared while the file was on its way", server=task.job.destination.hostname
+    )
+
+
+def _is_newer(wanted: Facts, found: Facts) -> bool:
+    if wanted.mtime is None or found.mtime is None:
+        return wanted.size_bytes != found.size_bytes  # times unknown: the size is all there is to tell
+    return int(wanted.mtime) > int(found.mtime)
+
+
+def _same_content(task: Task, source: Session, destination: Session, buffer: memoryview) -> bool:
+    ours = _digest(source.read(task.job.source.path), buffer)
+    return ours == _digest(destination.read(task.job.destination.path), buffer)
+
+
+def _digest(parcel: Parcel, buffer: memoryview) -> bytes:
+    digest = hashlib.blake2b()
+    try:
+        while count := parcel.readinto(buffer):
+            digest.update(buffer[:count])
+        parcel.close(complete=True)
+    finally:
+        parcel.close(complete=False)
+    return digest.digest()
+
+
+def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:
+    job = task.job
+    if facts.size_bytes is not None and facts.size_bytes != stored.sent_bytes:
+        raise SizeMismatch(f"{job.source}: {stored.sent_bytes} of {facts.size_bytes} bytes came")
+    if job.options.verify == "none":
+        return NOTHING
+    if stored.size_bytes is None:
+        if job.options.verify == "size":
+            raise SizeMismatch(
+                f"{job.destination}: the server does not tell the size", server=job.destination.hostname
+            )
+        return NOTHING
+    if stored.size_bytes != stored.sent_bytes:
+        raise SizeMismatch(
+            f"{job.destination}: {stored.size_bytes} of {stored.sent_bytes} bytes were stored",
+            server=job.destination.hostname,
+        )
+    return SIZE
+
+
+def _require(promise: Promise[bool], error: EtlError) -> None:
+    if not promise.result():
+        raise error
+
+
+def _require_owned(task: Task) -> None:
+    if not task.owned():
+        raise OwnershipLost(f"the partition of job {task.job.job_id} is not ours any more")
+
+
+# --- one session for both sides -------------------------------------------------------------------------------
+
+
+class _Spooled:
+    """A parcel that was read to its end: served from a temporary file, in memory while it is small."""
+
+    def __init__(self, path: str, facts: Facts, file: IO[bytes]) -> None:
+        self.path, self.facts, self._file = path, facts, file
+
+    def load(self, limit_bytes: int) -> bool:  # noqa: ARG002 - the contract's argument; it is loaded already
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]  # IO[bytes] hides it
+
+    def close(self, *, complete: bool) -> None:
+        """Nothing is open at the source."""
+
+
+def _deliver_through_spool(
+    task: Task, parcel: Parcel, session: Session, token: str, limits: Limits
+) -> Receipt:
+    size_bytes = parcel.facts.size_bytes or 0
+    if size_bytes > limits.spool_bytes:
+        raise StorageFull(f"{task.job.source} has {size_bytes} bytes, the spool may take {limits.spool_bytes}")
+    with tempfile.SpooledTemporaryFile(limits.memory_bytes, prefix="etl-") as file:
+        count_bytes = 0
+        while count := parcel.readinto(limits.buffer):
+            count_bytes += count
+            if count_bytes > limits.spool_bytes:
+                raise StorageFull(f"{task.job.source} is larger than the spool's {limits.spool_bytes} bytes")
+            file.write(limits.buffer[:count])
+        parcel.close(complete=True)
+        file.seek(0)
+        return deliver(task, _Spooled(parcel.path, parcel.facts, file), session, session, token, limits.buffer)
