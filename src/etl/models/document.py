@@ -12,13 +12,14 @@ from etl.errors import InvalidMessage
 
 # Deep enough for any metadata, shallow enough that reading and writing never meet Python's recursion limit.
 DEPTH_LIMIT = 64
+NAME_SHOWN = 100  # characters of a field's name in an error
 
 
 def parse(document: bytes | bytearray | str | None) -> dict[str, Any]:
     """Return the JSON object in `document` (UTF-8, a byte order mark is tolerated).
 
-    Refused, because two readers could take them for different things, or none could write them again: a name that
-    appears twice in an object, NaN and infinite numbers, halves of surrogate pairs, more than 64 levels.
+    Refused, because two readers could take them for different things, or none could write them again: a name
+    that appears twice in an object, NaN and infinite numbers, halves of surrogate pairs, more than 64 levels.
 
     Raises:
         InvalidMessage: names the field, or says `message` when it is no JSON object at all.
@@ -113,7 +114,7 @@ def _items(name: str, value: dict[Any, Any] | list[Any]) -> Iterator[tuple[str, 
     for key, item in value.items():
         if not isinstance(key, str):
             raise InvalidMessage(f"{name or 'message'}: a field's name must be a string, not {_kind(key)}")
-        inner = f"{name}.{key}" if name else key
+        inner = f"{name}.{key[:NAME_SHOWN]}" if name else key[:NAME_SHOWN]
         _check_text(inner, key)
         yield inner, item
 
@@ -132,7 +133,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]  # add() is None: false
-        raise InvalidMessage(f"{printable(twice)}: appears twice in one object")
+        raise InvalidMessage(f"{printable(twice[:NAME_SHOWN])}: appears twice in one object")
     return result
 
 

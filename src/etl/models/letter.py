@@ -22,21 +22,17 @@ if TYPE_CHECKING:
     from etl.models.message import FileTransferJob
     from etl.models.task import Origin, Record
 
-# Headers of our records.
-HEADER_JOB_ID = "etl-job-id"
-HEADER_GROUP = "etl-group"
-HEADER_ORIGIN = "etl-origin"  # first topic, partition, offset
-HEADER_ATTEMPTS = "etl-attempts"  # JSON
-HEADER_NOT_BEFORE = "etl-not-before"
-HEADER_REPLAYS = "etl-replays"  # how often a job was sent back from the dead letters, decimal
-HEADER_MARKER = "etl-marker"  # a note about other records, no dead letter itself
-
 SHORT_BYTES = 65536  # of an original that is too large for the topic
 
 _RAW = "raw"
 _BASE64 = "raw_base64"
 # The ways in which most programs write JSON; one of them usually gives the original's bytes again.
-_STYLES = ({}, {"spaced": True}, {"ascii_only": True}, {"ascii_only": True, "spaced": True})
+_STYLES: tuple[dict[str, bool], ...] = (
+    {},
+    {"spaced": True},
+    {"ascii_only": True},
+    {"ascii_only": True, "spaced": True},
+)
 
 
 def _attempt(value: object) -> object:
@@ -51,7 +47,10 @@ def _attempt(value: object) -> object:
 
 
 class DLQMessage(BaseModel):
-    """A message that went no further. `original_message` is its JSON object, else `{"raw": text}` or `{"raw_base64": …}`."""
+    """A message that went no further.
+
+    `original_message` is its JSON object, else `{"raw": text}` or `{"raw_base64": …}`.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
@@ -90,7 +89,7 @@ class DLQMessage(BaseModel):
         )
 
     @classmethod
-    def from_record(
+    def from_record(  # noqa: PLR0917 - the order is that of use; most callers stop after two
         cls,
         record: Record,
         error: str | BaseException,
@@ -171,7 +170,10 @@ class DLQMessage(BaseModel):
         return document.write(self.to_dict())
 
     def original_bytes(self) -> bytes | None:
-        """Return the message as it was sent, byte for byte: what a replay sends. None when only its start was kept."""
+        """Return the message as it was sent, byte for byte: what a replay sends.
+
+        None when only its start was kept.
+        """
         if self.truncated:
             return None
         if self.original_raw is not None:
@@ -183,7 +185,7 @@ class DLQMessage(BaseModel):
         return next(exact, candidates[0])
 
     def shortened(self, limit_bytes: int) -> Self:
-        """Return the short form: where the message is, its SHA-256 and its start; as JSON at most `limit_bytes` long.
+        """Return the short form, within `limit_bytes` of JSON: coordinates, SHA-256 and the start.
 
         Only a limit that cannot even hold the coordinates is exceeded.
         """
@@ -197,24 +199,23 @@ class DLQMessage(BaseModel):
                 "truncated": True,
             }
         )
-        if short._room(limit_bytes) < 0:
+        if _room(short, limit_bytes) < 0:
             short = short.model_copy(update={"attempts": short.attempts[-1:]})
-        if short._room(limit_bytes) < 0:
-            error = short.error.encode("utf-8")[
-                : max(0, len(short.error.encode("utf-8")) + short._room(limit_bytes))
-            ]
+        if (excess := -_room(short, limit_bytes)) > 0:
+            error = short.error.encode("utf-8")[: -excess if excess < len(short.error.encode("utf-8")) else 0]
             short = short.model_copy(update={"attempts": (), "error": error.decode("utf-8", "ignore")})
-        kept = start[: min(SHORT_BYTES, max(0, short._room(limit_bytes)) // 4 * 3)]
+        kept = start[: min(SHORT_BYTES, max(0, _room(short, limit_bytes)) // 4 * 3)]
         return short.model_copy(
             update={"original_message": {_BASE64: base64.b64encode(kept).decode("ascii")}}
         )
 
-    def _room(self, limit_bytes: int) -> int:
-        return limit_bytes - len(self.to_json().encode("utf-8"))
+
+def _room(letter: DLQMessage, limit_bytes: int) -> int:
+    return limit_bytes - len(letter.to_json().encode("utf-8"))
 
 
 def _pack(original: bytes) -> tuple[dict[str, Any], str | None]:
-    """Return `original` as an object, and as text too where writing the object again would not give the same bytes."""
+    """Return `original` as an object, and as text too where writing the object gives other bytes."""
     try:
         text = original.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The shapes of messages: a job in its two forms, and its result. (The dead letter is in `letter`.)
+"""The shapes of messages: a job in its two forms, and its result; the dead letter is in `letter`.
 
 Whatever arrives becomes a job or an `InvalidMessage` that names every wrong field; nothing else escapes.
 """
@@ -6,52 +6,26 @@ Whatever arrives becomes a job or an `InvalidMessage` that names every wrong fie
 from __future__ import annotations
 
 import difflib
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     ValidationError,
     model_validator,
 )
 
 from etl.errors import InvalidMessage
 from etl.models import document
-from etl.models.letter import (
-    HEADER_ATTEMPTS,
-    HEADER_GROUP,
-    HEADER_JOB_ID,
-    HEADER_MARKER,
-    HEADER_NOT_BEFORE,
-    HEADER_ORIGIN,
-    HEADER_REPLAYS,
-    DLQMessage,
-)
+from etl.models.field import Action, Label, Moment, Path, Verification, Version
+from etl.models.letter import DLQMessage
 
-__all__ = [
-    "HEADER_ATTEMPTS",
-    "HEADER_GROUP",
-    "HEADER_JOB_ID",
-    "HEADER_MARKER",
-    "HEADER_NOT_BEFORE",
-    "HEADER_ORIGIN",
-    "HEADER_REPLAYS",
-    "DLQMessage",
-    "Endpoint",
-    "FileTransferJob",
-    "TransferOptions",
-    "TransferResult",
-    "normalise_path",
-]
+__all__ = ["DLQMessage", "Endpoint", "FileTransferJob", "TransferOptions", "TransferResult"]
 
-PATH_LIMIT_BYTES = 4096  # PATH_MAX of Linux; no FTP server of ours takes more
-LABEL_LIMIT = 255  # characters of a job id or a server's name
+Text = bytes | bytearray | str | None  # of a message as it arrives
 
 # The flat form (FTP Pooler): its field -> ours.
 FLAT_FIELDS = {
@@ -64,85 +38,8 @@ FLAT_FIELDS = {
 }
 NESTED_FIELDS = ("job_id", "source", "destination", "message_version", "priority", "options", "metadata")
 
-
-def normalise_path(path: str) -> str:
-    """Return `path` without `//`, `.` and `..` (`a//b/./c/../d` becomes `a/b/d`).
-
-    Raises:
-        ValueError: empty, too long, control characters (a line break would be a second FTP command), the name of a
-            folder, or `..` that climbs above the start.
-    """
-    if not path:
-        raise ValueError("is empty")
-    for letter in path:
-        if unicodedata.category(letter) in ("Cc", "Cs"):
-            raise ValueError(f"holds the control character {letter!a}")
-    if len(path.encode("utf-8")) > PATH_LIMIT_BYTES:
-        raise ValueError(f"is longer than {PATH_LIMIT_BYTES} bytes")
-    parts: list[str] = []
-    pieces = path.split("/")
-    for piece in pieces:
-        if piece == "..":
-            if not parts:
-                raise ValueError("climbs above its start with '..'")
-            parts.pop()
-        elif piece not in ("", "."):
-            parts.append(piece)
-    if pieces[-1] in ("", ".", ".."):
-        raise ValueError("names a folder, not a file")
-    return ("/" if path.startswith("/") else "") + "/".join(parts)
-
-
-def _label(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty")
-    if len(text) > LABEL_LIMIT:
-        raise ValueError(f"is longer than {LABEL_LIMIT} characters")
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
-        raise ValueError("holds a control character")
-    return text
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be a string")  # noqa: TRY004 - pydantic reports ValueError with its field
-    return value
-
-
-def _path(value: object) -> str:
-    return normalise_path(_text(value))
-
-
-def _source_action(value: object) -> str | dict[str, str]:
-    if value in ("keep", "delete"):
-        return str(value)
-    if isinstance(value, dict) and set(value) == {"move"}:
-        try:
-            return {"move": _path(value["move"])}
-        except ValueError as error:
-            raise ValueError(f"move: {error}") from None
-    raise ValueError('must be "keep", "delete" or {"move": path}')
-
-
-def _verify(value: object) -> str:
-    if value == "checksum":
-        raise ValueError("checksum is not supported yet (known: auto, size, none)")
-    if value not in ("auto", "size", "none"):
-        raise ValueError("must be auto, size or none")
-    return str(value)
-
-
-def _version(value: object) -> str:
-    text = _text(value)
-    major, _, minor = text.partition(".")
-    if major != "1" or not (minor == "" or minor.isdecimal()) or text.endswith("."):
-        raise ValueError(f"{text[:20]!a} is not supported (known: 1.0)")
-    return text
-
-
-Label = Annotated[str, PlainValidator(lambda value: _label(_text(value)))]
-Path = Annotated[str, PlainValidator(_path)]
-Moment = Annotated[datetime, BeforeValidator(document.read_time)]
+PROBLEMS_SHOWN = 20  # of one message
+NAME_SHOWN = 100  # characters of an unknown field's name
 
 
 class _Shape(BaseModel):
@@ -163,8 +60,8 @@ class TransferOptions(_Shape):
     """How a file is transferred; everything may be left out."""
 
     overwrite: Literal["replace", "skip", "fail", "newer"] = "replace"
-    source_action: Annotated[str | dict[str, str], PlainValidator(_source_action)] = "keep"
-    verify: Annotated[str, PlainValidator(_verify)] = "auto"
+    source_action: Action = "keep"
+    verify: Verification = "auto"
     preserve_mtime: bool = True
     timeout_seconds: float | None = Field(
         default=None, gt=0, le=31_536_000, allow_inf_nan=False
@@ -201,12 +98,12 @@ class TransferOptions(_Shape):
 
 
 class FileTransferJob(_Shape):
-    """What to do: copy one file. `flat` says in which of the two forms it came; results answer in the same."""
+    """What to do: copy one file. `flat` says in which of the two forms it came; its result answers in it."""
 
     job_id: Label | None = None
     source: Endpoint
     destination: Endpoint
-    message_version: Annotated[str, PlainValidator(_version)] = "1.0"
+    message_version: Version = "1.0"
     priority: Literal["high", "normal", "low"] = "normal"
     options: TransferOptions = TransferOptions()
     metadata: dict[str, Any] | None = None
@@ -225,7 +122,7 @@ class FileTransferJob(_Shape):
         return self
 
     @classmethod
-    def from_json(cls, text: bytes | bytearray | str | None) -> Self:
+    def from_json(cls, text: Text) -> Self:
         """Read a job in either form. Raises InvalidMessage and nothing else."""
         return cls._from_checked(document.parse(text))
 
@@ -253,9 +150,9 @@ class FileTransferJob(_Shape):
         try:
             job = cls.model_validate({**fields, "flat": flat})
         except ValidationError as error:
-            raise InvalidMessage("; ".join([*problems, *_problems(error, flat=flat)])) from None
+            raise _refusal([*problems, *_problems(error, flat=flat)]) from None
         if problems:
-            raise InvalidMessage("; ".join(problems))
+            raise _refusal(problems)
         return job
 
     def with_id(self, job_id: str) -> Self:
@@ -368,10 +265,10 @@ class TransferResult(BaseModel):
         try:
             return cls.model_validate({**fields, "flat": flat})
         except ValidationError as error:
-            raise InvalidMessage("; ".join(_problems(error, flat=flat))) from None
+            raise _refusal(_problems(error, flat=flat)) from None
 
     @classmethod
-    def from_json(cls, text: bytes | bytearray | str | None) -> Self:
+    def from_json(cls, text: Text) -> Self:
         """Read a result in either form. Raises InvalidMessage."""
         return cls.from_dict(document.parse(text))
 
@@ -392,17 +289,13 @@ def _problems(error: ValidationError, *, flat: bool) -> list[str]:
     problems = []
     for fault in error.errors(include_url=False):
         location = tuple(str(part) for part in fault["loc"])
-        name = document.printable(flat_names.get(location, ".".join(location)))
+        name = flat_names.get(location, ".".join(location))
         kind = fault["type"]
         if kind == "missing":
             problems.append(f"{name}: is missing")
         elif kind == "extra_forbidden":
-            known = (
-                Endpoint.model_fields
-                if location[0] in ("source", "destination")
-                else TransferOptions.model_fields
-            )
-            problems.append(_unknown(name, known))
+            model = TransferOptions if location[0] == "options" else Endpoint
+            problems.append(_unknown(name, model.model_fields))
         elif kind == "value_error":
             reason = str(fault["ctx"]["error"])
             problems.append(f"{name}: {reason}" if name else reason)
@@ -417,5 +310,12 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     prefix, _, last = name.rpartition(".")
     if prefix == "options" and last == "checksum":
         return f"{name}: is not supported yet"
-    near = difflib.get_close_matches(last, list(known), n=1)
-    return f"{document.printable(name)}: is unknown" + (f" (did you mean {near[0]}?)" if near else "")
+    near = difflib.get_close_matches(last[:NAME_SHOWN], list(known), n=1)
+    return f"{name[:NAME_SHOWN]}: is unknown" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _refusal(problems: Sequence[str]) -> InvalidMessage:
+    """Return one error with all problems, of a length that fits any log and topic."""
+    rest = len(problems) - PROBLEMS_SHOWN
+    shown = [*problems[:PROBLEMS_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
+    return InvalidMessage(document.printable("; ".join(shown)))

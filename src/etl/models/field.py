@@ -1,0 +1,98 @@
+"""What a single field of a message may hold.
+
+A rule raises ValueError with the reason alone; whoever reads the message adds the field's name.
+"""
+
+import unicodedata
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainValidator
+
+from etl.models import document
+
+PATH_LIMIT_BYTES = 4096  # PATH_MAX of Linux; no FTP server of ours takes more
+LABEL_LIMIT = 255  # characters of a job id or a server's name
+
+
+def normalise_path(path: str) -> str:
+    """Return `path` without `//`, `.` and `..` (`a//b/./c/../d` becomes `a/b/d`).
+
+    Raises:
+        ValueError: empty, too long, control characters (a line break would be a second FTP command), the name
+            of a folder, or `..` that climbs above the start.
+    """
+    if not path:
+        raise ValueError("is empty")
+    for letter in path:
+        if unicodedata.category(letter) in ("Cc", "Cs"):
+            raise ValueError(f"holds the control character {letter!a}")
+    if len(path.encode("utf-8")) > PATH_LIMIT_BYTES:
+        raise ValueError(f"is longer than {PATH_LIMIT_BYTES} bytes")
+    parts: list[str] = []
+    pieces = path.split("/")
+    for piece in pieces:
+        if piece == "..":
+            if not parts:
+                raise ValueError("climbs above its start with '..'")
+            parts.pop()
+        elif piece not in ("", "."):
+            parts.append(piece)
+    if pieces[-1] in ("", ".", ".."):
+        raise ValueError("names a folder, not a file")
+    return ("/" if path.startswith("/") else "") + "/".join(parts)
+
+
+def _label(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    if len(text) > LABEL_LIMIT:
+        raise ValueError(f"is longer than {LABEL_LIMIT} characters")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise ValueError("holds a control character")
+    return text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")  # noqa: TRY004 - pydantic reports ValueError with its field
+    return value
+
+
+def _path(value: object) -> str:
+    return normalise_path(_text(value))
+
+
+def _source_action(value: object) -> str | dict[str, str]:
+    if value in ("keep", "delete"):
+        return str(value)
+    if isinstance(value, dict) and set(value) == {"move"}:
+        try:
+            return {"move": _path(value["move"])}
+        except ValueError as error:
+            raise ValueError(f"move: {error}") from None
+    raise ValueError('must be "keep", "delete" or {"move": path}')
+
+
+def _verify(value: object) -> str:
+    if value == "checksum":
+        raise ValueError("checksum is not supported yet (known: auto, size, none)")
+    if value not in ("auto", "size", "none"):
+        raise ValueError("must be auto, size or none")
+    return str(value)
+
+
+def _version(value: object) -> str:
+    text = _text(value)
+    major, _, minor = text.partition(".")
+    if major != "1" or not (minor == "" or minor.isdecimal()) or text.endswith("."):
+        raise ValueError(f"{text[:20]!a} is not supported (known: 1.0)")
+    return text
+
+
+Label = Annotated[str, PlainValidator(lambda value: _label(_text(value)))]
+Path = Annotated[str, PlainValidator(_path)]
+Moment = Annotated[datetime, BeforeValidator(document.read_time)]
+Action = Annotated[str | dict[str, str], PlainValidator(_source_action)]
+Verification = Annotated[str, PlainValidator(_verify)]
+Version = Annotated[str, PlainValidator(_version)]
