@@ -199,9 +199,7 @@ class ServerConfig:
     encoding: str | None = None  # None: what the server offers
     base_path: str = ""
     partial_pattern: str = ".etl-{id}.part"
-    options: Mapping[str, str] = field(
-        default_factory=dict, repr=False
-    )  # the protocol's own; may hold secrets
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)  # the protocol's own; may hold secrets
 
     @property
     def address(self) -> tuple[str, str, int, str]:
@@ -261,9 +259,7 @@ class Settings:
         Kind("host:port, several separated by commas", _parse_addresses),
         "address of the Kafka broker, host:port; several separated by commas",
     )
-    consumer_count: int = _setting(
-        "ETL_CONSUMER_COUNT", 2, _whole(1, 1000), "consumer processes that are started"
-    )
+    consumer_count: int = _setting("ETL_CONSUMER_COUNT", 2, _whole(1, 100), "consumer processes that are started")
     num_partitions: int = _setting(
         "ETL_NUM_PARTITIONS",
         8,
@@ -286,7 +282,10 @@ class Settings:
     )
     instance_id_is_set: bool = False
     slot: int | None = _setting(
-        "ETL_SLOT", None, _whole(0, 9999), "number of this process on its host; unset: the first free one"
+        "ETL_SLOT",
+        None,
+        _whole(0, 99),
+        "number of this process on its host, set by supervisord; unset: the first free one",
     )
     outage_patience_hours: float = _setting(
         "ETL_OUTAGE_PATIENCE_HOURS",
@@ -301,18 +300,10 @@ class Settings:
     retry_backoff_max_seconds: float = _setting(
         "ETL_RETRY_BACKOFF_MAX_SECONDS", 300.0, _number(0, 86400), "seconds: the longest back-off"
     )
-    connect_timeout_seconds: float = _setting(
-        "ETL_CONNECT_TIMEOUT_SECONDS", 10.0, _LIMIT, "seconds to connect"
-    )
-    login_timeout_seconds: float = _setting(
-        "ETL_LOGIN_TIMEOUT_SECONDS", 30.0, _LIMIT, "seconds for welcome and login"
-    )
-    reply_timeout_seconds: float = _setting(
-        "ETL_REPLY_TIMEOUT_SECONDS", 60.0, _LIMIT, "seconds to wait for a reply"
-    )
-    stall_timeout_seconds: float = _setting(
-        "ETL_STALL_TIMEOUT_SECONDS", 60.0, _LIMIT, "seconds in which no byte moves"
-    )
+    connect_timeout_seconds: float = _setting("ETL_CONNECT_TIMEOUT_SECONDS", 10.0, _LIMIT, "seconds to connect")
+    login_timeout_seconds: float = _setting("ETL_LOGIN_TIMEOUT_SECONDS", 30.0, _LIMIT, "seconds for welcome and login")
+    reply_timeout_seconds: float = _setting("ETL_REPLY_TIMEOUT_SECONDS", 60.0, _LIMIT, "seconds to wait for a reply")
+    stall_timeout_seconds: float = _setting("ETL_STALL_TIMEOUT_SECONDS", 60.0, _LIMIT, "seconds in which no byte moves")
     transfer_timeout_seconds: float = _setting(
         "ETL_TRANSFER_TIMEOUT_SECONDS", 0.0, _number(0, 8640000), "seconds for a whole transfer; 0: no limit"
     )
@@ -328,9 +319,7 @@ class Settings:
         _whole(1, 1000000),
         "records: unfinished jobs that a process holds at most",
     )
-    window_bytes: int = _setting(
-        "ETL_WINDOW_BYTES", 64 << 20, _SIZE, "bytes: size of those jobs' messages at most"
-    )
+    window_bytes: int = _setting("ETL_WINDOW_BYTES", 64 << 20, _SIZE, "bytes: size of those jobs' messages at most")
     store_bytes: int = _setting(
         "ETL_STORE_BYTES", 16 << 20, _whole(0, 1 << 40), "bytes: memory of a process for whole small files"
     )
@@ -361,15 +350,9 @@ class Settings:
     commit_max_records: int = _setting(
         "ETL_COMMIT_MAX_RECORDS", 500, _whole(1, 100000), "records: finished jobs in one commit at most"
     )
-    dlq_topic_suffix: str = _setting(
-        "DLQ_TOPIC_SUFFIX", "-dlq", _SUFFIX, "suffix of the topic of dead letters"
-    )
-    result_topic_suffix: str = _setting(
-        "RESULT_TOPIC_SUFFIX", "-results", _SUFFIX, "suffix of the topic of results"
-    )
-    retry_topic_suffix: str = _setting(
-        "RETRY_TOPIC_SUFFIX", "-retry", _SUFFIX, "suffix of the topic of jobs set aside"
-    )
+    dlq_topic_suffix: str = _setting("DLQ_TOPIC_SUFFIX", "-dlq", _SUFFIX, "suffix of the topic of dead letters")
+    result_topic_suffix: str = _setting("RESULT_TOPIC_SUFFIX", "-results", _SUFFIX, "suffix of the topic of results")
+    retry_topic_suffix: str = _setting("RETRY_TOPIC_SUFFIX", "-retry", _SUFFIX, "suffix of the topic of jobs set aside")
     result_topic: str | None = _setting(
         "RESULT_TOPIC",
         None,
@@ -385,9 +368,7 @@ class Settings:
     ftp_passive_mode: bool = _setting(
         "FTP_PASSIVE_MODE", True, _SWITCH, "true: we open the data connections; false: the FTP server does"
     )
-    log_format: str = _setting(
-        "ETL_LOG_FORMAT", "text", _one_of("text", "json"), "text (for a terminal) or json"
-    )
+    log_format: str = _setting("ETL_LOG_FORMAT", "text", _one_of("text", "json"), "text (for a terminal) or json")
     log_level: str = _setting(
         "ETL_LOG_LEVEL", "INFO", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR"
     )
@@ -511,7 +492,7 @@ def _without_links(environ: Mapping[str, str], is_server: Callable[[str], bool])
 
 
 def _merged(layers: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the values of all layers, later over earlier ones, keys upper case. An empty value hides none."""
+    """Return the values of all layers, later over earlier ones, keys upper case; an empty one hides none."""
     values: dict[str, str] = {}
     for layer in layers:
         for name in sorted(layer, key=lambda name: (name.upper(), name.isupper())):
@@ -538,10 +519,8 @@ class _Validation:
         self.problems.setdefault(name, what)
 
     def shown(self, value: str) -> str:
-        """Return a value for a message: never (a part of) a secret that strayed into another setting."""
-        if "@" in value or any(
-            value in (s, s.strip()) or (len(s) >= 4 and s in value) for s in self._secrets
-        ):
+        """Return a value for a message; never a secret that strayed into another setting."""
+        if "@" in value or any(s.strip() == value or (len(s) >= 4 and s in value) for s in self._secrets):
             return "its value"
         return repr(value if len(value) <= 60 else value[:60] + "...")
 
@@ -559,10 +538,7 @@ class _Validation:
     def settings(self) -> Settings:
         """Return the global settings."""
         defaults = Settings()
-        fields = {
-            row.field: self.parsed(row.name, row.kind, getattr(defaults, row.field))
-            for row in SETTINGS.values()
-        }
+        fields = {row.field: self.parsed(row.name, row.kind, getattr(defaults, row.field)) for row in SETTINGS.values()}
         for row in SETTINGS.values():
             if row.kind is _SUFFIX and not self.values.get(row.name, row.default).strip():
                 self.wrong(row.name, "must not be empty: the topic would be the topic of the jobs itself")
@@ -583,9 +559,7 @@ class _Validation:
         }.items():
             topic = settings.topic + suffix
             if len(topic) > _MAX_TOPIC_CHARS:
-                self.wrong(
-                    name, f"makes a topic name of {len(topic)} characters; Kafka takes {_MAX_TOPIC_CHARS}"
-                )
+                self.wrong(name, f"makes a topic name of {len(topic)} characters; Kafka takes {_MAX_TOPIC_CHARS}")
             self._check_not_taken(name, topic, taken)
         del taken[_folded(settings.topic + settings.result_topic_suffix)]  # they stand in for it, may be one
         for name, chosen in (("RESULT_TOPIC", settings.result_topic), ("FAIL_TOPIC", settings.fail_topic)):
@@ -637,18 +611,15 @@ class _Validation:
             self.wrong(f"{name}_TYPE", f"{self.shown(kind)} is no known protocol{near} (known: {known})")
             spec = ProtocolSpec(needs_host=False, needs_login=False, settings=dict.fromkeys(properties, ""))
         known_properties = [f"{name}_{known}" for known in (*SERVER_PROPERTIES, *spec.settings)]
-        for unknown in (
-            key for key, value in properties.items() if value and f"{name}_{key}" not in known_properties
-        ):
+        for unknown in (key for key, value in properties.items() if value and f"{name}_{key}" not in known_properties):
             near = _nearest(f"{name}_{unknown}", known_properties)
             self.wrong(f"{name}_{unknown}", f"unknown property of a server of type {kind}{near}")
         address = _TEXT if spec.default_port is None else _ADDRESS
 
         def parsed(key: str, default: Any) -> Any:
-            return self.parsed(
-                f"{name}_{key}", SERVER_PROPERTIES[key].kind if key != "HOST" else address, default
-            )
+            return self.parsed(f"{name}_{key}", SERVER_PROPERTIES[key].kind if key != "HOST" else address, default)
 
+        password = self._password(name, properties, needed=spec.needs_login)
         host, user = parsed("HOST", ""), parsed("USER", "")
         if spec.needs_host and not host:
             self.wrong(f"{name}_HOST", "is missing")
@@ -660,15 +631,13 @@ class _Validation:
             host=host,
             port=parsed("PORT", spec.default_port or 0),
             username=user,
-            password=self._password(name, properties, needed=spec.needs_login),
+            password=password,
             max_connections=parsed("MAX_CONNECTIONS", ServerConfig.max_connections),
             passive=parsed("PASSIVE", None),
             encoding=parsed("ENCODING", None),
             base_path=parsed("BASE_PATH", ""),
             partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
-            options={
-                key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())
-            },
+            options={key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())},
         )
 
     def _password(self, name: str, properties: Mapping[str, str], *, needed: bool) -> str:
@@ -701,6 +670,7 @@ class _Validation:
             self.wrong(setting, f"the file cannot be read: {why}")
         else:
             secret = text.removesuffix("\n").removesuffix("\r")
+            self._secrets |= {secret} - {""}
             if not secret or len(content) > _MAX_SECRET_BYTES:
                 self.wrong(setting, f"the file is {'too large' if secret else 'empty'}")
             return secret
@@ -719,8 +689,9 @@ def _may_be_of_a_server(key: str) -> bool:
 class ConfigLoader:
     """All settings of a process, read and validated.
 
-    `env_file`: must exist; without one `.env` in the current folder is read if it is there. `environ` (default:
-    that of the process) wins over the file; `overrides` (the command line's, `{"ETL_TOPIC": ...}`) over both.
+    `env_file`: must exist; without one `.env` in the current folder is read if it is there. `environ`
+    (default: that of the process) wins over the file; `overrides` (of the command line, `{"ETL_TOPIC": ...}`) win
+    over both.
 
     Raises:
         SettingsError: one message that names every wrong setting.
@@ -807,9 +778,7 @@ def _load_plugins(validation: _Validation) -> None:
         try:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - a user's module may raise anything; it is one of the wrong settings
-            validation.wrong(
-                row.name, f"module {module!r} cannot be imported: {type(error).__name__}: {error}"
-            )
+            validation.wrong(row.name, f"module {module!r} cannot be imported: {type(error).__name__}: {error}")
 
 
 def _all_of(problems: Mapping[str, str]) -> str:

@@ -1,0 +1,234 @@
+"""Logging set-up: one renderer for structlog and for the standard library, redaction, the context of a job.
+
+Writes lines of text (for a terminal) or of JSON. No configured password leaves in a line, however it is quoted.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime
+from typing import Any, NoReturn, TextIO
+from urllib.parse import quote, quote_plus
+
+import structlog
+from structlog.contextvars import bound_contextvars, get_contextvars
+
+from etl.errors import SettingsError
+
+FORMATS = ("text", "json")
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+HIDDEN = "***"
+_MIN_CHARS_INSIDE_TEXT = 4  # a shorter secret is hidden only where it is the whole value: it would hit every line
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NEEDS_QUOTES = re.compile(r"[\s\"'=\\\x00-\x1f\x7f-\x9f]")
+
+Event = MutableMapping[str, Any]
+
+
+class Redactor:
+    """Replaces secrets, also where they are URL-quoted, base64 or escaped as in JSON or a `repr`."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        given = [secret for secret in secrets if secret]
+        self._whole = {form for secret in given for form in _forms(secret)}
+        inside = {form for s in given if len(s) >= _MIN_CHARS_INSIDE_TEXT for form in _forms(s)}
+        longest_first = sorted(inside, key=lambda form: (-len(form), form))
+        self._inside = re.compile("|".join(map(re.escape, longest_first))) if inside else None
+
+    def text(self, text: str) -> str:
+        """Return `text` without the secrets."""
+        if text in self._whole:
+            return HIDDEN
+        return self._inside.sub(HIDDEN, text) if self._inside else text
+
+    def value(self, value: Any) -> Any:
+        """Return a value of plain JSON types without the secrets; whatever is none of these becomes text."""
+        if isinstance(value, Mapping):
+            return {self.text(str(key)): self.value(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.value(item) for item in value]
+        text = value if type(value) is str else _text_of(value)
+        redacted = self.text(text)
+        is_plain = value is None or isinstance(value, bool | int) or (isinstance(value, float) and value - value == 0)
+        return value if is_plain and redacted == text else redacted
+
+
+def _forms(secret: str) -> set[str]:
+    """Return the ways in which a secret may stand in a text."""
+    data = secret.encode("utf-8", "surrogatepass")
+    forms = {secret, repr(secret)[1:-1], repr(data)[2:-1]}
+    for quoted in (quote(data, safe=""), quote(data), quote_plus(data)):
+        forms |= {quoted, re.sub("%..", lambda found: found[0].lower(), quoted)}
+    for encoded in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
+        forms |= {encoded, encoded.rstrip("=")}
+    for _ in range(2):  # JSON within JSON: a message quoted in an error
+        forms |= {json.dumps(form, ensure_ascii=ascii_only)[1:-1] for form in forms for ascii_only in (True, False)}
+    return forms
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def _escaped(text: str, keep: str = "") -> str:
+    """Return text that cannot break a line or drive a terminal (file names come from strangers)."""
+    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+
+
+def render_json(event: Event) -> str:
+    """Return one JSON object, on one line."""
+    return json.dumps(event, ensure_ascii=False)
+
+
+def render_text(event: Event) -> str:
+    """Return `time LEVEL event key=value ...`; a traceback follows on lines of its own."""
+    rest = dict(event)
+    head = f"{rest.pop('time')} {rest.pop('level').upper():7} {_escaped(str(rest.pop('event')))}"
+    trace = rest.pop("exception", None)
+    pairs = [f"{_escaped(key)}={_shown(value)}" for key, value in rest.items()]
+    lines = [" ".join([head, *pairs])]
+    if trace:
+        lines.append(_escaped(str(trace), keep="\n\t"))
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and (not text or _NEEDS_QUOTES.search(text)):
+        text = json.dumps(text, ensure_ascii=False)
+    return _escaped(text)
+
+
+class _Output:
+    """Where the lines go: renders, redacts and writes them whole."""
+
+    def __init__(self, render: Callable[[Event], str], redactor: Redactor, stream: TextIO) -> None:
+        self.redactor = redactor
+        self._render = render
+        self._stream = stream
+        self._lock = threading.Lock()  # guards the stream: a line is written in one piece
+
+    def write(self, level: str, created: float | None, event: Mapping[str, Any], trace: str | None = None) -> None:
+        """Write one event; never raises, a log must not end a transfer."""
+        now = datetime.now(UTC) if created is None else datetime.fromtimestamp(created, UTC)
+        head = {"time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "level": level}
+        fields = {**get_contextvars(), **event}
+        if trace:
+            fields["exception"] = trace
+        fields = {"event": fields.pop("event", ""), **fields}
+        try:
+            body = {
+                f"{name}_" if name in head else self.redactor.text(name): self.redactor.value(value)
+                for name, value in fields.items()
+            }
+            line = self._render({**head, **body})
+        except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything
+            line = self._render({**head, "event": "log line failed", "why": type(error).__name__})
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        line = line.encode(encoding, "backslashreplace").decode(encoding)
+        # A closed pipe or a full disk under the log: there is nowhere to say so, and the work goes on.
+        with self._lock, suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+
+class _Processor:
+    """The last processor of structlog: takes the event out."""
+
+    def __init__(self, output: _Output) -> None:
+        self._output = output
+
+    def __call__(self, _logger: Any, method: str, event: Event) -> NoReturn:
+        fields = dict(event)
+        trace = _trace_of(fields.pop("exc_info", None))
+        level = {"warn": "warning", "exception": "error", "fatal": "critical"}.get(method, method)
+        self._output.write(level, None, fields, trace)
+        raise structlog.DropEvent
+
+
+class _Handler(logging.Handler):
+    """Takes the records of the standard library's loggers (kafka-python and others)."""
+
+    def __init__(self, output: _Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            message = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - wrong arguments of somebody else's log call
+            message = f"{record.msg} ({type(error).__name__} in its arguments)"
+        event = {"event": message, "logger": record.name}
+        self._output.write(record.levelname.lower(), record.created, event, _trace_of(record.exc_info))
+
+
+def _trace_of(error: Any) -> str | None:
+    """Return the traceback that `exc_info` (an exception, True, or a triple) stands for."""
+    if isinstance(error, tuple):
+        error = error[1]
+    elif error and not isinstance(error, BaseException):
+        error = sys.exception()
+    return "".join(traceback.format_exception(error)).rstrip("\n") if error else None
+
+
+_current = _Output(render_text, Redactor(), sys.stderr)
+
+
+def configure(
+    log_format: str = "text",
+    level: str = "INFO",
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Set up all logging of the process; may be called again.
+
+    Loggers of other libraries are heard from WARNING up.
+
+    Args:
+        log_format: `text` or `json`.
+        level: DEBUG, INFO, WARNING or ERROR, for our own events.
+        secrets: what must never stand in a line.
+        stream: where the lines go; standard output by default.
+
+    Raises:
+        SettingsError: for an unknown format or level.
+    """
+    if log_format.lower() not in FORMATS:
+        raise SettingsError(f"ETL_LOG_FORMAT: {log_format!r} is not one of {', '.join(FORMATS)}")
+    if level.upper() not in LEVELS:
+        raise SettingsError(f"ETL_LOG_LEVEL: {level!r} is not one of {', '.join(LEVELS)}")
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    render = render_json if log_format.lower() == "json" else render_text
+    global _current  # noqa: PLW0603 - logging is set up once for the process, as the libraries' own is
+    _current = _Output(render, Redactor(secrets), stream or sys.stdout)
+    structlog.configure(
+        processors=[_Processor(_current)],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
+        root.removeHandler(handler)
+    root.addHandler(_Handler(_current))
+    root.setLevel(max(threshold, logging.WARNING))
+
+
+def redact(text: str) -> str:
+    """Return `text` without the passwords given to `configure`; for what leaves the process by other ways."""
+    return _current.redactor.text(text)
+
+
+def job_context(**fields: Any) -> AbstractContextManager[None]:
+    """Bind fields (job_id, topic, partition, offset ...) to every event of this thread while the context lasts."""
+    return bound_contextvars(**fields)
