@@ -1,0 +1,152 @@
+"""Fixtures of every test: real servers on free ports, fresh names, a guard against leftovers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import stack
+
+LEAVE_LIMIT = 3.0  # seconds that a test's threads and processes may need to be gone after its end
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End in good order when told to (SIGTERM): fixtures stop their servers."""
+
+    def stop(_number: int, _frame: object) -> None:
+        pytest.exit("told to stop by SIGTERM", 143)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+
+
+def _threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+def _children() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children(recursive=True) if child.is_running()}
+
+
+def _sockets() -> set[str]:
+    sockets = set()
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 - not a folder of files
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")  # noqa: PTH115 - the link's text is what is asked for
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            sockets.add(target)
+    return sockets
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a thread, a child process or a socket behind."""
+    threads, children, sockets = _threads(), _children(), _sockets()
+    yield
+    deadline = time.monotonic() + LEAVE_LIMIT
+    while True:
+        left = [f"thread {thread.name}" for thread in _threads() - threads if thread.is_alive()]
+        left += [_describe(child) for child in _children() - children]
+        left += sorted(_sockets() - sockets)
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    for child in _children() - children:
+        child.kill()
+    assert not left, f"left behind: {', '.join(left)}"
+
+
+def _describe(child: psutil.Process) -> str:
+    try:
+        return f"process {child.pid} {' '.join(child.cmdline()[:4])}"
+    except psutil.Error:
+        return f"process {child.pid}"
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Broker]:
+    """The broker that tests share; a test that hurts it uses `new_broker`."""
+    folder = tmp_path_factory.mktemp("broker")
+    server = stack.Broker(folder)
+    try:
+        yield server.start()
+    finally:
+        server.stop(limit=5)
+        stack.remove_tree(folder)
+
+
+@pytest.fixture
+def new_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Broker]]:
+    """Start brokers of a test's own, to freeze and kill: `new_broker(**{"some.setting": "value"})`."""
+    servers: list[stack.Broker] = []
+
+    def start(**properties: str) -> stack.Broker:
+        server = stack.Broker(tmp_path_factory.mktemp("broker"), properties)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()
+        stack.remove_tree(server.folder)
+
+
+@pytest.fixture
+def topic() -> str:
+    """A topic name that nobody used before; the topic itself does not exist yet."""
+    return f"jobs-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Vsftpd]:
+    """Debian's vsftpd that tests share; each test works in a folder of its own below `root`."""
+    server = stack.Vsftpd(tmp_path_factory.mktemp("vsftpd"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def make_vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Vsftpd]]:
+    """Start vsftpds of a test's own: `make_vsftpd(max_clients="2")`."""
+    servers: list[stack.Vsftpd] = []
+
+    def start(**settings: str) -> stack.Vsftpd:
+        server = stack.Vsftpd(tmp_path_factory.mktemp("vsftpd"), settings)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def make_ftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Ftpd]]:
+    """Start pyftpdlib servers: `make_ftpd(accounts={"user": "password"}, max_connections=2, root=Path)`."""
+    servers: list[stack.Ftpd] = []
+
+    def start(
+        accounts: dict[str, str] | None = None, max_connections: int = 512, root: Path | None = None
+    ) -> stack.Ftpd:
+        accounts = accounts or {"ftp-user": f"Ftp-{uuid.uuid4().hex[:12]}"}
+        server = stack.Ftpd(tmp_path_factory.mktemp("ftpd"), accounts, max_connections)
+        if root is not None:
+            server.root = root
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()
