@@ -1,0 +1,168 @@
+"""What becomes of a job after an error, and how long it waits: the only place with back-off arithmetic.
+
+    Policy(max_attempts, backoff, backoff_max, patience_seconds, memory_limit_seconds=5.0, jitter=…)
+    Policy.of(settings) -> Policy
+    policy.verdict(task, error, now_wall, breaker_wait=0.0) -> Again | Park | Dead | Abandon  (changes nothing)
+    tier_for(remaining) -> index | None         None: less than the shortest tier remains, wait in memory
+    parked_until(now, not_before) -> (tier index, due)
+    Doubling(first, longest)(count) -> seconds  the wait after so many outages in a row, ± 20 %
+
+Pure: wall clock and randomness are handed in. Knows errors and tasks; no topic, no thread.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from etl.errors import Fate, code_of, fate_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etl.config import Settings
+    from etl.models.task import Task
+
+TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds; each is its own partitions of T-retry: first in, first due
+SPREAD = 0.2  # waits of an outage vary by this part: processes that saw the same one do not come back together
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """Waits that double from `first` up to `longest` seconds. `jitter` returns a number in [0, 1)."""
+
+    first: float
+    longest: float
+    jitter: Callable[[], float] = random.random
+
+    def bare(self, count: int) -> float:
+        """Return the wait after `count` failures in a row (1: the first), without jitter."""
+        # 2.0 ** 1024 overflows; no sensible pair of limits is 2 ** 60 apart.
+        return float(min(self.longest, self.first * 2.0 ** min(max(count, 1) - 1, 60)))
+
+    def __call__(self, count: int) -> float:
+        """Return the wait after `count` outages in a row, ± SPREAD, never above `longest`."""
+        return min(self.longest, self.bare(count) * (1 - SPREAD + 2 * SPREAD * self.jitter()))
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What to record on the task before it waits."""
+
+    spent: bool  # append an Attempt to task.attempts
+    waiting_since: float | None  # wall clock
+    outages: int
+
+
+@dataclass(frozen=True)
+class Again(Waiting):
+    """Try again in this process after `delay` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True)
+class Park(Waiting):
+    """Set aside in T-retry until `not_before` (wall clock)."""
+
+    not_before: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dead:
+    """Dead-letter, with a failed result. The attempt that ended so counts among the job's."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """Write nothing: whoever owns the partition repeats the job."""
+
+
+Verdict = Again | Park | Dead | Abandon
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The limits, in seconds; `jitter` returns a number in [0, 1)."""
+
+    max_attempts: int
+    backoff: float
+    backoff_max: float
+    patience_seconds: float
+    memory_limit_seconds: float = 5.0
+    jitter: Callable[[], float] = random.random
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Take the limits from the settings."""
+        return cls(
+            max_attempts=settings.retry_max_attempts,
+            backoff=settings.retry_backoff_seconds,
+            backoff_max=settings.retry_backoff_max_seconds,
+            patience_seconds=settings.outage_patience_hours * 3600.0,
+        )
+
+    def verdict(self, task: Task, error: BaseException, now: float, breaker_wait: float = 0.0) -> Verdict:
+        """Decide. `now` is wall clock; `breaker_wait` how long the server's breaker stays open at least.
+
+        Anything that is no `EtlError` is a bug: dead, so one poisonous file stops no line.
+        """
+        fate = fate_of(error)
+        if fate is Fate.ABANDON:
+            return Abandon()
+        if fate is Fate.DEAD:
+            return Dead(f"{code_of(error)}: no retry can help")
+        if fate is Fate.OUTAGE:
+            return self._after_outage(task, error, now, breaker_wait)
+        return self._after_failure(task, error, now)
+
+    def _after_failure(self, task: Task, error: BaseException, now: float) -> Verdict:
+        spent = len(task.attempts) + 1
+        if spent >= self.max_attempts:
+            return Dead(f"{code_of(error)}: {spent} of {self.max_attempts} attempts spent")
+        delay = self.jitter() * Doubling(self.backoff, self.backoff_max).bare(spent)
+        reason = f"{code_of(error)}: attempt {spent} of {self.max_attempts}"
+        return self._wait(delay, now, reason, spent=True, since=None, outages=0)
+
+    def _after_outage(self, task: Task, error: BaseException, now: float, breaker_wait: float) -> Verdict:
+        since = now if task.waiting_since is None else task.waiting_since
+        patience_left = since + self.patience_seconds - now
+        if patience_left <= 0:
+            return Dead(f"{code_of(error)}: waited {now - since:.0f} s for the server")
+        outages = task.outages + 1
+        delay = max(Doubling(self.backoff, self.backoff_max, self.jitter)(outages), breaker_wait)
+        if delay > self.memory_limit_seconds:
+            delay = _rounded_down(delay)  # a whole tier: one hop, and no remainder to wait for in memory
+        delay = min(delay, patience_left)  # the last attempt is at the end of the patience, not a tier beyond
+        reason = f"{code_of(error)}: outage {outages} in a row"
+        return self._wait(delay, now, reason, spent=False, since=since, outages=outages)
+
+    def _wait(
+        self, delay: float, now: float, reason: str, *, spent: bool, since: float | None, outages: int
+    ) -> Again | Park:
+        if delay <= self.memory_limit_seconds:
+            return Again(spent, since, outages, delay)
+        return Park(spent, since, outages, now + delay, reason)
+
+
+def tier_for(remaining: float) -> int | None:
+    """Return the longest tier that is not longer than `remaining` seconds; None: wait in memory."""
+    return max((index for index, tier in enumerate(TIERS) if tier <= remaining), default=None)
+
+
+def parked_until(now: float, not_before: float) -> tuple[int, float]:
+    """Return the tier in which a job waits next, and when it is due there: its time, or the next hop to it.
+
+    A record in tier i is due TIERS[i] after its append, or at its `not_before` if that is sooner.
+    """
+    tier = tier_for(not_before - now) or 0
+    return tier, min(not_before, now + TIERS[tier])
+
+
+def _rounded_down(delay: float) -> float:
+    tier = tier_for(delay)
+    return delay if tier is None else TIERS[tier]

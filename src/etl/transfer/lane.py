@@ -1,0 +1,219 @@
+"""The lanes: threads that take a job with its two sessions, run it, and say that it is finished.
+
+    Lanes(work, run, count, *, buffer_bytes, transfer_timeout=0.0, clock=time.monotonic, on_bug=None)
+    run(flight) -> None     given by the consumer: flight.lease.open(), relay, release, report; never raises, by contract
+    Flight: .task .lease .started .deadline .buffer .aborted .abort(error) .cause(error)
+    lanes.start() .abort(predicate, error) -> int .tick(now) -> int .flights()
+    lanes.drain(deadline) -> bool  .stop(timeout) -> bool
+
+`work` is the dispatcher, as far as a lane needs it (`Work`). Knows no Kafka, no protocol, no queue.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from etl.errors import EtlError, TransferTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etl.models.task import Task
+    from etl.transfer.pool import Lease
+
+TAKE_SECONDS = 1.0  # how long a lane waits for work before it looks whether it should end
+
+log = structlog.get_logger(__name__)
+
+
+class Work(Protocol):
+    """Where jobs come from."""
+
+    def take(self, timeout: float) -> tuple[Task, Lease] | None:
+        """Return the next job with its sessions; blocks at most `timeout` seconds."""
+        ...
+
+    def finish(self, task: Task) -> None:
+        """Give back the place of a job that ran."""
+        ...
+
+    def later(self, task: Task, delay: float) -> None:
+        """Have a running job wait and run again."""
+        ...
+
+
+class Flight:
+    """One run of one job in one lane."""
+
+    def __init__(
+        self,
+        task: Task,
+        lease: Lease,
+        started: float,
+        deadline: float | None,
+        buffer: Callable[[], memoryview],
+    ) -> None:
+        self.task = task
+        self.lease = lease
+        self.started = started  # of the lanes' clock, as is `deadline`
+        self.deadline = deadline
+        self._buffer = buffer
+        self._lock = threading.Lock()  # guards _aborted: the first reason stays
+        self._aborted: EtlError | None = None
+
+    @property
+    def buffer(self) -> memoryview:
+        """The lane's one buffer, made when first asked for; good until `run` returns."""
+        return self._buffer()
+
+    @property
+    def aborted(self) -> EtlError | None:
+        """Why this run was ended from outside; None: it was not."""
+        with self._lock:
+            return self._aborted
+
+    def abort(self, error: EtlError) -> bool:
+        """End the run, from any thread: what blocks in its sessions fails at once. False: it was aborted before."""
+        with self._lock:
+            if self._aborted is not None:
+                return False
+            self._aborted = error
+        self.lease.abort()
+        return True
+
+    def cause(self, error: BaseException) -> BaseException:
+        """Return why the run really failed: the reason of the abort if there was one, else the `error` it met."""
+        return self.aborted or error
+
+
+class Lanes:
+    """The threads `lane-00`, `lane-01` and so on, `count` of them."""
+
+    def __init__(
+        self,
+        work: Work,
+        run: Callable[[Flight], None],
+        count: int,
+        *,
+        buffer_bytes: int,
+        transfer_timeout: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        on_bug: Callable[[Task, BaseException], None] | None = None,
+    ) -> None:
+        self._work = work
+        self._run = run
+        self._buffer_bytes = buffer_bytes
+        self._transfer_timeout = transfer_timeout
+        self._clock = clock
+        self._on_bug = on_bug
+        self._lock = threading.Lock()  # guards _flights and _stopping
+        self._landed = threading.Condition(self._lock)
+        self._flights: dict[str, Flight] = {}
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._loop, name=f"lane-{number:02d}", daemon=True) for number in range(count)
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def flights(self) -> list[Flight]:
+        """Return what runs now."""
+        with self._lock:
+            return list(self._flights.values())
+
+    def abort(self, predicate: Callable[[Task], bool], error: EtlError) -> int:
+        """Abort the running jobs that `predicate` picks; return how many. Does not wait for their end."""
+        return sum(flight.abort(error) for flight in self.flights() if predicate(flight.task))
+
+    def tick(self, now: float) -> int:
+        """Abort what runs longer than it may; return how many there were."""
+        count = 0
+        for flight in self.flights():
+            if flight.deadline is not None and now >= flight.deadline:
+                seconds = now - flight.started
+                count += flight.abort(TransferTimeout(f"the transfer was not done after {seconds:.1f} s"))
+        return count
+
+    def drain(self, deadline: float) -> bool:
+        """Start nothing more; wait for what runs until `deadline` (of the clock). Return whether all ended."""
+        with self._landed:
+            self._stopping = True
+            return self._landed.wait_for(lambda: not self._flights, max(0.0, deadline - self._clock()))
+
+    def stop(self, timeout: float) -> bool:
+        """Start nothing more and join the threads. Returns whether all ended within `timeout` seconds.
+
+        A lane that waits for work ends within a second, sooner when the dispatcher was stopped first.
+        """
+        with self._lock:
+            self._stopping = True
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _loop(self) -> None:
+        memory: list[memoryview] = []
+
+        def buffer() -> memoryview:
+            if not memory:
+                memory.append(memoryview(bytearray(self._buffer_bytes)))
+            return memory[0]
+
+        while not self._is_stopping():
+            try:
+                taken = self._work.take(TAKE_SECONDS)
+            except Exception:  # a bug in the dispatcher must not silently cost a lane
+                log.exception("lane could not take a job")
+                time.sleep(TAKE_SECONDS)
+                continue
+            if taken is not None:
+                self._fly(*taken, buffer)
+
+    def _is_stopping(self) -> bool:
+        with self._lock:
+            return self._stopping
+
+    def _fly(self, task: Task, lease: Lease, buffer: Callable[[], memoryview]) -> None:
+        name = threading.current_thread().name
+        now = self._clock()
+        flight = Flight(task, lease, now, self._deadline(task, now), buffer)
+        with self._lock:
+            stopping = self._stopping
+            if not stopping:
+                self._flights[name] = flight
+        if stopping:  # taken in the instant of the stop: back in its queue, where it ends with the process
+            lease.release(clean=True)
+            self._work.later(task, 0.0)
+            self._work.finish(task)
+            return
+        try:
+            self._run(flight)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the lane goes on; reported below
+            self._report(task, error)
+        finally:
+            lease.release(clean=False)  # does nothing when `run` released it, as it should
+            self._work.finish(task)
+            with self._landed:
+                del self._flights[name]
+                self._landed.notify_all()
+
+    def _report(self, task: Task, error: BaseException) -> None:
+        log.error("lane met a bug", job_id=task.job.job_id, origin=str(task.origin), exc_info=error)
+        if self._on_bug is not None:
+            try:
+                self._on_bug(task, error)
+            except Exception:  # the report of a bug has a bug: logged, and the lane goes on
+                log.exception("report of a bug failed", job_id=task.job.job_id)
+
+    def _deadline(self, task: Task, now: float) -> float | None:
+        limits = [seconds for seconds in (task.job.options.timeout_seconds, self._transfer_timeout) if seconds]
+        return now + min(limits) if limits else None
