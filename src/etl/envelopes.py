@@ -1,0 +1,329 @@
+"""The messages of an outcome: results, dead letters and deferrals; and what a deferred record carries in its headers.
+
+Knows topics' names and message shapes; no Kafka client, no ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from etl.errors import InvalidMessage
+from etl.models import header
+from etl.models.message import DLQMessage, FileTransferJob, TransferResult
+from etl.models.task import Attempt, Facts, Origin, Record, Task
+from etl.models.wire import Message
+from etl.retry import TIERS, parked_until
+from etl.topics import Topics
+
+WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC, ISO 8601
+OUTAGES = "etl-outages"  # how many in a row, decimal
+PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
+
+SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # of a dead letter, tried in turn: no topic refuses the last
+KEY_LIMIT_BYTES = 1024  # of the short forms
+ERROR_LIMIT = 1000  # characters, of a result that was too large
+ATTEMPT_LIMIT = 500  # characters, of an attempt in a header
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True)
+class Envelopes:
+    """Makes the messages that an outcome consists of. `group` is ours: other groups skip what we set aside.
+
+    `retry_partitions` (per tier): partition p of `T-retry` belongs to tier `p % len(TIERS)`, so that it keeps its
+    tier when partitions are added.
+    """
+
+    topics: Topics
+    group: str
+    retry_partitions: int = 1
+    clock: Callable[[], float] = time.time  # wall clock
+
+    def result(self, task: Task, result: TransferResult) -> tuple[Message, ...]:
+        """Say how a job ended, keyed by its id; successes and failures may have topics of their own."""
+        topic = self.topics.results if result.succeeded else self.topics.failed
+        return (self._result(topic, _own_headers(self._carried(task)), result),)
+
+    def dead_letter(
+        self, source: Task | Record, error: BaseException | str, *, job_id: str | None = None
+    ) -> tuple[Message, ...]:
+        """Say why a message went no further, with the message itself.
+
+        `source` is a record when it could not be parsed: then what its headers say of it is carried along.
+        """
+        record = source.record if isinstance(source, Task) else source
+        carried = self._carried(source) if isinstance(source, Task) else replace(self.read(record), group=self.group)
+        carried = replace(carried, job_id=job_id or carried.job_id or str(carried.origin))
+        letter = DLQMessage.from_record(
+            record,
+            error,
+            job_id=carried.job_id,
+            attempts=carried.attempts,
+            retry_count=max(0, len(carried.attempts) - 1),
+            origin=carried.origin,
+        )
+        headers = _foreign_headers(record) + _own_headers(replace(carried, attempts=()))
+        message = Message(self.topics.dlq, record.key, letter.to_json().encode(), headers)
+        return (_shrinking(message, letter, SHORT_FORMS_BYTES),)
+
+    def deferral(self, task: Task, not_before: float) -> tuple[Message, ...]:
+        """Set a job aside until `not_before` (wall clock): its original bytes and key, the rest in headers.
+
+        Where `T-retry` refuses its size, a dead letter and a failed result take its place.
+        """
+        carried = replace(self._carried(task), not_before=not_before)
+        tier, _due = parked_until(self.clock(), not_before)
+        headers = _foreign_headers(task.record) + _own_headers(carried)
+        return (self._parked(task.record, headers, tier, carried.origin, lambda: self._too_large(task)),)
+
+    def hop(self, record: Record, not_before: float) -> tuple[Message, ...]:
+        """Set a record of `T-retry` aside once more, as it is: it is due in its tier, but not at its time."""
+        tier, _due = parked_until(self.clock(), not_before)
+        return (self._parked(record, record.headers, tier, self.read(record).origin, None),)
+
+    def read(self, record: Record) -> Carried:
+        """Read what the headers of a record say of its job. One that makes no sense counts as absent.
+
+        A record that was not set aside has a history of its own making only in its id and its replays: what else a
+        producer wrote there is not believed.
+        """
+        here = Carried(
+            origin=Origin(record.topic, record.partition, record.offset),
+            job_id=_text(record, header.JOB_ID),
+            replays=_count(_text(record, header.REPLAYS)),
+        )
+        return _deferred(record, here) if record.topic == self.topics.retry else here
+
+    def _parked(
+        self,
+        record: Record,
+        headers: Headers,
+        tier: int,
+        origin: Origin,
+        shrink: Callable[[], tuple[Message, ...]] | None,
+    ) -> Message:
+        spread = zlib.crc32(record.key if record.key is not None else str(origin).encode()) % self.retry_partitions
+        partition = tier + len(TIERS) * spread
+        return Message(self.topics.retry, record.key, record.value, headers, partition, shrink)
+
+    def _too_large(self, task: Task) -> tuple[Message, ...]:
+        error = InvalidMessage(f"message: is too large to be set aside in {self.topics.retry}")
+        job = task.job
+        result = TransferResult(
+            job_id=job.job_id or str(task.origin),
+            status="FAILED",
+            source=job.source,
+            destination=job.destination,
+            attempts=len(task.attempts),
+            error=str(error),
+            error_code=error.code,
+            finished_at=datetime.fromtimestamp(self.clock(), UTC),
+            flat=job.flat,
+        )
+        return self.dead_letter(task, error) + self.result(task, result)
+
+    def _result(self, topic: str, headers: Headers, result: TransferResult) -> Message:
+        def shrink() -> tuple[Message, ...]:
+            error = result.error[:ERROR_LIMIT] if result.error else None
+            short = result.model_copy(update={"metadata": None, "error": error})
+            return (replace(self._result(topic, headers, short), shrink=None),)
+
+        named = tuple(pair for pair in headers if pair[0] in {header.JOB_ID, header.GROUP, header.ORIGIN})
+        return Message(topic, result.job_id.encode(), result.to_json().encode(), named, shrink=shrink)
+
+    def _carried(self, task: Task) -> Carried:
+        return Carried(
+            job_id=task.job.job_id or str(task.origin),
+            group=self.group,
+            origin=task.origin,
+            attempts=tuple(task.attempts),
+            replays=task.replays,
+            waiting_since=task.waiting_since,
+            outages=task.outages,
+            published=task.published,
+            verified_by=task.verified_by if task.published else None,
+            facts=task.facts if task.published else None,
+        )
+
+
+def tier_of(partition: int) -> int:
+    """Return the tier of a partition of `T-retry`."""
+    return partition % len(TIERS)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What the headers of a record say of its job. The defaults are those of a record without any."""
+
+    origin: Origin
+    job_id: str | None = None
+    group: str | None = None  # that set it aside; None: nobody did
+    attempts: tuple[Attempt, ...] = ()
+    not_before: float | None = None  # wall clock
+    replays: int = 0
+    waiting_since: float | None = None  # wall clock
+    outages: int = 0
+    published: bool = False
+    verified_by: str | None = None
+    facts: Facts | None = None
+
+    def task(self, record: Record, job: FileTransferJob) -> Task:
+        """Make the task of a record; a job without an id gets the one of its first delivery."""
+        return Task(
+            record=record,
+            origin=self.origin,
+            job=job if job.job_id is not None else job.with_id(self.job_id or str(self.origin)),
+            attempts=list(self.attempts),
+            waiting_since=self.waiting_since,
+            outages=self.outages,
+            replays=self.replays,
+            published=self.published,
+            verified_by=self.verified_by,
+            facts=self.facts,
+            size_bytes=len(record.value or b""),
+        )
+
+
+# --- headers, written -----------------------------------------------------------------------------------------
+
+
+def _own_headers(carried: Carried) -> Headers:
+    attempts = [{"at": a.at, "where": a.where, "what": a.what[:ATTEMPT_LIMIT]} for a in carried.attempts]
+    values = {
+        header.JOB_ID: carried.job_id,
+        header.GROUP: carried.group,
+        header.ORIGIN: str(carried.origin),
+        header.ATTEMPTS: _json(attempts) if attempts else None,
+        header.NOT_BEFORE: _iso(carried.not_before),
+        header.REPLAYS: str(carried.replays) if carried.replays else None,
+        WAITING_SINCE: _iso(carried.waiting_since),
+        OUTAGES: str(carried.outages) if carried.outages else None,
+        PUBLISHED: _json(_publication(carried)) if carried.published else None,
+    }
+    return tuple((name, value.encode("utf-8", "replace")) for name, value in values.items() if value is not None)
+
+
+def _publication(carried: Carried) -> dict[str, Any]:
+    facts = {"size_bytes": carried.facts.size_bytes, "mtime": carried.facts.mtime} if carried.facts else {}
+    return {"verified_by": carried.verified_by, **facts}
+
+
+def _foreign_headers(record: Record) -> Headers:
+    """Return what a producer said in headers of its own: it belongs to the message."""
+    return tuple(pair for pair in record.headers if not pair[0].startswith("etl-"))
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, separators=(",", ":"))
+
+
+def _iso(wall: float | None) -> str | None:
+    # Microseconds, so that a time that is carried along stays the same number.
+    return None if wall is None else datetime.fromtimestamp(wall, UTC).isoformat(timespec="microseconds")
+
+
+# --- headers, read: whatever stands in them, the job goes on --------------------------------------------------
+
+
+def _deferred(record: Record, here: Carried) -> Carried:
+    published = _object(record, PUBLISHED)
+    return replace(
+        here,
+        origin=_origin(_text(record, header.ORIGIN) or "") or here.origin,
+        group=_text(record, header.GROUP),
+        attempts=_attempts(record),
+        not_before=_moment(_text(record, header.NOT_BEFORE)),
+        waiting_since=_moment(_text(record, WAITING_SINCE)),
+        outages=_count(_text(record, OUTAGES)),
+        published=published is not None,
+        verified_by=_kind(published, "verified_by", str),
+        facts=_facts(published),
+    )
+
+
+def _text(record: Record, name: str) -> str | None:
+    value = record.header(name)
+    return value.decode("utf-8", "replace") if value else None
+
+
+def _origin(text: str) -> Origin | None:
+    topic, *numbers = text.rsplit("-", 2)
+    if not topic or len(numbers) < 2 or not all(_is_number(number) for number in numbers):
+        return None
+    return Origin(topic, int(numbers[0]), int(numbers[1]))
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 19  # of 64 bits
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text and _is_number(text) else 0
+
+
+def _moment(text: str | None) -> float | None:
+    try:
+        moment = datetime.fromisoformat(text or "")
+        return moment.timestamp() if moment.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _attempts(record: Record) -> tuple[Attempt, ...]:
+    found = _parsed(record, header.ATTEMPTS)
+    lines = found if isinstance(found, list) else []
+    return tuple(
+        Attempt(**{name: str(line.get(name, "")) for name in ("at", "where", "what")})
+        for line in lines
+        if isinstance(line, dict)
+    )
+
+
+def _object(record: Record, name: str) -> dict[str, Any] | None:
+    found = _parsed(record, name)
+    return found if isinstance(found, dict) else None
+
+
+def _parsed(record: Record, name: str) -> object:
+    try:
+        return json.loads(_text(record, name) or "null")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _kind(data: dict[str, Any] | None, name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
+    value = (data or {}).get(name)
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
+def _facts(published: dict[str, Any] | None) -> Facts | None:
+    if not published or not {"size_bytes", "mtime"} & set(published):
+        return None
+    mtime = _kind(published, "mtime", (int, float))
+    return Facts(_kind(published, "size_bytes", int), mtime if mtime is None or math.isfinite(mtime) else None)
+
+
+# --- dead letters that are too large --------------------------------------------------------------------------
+
+
+def _shrinking(message: Message, letter: DLQMessage, limits_bytes: tuple[int, ...]) -> Message:
+    """Return the message, ready to be replaced by its short form, and that by a shorter one."""
+    if not limits_bytes:
+        return message
+
+    def shrink() -> tuple[Message, ...]:
+        limit_bytes, shorter = limits_bytes[0], limits_bytes[1:]
+        key = message.key if message.key is None or len(message.key) <= KEY_LIMIT_BYTES else None
+        headers = tuple(pair for pair in message.headers if pair[0].startswith("etl-"))
+        value = letter.shortened(limit_bytes).to_json().encode()
+        return (_shrinking(Message(message.topic, key, value, headers), letter, shorter),)
+
+    return replace(message, shrink=shrink)
