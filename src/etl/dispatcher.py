@@ -3,7 +3,7 @@
     Dispatcher(pools, settings, clock=time.monotonic, jitter=random.random)     sets pools.on_release
     .offer(task, delay=0.0)   raises UnknownServer, SettingsError: dead letters
     .take(timeout) -> (task, lease) | None      .finish(task)     the lanes
-    .later(task, delay)       while it runs: it waits and runs again once `finish` was called; keeps its place by destination
+    .later(task, delay)       while it runs: it waits and runs again once `finish` was called; keeps its destination
     .failed(name, error)      an outage of that server;   .worked(name)   it answered;   .breaker_wait(name) -> seconds
     .overflow() -> [(task, delay)]   to T-retry as "server busy": they are not here any more
     .drop(predicate) -> [task]       those not running are gone; running ones go when they finish
@@ -22,12 +22,11 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from etl.breaker import Breaker
 from etl.errors import Fate, ServerBusy, fate_of
+from etl.queues import SLOW_SECONDS, Entry, Queue, Server, State
 from etl.retry import Doubling
 
 if TYPE_CHECKING:
@@ -35,135 +34,13 @@ if TYPE_CHECKING:
 
     from etl.config import ServerConfig, Settings
     from etl.models.task import Task
-    from etl.transfer.pool import Lease, Pools
+    from etl.transfer.lease import Lease
+    from etl.transfer.pool import Pools
 
 RANKS = {"high": 0, "normal": 1, "low": 2}
-SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is set aside
 DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
 SHORTEST_BUSY, LONGEST_BUSY = 10.0, 3600.0  # how long "server busy" sets aside: the shortest and the longest tier
-QUIET_SECONDS = 10.0  # without a finished job for so long, a rate of the past says nothing
-RATE_SECONDS = 20.0  # the time constant of a queue's rate
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
-
-
-class _State(Enum):
-    READY = "ready"
-    FOLLOWING = "following"  # an earlier job writes the same destination
-    DELAYED = "delayed"
-    RUNNING = "running"
-    GONE = "gone"
-
-
-class _Rate:
-    """Jobs finished per second in which the queue had a lane; a queue that idles keeps its rate."""
-
-    def __init__(self) -> None:
-        self._count = 0.0  # finished jobs, fading
-        self._faded_at = 0.0  # in busy seconds, as of `_count`
-        self._busy = 0.0
-        self._since: float | None = None
-
-    def begin(self, now: float) -> None:
-        """The queue has a lane from now on."""
-        self._since = now
-
-    def end(self, now: float) -> None:
-        """The queue has no lane from now on."""
-        self._busy, self._since = self.busy(now), None
-
-    def busy(self, now: float) -> float:
-        """Return for how many seconds the queue has had a lane."""
-        return self._busy + (0.0 if self._since is None else max(0.0, now - self._since))
-
-    def count(self, now: float) -> None:
-        """One job finished."""
-        busy = self.busy(now)
-        self._count = 1.0 + self._count * math.exp((self._faded_at - busy) / RATE_SECONDS)
-        self._faded_at = busy
-
-    def quiet(self, now: float) -> float:
-        """Return for how many of those seconds nothing finished."""
-        return self.busy(now) - self._faded_at
-
-    def per_second(self, now: float) -> float | None:
-        """Return the recent rate; None: nothing finished yet."""
-        if not self._count:
-            return None
-        busy = self.busy(now)
-        seen = RATE_SECONDS * -math.expm1(-busy / RATE_SECONDS)  # of a fading count, while it has run for `busy` only
-        return self._count * math.exp((self._faded_at - busy) / RATE_SECONDS) / max(seen, 0.001)
-
-
-@dataclass(eq=False)
-class _Server:
-    breaker: Breaker
-    lanes: int = 0  # how many it holds now
-    prober: _Entry | None = None  # the job that probes it
-
-
-@dataclass(eq=False)
-class _Queue:
-    """The jobs of one pair of servers."""
-
-    key: object
-    servers: tuple[_Server, ...]  # one or two
-    heap: list[tuple[int, int, _Entry]] = field(
-        default_factory=list
-    )  # by rank, age; may hold what is not ready any more
-    ready: int = 0
-    waiting: dict[int, _Entry] = field(default_factory=dict)  # ready, following and delayed, by their number
-    running: int = 0
-    rate: _Rate = field(default_factory=_Rate)
-
-    def push(self, entry: _Entry) -> None:
-        entry.state = _State.READY
-        self.ready += 1
-        if len(self.heap) > 64 + 2 * self.ready:  # mostly jobs that were dropped or handed out
-            self.heap = [item for item in self.heap if item[2].state is _State.READY]
-            heapq.heapify(self.heap)
-        heapq.heappush(self.heap, (entry.rank, entry.number, entry))
-
-    def head(self) -> _Entry:
-        while self.heap[0][2].state is not _State.READY:
-            heapq.heappop(self.heap)
-        return self.heap[0][2]
-
-    def outlook(self, now: float) -> tuple[float, float]:
-        """Return how many seconds the queue will take, and how long to set aside what is too much.
-
-        Without any rate nothing is known against a queue until it had a lane for long.
-        """
-        rate, quiet = self.rate.per_second(now), self.rate.quiet(now)
-        if rate is None and quiet < SLOW_SECONDS:
-            return 0.0, 0.0
-        if rate is not None and quiet < QUIET_SECONDS:
-            return len(self.waiting) / rate, len(self.waiting) / rate
-        # Nothing finished for long: each lane does at most one job in that time. A guess: look again before long.
-        bound = max(1, self.running) / quiet
-        seconds = len(self.waiting) / (bound if rate is None else min(rate, bound))
-        return seconds, min(seconds, 10 * quiet)
-
-
-@dataclass(eq=False)
-class _Entry:
-    """A task here."""
-
-    task: Task
-    number: int  # in the order of arrival
-    rank: int
-    queue: _Queue
-    source: ServerConfig
-    destination: ServerConfig
-    place: object  # the key of its destination path
-    state: _State = _State.FOLLOWING
-    due: float = 0.0  # of a delayed one; of a running one when it is to wait after its end
-    again: bool = False  # running, and to wait afterwards
-    dropped: bool = False  # running, and never to wait afterwards
-
-    @property
-    def turn(self) -> tuple[int, int]:
-        """Its place in the order of service."""
-        return (self.rank, self.number)
 
 
 class Dispatcher:
@@ -185,12 +62,12 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._possible = threading.Condition(self._lock)  # something may have become possible: one lane looks
         self._numbers = itertools.count()
-        self._servers: dict[object, _Server] = {}
-        self._queues: dict[object, _Queue] = {}
-        self._turns: OrderedDict[object, _Queue] = OrderedDict()  # queues with ready jobs; the next in turn first
-        self._entries: dict[Task, _Entry] = {}
-        self._places: dict[object, OrderedDict[int, _Entry]] = {}  # per destination path; the first holds it
-        self._delayed: list[tuple[float, int, _Entry]] = []  # by due time; may hold what is not delayed any more
+        self._servers: dict[object, Server] = {}
+        self._queues: dict[object, Queue] = {}
+        self._turns: OrderedDict[object, Queue] = OrderedDict()  # queues with ready jobs; the next in turn first
+        self._entries: dict[Task, Entry] = {}
+        self._places: dict[object, OrderedDict[int, Entry]] = {}  # per destination path; the first holds it
+        self._delayed: list[tuple[float, int, Entry]] = []  # by due time; may hold what is not delayed any more
         self._bytes = 0
         self._stopped = False
         pools.on_release = self._wake
@@ -209,7 +86,7 @@ class Dispatcher:
         place = (self._pools.key(destination), path)
         with self._lock:
             now = self._clock()
-            entry = _Entry(
+            entry = Entry(
                 task,
                 next(self._numbers),
                 RANKS[task.job.priority],
@@ -232,7 +109,7 @@ class Dispatcher:
         """Have a running job run again `delay` seconds from now, once `finish` was called for this run."""
         with self._lock:
             entry = self._entries.get(task)
-            if entry is not None and entry.state is _State.RUNNING:
+            if entry is not None and entry.state is State.RUNNING:
                 entry.again, entry.due = True, self._clock() + delay
 
     # --- jobs go ----------------------------------------------------------------------------------------------
@@ -256,7 +133,7 @@ class Dispatcher:
         """End a job's run: its lane share is free; unless it is to run `later`, its destination too, and it is gone."""
         with self._lock:
             entry = self._entries.get(task)
-            if entry is None or entry.state is not _State.RUNNING:
+            if entry is None or entry.state is not State.RUNNING:
                 return
             now = self._clock()
             again, entry.again = entry.again and not entry.dropped, False
@@ -276,7 +153,7 @@ class Dispatcher:
         with self._lock:
             now = self._clock()
             picked = [entry for task, entry in self._entries.items() if predicate(task)]
-            gone = [entry for entry in picked if entry.state is not _State.RUNNING]
+            gone = [entry for entry in picked if entry.state is not State.RUNNING]
             for entry in picked:
                 entry.dropped = True
             for entry in gone:
@@ -358,31 +235,31 @@ class Dispatcher:
         with self._possible:
             self._possible.notify()
 
-    def _server(self, config: ServerConfig) -> _Server:
+    def _server(self, config: ServerConfig) -> Server:
         key = self._pools.key(config)
         server = self._servers.get(key)
         if server is None:
-            server = self._servers[key] = _Server(Breaker(self._wait))
+            server = self._servers[key] = Server(Breaker(self._wait))
         return server
 
-    def _queue(self, source: ServerConfig, destination: ServerConfig) -> _Queue:
+    def _queue(self, source: ServerConfig, destination: ServerConfig) -> Queue:
         key = (self._pools.key(source), self._pools.key(destination))
         queue = self._queues.get(key)
         if queue is None:
             servers = tuple(dict.fromkeys((self._server(source), self._server(destination))))
-            queue = self._queues[key] = _Queue(key, servers)
+            queue = self._queues[key] = Queue(key, servers)
         return queue
 
-    def _admit(self, entry: _Entry, now: float) -> None:
+    def _admit(self, entry: Entry, now: float) -> None:
         """Let the first in the line of its destination go: ready, or delayed until it is due."""
         if entry.due > now:
-            entry.state = _State.DELAYED
+            entry.state = State.DELAYED
             heapq.heappush(self._delayed, (entry.due, entry.number, entry))
             return
         entry.queue.push(entry)
         self._turns.setdefault(entry.queue.key, entry.queue)
 
-    def _unready(self, entry: _Entry) -> None:
+    def _unready(self, entry: Entry) -> None:
         queue = entry.queue
         queue.ready -= 1
         if not queue.ready:
@@ -392,10 +269,10 @@ class Dispatcher:
     def _next(self, now: float) -> tuple[Task, Lease] | None:
         while self._delayed and self._delayed[0][0] <= now:
             entry = heapq.heappop(self._delayed)[2]
-            if entry.state is _State.DELAYED and entry.due <= now:
+            if entry.state is State.DELAYED and entry.due <= now:
                 self._admit(entry, now)
-        beyond_share: list[_Queue] = []
-        held_up: list[_Queue] = []  # would run if connects were not under way: they wait for their share of lanes
+        beyond_share: list[Queue] = []
+        held_up: list[Queue] = []  # would run if connects were not under way: they wait for their share of lanes
         for queue in self._turns.values():
             if not all(self._is_open_to_jobs(server, now) for server in queue.servers):
                 continue
@@ -416,10 +293,10 @@ class Dispatcher:
                 return taken
         return None
 
-    def _is_open_to_jobs(self, server: _Server, now: float) -> bool:
+    def _is_open_to_jobs(self, server: Server, now: float) -> bool:
         return server.breaker.closed or (server.breaker.admits(now) and server.lanes == 0)
 
-    def _release(self, queue: _Queue, now: float) -> tuple[Task, Lease] | None:
+    def _release(self, queue: Queue, now: float) -> tuple[Task, Lease] | None:
         entry = queue.head()
         lease = self._pools.reserve(entry.source, entry.destination)
         if lease is None:
@@ -427,7 +304,7 @@ class Dispatcher:
         self._turns.move_to_end(queue.key)
         heapq.heappop(queue.heap)
         self._unready(entry)
-        entry.state = _State.RUNNING
+        entry.state = State.RUNNING
         del queue.waiting[entry.number]
         if not queue.running:
             queue.rate.begin(now)
@@ -439,7 +316,7 @@ class Dispatcher:
                 server.prober = entry
         return entry.task, lease
 
-    def _land(self, entry: _Entry, now: float, *, done: bool) -> None:
+    def _land(self, entry: Entry, now: float, *, done: bool) -> None:
         queue = entry.queue
         if done:
             queue.rate.count(now)
@@ -452,11 +329,11 @@ class Dispatcher:
                 server.prober = None
                 server.breaker.forgo()
 
-    def _remove(self, entry: _Entry, now: float) -> None:
+    def _remove(self, entry: Entry, now: float) -> None:
         """Forget a job; whoever is next in the line of its destination moves up."""
-        if entry.state is _State.READY:
+        if entry.state is State.READY:
             self._unready(entry)
-        entry.state = _State.GONE
+        entry.state = State.GONE
         entry.queue.waiting.pop(entry.number, None)
         del self._entries[entry.task]
         self._bytes -= entry.task.size_bytes
@@ -489,7 +366,7 @@ class Dispatcher:
         return handed
 
     def _beyond_share(self, now: float) -> list[tuple[Task, float]]:
-        slow: dict[_Queue, float] = {}
+        slow: dict[Queue, float] = {}
         for queue in self._queues.values():
             if queue.waiting:
                 seconds, wait = queue.outlook(now)
@@ -501,7 +378,7 @@ class Dispatcher:
             handed += self._hand_out(self._surplus(queues, part), now, lambda entry: slow[entry.queue])
         return handed
 
-    def _surplus(self, queues: list[_Queue], part: int) -> list[_Entry]:
+    def _surplus(self, queues: list[Queue], part: int) -> list[Entry]:
         """Return what is beyond 1/`part` of the window, in records or bytes, in the order of service."""
         records, size_bytes = self._settings.window_records // part, self._settings.window_bytes // part
         if sum(len(queue.waiting) for queue in queues) <= 1:
@@ -516,17 +393,17 @@ class Dispatcher:
         return entries[kept:]
 
     def _hand_out(
-        self, entries: list[_Entry], now: float, seconds: Callable[[_Entry], float]
+        self, entries: list[Entry], now: float, seconds: Callable[[Entry], float]
     ) -> list[tuple[Task, float]]:
         handed = []
         for entry in reversed(entries):
             wait = min(max(seconds(entry), SHORTEST_BUSY), LONGEST_BUSY)
-            if entry.state is _State.DELAYED:
+            if entry.state is State.DELAYED:
                 wait = max(wait, entry.due - now)
             handed.append((entry.task, wait))
             self._remove(entry, now)
         return handed
 
 
-def _in_turn(queues: Iterable[_Queue]) -> list[_Entry]:
+def _in_turn(queues: Iterable[Queue]) -> list[Entry]:
     return sorted((entry for queue in queues for entry in queue.waiting.values()), key=lambda entry: entry.turn)

@@ -1,7 +1,7 @@
 """The lanes: threads that take a job with its two sessions, run it, and say that it is finished.
 
     Lanes(work, run, count, *, buffer_bytes, transfer_timeout=0.0, clock=time.monotonic, on_bug=None)
-    run(flight) -> None     given by the consumer: flight.lease.open(), relay, release, report; never raises, by contract
+    run(flight) -> None     given by the consumer: flight.lease.open(), relay, release, report; never raises
     Flight: .task .lease .started .deadline .buffer .aborted .abort(error) .cause(error)
     lanes.start() .abort(predicate, error) -> int .tick(now) -> int .flights()
     lanes.drain(deadline) -> bool  .stop(timeout) -> bool
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.models.task import Task
-    from etl.transfer.pool import Lease
+    from etl.transfer.lease import Lease
 
 TAKE_SECONDS = 1.0  # how long a lane waits for work before it looks whether it should end
 

@@ -1,0 +1,147 @@
+"""What the dispatcher keeps: the jobs of a server pair in the order of service, their rate, a server's lanes.
+
+State without decisions, guarded by the dispatcher's lock; the clock is handed in. Knows no pool, no Kafka.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etl.breaker import Breaker
+    from etl.config import ServerConfig
+    from etl.models.task import Task
+
+SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is set aside
+QUIET_SECONDS = 10.0  # without a finished job for so long, a rate of the past says nothing
+RATE_SECONDS = 20.0  # the time constant of a queue's rate
+
+
+class State(Enum):
+    """Where a job is."""
+
+    READY = "ready"
+    FOLLOWING = "following"  # an earlier job writes the same destination
+    DELAYED = "delayed"
+    RUNNING = "running"
+    GONE = "gone"
+
+
+class Rate:
+    """Jobs finished per second in which the queue had a lane; a queue that idles keeps its rate."""
+
+    def __init__(self) -> None:
+        self._count = 0.0  # finished jobs, fading
+        self._faded_at = 0.0  # in busy seconds, as of `_count`
+        self._busy = 0.0
+        self._since: float | None = None
+
+    def begin(self, now: float) -> None:
+        """The queue has a lane from now on."""
+        self._since = now
+
+    def end(self, now: float) -> None:
+        """The queue has no lane from now on."""
+        self._busy, self._since = self.busy(now), None
+
+    def busy(self, now: float) -> float:
+        """Return for how many seconds the queue has had a lane."""
+        return self._busy + (0.0 if self._since is None else max(0.0, now - self._since))
+
+    def count(self, now: float) -> None:
+        """One job finished."""
+        busy = self.busy(now)
+        self._count = 1.0 + self._count * math.exp((self._faded_at - busy) / RATE_SECONDS)
+        self._faded_at = busy
+
+    def quiet(self, now: float) -> float:
+        """Return for how many of those seconds nothing finished."""
+        return self.busy(now) - self._faded_at
+
+    def per_second(self, now: float) -> float | None:
+        """Return the recent rate; None: nothing finished yet."""
+        if not self._count:
+            return None
+        busy = self.busy(now)
+        seen = RATE_SECONDS * -math.expm1(-busy / RATE_SECONDS)  # of a fading count, while it has run for `busy` only
+        return self._count * math.exp((self._faded_at - busy) / RATE_SECONDS) / max(seen, 0.001)
+
+
+@dataclass(eq=False)
+class Server:
+    """One server, under all its names."""
+
+    breaker: Breaker
+    lanes: int = 0  # how many it holds now
+    prober: Entry | None = None  # the job that probes it
+
+
+@dataclass(eq=False)
+class Queue:
+    """The jobs of one pair of servers."""
+
+    key: object
+    servers: tuple[Server, ...]  # one or two
+    heap: list[tuple[int, int, Entry]] = field(
+        default_factory=list
+    )  # by rank, age; may hold what is not ready any more
+    ready: int = 0
+    waiting: dict[int, Entry] = field(default_factory=dict)  # ready, following and delayed, by their number
+    running: int = 0
+    rate: Rate = field(default_factory=Rate)
+
+    def push(self, entry: Entry) -> None:
+        """Make a job ready."""
+        entry.state = State.READY
+        self.ready += 1
+        if len(self.heap) > 64 + 2 * self.ready:  # mostly jobs that were dropped or handed out
+            self.heap = [item for item in self.heap if item[2].state is State.READY]
+            heapq.heapify(self.heap)
+        heapq.heappush(self.heap, (entry.rank, entry.number, entry))
+
+    def head(self) -> Entry:
+        """Return the ready job that is next; there must be one."""
+        while self.heap[0][2].state is not State.READY:
+            heapq.heappop(self.heap)
+        return self.heap[0][2]
+
+    def outlook(self, now: float) -> tuple[float, float]:
+        """Return how many seconds the queue will take, and how long to set aside what is too much.
+
+        Without any rate nothing is known against a queue until it had a lane for long.
+        """
+        rate, quiet = self.rate.per_second(now), self.rate.quiet(now)
+        if rate is None and quiet < SLOW_SECONDS:
+            return 0.0, 0.0
+        if rate is not None and quiet < QUIET_SECONDS:
+            return len(self.waiting) / rate, len(self.waiting) / rate
+        # Nothing finished for long: each lane does at most one job in that time. A guess: look again before long.
+        bound = max(1, self.running) / quiet
+        seconds = len(self.waiting) / (bound if rate is None else min(rate, bound))
+        return seconds, min(seconds, 10 * quiet)
+
+
+@dataclass(eq=False)
+class Entry:
+    """A task here."""
+
+    task: Task
+    number: int  # in the order of arrival
+    rank: int
+    queue: Queue
+    source: ServerConfig
+    destination: ServerConfig
+    place: object  # the key of its destination path
+    state: State = State.FOLLOWING
+    due: float = 0.0  # of a delayed one; of a running one when it is to wait after its end
+    again: bool = False  # running, and to wait afterwards
+    dropped: bool = False  # running, and never to wait afterwards
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Its place in the order of service."""
+        return (self.rank, self.number)
