@@ -63,9 +63,7 @@ class TransferOptions(_Shape):
     source_action: Action = "keep"
     verify: Verification = "auto"
     preserve_mtime: bool = True
-    timeout_seconds: float | None = Field(
-        default=None, gt=0, le=31_536_000, allow_inf_nan=False
-    )  # of one attempt
+    timeout_seconds: float | None = Field(default=None, gt=0, le=31_536_000, allow_inf_nan=False)  # of one attempt
     not_before: Moment | None = None
     deadline: Moment | None = None
 
@@ -88,13 +86,8 @@ class TransferOptions(_Shape):
     def to_dict(self) -> dict[str, Any]:
         """Return what differs from the defaults."""
         values = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
-        values = {
-            name: value for name, value in values.items() if value != type(self).model_fields[name].default
-        }
-        return {
-            name: document.iso(value) if isinstance(value, datetime) else value
-            for name, value in values.items()
-        }
+        values = {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
+        return {name: document.iso(value) if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 class FileTransferJob(_Shape):
@@ -154,6 +147,11 @@ class FileTransferJob(_Shape):
         if problems:
             raise _refusal(problems)
         return job
+
+    @property
+    def ordering_key(self) -> bytes:
+        """Return the key for Kafka: one partition for all jobs of a destination file, as order holds within it."""
+        return f"{self.destination.hostname.upper()}:{self.destination.path}".encode()
 
     def with_id(self, job_id: str) -> Self:
         """Return this job with an id."""
@@ -242,9 +240,7 @@ class TransferResult(BaseModel):
         result["worker"] = self.worker
         result["metadata"] = self.metadata
         optional = {"checksum": self.checksum, "error": self.error, "error_code": self.error_code}
-        result.update(
-            (name, document.printable(value)) for name, value in optional.items() if value is not None
-        )
+        result.update((name, document.printable(value)) for name, value in optional.items() if value is not None)
         if self.swapped:
             result["swapped"] = True
         return result

@@ -1,0 +1,63 @@
+"""`etl config`: look at the settings without doing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from etl.cli import terminal
+from etl.cli.options import with_config
+from etl.config import ConfigLoader, ServerConfig
+from etl.transfer.pool import Pools
+
+
+@click.group()
+def config() -> None:
+    """Look at the settings."""
+
+
+@config.command()
+@with_config
+def check(config: ConfigLoader) -> None:
+    """Validate all settings and print the servers; exit code 2 and one message when something is wrong."""
+    settings = config.settings
+    console = terminal.console()
+    console.print(f"topic {settings.topic}, group {settings.group_id}, broker {settings.bootstrap_servers}")
+    processes = terminal.plural(settings.consumer_count, "process").replace("processs", "processes")
+    console.print(f"{processes} of {terminal.plural(settings.workers, 'lane')}")
+    if not config.servers:
+        console.print("no servers: set NAME_TYPE, NAME_HOST, NAME_USER and NAME_PASS for each")
+        return
+    console.print()
+    console.print(_servers(config.servers, settings.consumer_count))
+    console.print()
+    total = sum(limit for _, limit in _limits(config.servers).values()) * settings.consumer_count
+    console.print(f"at most {terminal.plural(total, 'session')} to all servers together")
+
+
+def _servers(servers: Mapping[str, ServerConfig], processes: int) -> object:
+    limits = _limits(servers)
+    rows = []
+    for name, server in servers.items():
+        first, limit = limits[Pools.key(server)]
+        rows.append(
+            (
+                name,
+                server.type,
+                f"{server.host}:{server.port}" if server.port else server.host,
+                server.username,
+                server.base_path,
+                f"{limit} x {processes} = {limit * processes}" if first == name else f"those of {first}",
+            )
+        )
+    return terminal.table(["server", "type", "address", "user", "base", "sessions"], rows)
+
+
+def _limits(servers: Mapping[str, ServerConfig]) -> dict[tuple[object, ...], tuple[str, int]]:
+    """Return for each place its first name and its limit: names of the same place share one pool."""
+    limits: dict[tuple[object, ...], tuple[str, int]] = {}
+    for name, server in servers.items():
+        first, limit = limits.get(Pools.key(server), (name, server.max_connections))
+        limits[Pools.key(server)] = (first, min(limit, server.max_connections))
+    return limits

@@ -1,0 +1,291 @@
+"""`etl dlq`: read the dead letters of a topic, and send chosen ones back, each at most once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from etl import broker
+from etl.cli import letters, terminal
+from etl.cli.letters import Filters, Letter
+from etl.cli.options import with_config
+from etl.config import ConfigLoader
+from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage
+from etl.models import FileTransferJob, document, header
+from etl.models.wire import Message
+from etl.topics import Topics
+
+# One transaction carries at most this much: it must end well within the transaction's time limit.
+BATCH_LETTERS = 1000
+BATCH_BYTES = 8 * 1024 * 1024
+ERROR_SHOWN = 120  # characters in a table
+
+
+class _Age(click.ParamType[timedelta]):
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return letters.parse_age(value)
+        except (ValueError, OverflowError) as error:
+            self.fail(str(error), param, ctx)
+
+
+def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose dead letters, and instead of them `filters`."""
+
+    @click.option("--code", multiple=True, help="Only those with this error code; may be repeated.")
+    @click.option("--server", multiple=True, help="Only those from or to this server; may be repeated.")
+    @click.option("--path", help="Only those whose source or destination path matches, such as '/in/*.tif'.")
+    @click.option("--older-than", type=_Age(), help="Only those older than 30m, 2h, 3d ...")
+    @click.option("--newer-than", type=_Age(), help="Only those newer than 30m, 2h, 3d ...")
+    @click.option("--job-id", multiple=True, help="Only those of this job; may be repeated.")
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        code: tuple[str, ...],
+        server: tuple[str, ...],
+        path: str | None,
+        older_than: timedelta | None,
+        newer_than: timedelta | None,
+        job_id: tuple[str, ...],
+        **rest: Any,
+    ) -> None:
+        filters = Filters(
+            codes=frozenset(word.upper() for word in code),
+            servers=frozenset(name.upper() for name in server),
+            path=path,
+            job_ids=frozenset(job_id),
+            older_than=older_than,
+            newer_than=newer_than,
+        )
+        command(filters=filters, **rest)
+
+    return wrapped
+
+
+@click.group()
+def dlq() -> None:
+    """Read the dead letters, and send them back."""
+
+
+@dlq.command("list")
+@_with_filters
+@click.option("--all", "all_", is_flag=True, help="Those that were sent back already, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+@with_config
+def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> None:
+    """Print the dead letters of a topic, oldest first."""
+    topics = Topics.of(config.settings.topic, config.settings)
+    found, strangers = letters.read(config.settings.bootstrap_servers, topics.dlq)
+    filters = dataclasses.replace(filters, replayed=all_)
+    chosen = [letter for letter in found if filters.match(letter)]
+    _report_strangers(strangers)
+    if as_json:
+        for letter in chosen:
+            print(terminal.json_line(letter.to_dict()))
+        return
+    if chosen:
+        terminal.console().print(_table(chosen))
+    hidden = sum(letter.replayed for letter in found) if not all_ else 0
+    note = f" ({hidden} sent back already, see --all)" if hidden else ""
+    print(f"{terminal.plural(len(chosen), 'dead letter')} in {topics.dlq}{note}")
+
+
+@dlq.command()
+@click.argument("name", metavar="ID|PARTITION:OFFSET")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_config
+def show(config: ConfigLoader, name: str, as_json: bool) -> None:
+    """Print one dead letter whole: by its job's id, or by its place."""
+    topics = Topics.of(config.settings.topic, config.settings)
+    places, names = letters.parse_names([name])
+    found, _ = letters.read(config.settings.bootstrap_servers, topics.dlq)
+    chosen = [letter for letter in found if letter.place in places or letter.job_id in names]
+    if not chosen:
+        raise click.ClickException(f"{topics.dlq} holds no dead letter {terminal.visible(name)}")
+    for index, letter in enumerate(chosen):
+        if as_json:
+            print(terminal.json_line(letter.to_dict()))
+            continue
+        if index:
+            print()
+        _print_whole(letter)
+
+
+@dlq.command()
+@click.argument("names", metavar="[ID|PARTITION:OFFSET]...", nargs=-1)
+@_with_filters
+@click.option("--dry-run", is_flag=True, help="Only print what would be sent back.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@with_config
+def replay(config: ConfigLoader, names: tuple[str, ...], filters: Filters, dry_run: bool, yes: bool) -> None:
+    """Send dead letters back to their topic: those named or filtered, without either all.
+
+    Each at most once, however often and by how many at once this runs.
+    """
+    settings = config.settings
+    topics = Topics.of(settings.topic, settings)
+    if dry_run:
+        _choose(settings.bootstrap_servers, topics, filters, names)
+        return
+    # Opened before reading: it ends what a rival has begun, and from here on a rival that begins ends ours. So what
+    # is read as not sent back yet stays so until our own transaction.
+    outbox = broker.Outbox(settings.bootstrap_servers, f"etl-replay-{topics.dlq}")
+    try:
+        outbox.open()
+        chosen = _choose(settings.bootstrap_servers, topics, filters, names)
+        if chosen and not yes and sys.stdin.isatty():
+            click.confirm(f"send {terminal.plural(len(chosen), 'dead letter')} back to {topics.source}?", abort=True)
+        sent = _send(outbox, topics, chosen)
+    finally:
+        outbox.close()
+    print(f"{terminal.plural(sent, 'dead letter')} sent back to {topics.source}")
+    if names and not sent:
+        sys.exit(1)
+
+
+def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Sequence[str]) -> list[Letter]:
+    """Return what is to be sent back, printed as a table; report what was named and cannot be."""
+    places, names = letters.parse_names(texts)
+    filters = dataclasses.replace(filters, places=places, names=names)
+    found, strangers = letters.read(bootstrap_servers, topics.dlq)
+    chosen = [letter for letter in found if filters.match(letter)]
+    _report_strangers(strangers)
+    for letter in found:
+        if letter.replayed and (letter.place in places or letter.job_id in names):
+            click.echo(f"{letter.name} was sent back already", err=True)
+    known = {letter.place for letter in found}, {letter.job_id for letter in found}
+    for missing in sorted([f"{p}:{o}" for p, o in places - known[0]] + [n for n in names if n not in known[1]]):
+        click.echo(f"{topics.dlq} holds no dead letter {terminal.visible(missing)}", err=True)
+    for letter in chosen:
+        if letter.message.truncated:
+            click.echo(f"{letter.name} skipped: it was too large, only its start was kept", err=True)
+    chosen = [letter for letter in chosen if not letter.message.truncated]
+    if chosen:
+        terminal.console().print(_table(chosen))
+    else:
+        print(f"nothing to send back in {topics.dlq}")
+    return chosen
+
+
+def _send(outbox: broker.Outbox, topics: Topics, chosen: Sequence[Letter]) -> int:
+    """Send dead letters with their markers, batch by batch, each in one transaction; return how many."""
+    sent = 0
+    try:
+        for batch in _batches(chosen):
+            outbox.transact([message for letter in batch for message in _messages(letter, topics)])
+            sent += len(batch)
+    except Fenced:
+        raise click.ClickException(f"another replay is running and took over; {sent} were sent back here") from None
+    except CommitUnknown as error:
+        raise BrokerUnavailable(
+            f"{error}: {sent} were sent back, of the next ones it is not known; run it again, none is sent twice"
+        ) from error
+    except BrokerUnavailable as error:
+        raise BrokerUnavailable(f"{error}: {sent} of {len(chosen)} were sent back") from error
+    return sent
+
+
+def _batches(chosen: Sequence[Letter]) -> Iterator[list[Letter]]:
+    batch: list[Letter] = []
+    size = 0
+    for letter in chosen:
+        weight = len(letter.record.value or b"")
+        if batch and (len(batch) >= BATCH_LETTERS or size + weight > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(letter)
+        size += weight
+    if batch:
+        yield batch
+
+
+def _messages(letter: Letter, topics: Topics) -> tuple[Message, Message]:
+    """Return the original, byte for byte, and the note that it was sent back."""
+    original = letter.message.original_bytes()
+    # What the producer said in headers of its own belongs to its message; of ours only these two live on.
+    headers = [pair for pair in letter.record.headers if not pair[0].startswith("etl-")]
+    if letter.job_id:
+        headers.append((header.JOB_ID, letter.job_id.encode("utf-8", "replace")))
+    headers.append((header.REPLAYS, str(letter.replays + 1).encode()))
+    return (
+        Message(topics.source, _key(original), original, tuple(headers)),
+        Message(
+            topics.dlq,
+            letter.record.key,
+            letters.marker(letter),
+            ((header.MARKER, header.REPLAYED),),
+            partition=letter.record.partition,
+        ),
+    )
+
+
+def _key(original: bytes | None) -> bytes | None:
+    """Return the key that keeps jobs of one destination in order; None where the message is no job."""
+    try:
+        return FileTransferJob.from_json(original).ordering_key
+    except InvalidMessage:
+        return None
+
+
+def _report_strangers(strangers: Sequence[str]) -> None:
+    if strangers:
+        shown = ", ".join(strangers[:10]) + (" ..." if len(strangers) > 10 else "")
+        click.echo(
+            f"{terminal.plural(len(strangers), 'record')} that cannot be read as a dead letter: {shown}", err=True
+        )
+
+
+def _table(chosen: Sequence[Letter]) -> object:
+    rows = []
+    for letter in chosen:
+        error = letter.message.error
+        rows.append(
+            (
+                letter.name,
+                f"{letter.message.timestamp:%Y-%m-%d %H:%M:%S}",
+                letter.message.error_code,
+                letter.job_id or "",
+                letter.shown("source"),
+                letter.shown("destination"),
+                ("sent back; " if letter.replayed else "")
+                + (error if len(error) <= ERROR_SHOWN else error[:ERROR_SHOWN] + "…"),
+            )
+        )
+    return terminal.table(["place", "when (UTC)", "code", "job", "from", "to", "error"], rows)
+
+
+def _print_whole(letter: Letter) -> None:
+    message = letter.message
+    place = f"{message.original_topic} {message.original_partition}:{message.original_offset}"
+    facts = {
+        "place": letter.name,
+        "sent back": "yes" if letter.replayed else "no",
+        "when": document.iso(message.timestamp),
+        "job": letter.job_id,
+        "code": message.error_code,
+        "error": message.error,
+        "retries": message.retry_count,
+        "replays": letter.replays,
+        "was at": place if message.original_topic is not None else None,
+        "sha256": message.original_sha256,
+    }
+    for name, value in facts.items():
+        if value is not None:
+            print(f"{name + ':':11}{terminal.visible(value)}")
+    for number, attempt in enumerate(message.attempts, start=1):
+        print(terminal.visible(f"attempt {number}: {attempt.at} {attempt.where}: {attempt.what}"))
+    if message.truncated:
+        print(f"message:   too large, {message.original_bytes_count} bytes; its start in base64:")
+    else:
+        print("message:")
+    print(terminal.json_line(message.original_message))

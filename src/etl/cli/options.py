@@ -1,0 +1,44 @@
+"""What every command takes: which settings, which topic, which broker, how much to log."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import structlog
+
+from etl import logs
+from etl.config import ConfigLoader
+
+log = structlog.get_logger(__name__)
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--topic --bootstrap-servers --env-file -v`, and instead of them `config`, read and validated.
+
+    Logs go to standard error: what a command prints may be read by a program.
+    """
+
+    @click.option("--topic", help="Topic of the jobs (ETL_TOPIC).")
+    @click.option("--bootstrap-servers", help="Kafka, HOST:PORT[,HOST:PORT…] (ETL_BOOTSTRAP_SERVERS).")
+    @click.option("--env-file", type=click.Path(), help="File of settings (default: .env, if there).")
+    @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+    @functools.wraps(command)
+    def wrapped(
+        *, topic: str | None, bootstrap_servers: str | None, env_file: str | None, verbose: bool, **rest: Any
+    ) -> None:
+        overrides = {"ETL_TOPIC": topic, "ETL_BOOTSTRAP_SERVERS": bootstrap_servers}
+        config = ConfigLoader(
+            env_file=env_file,
+            overrides={name: value for name, value in overrides.items() if value is not None},
+        )
+        level = "DEBUG" if verbose else "WARNING"
+        logs.configure(config.settings.log_format, level, config.secrets, sys.stderr)
+        for warning in config.warnings:
+            log.warning("setting", says=warning)
+        command(config=config, **rest)
+
+    return wrapped

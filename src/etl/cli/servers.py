@@ -1,0 +1,193 @@
+"""`etl servers`: try whether each server can be reached, logged in to, listed and written."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import click
+
+from etl import logs
+from etl.cli import terminal
+from etl.cli.options import with_config
+from etl.config import ConfigLoader, ServerConfig, TransferSettings
+from etl.errors import EtlError, ServerUnavailable, SizeMismatch, code_of
+from etl.models.task import Facts
+from etl.transfer.base import Session
+from etl.transfer.pool import create_session
+
+T = TypeVar("T")
+
+AT_ONCE = 8  # servers that are tried at the same time
+PROBE = b"etl servers check: this file may be deleted\n"
+STEPS = ("reach", "login", "list", "write")
+
+
+@dataclass
+class Trial:
+    """What came of trying one server: for each step done milliseconds, at the first that failed why."""
+
+    server: ServerConfig
+    ms: dict[str, float] = field(default_factory=dict)
+    names: int | None = None  # in the base folder
+    failed: str | None = None  # the step
+    error: str | None = None
+    error_code: str | None = None
+
+    def run(self, step: str, action: Callable[[], T]) -> T:
+        """Run one step and note its time, or why it failed."""
+        self.failed = step
+        started = time.perf_counter()
+        result = action()
+        self.ms[step] = (time.perf_counter() - started) * 1000
+        self.failed = None
+        return result
+
+    def shown(self, step: str) -> str:
+        """Return what the table says of a step."""
+        if self.failed == step:
+            return "failed"
+        if step == "reach":  # part of the login: no time of its own
+            return "ok" if "login" in self.ms or self.failed == "login" else "-"
+        return f"{self.ms[step]:.0f}" if step in self.ms else "-"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trial for a program."""
+        return {
+            "server": self.server.hostname,
+            "type": self.server.type,
+            "ok": self.failed is None,
+            "ms": {step: round(ms, 1) for step, ms in self.ms.items()},
+            "names": self.names,
+            "failed": self.failed,
+            "error": self.error,
+            "error_code": self.error_code,
+        }
+
+
+class _Probe:
+    """A small file in memory, on its way to a server."""
+
+    def __init__(self) -> None:
+        self.path = "probe"
+        self.facts = Facts(len(PROBE), None)
+        self._left = PROBE
+
+    def load(self, limit_bytes: int) -> bool:
+        return len(PROBE) <= limit_bytes
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def close(self, *, complete: bool) -> None:
+        pass
+
+
+@click.group()
+def servers() -> None:
+    """Try the servers of the settings."""
+
+
+@servers.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--write", is_flag=True, help="Write, rename, measure and remove a small file, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+@with_config
+def check(config: ConfigLoader, names: tuple[str, ...], write: bool, as_json: bool) -> None:
+    """Reach, log in to and list each server (default: all); exit code 1 if any failed. Times in milliseconds."""
+    chosen = {server.hostname: server for server in _chosen(config, names)}
+    if not chosen:
+        print("no servers: set NAME_TYPE, NAME_HOST, NAME_USER and NAME_PASS for each")
+        return
+    limits = config.settings.transfer
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="check") as threads:
+        trials = list(threads.map(lambda server: _try(server, limits, write=write), chosen.values()))
+    if as_json:
+        for trial in trials:
+            print(terminal.json_line(trial.to_dict()))
+    else:
+        _print(trials, STEPS if write else STEPS[:-1])
+    if any(trial.failed for trial in trials):
+        sys.exit(1)
+
+
+def _chosen(config: ConfigLoader, names: Sequence[str]) -> list[ServerConfig]:
+    try:
+        return [config.get_server_config(name) for name in names] if names else list(config.servers.values())
+    except EtlError as error:
+        raise click.UsageError(terminal.visible(error)) from None
+
+
+def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Trial:
+    trial = Trial(server)
+    session: Session | None = None
+    try:
+        session = create_session(server, limits)
+        trial.run("login", session.connect)
+        trial.names = len(trial.run("list", lambda: session.names("")))
+        if write:
+            _write(trial, session, limits)
+    except Exception as error:  # noqa: BLE001 - a user's own protocol may raise anything; it is this server's failure
+        trial.failed = trial.failed or "reach"
+        if isinstance(error, ServerUnavailable) and trial.failed == "login":
+            trial.failed = "reach"
+        trial.error = logs.redact(str(error) if isinstance(error, EtlError) else f"{type(error).__name__}: {error}")
+        trial.error_code = code_of(error)
+    finally:
+        if session is not None:
+            session.disconnect()
+    return trial
+
+
+def _write(trial: Trial, session: Session, limits: TransferSettings) -> None:
+    token = secrets.token_hex(8)
+    partial = trial.server.partial_pattern.replace("{id}", f"check-{token}")
+    final = f"etl-check-{token}"
+    try:
+        trial.run("write", lambda: _round(session, partial, final))
+    except BaseException:
+        _tidy(trial.server, limits, (partial, final))
+        raise
+
+
+def _round(session: Session, partial: str, final: str) -> None:
+    """Write, rename, ask the size and remove."""
+    stored = session.write(partial, _Probe(), memoryview(bytearray(64 * 1024)))
+    session.publish(stored, final, None).result()
+    facts = session.look(final)
+    found = facts.size_bytes if facts is not None else 0
+    if found not in (None, len(PROBE)):
+        raise SizeMismatch(f"wrote {len(PROBE)} bytes, the server has {found}")
+    session.remove(final)
+
+
+def _tidy(server: ServerConfig, limits: TransferSettings, names: Sequence[str]) -> None:
+    """Remove what a failed probe left behind, through a new session: the old one is not to be trusted."""
+    with suppress(EtlError, OSError):
+        session = create_session(server, limits)
+        try:
+            session.connect()
+            for name in names:
+                session.remove(name)
+        finally:
+            session.disconnect()
+
+
+def _print(trials: Sequence[Trial], steps: Sequence[str]) -> None:
+    rows = []
+    for trial in trials:
+        server = trial.server
+        place = f"{server.host}:{server.port}" if server.port else server.host or server.base_path
+        result = f"{trial.error_code}: {trial.error}" if trial.failed else f"ok, {trial.names} names in its folder"
+        rows.append((server.hostname, server.type, place, *(trial.shown(step) for step in steps), result))
+    columns = ["server", "type", "address", *(f"{step} ms" if step != "reach" else step for step in steps), "result"]
+    terminal.console().print(terminal.table(columns, rows, numbers=[f"{step} ms" for step in steps]))

@@ -1,0 +1,60 @@
+"""How commands print: tables and sizes; no control character of a message, and no password, reaches a terminal."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from etl import logs
+from etl.models import document
+
+# C0 and C1 control characters: an escape sequence in a file's name could rewrite the screen.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_WIDE = 200  # columns when nobody looks: a file or a pipe
+
+
+def visible(text: object) -> str:
+    """Return `text` without passwords, and with control characters written as escapes."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], logs.redact(document.printable(str(text))))
+
+
+def json_line(data: object) -> str:
+    """Return `data` as one line of JSON that is safe to print."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", logs.redact(document.write(data)))
+
+
+def console(*, error: bool = False) -> Console:
+    """Return a console on standard output or error; wide when it is no terminal."""
+    stream = sys.stderr if error else sys.stdout
+    width = shutil.get_terminal_size().columns if stream.isatty() else _WIDE
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> Table:
+    """Return a plain table; `numbers` are the columns set flush right."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(visible(cell)) for cell in row))
+    return made
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in words: 12.3 MB."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 job`, `2 jobs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

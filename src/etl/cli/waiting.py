@@ -1,0 +1,163 @@
+"""Waiting for the results of jobs that were just sent, with a progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from etl import broker
+from etl.cli import terminal
+from etl.errors import InvalidMessage
+from etl.models import TransferResult, header
+from etl.models.task import Record
+from etl.topics import Topics
+
+FAILURES_SHOWN = 20
+TURN_RECORDS = 500  # of one topic before the other one is looked at
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A job that Kafka has acknowledged."""
+
+    topic: str
+    partition: int
+    offset: int
+    given_id: str | None
+
+    @property
+    def derived_id(self) -> str:
+        """What the consumer calls a job that has no id."""
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+    @property
+    def job_id(self) -> str:
+        """The id that its result will carry, as far as we know."""
+        return self.given_id or self.derived_id
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what a program may want to know of it."""
+        return {"job_id": self.job_id, "topic": self.topic, "partition": self.partition, "offset": self.offset}
+
+
+class Expected:
+    """Which results are still to come. Ids are labels: several jobs may have the same."""
+
+    def __init__(self, sent: Sequence[Sent]) -> None:
+        self._by_place = {job.derived_id: job for job in sent}
+        self._by_id: dict[str, list[Sent]] = defaultdict(list)
+        for job in reversed(sent):
+            self._by_id[job.job_id].append(job)
+
+    def __len__(self) -> int:
+        return len(self._by_place)
+
+    def take(self, record: Record, result: TransferResult) -> bool:
+        """Is this the result of one of ours that had none yet? Its place says so exactly, else its id."""
+        place = (record.header(header.ORIGIN) or b"").decode("utf-8", "replace")
+        if place:
+            return self._by_place.pop(place, None) is not None
+        if self._by_place.pop(result.job_id, None) is not None:
+            return True
+        waiting = self._by_id.get(result.job_id, [])
+        while waiting:
+            if self._by_place.pop(waiting.pop().derived_id, None) is not None:
+                return True
+        return False
+
+
+class Waiting:
+    """Follows the topics of results from where they ended before the jobs were sent."""
+
+    def __init__(self, bootstrap_servers: str, topics: Topics) -> None:
+        self._readers: list[broker.Reader] = []
+        self._starts: list[Mapping[int, int]] = []
+        try:
+            for topic in dict.fromkeys((topics.results, topics.failed)):
+                self._readers.append(broker.Reader(bootstrap_servers, topic))
+                self._starts.append(self._readers[-1].ends())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Disconnect."""
+        for reader in self._readers:
+            reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def results(self, sent: Sequence[Sent], timeout: float | None, *, as_json: bool) -> list[TransferResult]:
+        """Return the results of these jobs, as many as came within `timeout` seconds; each is printed if `as_json`."""
+        expected = Expected(sent)
+        found: list[TransferResult] = []
+        deadline = None if timeout is None else time.monotonic() + timeout
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[failed]}"),
+        )
+        with Progress(*columns, console=terminal.console(error=True)) as progress:
+            bar = progress.add_task("jobs", total=len(expected), failed="")
+            failed = 0
+            for record in self._records():
+                result = _read(record)
+                if record is not None and result is not None and expected.take(record, result):
+                    found.append(result)
+                    failed += not result.succeeded
+                    progress.update(bar, advance=1, failed=f"{failed} failed" if failed else "")
+                    if as_json:
+                        print(terminal.json_line(result.to_dict()), flush=True)
+                if not expected or (deadline is not None and time.monotonic() >= deadline):
+                    break
+        return found
+
+    def _records(self) -> Iterator[Record | None]:
+        streams = [reader.follow(dict(start)) for reader, start in zip(self._readers, self._starts, strict=True)]
+        while True:
+            for stream in streams:
+                for count, record in enumerate(stream, start=1):
+                    yield record
+                    if record is None or (count >= TURN_RECORDS and len(streams) > 1):
+                        break
+
+
+def _read(record: Record | None) -> TransferResult | None:
+    if record is None:
+        return None
+    try:
+        return TransferResult.from_json(record.value)
+    except InvalidMessage:
+        return None  # somebody else's record
+
+
+def print_summary(results: Sequence[TransferResult], jobs: int, seconds: float, *, as_json: bool) -> None:
+    """Say how many files and bytes moved how fast, and name what failed; on standard error beside JSON lines."""
+    failures = [result for result in results if not result.succeeded]
+    for result in failures[:FAILURES_SHOWN]:
+        click.echo(terminal.visible(f"failed: {result.job_id}: {result.error_code}: {result.error}"), err=True)
+    if len(failures) > FAILURES_SHOWN:
+        click.echo(f"and {len(failures) - FAILURES_SHOWN} more failed", err=True)
+    done = len(results) - len(failures)
+    moved = sum(result.bytes or 0 for result in results if result.succeeded)
+    seconds = max(seconds, 0.001)
+    click.echo(
+        f"{terminal.plural(jobs, 'job')}: {done} done, {len(failures)} failed; {terminal.size(moved)}"
+        f" in {seconds:.1f} s ({done / seconds:.1f} files/s, {terminal.size(moved / seconds)}/s)",
+        err=as_json,
+    )
