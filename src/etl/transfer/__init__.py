@@ -1,0 +1,12 @@
+"""Protocols. Importing this package registers the built-in ones and those of installed packages."""
+
+from etl.transfer.base import BaseTransfer, Session, TransferFactory
+from etl.transfer.ftp import FTPTransfer
+from etl.transfer.local import LocalTransfer
+from etl.transfer.plugins import register_installed
+
+TransferFactory.register("ftp", FTPTransfer)
+TransferFactory.register("local", LocalTransfer)
+register_installed()
+
+__all__ = ["BaseTransfer", "FTPTransfer", "LocalTransfer", "Session", "TransferFactory"]

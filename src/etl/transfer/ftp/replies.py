@@ -1,0 +1,93 @@
+"""Replies as they come off the wire: bytes in, whole replies out. Pure; knows no socket."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+LINE_LIMIT_BYTES = 8 * 1024
+LINE_LIMIT_COUNT = 1000
+_FIRST_LINE = re.compile(rb"([1-5][0-9]{2})(?:[ -]|$)")
+
+
+class GarbledReplyError(ValueError):
+    """Raised when what a server sends is no reply, or has no end."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply, of one or many lines (RFC 959 section 4.2), without their line ends."""
+
+    code: int
+    lines: tuple[bytes, ...]
+
+    @property
+    def is_preliminary(self) -> bool:
+        """Does another reply to the same command follow (1xx)?"""
+        return self.code < 200
+
+    @property
+    def is_success(self) -> bool:
+        """Was the command carried out (2xx)?"""
+        return 200 <= self.code < 300
+
+    @property
+    def is_transient(self) -> bool:
+        """May the same command be accepted later (4xx)?"""
+        return 400 <= self.code < 500
+
+    @property
+    def line(self) -> bytes:
+        """The last line without its code."""
+        return self.lines[-1][4:]
+
+    @property
+    def text(self) -> str:
+        """The reply for people: one line, printable, of bounded length."""
+        joined = b" ".join(line.strip() for line in self.lines[:8]).decode("utf-8", "replace")
+        return "".join(sign if sign.isprintable() else "?" for sign in joined)[:300]
+
+
+class ReplyParser:
+    """Turns bytes, cut anywhere, into replies in their order."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0  # of the buffer: no line end before it
+        self._lines: list[bytes] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Is nothing waiting to become a reply?"""
+        return not self._buffer and not self._lines
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Take what was received."""
+        self._buffer += data
+
+    def take(self) -> Reply | None:
+        """Return the next whole reply; None when its end has not come yet. Raises GarbledReplyError."""
+        while (line := self._take_line()) is not None:
+            if not self._lines and not _FIRST_LINE.match(line):
+                raise GarbledReplyError(f"{line[:60]!r} is no FTP reply")
+            self._lines.append(line)
+            if len(self._lines) > LINE_LIMIT_COUNT:
+                raise GarbledReplyError(f"a reply of more than {LINE_LIMIT_COUNT} lines")
+            first = self._lines[0]
+            if first[3:4] != b"-" or (len(self._lines) > 1 and line[:3] == first[:3] and line[3:4] in {b" ", b""}):
+                lines, self._lines = tuple(self._lines), []
+                return Reply(int(first[:3]), lines)
+        return None
+
+    def _take_line(self) -> bytes | None:
+        end = self._buffer.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._buffer)
+        if (end if end >= 0 else len(self._buffer)) > LINE_LIMIT_BYTES:
+            raise GarbledReplyError(f"a reply with a line of more than {LINE_LIMIT_BYTES} bytes")
+        if end < 0:
+            return None
+        line = bytes(self._buffer[:end]).rstrip(b"\r")
+        del self._buffer[: end + 1]
+        self._searched = 0
+        return line

@@ -1,0 +1,467 @@
+"""A session with an FTP server: the verbs of the contract, made of commands, replies and data connections."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from etl.config import ProtocolSpec, ServerConfig, TransferSettings
+from etl.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    EtlError,
+    FileMissing,
+    IOFailure,
+    ServerBusy,
+    ServerUnavailable,
+)
+from etl.models.task import Facts
+from etl.transfer.base import Promise, Published, Stored
+from etl.transfer.ftp import asking
+from etl.transfer.ftp.control import Control, Pending
+from etl.transfer.ftp.data import DataConnection, DataConnections, Opening
+from etl.transfer.ftp.names import (
+    Names,
+    bare_names,
+    check_encoding,
+    folders_above,
+    quoted_path,
+    size_in,
+    time_in,
+)
+from etl.transfer.ftp.parcel import FTPParcel
+from etl.transfer.ftp.publishing import Renaming, Stamping
+from etl.transfer.ftp.sockets import Sockets, dial
+from etl.transfer.paths import basename, parent
+from etl.transfer.streaming import Streaming
+
+if TYPE_CHECKING:
+    from etl.transfer.base import Parcel
+    from etl.transfer.ftp.replies import Reply
+
+T = TypeVar("T")
+
+_SAYS_A_LIMIT = ("too many", "maximum", "limit", "connections")
+_LISTING_LIMIT_BYTES = 256 << 20
+_LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
+_TRIES = 3  # of a STOR whose folder somebody deletes again and again
+
+
+class Later(Generic[T]):
+    """A promise whose answer takes more than one reply: computed once, when asked for."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute: Callable[[], T] | None = compute
+        self._value: T | None = None
+        self._error: EtlError | None = None
+
+    def result(self) -> T:
+        """Read the replies that are needed; send more commands if they want it."""
+        if self._compute is not None:
+            compute, self._compute = self._compute, None
+            try:
+                self._value = compute()
+            except EtlError as error:
+                self._error = error
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # computed above, or there is an error
+
+
+@dataclass(frozen=True)
+class Running:
+    """A transfer that the server has begun."""
+
+    command: Pending
+    data: DataConnection
+
+
+class FTPTransfer(Streaming):
+    """One login at an FTP server. Commands are queued; see `Control` for when they leave."""
+
+    spec: ClassVar[ProtocolSpec] = ProtocolSpec(default_port=21)
+
+    def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
+        super().__init__(server, settings)
+        self.name = server.hostname
+        self._sockets = Sockets()
+        self._names = Names(check_encoding(server.encoding or "utf-8", server.hostname), server.base_path)
+        self._features: set[str] = set()
+        self._unsettled: list[Later[Published] | Later[None] | Later[bool]] = []
+        self._control: Control | None = None
+        self._data: DataConnections | None = None
+        self._stamping = Stamping(self)
+        self._renaming = Renaming(self)
+
+    # --- the session itself ---------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Reach the server and log in. Raises ServerUnavailable, ServerBusy, AuthenticationFailed."""
+        server, settings = self.server, self.settings
+        port = server.port or self.spec.default_port or 0
+        try:
+            sock = dial(self._sockets, server.host, port, settings.connect_timeout, settings.reply_timeout)
+        except TimeoutError as error:
+            raise ServerUnavailable(
+                f"{self.name}: no connection to {server.host}:{port} within {settings.connect_timeout:g} s "
+                "(ETL_CONNECT_TIMEOUT_SECONDS)",
+                server=self.name,
+            ) from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that is none
+            raise ServerUnavailable(
+                f"{self.name}: no connection to {server.host}:{port}: {error}", server=self.name
+            ) from error
+        try:
+            self._log_in(Control(sock, self._sockets, self.name, settings.login_timeout, settings.reply_timeout))
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def disconnect(self) -> None:
+        """Close everything; QUIT is sent, its reply not waited for."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                self._control.say_goodbye()
+            self._control.abandon(ConnectionLost(f"{self.name}: the session is closed", server=self.name))
+        self._sockets.close_all()
+
+    def abort(self) -> None:
+        """Cut all sockets, from any thread."""
+        self._sockets.cut()
+
+    def ping(self) -> None:
+        """Send NOOP; any reply but a farewell is a sign of life, if nothing unasked came before it."""
+        self._session.require_quiet()
+        self._session.send("NOOP").result()
+
+    def adopt(self, server: ServerConfig) -> None:
+        """Serve jobs of another name of the same address."""
+        super().adopt(server)
+        encoding = check_encoding(server.encoding or "utf-8", server.hostname)
+        home = self._names.read(self._names.wire(self._names.home))
+        self.name = server.hostname
+        self._names = Names(encoding, server.base_path, home)
+
+    def flush(self) -> None:
+        """Send what is corked, read every reply that is due, settle every promise."""
+        waiting, self._unsettled = self._unsettled, []
+        for later in waiting:
+            with contextlib.suppress(EtlError):  # whoever holds the promise is told
+                later.result()
+        self._session.flush()
+
+    def _log_in(self, control: Control) -> None:
+        self._control = control
+        welcome = control.expect_welcome().result()
+        if not welcome.is_success:
+            raise self._not_welcome(welcome)
+        reply = control.send("USER", self._names.wire(self.server.username)).result()
+        if reply.code == 331:
+            reply = control.send("PASS", self._names.wire(self.server.password)).result()
+        if not reply.is_success:
+            raise self._login_refused(reply)
+        features = control.send("FEAT").result()
+        if features.is_success:
+            offered = (line.strip().split() for line in features.lines[1:-1])
+            self._features = {words[0].decode("ascii", "replace").upper() for words in offered if words}
+        if self._names.encoding.lower() in {"utf-8", "utf8"} and self.offers("UTF8"):
+            control.send("OPTS", b"UTF8 ON")  # a refusal changes nothing
+        binary, where = control.send("TYPE", b"I"), control.send("PWD")
+        if not binary.result().is_success:
+            raise ServerUnavailable(f"{self.name}: TYPE I: {binary.result().text}", server=self.name)
+        home = quoted_path(where.result().line) if where.result().is_success else None
+        if home is not None and home.startswith(b"/"):
+            self._names = Names(self._names.encoding, self.server.base_path, self._names.read(home))
+        control.logged_in()
+        passive = self.settings.passive if self.server.passive is None else self.server.passive
+        self._data = DataConnections(control, self._sockets, self.settings, self.name, passive=passive)
+
+    def _not_welcome(self, reply: Reply) -> EtlError:
+        kind = ServerBusy if _says_a_limit(reply) else ServerUnavailable
+        return kind(f"{self.name}: no welcome: {reply.text}", server=self.name)
+
+    def _login_refused(self, reply: Reply) -> EtlError:
+        text = reply.text.replace(self.server.password, "***") if self.server.password else reply.text
+        message = f"{self.name}: login as {self.server.username} refused: {text}"
+        if _says_a_limit(reply):
+            return ServerBusy(message, server=self.name)
+        if reply.is_transient and reply.code != 430:
+            return ServerUnavailable(message, server=self.name)
+        return AuthenticationFailed(message, server=self.name)
+
+    @property
+    def _session(self) -> Control:
+        if self._control is None:
+            raise ConnectionLost(f"{self.name}: not connected", server=self.name)
+        return self._control
+
+    # --- what the parts of the session need (asking.Asker, parcel.Reader) -----------------------------------
+
+    def ask(self, verb: str, whole_path: str) -> Pending:
+        """Queue a command about a whole path."""
+        return self._session.send(verb, self._names.wire(whole_path))
+
+    def command(self, verb: str, argument: bytes) -> Pending:
+        """Queue any command."""
+        return self._session.send(verb, argument)
+
+    def wire(self, whole_path: str) -> bytes:
+        """Return the bytes of a whole path."""
+        return self._names.wire(whole_path)
+
+    def offers(self, feature: str) -> bool:
+        """Is a feature in the server's FEAT?"""
+        return feature in self._features
+
+    def abandon(self, error: EtlError) -> None:
+        """Make the session unusable."""
+        self._session.abandon(error)
+
+    def why_not_read(self, path: str, refusal: Reply) -> EtlError:
+        """Return the error for a refused or broken RETR."""
+        return asking.why_not_read(self, self._names.whole(path), refusal)
+
+    def names_in(self, whole_path: str) -> list[str] | None:
+        """Return the bare names in a folder, hidden ones included; None when it cannot be entered or listed.
+
+        The folder is entered first and listed without an argument: no name can be an option or a pattern then.
+        """
+        if not self.ask("CWD", whole_path).result().is_success:
+            return None
+        if self.offers("MLST"):
+            listing = self._listing("MLSD", None)
+            return None if listing is None else self._bare(listing, with_facts=True)
+        hidden = self._listing("NLST", b"-a")  # without it vsftpd hides names with a leading dot
+        found = self._bare(hidden or b"", with_facts=False)
+        if found:
+            return found
+        listing = self._listing("NLST", None)
+        return None if listing is None and hidden is None else self._bare(listing or b"", with_facts=False)
+
+    def _bare(self, listing: bytes, *, with_facts: bool) -> list[str]:
+        return [self._names.read(name) for name in bare_names(listing, with_facts=with_facts)]
+
+    def _listing(self, verb: str, argument: bytes | None) -> bytes | None:
+        """Return a listing; None when it is refused."""
+        running = self._start(self._open_data(), verb, argument)
+        if not isinstance(running, Running):
+            return None
+        received, buffer = bytearray(), memoryview(bytearray(64 * 1024))
+        try:
+            while count := running.data.readinto(buffer):
+                received += buffer[:count]
+                if len(received) > _LISTING_LIMIT_BYTES:
+                    raise IOFailure(f"{self.name}: a listing of more than {_LISTING_LIMIT_BYTES} bytes")
+        except EtlError as error:
+            running.data.reset()
+            self.abandon(error)
+            raise
+        running.data.close()
+        return bytes(received) if running.command.result().is_success else None
+
+    # --- transfers ------------------------------------------------------------------------------------------
+
+    def _open_data(self) -> Opening:
+        if self._data is None:
+            raise ConnectionLost(f"{self.name}: not connected", server=self.name)
+        return self._data.open()
+
+    def _start(self, opening: Opening, verb: str, argument: bytes | None) -> Running | Reply:
+        """Begin a transfer: connection, command, first reply. Returns the reply when it is a refusal."""
+        try:
+            opening.agree()
+            command = self._session.send(verb, argument, transfers=True)
+            reply = command.started()
+            if not (reply.is_preliminary or reply.is_success):
+                opening.cancel()
+                return reply
+            return Running(command, opening.connection())
+        except BaseException as error:
+            opening.cancel()
+            if isinstance(error, EtlError):
+                self.abandon(error)
+            raise
+
+    def read(self, path: str) -> Parcel:
+        """Ask size and time, open the file."""
+        self._settle_all()
+        whole = self._names.whole(path)
+        size, mdtm, opening = self.ask("SIZE", whole), self.ask("MDTM", whole), self._open_data()
+        running = self._start(opening, "RETR", self._names.wire(whole))
+        if not isinstance(running, Running):
+            raise asking.why_not_read(self, whole, running)
+        facts = _facts(size.result(), mdtm.result())
+        return FTPParcel(self, path, facts, running.command, running.data)
+
+    def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
+        """Stream a parcel into a new file."""
+        self._settle_all()
+        whole = self._names.whole(partial)
+        sent_bytes = self._send(whole, parcel, buffer, self._open_for_writing(whole))
+        size = self.ask("SIZE", whole).result()
+        size_bytes = size_in(size.line) if size.is_success else None
+        if size_bytes is None and basename(whole) not in (self.names_in(parent(whole) or "/") or [basename(whole)]):
+            raise IOFailure(f"{self.name}:{whole}: stored, and not there under this name", server=self.name)
+        return Stored(partial, sent_bytes, size_bytes)
+
+    def _open_for_writing(self, whole: str) -> Running:
+        """Begin a STOR; when it is refused make the folders on its way and try again.
+
+        No list of known folders is kept: a STOR into a folder that is there costs no question, and a folder that
+        somebody deleted is found out by the refusal.
+        """
+        wire = self._names.wire(whole)
+        for attempt in range(_TRIES):
+            running = self._start(self._open_data(), "STOR", wire)
+            if isinstance(running, Running):
+                return running
+            if running.code in {421, 425, 426, 452, 530, 532, 552}:
+                break
+            # Once more even when nothing had to be made: another job may have made the folder just now.
+            if not self.make_folders(whole) and attempt > 0:
+                break
+        assert not isinstance(running, Running)  # noqa: S101 - the loop returned it
+        raise asking.why_not_written(self, whole, running)
+
+    def _send(self, whole: str, parcel: Parcel, buffer: memoryview, running: Running) -> int:
+        """Stream a parcel; return the number of bytes. On failure nothing is left under `whole`, if that can be."""
+        data, stor, sent_bytes = running.data, running.command, 0
+        while True:
+            try:
+                count = parcel.readinto(buffer)
+            except Exception:  # the source broke, not we: this session can tidy up
+                data.reset()
+                self._remove_rest(whole, stor)
+                raise
+            try:
+                if not count:
+                    data.finish_writing()
+                    break
+                sent_bytes += count
+                data.write(buffer[:count], is_last=sent_bytes == parcel.facts.size_bytes)
+            except EtlError as error:
+                data.reset()
+                reply = self._remove_rest(whole, stor) if isinstance(error, ConnectionLost) else None
+                self.abandon(error)
+                if reply is not None and reply.code >= 400:
+                    raise asking.plain_error(self.name, whole, reply) from error
+                raise
+        try:
+            reply = stor.result(data.unsent_bytes)
+        finally:
+            data.close()
+        if not reply.is_success:
+            self._remove_quietly(whole)
+            raise asking.plain_error(self.name, whole, reply)
+        return sent_bytes
+
+    def _remove_rest(self, whole: str, stor: Pending) -> Reply | None:
+        """After a broken STOR: read the server's last word on it, which is returned, and delete what it kept."""
+        with contextlib.suppress(EtlError):
+            reply = stor.result(limit=_LAST_WORD_SECONDS)
+            self._remove_quietly(whole)
+            return reply
+        return None
+
+    def _remove_quietly(self, whole: str) -> None:
+        with contextlib.suppress(EtlError):
+            self.ask("DELE", whole).result()
+
+    def make_folders(self, whole: str) -> bool:
+        """Make the missing folders above a path; False when none was missing. Others may do the same meanwhile."""
+        missing = []
+        for folder in folders_above(whole):
+            if self.ask("CWD", folder).result().is_success:
+                break
+            missing.append(folder)
+        for folder in reversed(missing):
+            made = self.ask("MKD", folder).result()
+            if not made.is_success and not self.ask("CWD", folder).result().is_success:
+                raise self._no_folder(folder, made)
+        return bool(missing)
+
+    def _no_folder(self, folder: str, refusal: Reply) -> EtlError:
+        if self.ask("SIZE", folder).result().is_success:
+            return IOFailure(f"{self.name}:{folder} is a file, no folder", server=self.name)
+        return asking.why_not_written(self, folder, refusal)
+
+    # --- questions and changes ------------------------------------------------------------------------------
+
+    def look(self, path: str) -> Facts | None:
+        """Ask size and time."""
+        whole = self._names.whole(path)
+        size, mdtm = self.ask("SIZE", whole), self.ask("MDTM", whole)
+        if size.result().is_success:
+            return _facts(size.result(), mdtm.result())
+        kind, _ = asking.kind_of(self, whole, by_listing=False)
+        if kind is asking.Kind.MISSING:
+            return None
+        if kind is asking.Kind.FILE:
+            return _facts(size.result(), mdtm.result())
+        error = asking.why_not_read(self, whole, size.result())
+        if isinstance(error, FileMissing):
+            return None
+        raise error
+
+    def unchanged(self, parcel: Parcel) -> Promise[bool]:
+        """Ask size and time again."""
+        whole = self._names.whole(parcel.path)
+        size, mdtm = self.ask("SIZE", whole), self.ask("MDTM", whole)
+        return self._later(lambda: _facts(size.result(), mdtm.result()) == parcel.facts)
+
+    def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
+        """Delete or move a file."""
+        whole = self._names.whole(path)
+        if move_to is not None:
+            return self._later(self._renaming.moving(whole, self._names.whole(move_to)))
+        deleted = self.ask("DELE", whole)
+
+        def complete() -> None:
+            self._deleted(whole, deleted.result())
+
+        return self._later(complete)
+
+    def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        """Stamp and rename, in one write."""
+        partial, target = self._names.whole(stored.partial), self._names.whole(final)
+        stamped = self._stamping.stamp(partial, mtime)
+        return self._later(self._renaming.publishing(partial, target, stored.sent_bytes, stamped))
+
+    def remove(self, path: str) -> bool:
+        """Delete a file."""
+        whole = self._names.whole(path)
+        return self._deleted(whole, self.ask("DELE", whole).result())
+
+    def names(self, folder: str) -> list[str]:
+        """List a folder."""
+        self._settle_all()
+        whole = self._names.whole(folder) if folder.strip("/.") else self._names.top
+        return self.names_in(whole) or []
+
+    def _deleted(self, whole: str, reply: Reply) -> bool:
+        if reply.is_success:
+            return True
+        if not asking.is_there(self, whole):
+            return False
+        raise asking.why_not_written(self, whole, reply)
+
+    def _later(self, compute: Callable[[], T]) -> Later[T]:
+        later = Later(compute)
+        self._unsettled.append(later)  # type: ignore[arg-type]  # of the kinds in its annotation
+        return later
+
+    def _settle_all(self) -> None:
+        """Settle promises before a transfer: their answers may need commands, which a transfer forbids."""
+        if self._unsettled:
+            self.flush()
+
+
+def _facts(size: Reply, mdtm: Reply) -> Facts:
+    return Facts(size_in(size.line) if size.is_success else None, time_in(mdtm.line) if mdtm.is_success else None)
+
+
+def _says_a_limit(reply: Reply) -> bool:
+    """Does a refusal speak of a limit? English it is, but the code (421, 530) leaves it open."""
+    return reply.code == 421 or any(words in reply.text.lower() for words in _SAYS_A_LIMIT)

@@ -1,0 +1,118 @@
+"""The sockets of one FTP session: how they are set, opened, and cut by another thread."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER, zero seconds: close() sends RST and forgets what was not sent
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))  # s, s, times
+
+
+class CutError(OSError):
+    """Raised when a socket is opened in a session that was aborted."""
+
+
+class Sockets:
+    """Every open socket of a session. One thread opens and closes them, any thread may cut them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two below: `cut` runs beside `add` and `close`
+        self._open: set[socket.socket] = set()
+        self._is_cut = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Was the session aborted?"""
+        return self._is_cut
+
+    def add(self, sock: socket.socket) -> socket.socket:
+        """Take a socket in; raises CutError, and closes it, when the session was aborted."""
+        with self._lock:
+            if not self._is_cut:
+                self._open.add(sock)
+                return sock
+        sock.close()
+        raise CutError("the session was aborted")
+
+    def close(self, sock: socket.socket, *, reset: bool = False) -> None:
+        """Close a socket; `reset`: by RST, so that the other side does not take it for the end of a file."""
+        with self._lock:
+            self._open.discard(sock)
+        with contextlib.suppress(OSError):
+            if reset:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        with contextlib.suppress(OSError):  # the peer's reset may be reported once more here
+            sock.close()
+
+    def cut(self) -> None:
+        """Make whatever blocks in one of the sockets return at once. Any thread; never raises."""
+        with self._lock:
+            self._is_cut = True
+            for sock in self._open:
+                # shutdown, not close: the owner may be inside a call, and a closed descriptor's number is reused
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def close_all(self) -> None:
+        """Close what is open; data sockets that are still here belong to a broken transfer."""
+        for sock in list(self._open):
+            self.close(sock)
+
+
+def tune(sock: socket.socket, silence_seconds: float) -> None:
+    """Set what every TCP socket of ours has. `silence_seconds`: how long sent bytes may stay unacknowledged.
+
+    Never SO_RCVBUF or SO_SNDBUF: setting them ends the kernel's own sizing, and with it the speed on long ways.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(silence_seconds * 1000)))
+
+
+def dial(sockets: Sockets, host: str, port: int, limit: float, silence_seconds: float) -> socket.socket:
+    """Connect to a host by name, trying its addresses in turn, `limit` seconds in all. Raises OSError."""
+    deadline = time.monotonic() + limit
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for left, (family, kind, proto, _, address) in zip(range(len(found), 0, -1), found, strict=True):
+        share = max((deadline - time.monotonic()) / left, 0.001)
+        try:
+            return _connect(sockets, socket.socket(family, kind, proto), address, share, silence_seconds)
+        except OSError:
+            if left == 1 or sockets.is_cut:
+                raise
+    raise OSError(f"{host} has no address")
+
+
+def dial_peer(
+    sockets: Sockets, control: socket.socket, port: int, limit: float, silence_seconds: float
+) -> socket.socket:
+    """Connect to another port of the host that `control` is connected to, whatever address it claims to have.
+
+    An address taken from a reply would let a server point us at third hosts (FTP bounce, RFC 2577).
+    """
+    peer = control.getpeername()
+    sock = socket.socket(control.family, socket.SOCK_STREAM)
+    return _connect(sockets, sock, (peer[0], port, *peer[2:]), limit, silence_seconds)
+
+
+def _connect(
+    sockets: Sockets, sock: socket.socket, address: object, limit: float, silence_seconds: float
+) -> socket.socket:
+    sockets.add(sock)
+    try:
+        tune(sock, silence_seconds)
+        sock.settimeout(limit)
+        sock.connect(address)  # type: ignore[arg-type]  # an address tuple of the socket's own family
+    except BaseException:
+        sockets.close(sock)
+        raise
+    if sockets.is_cut:
+        sockets.close(sock)
+        raise CutError("the session was aborted")
+    return sock

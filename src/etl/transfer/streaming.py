@@ -1,0 +1,123 @@
+"""What sessions that stream have in common: whole files to and from this disk, made of their streams."""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etl.errors import FileMissing, IOFailure, SizeMismatch
+from etl.models.task import Facts
+from etl.transfer.base import Session
+from etl.transfer.paths import basename
+
+if TYPE_CHECKING:
+    from etl.transfer.base import Parcel
+
+_BUFFER_BYTES = 1 << 20
+
+
+class FileParcel:
+    """A file of this disk as a parcel; opening it never hangs, whatever it is. Raises OSError."""
+
+    def __init__(self, local_path: str, path: str | None = None, facts: Facts | None = None) -> None:
+        self.path = path if path is not None else local_path
+        # O_NONBLOCK: opening a FIFO nobody writes to, or a device, would wait for ever
+        descriptor = os.open(local_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            self.stat = os.fstat(descriptor)
+            if stat.S_ISDIR(self.stat.st_mode):
+                raise IOFailure(f"{local_path} is a folder")
+            if not stat.S_ISREG(self.stat.st_mode):
+                raise IOFailure(f"{local_path} is no ordinary file")
+            self._file = os.fdopen(descriptor, "rb", buffering=0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self.facts = facts or Facts(self.stat.st_size, self.stat.st_mtime)
+        self._held: memoryview | None = None
+
+    def load(self, limit_bytes: int) -> bool:
+        """Take the file into memory if it is small enough."""
+        if self._held is not None:
+            return True
+        if self.stat.st_size > limit_bytes:
+            return False
+        content = self._file.read(limit_bytes + 1) or b""
+        while len(content) <= limit_bytes and (more := self._file.read(limit_bytes + 1 - len(content))):
+            content += more
+        if len(content) > limit_bytes:  # it has grown: read it as a stream
+            self._file.seek(0)
+            return False
+        self._held = memoryview(content)
+        self._file.close()
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read once."""
+        if self._held is None:
+            return self._file.readinto(buffer) or 0
+        count = min(len(buffer), len(self._held))
+        buffer[:count] = self._held[:count]
+        self._held = self._held[count:]
+        return count
+
+    def close(self, *, complete: bool) -> None:  # noqa: ARG002 - the contract's argument; a file has no last word
+        """Close the file."""
+        self._file.close()
+
+
+class Streaming(Session):
+    """A session whose `download` and `upload` are made of its streams."""
+
+    def download(self, remote_path: str, local_path: str) -> None:
+        """Copy a file of the server to a local one, which appears whole or not at all. Raises FileMissing, ..."""
+        partial = f"{local_path}.{uuid.uuid4().hex}.part"
+        parcel = self.read(remote_path)
+        try:
+            with Path(partial).open("wb") as file:
+                count_bytes = _pump(parcel, file.fileno())
+            parcel.close(complete=True)
+            if parcel.facts.size_bytes not in {None, count_bytes}:
+                raise SizeMismatch(f"{remote_path}: {count_bytes} of {parcel.facts.size_bytes} bytes came")
+            Path(partial).replace(local_path)
+        finally:
+            parcel.close(complete=False)
+            Path(partial).unlink(missing_ok=True)
+
+    def upload(self, local_path: str, remote_path: str) -> None:
+        """Copy a local file to the server under a hidden name, compare sizes, then rename it; makes its folders."""
+        try:
+            parcel = FileParcel(local_path)
+        except FileNotFoundError as error:
+            raise FileMissing(f"{local_path}: no such local file") from error
+        try:
+            hidden = self.server.partial_pattern.replace("{id}", uuid.uuid4().hex)
+            partial = remote_path[: len(remote_path) - len(basename(remote_path))] + hidden
+            stored = self.write(partial, parcel, memoryview(bytearray(_BUFFER_BYTES)))
+            if stored.size_bytes not in {None, stored.sent_bytes}:
+                self.remove(partial)
+                raise SizeMismatch(
+                    f"{remote_path}: {stored.size_bytes} of {stored.sent_bytes} bytes were stored",
+                    server=self.server.hostname,
+                )
+            self.publish(stored, remote_path, None).result()
+        finally:
+            parcel.close(complete=True)
+
+
+def _pump(parcel: Parcel, descriptor: int) -> int:
+    """Write all of a parcel to a file descriptor; return the number of bytes."""
+    buffer, count_bytes = memoryview(bytearray(_BUFFER_BYTES)), 0
+    while count := parcel.readinto(buffer):
+        write_all(descriptor, buffer[:count])
+        count_bytes += count
+    return count_bytes
+
+
+def write_all(descriptor: int, block: memoryview) -> None:
+    """Write a block to a file descriptor, however many calls that takes."""
+    while block:
+        block = block[os.write(descriptor, block) :]
