@@ -86,7 +86,8 @@ class Progress:
 
     def __init__(self, start: int, metadata: str = "") -> None:
         known = _decode(start, metadata)
-        self.was_clean = known is not None and known.clean  # did the last owner end in good order?
+        # Did the last owner end in good order? Where nothing was ever committed, nobody has worked yet.
+        self.was_clean = not metadata or (known is not None and known.clean)
         self._floor = start
         self._position = start
         self._runs: list[Run] = known.runs if known else []
