@@ -480,9 +480,9 @@ def _without_links(environ: Mapping[str, str], is_server: Callable[[str], bool])
                 continue
             if rest == "PORT" and _URL_OF_LINK.match(value):
                 return True
-            if re.fullmatch(r"SERVICE_(HOST|PORT(_.+)?)", rest) and not is_server(alias + "_SERVICE"):
+            if rest in {"SERVICE_HOST", "SERVICE_PORT"} and not is_server(alias + "_SERVICE"):
                 return True
-            if re.fullmatch(r"PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?|ENV_.+", rest):
+            if re.fullmatch(r"SERVICE_PORT_.+|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?|ENV_.+", rest):
                 return True
             if rest == "NAME" and value.startswith("/"):
                 return True
