@@ -28,10 +28,10 @@ if ! download; then
         echo "fetch-vsftpd: apt has no list of packages; run as root: apt-get update" >&2
         exit 3
     fi
-    apt-get -q update >apt.log 2>&1 && download || {
+    if ! apt-get -q update >apt.log 2>&1 || ! download; then
         cat apt.log >&2
         exit 1
-    }
+    fi
 fi
 for package in *.deb; do
     dpkg-deb -x "$package" root

