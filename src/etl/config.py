@@ -720,7 +720,10 @@ class ConfigLoader:
         own = {name: _unquoted(value) for name, value in own.items()}
         values = _merged((in_file, own, overrides or {}))
 
-        importlib.import_module("etl.transfer")  # the built-in protocols and those of entry points register
+        try:
+            importlib.import_module("etl.transfer")  # the built-in protocols and those of entry points register
+        except SettingsError as error:
+            problems["etl.transfers"] = str(error)
         validation = _Validation(values)
         _load_plugins(validation)
         self.settings: Settings = validation.settings()

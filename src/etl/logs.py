@@ -127,19 +127,23 @@ class _Output:
             fields["exception"] = trace
         fields = {"event": fields.pop("event", ""), **fields}
         try:
-            body = {
-                f"{name}_" if name in head else self.redactor.text(name): self.redactor.value(value)
-                for name, value in fields.items()
-            }
+            body = {self._key(name): self.redactor.value(value) for name, value in fields.items()}
             line = self._render({**head, **body})
         except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything
             line = self._render({**head, "event": "log line failed", "why": type(error).__name__})
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        line = line.encode(encoding, "backslashreplace").decode(encoding)
+        try:
+            line.encode(getattr(self._stream, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:  # an ASCII terminal, a file name that is no UTF-8: escapes that JSON has, too
+            line = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], line)
         # A closed pipe or a full disk under the log: there is nowhere to say so, and the work goes on.
         with self._lock, suppress(OSError, ValueError):
             self._stream.write(line + "\n")
             self._stream.flush()
+
+    def _key(self, name: str) -> str:
+        if name in {"time", "level"}:
+            return f"{name}_"
+        return name if name in {"event", "logger", "exception"} else self.redactor.text(name)
 
 
 class _Processor:

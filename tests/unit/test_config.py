@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import string
 from contextlib import suppress
 
@@ -31,8 +32,7 @@ FTP = {"SRC_TYPE": "ftp", "SRC_HOST": "127.0.0.1", "SRC_USER": "reader", "SRC_PA
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PROTOCOLS, "ftp", ProtocolSpec(default_port=21))
-    monkeypatch.setitem(PROTOCOLS, "local", ProtocolSpec(needs_host=False, needs_login=False))
+    importlib.import_module("etl.transfer")  # before the registry is touched: what is registered stays
     monkeypatch.setitem(
         PROTOCOLS, "vault", ProtocolSpec(default_port=4000, settings={"KEY_TYPE": "sort of key", "API_TOKEN": "secret"})
     )
@@ -447,6 +447,18 @@ def test_a_plugin_that_fails_is_one_of_the_wrong_settings(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     text = complaint(ETL_PLUGINS="broken_protocol_for_test", ETL_WORKERS="x")
     assert "ETL_PLUGINS: module 'broken_protocol_for_test' cannot be imported: RuntimeError: no such luck" in text
+    assert "ETL_WORKERS" in text
+
+
+def test_a_broken_entry_point_is_one_of_the_wrong_settings(monkeypatch):
+    """An installed package whose protocol cannot be loaded is reported beside what else is wrong."""
+
+    def broken(name: str) -> None:
+        raise SettingsError(f"entry point x of {name}s: broken")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    text = complaint(ETL_WORKERS="x")
+    assert "etl.transfers: entry point x of etl.transfers: broken" in text
     assert "ETL_WORKERS" in text
 
 

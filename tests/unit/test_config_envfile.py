@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.config import PROTOCOLS, ConfigLoader, ProtocolSpec, read_env_file
+from etl.config import ConfigLoader, read_env_file
 from etl.errors import SettingsError
 
 pytestmark = pytest.mark.unit
@@ -20,8 +20,6 @@ SERVER = "SRC_TYPE=ftp\nSRC_HOST=127.0.0.1\nSRC_USER=reader\n"
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PROTOCOLS, "ftp", ProtocolSpec(default_port=21))
-    monkeypatch.setitem(PROTOCOLS, "local", ProtocolSpec(needs_host=False, needs_login=False))
 
 
 @pytest.fixture(scope="module")

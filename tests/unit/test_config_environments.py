@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.config import PROTOCOLS, ConfigLoader, ProtocolSpec, Settings
+from etl.config import ConfigLoader, Settings
 from etl.errors import SettingsError
 
 pytestmark = pytest.mark.unit
@@ -103,8 +103,6 @@ SERVER = {"SRC_FTP_TYPE": "ftp", "SRC_FTP_HOST": "src-ftp", "SRC_FTP_USER": "u",
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PROTOCOLS, "ftp", ProtocolSpec(default_port=21))
-    monkeypatch.setitem(PROTOCOLS, "local", ProtocolSpec(needs_host=False, needs_login=False))
 
 
 @pytest.mark.parametrize("environ", ENVIRONMENTS.values(), ids=ENVIRONMENTS.keys())
