@@ -82,8 +82,8 @@ class Dispatcher:
         source = self._pools.server(task.job.source.hostname)
         destination = self._pools.server(task.job.destination.hostname)
         self._pools.check(source, destination)
-        path = posixpath.normpath(posixpath.join(destination.base_path, task.job.destination.path.lstrip("/")))
-        place = (self._pools.key(destination), path)
+        below = f"/{destination.base_path}/{task.job.destination.path}"
+        place = (self._pools.key(destination), posixpath.normpath(below.lstrip("/")))
         with self._lock:
             now = self._clock()
             entry = Entry(
@@ -271,27 +271,48 @@ class Dispatcher:
             entry = heapq.heappop(self._delayed)[2]
             if entry.state is State.DELAYED and entry.due <= now:
                 self._admit(entry, now)
+        full: set[Server] = set()
+        claimed: set[Server] = set()
         beyond_share: list[Queue] = []
+        refused: list[Queue] = []  # a server of theirs is full
         held_up: list[Queue] = []  # would run if connects were not under way: they wait for their share of lanes
         for queue in self._turns.values():
             if not all(self._is_open_to_jobs(server, now) for server in queue.servers):
                 continue
-            if any(server.lanes >= self._share for server in queue.servers):
-                beyond_share.append(queue)
-            elif (taken := self._release(queue, now)) is not None:
-                return taken
+            if not claimed.isdisjoint(queue.servers):
+                continue
+            if full.isdisjoint(queue.servers):
+                if any(server.lanes >= self._share for server in queue.servers):
+                    beyond_share.append(queue)
+                    continue
+                if (taken := self._release(queue, now)) is not None:
+                    for other in refused:
+                        queue.overtake(other)
+                    return taken
+                full |= self._full_of(queue)
+            if full.isdisjoint(queue.servers):
+                held_up.append(queue)
             else:
-                entry = queue.head()
-                if self._pools.soon(entry.source, entry.destination):
-                    held_up.append(queue)
+                refused.append(queue)
+                claimed |= queue.claim(full, now)
         # Nobody within its share can go now. More than the share goes to those whose lanes nobody else waits for.
         for queue in beyond_share:
+            if not claimed.isdisjoint(queue.servers):
+                continue
             greedy = [server for server in queue.servers if server.lanes >= self._share]
             if any(server not in other.servers for server in greedy for other in held_up):
                 continue
             if (taken := self._release(queue, now)) is not None:
+                for other in refused:
+                    queue.overtake(other)
                 return taken
         return None
+
+    def _full_of(self, queue: Queue) -> set[Server]:
+        """Return which servers of a refused queue have no room; none: too many connects are under way."""
+        entry = queue.head()
+        sides = (entry.source, entry.destination)
+        return {self._server(side) for side in sides if not self._pools.room(side)}
 
     def _is_open_to_jobs(self, server: Server, now: float) -> bool:
         return server.breaker.closed or (server.breaker.admits(now) and server.lanes == 0)
@@ -306,6 +327,7 @@ class Dispatcher:
         self._unready(entry)
         entry.state = State.RUNNING
         del queue.waiting[entry.number]
+        queue.forget_claims()
         if not queue.running:
             queue.rate.begin(now)
         queue.running += 1

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is set aside
 QUIET_SECONDS = 10.0  # without a finished job for so long, a rate of the past says nothing
+OVERTAKEN = 8  # how often, at each of its servers, before a queue keeps a place there
+CLAIM_SECONDS = 2.0  # how long a place is kept empty for a queue whose other server is full
 RATE_SECONDS = 20.0  # the time constant of a queue's rate
 
 
@@ -93,6 +95,9 @@ class Queue:
     waiting: dict[int, Entry] = field(default_factory=dict)  # ready, following and delayed, by their number
     running: int = 0
     rate: Rate = field(default_factory=Rate)
+    overtaken: dict[Server, int] = field(default_factory=dict)  # since it was refused first
+    claims: set[Server] = field(default_factory=set)
+    kept_since: float | None = None  # since when a claimed place is kept empty
 
     def push(self, entry: Entry) -> None:
         """Make a job ready."""
@@ -108,6 +113,34 @@ class Queue:
         while self.heap[0][2].state is not State.READY:
             heapq.heappop(self.heap)
         return self.heap[0][2]
+
+    def overtake(self, other: Queue) -> None:
+        """Note that this queue was served while `other`, before it in turn, found one of its servers full."""
+        for server in self.servers:
+            if server in other.servers:
+                other.overtaken[server] = other.overtaken.get(server, 0) + 1
+
+    def claim(self, full: set[Server], now: float) -> set[Server]:
+        """Return the servers whose next free place is this queue's, as it was refused again.
+
+        Two servers with few sessions are hardly ever free in the same instant while others use both. A queue that was
+        overtaken often at both (so both move) claims the one that is full now, then the other. No place is kept empty
+        for long: the other server may be stuck.
+        """
+        if any(self.overtaken.get(server, 0) < OVERTAKEN for server in self.servers):
+            return self.claims
+        self.claims |= full.intersection(self.servers)
+        if self.claims - full:
+            self.kept_since = now if self.kept_since is None else self.kept_since
+            if now - self.kept_since > CLAIM_SECONDS:
+                self.forget_claims()
+        return self.claims
+
+    def forget_claims(self) -> None:
+        """Begin anew: it was served, or claiming did not help."""
+        self.overtaken.clear()
+        self.claims.clear()
+        self.kept_since = None
 
     def outlook(self, now: float) -> tuple[float, float]:
         """Return how many seconds the queue will take, and how long to set aside what is too much.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from etl.transfer.lease import Lease
 
 TAKE_SECONDS = 1.0  # how long a lane waits for work before it looks whether it should end
+PAUSE_SECONDS = 0.01  # after it got none: a dispatcher that was stopped answers at once
 
 log = structlog.get_logger(__name__)
 
@@ -110,10 +111,10 @@ class Lanes:
         self._transfer_timeout = transfer_timeout
         self._clock = clock
         self._on_bug = on_bug
-        self._lock = threading.Lock()  # guards _flights and _stopping
+        self._lock = threading.Lock()  # guards _flights; _ending is set under it, so that none starts afterwards
         self._landed = threading.Condition(self._lock)
         self._flights: dict[str, Flight] = {}
-        self._stopping = False
+        self._ending = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"lane-{number:02d}", daemon=True) for number in range(count)
         ]
@@ -144,7 +145,7 @@ class Lanes:
     def drain(self, deadline: float) -> bool:
         """Start nothing more; wait for what runs until `deadline` (of the clock). Return whether all ended."""
         with self._landed:
-            self._stopping = True
+            self._ending.set()
             return self._landed.wait_for(lambda: not self._flights, max(0.0, deadline - self._clock()))
 
     def stop(self, timeout: float) -> bool:
@@ -153,7 +154,7 @@ class Lanes:
         A lane that waits for work ends within a second, sooner when the dispatcher was stopped first.
         """
         with self._lock:
-            self._stopping = True
+            self._ending.set()
         end = time.monotonic() + timeout
         for thread in self._threads:
             if thread.ident is not None:
@@ -168,29 +169,27 @@ class Lanes:
                 memory.append(memoryview(bytearray(self._buffer_bytes)))
             return memory[0]
 
-        while not self._is_stopping():
+        while not self._ending.is_set():
             try:
                 taken = self._work.take(TAKE_SECONDS)
             except Exception:  # a bug in the dispatcher must not silently cost a lane
                 log.exception("lane could not take a job")
-                time.sleep(TAKE_SECONDS)
+                self._ending.wait(TAKE_SECONDS)
                 continue
-            if taken is not None:
+            if taken is None:
+                self._ending.wait(PAUSE_SECONDS)
+            else:
                 self._fly(*taken, buffer)
-
-    def _is_stopping(self) -> bool:
-        with self._lock:
-            return self._stopping
 
     def _fly(self, task: Task, lease: Lease, buffer: Callable[[], memoryview]) -> None:
         name = threading.current_thread().name
         now = self._clock()
         flight = Flight(task, lease, now, self._deadline(task, now), buffer)
         with self._lock:
-            stopping = self._stopping
-            if not stopping:
+            ending = self._ending.is_set()
+            if not ending:
                 self._flights[name] = flight
-        if stopping:  # taken in the instant of the stop: back in its queue, where it ends with the process
+        if ending:  # taken in the instant of the stop: back in its queue, where it ends with the process
             lease.release(clean=True)
             self._work.later(task, 0.0)
             self._work.finish(task)

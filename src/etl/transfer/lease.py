@@ -149,6 +149,9 @@ class Lease:
             self._discard(place)
         if place.held is None:
             self._connect(place, tidy=True)
+        elif place.held.server is not place.server:
+            place.held.session.adopt(place.server)
+            place.held.server = place.server
         if place.dials:
             keeper.dialled(place)
         self._require_not_aborted()

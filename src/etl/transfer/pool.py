@@ -3,7 +3,7 @@
     Pools(config_lookup, settings, clock=time.monotonic, create=create_session, on_release=None)
     .server(name) -> ServerConfig   .key(server) -> pool key   .know(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
-    .soon(source, destination) -> bool   .connected(server) -> int   .litter(server, path)
+    .room(server) -> int   .connected(server) -> int   .litter(server, path)
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .shared  .release(clean)  .abort()  .aborted
 
@@ -22,7 +22,7 @@ import structlog
 from etl.errors import SettingsError
 from etl.transfer.base import Session, TransferFactory
 from etl.transfer.lease import Lease, disconnect, is_alive
-from etl.transfer.shelf import Ages, Shelf, alike
+from etl.transfer.shelf import Ages, Shelf, fits, same_view
 from etl.transfer.staged import Staged
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Pools:
         with self._lock:
             shelf = self._shelf(source)
             is_alone = shelf is self._shelf(destination) and shelf.limit < 2
-        if is_alone and not alike(source, destination):
+        if is_alone and not _can_share(source, destination):
             raise SettingsError(
                 f"{source.hostname} and {destination.hostname} are one server with different settings: "
                 f"a job between them needs MAX_CONNECTIONS of at least 2",
@@ -108,7 +108,7 @@ class Pools:
             shelf = self._shelf(source)
             other = None if destination is None else self._shelf(destination)
             shared = other is shelf and shelf.room(now) == 1
-            if shared and destination is not None and not alike(source, destination):
+            if shared and destination is not None and not _can_share(source, destination):
                 return None
             first = shelf.pick(source, now)
             if first is None:
@@ -123,11 +123,11 @@ class Pools:
             self._leases.add(lease)
             return lease
 
-    def soon(self, source: ServerConfig, destination: ServerConfig) -> bool:
-        """Is there room for both sides, so that a refusal only means that connects are under way?"""
+    def room(self, server: ServerConfig) -> int:
+        """Return how many sessions of a server could be had now, were there no limit on connects under way."""
         now = self.now()
         with self._lock:
-            return not self._closing and all(self._shelf(side).room(now) > 0 for side in (source, destination))
+            return 0 if self._closing else max(0, self._shelf(server).room(now))
 
     def connected(self, server: ServerConfig) -> int:
         """Return how many sessions with a server are open."""
@@ -328,6 +328,11 @@ class Pools:
             except queue.Empty:
                 return
             self._close(shelf, held)
+
+
+def _can_share(source: ServerConfig, destination: ServerConfig) -> bool:
+    """Can one session be both sides of a job at once?"""
+    return fits(source, destination) and same_view(source, destination)
 
 
 def _join(threads: list[threading.Thread], end: float) -> bool:

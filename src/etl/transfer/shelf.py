@@ -6,7 +6,7 @@ Guarded by the lock of `pool.Pools`, which owns one shelf per server. Knows noth
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Shelf:
         for held in reversed(self.idle):
             is_fresh = held.is_fresh(now, self.ages)
             # One that idled longer is pinged first, and replaced when dead: that counts as a connect.
-            if (is_fresh or may_dial) and alike(held.server, server) and not held.has_expired(now, self.ages):
+            if (is_fresh or may_dial) and fits(held.server, server) and not held.has_expired(now, self.ages):
                 self.idle.remove(held)
                 place.held, place.dials = held, not is_fresh
                 break
@@ -177,12 +177,19 @@ class Shelf:
 
     def take_litter(self, server: ServerConfig) -> OrderedDict[str, Piece]:
         """Take a batch of the partial files that a session for `server` can reach."""
-        paths = [path for path, piece in self.litter.items() if alike(piece.server, server)]
+        paths = [path for path, piece in self.litter.items() if same_view(piece.server, server)]
         return OrderedDict((path, self.litter.pop(path)) for path in paths[:LITTER_BATCH])
 
 
-def alike(one: ServerConfig, other: ServerConfig) -> bool:
-    """Would a session for one name do for the other? Same password, base path, encoding, and so on."""
-    return one is other or replace(one, hostname="", max_connections=1) == replace(
-        other, hostname="", max_connections=1
+def same_view(one: ServerConfig, other: ServerConfig) -> bool:
+    """Do two names of a server mean the same file by the same path?"""
+    return (one.base_path, one.encoding, one.partial_pattern) == (
+        other.base_path,
+        other.encoding,
+        other.partial_pattern,
     )
+
+
+def fits(one: ServerConfig, other: ServerConfig) -> bool:
+    """Would a session of one name do for the other, once it adopted it? Not with another password or other options."""
+    return one is other or (one.password, one.passive, one.options) == (other.password, other.passive, other.options)

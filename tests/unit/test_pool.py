@@ -1,0 +1,541 @@
+"""The pools: pairs in one step, reuse of clean sessions only, limits, the reaper and the end."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pretend
+import pytest
+import structlog
+from pretend import Clock, PretendSession, World
+
+from etl import errors
+from etl.transfer.lease import Lease
+from etl.transfer.pool import Pools, create_session
+from etl.transfer.shelf import LITTER_LIMIT
+
+pytestmark = pytest.mark.unit
+
+
+@contextmanager
+def pools_of(world: World, clock: Clock | None = None, **settings: float) -> Iterator[Pools]:
+    pools = Pools(world.config, pretend.settings(**settings), clock or Clock(), world.create)
+    try:
+        yield pools
+    finally:
+        assert pools.close(timeout=5.0)
+
+
+def lease(pools: Pools, source: str = "A", destination: str | None = "B") -> Lease:
+    taken = pools.reserve(pools.server(source), None if destination is None else pools.server(destination))
+    assert taken is not None
+    taken.open()
+    return taken
+
+
+def refused(pools: Pools, source: str = "A", destination: str | None = "B") -> bool:
+    taken = pools.reserve(pools.server(source), None if destination is None else pools.server(destination))
+    if taken is not None:
+        taken.release(clean=True)
+    return taken is None
+
+
+def test_a_lease_has_one_session_per_side() -> None:
+    with pools_of(World(A=1, B=1)) as pools:
+        taken = lease(pools)
+        assert (taken.source.server.hostname, taken.destination.server.hostname) == ("A", "B")
+        assert not taken.shared
+        taken.release(clean=True)
+
+
+def test_a_clean_session_is_reused_and_the_last_used_comes_first() -> None:
+    world, clock = World(A=3), Clock()
+    with pools_of(world, clock) as pools:
+        first, second = lease(pools, "A", None), lease(pools, "A", None)
+        sessions = first.source, second.source
+        second.release(clean=True)
+        clock.pass_(1)
+        first.release(clean=True)
+        again = lease(pools, "A", None)
+        assert again.source is sessions[0]
+        assert lease(pools, "A", None).source is sessions[1]
+        assert world["A"].connects == 2
+
+
+def test_a_session_that_saw_an_error_never_returns_to_the_pool() -> None:
+    world = World(A=1, B=1)
+    with pools_of(world) as pools:
+        taken = lease(pools)
+        source, destination = taken.source, taken.destination
+        taken.release(clean=(True, False))
+        again = lease(pools)
+        assert again.source is source
+        assert again.destination is not destination
+        assert isinstance(destination, PretendSession)
+        assert not destination.is_open
+        assert destination.aborted.is_set()  # no farewell to a session in an unknown state
+        again.release(clean=True)
+
+
+def test_a_full_pool_refuses_and_takes_nothing_of_the_other_side() -> None:
+    with pools_of(World(A=1, B=2)) as pools:
+        taken = lease(pools)
+        assert refused(pools)
+        assert pools.stats()["B"]["taken"] == 1
+        taken.release(clean=True)
+        assert not refused(pools)
+
+
+def test_a_release_counts_once() -> None:
+    with pools_of(World(A=2, B=2)) as pools:
+        taken = lease(pools)
+        taken.release(clean=True)
+        taken.release(clean=False)
+        assert pools.stats()["A"] == {
+            "limit": 2, "limit_now": 2, "open": 1, "idle": 1, "taken": 0, "dialing": 0, "litter": 0,
+        }  # fmt: skip
+
+
+def test_names_of_one_server_share_its_pool_and_the_smallest_limit() -> None:
+    world = World(A=8)
+    world.configs["ALIAS"] = pretend.server("ALIAS", host="a", max_connections=1)
+    with pools_of(world) as pools:
+        pools.know(world.configs.values())
+        taken = lease(pools, "A", None)
+        assert refused(pools, "ALIAS", None)
+        session = taken.source
+        taken.release(clean=True)
+        again = lease(pools, "ALIAS", None)
+        assert again.source is session
+        assert again.source.server.hostname == "ALIAS"  # the session adopted the other name
+        again.release(clean=True)
+
+
+def test_names_with_another_password_take_no_foreign_session_but_its_place() -> None:
+    world = World(A=1)
+    world.configs["OTHER"] = pretend.server("OTHER", host="a", password="x", max_connections=1)
+    with pools_of(world) as pools:
+        lease(pools, "A", None).release(clean=True)
+        taken = lease(pools, "OTHER", None)
+        assert world["A"].connects == 2
+        assert world["A"].peak == 1
+        taken.release(clean=True)
+
+
+def test_local_base_paths_are_servers_of_their_own() -> None:
+    one = pretend.server("ONE", host="", base_path="/one")
+    other = pretend.server("OTHER", host="", base_path="/other")
+    assert Pools.key(one) != Pools.key(other)
+
+
+def test_one_session_serves_both_sides_where_there_is_room_for_one() -> None:
+    world = World(A=1)
+    with pools_of(world) as pools:
+        taken = lease(pools, "A", "A")
+        assert taken.shared
+        assert taken.source is taken.destination
+        assert refused(pools, "A", "A")
+        taken.release(clean=True)
+        assert pools.stats()["A"]["idle"] == 1
+
+
+def test_two_sessions_serve_the_sides_of_one_server_where_there_is_room() -> None:
+    with pools_of(World(A=2)) as pools:
+        taken = lease(pools, "A", "A")
+        assert not taken.shared
+        assert taken.source is not taken.destination
+        taken.release(clean=True)
+
+
+def test_a_pair_that_could_never_have_its_sessions_is_a_wrong_setting() -> None:
+    world = World(A=1)
+    world.configs["SUB"] = pretend.server("SUB", host="a", base_path="/sub", max_connections=1)
+    with pools_of(world) as pools:
+        with pytest.raises(errors.SettingsError, match="MAX_CONNECTIONS"):
+            pools.check(world.config("A"), world.config("SUB"))
+        pools.check(world.config("A"), world.config("A"))
+        assert refused(pools, "A", "SUB")
+
+
+def test_at_most_four_connects_to_a_server_are_under_way() -> None:
+    with pools_of(World(A=8, B=8)) as pools:
+        waiting = [pools.reserve(pools.server("A")) for _ in range(5)]
+        assert [taken is not None for taken in waiting] == [True] * 4 + [False]
+        assert pools.room(pools.server("A")) == 4
+        assert not refused(pools, "B", None)
+        assert waiting[0] is not None
+        waiting[0].open()
+        assert not refused(pools, "A", None)
+        for taken in waiting:
+            if taken is not None:
+                taken.release(clean=True)
+
+
+def test_a_failed_connect_gives_both_sides_back_and_names_the_server() -> None:
+    world = World(A=1, B=1)
+    world["B"].refusal = errors.ServerUnavailable("refused")
+    with pools_of(world) as pools:
+        taken = pools.reserve(pools.server("A"), pools.server("B"))
+        assert taken is not None
+        with pytest.raises(errors.ServerUnavailable) as caught:
+            taken.open()
+        assert caught.value.server == "B"
+        assert pools.stats()["A"]["idle"] == 1
+        assert pools.stats()["B"]["taken"] == pools.stats()["B"]["dialing"] == 0
+        world["B"].refusal = None
+        lease(pools).release(clean=True)
+        assert world["A"].connects == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "becomes"),
+    [
+        (ConnectionRefusedError("no"), errors.ServerUnavailable),
+        (TimeoutError("slow"), errors.ServerUnavailable),
+        (PermissionError("login"), errors.AuthenticationFailed),
+        (errors.AuthenticationFailed("login"), errors.AuthenticationFailed),
+        (ValueError("a bug"), ValueError),
+    ],
+)
+def test_what_a_users_class_raises_on_connect_becomes_one_of_our_errors(
+    raised: Exception, becomes: type[Exception]
+) -> None:
+    world = World(A=1)
+    world["A"].refusal = raised
+    with pools_of(world) as pools:
+        taken = pools.reserve(pools.server("A"))
+        assert taken is not None
+        with pytest.raises(becomes):
+            taken.open()
+
+
+def test_too_many_connections_shrinks_the_pool_to_what_is_open_for_a_minute() -> None:
+    world, clock = World(A=8), Clock()
+    with pools_of(world, clock) as pools:
+        kept = [lease(pools, "A", None), lease(pools, "A", None)]
+        world["A"].refusal = errors.ServerBusy("421 too many")
+        unlucky = pools.reserve(pools.server("A"))
+        assert unlucky is not None
+        with pytest.raises(errors.ServerBusy):
+            unlucky.open()
+        assert refused(pools, "A", None)
+        kept.pop().release(clean=True)
+        assert not refused(pools, "A", None)
+        clock.pass_(61)
+        assert pools.stats()["A"]["limit_now"] == 8
+        kept.pop().release(clean=True)
+
+
+def test_a_pool_never_shrinks_below_one() -> None:
+    world = World(A=8)
+    world["A"].refusal = errors.ServerBusy("421 too many")
+    with pools_of(world) as pools:
+        taken = pools.reserve(pools.server("A"))
+        assert taken is not None
+        with pytest.raises(errors.ServerBusy):
+            taken.open()
+        assert pools.stats()["A"]["limit_now"] == 1
+        assert not refused(pools, "A", None)
+
+
+def test_a_session_that_idled_is_pinged_before_it_is_used() -> None:
+    world, clock = World(A=1), Clock()
+    with pools_of(world, clock, ping_interval_seconds=20.0, idle_timeout_seconds=60.0) as pools:
+        lease(pools, "A", None).release(clean=True)
+        session = world["A"].sessions[0]
+        clock.pass_(19)
+        lease(pools, "A", None).release(clean=True)
+        assert session.pings == 0
+        clock.pass_(20)
+        taken = lease(pools, "A", None)
+        assert taken.source is session
+        assert session.pings == 1
+        taken.release(clean=True)
+
+
+def test_a_session_found_dead_is_replaced_for_the_same_job() -> None:
+    world, clock = World(A=1), Clock()
+    with pools_of(world, clock) as pools:
+        lease(pools, "A", None).release(clean=True)
+        clock.pass_(30)
+        world["A"].deaf = True
+        taken = lease(pools, "A", None)
+        assert taken.source is world["A"].sessions[1]
+        assert world["A"].peak == 1
+        taken.release(clean=True)
+
+
+def test_a_session_past_its_lifetime_is_not_kept() -> None:
+    world, clock = World(A=1), Clock()
+    with pools_of(world, clock, session_lifetime_seconds=100.0) as pools:
+        taken = lease(pools, "A", None)
+        clock.pass_(101)
+        taken.release(clean=True)
+        assert world["A"].open == 0
+        assert not world["A"].sessions[0].aborted.is_set()  # a polite farewell
+
+
+def test_an_expired_session_is_replaced_not_used() -> None:
+    world, clock = World(A=1), Clock()
+    with pools_of(world, clock, idle_timeout_seconds=60.0) as pools:
+        lease(pools, "A", None).release(clean=True)
+        clock.pass_(61)
+        taken = lease(pools, "A", None)
+        assert taken.source is world["A"].sessions[1]
+        assert world["A"].peak == 1
+        taken.release(clean=True)
+
+
+def test_the_reaper_pings_idle_sessions_and_closes_expired_ones() -> None:
+    world, clock = World(A=2), Clock()
+    with pools_of(world, clock, ping_interval_seconds=20.0, idle_timeout_seconds=60.0) as pools:
+        both = [lease(pools, "A", None), lease(pools, "A", None)]
+        for taken in both:
+            taken.release(clean=True)
+        clock.pass_(20)
+        pools.reap()
+        assert [session.pings for session in world["A"].sessions] == [1, 1]
+        pools.reap()
+        assert [session.pings for session in world["A"].sessions] == [1, 1]
+        clock.pass_(41)
+        pools.reap()
+        assert world["A"].open == 0
+        assert pools.stats()["A"]["open"] == 0
+
+
+def test_the_reaper_closes_all_due_sessions_of_a_server_after_one_unanswered_ping() -> None:
+    world, clock = World(A=3), Clock()
+    with pools_of(world, clock) as pools:
+        for taken in [lease(pools, "A", None) for _ in range(3)]:
+            taken.release(clean=True)
+        clock.pass_(30)
+        world["A"].deaf = True
+        pools.reap()
+        assert sum(session.pings for session in world["A"].sessions) == 1
+        assert world["A"].open == pools.stats()["A"]["taken"] == 0
+
+
+def test_an_abort_reaches_the_session_and_keeps_it_out_of_the_pool() -> None:
+    world = World(A=1)
+    with pools_of(world) as pools:
+        taken = lease(pools, "A", None)
+        taken.abort()
+        taken.abort()
+        assert world["A"].sessions[0].aborted.is_set()
+        taken.release(clean=True)
+        assert pools.stats()["A"]["open"] == 0
+
+
+def test_an_abort_after_the_release_touches_nobody() -> None:
+    world = World(A=1)
+    with pools_of(world) as pools:
+        taken = lease(pools, "A", None)
+        taken.release(clean=True)
+        taken.abort()
+        assert not world["A"].sessions[0].aborted.is_set()
+        assert not taken.aborted
+
+
+def test_an_abort_ends_a_connect_that_blocks() -> None:
+    world = World(A=1)
+    world["A"].gate = threading.Event()
+    with pools_of(world) as pools:
+        taken = pools.reserve(pools.server("A"))
+        assert taken is not None
+        opener = threading.Thread(target=_open_in_vain, args=(taken,), name="opener")
+        opener.start()
+        while not world["A"].dialing:
+            time.sleep(0.001)
+        taken.abort()
+        opener.join(5)
+        assert not opener.is_alive()
+        assert pools.stats()["A"]["taken"] == 0
+
+
+def _open_in_vain(taken: Lease) -> None:
+    with pytest.raises(errors.EtlError):
+        taken.open()
+
+
+def test_a_lease_aborted_before_it_was_open_does_not_open() -> None:
+    world = World(A=1)
+    with pools_of(world) as pools:
+        taken = pools.reserve(pools.server("A"))
+        assert taken is not None
+        taken.abort()
+        with pytest.raises(errors.ConnectionLost):
+            taken.open()
+        assert world["A"].connects == 0
+        assert pools.stats()["A"]["taken"] == pools.stats()["A"]["dialing"] == 0
+
+
+def test_the_sessions_of_a_lease_that_is_not_open_cannot_be_asked_for() -> None:
+    with pools_of(World(A=1)) as pools:
+        taken = pools.reserve(pools.server("A"))
+        assert taken is not None
+        with pytest.raises(RuntimeError, match="not open"):
+            _ = taken.source
+        taken.release(clean=True)
+
+
+def test_a_fresh_session_removes_remembered_partial_files() -> None:
+    world = World(A=1, B=1)
+    with pools_of(world) as pools:
+        lease(pools).release(clean=True)
+        pools.litter(world.config("B"), "/out/.etl-1.part")
+        pools.litter(world.config("B"), "/out/.etl-2.part")
+        lease(pools).release(clean=(True, False))
+        assert world["B"].removed == []  # a reused session has other work
+        lease(pools).release(clean=True)
+        assert world["B"].removed == ["/out/.etl-1.part", "/out/.etl-2.part"]
+        assert pools.stats()["B"]["litter"] == 0
+
+
+def test_a_partial_file_that_cannot_be_removed_costs_a_session_not_the_job() -> None:
+    world = World(A=1)
+    world["A"].stubborn.add("/bad")
+    with pools_of(world) as pools:
+        pools.litter(world.config("A"), "/bad")
+        pools.litter(world.config("A"), "/good")
+        for _ in range(4):
+            taken = lease(pools, "A", None)
+            assert not taken.source.aborted.is_set()  # type: ignore[attr-defined]  # a PretendSession
+            taken.release(clean=False)
+        assert world["A"].removed == ["/good"]
+        assert pools.stats()["A"]["litter"] == 0  # given up after a few tries
+        assert world["A"].peak == 1
+
+
+def test_the_memory_of_partial_files_is_bounded() -> None:
+    world = World(A=1)
+    with pools_of(world) as pools:
+        for number in range(LITTER_LIMIT + 5):
+            pools.litter(world.config("A"), f"/{number}")
+        assert pools.stats()["A"]["litter"] == LITTER_LIMIT
+
+
+def test_whoever_waits_is_told_of_every_release_and_every_finished_connect() -> None:
+    world = World(A=1)
+    with pools_of(world) as pools:
+        told: list[int] = []
+        pools.on_release = lambda: told.append(world["A"].open)
+        taken = lease(pools, "A", None)
+        assert told == [1]
+        taken.release(clean=False)
+        assert told == [1, 0]  # after the session was closed: its place is really free
+
+
+def test_close_resets_leases_closes_idle_sessions_and_ends_the_reaper() -> None:
+    world = World(A=2, B=2)
+    pools = Pools(world.config, pretend.settings(), time.monotonic, world.create)
+    pools.start()
+    taken, other = lease(pools), lease(pools)
+    other.release(clean=True)
+    assert pools.close(timeout=5.0)
+    assert world["A"].open == world["B"].open == 1
+    assert world["A"].sessions[0].aborted.is_set()
+    assert refused(pools)
+    taken.release(clean=True)
+    assert world["A"].open == world["B"].open == 0
+
+
+def test_close_resets_a_session_whose_farewell_blocks() -> None:
+    class Clinging(PretendSession):
+        def disconnect(self) -> None:
+            self.aborted.wait(5)
+            super().disconnect()
+
+    world = World(A=1)
+    pools = Pools(world.config, pretend.settings(), create=lambda config, limits: Clinging(config, limits, world["A"]))
+    lease(pools, "A", None).release(clean=True)
+    started = time.monotonic()
+    assert pools.close(timeout=0.1)
+    assert time.monotonic() - started < 2
+    assert world["A"].open == 0
+
+
+def test_a_session_that_cannot_even_be_closed_keeps_no_place() -> None:
+    class Broken(PretendSession):
+        def disconnect(self) -> None:
+            super().disconnect()
+            raise RuntimeError("a bug in a user's class")
+
+    world = World(A=1)
+    pools = Pools(world.config, pretend.settings(), create=lambda config, limits: Broken(config, limits, world["A"]))
+    lease(pools, "A", None).release(clean=False)
+    assert not refused(pools, "A", None)
+    assert pools.close()
+
+
+def test_the_reaper_thread_does_its_rounds_and_survives_a_bug() -> None:
+    world = World(A=1)
+    rounds = threading.Semaphore(0)
+
+    class Counted(PretendSession):
+        def ping(self) -> None:
+            rounds.release()
+
+    pools = Pools(
+        world.config,
+        pretend.settings(ping_interval_seconds=0.001, idle_timeout_seconds=100.0),
+        time.monotonic,
+        lambda config, limits: Counted(config, limits, world["A"]),
+    )
+    lease(pools, "A", None).release(clean=True)
+    pools.on_release = _broken
+    with structlog.testing.capture_logs() as logs:
+        pools.start()
+        assert rounds.acquire(timeout=5)
+        assert rounds.acquire(timeout=5)
+        pools.on_release = None
+        assert pools.close()
+    assert logs[0]["event"] == "reaper failed"
+
+
+def _broken() -> None:
+    raise RuntimeError("a bug")
+
+
+def test_a_users_four_methods_are_wrapped_and_an_unknown_type_is_an_error() -> None:
+    with pytest.raises(errors.UnknownType):
+        create_session(pretend.server("A", type="nobody-registered-this"), pretend.settings().transfer)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_to_b_and_b_to_a_and_a_to_a_at_once_never_deadlock(limit: int) -> None:
+    """With one connection per server: every lane gets its pair in one step, so nobody waits holding one."""
+    world = World(A=limit, B=limit)
+    pools = Pools(world.config, pretend.settings(), create=world.create)
+    freed = threading.Condition()
+    done: list[str] = []
+
+    def tell() -> None:
+        with freed:
+            freed.notify_all()
+
+    pools.on_release = tell
+
+    def lane(source: str, destination: str) -> None:
+        for count in range(40):
+            end = time.monotonic() + 20
+            while (taken := pools.reserve(pools.server(source), pools.server(destination))) is None:
+                assert time.monotonic() < end, "starved"
+                with freed:
+                    freed.wait(0.01)
+            taken.open()
+            time.sleep(0)
+            taken.release(clean=count % 7 != 0)
+        done.append(source + destination)
+
+    pairs = [("A", "B"), ("B", "A"), ("A", "A")] * 2
+    threads = [threading.Thread(target=lane, args=pair, name=f"lane-{pair}") for pair in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(done) == sorted(source + destination for source, destination in pairs)
+    assert world["A"].peak <= limit
+    assert world["B"].peak <= limit
+    assert pools.close()
+    assert world["A"].open == world["B"].open == 0
