@@ -22,9 +22,7 @@ FLAT = {"task_id": "t1", "src_id": "SRC", "src_path": "/in/a.tif", "dst_id": "DS
 
 letters = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/")
 names = st.text(letters, min_size=1, max_size=20).filter(lambda name: name not in (".", ".."))
-paths = st.builds(
-    lambda root, parts: root + "/".join(parts), st.sampled_from(["", "/"]), st.lists(names, min_size=1)
-)
+paths = st.builds(lambda root, parts: root + "/".join(parts), st.sampled_from(["", "/"]), st.lists(names, min_size=1))
 labels = st.text(letters, min_size=1, max_size=40).filter(lambda text: text.strip())
 sources = st.builds(Endpoint, hostname=labels.map(lambda name: "S" + name), path=paths)
 destinations = st.builds(Endpoint, hostname=labels.map(lambda name: "D" + name), path=paths)
@@ -103,9 +101,7 @@ def test_no_bytes_make_anything_but_a_job_or_an_invalid_message(raw: bytes) -> N
 
 @given(
     st.dictionaries(
-        st.sampled_from(
-            [*NESTED, *FLAT, "job_id", "options", "priority", "metadata", "message_version", "flat"]
-        ),
+        st.sampled_from([*NESTED, *FLAT, "job_id", "options", "priority", "metadata", "message_version", "flat"]),
         json_values | st.just(NESTED["source"]) | st.just({"overwrite": "skip"}),
     )
 )
@@ -126,9 +122,7 @@ def test_a_missing_empty_or_wrong_field_of_an_endpoint_is_named(field: str, part
     """Claim: the error says which field it was, in the words of the form that came in."""
     endpoint = {**NESTED[field]}
     flat = {**FLAT}
-    flat_name = (
-        f"{field[:3].replace('sou', 'src').replace('des', 'dst')}_{'id' if part == 'hostname' else 'path'}"
-    )
+    flat_name = f"{field[:3].replace('sou', 'src').replace('des', 'dst')}_{'id' if part == 'hostname' else 'path'}"
     if value is ...:
         del endpoint[part], flat[flat_name]
     else:
@@ -209,9 +203,7 @@ def test_what_is_no_plain_json_object_is_refused(text: bytes | None, named: str)
         FileTransferJob.from_json(text)
 
 
-@pytest.mark.parametrize(
-    "data", [{1: 2}, {"metadata": {"a": {1, 2}}}, {"metadata": {"a": float("nan")}}, [], None]
-)
+@pytest.mark.parametrize("data", [{1: 2}, {"metadata": {"a": {1, 2}}}, {"metadata": {"a": float("nan")}}, [], None])
 def test_an_object_that_json_cannot_carry_is_refused(data: object) -> None:
     """Claim: from_dict raises nothing but InvalidMessage either."""
     with pytest.raises(InvalidMessage):
@@ -223,9 +215,7 @@ def test_all_faults_are_named_at_once_and_the_error_stays_short() -> None:
     with pytest.raises(InvalidMessage, match=r"prio: .*source.path: .*destination: is missing"):
         FileTransferJob.from_dict({"source": {"hostname": "A", "path": ""}, "prio": 1})
     with pytest.raises(InvalidMessage) as caught:
-        FileTransferJob.from_dict(
-            {**NESTED, **{string.ascii_letters * 1000 + str(i): i for i in range(1000)}}
-        )
+        FileTransferJob.from_dict({**NESTED, **{string.ascii_letters * 1000 + str(i): i for i in range(1000)}})
     assert len(str(caught.value)) < 5000
 
 

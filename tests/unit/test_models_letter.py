@@ -97,9 +97,7 @@ def test_a_dead_letter_of_a_job() -> None:
 
 def test_a_foreign_dead_letter_is_read_as_far_as_possible() -> None:
     """Claim: one without our extra fields gives its message as JSON; one that is none names the field."""
-    letter = DLQMessage.from_json(
-        '{"original_message":{"a": 1},"error":"x","timestamp":"2026-01-01T00:00:00Z"}'
-    )
+    letter = DLQMessage.from_json('{"original_message":{"a": 1},"error":"x","timestamp":"2026-01-01T00:00:00Z"}')
     assert letter.original_bytes() == b'{"a":1}'
     wrapped = {"original_message": {"raw_base64": "?"}, "error": "x", "timestamp": "2026-01-01T00:00:00Z"}
     assert DLQMessage.from_dict(wrapped).original_bytes() == b'{"raw_base64":"?"}'

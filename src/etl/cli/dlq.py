@@ -143,7 +143,7 @@ def replay(config: ConfigLoader, names: tuple[str, ...], filters: Filters, dry_r
     try:
         outbox.open()
         chosen = _choose(settings.bootstrap_servers, topics, filters, names)
-        if chosen and not yes and sys.stdin.isatty():
+        if chosen and not yes and _asks():
             click.confirm(f"send {terminal.plural(len(chosen), 'dead letter')} back to {topics.source}?", abort=True)
         sent = _send(outbox, topics, chosen)
     finally:
@@ -151,6 +151,11 @@ def replay(config: ConfigLoader, names: tuple[str, ...], filters: Filters, dry_r
     print(f"{terminal.plural(sent, 'dead letter')} sent back to {topics.source}")
     if names and not sent:
         sys.exit(1)
+
+
+def _asks() -> bool:
+    """Is there somebody who can answer?"""
+    return sys.stdin.isatty()
 
 
 def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Sequence[str]) -> list[Letter]:
@@ -272,6 +277,8 @@ def _print_whole(letter: Letter) -> None:
         "sent back": "yes" if letter.replayed else "no",
         "when": document.iso(message.timestamp),
         "job": letter.job_id,
+        "from": letter.shown("source") or None,
+        "to": letter.shown("destination") or None,
         "code": message.error_code,
         "error": message.error,
         "retries": message.retry_count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,8 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
         )
         level = "DEBUG" if verbose else "WARNING"
         logs.configure(config.settings.log_format, level, config.secrets, sys.stderr)
+        # The client tells every try of a broker that is down; a command says it once, when it gives up.
+        logging.getLogger("kafka").setLevel(logging.NOTSET if verbose else logging.CRITICAL)
         for warning in config.warnings:
             log.warning("setting", says=warning)
         command(config=config, **rest)

@@ -71,9 +71,7 @@ def check(data: object) -> dict[str, Any]:
 
 def write(data: object, *, ascii_only: bool = False, spaced: bool = False) -> str:
     """Return `data` as one line of JSON; compact and in plain letters unless asked otherwise."""
-    return json.dumps(
-        data, ensure_ascii=ascii_only, separators=None if spaced else (",", ":"), allow_nan=False
-    )
+    return json.dumps(data, ensure_ascii=ascii_only, separators=None if spaced else (",", ":"), allow_nan=False)
 
 
 def printable(text: str) -> str:
@@ -94,9 +92,7 @@ def read_time(value: object) -> object:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError(
-                "must be a time in ISO 8601 with its zone, such as 2026-01-31T12:00:00Z"
-            ) from None
+            raise ValueError("must be a time in ISO 8601 with its zone, such as 2026-01-31T12:00:00Z") from None
     if not isinstance(value, datetime):
         raise ValueError("must be a time in ISO 8601 with its zone, such as 2026-01-31T12:00:00Z")  # noqa: TRY004 - pydantic reports ValueError
     if value.tzinfo is None:
@@ -123,9 +119,7 @@ def _check_text(name: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidMessage(
-            f"{printable(name)}: holds half of a surrogate pair, which is no character"
-        ) from None
+        raise InvalidMessage(f"{printable(name)}: holds half of a surrogate pair, which is no character") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -64,9 +64,7 @@ class DLQMessage(BaseModel):
     original_partition: int | None = None
     original_offset: int | None = None
     attempts: Annotated[tuple[Attempt, ...], BeforeValidator(_attempt)] = ()
-    original_raw: str | None = (
-        None  # the exact text, where writing `original_message` again would not give it
-    )
+    original_raw: str | None = None  # the exact text, where writing `original_message` again would not give it
     original_sha256: str | None = None  # of the exact bytes
     original_bytes_count: int | None = None  # only in the short form
     truncated: bool = False
@@ -112,9 +110,7 @@ class DLQMessage(BaseModel):
         )
 
     @classmethod
-    def _make(
-        cls, original: bytes, error: str | BaseException, *, attempts: Sequence[Attempt], **fields: Any
-    ) -> Self:
+    def _make(cls, original: bytes, error: str | BaseException, *, attempts: Sequence[Attempt], **fields: Any) -> Self:
         message, raw = _pack(original)
         return cls(
             original_message=message,
@@ -205,9 +201,7 @@ class DLQMessage(BaseModel):
             error = short.error.encode("utf-8")[: -excess if excess < len(short.error.encode("utf-8")) else 0]
             short = short.model_copy(update={"attempts": (), "error": error.decode("utf-8", "ignore")})
         kept = start[: min(SHORT_BYTES, max(0, _room(short, limit_bytes)) // 4 * 3)]
-        return short.model_copy(
-            update={"original_message": {_BASE64: base64.b64encode(kept).decode("ascii")}}
-        )
+        return short.model_copy(update={"original_message": {_BASE64: base64.b64encode(kept).decode("ascii")}})
 
 
 def _room(letter: DLQMessage, limit_bytes: int) -> int:
