@@ -20,9 +20,9 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
-from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
+from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.task import Record
-from etl.models.wire import Batch, Message, Partition
+from etl.models.wire import Batch, Commit, Message, Partition
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +31,6 @@ TRANSACTION_TIMEOUT_SECONDS = 10.0
 REQUEST_TIMEOUT_SECONDS = 8.0
 REQUEST_TIMEOUT_MS = int(REQUEST_TIMEOUT_SECONDS * 1000)
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # what this client is willing to send; topics set their own, lower limits
-
-Offset = tuple[int, str]  # what a commit says of a partition: next offset, metadata
 
 
 class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
@@ -51,9 +49,7 @@ class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
             raise kafka_errors.KafkaTimeoutError(f"no reply to {what} within {REQUEST_TIMEOUT_SECONDS:g} s")
 
     def send_offsets_to_transaction(self, offsets: Any, group_metadata: Any) -> None:
-        self._within(
-            self._transaction_manager.send_offsets_to_transaction(offsets, group_metadata), "the offsets"
-        )
+        self._within(self._transaction_manager.send_offsets_to_transaction(offsets, group_metadata), "the offsets")
 
     def commit_transaction(self) -> None:
         self._within(self._transaction_manager.begin_commit(), "the commit")
@@ -163,6 +159,9 @@ class Intake:
                 metadata_max_age_ms=30_000,
                 fetch_max_wait_ms=100,
             )
+        with translated("topics cannot be read"):  # without them in its metadata the first assignment would be empty
+            for topic in topics:
+                self._client.partitions_for_topic(topic)
         self._client.subscribe(topics=list(topics), listener=_Listener(self))
 
     def poll(self, timeout: float) -> list[Record]:
@@ -178,8 +177,8 @@ class Intake:
             gone = [Partition(*tp) for tp in getattr(error, "args", [{}])[0] or ()]
             self.welcome(gone or self.assigned())
             return []
-        except (kafka_errors.AuthorizationError, kafka_errors.FencedInstanceIdError):
-            raise
+        except (kafka_errors.AuthorizationError, kafka_errors.FencedInstanceIdError) as error:
+            raise BrokerRefused(f"the group's coordinator refuses us: {_said(error)}") from error
         except kafka_errors.KafkaError as error:
             log.warning("poll failed", error=_said(error))
             time.sleep(min(timeout, 0.5))
@@ -193,8 +192,8 @@ class Intake:
         """Return the assigned partitions that wait for `take_over`."""
         return sorted(self._new)
 
-    def take_over(self, partition: Partition, timeout: float = 5.0) -> tuple[Offset, Truncated | None] | None:
-        """Read where the group stands in a partition and start there: ((offset, metadata), what was lost).
+    def take_over(self, partition: Partition, timeout: float = 5.0) -> tuple[Commit, Truncated | None] | None:
+        """Read where the group stands in a partition and start there: (what is committed, what was lost).
 
         None: not now (broker away, the last owner's transaction still open): call again.
         """
@@ -218,7 +217,7 @@ class Intake:
             return None
         self._new.discard(partition)
         self._member = self._client.group_metadata().member_id
-        return (offset, metadata), truncated
+        return Commit(offset, metadata), truncated
 
     def position(self, partition: Partition) -> int | None:
         """Return the offset of the next record to come, past transaction markers; None when it is not known now."""
@@ -227,6 +226,14 @@ class Intake:
             return None if state is None or state.position is None else int(state.position.offset)
         except (AttributeError, kafka_errors.KafkaError):
             return None
+
+    def behind(self, partition: Partition) -> int:
+        """Return how many offsets lie between the position and the last known end; 0 when that is not known."""
+        with contextlib.suppress(KeyError, AssertionError, kafka_errors.KafkaError):
+            end, position = self._client.highwater(ClientPartition(*partition)), self.position(partition)
+            if end is not None and position is not None:
+                return max(0, int(end) - position)
+        return 0
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Stop fetching from partitions; their positions stay."""
@@ -298,9 +305,10 @@ class Outbox:
     One thread at a time. Its `transactional_id` must be unique to a live process and the same after a restart.
     """
 
-    def __init__(self, bootstrap_servers: str, transactional_id: str) -> None:
+    def __init__(self, bootstrap_servers: str, transactional_id: str, group_id: str = "") -> None:
         self._bootstrap_servers = bootstrap_servers
         self._transactional_id = transactional_id
+        self._group_id = group_id  # whose offsets are committed
         self._producer: _Producer | None = None
 
     def open(self) -> None:
@@ -341,7 +349,7 @@ class Outbox:
         self._transact(messages, None, None)
 
     def _transact(
-        self, messages: Sequence[Message], offsets: Mapping[Partition, Offset] | None, membership: object
+        self, messages: Sequence[Message], offsets: Mapping[Partition, Commit] | None, membership: object
     ) -> None:
         try:
             self.open()
@@ -364,6 +372,9 @@ class Outbox:
             self.discard()
             raise Fenced(_said(error)) from error
         except (kafka_errors.KafkaError, OSError) as error:
+            if _is_fence(error):
+                self.discard()
+                raise Fenced(_said(error)) from error
             self._abort(producer)
             raise CommitRejected(_said(error)) from error
         try:
@@ -397,7 +408,7 @@ class Outbox:
             except (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError) as error:
                 refused[index] = error
         if refused:  # messages that share a produce request fail together: the largest is the one to shorten
-            index = max(refused, key=lambda i: len(messages[i].value))
+            index = max(refused, key=lambda i: len(messages[i].value or b""))
             raise MessageTooLarge(_said(refused[index]), index=index) from refused[index]
 
     def _abort(self, producer: _Producer) -> None:
@@ -412,16 +423,16 @@ class Outbox:
             _discard(self._producer)
             self._producer = None
 
-    def read_back(self, group_id: str, partitions: Iterable[Partition]) -> dict[Partition, Offset]:
-        """End our last transaction one way or the other, then read what the group has committed.
+    def recover(self, batch: Batch) -> dict[Partition, Commit]:
+        """End the batch's transaction one way or the other, then read what the group has committed.
 
         Raises BrokerUnavailable: not known yet, call again.
         """
         self.open()
-        tps = [ClientPartition(*partition) for partition in partitions]
+        tps = [ClientPartition(*partition) for partition in batch.offsets]
         with translated("committed offsets cannot be read"), _admin(self._bootstrap_servers) as admin:
-            found = admin.list_group_offsets({group_id: tps})[group_id]
-        return {Partition(*tp): (told.offset, told.metadata or "") for tp, told in found.items()}
+            found = admin.list_group_offsets({self._group_id: tps})[self._group_id]
+        return {Partition(*tp): Commit(told.offset, told.metadata or "") for tp, told in found.items()}
 
     def close(self, timeout: float = 3.0) -> None:
         """Close the producer in good order."""
@@ -429,6 +440,11 @@ class Outbox:
             with contextlib.suppress(kafka_errors.KafkaError, OSError):
                 self._producer.close(timeout=timeout)
             self._producer = None
+
+
+def _is_fence(error: BaseException) -> bool:
+    """Was the producer fenced? Noticed by its own thread first, the client wraps that in a plain KafkaError."""
+    return any(isinstance(part, kafka_errors.ProducerFencedError) for part in (error, *error.args))
 
 
 def _discard(producer: _Producer) -> None:
@@ -543,9 +559,7 @@ class Writer:
                 allow_auto_create_topics=False,
             )
 
-    def send(
-        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
-    ) -> Delivery:
+    def send(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Delivery:
         """Send one message; ask the returned delivery for its acknowledgement."""
         with translated(f"message to {topic} was refused"):
             return Delivery(self._producer.send(topic, value=value, key=key, headers=list(headers)))

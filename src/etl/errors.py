@@ -160,6 +160,10 @@ class BrokerUnavailable(EtlError):
     code = "CONNECTION_ERROR"
 
 
+class BrokerRefused(BrokerUnavailable):
+    """Raised when Kafka refuses us for good (no right, or another live member has our name): the process ends."""
+
+
 class CommitRejected(BrokerUnavailable):
     """Raised when a transaction was surely not committed."""
 

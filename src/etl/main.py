@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
+import time
 from types import FrameType
 
 import structlog
@@ -19,6 +19,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
 EXIT_AT_ONCE = 130
+ECHO_SECONDS = 0.2  # `timeout`, shells and supervisors may send one signal both to a process and to its group
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +32,7 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up: its settings may be the wrong ones
         return EXIT_WRONG_SETTINGS
     settings = config.settings
-    secrets = [server.password for server in config.servers.values()]
-    logs.configure(settings.log_format, settings.log_level, secrets, sys.stdout)
+    logs.configure(settings.log_format, settings.log_level, config.secrets, sys.stdout)
     for warning in config.warnings:
         log.warning("setting", says=warning)
     consumer = FileTransferConsumer(settings.topic, settings.group_id, settings.bootstrap_servers, config)
@@ -49,13 +49,15 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
 
 
 def _stop_on_signals(consumer: FileTransferConsumer) -> None:
-    asked = threading.Event()
+    asked: list[float] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        if asked.is_set():
+        now = time.monotonic()
+        if asked and now - asked[0] > ECHO_SECONDS:
             os._exit(EXIT_AT_ONCE)  # nothing is lost by it: what was not committed is repeated
-        asked.set()
-        consumer.stop(signal.Signals(number).name)
+        if not asked:
+            asked.append(now)
+            consumer.stop(signal.Signals(number).name)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)

@@ -73,9 +73,7 @@ def ensure(topics: Topics, settings: Settings, admin: Admin) -> TopicLimits:
             f"topic {topics.retry} has {retry.partitions} partitions and needs at least {len(TIERS)}, one for each "
             f"length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {2 * len(TIERS)}"
         )
-    return TopicLimits(
-        retry.partitions // len(TIERS), {name: facts.max_message_bytes for name, facts in found.items()}
-    )
+    return TopicLimits(retry.partitions // len(TIERS), {name: facts.max_message_bytes for name, facts in found.items()})
 
 
 def _wanted(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str, str]]]:

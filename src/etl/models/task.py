@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from etl.models.wire import Partition
+
 if TYPE_CHECKING:
     from etl.models.message import FileTransferJob
 
@@ -25,6 +27,24 @@ class Record:
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name, or None."""
         return next((value for key, value in reversed(self.headers) if key == name), None)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a server says of a file: `size_bytes`, and `mtime` in seconds since the epoch (UTC); None: not told."""
+
+    size_bytes: int | None
+    mtime: float | None
+
+    def same_file(self, other: Facts) -> bool:
+        """Are size and time (to the second, all that FTP can carry) known and equal?"""
+        return (
+            self.size_bytes is not None
+            and self.mtime is not None
+            and other.mtime is not None
+            and self.size_bytes == other.size_bytes
+            and int(self.mtime) == int(other.mtime)
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,16 @@ class Task:
     replays: int = 0
     published: bool = False  # the copy is under its final name and committed so; only the source action is left
     verified_by: str | None = None  # carried from publish to the result of a published job
+    facts: Facts | None = None  # the same: the source's, as it was read
+    littered: bool = False  # a partial file of this process may lie at the destination
+    incarnation: int = 0  # of the assignment in which the record was received
     sweep: bool = False  # look for partial files of earlier attempts first
-    owned: Callable[[], bool] = lambda: True  # is the partition of `record` still ours, as far as this process can know?
+    owned: Callable[[], bool] = lambda: (
+        True
+    )  # is the partition of `record` still ours, as far as this process can know?
     size_bytes: int = 0  # of the record, for the window
+
+    @property
+    def partition(self) -> Partition:
+        """The partition of the record."""
+        return Partition(self.record.topic, self.record.partition)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 from etl.config import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 from etl.errors import UnknownType
+from etl.models.task import Facts
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,24 +39,6 @@ class Settled(Generic[T_co]):
     def result(self) -> T_co:
         """Return the value."""
         return self._value
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a server says of a file: `size_bytes`, and `mtime` in seconds since the epoch (UTC); None: not told."""
-
-    size_bytes: int | None
-    mtime: float | None
-
-    def same_file(self, other: Facts) -> bool:
-        """Are size and time (to the second, all that FTP can carry) known and equal?"""
-        return (
-            self.size_bytes is not None
-            and self.mtime is not None
-            and other.mtime is not None
-            and self.size_bytes == other.size_bytes
-            and int(self.mtime) == int(other.mtime)
-        )
 
 
 @dataclass(frozen=True)
@@ -197,6 +180,10 @@ class Session(BaseTransfer):
 
     def flush(self) -> None:
         """Send what is corked, read every reply that is due."""
+
+    def adopt(self, server: ServerConfig) -> None:
+        """Serve jobs of another name with the same address: its base path, encoding and partial names from now on."""
+        self.server = server
 
 
 class TransferFactory:

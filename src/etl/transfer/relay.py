@@ -23,8 +23,9 @@ from etl.errors import (
 )
 
 if TYPE_CHECKING:
-    from etl.models.task import Origin, Task
-    from etl.transfer.base import Facts, Parcel, Promise, Session, Stored
+    from etl.config import ServerConfig
+    from etl.models.task import Facts, Origin, Task
+    from etl.transfer.base import Parcel, Promise, Session, Stored
 
 SIZE = "size"
 SIZE_AND_TIME = "size+time"
@@ -86,7 +87,8 @@ def deliver(
 ) -> Receipt:
     """Write the parcel beside its final name, prove it complete and ours, then publish it."""
     job = task.job
-    stored = destination.write(partial_path(task, destination, token), parcel, buffer)
+    task.littered = True
+    stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
     try:
         parcel.close(complete=True)
         verified_by = _compare_sizes(task, parcel.facts, stored)
@@ -96,9 +98,11 @@ def deliver(
         _require_owned(task)
     except EtlError:
         destination.remove(stored.partial)
+        task.littered = False
         raise
     mtime = parcel.facts.mtime if job.options.preserve_mtime else None
     published = destination.publish(stored, job.destination.path, mtime).result()
+    task.littered = False
     return Receipt(
         stored.sent_bytes,
         verified_by,
@@ -131,7 +135,7 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
 
 def sweep(task: Task, destination: Session, token: str) -> None:
     """Remove the partial files that earlier attempts at this job left in its folder."""
-    path = partial_path(task, destination, token)
+    path = partial_path(task, destination.server, token)
     folder, mine = str(PurePosixPath(path).parent), PurePosixPath(path).name
     before, after = destination.server.partial_pattern.split("{id}")
     for name in destination.names(folder):
@@ -140,9 +144,9 @@ def sweep(task: Task, destination: Session, token: str) -> None:
             destination.remove(f"{folder}/{name}" if folder != "." else name)
 
 
-def partial_path(task: Task, destination: Session, token: str) -> str:
+def partial_path(task: Task, server: ServerConfig, token: str) -> str:
     """Return the hidden name beside the job's final one."""
-    name = destination.server.partial_pattern.replace("{id}", partial_id(task.origin, token))
+    name = server.partial_pattern.replace("{id}", partial_id(task.origin, token))
     return str(PurePosixPath(task.job.destination.path).with_name(name))
 
 
@@ -216,9 +220,7 @@ def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:
         return NOTHING
     if stored.size_bytes is None:
         if job.options.verify == "size":
-            raise SizeMismatch(
-                f"{job.destination}: the server does not tell the size", server=job.destination.hostname
-            )
+            raise SizeMismatch(f"{job.destination}: the server does not tell the size", server=job.destination.hostname)
         return NOTHING
     if stored.size_bytes != stored.sent_bytes:
         raise SizeMismatch(
@@ -257,9 +259,7 @@ class _Spooled:
         """Nothing is open at the source."""
 
 
-def _deliver_through_spool(
-    task: Task, parcel: Parcel, session: Session, token: str, limits: Limits
-) -> Receipt:
+def _deliver_through_spool(task: Task, parcel: Parcel, session: Session, token: str, limits: Limits) -> Receipt:
     size_bytes = parcel.facts.size_bytes or 0
     if size_bytes > limits.spool_bytes:
         raise StorageFull(f"{task.job.source} has {size_bytes} bytes, the spool may take {limits.spool_bytes}")

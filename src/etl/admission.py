@@ -1,0 +1,101 @@
+"""From a record to a task: what it says, whose it is, whether it is due. What is no job is dead-lettered here.
+
+Belongs to the consumer's main thread. Knows no Kafka client.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from etl.envelopes import tier_of
+from etl.errors import EtlError
+from etl.models.message import FileTransferJob
+from etl.models.wire import Partition
+from etl.offsets import State
+from etl.outcomes import Outcome
+from etl.retry import TIERS, tier_for
+
+if TYPE_CHECKING:
+    from etl.config import ConfigLoader
+    from etl.dispatcher import Dispatcher
+    from etl.envelopes import Carried, Envelopes
+    from etl.models.task import Record, Task
+    from etl.outcomes import Ledger
+    from etl.partitions import Partitions
+    from etl.runner import Runner
+    from etl.topics import Topics
+
+
+@dataclass
+class Admission:
+    """Lets records in: each becomes a task for the dispatcher, an outcome, or waits where it is."""
+
+    topics: Topics
+    group_id: str
+    config: ConfigLoader
+    envelopes: Envelopes
+    partitions: Partitions
+    ledger: Ledger
+    dispatcher: Dispatcher
+    runner: Runner
+    clock: Callable[[], float] = time.time
+
+    def accept(self, record: Record) -> None:
+        """Take one polled record."""
+        partition = Partition(record.topic, record.partition)
+        incarnation = self.partitions.incarnation(partition)
+        if incarnation is None or self.partitions.asleep(partition):
+            return  # revoked since it was polled; or behind a record that is not due: it is polled again
+        carried = self.envelopes.read(record)
+        parked = record.topic == self.topics.retry
+        is_ours = not parked or carried.group == self.group_id
+        if parked and is_ours and (due := _due(record, carried)) > self.clock():
+            self.partitions.sleep(partition, record.offset, due)
+            return
+        try:
+            state = self.ledger.receive(partition, record.offset)
+        except KeyError:
+            return  # revoked this very moment
+        if state is State.DONE:
+            return
+        if not is_ours:
+            self.ledger.add(Outcome(partition, record.offset, incarnation))
+            return
+        self._admit(record, carried, incarnation, published=state is State.PUBLISHED)
+
+    def _admit(self, record: Record, carried: Carried, incarnation: int, *, published: bool) -> None:
+        try:
+            job = FileTransferJob.from_json(record.value)
+        except EtlError as error:
+            self.runner.refuse(record, carried, incarnation, error)
+            return
+        task = carried.task(record, job)
+        task.incarnation = incarnation
+        task.published = task.published or published
+        task.sweep = bool(task.attempts) or task.outages > 0 or self.partitions.sweeps(task.partition)
+        task.owned = lambda: self.partitions.owned(task.partition, incarnation)
+        self._offer(task, carried)
+
+    def _offer(self, task: Task, carried: Carried) -> None:
+        options, now = task.job.options, self.clock()
+        asked = options.not_before.timestamp() if isinstance(options.not_before, datetime) else now
+        remaining = max(carried.not_before or now, asked) - now
+        try:
+            self.config.get_server_config(task.job.source.hostname)
+            self.config.get_server_config(task.job.destination.hostname)
+            if tier_for(remaining) is not None:
+                self.runner.park(task, now + remaining, "not due yet")
+            else:
+                self.dispatcher.offer(task, max(0.0, remaining))
+        except EtlError as error:
+            self.runner.dead(task, error)
+
+
+def _due(record: Record, carried: Carried) -> float:
+    """Return when a record of T-retry is due where it is: its own time, or the next hop towards it."""
+    hop = record.timestamp + TIERS[tier_of(record.partition)]
+    return hop if carried.not_before is None else min(hop, carried.not_before)

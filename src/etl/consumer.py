@@ -1,0 +1,232 @@
+"""FileTransferConsumer: poll → dispatch → outcome → commit; partitions come and go; start and stop in order.
+
+The main thread owns the Kafka client and never waits for a transfer. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from etl import identity, topics
+from etl.admission import Admission
+from etl.broker import Admin, Intake, Outbox
+from etl.committer import Committer
+from etl.config import ConfigLoader
+from etl.dispatcher import Dispatcher
+from etl.envelopes import Envelopes
+from etl.errors import BrokerUnavailable, OwnershipLost
+from etl.outcomes import Ledger
+from etl.partitions import Partitions
+from etl.retry import Policy
+from etl.runner import Runner
+from etl.transfer.lane import Lanes
+from etl.transfer.pool import Pools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from etl.identity import Identity
+    from etl.models.task import Task
+    from etl.models.wire import Partition
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.1
+BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
+RESET_SECONDS = 1.0  # for lanes to end, and their partial files to be removed, once the grace time is over
+COMMIT_SECONDS = 2.0  # for the last commit
+PARKED_REPORT_SECONDS = 30.0
+
+
+class FileTransferConsumer:
+    """Takes jobs from `topic` as a member of `group_id` and transfers their files, until it is stopped.
+
+    `config` defaults to the settings of the environment and `.env`.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        group_id: str,
+        bootstrap_servers: str,
+        config: ConfigLoader | None = None,
+    ) -> None:
+        self.topic = topic
+        self.group_id = group_id
+        self.bootstrap_servers = bootstrap_servers
+        self.config = config or ConfigLoader()
+        self._stop = threading.Event()
+        self._stop_reason = ""
+        self._fatal: BaseException | None = None
+
+    def stop(self, reason: str = "stop()") -> None:
+        """Ask for the end: running transfers may finish within the grace time. Safe in a signal handler."""
+        self._stop_reason = reason
+        self._stop.set()
+
+    def start(self) -> None:
+        """Consume until `stop`; returns when everything is committed and closed.
+
+        Raises SettingsError for topics that cannot work, BrokerUnavailable when Kafka refuses us for good.
+        """
+        settings = self.config.settings
+        me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot)
+        try:
+            names = topics.Topics.of(self.topic, settings)
+            limits = self._wait_for_topics(names)
+            if limits is not None:
+                self._consume(me, names, limits)
+        finally:
+            me.release()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _wait_for_topics(self, names: topics.Topics) -> topics.TopicLimits | None:
+        admin = Admin(self.bootstrap_servers)
+        said = ""
+        while not self._stop.is_set():
+            try:
+                return topics.ensure(names, self.config.settings, admin)
+            except topics.NotAllowed:
+                raise
+            except BrokerUnavailable as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("waiting for the broker", bootstrap_servers=self.bootstrap_servers, error=said)
+                self._stop.wait(BROKER_PAUSE_SECONDS)
+        return None
+
+    def _consume(self, me: Identity, names: topics.Topics, limits: topics.TopicLimits) -> None:
+        settings = self.config.settings
+        ledger = Ledger(me.token)
+        pools = Pools(self.config.get_server_config, settings)
+        pools.know(self.config.servers.values())
+        dispatcher = Dispatcher(pools, settings)
+        envelopes = Envelopes(names, self.group_id, limits.retry_partitions_per_tier)
+        runner = Runner(
+            settings, me.name, me.token, pools, dispatcher, ledger, Policy.of(settings), envelopes, self._stop.is_set
+        )
+        lanes = Lanes(
+            dispatcher,
+            runner.run,
+            settings.workers,
+            buffer_bytes=settings.buffer_bytes,
+            transfer_timeout=settings.transfer_timeout_seconds,
+            on_bug=runner.bug,
+        )
+
+        def revoked(gone: list[Partition]) -> None:
+            taken = set(gone)
+            partitions.revoked(taken)
+            lanes.abort(lambda task: task.partition in taken, OwnershipLost("the partition was taken away"))
+            dispatcher.drop(lambda task: task.partition in taken)
+
+        intake = Intake(
+            self.bootstrap_servers,
+            self.group_id,
+            [names.source, names.retry],
+            on_revoked=revoked,
+            instance_id=me.group_instance_id if settings.instance_id_is_set else None,
+        )
+        partitions = Partitions(intake, ledger, settings.window_records)
+        admission = Admission(names, self.group_id, self.config, envelopes, partitions, ledger, dispatcher, runner)
+        outbox = Outbox(self.bootstrap_servers, me.transactional_id, self.group_id)
+        committer = Committer(
+            ledger,
+            outbox,
+            intake.membership,
+            self._fail,
+            interval_seconds=settings.commit_interval_seconds,
+            max_records=settings.commit_max_records,
+        )
+        log.info(
+            "consumer started",
+            topic=self.topic,
+            group=self.group_id,
+            worker=me.name,
+            bootstrap_servers=self.bootstrap_servers,
+            lanes=settings.workers,
+            servers=len(self.config.servers),
+        )
+        pools.start()
+        committer.start()
+        lanes.start()
+        reports = _ParkedReport(partitions, names.retry)
+        try:
+            while not self._stop.is_set():
+                partitions.take_over_new()
+                for record in intake.poll(POLL_SECONDS):
+                    admission.accept(record)
+                self._set_aside(dispatcher.overflow(), runner)
+                lanes.tick(time.monotonic())
+                partitions.steer(window_full=dispatcher.full)
+                reports.tick(time.monotonic())
+        except BrokerUnavailable as error:
+            self._fail(error)
+        finally:
+            self._shut_down(intake, partitions, dispatcher, lanes, committer, runner)
+            outbox.close()
+            pools.close()
+            log.info("consumer stopped", jobs=runner.done)
+
+    def _set_aside(self, surplus: Iterable[tuple[Task, float]], runner: Runner) -> None:
+        for task, delay in surplus:
+            runner.park(task, time.time() + delay, "server busy")
+
+    def _shut_down(
+        self,
+        intake: Intake,
+        partitions: Partitions,
+        dispatcher: Dispatcher,
+        lanes: Lanes,
+        committer: Committer,
+        runner: Runner,
+    ) -> None:
+        """End in order: nothing new in, what runs may finish, the rest is reset, one last commit, leave the group."""
+        grace = self.config.settings.shutdown_grace_seconds
+        running = len(lanes.flights())
+        log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
+        dispatcher.stop()  # what waits is not started: whoever owns the partitions next does it
+        end = time.monotonic() + grace
+        drained = False
+        while not drained and time.monotonic() < end and self._fatal is None:
+            drained = lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
+            partitions.pause_all()
+            intake.poll(0)  # stay a member, and hear of revocations
+        if not drained:
+            count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
+            log.warning("transfers reset", count=count)
+            drained = lanes.drain(time.monotonic() + RESET_SECONDS)
+        tidy = drained and not runner.untidy
+        if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
+            log.warning("last commit not confirmed: what it held is repeated")
+        committer.stop(time.monotonic() + COMMIT_SECONDS)
+        lanes.stop(RESET_SECONDS)
+        intake.close()
+
+    def _fail(self, error: BaseException) -> None:
+        self._fatal = error
+        self.stop(f"{type(error).__name__}: {error}")
+
+
+class _ParkedReport:
+    """Says now and then how much waits in T-retry, and until when."""
+
+    def __init__(self, partitions: Partitions, topic: str) -> None:
+        self._partitions = partitions
+        self._topic = topic
+        self._due = time.monotonic() + PARKED_REPORT_SECONDS
+
+    def tick(self, now: float) -> None:
+        """Report when it is time and something waits."""
+        if now < self._due:
+            return
+        self._due = now + PARKED_REPORT_SECONDS
+        count, next_due = self._partitions.parked(self._topic)
+        if count:
+            seconds = None if next_due is None else round(max(0.0, next_due - time.time()), 1)
+            log.info("jobs parked", topic=self._topic, count=count, next_due_seconds=seconds)

@@ -1,0 +1,154 @@
+"""The partitions this process holds: taken over, woken, paused. Decides which of them are fetched from.
+
+Belongs to the consumer's main thread; only `revoked` and `owned` are called from others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from etl.broker import Intake
+    from etl.models.wire import Partition
+    from etl.outcomes import Ledger
+
+log = structlog.get_logger(__name__)
+
+TAKE_OVER_SECONDS = 2.0  # spent at most on one partition before others get their turn
+
+
+@dataclass
+class _Held:
+    incarnation: int
+    to_sweep: int  # of its next jobs, how many look for partial files of a predecessor
+    waits_for: int | None = None  # offset of a record that is not due yet
+    wakes_at: float = 0.0  # wall clock
+
+
+class Partitions:
+    """What is held; `window` is how many jobs a process has at work at most, so how many a dead one may have left."""
+
+    def __init__(self, intake: Intake, ledger: Ledger, window: int, clock: Callable[[], float] = time.time) -> None:
+        self._intake = intake
+        self._ledger = ledger
+        self._window = window
+        self._clock = clock
+        self._lock = threading.Lock()  # guards _held
+        self._held: dict[Partition, _Held] = {}
+        self._paused: set[Partition] = set()
+
+    def take_over_new(self) -> None:
+        """Take over what was newly assigned: learn where it stands, and what its last owner left."""
+        for partition in self._intake.new_partitions():
+            taken = self._intake.take_over(partition, TAKE_OVER_SECONDS)
+            if taken is None:
+                continue
+            committed, truncated = taken
+            if truncated is not None:
+                log.error(
+                    "records lost: the topic no longer holds the committed offset",
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    lost=truncated.lost,
+                    goes_on_at=truncated.start,
+                )
+            incarnation = self._ledger.assign(partition, committed.offset, committed.metadata)
+            clean = self._ledger.was_clean(partition)
+            with self._lock:
+                self._held[partition] = _Held(incarnation, 0 if clean else self._window)
+            self._paused.add(partition)  # by the intake, when it was assigned
+            log.info(
+                "partition taken over",
+                topic=partition.topic,
+                partition=partition.partition,
+                offset=committed.offset,
+                clean=clean,
+            )
+
+    def revoked(self, partitions: Iterable[Partition]) -> None:
+        """Drop partitions at once. Any thread."""
+        gone = list(partitions)
+        self._ledger.revoke(gone)
+        with self._lock:
+            for partition in gone:
+                self._held.pop(partition, None)
+
+    def incarnation(self, partition: Partition) -> int | None:
+        """Return under which number a partition is held; None: it is not."""
+        with self._lock:
+            held = self._held.get(partition)
+            return None if held is None else held.incarnation
+
+    def asleep(self, partition: Partition) -> bool:
+        """Does the partition wait for the time of its next record?"""
+        with self._lock:
+            held = self._held.get(partition)
+            return held is not None and held.waits_for is not None
+
+    def owned(self, partition: Partition, incarnation: int) -> bool:
+        """Can nobody else have this partition, as far as this process can know? Any thread."""
+        return self._ledger.owns(partition, incarnation) and self._intake.is_member()
+
+    def sweeps(self, partition: Partition) -> bool:
+        """Should the next job of this partition look for partial files that its last owner may have left?"""
+        with self._lock:
+            held = self._held.get(partition)
+            if held is None or held.to_sweep <= 0:
+                return False
+            held.to_sweep -= 1
+            return True
+
+    def sleep(self, partition: Partition, offset: int, until: float) -> None:
+        """Go on with a partition at `offset`, but not before `until` (wall clock)."""
+        with self._lock:
+            held = self._held.get(partition)
+            if held is None:
+                return
+            held.waits_for, held.wakes_at = offset, until
+        self._intake.pause([partition])
+        self._paused.add(partition)
+        self._intake.seek(partition, offset)
+
+    def steer(self, *, window_full: bool) -> None:
+        """Pause and resume so that nothing comes that could not be worked on; tell the ledger how far reading is."""
+        now = self._clock()
+        with self._lock:
+            held = dict(self._held)
+            for state in held.values():
+                if state.waits_for is not None and state.wakes_at <= now:
+                    state.waits_for = None
+        wanted = {
+            partition
+            for partition, state in held.items()
+            if not window_full
+            and state.waits_for is None
+            and self._ledger.started(partition)
+            and not self._ledger.full(partition)
+        }
+        self._paused &= held.keys()
+        resumed = self._paused & wanted
+        paused = held.keys() - wanted - self._paused
+        self._intake.resume(resumed)
+        self._intake.pause(paused)
+        self._paused = set(held.keys() - wanted)
+        for partition in held:
+            if (position := self._intake.position(partition)) is not None:
+                self._ledger.moved(partition, position)
+
+    def pause_all(self) -> None:
+        """Take no more records at all."""
+        self._intake.pause(self._intake.assigned())
+
+    def parked(self, topic: str) -> tuple[int, float | None]:
+        """Return how many records of `topic` wait in the partitions held here, and when the next is due (wall clock)."""
+        with self._lock:
+            held = {p: s for p, s in self._held.items() if p.topic == topic}
+        count = sum(self._intake.behind(partition) for partition in held)
+        return count, min((s.wakes_at for s in held.values() if s.waits_for is not None), default=None)

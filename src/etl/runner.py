@@ -1,0 +1,274 @@
+"""What a lane does with a job: sessions, relay, and how the job ended, told to the ledger.
+
+Runs in the lanes' threads. Knows no Kafka client and no protocol.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from etl.errors import DeadlineExceeded, EtlError, Fate, code_of, fate_of
+from etl.models.message import TransferResult
+from etl.models.task import Attempt
+from etl.models.wire import Partition
+from etl.offsets import State
+from etl.outcomes import Outcome
+from etl.retry import Again, Dead, Park
+from etl.transfer import relay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etl.config import Settings
+    from etl.dispatcher import Dispatcher
+    from etl.envelopes import Carried, Envelopes
+    from etl.models.message import FileTransferJob
+    from etl.models.task import Record, Task
+    from etl.models.wire import Message
+    from etl.outcomes import Ledger
+    from etl.retry import Policy
+    from etl.transfer.lane import Flight
+    from etl.transfer.pool import Pools
+
+log = structlog.get_logger(__name__)
+
+ABANDONED_PAUSE_SECONDS = 1.0  # before a job is tried again whose partition is ours after all
+
+
+@dataclass
+class Runner:
+    """Runs jobs and reports their outcomes."""
+
+    settings: Settings
+    worker: str
+    token: str
+    pools: Pools
+    dispatcher: Dispatcher
+    ledger: Ledger
+    policy: Policy
+    envelopes: Envelopes
+    is_stopping: Callable[[], bool]
+    untidy: bool = False  # a partial file may be left behind somewhere
+    done: int = field(default=0)  # jobs that ended in this process; approximate: lanes count without a lock
+
+    def run(self, flight: Flight) -> None:
+        """Do one job in a lane; never raises."""
+        task, lease = flight.task, flight.lease
+        started = time.time()
+        try:
+            _require_in_time(task.job)
+            lease.open()
+            receipt = self._transfer(flight)
+        except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
+            cause = flight.cause(error)
+            self._clean_up(flight)
+            lease.release(clean=False)
+            self._tell_dispatcher(task, cause)
+            self._failed(task, cause, started)
+        else:
+            lease.release(clean=True)
+            self._tell_dispatcher(task, None)
+            self._succeeded(task, receipt, started)
+
+    def _transfer(self, flight: Flight) -> relay.Receipt:
+        task, lease = flight.task, flight.lease
+        if task.published:
+            size_bytes = relay.finish(task, lease.source, lease.destination, task.facts)
+            return relay.Receipt(size_bytes, task.verified_by or relay.NOTHING, facts=task.facts)
+        limits = relay.Limits(
+            flight.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
+        )
+        return relay.run(task, lease.source, lease.destination, self.token, limits)
+
+    # --- outcomes
+
+    def _succeeded(self, task: Task, receipt: relay.Receipt, started: float) -> None:
+        has_action = task.job.options.source_action != "keep" and not receipt.skipped and not task.published
+        task.verified_by = receipt.verified_by
+        task.facts = receipt.facts
+        if has_action:
+            self.add(task, State.PUBLISHED, (), lambda: self._published(task))
+            return
+        result = self._result(task, "SUCCESS", started).model_copy(
+            update={
+                "bytes": receipt.size_bytes,
+                "verified_by": receipt.verified_by,
+                "skipped": receipt.skipped,
+                "swapped": receipt.swapped,
+            }
+        )
+        if self.add(task, State.DONE, self.envelopes.result(task, result)):
+            self.done += 1
+            log.info(
+                "job done",
+                **_context(task),
+                bytes=receipt.size_bytes,
+                seconds=round(time.time() - started, 3),
+                skipped=receipt.skipped or None,
+            )
+
+    def _published(self, task: Task) -> None:
+        # A task of its own: the lane may still be ending the run that published it.
+        self.dispatcher.offer(replace(task, published=True))
+
+    def _failed(self, task: Task, error: BaseException, started: float) -> None:
+        now = time.time()
+        verdict = self.policy.verdict(task, error, now, self._breaker_wait(error))
+        if isinstance(verdict, Again | Park):
+            self._note(task, error, spent=verdict.spent)
+            task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
+            if isinstance(verdict, Park):
+                self.park(task, verdict.not_before, str(error))
+            else:
+                log.info("job waits", **_context(task), error=str(error), seconds=round(verdict.delay, 3))
+                task.sweep = True
+                self.dispatcher.later(task, verdict.delay)
+        elif isinstance(verdict, Dead):
+            self._note(task, error, spent=True)
+            self.dead(task, error, started)
+        elif task.owned() and not self.is_stopping():
+            self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
+        else:
+            log.info("job abandoned", **_context(task), error=str(error))
+
+    def park(self, task: Task, not_before: float, reason: str) -> None:
+        """Set a job aside in T-retry until `not_before` (wall clock)."""
+        if self.add(task, State.DONE, self.envelopes.deferral(task, not_before)):
+            log.info("job parked", **_context(task), error=reason, until=_utc(not_before))
+
+    def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
+        """Report a job as failed for good: a dead letter and a failed result."""
+        result = self._result(task, "FAILED", time.time() if started is None else started).model_copy(
+            update={"error": str(error), "error_code": code_of(error)}
+        )
+        messages = self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
+        if self.add(task, State.DONE, messages):
+            self.done += 1
+            bug = None if isinstance(error, EtlError) else error
+            log.error("job failed", **_context(task), error=str(error), error_code=code_of(error), exc_info=bug)
+
+    def refuse(self, record: Record, carried: Carried, incarnation: int, error: EtlError) -> None:
+        """Report a message that is no job."""
+        job_id = carried.job_id or str(carried.origin)
+        now = datetime.now(UTC)
+        result = TransferResult(
+            job_id=job_id,
+            status="FAILED",
+            attempts=0,
+            duration_seconds=0.0,
+            error=str(error),
+            error_code=error.code,
+            started_at=now,
+            finished_at=now,
+            worker=self.worker,
+        )
+        messages = self.envelopes.dead_letter(record, error, job_id=job_id)
+        messages += self.envelopes.result(record, result)
+        partition = Partition(record.topic, record.partition)
+        if self.ledger.add(Outcome(partition, record.offset, incarnation, State.DONE, messages)):
+            self.done += 1
+            log.error(
+                "message refused",
+                job_id=job_id,
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                error=str(error),
+                error_code=error.code,
+            )
+
+    def bug(self, task: Task, error: BaseException) -> None:
+        """Report a job that met a bug outside its transfer."""
+        self.dead(task, error)
+
+    def add(
+        self,
+        task: Task,
+        state: State,
+        messages: tuple[Message, ...],
+        on_commit: Callable[[], None] | None = None,
+    ) -> bool:
+        """Hand an outcome to the ledger; False when the job is not ours any more."""
+        return self.ledger.add(
+            Outcome(task.partition, task.record.offset, task.incarnation, state, messages, on_commit)
+        )
+
+    def _result(self, task: Task, status: str, started: float) -> TransferResult:
+        job = task.job
+        return TransferResult(
+            job_id=job.job_id or str(task.origin),
+            status=status,  # type: ignore[arg-type]  # one of the two literals, by the callers
+            source=job.source,
+            destination=job.destination,
+            duration_seconds=round(time.time() - started, 6),
+            attempts=len(task.attempts) + (status == "SUCCESS"),
+            started_at=datetime.fromtimestamp(started, UTC),
+            finished_at=datetime.now(UTC),
+            worker=self.worker,
+            metadata=job.metadata,
+            flat=job.flat,
+        )
+
+    def _note(self, task: Task, error: BaseException, *, spent: bool) -> None:
+        if spent:
+            what = f"{code_of(error)}: {error}"
+            task.attempts.append(Attempt(_utc(time.time()), self.worker, what[:2000]))
+
+    # --- servers
+
+    def _tell_dispatcher(self, task: Task, error: BaseException | None) -> None:
+        sides = (task.job.source.hostname, task.job.destination.hostname)
+        if error is None:
+            for name in sides:
+                self.dispatcher.worked(name)
+        elif fate_of(error) is Fate.OUTAGE and (name := getattr(error, "server", None)):
+            self.dispatcher.failed(name, error)
+
+    def _breaker_wait(self, error: BaseException) -> float:
+        name = getattr(error, "server", None)
+        if name is None or fate_of(error) is not Fate.OUTAGE:
+            return 0.0
+        return self.dispatcher.breaker_wait(name)
+
+    def _clean_up(self, flight: Flight) -> None:
+        """Remove the partial file of a failed attempt: now, through a new session, or with the next one of its server."""
+        task = flight.task
+        if not task.littered:
+            return
+        server = self.pools.server(task.job.destination.hostname)
+        path = relay.partial_path(task, server, self.token)
+        flight.lease.destination.disconnect()  # its place at the server is ours until the lease is given back
+        try:
+            with self.pools.create(server) as session:
+                session.remove(path)
+        except Exception as error:  # noqa: BLE001 - the failure that matters is the transfer's
+            log.info("partial file left for later", server=server.hostname, path=path, error=str(error))
+            self.pools.litter(server, path)
+            self.untidy = True
+        task.littered = False
+
+
+def _require_in_time(job: FileTransferJob) -> None:
+    deadline = job.options.deadline
+    if deadline is not None and datetime.now(UTC) >= deadline:
+        raise DeadlineExceeded(f"options.deadline {deadline.isoformat()} has passed")
+
+
+def _context(task: Task) -> dict[str, object]:
+    return {
+        "job_id": task.job.job_id,
+        "source": str(task.job.source),
+        "destination": str(task.job.destination),
+        "topic": task.record.topic,
+        "partition": task.record.partition,
+        "offset": task.record.offset,
+    }
+
+
+def _utc(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
