@@ -1,7 +1,7 @@
 """The demonstration: broker, consumers and two FTP servers; 200 good jobs and 3 bad ones; what became of them.
 
 `demo.py` runs it and stops everything, `demo.py --keep` leaves it running, `demo.py --down` ends what runs. All that
-it makes is in build/demo of this clone, all its ports are free ones.
+it makes is in build/demo of this clone (or in DEMO_FOLDER), all its ports are free ones.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from pathlib import Path
 import psutil
 
 HOME = Path(__file__).resolve().parent.parent
-FOLDER = HOME / "build" / "demo"
+FOLDER = Path(os.environ.get("DEMO_FOLDER") or HOME / "build" / "demo").absolute()
 STATE = FOLDER / "processes.json"
 ENV_FILE = FOLDER / ".env"
 GOOD_JOBS = 200
 BAD_JOBS = 3
 WAIT_SECONDS = 180
+PATIENCE_SECONDS = 8  # of the consumers' grace time and the broker's stop
 STOP_SECONDS = 30
 
 
@@ -62,7 +63,7 @@ def main() -> int:
     if running():
         print("demo: it is running already; end it first with: make down", file=sys.stderr)
         return 1
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     keep = False
     try:
@@ -110,7 +111,8 @@ def run() -> None:
 
     step(f"submitting {GOOD_JOBS} good and {BAD_JOBS} bad jobs")
     command = ["submit", "--file", str(jobs), "--no-check", "--wait", "--timeout", str(WAIT_SECONDS)]
-    submitted = subprocess.run(etl(*command), check=False)
+    # In a session of its own: Ctrl-C is for us alone, and we end it.
+    submitted = subprocess.run(etl(*command), start_new_session=True, check=False)
     if submitted.returncode not in {0, 1}:
         raise DemoError(f"etl submit ended with exit code {submitted.returncode}; see {FOLDER / 'appliance.log'}")
     arrived = compare(source.root, target.root)
@@ -334,10 +336,18 @@ def stop_processes() -> bool:
     processes = running()
     everyone = list(processes)
     for process in reversed(processes):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            everyone += process.children(recursive=True)
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            children = process.children(recursive=True)
+            everyone += children
             process.terminate()
-            process.wait(STOP_SECONDS)
+            try:
+                process.wait(PATIENCE_SECONDS)
+            except psutil.TimeoutExpired:
+                # A signal that supervisord sends in the instant of a start is lost before the program is there.
+                for child in children:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.terminate()
+                process.wait(STOP_SECONDS)
     for process in psutil.wait_procs(everyone, timeout=1)[1]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
