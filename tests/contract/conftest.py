@@ -1,0 +1,180 @@
+"""The subjects of the contract suite: each protocol with real files behind it, and what it can and cannot do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etl.config import ServerConfig, TransferSettings
+from etl.transfer import FTPTransfer, LocalTransfer
+from etl.transfer.base import BaseTransfer, Session
+from etl.transfer.staged import Staged
+from servers.pyftpd import NoReplaceHandler, PyFTPD
+
+LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
+BUFFER_BYTES = 256 * 1024
+
+
+class Four(BaseTransfer):
+    """A user's protocol: the four methods, and foreign exceptions."""
+
+    def connect(self) -> None:
+        """Nothing to reach."""
+
+    def disconnect(self) -> None:
+        """Nothing to close."""
+
+    def download(self, remote_path: str, local_path: str) -> None:
+        shutil.copyfile(remote_path, local_path)
+
+    def upload(self, local_path: str, remote_path: str) -> None:
+        Path(remote_path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(local_path, remote_path)
+
+
+class Rich(Four):
+    """The same with everything that `Staged` can use."""
+
+    def size(self, path: str) -> int:
+        if not Path(path).is_file() and Path(path).exists():
+            raise OSError("no file")
+        return Path(path).stat().st_size
+
+    def rename(self, old: str, new: str) -> None:
+        Path(new).parent.mkdir(parents=True, exist_ok=True)
+        Path(old).rename(new)
+
+    def remove(self, path: str) -> None:
+        Path(path).unlink()
+
+    def names(self, folder: str) -> list[str]:
+        return os.listdir(folder)  # noqa: PTH208 - names are wanted
+
+
+@dataclass
+class Subject:
+    """One protocol: makes sessions; `root` is where `/` of their paths lies on this disk."""
+
+    root: Path
+    open: Callable[[], Session]
+    can: set[str] = field(default_factory=set)
+    encoding: str = "utf-8"
+
+    def put(self, path: str, content: bytes = b"content") -> Path:
+        """Make a file at the server."""
+        place = self.root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+        return place
+
+    def files(self) -> set[str]:
+        """Return the paths of all files at the server."""
+        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
+
+
+RICH = {"look", "dispose", "remove", "unchanged", "size", "names"}
+ALL = RICH | {"time", "abort"}
+KINDS = {
+    "local": ALL,
+    "ftp": ALL,
+    "ftp-active": ALL,
+    "ftp-euckr": ALL,
+    "ftp-no-replace": ALL,
+    "vsftpd": ALL,
+    "staged": {"poverty"},
+    "staged-rich": RICH,
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark of this suite known."""
+    config.addinivalue_line("markers", "needs(*abilities): leaves out the protocols that lack one of them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a protocol is not able to do by its nature; nothing that is able is ever left out."""
+    left_out = []
+    for item in items:
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("kind")
+        needs = {ability for mark in item.iter_markers("needs") for ability in mark.args}
+        if kind in KINDS and not needs <= KINDS[kind]:
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(params=list(KINDS), scope="session")
+def kind(request: pytest.FixtureRequest) -> tuple[str, Any]:
+    """Name each subject in turn, with its shared server, which must be up before a test's guard counts processes."""
+    name: str = request.param
+    return name, request.getfixturevalue(name) if name == "vsftpd" else None
+
+
+@pytest.fixture
+def subject(kind: tuple[str, Any], tmp_path: Path) -> Iterator[Subject]:
+    """Give each protocol in turn; every session that a test opened is closed after it."""
+    sessions: list[Session] = []
+    root = tmp_path / "root"
+    root.mkdir()
+    name, real = kind
+    server, config = None, None
+    make: Callable[[ServerConfig], Session]
+    if name == "local":
+        config, make = ServerConfig("FILES", "local", base_path=str(root)), _local
+    elif name.startswith("staged"):
+        wrapped = Rich if name == "staged-rich" else Four
+        config, make = ServerConfig("OWN", "own", base_path=str(root)), _staged(wrapped)
+    elif name == "vsftpd":
+        base = f"/contract-{uuid.uuid4().hex[:8]}"
+        root = real.root / base.lstrip("/")
+        root.mkdir()
+        config = _ftp_config(real, base_path=base)
+        make = _ftp
+    else:
+        quirks: dict[str, Any] = {"encoding": "euc-kr"} if name == "ftp-euckr" else {}
+        if name == "ftp-no-replace":
+            quirks["handler"] = NoReplaceHandler
+        server = PyFTPD(root, **quirks)
+        config = _ftp_config(server, passive=name != "ftp-active", encoding=quirks.get("encoding"))
+        make = _ftp
+
+    def open_one() -> Session:
+        session = make(config)
+        sessions.append(session)
+        session.connect()
+        return session
+
+    yield Subject(root, open_one, KINDS[name], config.encoding or "utf-8")
+    for session in sessions:
+        session.disconnect()
+    if server is not None:
+        server.close()
+
+
+def _local(config: ServerConfig) -> Session:
+    return LocalTransfer(config, LIMITS)
+
+
+def _ftp(config: ServerConfig) -> Session:
+    return FTPTransfer(config, LIMITS)
+
+
+def _staged(wrapped: type[BaseTransfer]) -> Callable[[ServerConfig], Session]:
+    return lambda config: Staged(wrapped(config, LIMITS))
+
+
+def _ftp_config(server: Any, **settings: Any) -> ServerConfig:
+    return ServerConfig("FILES", "ftp", server.host, server.port, server.username, server.password, **settings)
+
+
+@pytest.fixture
+def buffer() -> memoryview:
+    """A transfer buffer."""
+    return memoryview(bytearray(BUFFER_BYTES))

@@ -1,0 +1,34 @@
+"""Parts of contract tests: a parcel made of bytes, and reading one to its end."""
+
+from __future__ import annotations
+
+from etl.models.task import Facts
+
+
+class Bytes:
+    """A parcel in memory."""
+
+    def __init__(self, content: bytes, facts: Facts | None = None) -> None:
+        self.path = "/memory"
+        self.facts = facts or Facts(len(content), None)
+        self._rest = memoryview(content)
+
+    def load(self, limit_bytes: int) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def close(self, *, complete: bool) -> None:
+        """Nothing is open."""
+
+
+def drain(parcel, buffer: memoryview) -> bytes:
+    """Read a parcel to its end."""
+    content = b""
+    while count := parcel.readinto(buffer):
+        content += buffer[:count]
+    return content
