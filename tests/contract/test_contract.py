@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from contract_parts import Bytes, drain
+
 from etl.errors import EtlError, FileMissing, InvalidPath, IOFailure, SettingsError
 from etl.models.task import Facts
 from etl.transfer.base import Session, Stored
@@ -41,14 +41,6 @@ def copy_in(session: Session, final: str, content: bytes, buffer: memoryview, mt
     return stored
 
 
-@pytest.mark.needs("look")
-@pytest.mark.needs("names")
-@pytest.mark.needs("remove")
-@pytest.mark.needs("dispose")
-@pytest.mark.needs("unchanged", "time")
-@pytest.mark.needs("unchanged")
-@pytest.mark.needs("look")
-@pytest.mark.needs("time")
 @pytest.mark.parametrize("size_bytes", SIZES)
 def test_a_file_comes_back_as_it_was_sent(subject, buffer: memoryview, size_bytes: int) -> None:
     """Bytes are kept, of empty files too; sizes are told where the server can."""
@@ -140,6 +132,7 @@ def test_several_sessions_make_the_same_folders_at_once(subject, buffer: memoryv
     assert subject.files() == {f"new{turn}/deep/er/{number}" for turn in range(3) for number in range(4)}
 
 
+@pytest.mark.needs("time")
 def test_a_time_stamp_is_kept(subject, buffer: memoryview) -> None:
     """The published file has the source's time, to the second."""
     session = subject.open()
@@ -182,6 +175,7 @@ def test_a_file_on_the_way_to_a_new_one_is_told(subject, buffer: memoryview) -> 
     assert subject.files() == {"file"}
 
 
+@pytest.mark.needs("look")
 def test_looking_tells_files_from_nothing_and_from_folders(subject) -> None:
     """`look` gives facts, None or IOFailure."""
     subject.put("in/file.bin", b"12345")
@@ -207,6 +201,7 @@ def test_a_class_that_cannot_tell_says_so(subject) -> None:
     assert session.names("/") == []
 
 
+@pytest.mark.needs("unchanged")
 def test_a_source_that_changed_is_seen(subject, buffer: memoryview) -> None:
     """`unchanged` is true for the same file, false for a longer one, and for none."""
     place = subject.put("in/file.bin", b"12345")
@@ -221,6 +216,7 @@ def test_a_source_that_changed_is_seen(subject, buffer: memoryview) -> None:
     assert not session.unchanged(parcel).result()
 
 
+@pytest.mark.needs("unchanged", "time")
 def test_a_source_with_another_time_has_changed(subject, buffer: memoryview) -> None:
     """The same size does not hide a rewritten file."""
     place = subject.put("in/file.bin", b"12345")
@@ -233,6 +229,7 @@ def test_a_source_with_another_time_has_changed(subject, buffer: memoryview) -> 
     assert not session.unchanged(parcel).result()
 
 
+@pytest.mark.needs("dispose")
 def test_disposing_deletes_moves_and_does_not_mind_repetition(subject) -> None:
     """A repeated source action finds its work done: that is success."""
     session = subject.open()
@@ -249,6 +246,7 @@ def test_disposing_deletes_moves_and_does_not_mind_repetition(subject) -> None:
     assert subject.files() == {"done/deep/moved", "new/folder/-x"}
 
 
+@pytest.mark.needs("remove")
 def test_removing_says_whether_there_was_something(subject) -> None:
     """True once, False then; a missing folder is no error."""
     subject.put("in/file")
@@ -258,6 +256,7 @@ def test_removing_says_whether_there_was_something(subject) -> None:
     assert not session.remove("/no/such/file")
 
 
+@pytest.mark.needs("names")
 def test_names_are_bare_and_hidden_ones_are_among_them(subject) -> None:
     """Partial files are hidden, and must be found by whoever tidies up."""
     for name in (".etl-1.part", "a", "한글", " lead", "-a"):
@@ -361,6 +360,7 @@ def test_paths_that_no_file_can_have_are_refused(subject, buffer: memoryview, pa
     assert "b" in subject.files()
 
 
+@pytest.mark.needs("abort")
 def test_an_aborted_session_stops(subject, buffer: memoryview) -> None:
     """After `abort` from another thread a running copy ends with an error, soon."""
     subject.put("in/file.bin", os.urandom(1000))

@@ -24,7 +24,7 @@ class FakeFTP:
 
     host = HOST
     username = "ftp-user"
-    password = "pw-fake"  # noqa: S105 - of a test
+    password = "pw-fake"
 
     def __init__(
         self,

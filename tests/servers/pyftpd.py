@@ -54,7 +54,7 @@ class PyFTPD:
 
     host = "127.0.0.1"
     username = "ftp-user"
-    password = "pw-%한글"  # noqa: S105 - of a test
+    password = "pw-%한글"
 
     def __init__(
         self,
