@@ -1,0 +1,1 @@
+"""etl-file-sync: a file-transfer appliance driven by Kafka."""

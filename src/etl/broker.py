@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -258,13 +258,11 @@ class Intake:
 
     def membership(self) -> object | None:
         """Return what fences our commits; None while we are no member, or a new one that took nothing over yet."""
-        now = self._client.group_metadata()
-        if now.generation_id < 0 or now.member_id != self._member:
-            return None
-        return now
+        now: Any = self._client.group_metadata()
+        return None if now.generation_id < 0 or now.member_id != self._member else cast("object", now)
 
     def is_member(self) -> bool:
-        """Can nobody else own our partitions yet? Confirmed by the coordinator, and polled, within the session limit."""
+        """Can nobody else own our partitions yet? Confirmed and polled within the session limit."""
         fresh = max(self._client.heartbeat_age(), time.monotonic() - self._polled_at) < SESSION_TIMEOUT_SECONDS
         return fresh and self.membership() is not None
 

@@ -5,6 +5,7 @@ The main thread owns the Kafka client and never waits for a transfer. Knows no p
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import structlog
 
 from etl import identity, topics
 from etl.admission import Admission
-from etl.broker import Admin, Intake, Outbox
+from etl.broker import Admin, Intake, NotAllowed, Outbox
 from etl.committer import Committer
 from etl.config import ConfigLoader
 from etl.dispatcher import Dispatcher
@@ -91,7 +92,7 @@ class FileTransferConsumer:
         while not self._stop.is_set():
             try:
                 return topics.ensure(names, self.config.settings, admin)
-            except topics.NotAllowed:
+            except NotAllowed:
                 raise
             except BrokerUnavailable as error:
                 if str(error) != said:
@@ -196,7 +197,8 @@ class FileTransferConsumer:
         while not drained and time.monotonic() < end and self._fatal is None:
             drained = lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
             partitions.pause_all()
-            intake.poll(0)  # stay a member, and hear of revocations
+            with contextlib.suppress(BrokerUnavailable):
+                intake.poll(0)  # stay a member, and hear of revocations
         if not drained:
             count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)

@@ -40,10 +40,10 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
     try:
         consumer.start()
     except SettingsError as error:
-        log.error("cannot start", error=str(error))
+        log.error("cannot start", error=str(error))  # noqa: TRY400 - a traceback says nothing more
         return EXIT_WRONG_SETTINGS
     except EtlError as error:
-        log.error("stopped", error=str(error), error_code=error.code)
+        log.error("stopped", error=str(error), error_code=error.code)  # noqa: TRY400 - a traceback says nothing more
         return EXIT_FAILED
     return EXIT_OK
 

@@ -49,7 +49,7 @@ class Partitions:
         for partition in self._intake.new_partitions():
             taken = self._intake.take_over(partition, TAKE_OVER_SECONDS)
             if taken is None:
-                continue
+                break  # the broker is away: poll, and come back
             committed, truncated = taken
             if truncated is not None:
                 log.error(
@@ -147,7 +147,7 @@ class Partitions:
         self._intake.pause(self._intake.assigned())
 
     def parked(self, topic: str) -> tuple[int, float | None]:
-        """Return how many records of `topic` wait in the partitions held here, and when the next is due (wall clock)."""
+        """Return how many records of `topic` wait in the partitions held here, and when the next is due (wall)."""
         with self._lock:
             held = {p: s for p, s in self._held.items() if p.topic == topic}
         count = sum(self._intake.behind(partition) for partition in held)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import DeadlineExceeded, EtlError, Fate, code_of, fate_of
+from etl.errors import DeadlineExceeded, EtlError, Fate, code_of
 from etl.models.message import TransferResult
 from etl.models.task import Attempt
 from etl.models.wire import Partition
@@ -61,7 +61,8 @@ class Runner:
         task, lease = flight.task, flight.lease
         started = time.time()
         try:
-            _require_in_time(task.job)
+            if not task.published:
+                _require_in_time(task.job)
             lease.open()
             receipt = self._transfer(flight)
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
@@ -104,13 +105,9 @@ class Runner:
         )
         if self.add(task, State.DONE, self.envelopes.result(task, result)):
             self.done += 1
-            log.info(
-                "job done",
-                **_context(task),
-                bytes=receipt.size_bytes,
-                seconds=round(time.time() - started, 3),
-                skipped=receipt.skipped or None,
-            )
+            told = {"skipped": True} if receipt.skipped else {}
+            seconds = round(time.time() - started, 3)
+            log.info("job done", **_context(task), bytes=receipt.size_bytes, seconds=seconds, **told)
 
     def _published(self, task: Task) -> None:
         # A task of its own: the lane may still be ending the run that published it.
@@ -226,17 +223,16 @@ class Runner:
         if error is None:
             for name in sides:
                 self.dispatcher.worked(name)
-        elif fate_of(error) is Fate.OUTAGE and (name := getattr(error, "server", None)):
-            self.dispatcher.failed(name, error)
+        elif isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:
+            self.dispatcher.failed(error.server, error)
 
     def _breaker_wait(self, error: BaseException) -> float:
-        name = getattr(error, "server", None)
-        if name is None or fate_of(error) is not Fate.OUTAGE:
-            return 0.0
-        return self.dispatcher.breaker_wait(name)
+        if isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:
+            return self.dispatcher.breaker_wait(error.server)
+        return 0.0
 
     def _clean_up(self, flight: Flight) -> None:
-        """Remove the partial file of a failed attempt: now, through a new session, or with the next one of its server."""
+        """Remove the partial file of a failed attempt through a new session, or have the server's next one do it."""
         task = flight.task
         if not task.littered:
             return

@@ -46,7 +46,7 @@ class Topics:
 
 @dataclass(frozen=True)
 class TopicLimits:
-    """What was found of the topics: how many partitions `T-retry` has for each tier, and how large an outcome may be."""
+    """What was found: how many partitions `T-retry` has for each tier, and how large a message each topic takes."""
 
     retry_partitions_per_tier: int
     max_message_bytes: dict[str, int]

@@ -24,7 +24,7 @@ def consume(
     group_id: str | None,
     bootstrap_servers: str | None,
     env_file: str | None,
-    verbose: bool,  # noqa: FBT001 - click passes flags by name
+    verbose: bool,
 ) -> None:
     """Consume jobs and transfer their files until SIGTERM or Ctrl-C."""
     from etl.main import run  # noqa: PLC0415 - other commands need no consumer

@@ -43,7 +43,7 @@ class Settled(Generic[T_co]):
 
 @dataclass(frozen=True)
 class Stored:
-    """A file that was written under its partial name: `sent_bytes` by us, `size_bytes` as the server says (None: not told)."""
+    """A file written under its partial name: `sent_bytes` by us, `size_bytes` as the server says (None: not told)."""
 
     partial: str
     sent_bytes: int
@@ -72,13 +72,13 @@ class Parcel(Protocol):
         ...
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill `buffer` from its start; return the number of bytes, 0 at the end of the file. Blocks at most a stall limit."""
+        """Fill `buffer` from its start; return how many bytes, 0 at the end. Blocks at most a stall limit."""
         ...
 
     def close(self, *, complete: bool) -> None:
-        """End the reading. `complete`: read the final reply and raise if it is no success; else abort (the session is done for).
+        """End the reading. `complete`: read the final reply and raise if it is no success; else abort.
 
-        Idempotent.
+        Aborted before its end, the session is done for. Idempotent.
         """
         ...
 
@@ -127,7 +127,8 @@ class Session(BaseTransfer):
     """What the relay works with: a session that streams. Built-in protocols are these; `Staged` wraps the others.
 
     Paths are as in the job; the session puts them under the server's `base_path`. Sequence of a job on the source:
-    `read` → `Parcel` … `close(complete=True)` → `unchanged` → (`dispose`); on the destination: (`look`) → `write` → `publish`.
+    `read` → `Parcel` … `close(complete=True)` → `unchanged` → (`dispose`); on the destination: (`look`) → `write` →
+    `publish`.
     After any exception the session's state is unknown: it is discarded, never reused.
     """
 
@@ -160,7 +161,7 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
-        """Stream a parcel to a new file through `buffer`, making missing parent folders; read the final reply; ask the size.
+        """Stream a parcel to a new file through `buffer`, making missing parents; read the final reply; ask the size.
 
         A folder somebody deleted in between is made again. Raises StorageFull, PermissionRefused, ... and whatever
         the parcel raises.
@@ -168,7 +169,7 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
-        """Stamp the partial file with `mtime` (best effort, None: leave), then rename it to `final`, replacing a file there."""
+        """Stamp the partial file with `mtime` (best effort; None: leave it), then rename it to `final`."""
 
     @abstractmethod
     def remove(self, path: str) -> bool:
