@@ -16,6 +16,9 @@ from etl.models.task import Facts
 if TYPE_CHECKING:
     from types import TracebackType
 
+# Where a server refuses to rename over a file, the old one waits under the partial file's name with this ending.
+ASIDE = ".old"
+
 T_co = TypeVar("T_co", covariant=True)
 
 

@@ -22,6 +22,8 @@ from etl.errors import (
     StorageFull,
 )
 
+from etl.transfer.base import ASIDE
+
 if TYPE_CHECKING:
     from etl.config import ServerConfig
     from etl.models.task import Facts, Origin, Task
@@ -134,14 +136,21 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
 
 
 def sweep(task: Task, destination: Session, token: str) -> None:
-    """Remove the partial files that earlier attempts at this job left in its folder."""
-    path = partial_path(task, destination.server, token)
-    folder, mine = str(PurePosixPath(path).parent), PurePosixPath(path).name
+    """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
+    final = task.job.destination.path
+    mine = PurePosixPath(partial_path(task, destination.server, token))
     before, after = destination.server.partial_pattern.split("{id}")
-    for name in destination.names(folder):
-        of_this_job = name.startswith(f"{before}{_job_hash(task.origin)}-") and name.endswith(after)
-        if of_this_job and name != mine:
-            destination.remove(f"{folder}/{name}" if folder != "." else name)
+    for name in destination.names(str(mine.parent)):
+        if name == mine.name or not name.startswith(f"{before}{_job_hash(task.origin)}-"):
+            continue
+        path = str(mine.with_name(name))
+        if name.endswith(after):
+            destination.remove(path)
+        elif name.endswith(after + ASIDE):
+            if destination.look(final) is None:
+                destination.dispose(path, final).result()
+            else:
+                destination.remove(path)
 
 
 def partial_path(task: Task, server: ServerConfig, token: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import IOFailure, PermissionRefused
-from etl.transfer.base import Published
+from etl.transfer.base import ASIDE, Published
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.names import size_in, stamp, time_in
 from etl.transfer.paths import basename, parent
@@ -86,7 +86,7 @@ class Renaming:
         self, partial: str, final: str, size_bytes: int, stamped: Callable[[], bool]
     ) -> Callable[[], Published]:
         """Queue the rename of a partial file to its final name; the answer completes it."""
-        finish = self._replacing(partial, final, aside=partial + ".old")
+        finish = self._replacing(partial, final, aside=partial + ASIDE)
         # Pure-FTPd quietly stores ` a ` as `_a_`: such a name is asked for once more.
         check = self._session.ask("SIZE", final) if _is_trimmable(final) else None
 
@@ -104,7 +104,7 @@ class Renaming:
     def moving(self, path: str, target: str) -> Callable[[], None]:
         """Queue the move of a file that may be gone already; the answer completes it."""
         mark = hashlib.blake2b(target.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        hidden = self._session.server.partial_pattern.replace("{id}", mark) + ".old"
+        hidden = self._session.server.partial_pattern.replace("{id}", mark) + ASIDE
         finish = self._replacing(path, target, aside=f"{parent(target).rstrip('/')}/{hidden}")
 
         def complete() -> None:
