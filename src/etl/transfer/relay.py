@@ -21,7 +21,6 @@ from etl.errors import (
     SourceChanged,
     StorageFull,
 )
-
 from etl.transfer.base import ASIDE
 
 if TYPE_CHECKING:
