@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from etl.errors import InvalidMessage
+from etl.logs import redact
 from etl.models import header
 from etl.models.message import DLQMessage, FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
@@ -47,10 +48,17 @@ class Envelopes:
     retry_partitions: int = 1
     clock: Callable[[], float] = time.time  # wall clock
 
-    def result(self, task: Task, result: TransferResult) -> tuple[Message, ...]:
-        """Say how a job ended, keyed by its id; successes and failures may have topics of their own."""
+    def result(self, source: Task | Record, result: TransferResult) -> tuple[Message, ...]:
+        """Say how a job ended, keyed by its id; successes and failures may have topics of their own.
+
+        `source` is a record when it could not be parsed.
+        """
         topic = self.topics.results if result.succeeded else self.topics.failed
-        return (self._result(topic, _own_headers(self._carried(task)), result),)
+        if isinstance(source, Task):
+            carried = self._carried(source)
+        else:
+            carried = replace(self.read(source), group=self.group, job_id=result.job_id)
+        return (self._result(topic, _own_headers(carried), result),)
 
     def dead_letter(
         self, source: Task | Record, error: BaseException | str, *, job_id: str | None = None
@@ -70,6 +78,7 @@ class Envelopes:
             retry_count=max(0, len(carried.attempts) - 1),
             origin=carried.origin,
         )
+        letter = letter.model_copy(update={"error": redact(letter.error)})
         headers = _foreign_headers(record) + _own_headers(replace(carried, attempts=()))
         message = Message(self.topics.dlq, record.key, letter.to_json().encode(), headers)
         return (_shrinking(message, letter, SHORT_FORMS_BYTES),)

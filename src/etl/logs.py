@@ -194,16 +194,17 @@ def configure(
     level: str = "INFO",
     secrets: Iterable[str] = (),
     stream: TextIO | None = None,
+    *,
+    library_level: str = "WARNING",
 ) -> None:
     """Set up all logging of the process; may be called again.
-
-    Loggers of other libraries are heard from WARNING up.
 
     Args:
         log_format: `text` or `json`.
         level: DEBUG, INFO, WARNING or ERROR, for our own events.
         secrets: what must never stand in a line.
         stream: where the lines go; standard output by default.
+        library_level: from where up other libraries are heard.
 
     Raises:
         SettingsError: for an unknown format or level.
@@ -225,7 +226,7 @@ def configure(
     for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(handler)
     root.addHandler(_Handler(_current))
-    root.setLevel(max(threshold, logging.WARNING))
+    root.setLevel(max(threshold, logging.getLevelNamesMapping()[library_level]))
 
 
 def redact(text: str) -> str:

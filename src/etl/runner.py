@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.errors import DeadlineExceeded, EtlError, Fate, code_of
+from etl.logs import redact
 from etl.models.message import TransferResult
 from etl.models.task import Attempt
 from etl.models.wire import Partition
@@ -141,7 +142,7 @@ class Runner:
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""
         result = self._result(task, "FAILED", time.time() if started is None else started).model_copy(
-            update={"error": str(error), "error_code": code_of(error)}
+            update={"error": redact(str(error)), "error_code": code_of(error)}
         )
         messages = self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
         if self.add(task, State.DONE, messages):
@@ -158,7 +159,7 @@ class Runner:
             status="FAILED",
             attempts=0,
             duration_seconds=0.0,
-            error=str(error),
+            error=redact(str(error)),
             error_code=error.code,
             started_at=now,
             finished_at=now,
@@ -213,7 +214,7 @@ class Runner:
 
     def _note(self, task: Task, error: BaseException, *, spent: bool) -> None:
         if spent:
-            what = f"{code_of(error)}: {error}"
+            what = redact(f"{code_of(error)}: {error}")
             task.attempts.append(Attempt(_utc(time.time()), self.worker, what[:2000]))
 
     # --- servers

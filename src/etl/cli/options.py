@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -37,9 +36,9 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
             overrides={name: value for name, value in overrides.items() if value is not None},
         )
         level = "DEBUG" if verbose else "WARNING"
-        logs.configure(config.settings.log_format, level, config.secrets, sys.stderr)
         # The client tells every try of a broker that is down; a command says it once, when it gives up.
-        logging.getLogger("kafka").setLevel(logging.NOTSET if verbose else logging.CRITICAL)
+        library_level = "WARNING" if verbose else "CRITICAL"
+        logs.configure(config.settings.log_format, level, config.secrets, sys.stderr, library_level=library_level)
         for warning in config.warnings:
             log.warning("setting", says=warning)
         command(config=config, **rest)
