@@ -66,6 +66,7 @@ class FakeFTP:
     def keep(self, sock: socket.socket) -> socket.socket:
         """Note a socket that `close` must close."""
         sock.settimeout(20)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sockets.add(sock)
         return sock
 

@@ -85,8 +85,7 @@ class Control:
         """
         if self._broken is not None:
             raise self._broken
-        if self._transfer is not None and self._transfer.reply is None:
-            raise RuntimeError(f"{verb} must wait for the end of {self._transfer.command}")
+        self._refuse_during_transfer(verb)
         line = verb.encode("ascii") + (b"" if argument is None else b" " + argument)
         if any(sign in line for sign in (b"\r", b"\n", b"\0")):
             raise InvalidPath(f"the argument of {verb} holds a line break or NUL", server=self.server)
@@ -116,14 +115,14 @@ class Control:
             self._read_one(deadline, unsent_bytes)
 
     def flush(self) -> None:
-        """Send what is corked and read every reply that is due."""
+        """Send what is corked and read every reply that is due. Raises RuntimeError while a transfer runs."""
+        self._refuse_during_transfer("flush")
         while self._due:
             self.settle(self._due[-1])
 
     def require_quiet(self) -> None:
         """Raise ConnectionLost when the server has sent something that nobody asked for (mostly: its farewell)."""
-        if self._due or self._corked:
-            self.flush()
+        self.flush()
         poll = select.poll()
         poll.register(self.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
         if poll.poll(0) or not self._parser.is_empty:
@@ -141,13 +140,13 @@ class Control:
 
     def say_goodbye(self) -> None:
         """Send QUIT, if that is possible at once and nothing is under way; its reply is not waited for."""
-        if self._broken is None and not self._due and self._transfer_is_over:
+        if self._broken is None and not self._due:
             self.sock.setblocking(False)
             self.sock.send(b"QUIT\r\n")
 
-    @property
-    def _transfer_is_over(self) -> bool:
-        return self._transfer is None or self._transfer.reply is not None
+    def _refuse_during_transfer(self, what: str) -> None:
+        if self._transfer is not None and self._transfer in self._due:
+            raise RuntimeError(f"{what} must wait for the end of {self._transfer.command}")
 
     def _write_corked(self) -> None:
         if not self._corked:

@@ -38,9 +38,12 @@ class DataConnection:
     def readinto(self, buffer: memoryview) -> int:
         """Receive once; 0 at the end of the file. Raises TransferTimeout, ConnectionLost."""
         try:
-            return self._sock.recv_into(buffer)
+            count = self._sock.recv_into(buffer)
         except OSError as error:
             raise self._fault(error) from error
+        if not count and self._sockets.is_cut:  # an aborted session must not look like the end of a file
+            raise self._fault(ConnectionAbortedError())
+        return count
 
     def write(self, block: memoryview, *, is_last: bool) -> None:
         """Send a block; the stall limit starts anew with every piece the kernel takes.

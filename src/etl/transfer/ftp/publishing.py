@@ -25,6 +25,24 @@ _refusers_lock = threading.Lock()  # guards `_refusers`: sessions of one server 
 _refusers: set[tuple[str, str, int, str]] = set()  # addresses of servers that do not rename over a file
 
 
+def refuses_to_replace(server: ServerConfig) -> bool:
+    """Is a server known not to rename over a file?"""
+    with _refusers_lock:
+        return server.address in _refusers
+
+
+def remember_refuser(server: ServerConfig) -> None:
+    """Note that a server does not rename over a file."""
+    with _refusers_lock:
+        _refusers.add(server.address)
+
+
+def forget_refusers() -> None:
+    """Begin anew: every server is tried again."""
+    with _refusers_lock:
+        _refusers.clear()
+
+
 class Publisher(asking.Asker, Protocol):
     """What is needed of a session beside asking."""
 
@@ -114,7 +132,7 @@ class Renaming:
 
     def _replacing(self, source: str, target: str, aside: str) -> Callable[[], bool | None]:
         """Queue a rename. The answer: was the old file swapped out; None: the source is gone."""
-        if self.refuses_to_replace:
+        if refuses_to_replace(self._session.server):
             swap = self._send_swap(source, target, aside)
             return lambda: self._complete_swap(swap, source, target, aside)
         first, second = self._send(source, target)
@@ -125,12 +143,6 @@ class Renaming:
             return self._second_try(source, target, aside, first.result(), second.result())
 
         return complete
-
-    @property
-    def refuses_to_replace(self) -> bool:
-        """Is the server known not to rename over a file?"""
-        with _refusers_lock:
-            return self._session.server.address in _refusers
 
     def _send(self, source: str, target: str) -> tuple[Pending, Pending]:
         return self._session.ask("RNFR", source), self._session.ask("RNTO", target)
@@ -147,8 +159,7 @@ class Renaming:
             if self._session.make_folders(target):
                 pass
             elif self._session.ask("SIZE", target).result().is_success:
-                with _refusers_lock:
-                    _refusers.add(self._session.server.address)
+                remember_refuser(self._session.server)
                 return self._complete_swap(self._send_swap(source, target, aside), source, target, aside)
             else:
                 raise asking.why_not_written(self._session, target, refusal)
@@ -173,8 +184,8 @@ class Renaming:
         for _ in range(_TRIES):
             moved_aside = swap.aside_to.result().is_success
             if swap.to.result().is_success:
-                if moved_aside:
-                    self._session.ask("DELE", aside).result()
+                # Always: an earlier try of ours that broke off in the middle may have left it there.
+                self._session.ask("DELE", aside).result()
                 return moved_aside
             first, refusal = swap.from_.result(), swap.to.result()
             if moved_aside:
