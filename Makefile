@@ -39,8 +39,8 @@ test-long: test-servers ## more kills, more faults, more files: the same tests w
 	$(PYTHON) -m pytest -m long --timeout 3600 $(ARGS)
 
 .PHONY: bench
-bench: test-servers ## measure files per second, MB per second and memory
-	$(PYTHON) -m bench $(ARGS)
+bench: test-servers ## files per second, MB per second, memory; ARGS="--help" lists its options
+	$(PYTHON) bench/run.py $(ARGS)
 
 .PHONY: lint
 lint: bootstrap ## ruff, mypy, shellcheck
