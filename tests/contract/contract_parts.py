@@ -32,3 +32,11 @@ def drain(parcel, buffer: memoryview) -> bytes:
     while count := parcel.readinto(buffer):
         content += buffer[:count]
     return content
+
+
+def content_of(session, path: str, buffer: memoryview) -> bytes:
+    """Read a whole file."""
+    parcel = session.read(path)
+    content = drain(parcel, buffer)
+    parcel.close(complete=True)
+    return content

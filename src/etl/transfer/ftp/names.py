@@ -36,8 +36,8 @@ class Names:
     @property
     def top(self) -> str:
         """The folder that relative paths begin in."""
-        base = self.base.rstrip("/")
-        return (base if base.startswith("/") else f"{self.home.rstrip('/')}/{base}".rstrip("/")) or "/"
+        base = self.base if self.base.startswith("/") else f"{self.home.rstrip('/')}/{self.base}"
+        return base.rstrip("/") or "/"
 
     def wire(self, whole_path: str) -> bytes:
         """Return the bytes of a path. Raises InvalidPath when the server's encoding cannot express it."""

@@ -1,0 +1,244 @@
+"""What is peculiar to files of this machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from contract_parts import Bytes, content_of, drain
+
+from etl.config import ServerConfig
+from etl.errors import (
+    ConnectionLost,
+    EtlError,
+    InvalidPath,
+    IOFailure,
+    PermissionRefused,
+    ServerUnavailable,
+    StorageFull,
+)
+from etl.transfer import LocalTransfer, TransferFactory
+from etl.transfer.base import Stored
+
+pytestmark = pytest.mark.contract
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def session(root: Path) -> LocalTransfer:
+    transfer = LocalTransfer(ServerConfig("HERE", "local", base_path=str(root)))
+    transfer.connect()
+    return transfer
+
+
+@pytest.fixture
+def buffer() -> memoryview:
+    return memoryview(bytearray(1000))
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """Give a folder and become a user without rights (as root, whom no mode stops)."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+        if os.geteuid() != 0 and os.getuid() == 0:
+            os.seteuid(0)
+        for path in folder.rglob("*"):
+            path.chmod(0o700)
+
+
+def lose_rights() -> None:
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+def test_links_that_lead_out_of_the_base_are_refused(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """Reading, writing, moving and listing; links inside are followed."""
+    outside = root.parent / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    (root / "out").symlink_to(outside)
+    (root / "file").symlink_to(outside / "secret")
+    (root / "inside").mkdir()
+    (root / "inside/real").write_bytes(b"real")
+    (root / "link").symlink_to("inside")
+    for action in (
+        lambda: session.read("/out/secret"),
+        lambda: session.read("/file"),
+        lambda: session.look("/file"),
+        lambda: session.names("/out"),
+        lambda: session.write("/out/x", Bytes(b"x"), buffer),
+        lambda: session.remove("/out/secret"),
+        lambda: session.dispose("/inside/real", "/out/x"),
+    ):
+        with pytest.raises(PermissionRefused, match="leads out"):
+            action()
+    assert (outside / "secret").read_bytes() == b"secret"
+    assert content_of(session, "/link/real", buffer) == b"real"
+    assert session.remove("/file"), "the link itself lies inside"
+
+
+def test_a_partial_name_that_is_a_link_is_not_followed(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """Whoever can write into the folder cannot make us write elsewhere."""
+    (root.parent / "victim").write_bytes(b"old")
+    (root / ".p").symlink_to(root.parent / "victim")
+    with pytest.raises(EtlError):
+        session.write("/.p", Bytes(b"x"), buffer)
+    assert (root.parent / "victim").read_bytes() == b"old"
+
+
+def test_special_files_never_hang(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """A FIFO without a writer, a device, a socket."""
+    os.mkfifo(root / "fifo")
+    for path in ("/fifo",):
+        with pytest.raises(IOFailure, match="ordinary"):
+            session.read(path)
+        with pytest.raises(IOFailure, match="ordinary"):
+            session.look(path)
+        with pytest.raises(EtlError):
+            session.write(path, Bytes(b"x"), buffer)
+    with pytest.raises(IOFailure, match="ordinary"):
+        LocalTransfer(ServerConfig("ALL", "local")).read("/dev/zero")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing() -> None:
+    """ENOSPC of /dev/full stands for that of a disk."""
+    with pytest.raises(StorageFull):
+        raise_translated(errno.ENOSPC)
+    with pytest.raises(StorageFull):
+        raise_translated(errno.EDQUOT)
+
+
+def raise_translated(number: int) -> None:
+    with LocalTransfer(ServerConfig("HERE", "local"))._translated("/x"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_write_to_a_full_device_is_storage_full(buffer: memoryview) -> None:
+    """A real ENOSPC, from the kernel."""
+    session = LocalTransfer(ServerConfig("HERE", "local", base_path="/dev"))
+    if not Path("/dev/full").exists():
+        pytest.fail("this system has no /dev/full")
+    unlinked: list[str] = []
+    real = Path.unlink
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda self, **_: unlinked.append(str(self)))
+        with pytest.raises(StorageFull):
+            session.write("/full", Bytes(b"x"), buffer)
+    assert unlinked == ["/dev/full"]
+    assert real is Path.unlink
+
+
+def test_missing_rights_are_told(nobody: Path, buffer: memoryview) -> None:
+    """To read, to enter, to write."""
+    (nobody / "closed").mkdir(mode=0o700)
+    (nobody / "closed/file").write_bytes(b"x")
+    (nobody / "file").write_bytes(b"x")
+    (nobody / "file").chmod(0o000)
+    if os.geteuid() != 0:
+        (nobody / "closed").chmod(0o000)
+    session = LocalTransfer(ServerConfig("HERE", "local", base_path=str(nobody)))
+    lose_rights()
+    try:
+        for action in (
+            lambda: session.read("/file"),
+            lambda: session.read("/closed/file"),
+            lambda: session.look("/closed/file"),
+            lambda: session.names("/closed"),
+            lambda: session.write("/closed/x", Bytes(b"x"), buffer),
+            lambda: session.remove("/closed/file"),
+        ):
+            with pytest.raises(PermissionRefused):
+                action()
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+
+
+def test_a_base_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
+    """A share that is not mounted drains no job into the dead letters."""
+    with pytest.raises(ServerUnavailable):
+        LocalTransfer(ServerConfig("HERE", "local", base_path=str(tmp_path / "share"))).connect()
+
+
+def test_names_that_are_no_text_are_kept(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """Any bytes make a file name."""
+    odd = b"\xff\xc7\x80"
+    Path(os.fsdecode(os.fsencode(root) + b"/" + odd)).write_bytes(b"x")
+    (name,) = session.names("/")
+    assert os.fsencode(name) == odd
+    assert content_of(session, name, buffer) == b"x"
+
+
+def test_a_name_too_long_is_no_path(session: LocalTransfer, buffer: memoryview) -> None:
+    """It will never be possible."""
+    with pytest.raises(InvalidPath):
+        session.write("/" + "x" * 300, Bytes(b"x"), buffer)
+
+
+def test_a_file_moves_to_another_file_system(session: LocalTransfer, root: Path) -> None:
+    """By a copy under a hidden name, where a rename cannot."""
+    (root / "a").write_bytes(b"content")
+    (root / "sub").mkdir()
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_rename", refuse)
+        session.dispose("/a", "/sub/b").result()
+    assert [path.name for path in root.rglob("*") if path.is_file()] == ["b"]
+    assert (root / "sub/b").read_bytes() == b"content"
+
+
+def test_a_partial_file_that_is_gone_may_be_written_again(session: LocalTransfer) -> None:
+    """It is not the job's missing source."""
+    with pytest.raises(IOFailure, match="is gone"):
+        session.publish(Stored("/.p", 1, 1), "/f", None)
+
+
+def test_new_files_have_the_mode_that_the_umask_leaves(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """As with every other program."""
+    session.publish(session.write("/.p", Bytes(b"x"), buffer), "/f", None)
+    (root / "by-hand").write_bytes(b"")
+    assert stat.S_IMODE((root / "f").stat().st_mode) == stat.S_IMODE((root / "by-hand").stat().st_mode)
+
+
+def test_an_aborted_session_reads_no_further(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """At the next block."""
+    (root / "f").write_bytes(bytes(5000))
+    parcel = session.read("/f")
+    parcel.readinto(buffer)
+    session.abort()
+    with pytest.raises(ConnectionLost):
+        parcel.readinto(buffer)
+    parcel.close(complete=False)
+
+
+def test_a_file_that_grows_is_read_to_its_end(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """`load` takes no more than its limit, whatever the file becomes."""
+    (root / "f").write_bytes(b"12345")
+    parcel = session.read("/f")
+    (root / "f").write_bytes(b"1234567890")
+    assert not parcel.load(7)
+    assert drain(parcel, buffer) == b"1234567890"
+    parcel.close(complete=True)
+
+
+def test_the_factory_makes_the_built_in_protocols() -> None:
+    """By their types, in any case."""
+    assert type(TransferFactory.create(ServerConfig("HERE", "Local"))) is LocalTransfer
+    with pytest.raises(ValueError, match="carrier-pigeon"):
+        TransferFactory.create(ServerConfig("HERE", "carrier-pigeon"))

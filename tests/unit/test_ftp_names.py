@@ -1,0 +1,107 @@
+"""Paths, names, times and listings of FTP, as pure text."""
+
+from __future__ import annotations
+
+import calendar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.errors import InvalidPath
+from etl.transfer import paths
+from etl.transfer.ftp import names
+from etl.transfer.ftp.names import Names
+
+pytestmark = pytest.mark.unit
+
+
+@given(st.binary(max_size=40), st.sampled_from(["utf-8", "euc-kr", "cp949", "latin-1"]))
+def test_every_name_goes_there_and_back(name: bytes, encoding: str) -> None:
+    """Bytes of a listing can be sent again as they were, in every encoding."""
+    known = Names(encoding)
+    assert known.wire(known.read(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("base", "home", "path", "whole"),
+    [
+        ("", "/", "/a/b", "/a/b"),
+        ("", "/", "a", "/a"),
+        ("", "/home/u", "a", "/home/u/a"),
+        ("", "/home/u", "/a", "/a"),
+        ("/base", "/home/u", "/a", "/base/a"),
+        ("/base/", "/home/u", "a", "/base/a"),
+        ("/base", "/", "///a", "/base/a"),
+        ("base", "/home/u", "/a", "/home/u/base/a"),
+        ("/", "/home/u", "/a", "/a"),
+        ("/", "/home/u", "a", "/a"),
+    ],
+)
+def test_whole_paths_begin_at_the_root(base: str, home: str, path: str, whole: str) -> None:
+    """Base path first; without one an absolute path is the server's, a relative one begins at the login's folder."""
+    assert Names("utf-8", base, home).whole(path) == whole
+
+
+@given(st.text(max_size=30))
+def test_no_path_leaves_its_base(path: str) -> None:
+    """What is accepted stays below, however it is put together."""
+    try:
+        whole = paths.below("/base", path)
+    except InvalidPath:
+        return
+    place: list[str] = []
+    for part in whole.split("/"):
+        if part == "..":
+            place.pop()
+        elif part not in {"", "."}:
+            place.append(part)
+    assert place[:1] == ["base"]
+    assert not set(whole) & set("\r\n\0")
+
+
+@given(st.integers(0, 253402300799))
+def test_stamps_are_read_as_they_were_written(seconds: int) -> None:
+    """Any time of a four-digit year."""
+    text = names.stamp(seconds + 0.75)
+    assert text is not None
+    assert names.time_in(text) == seconds
+    assert names.time_in(text + b".5") == seconds + 0.5
+
+
+@pytest.mark.parametrize("mtime", [1e300, -1e300, float("nan"), float("inf"), 253402300800.0])
+def test_times_that_have_no_stamp_have_none(mtime: float) -> None:
+    """Nothing is raised."""
+    assert names.stamp(mtime) is None
+
+
+@given(st.binary(max_size=40))
+def test_no_line_breaks_a_parser(line: bytes) -> None:
+    """Servers may say anything."""
+    names.time_in(line)
+    names.size_in(line)
+    names.quoted_path(line)
+    names.facts_in(line)
+    for with_facts in (True, False):
+        for name in names.bare_names(line, with_facts=with_facts):
+            assert b"/" not in name
+            assert name not in {b"", b".", b".."}
+
+
+def test_facts_and_names_are_taken_apart() -> None:
+    """A name may hold spaces, semicolons and equal signs (RFC 3659 section 7.2)."""
+    facts, name = names.facts_in(b"Type=file;Size=12;Modify=20200102030405; a; b=c d")
+    assert facts == {"type": b"file", "size": b"12", "modify": b"20200102030405"}
+    assert name == b"a; b=c d"
+    listing = b"type=cdir; .\r\ntype=pdir; ..\r\ntype=dir; sub\r\ntype=file;  lead\r\n"
+    assert list(names.bare_names(listing, with_facts=True)) == [b"sub", b" lead"]
+
+
+def test_replies_are_read_for_what_they_tell() -> None:
+    """Sizes, times and paths, with what servers add to them."""
+    assert names.size_in(b" 12 ") == 12
+    assert names.size_in(b"12 bytes") == 12
+    assert names.size_in(b"-1") is None
+    assert names.time_in(b"20200102030405") == calendar.timegm((2020, 1, 2, 3, 4, 5))
+    assert names.quoted_path(b'"/a ""b""" is it') == b'/a "b"'
+    assert names.quoted_path(b"no path") is None
