@@ -63,6 +63,7 @@ class Dispatcher:
         self._possible = threading.Condition(self._lock)  # something may have become possible: one lane looks
         self._numbers = itertools.count()
         self._servers: dict[object, Server] = {}
+        self._down: set[Server] = set()  # whose breaker is not closed
         self._queues: dict[object, Queue] = {}
         self._turns: OrderedDict[object, Queue] = OrderedDict()  # queues with ready jobs; the next in turn first
         self._entries: dict[Task, Entry] = {}
@@ -180,14 +181,18 @@ class Dispatcher:
         if isinstance(error, ServerBusy) and self._pools.connected(config) > 0:
             return
         with self._lock:
-            self._server(config).breaker.down(self._clock())
+            server = self._server(config)
+            server.breaker.down(self._clock())
+            self._down.add(server)
             self._possible.notify()
 
     def worked(self, name: str) -> None:
         """Note that a server answered a job: its breaker closes."""
         config = self._pools.server(name)
         with self._lock:
-            self._server(config).breaker.up()
+            server = self._server(config)
+            server.breaker.up()
+            self._down.discard(server)
             self._possible.notify()
 
     def breaker_wait(self, name: str) -> float:
@@ -276,10 +281,10 @@ class Dispatcher:
         beyond_share: list[Queue] = []
         refused: list[Queue] = []  # a server of theirs is full
         held_up: list[Queue] = []  # would run if connects were not under way: they wait for their share of lanes
-        for queue in self._turns.values():
-            if not all(self._is_open_to_jobs(server, now) for server in queue.servers):
+        for queue in self._turns.values():  # all of them only when nothing can go: cheap tests first
+            if self._down and not all(_is_open_to_jobs(server, now) for server in queue.servers):
                 continue
-            if not claimed.isdisjoint(queue.servers):
+            if claimed and not claimed.isdisjoint(queue.servers):
                 continue
             if full.isdisjoint(queue.servers):
                 if any(server.lanes >= self._share for server in queue.servers):
@@ -294,7 +299,8 @@ class Dispatcher:
                 held_up.append(queue)
             else:
                 refused.append(queue)
-                claimed |= queue.claim(full, now)
+                if queue.overtaken:
+                    claimed |= queue.claim(full, now)
         # Nobody within its share can go now. More than the share goes to those whose lanes nobody else waits for.
         for queue in beyond_share:
             if not claimed.isdisjoint(queue.servers):
@@ -313,9 +319,6 @@ class Dispatcher:
         entry = queue.head()
         sides = (entry.source, entry.destination)
         return {self._server(side) for side in sides if not self._pools.room(side)}
-
-    def _is_open_to_jobs(self, server: Server, now: float) -> bool:
-        return server.breaker.closed or (server.breaker.admits(now) and server.lanes == 0)
 
     def _release(self, queue: Queue, now: float) -> tuple[Task, Lease] | None:
         entry = queue.head()
@@ -369,16 +372,14 @@ class Dispatcher:
 
     def _seconds_to_next(self, now: float) -> float:
         """Return how long nothing becomes possible by time alone: the next delayed job, the next probe."""
-        dues = [server.breaker.wait(now) or math.inf for server in self._servers.values()]
+        dues = [server.breaker.wait(now) or math.inf for server in self._down]
         if self._delayed:
             dues.append(max(0.0, self._delayed[0][0] - now))
         return min(dues, default=math.inf)
 
     def _beyond_breakers(self, now: float) -> list[tuple[Task, float]]:
         handed: list[tuple[Task, float]] = []
-        for server in self._servers.values():
-            if server.breaker.closed:
-                continue
+        for server in self._down:
             queues = [queue for queue in self._queues.values() if server in queue.servers]
             if sum(len(queue.waiting) for queue in queues) <= DOWN_KEEPS:
                 continue
@@ -425,6 +426,11 @@ class Dispatcher:
             handed.append((entry.task, wait))
             self._remove(entry, now)
         return handed
+
+
+def _is_open_to_jobs(server: Server, now: float) -> bool:
+    """May a server get a job now: any, or one probe while it has no other."""
+    return server.breaker.closed or (server.breaker.admits(now) and server.lanes == 0)
 
 
 def _in_turn(queues: Iterable[Queue]) -> list[Entry]:

@@ -204,14 +204,17 @@ def test_no_place_is_kept_for_long_for_a_queue_whose_other_server_is_stuck() -> 
             at_a = r.must_take()
             r.end(at_b)
             at_b = r.must_take()
-        assert pairs([at_a, at_b]) == "AC DB"
-        r.end(at_a)  # now B is stuck: A is kept free, but not for long
+        r.end(at_a)
+        at_a = r.must_take()
+        r.end(at_b)  # from now on A is stuck: B is kept free for A→B, but not for long
+        assert pairs([at_a]) == "AC"
         waited = 0.0
         while (task := r.take()) is None:
             r.clock.pass_(0.5)
             waited += 0.5
-        assert pairs([task]) == "AC"
-        assert waited <= 3.0
+            assert waited <= 3.0
+        assert pairs([task]) == "DB"
+        assert waited > 1.0
 
 
 # --- order by destination

@@ -1,0 +1,217 @@
+"""The dispatcher under any order of events: no job lost, none run twice, order by destination, shares respected."""
+
+from __future__ import annotations
+
+import pretend
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from pretend import Clock, World
+
+from etl import errors
+from etl.dispatcher import Dispatcher
+from etl.models.task import Task
+from etl.transfer.lease import Lease
+from etl.transfer.pool import Pools
+
+pytestmark = pytest.mark.unit
+
+SERVERS = ["A", "B", "C", "D"]
+servers = st.sampled_from(SERVERS)
+
+
+class DispatcherMachine(RuleBasedStateMachine):
+    """Lanes without threads, and a list of what is unfinished as the model."""
+
+    limit = 16  # sessions per server: more than there are lanes
+    workers = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        world = World(**dict.fromkeys(SERVERS, self.limit))
+        values = pretend.settings(
+            workers=self.workers, window_records=16, idle_timeout_seconds=1e9, ping_interval_seconds=1e9
+        )
+        self.pools = Pools(world.config, values, self.clock, world.create)
+        self.dispatcher = Dispatcher(self.pools, values, self.clock, jitter=lambda: 0.5)
+        self.count = 0
+        self.lines: dict[tuple[str, str], list[Task]] = {}  # unfinished, per destination, in the order of arrival
+        self.due: dict[Task, float] = {}
+        self.running: dict[Task, Lease] = {}
+        self.dropped: set[Task] = set()  # while they ran
+        self.over: set[Task] = set()
+
+    # --- events
+
+    @rule(
+        source=servers,
+        destination=servers,
+        path=st.sampled_from(["/x", "/y", "/z", None]),
+        priority=st.sampled_from(["high", "normal", "low"]),
+        delay=st.sampled_from([0.0, 0.0, 0.0, 3.0]),
+        copies=st.integers(1, 4),
+    )
+    def offer(self, source: str, destination: str, path: str | None, priority: str, delay: float, copies: int) -> None:
+        for _ in range(copies):
+            task = pretend.task(self.count, source, destination, path, priority=priority)
+            self.count += 1
+            self.dispatcher.offer(task, delay)
+            self.line(task).append(task)
+            self.due[task] = self.clock() + delay
+
+    @rule(count=st.integers(1, 4))
+    def take(self, count: int) -> None:
+        for _ in range(count):
+            if len(self.running) < self.workers:
+                self.take_one()
+
+    def take_one(self) -> bool:
+        closed = {name for name in SERVERS if self.dispatcher.breaker_wait(name) > 0}
+        busy = self.busy()
+        taken = self.dispatcher.take(0.0)
+        if taken is None:
+            if self.limit >= self.workers and not self.ever_failed:
+                assert not self.ready(), "a job could run and was not released"
+            return False
+        task, lease = taken
+        assert task not in self.running, "runs twice"
+        assert task not in self.over, "came back after its end"
+        assert self.line(task)[0] is task, "overtook an earlier job of its destination"
+        assert self.due[task] <= self.clock()
+        mine = touched(task)
+        assert not mine & closed, "released while the breaker is open"
+        if self.limit >= self.workers and not self.ever_failed:
+            self.check_share(task, busy)
+        lease.open()
+        self.running[task] = lease
+        return True
+
+    def check_share(self, task: Task, busy: dict[str, int]) -> None:
+        share = self.workers // 2
+        greedy = {name for name in touched(task) if busy[name] >= share}
+        for other in self.ready() if greedy else []:
+            within = all(busy[name] < share for name in touched(other))
+            assert not (within and other is not task), "more than its share while another server's job could run"
+
+    @rule(data=st.data(), later=st.sampled_from([None, None, 0.0, 2.0]))
+    def end(self, data: st.DataObject, later: float | None) -> None:
+        if not self.running:
+            return
+        task = data.draw(st.sampled_from(sorted(self.running, key=lambda task: task.origin.offset)))
+        self.finish(task, later)
+
+    def finish(self, task: Task, later: float | None = None) -> None:
+        self.running.pop(task).release(clean=True)
+        if later is not None:
+            self.dispatcher.later(task, later)
+        self.dispatcher.finish(task)
+        if later is None or task in self.dropped:
+            self.gone(task)
+        else:
+            self.due[task] = self.clock() + later
+
+    @rule(name=servers)
+    def fail(self, name: str) -> None:
+        self.ever_failed = True
+        self.dispatcher.failed(name, errors.ServerUnavailable("refused"))
+
+    @rule(name=servers)
+    def work(self, name: str) -> None:
+        self.dispatcher.worked(name)
+
+    @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.pass_(seconds)
+
+    @rule()
+    def overflow(self) -> None:
+        for task, delay in self.dispatcher.overflow():
+            assert task not in self.running
+            assert 10.0 <= delay <= 3600.0
+            self.gone(task)
+
+    @rule(modulus=st.integers(2, 5))
+    def drop(self, modulus: int) -> None:
+        def is_taken_away(task: Task) -> bool:
+            return task.origin.offset % modulus == 0
+
+        expected = {task for line in self.lines.values() for task in line if is_taken_away(task)}
+        dropped = self.dispatcher.drop(is_taken_away)
+        assert set(dropped) == expected - set(self.running)
+        assert len(dropped) == len(set(dropped))
+        self.dropped |= expected & set(self.running)
+        for task in dropped:
+            self.gone(task)
+
+    # --- claims
+
+    @invariant()
+    def the_window_is_counted(self) -> None:
+        count = sum(len(line) for line in self.lines.values())
+        assert self.dispatcher.unfinished == (count, 100 * count)
+        assert self.dispatcher.full == (count >= 16)
+
+    @invariant()
+    def nothing_is_kept_of_what_is_over(self) -> None:
+        d = self.dispatcher
+        assert sum(len(line) for line in d._places.values()) == len(d._entries)
+        assert sum(len(queue.waiting) for queue in d._queues.values()) == len(d._entries) - len(self.running)
+        assert all(queue.ready for queue in d._turns.values())
+        assert all(server.lanes == self.busy()[name] for name, server in self.by_name().items())
+
+    def teardown(self) -> None:
+        for _ in range(self.count + 1):
+            for task in list(self.running):
+                self.finish(task)
+            for name in SERVERS:
+                self.dispatcher.worked(name)
+            self.clock.pass_(5.0)
+            while len(self.running) < self.workers and self.take_one():
+                pass
+        assert not self.running
+        assert len(self.over) == self.count, "a job was lost"
+        assert self.dispatcher.unfinished == (0, 0)
+        self.dispatcher.stop()
+        assert self.pools.close()
+
+    # --- the model
+
+    ever_failed = False
+
+    def line(self, task: Task) -> list[Task]:
+        return self.lines.setdefault((task.job.destination.hostname, task.job.destination.path), [])
+
+    def gone(self, task: Task) -> None:
+        self.line(task).remove(task)
+        assert task not in self.over
+        self.over.add(task)
+
+    def ready(self) -> list[Task]:
+        firsts = [line[0] for line in self.lines.values() if line]
+        return [task for task in firsts if task not in self.running and self.due[task] <= self.clock()]
+
+    def busy(self) -> dict[str, int]:
+        return {name: sum(name in touched(task) for task in self.running) for name in SERVERS}
+
+    def by_name(self) -> dict[str, object]:
+        known = self.dispatcher._servers
+        keys = {name: Pools.key(self.pools.server(name)) for name in SERVERS}
+        return {name: known[key] for name, key in keys.items() if key in known}
+
+
+class NarrowMachine(DispatcherMachine):
+    """The same with one session per server."""
+
+    limit = 1
+
+
+def touched(task: Task) -> set[str]:
+    return {task.job.source.hostname, task.job.destination.hostname}
+
+
+TestDispatcher = DispatcherMachine.TestCase
+TestDispatcher.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestNarrowDispatcher = NarrowMachine.TestCase
+TestNarrowDispatcher.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
