@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +33,7 @@ from etl.errors import (
 from etl.models.task import Facts
 from etl.transfer.base import BaseTransfer, Promise, Published, Session, Settled, Stored
 from etl.transfer.paths import below
+from etl.transfer.spool import SpoolFolder
 from etl.transfer.streaming import FileParcel, write_all
 
 if TYPE_CHECKING:
@@ -51,9 +50,8 @@ class Staged(Session):
         self.transfer = transfer
         self.spec = transfer.spec  # type: ignore[misc]  # the wrapped class's, of this one object
         self.spool_limit_bytes = spool_limit_bytes
-        self._folder: str | None = None
-        self._spooled: dict[str, str] = {}  # partial path -> the file it waits in until it is published
-        self._count = 0
+        self._folder: SpoolFolder | None = None
+        self._spooled: dict[str, Path] = {}  # partial path -> the file it waits in until it is published
 
     # --- the four methods, passed on ------------------------------------------------------------------------
 
@@ -69,7 +67,7 @@ class Staged(Session):
         folder, self._folder = self._folder, None
         self._spooled.clear()
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
 
     def download(self, remote_path: str, local_path: str) -> None:
         """Pass on."""
@@ -110,13 +108,13 @@ class Staged(Session):
         if size_bytes is not None and size_bytes > self.spool_limit_bytes:
             raise self._too_large(path)
         spool = self._new_spool()
-        self.download(path, spool)
+        self.download(path, str(spool))
         with self._translated(path):
-            if Path(spool).stat().st_size > self.spool_limit_bytes:
+            if spool.stat().st_size > self.spool_limit_bytes:
                 raise self._too_large(path)
             # The server's facts alone, None where it tells none: nothing is compared with itself.
-            parcel = FileParcel(spool, path, Facts(size_bytes, None))
-            Path(spool).unlink()  # its content lives as long as the parcel is open
+            parcel = FileParcel(str(spool), path, Facts(size_bytes, None))
+            spool.unlink()  # its content lives as long as the parcel is open
         return parcel
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
@@ -145,8 +143,8 @@ class Staged(Session):
             if self._offered("rename") is None:
                 self._spooled[partial] = spool
                 return Stored(partial, sent_bytes, None)
-            self.upload(spool, partial)
-            Path(spool).unlink()
+            self.upload(str(spool), partial)
+            spool.unlink()
         return Stored(partial, sent_bytes, self._size(partial))
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:  # noqa: ARG002 - no time stamps here
@@ -155,9 +153,9 @@ class Staged(Session):
         if spool is None:
             self._replace(stored.partial, final)
             return Settled(Published())
-        self.upload(spool, final)
+        self.upload(str(spool), final)
         with self._translated(final):
-            Path(spool).unlink()
+            spool.unlink()
         size_bytes = self._size(final)
         if size_bytes not in {None, stored.sent_bytes}:
             raise SizeMismatch(
@@ -171,7 +169,7 @@ class Staged(Session):
         remove = self._offered("remove")
         with self._translated(path):
             if spool is not None:
-                Path(spool).unlink(missing_ok=True)
+                spool.unlink(missing_ok=True)
                 return True
             try:
                 if remove is not None:
@@ -230,13 +228,13 @@ class Staged(Session):
                 remove(self._whole(final))
                 rename(self._whole(partial), self._whole(final))
 
-    def _new_spool(self) -> str:
+    def _new_spool(self) -> Path:
         if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="etl-spool-")
-        self._count += 1
-        return f"{self._folder}/{self._count}"
+            with self._translated("spool"):
+                self._folder = SpoolFolder()
+        return self._folder.new_path()
 
-    def _fill(self, spool: str, parcel: Parcel, buffer: memoryview) -> int:
+    def _fill(self, spool: Path, parcel: Parcel, buffer: memoryview) -> int:
         """Write a parcel to a spool file; return the number of bytes."""
         sent_bytes = 0
         descriptor = os.open(spool, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -247,7 +245,7 @@ class Staged(Session):
                     raise self._too_large(parcel.path)
                 write_all(descriptor, buffer[:count])
         except BaseException:
-            Path(spool).unlink()
+            spool.unlink()
             raise
         finally:
             os.close(descriptor)

@@ -1,0 +1,43 @@
+"""A private temporary folder that does not outlive its process for long: the next one removes what a kill left."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_PREFIX = "etl-spool-"
+_LOCK = "lock"
+
+
+class SpoolFolder:
+    """Temporary files of one session. Its lock file is held as long as the process lives."""
+
+    def __init__(self) -> None:
+        remove_abandoned()
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
+        self._count = 0
+        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def new_path(self) -> Path:
+        """Return a path that no file has."""
+        self._count += 1
+        return self.path / str(self._count)
+
+    def remove(self) -> None:
+        """Delete the folder with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_abandoned() -> None:
+    """Delete folders of processes that were killed: those whose lock nobody holds."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        # A folder without its lock file yet belongs to a process that is just making it.
+        with contextlib.suppress(OSError), (folder / _LOCK).open("r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises BlockingIOError while its process lives
+            shutil.rmtree(folder, ignore_errors=True)
