@@ -1,0 +1,394 @@
+"""Admission and runner together: what becomes of a record, told by the messages and states that are committed.
+
+Real dispatcher, pools, ledger and envelopes; only the servers' sessions and the consumer's partitions are fakes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pretend
+import pytest
+
+from etl import errors
+from etl.admission import Admission
+from etl.config import ConfigLoader
+from etl.dispatcher import Dispatcher
+from etl.envelopes import Envelopes
+from etl.models import header
+from etl.models.message import DLQMessage, TransferResult
+from etl.models.task import Facts, Record, Task
+from etl.models.wire import Batch, Message, Partition
+from etl.outcomes import Ledger
+from etl.retry import Policy
+from etl.runner import Runner
+from etl.topics import Topics
+from etl.transfer import relay
+from etl.transfer.lane import Flight
+from etl.transfer.pool import Pools
+
+pytestmark = pytest.mark.unit
+
+NOW = 1_700_000_000.0
+P0 = Partition("jobs", 0)
+JOB = {
+    "job_id": "j1",
+    "source": {"hostname": "A", "path": "/in/a"},
+    "destination": {"hostname": "B", "path": "/out/a"},
+    "metadata": {"n": 1},
+}
+ENVIRONMENT = {
+    f"{name}_{key}": value
+    for name in ("A", "B")
+    for key, value in {"TYPE": "ftp", "HOST": name.lower(), "USER": "u", "PASS": "p"}.items()
+}
+
+
+class FakePartitions:
+    """All partitions are held, awake and ours."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.held: dict[Partition, int] = {}
+        self.sleeping: dict[Partition, tuple[int, float]] = {}
+        self.dirty = False
+        self.ours = True
+
+    def incarnation(self, partition: Partition) -> int | None:
+        return self.held.get(partition)
+
+    def asleep(self, partition: Partition) -> bool:
+        return partition in self.sleeping
+
+    def sleep(self, partition: Partition, offset: int, until: float) -> None:
+        self.sleeping[partition] = (offset, until)
+
+    def sweeps(self, partition: Partition) -> bool:
+        return self.dirty
+
+    def owned(self, partition: Partition, incarnation: int) -> bool:
+        return self.ours and self.ledger.owns(partition, incarnation)
+
+
+class Scene:
+    def __init__(self, **values: Any) -> None:
+        self.clock = pretend.Clock(NOW)
+        self.settings = pretend.settings(workers=2, **values)
+        config = ConfigLoader(environ=ENVIRONMENT)
+        self.world = pretend.World()
+        self.world.configs = config.servers
+        self.pools = Pools(config.get_server_config, self.settings, create=self.world.create)
+        self.dispatcher = Dispatcher(self.pools, self.settings)
+        self.ledger = Ledger("token")
+        self.topics = Topics.of("jobs", self.settings)
+        self.envelopes = Envelopes(self.topics, "group", 1, self.clock)
+        self.partitions = FakePartitions(self.ledger)
+        for partition in (P0, *(Partition("jobs-retry", number) for number in range(4))):
+            self.partitions.held[partition] = self.ledger.assign(partition, 0)
+        self.stopping = threading.Event()
+        self.runner = Runner(
+            self.settings,
+            "worker/1",
+            "cafe",
+            self.pools,
+            self.dispatcher,
+            self.ledger,
+            Policy(2, 1.0, 300.0, 3600.0, jitter=lambda: 0.5),
+            self.envelopes,
+            self.stopping.is_set,
+        )
+        self.admission = Admission(
+            self.topics,
+            "group",
+            config,
+            self.envelopes,
+            self.partitions,  # type: ignore[arg-type]
+            self.ledger,
+            self.dispatcher,
+            self.runner,
+            self.clock,
+        )
+        self.offset = 0
+
+    def accept(
+        self,
+        value: object = JOB,
+        headers: tuple[tuple[str, bytes], ...] = (),
+        partition: Partition = P0,
+        timestamp: float = NOW,
+    ) -> Record:
+        raw = value if isinstance(value, bytes | None) else json.dumps(value).encode()
+        record = Record(*partition, self.offset, b"key", raw, headers, timestamp)
+        self.offset += 1
+        self.admission.accept(record)
+        return record
+
+    def run(self, relayed: Callable[[], relay.Receipt]) -> Task:
+        """Run the next job of the dispatcher as a lane would, its relay replaced by `relayed`."""
+        taken = self.dispatcher.take(0)
+        assert taken is not None
+        task, lease = taken
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relay, "run", lambda *_: relayed())
+            patch.setattr(relay, "finish", lambda *_: relayed().size_bytes)
+            self.runner.run(Flight(task, lease, 0.0, None, lambda: memoryview(bytearray(16))))
+        self.dispatcher.finish(task)
+        return task
+
+    def commit(self) -> Batch | None:
+        batch = self.ledger.batch(100, now=self.clock(), membership=object)
+        if batch is not None:
+            self.ledger.settle(batch, committed=True)
+        return batch
+
+    def messages(self) -> dict[str, Message]:
+        batch = self.commit()
+        return {message.topic: message for message in batch.messages} if batch is not None else {}
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.pools.close()
+
+
+def raising(error: BaseException) -> Callable[[], relay.Receipt]:
+    def relayed() -> relay.Receipt:
+        raise error
+
+    return relayed
+
+
+def good() -> relay.Receipt:
+    return relay.Receipt(11, "size", moved_bytes=11, facts=Facts(11, 1.0))
+
+
+def result_in(message: Message) -> TransferResult:
+    assert message.value is not None
+    return TransferResult.from_json(message.value)
+
+
+def test_a_good_job_is_one_result(scene: Scene) -> None:
+    """Keyed by its id; one line of what happened."""
+    scene.accept()
+    scene.run(good)
+    messages = scene.messages()
+    assert set(messages) == {"jobs-results"}
+    result = result_in(messages["jobs-results"])
+    assert messages["jobs-results"].key == b"j1"
+    assert (result.status, result.bytes, result.verified_by, result.attempts) == ("SUCCESS", 11, "size", 1)
+    assert (result.worker, result.metadata) == ("worker/1", {"n": 1})
+    assert scene.ledger.outstanding == 0
+
+
+def test_a_source_action_is_a_second_step(scene: Scene) -> None:
+    """First the publish is committed, without any message; then the action, and the result."""
+    scene.accept({**JOB, "options": {"source_action": "delete"}})
+    scene.run(good)
+    first = scene.commit()
+    assert first is not None
+    assert first.messages == ()
+    scene.run(good)
+    result = result_in(scene.messages()["jobs-results"])
+    assert (result.status, result.bytes, result.verified_by) == ("SUCCESS", 11, "size")
+    assert scene.ledger.outstanding == 0
+
+
+def test_a_file_left_alone_keeps_its_source(scene: Scene) -> None:
+    """`overwrite: skip` of another file: nothing was copied, nothing is deleted."""
+    scene.accept({**JOB, "options": {"source_action": "delete", "overwrite": "skip"}})
+    scene.run(lambda: relay.Receipt(3, "none", skipped=True))
+    assert result_in(scene.messages()["jobs-results"]).skipped
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (None, "message"),
+        (b"", "message"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"{", "JSON"),
+        (b"[1]", "object"),
+        ({**JOB, "typo": 1}, "typo"),
+        ({**JOB, "source": {"hostname": "A"}}, "source.path"),
+        ({**JOB, "source": {"hostname": "A", "path": "/a\r\nDELE /b"}}, "source.path"),
+        ({**JOB, "options": {"checksum": {}}}, "options.checksum: is not supported yet"),
+        ({**JOB, "source": {"hostname": "NOBODY", "path": "/a"}}, "NOBODY"),
+    ],
+)
+def test_what_is_no_job_is_one_dead_letter_and_one_failed_result(scene: Scene, value: object, names: str) -> None:
+    """At once, with the reason by its field, and the original's exact bytes."""
+    record = scene.accept(value)
+    messages = scene.messages()
+    assert set(messages) == {"jobs-dlq", "jobs-results"}
+    letter = DLQMessage.from_json(messages["jobs-dlq"].value)
+    assert names.lower() in letter.error.lower()
+    assert letter.original_bytes() == (record.value or b"")
+    assert (letter.original_topic, letter.original_partition, letter.original_offset) == ("jobs", 0, 0)
+    result = result_in(messages["jobs-results"])
+    assert (result.status, result.error) == ("FAILED", letter.error)
+    assert scene.ledger.outstanding == 0
+
+
+def test_a_bug_is_a_dead_letter(scene: Scene) -> None:
+    """Never a lost job, never a stopped line."""
+    scene.accept()
+    scene.run(raising(ZeroDivisionError("a bug")))
+    letter = DLQMessage.from_json(scene.messages()["jobs-dlq"].value)
+    assert (letter.error_code, letter.error) == ("UNKNOWN_ERROR", "a bug")
+
+
+def test_attempts_run_out(scene: Scene) -> None:
+    """The first failure waits in memory with its history, the last is a dead letter that lists all."""
+    scene.accept()
+    task = scene.run(raising(errors.ConnectionLost("cut")))
+    assert scene.messages() == {}
+    assert [attempt.what for attempt in task.attempts] == ["CONNECTION_ERROR: cut"]
+    assert task.sweep
+    time.sleep(0.55)  # half of the first back-off: the jitter of the policy above
+    scene.run(raising(errors.SizeMismatch("short")))
+    messages = scene.messages()
+    letter = DLQMessage.from_json(messages["jobs-dlq"].value)
+    assert [attempt.what for attempt in letter.attempts] == ["CONNECTION_ERROR: cut", "SIZE_MISMATCH: short"]
+    assert (letter.error_code, letter.retry_count) == ("SIZE_MISMATCH", 1)
+    assert result_in(messages["jobs-results"]).attempts == 2
+
+
+def test_an_outage_spends_nothing_and_is_parked(scene: Scene) -> None:
+    """It goes to T-retry with its bytes, once its wait is long."""
+    record = scene.accept()
+    outage = errors.ServerUnavailable("refused", server="B")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dispatcher, "breaker_wait", lambda *_: 100.0)
+        task = scene.run(raising(outage))
+    parked = scene.messages()["jobs-retry"]
+    assert (parked.value, parked.key) == (record.value, record.key)
+    assert task.attempts == []
+    assert task.outages == 1
+    headers = dict(parked.headers)
+    assert headers[header.GROUP] == b"group"
+    assert headers[header.ORIGIN] == b"jobs-0-0"
+    assert scene.ledger.outstanding == 0
+
+
+def test_a_lost_partition_writes_nothing(scene: Scene) -> None:
+    """Whoever owns it repeats the job; if that is us after all, it runs again."""
+    scene.accept()
+    scene.partitions.ours = False
+    scene.run(raising(errors.OwnershipLost("gone")))
+    assert scene.messages() == {}
+    assert scene.dispatcher.unfinished[0] == 0
+
+    scene.partitions.ours = True
+    scene.accept()
+    scene.run(raising(errors.OwnershipLost("gone, it seemed")))
+    assert scene.dispatcher.unfinished[0] == 1
+
+
+def test_a_deadline_that_passed_is_a_dead_letter_without_a_connection(scene: Scene) -> None:
+    """No server is bothered."""
+    scene.accept({**JOB, "options": {"deadline": "2020-01-01T00:00:00Z"}})
+    scene.run(good)
+    assert DLQMessage.from_json(scene.messages()["jobs-dlq"].value).error_code == "DEADLINE_EXCEEDED"
+    assert scene.world["A"].connects == 0
+
+
+def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> None:
+    """The session that failed is not asked; what cannot be removed is remembered for the next one."""
+    for refusal in (None, ConnectionRefusedError("down")):
+
+        def fail(job: Task, refusal: BaseException | None = refusal) -> relay.Receipt:
+            job.littered = True
+            scene.world["B"].refusal = refusal
+            raise errors.ConnectionLost("cut")
+
+        scene.accept()
+        taken = scene.dispatcher.take(0)
+        assert taken is not None
+        task, lease = taken
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relay, "run", lambda job, *_, fail=fail: fail(job))
+            scene.runner.run(Flight(task, lease, 0.0, None, lambda: memoryview(bytearray(16))))
+        scene.dispatcher.finish(task)
+        scene.dispatcher.drop(lambda _task: True)
+        assert not task.littered
+    assert len(scene.world["B"].removed) == 1
+    assert scene.runner.untidy
+
+
+# --- records of T-retry ---------------------------------------------------------------------------------------
+
+
+def retry(tier: int) -> Partition:
+    return Partition("jobs-retry", tier)
+
+
+def headers(**values: str) -> tuple[tuple[str, bytes], ...]:
+    names = {
+        "group": header.GROUP,
+        "origin": header.ORIGIN,
+        "not_before": header.NOT_BEFORE,
+        "attempts": header.ATTEMPTS,
+    }
+    return tuple((names[name], value.encode()) for name, value in values.items())
+
+
+def utc(wall: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(wall))
+
+
+def test_a_record_that_is_not_due_puts_its_partition_to_sleep(scene: Scene) -> None:
+    """Not received, nothing in memory: it is read again when it is due. What follows it waits behind it."""
+    scene.accept(JOB, headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 8)), retry(0))
+    assert scene.partitions.sleeping == {retry(0): (0, NOW + 8)}
+    scene.accept(JOB, headers(group="group", origin="jobs-0-6"), retry(0))
+    assert scene.ledger.outstanding == 0
+    assert scene.dispatcher.unfinished == (0, 0)
+
+
+def test_a_due_record_runs_with_its_history(scene: Scene) -> None:
+    """Directly from T-retry, named after its first delivery."""
+    attempts = json.dumps([{"at": "then", "where": "there", "what": "IO_ERROR: x"}])
+    scene.accept(JOB, headers(group="group", origin="jobs-0-5", not_before=utc(NOW - 1), attempts=attempts), retry(0))
+    task = scene.run(good)
+    assert str(task.origin) == "jobs-0-5"
+    assert result_in(scene.messages()["jobs-results"]).attempts == 2
+
+
+def test_records_of_other_groups_are_done_unread(scene: Scene) -> None:
+    """Also one that is not due: nobody waits for it here."""
+    scene.accept(b"whatever", headers(group="others", not_before=utc(NOW + 1000)), retry(1))
+    assert scene.partitions.sleeping == {}
+    assert scene.messages() == {}
+    assert scene.ledger.outstanding == 0
+
+
+def test_a_hop_is_parked_again(scene: Scene) -> None:
+    """Due in its tier, but not at its time: it moves on to the tier of what remains."""
+    scene.accept(JOB, headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 700)), retry(0), NOW - 10)
+    parked = scene.messages()["jobs-retry"]
+    assert parked.partition == 2
+
+
+def test_not_before_in_the_far_future_is_parked_at_once(scene: Scene) -> None:
+    """It costs no memory; a near one waits here."""
+    scene.accept({**JOB, "options": {"not_before": utc(NOW + 5000)}})
+    assert scene.messages()["jobs-retry"].partition == 3
+    scene.accept({**JOB, "options": {"not_before": utc(NOW + 5)}})
+    assert scene.messages() == {}
+    assert scene.dispatcher.unfinished[0] == 1
+
+
+def test_what_was_revoked_or_done_is_dropped(scene: Scene) -> None:
+    """Records that were polled before the partition was taken away."""
+    scene.accept(partition=Partition("jobs", 5))
+    with contextlib.suppress(KeyError):
+        scene.ledger.revoke([P0])
+    scene.accept()
+    assert scene.dispatcher.unfinished == (0, 0)

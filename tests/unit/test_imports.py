@@ -1,0 +1,201 @@
+"""Who may import whom: downward only, one seam to Kafka, one to FTP, one to the environment."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SOURCES = REPOSITORY / "src" / "etl"
+
+# From the bottom up. A module imports what stands before its row; packages and the rows marked + among themselves too.
+ROWS = [
+    ("errors",),
+    ("config", "identity", "logs", "metrics"),
+    ("models", "+"),
+    ("offsets", "retry", "breaker"),
+    ("transfer", "+"),
+    ("queues",),
+    ("dispatcher",),
+    ("broker",),
+    ("topics",),
+    ("outcomes", "envelopes"),
+    ("committer",),
+    ("partitions",),
+    ("runner",),
+    ("admission",),
+    ("consumer",),
+    ("api", "cli", "+"),
+    ("main",),
+]
+RANKS = {room: rank for rank, row in enumerate(ROWS) for room in row if room != "+"}
+# The command that consumes is the process of `main`; imported when it runs: other commands need no consumer.
+DEFERRED = {("etl.cli.consume", "etl.main")}
+
+
+class Import(NamedTuple):
+    """`importer` names `imported`: both full names; `deferred`: within a function."""
+
+    importer: str
+    imported: str
+    deferred: bool
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(SOURCES.rglob("*.py")):
+        parts = ("etl", *path.relative_to(SOURCES).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def statements(node: ast.AST, *, deferred: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Yield the imports that are carried out: not those for type checkers alone."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child, deferred
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            for other in child.orelse:
+                yield from statements(other, deferred=deferred)
+        else:
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from statements(child, deferred=deferred or is_function)
+
+
+def imports() -> list[Import]:
+    known, found = modules(), []
+    for name, path in known.items():
+        for statement, deferred in statements(tree_of(path)):
+            if isinstance(statement, ast.Import):
+                targets = [alias.name for alias in statement.names]
+            else:
+                assert statement.level == 0, f"{name}: imports are absolute"
+                whole = [f"{statement.module}.{alias.name}" for alias in statement.names]
+                targets = [target if target in known else str(statement.module) for target in whole]
+            found += [Import(name, target, deferred) for target in targets]
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def rank(module: str) -> int:
+    return RANKS[room(module)]
+
+
+INNER = [found for found in imports() if found.imported.startswith("etl.")]
+
+
+def test_every_module_has_its_room() -> None:
+    """A new module stands in ROWS: somebody decided what it may know."""
+    assert {room(name) for name in modules() if name != "etl"} <= RANKS.keys()
+
+
+def is_allowed(found: Import) -> bool:
+    if found.deferred and (found.importer, found.imported) in DEFERRED:
+        return True
+    same_package = room(found.importer) == room(found.imported) and "+" in ROWS[rank(found.importer)]
+    return same_package or rank(found.imported) < rank(found.importer)
+
+
+def test_imports_go_downward() -> None:
+    """A module imports only what lies below it; a package also its own parts."""
+    assert len(INNER) > 100
+    assert [f"{found.importer} > {found.imported}" for found in INNER if not is_allowed(found)] == []
+
+
+def test_imports_have_no_cycle() -> None:
+    """Not even within a package."""
+    below: dict[str, set[str]] = {}
+    for found in INNER:
+        if not found.deferred and found.importer != found.imported:
+            below.setdefault(found.importer, set()).add(found.imported)
+    # Importing a submodule of another package runs that package first; of its own, it is running already.
+    for importer, found_names in below.items():
+        packages = {name.rpartition(".")[0] for name in found_names} & modules().keys() - {"etl"}
+        found_names |= {package for package in packages if not f"{importer}.".startswith(f"{package}.")}
+    below["etl.main"].discard("etl.cli")  # only when it is run as a program
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " > ".join((*path, name))
+        if name not in done:
+            for other in below.get(name, ()):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(below):
+        visit(name, ())
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [
+        ("kafka", ("etl.broker",)),
+        ("ftplib", ("etl.transfer.ftp",)),
+        ("click", ("etl.cli",)),
+        ("rich", ("etl.cli",)),
+        ("dotenv", ("etl.config",)),
+        ("pydantic", ("etl.models",)),
+        ("socket", ("etl.transfer.ftp", "etl.config")),  # config: the host's name
+        ("asyncio", ()),
+    ],
+)
+def test_a_library_stays_in_its_room(library: str, rooms: tuple[str, ...]) -> None:
+    """Only broker knows the Kafka client, only the protocol its own library; nobody an event loop."""
+    users = {found.importer for found in imports() if found.imported.split(".")[0] == library}
+    assert {user for user in users if not f"{user}.".startswith(tuple(f"{room}." for room in rooms))} == set()
+
+
+def test_only_the_factory_knows_protocols() -> None:
+    """`transfer/__init__` registers them; everybody else sees sessions."""
+    protocols = ("etl.transfer.ftp", "etl.transfer.local")
+    users = {
+        found.importer
+        for found in INNER
+        if found.imported.startswith(protocols) and not found.importer.startswith(protocols)
+    }
+    assert users == {"etl.transfer"}
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    """Settings come from `config`: no other module looks into the environment."""
+    readers = set()
+    for name, path in modules().items():
+        for node in ast.walk(tree_of(path)):
+            names = (
+                {alias.name for alias in node.names}
+                if isinstance(node, ast.ImportFrom) and node.module == "os"
+                else set()
+            )
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+                names = {node.attr}
+            if names & {"environ", "environb", "getenv", "getenvb", "putenv"}:
+                readers.add(name)
+    assert readers == {"etl.config"}
+
+
+def test_no_folder_shadows_a_library() -> None:
+    """A package named `kafka` or `docker` beside the sources would hide the real ones."""
+    assert not [path for folder in ("kafka", "docker") for path in (REPOSITORY / folder).rglob("__init__.py")]
+
+
+def test_modules_say_what_they_are() -> None:
+    """Each module opens with what it owns; none is a drawer for odds and ends."""
+    for name, path in modules().items():
+        assert not {"utils", "helpers", "common", "manager"} & set(name.split(".")), name
+        if path.name != "__init__.py" or path.read_text(encoding="utf-8").strip():
+            assert ast.get_docstring(tree_of(path)), f"{name} has no docstring"

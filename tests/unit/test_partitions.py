@@ -1,0 +1,236 @@
+"""Partitions: taken over, asleep, paused and resumed. The broker's side is a small fake of `Intake`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pretend
+import pytest
+import structlog.testing
+
+from etl.broker import Truncated
+from etl.models.wire import Batch, Commit, Partition
+from etl.offsets import State
+from etl.outcomes import Ledger
+from etl.partitions import Partitions
+
+pytestmark = pytest.mark.unit
+
+P0, P1 = Partition("jobs", 0), Partition("jobs", 1)
+Told = tuple[Commit, Truncated | None] | None
+
+
+class FakeIntake:
+    """What the client would know."""
+
+    def __init__(self, *held: Partition) -> None:
+        self.new = list(held)
+        self.silent = set(held)  # assigned partitions are paused until they are taken over
+        self.told: dict[Partition, Told] = {}
+        self.positions: dict[Partition, int] = {}
+        self.member = True
+        self.sought: list[tuple[Partition, int]] = []
+
+    def new_partitions(self) -> list[Partition]:
+        return list(self.new)
+
+    def take_over(self, partition: Partition, timeout: float) -> Told:
+        told = self.told.get(partition, (Commit(0, ""), None))
+        if told is not None:
+            self.new.remove(partition)
+            self.positions[partition] = told[0].offset
+        return told
+
+    def position(self, partition: Partition) -> int | None:
+        return self.positions.get(partition)
+
+    def behind(self, partition: Partition) -> int:
+        return 5
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        self.silent |= set(partitions)
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        self.silent -= set(partitions)
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        self.sought.append((partition, offset))
+        self.positions[partition] = offset
+
+    def assigned(self) -> list[Partition]:
+        return [P0, P1]
+
+    def is_member(self) -> bool:
+        return self.member
+
+
+class Scene:
+    def __init__(self, *held: Partition, window: int = 10) -> None:
+        self.intake, self.ledger, self.clock = FakeIntake(*held), Ledger("t"), pretend.Clock()
+        self.partitions = Partitions(self.intake, self.ledger, window, self.clock)  # type: ignore[arg-type]
+
+    def take_over(self, *, begin: bool = True) -> list[dict[str, Any]]:
+        """Take over; `begin`: and put it on record that somebody is at work, without which nothing is fetched."""
+        with structlog.testing.capture_logs() as said:
+            self.partitions.take_over_new()
+        if begin:
+            self.commit()
+        return [dict(event) for event in said]
+
+    def commit(self, *, clean: bool = False) -> Batch | None:
+        batch = self.ledger.batch(100, now=self.clock(), membership=object, clean=clean)
+        if batch is not None:
+            self.ledger.settle(batch, committed=True)
+        return batch
+
+
+def test_a_partition_is_fetched_from_once_it_was_taken_over() -> None:
+    """Silent until it is known where the group stands in it."""
+    scene = Scene(P0)
+    scene.partitions.steer(window_full=False)
+    assert scene.intake.silent == {P0}
+    assert scene.partitions.incarnation(P0) is None
+    scene.take_over()
+    scene.partitions.steer(window_full=False)
+    assert scene.intake.silent == set()
+    assert scene.partitions.incarnation(P0) is not None
+
+
+def test_a_broker_that_is_away_is_asked_again() -> None:
+    """A takeover that fails stays to be done, and costs no other partition its turn for ever."""
+    scene = Scene(P0, P1)
+    scene.intake.told[P0] = None
+    scene.take_over()
+    assert scene.partitions.incarnation(P0) is None
+    del scene.intake.told[P0]
+    scene.take_over()
+    assert None not in (scene.partitions.incarnation(P0), scene.partitions.incarnation(P1))
+
+
+def test_lost_records_are_reported_with_their_number() -> None:
+    """Never a silent jump."""
+    scene = Scene(P0)
+    scene.intake.told[P0] = (Commit(50, ""), Truncated(P0, 43, 50))
+    (lost, _taken) = scene.take_over()
+    assert (lost["log_level"], lost["lost"], lost["goes_on_at"]) == ("error", 43, 50)
+
+
+def test_a_full_window_silences_all_and_wakes_them_again() -> None:
+    """What could not be worked on is not fetched."""
+    scene = Scene(P0, P1)
+    scene.take_over()
+    scene.partitions.steer(window_full=True)
+    assert scene.intake.silent == {P0, P1}
+    scene.partitions.steer(window_full=False)
+    assert scene.intake.silent == set()
+
+
+def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> None:
+    """Where its next record waits, the partition is read again from that record on."""
+    scene = Scene(P0, P1)
+    scene.take_over()
+    scene.partitions.sleep(P0, 7, scene.clock() + 10)
+    scene.partitions.steer(window_full=False)
+    assert scene.partitions.asleep(P0)
+    assert scene.intake.silent == {P0}
+    assert scene.intake.sought == [(P0, 7)]
+    assert scene.partitions.parked("jobs") == (10, scene.clock() + 10)
+    scene.clock.pass_(10)
+    scene.partitions.steer(window_full=False)
+    assert not scene.partitions.asleep(P0)
+    assert scene.intake.silent == set()
+    scene.partitions.sleep(Partition("jobs", 9), 0, 0.0)  # revoked meanwhile: nothing happens
+    assert scene.partitions.parked("other") == (0, None)
+
+
+def test_what_was_revoked_is_not_ours() -> None:
+    """At once, and a new assignment is another incarnation."""
+    scene = Scene(P0)
+    scene.take_over()
+    before = scene.partitions.incarnation(P0)
+    assert before is not None
+    assert scene.partitions.owned(P0, before)
+    scene.partitions.revoked([P0])
+    assert not scene.partitions.owned(P0, before)
+    scene.intake.new = [P0]
+    scene.take_over()
+    assert not scene.partitions.owned(P0, before)
+
+
+def test_who_is_no_member_owns_nothing() -> None:
+    """A zombie publishes nothing."""
+    scene = Scene(P0)
+    scene.take_over()
+    incarnation = scene.partitions.incarnation(P0)
+    assert incarnation is not None
+    scene.intake.member = False
+    assert not scene.partitions.owned(P0, incarnation)
+
+
+def test_only_the_first_window_after_an_unclean_end_is_swept() -> None:
+    """A dead owner may have left as many partial files as it had jobs at work; a clean one none."""
+    dead = Scene(P0)
+    dead.take_over(begin=False)
+    dead.ledger.receive(P0, 0)
+    begun = dead.commit()
+    assert begun is not None
+
+    scene = Scene(P0, window=3)
+    scene.intake.told[P0] = (begun.offsets[P0], None)
+    scene.take_over()
+    assert [scene.partitions.sweeps(P0) for _ in range(5)] == [True, True, True, False, False]
+    assert not scene.partitions.sweeps(P1)
+
+    ended = scene.commit(clean=True)
+    assert ended is not None
+    heir = Scene(P0, window=3)
+    heir.intake.told[P0] = (ended.offsets[P0], None)
+    heir.take_over()
+    assert not heir.partitions.sweeps(P0)
+
+
+def test_after_a_clean_end_nothing_is_fetched_before_that_is_revoked() -> None:
+    """Else a kill before the first outcome would pass for a clean end."""
+    first = Scene(P0)
+    first.take_over()
+    ended = first.commit(clean=True)
+    assert ended is not None
+    heir = Scene(P0)
+    heir.intake.told[P0] = (ended.offsets[P0], None)
+    heir.take_over(begin=False)
+    heir.partitions.steer(window_full=False)
+    assert heir.intake.silent == {P0}
+    heir.commit()
+    heir.partitions.steer(window_full=False)
+    assert heir.intake.silent == set()
+
+
+def test_the_position_is_told_so_that_lag_ends_at_zero() -> None:
+    """Past transaction markers, where no record ever comes."""
+    scene = Scene(P0)
+    scene.take_over()
+    assert scene.ledger.receive(P0, 0) is State.NEW
+    scene.intake.positions[P0] = 3
+    scene.partitions.steer(window_full=False)
+    batch = scene.commit(clean=True)
+    assert batch is not None
+    assert batch.offsets[P0].offset == 0  # it is not done
+    scene.partitions.revoked([P0])
+    scene.intake.new = [P0]
+    scene.take_over()
+    scene.intake.positions[P0] = 3
+    scene.partitions.steer(window_full=False)
+    scene.clock.pass_(2)
+    batch = scene.commit()
+    assert batch is not None
+    assert batch.offsets[P0].offset == 3
+
+
+def test_pause_all_is_for_the_end() -> None:
+    """Nothing more comes."""
+    scene = Scene(P0, P1)
+    scene.take_over()
+    scene.partitions.steer(window_full=False)
+    scene.partitions.pause_all()
+    assert scene.intake.silent == {P0, P1}
