@@ -212,6 +212,6 @@ def touched(task: Task) -> set[str]:
 
 
 TestDispatcher = DispatcherMachine.TestCase
-TestDispatcher.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestDispatcher.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestNarrowDispatcher = NarrowMachine.TestCase
-TestNarrowDispatcher.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestNarrowDispatcher.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

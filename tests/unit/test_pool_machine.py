@@ -187,4 +187,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPools = PoolMachine.TestCase
-TestPools.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestPools.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
