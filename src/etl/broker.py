@@ -27,6 +27,8 @@ from etl.models.wire import Batch, Commit, Message, Partition
 log = structlog.get_logger(__name__)
 
 SESSION_TIMEOUT_SECONDS = 15.0
+HEARTBEAT_SECONDS = 3.0
+LATE_HEARTBEAT_SECONDS = 2 * HEARTBEAT_SECONDS
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 REQUEST_TIMEOUT_SECONDS = 8.0
 REQUEST_TIMEOUT_MS = int(REQUEST_TIMEOUT_SECONDS * 1000)
@@ -155,7 +157,7 @@ class Intake:
                 # Also the limit of a rebalance: long enough for a member that is being restarted.
                 max_poll_interval_ms=60_000,
                 session_timeout_ms=int(SESSION_TIMEOUT_SECONDS * 1000),
-                heartbeat_interval_ms=3000,
+                heartbeat_interval_ms=int(HEARTBEAT_SECONDS * 1000),
                 metadata_max_age_ms=30_000,
                 fetch_max_wait_ms=100,
             )
@@ -169,6 +171,10 @@ class Intake:
 
         New partitions are silent until `take_over` was called for them. Raises nothing for a broker that is away.
         """
+        if self._client.heartbeat_age() > LATE_HEARTBEAT_SECONDS:
+            # With a heartbeat overdue the client's own wait is a busy loop that piles up callbacks.
+            time.sleep(timeout)
+            timeout = 0.0
         try:
             polled = self._client.poll(timeout_ms=int(timeout * 1000))
         except kafka_errors.NoOffsetForPartitionError:
