@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import DeadlineExceeded, EtlError, Fate, code_of
+from etl.errors import DeadlineExceeded, EtlError, Fate, code_of, fate_of
 from etl.logs import redact
 from etl.models.message import TransferResult
 from etl.models.task import Attempt
@@ -61,20 +61,22 @@ class Runner:
         """Do one job in a lane; never raises."""
         task, lease = flight.task, flight.lease
         started = time.time()
+        opened = False
         try:
             if not task.published:
                 _require_in_time(task.job)
             lease.open()
+            opened = True
             receipt = self._transfer(flight)
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             cause = flight.cause(error)
             self._clean_up(flight)
             lease.release(clean=False)
-            self._tell_dispatcher(task, cause)
+            self._tell_dispatcher(task, cause, answered=opened and fate_of(cause) is Fate.DEAD)
             self._failed(task, cause, started)
         else:
             lease.release(clean=True)
-            self._tell_dispatcher(task, None)
+            self._tell_dispatcher(task, None, answered=True)
             self._succeeded(task, receipt, started)
 
     def _transfer(self, flight: Flight) -> relay.Receipt:
@@ -219,10 +221,9 @@ class Runner:
 
     # --- servers
 
-    def _tell_dispatcher(self, task: Task, error: BaseException | None) -> None:
-        sides = (task.job.source.hostname, task.job.destination.hostname)
-        if error is None:
-            for name in sides:
+    def _tell_dispatcher(self, task: Task, error: BaseException | None, *, answered: bool) -> None:
+        if answered:
+            for name in (task.job.source.hostname, task.job.destination.hostname):
                 self.dispatcher.worked(name)
         elif isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:
             self.dispatcher.failed(error.server, error)
