@@ -23,9 +23,12 @@ fail() {
 mkdir -p "$home/build" "${HOME:=/root}/.cache/etl-file-sync"
 turns=$HOME/.cache/etl-file-sync/bootstrap.lock
 if command -v flock >/dev/null; then
-    exec 8>>"$home/build/.bootstrap.lock"
-    flock 8
     alone() { flock "$turns" "$@"; }
+    # Called by itself for the system packages, it has its clone's turn already.
+    if [[ ${1:-} != --install-system-packages ]]; then
+        exec 8>>"$home/build/.bootstrap.lock"
+        flock 8
+    fi
 else
     alone() { "$@"; }
 fi
@@ -81,7 +84,7 @@ has_jars || command -v mvn >/dev/null || missing+=(maven)
 first_of_apt() {
     local name
     for name in "$@"; do
-        if apt-cache show "$name" >/dev/null 2>&1; then
+        if apt-cache policy "$name" | grep -q 'Candidate: [0-9]'; then
             echo "$name"
             return
         fi
