@@ -326,6 +326,37 @@ def test_a_welcome_that_announces_a_delay_is_waited_for(fake, session) -> None:
     session(fake(welcome="120 Wait.\r\n220 Now.")).ping()
 
 
+def test_passwords_are_sent_whatever_the_encoding_of_names(fake, session) -> None:
+    """As UTF-8 where the server's encoding cannot express them; with a line break in it, never."""
+    server = fake()
+    server.password = "\N{SNOWMAN}"
+    session(server, encoding="euc-kr").ping()
+    server.password = "x\r\nDELE /a"
+    with pytest.raises(AuthenticationFailed, match="line break"):
+        session(server)
+    assert not any(line.startswith("DELE") for line in server.commands)
+
+
+def test_a_promise_asked_at_a_wrong_time_may_be_asked_again(fake, session, buffer) -> None:
+    """During a transfer it raises; after it, it answers."""
+    server = fake(files={"/a": b"x", "/b": b"y"}, answers={"MLST": "500 No."})
+    ftp = session(server)
+    parcel = ftp.read("/a")
+    drain(parcel, buffer)
+    parcel.close(complete=True)
+    promise = ftp.unchanged(parcel)
+    ftp._control.flush()
+    refused = ftp.dispose("/none")
+    ftp._control.flush()
+    running = ftp._start(ftp._open_data(), "RETR", b"/b")
+    with pytest.raises(RuntimeError):
+        refused.result()
+    assert promise.result()
+    running.data.close()
+    running.command.result()
+    refused.result()
+
+
 def test_users_without_a_password_are_let_in(fake, session) -> None:
     """230 to USER ends the login."""
     server = fake(answers={"USER": "230 In."})

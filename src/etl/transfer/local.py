@@ -118,6 +118,8 @@ class LocalTransfer(Streaming):
             real = self._inside(partial)
             descriptor = self._create(real)
             try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise IOFailure(f"{self.server.hostname}:{partial} is no ordinary file")
                 while count := parcel.readinto(buffer):
                     self.require_not_aborted()
                     write_all(descriptor, buffer[:count])

@@ -132,6 +132,8 @@ class Renaming:
 
     def _replacing(self, source: str, target: str, aside: str) -> Callable[[], bool | None]:
         """Queue a rename. The answer: was the old file swapped out; None: the source is gone."""
+        if source == target:
+            return lambda: False
         if refuses_to_replace(self._session.server):
             swap = self._send_swap(source, target, aside)
             return lambda: self._complete_swap(swap, source, target, aside)
@@ -159,8 +161,10 @@ class Renaming:
             if self._session.make_folders(target):
                 pass
             elif self._session.ask("SIZE", target).result().is_success:
-                remember_refuser(self._session.server)
-                return self._complete_swap(self._send_swap(source, target, aside), source, target, aside)
+                swapped = self._complete_swap(self._send_swap(source, target, aside), source, target, aside)
+                if swapped:
+                    remember_refuser(self._session.server)
+                return swapped
             else:
                 raise asking.why_not_written(self._session, target, refusal)
             from_, to = self._send(source, target)

@@ -13,6 +13,7 @@ from etl.errors import (
     ConnectionLost,
     EtlError,
     FileMissing,
+    InvalidPath,
     IOFailure,
     ServerBusy,
     ServerUnavailable,
@@ -65,6 +66,9 @@ class Later(Generic[T]):
                 self._value = compute()
             except EtlError as error:
                 self._error = error
+            except BaseException:  # a question at a wrong time is none: it may be asked again
+                self._compute = compute
+                raise
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]  # computed above, or there is an error
@@ -157,9 +161,9 @@ class FTPTransfer(Streaming):
         welcome = control.expect_welcome().result()
         if not welcome.is_success:
             raise self._not_welcome(welcome)
-        reply = control.send("USER", self._names.wire(self.server.username)).result()
+        reply = control.send("USER", self._credential(self.server.username)).result()
         if reply.code == 331:
-            reply = control.send("PASS", self._names.wire(self.server.password)).result()
+            reply = control.send("PASS", self._credential(self.server.password)).result()
         if not reply.is_success:
             raise self._login_refused(reply)
         features = control.send("FEAT").result()
@@ -177,6 +181,15 @@ class FTPTransfer(Streaming):
         control.logged_in()
         passive = self.settings.passive if self.server.passive is None else self.server.passive
         self._data = DataConnections(control, self._sockets, self.settings, self.name, passive=passive)
+
+    def _credential(self, text: str) -> bytes:
+        """Return the bytes of a user's name or password: in the server's encoding if it can express them."""
+        if any(sign in text for sign in "\r\n\0"):
+            raise AuthenticationFailed(f"{self.name}: USER or PASS holds a line break or NUL", server=self.name)
+        try:
+            return self._names.wire(text)
+        except InvalidPath:
+            return text.encode("utf-8", "surrogateescape")
 
     def _not_welcome(self, reply: Reply) -> EtlError:
         kind = ServerBusy if _says_a_limit(reply) else ServerUnavailable
@@ -232,7 +245,8 @@ class FTPTransfer(Streaming):
             return None
         if self.offers("MLST"):
             listing = self._listing("MLSD", None)
-            return None if listing is None else self._bare(listing, with_facts=True)
+            if listing is not None:
+                return self._bare(listing, with_facts=True)
         hidden = self._listing("NLST", b"-a")  # without it vsftpd hides names with a leading dot
         found = self._bare(hidden or b"", with_facts=False)
         if found:
