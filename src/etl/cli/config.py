@@ -24,7 +24,7 @@ def check(config: ConfigLoader) -> None:
     settings = config.settings
     console = terminal.console()
     console.print(f"topic {settings.topic}, group {settings.group_id}, broker {settings.bootstrap_servers}")
-    processes = terminal.plural(settings.consumer_count, "process").replace("processs", "processes")
+    processes = terminal.plural(settings.consumer_count, "process")
     console.print(f"{processes} of {terminal.plural(settings.workers, 'lane')}")
     if not config.servers:
         console.print("no servers: set NAME_TYPE, NAME_HOST, NAME_USER and NAME_PASS for each")

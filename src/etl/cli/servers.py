@@ -187,7 +187,11 @@ def _print(trials: Sequence[Trial], steps: Sequence[str]) -> None:
     for trial in trials:
         server = trial.server
         place = f"{server.host}:{server.port}" if server.port else server.host or server.base_path
-        result = f"{trial.error_code}: {trial.error}" if trial.failed else f"ok, {trial.names} names in its folder"
+        result = (
+            f"{trial.error_code}: {trial.error}"
+            if trial.failed
+            else f"ok, {terminal.plural(trial.names or 0, 'name')} in its folder"
+        )
         rows.append((server.hostname, server.type, place, *(trial.shown(step) for step in steps), result))
     columns = ["server", "type", "address", *(f"{step} ms" if step != "reach" else step for step in steps), "result"]
     terminal.console().print(terminal.table(columns, rows, numbers=[f"{step} ms" for step in steps]))

@@ -57,4 +57,4 @@ def size(count: float) -> str:
 
 def plural(count: int, noun: str) -> str:
     """Return `1 job`, `2 jobs`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -87,7 +87,7 @@ class DLQMessage(BaseModel):
         )
 
     @classmethod
-    def from_record(  # noqa: PLR0917 - the order is that of use; most callers stop after two
+    def from_record(
         cls,
         record: Record,
         error: str | BaseException,

@@ -1,10 +1,12 @@
 """The commands against a real broker: what is sent is matched with its result, and a replay happens once."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from etl.cli import main
 from etl.models import DLQMessage, FileTransferJob, TransferResult, header
 from etl.models.task import Record
 from etl.models.wire import Message
-from stack import Broker, free_port
+from stack import Broker, Vsftpd, free_port
 
 pytestmark = pytest.mark.integration
 
@@ -239,3 +241,25 @@ def test_a_rival_fences_a_replay_that_waits(broker: Broker, topic: str, monkeypa
     assert result.exit_code == 1
     assert "another replay is running and took over; 0 were sent back here" in result.stderr
     assert len(records(broker, topic)) == 3
+
+
+def test_a_real_server_is_checked(vsftpd: Vsftpd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim: reach, login, list and a probe file, which is gone afterwards; a wrong password fails at the login."""
+    folder = vsftpd.root / uuid.uuid4().hex
+    folder.mkdir()
+    shutil.chown(folder, vsftpd.root.stat().st_uid, vsftpd.root.stat().st_gid)
+    folder.chmod(0o777)
+    for name, password in (("GOOD", vsftpd.password), ("BAD", "wrong-" + vsftpd.password)):
+        values = {"TYPE": "ftp", "HOST": vsftpd.host, "PORT": str(vsftpd.port), "USER": vsftpd.username}
+        values |= {"PASS": password, "BASE_PATH": f"/{folder.name}"}
+        for key, value in values.items():
+            monkeypatch.setenv(f"{name}_{key}", value)
+    result = etl("servers", "check", "GOOD", "--write", "--json")
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)["ms"]) == {"login", "list", "write"}
+    assert list(folder.iterdir()) == []
+    if vsftpd.username != "anonymous":  # which takes any password
+        result = etl("servers", "check")
+        assert result.exit_code == 1
+        assert "AUTHENTICATION_FAILED" in result.stdout
+        assert vsftpd.password not in result.output
