@@ -1,0 +1,1 @@
+"""Faults, kills and freezes: what must hold whatever dies."""

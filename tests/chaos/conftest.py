@@ -1,0 +1,101 @@
+"""Fixtures of the chaos tests: a broker of their own with a listener behind a proxy, consumers, work, topics."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import stack
+from chaos.ftp import Server
+from chaos.processes import Consumer
+from chaos.topics import Topics
+from chaos.work import Work, ftp_place, local_place
+
+LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}  # more jobs, more kills
+
+
+class ProxiedBroker(stack.Broker):
+    """A broker with a second listener, `behind_port`, whose clients are told to come to `proxy_port`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.behind_port, self.proxy_port = stack.free_port(), stack.free_port()
+        local = f"LOCAL://127.0.0.1:{self.port}"
+        self.properties |= {
+            "listeners": f"{local},EXTERNAL://127.0.0.1:{self.behind_port},"
+            f"CONTROLLER://127.0.0.1:{self.controller_port}",
+            "advertised.listeners": f"{local},EXTERNAL://127.0.0.1:{self.proxy_port}",
+        }
+
+
+@pytest.fixture(scope="session")
+def chaos_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedBroker]:
+    """A broker to freeze and kill; each test gives it back running."""
+    server = ProxiedBroker(tmp_path_factory.mktemp("chaos-broker"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        stack.remove_tree(server.folder)
+
+
+@pytest.fixture
+def topics(chaos_broker: ProxiedBroker, topic: str) -> Iterator[Topics]:
+    """Fresh topics, and their reader."""
+    with Topics(chaos_broker.bootstrap_servers, topic, f"group-{topic}").create() as made:
+        yield made
+
+
+@pytest.fixture
+def work(vsftpd: stack.Vsftpd, make_ftpd: Callable[..., stack.Ftpd], tmp_path: Path, topic: str) -> Work:
+    """Three places, each of them source and destination: vsftpd, pyftpdlib, a local folder."""
+    return Work(
+        [
+            ftp_place("OLD", vsftpd, topic),
+            ftp_place("NEW", make_ftpd(), MAX_CONNECTIONS="6"),
+            local_place("HERE", tmp_path / "here"),
+        ]
+    )
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[tuple[Work, Server, Server]]:
+    """Work from one FTP server to another, both of the test's own: the first may hold files back."""
+    source, destination = Server(tmp_path / "source"), Server(tmp_path / "destination")
+    places = [ftp_place("SRC", source), ftp_place("DST", destination)]
+    yield Work(places, pairs=[(places[0], places[1])]), source, destination
+    source.close()
+    destination.close()
+
+
+@pytest.fixture
+def consumers(topics: Topics, tmp_path: Path) -> Iterator[Callable[..., Consumer]]:
+    """Make consumers of the test's topic: `consumers("a", settings, ETL_SLOT="0")`; started by the test."""
+    made: list[Consumer] = []
+
+    def make(name: str, settings: dict[str, str], *, measured: bool = True, **more: str) -> Consumer:
+        common = {
+            "ETL_TOPIC": topics.name,
+            "ETL_GROUP_ID": topics.group,
+            "ETL_BOOTSTRAP_SERVERS": topics.bootstrap_servers,
+        }
+        made.append(Consumer(name, tmp_path, common | settings | more, measured=measured))
+        return made[-1]
+
+    yield make
+    for consumer in made:
+        if consumer.running:
+            consumer.signal(signal.SIGCONT)
+            consumer.kill()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test-long` picks the marker `long`: with TEST_LONG the chaos tests are long ones."""
+    for item in items:
+        if LONG and "chaos" in item.keywords:
+            item.add_marker(pytest.mark.long)
