@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract_parts import LONG
 
 from etl.config import ServerConfig, TransferSettings
 from etl.transfer import FTPTransfer, LocalTransfer
 from etl.transfer.base import BaseTransfer, Session
+from etl.transfer.ftp import publishing
 from etl.transfer.staged import Staged
+from servers.fake import FakeFTP
 from servers.pyftpd import NoReplaceHandler, PyFTPD
 
 LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
@@ -178,3 +181,37 @@ def _ftp_config(server: Any, **settings: Any) -> ServerConfig:
 def buffer() -> memoryview:
     """A transfer buffer."""
     return memoryview(bytearray(BUFFER_BYTES))
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[..., FakeFTP]]:
+    """Start fake servers; they are closed after the test, after its sessions."""
+    servers: list[FakeFTP] = []
+
+    def start(**behaviour: Any) -> FakeFTP:
+        servers.append(FakeFTP(**behaviour))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        publishing.forget_refusers()
+        server.close()
+
+
+@pytest.fixture
+def session(fake: Callable[..., FakeFTP]) -> Iterator[Callable[..., FTPTransfer]]:
+    """Open sessions; they are closed after the test."""
+    sessions: list[FTPTransfer] = []
+
+    def open_one(
+        server: FakeFTP | PyFTPD, limits: TransferSettings = LONG, *, connect: bool = True, **settings: Any
+    ) -> FTPTransfer:
+        config = ServerConfig("FAKE", "ftp", server.host, server.port, server.username, server.password)
+        sessions.append(FTPTransfer(ServerConfig(**{**vars(config), **settings}), limits))
+        if connect:
+            sessions[-1].connect()
+        return sessions[-1]
+
+    yield open_one
+    for one in sessions:
+        one.disconnect()

@@ -1,8 +1,15 @@
-"""Parts of contract tests: a parcel made of bytes, and reading one to its end."""
+"""Parts of contract tests: a parcel made of bytes, reading one to its end, limits, what a fake server was sent."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from etl.config import TransferSettings
 from etl.models.task import Facts
+from servers.fake import FakeFTP
+
+SHORT = TransferSettings(connect_timeout=0.3, login_timeout=0.3, reply_timeout=0.3, stall_timeout=0.3)
+LONG = TransferSettings(connect_timeout=5, login_timeout=5, reply_timeout=5, stall_timeout=5)
 
 
 class Bytes:
@@ -40,3 +47,10 @@ def content_of(session, path: str, buffer: memoryview) -> bytes:
     content = drain(parcel, buffer)
     parcel.close(complete=True)
     return content
+
+
+def writes_of(server: FakeFTP, action: Callable[[], object]) -> list[list[str]]:
+    """Return what a client wrote during an action, write by write."""
+    before = len(server.writes)
+    action()
+    return server.writes[before:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -392,8 +391,6 @@ def test_a_session_can_work_under_another_name(subject, buffer: memoryview) -> N
     assert subject.files() == {"other/file", "file"}
 
 
-@pytest.fixture(autouse=True)
-def _unknown_facts_differ() -> Iterator[None]:
-    """Guard a rule the relay stands on: facts that are not known are not the same file."""
-    yield
+def test_facts_that_are_not_known_are_never_the_same_file() -> None:
+    """The relay stands on it."""
     assert not Facts(None, None).same_file(Facts(None, None))

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from etl.config import ProtocolSpec, ServerConfig, TransferSettings
 from etl.errors import (
-    AuthenticationFailed,
     ConnectionLost,
     EtlError,
     FileMissing,
-    InvalidPath,
     IOFailure,
-    ServerBusy,
     ServerUnavailable,
 )
 from etl.models.task import Facts
@@ -23,16 +20,17 @@ from etl.transfer.base import Promise, Published, Stored
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.control import Control, Pending
 from etl.transfer.ftp.data import DataConnection, DataConnections, Opening
+from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import (
     Names,
     bare_names,
     check_encoding,
     folders_above,
-    quoted_path,
     size_in,
     time_in,
 )
 from etl.transfer.ftp.parcel import FTPParcel
+from etl.transfer.ftp.promises import Later
 from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.sockets import Sockets, dial
 from etl.transfer.paths import basename, parent
@@ -44,34 +42,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SAYS_A_LIMIT = ("too many", "maximum", "limit", "connections")
 _LISTING_LIMIT_BYTES = 256 << 20
 _LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
 _TRIES = 3  # of a STOR whose folder somebody deletes again and again
-
-
-class Later(Generic[T]):
-    """A promise whose answer takes more than one reply: computed once, when asked for."""
-
-    def __init__(self, compute: Callable[[], T]) -> None:
-        self._compute: Callable[[], T] | None = compute
-        self._value: T | None = None
-        self._error: EtlError | None = None
-
-    def result(self) -> T:
-        """Read the replies that are needed; send more commands if they want it."""
-        if self._compute is not None:
-            compute, self._compute = self._compute, None
-            try:
-                self._value = compute()
-            except EtlError as error:
-                self._error = error
-            except BaseException:  # a question at a wrong time is none: it may be asked again
-                self._compute = compute
-                raise
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]  # computed above, or there is an error
 
 
 @dataclass(frozen=True)
@@ -92,7 +65,7 @@ class FTPTransfer(Streaming):
         self.name = server.hostname
         self._sockets = Sockets()
         self._names = Names(check_encoding(server.encoding or "utf-8", server.hostname), server.base_path)
-        self._features: set[str] = set()
+        self._features: frozenset[str] = frozenset()
         self._unsettled: list[Later[Published] | Later[None] | Later[bool]] = []
         self._control: Control | None = None
         self._data: DataConnections | None = None
@@ -118,7 +91,7 @@ class FTPTransfer(Streaming):
                 f"{self.name}: no connection to {server.host}:{port}: {error}", server=self.name
             ) from error
         try:
-            self._log_in(Control(sock, self._sockets, self.name, settings.login_timeout, settings.reply_timeout))
+            self._begin(Control(sock, self._sockets, self.name, settings.login_timeout, settings.reply_timeout))
         except BaseException:
             self.disconnect()
             raise
@@ -156,53 +129,11 @@ class FTPTransfer(Streaming):
                 later.result()
         self._session.flush()
 
-    def _log_in(self, control: Control) -> None:
+    def _begin(self, control: Control) -> None:
         self._control = control
-        welcome = control.expect_welcome().result()
-        if not welcome.is_success:
-            raise self._not_welcome(welcome)
-        reply = control.send("USER", self._credential(self.server.username)).result()
-        if reply.code == 331:
-            reply = control.send("PASS", self._credential(self.server.password)).result()
-        if not reply.is_success:
-            raise self._login_refused(reply)
-        features = control.send("FEAT").result()
-        if features.is_success:
-            offered = (line.strip().split() for line in features.lines[1:-1])
-            self._features = {words[0].decode("ascii", "replace").upper() for words in offered if words}
-        if self._names.encoding.lower() in {"utf-8", "utf8"} and self.offers("UTF8"):
-            control.send("OPTS", b"UTF8 ON")  # a refusal changes nothing
-        binary, where = control.send("TYPE", b"I"), control.send("PWD")
-        if not binary.result().is_success:
-            raise ServerUnavailable(f"{self.name}: TYPE I: {binary.result().text}", server=self.name)
-        home = quoted_path(where.result().line) if where.result().is_success else None
-        if home is not None and home.startswith(b"/"):
-            self._names = Names(self._names.encoding, self.server.base_path, self._names.read(home))
-        control.logged_in()
+        self._names, self._features = log_in(control, self.server, self._names.encoding)
         passive = self.settings.passive if self.server.passive is None else self.server.passive
         self._data = DataConnections(control, self._sockets, self.settings, self.name, passive=passive)
-
-    def _credential(self, text: str) -> bytes:
-        """Return the bytes of a user's name or password: in the server's encoding if it can express them."""
-        if any(sign in text for sign in "\r\n\0"):
-            raise AuthenticationFailed(f"{self.name}: USER or PASS holds a line break or NUL", server=self.name)
-        try:
-            return self._names.wire(text)
-        except InvalidPath:
-            return text.encode("utf-8", "surrogateescape")
-
-    def _not_welcome(self, reply: Reply) -> EtlError:
-        kind = ServerBusy if _says_a_limit(reply) else ServerUnavailable
-        return kind(f"{self.name}: no welcome: {reply.text}", server=self.name)
-
-    def _login_refused(self, reply: Reply) -> EtlError:
-        text = reply.text.replace(self.server.password, "***") if self.server.password else reply.text
-        message = f"{self.name}: login as {self.server.username} refused: {text}"
-        if _says_a_limit(reply):
-            return ServerBusy(message, server=self.name)
-        if reply.is_transient and reply.code != 430:
-            return ServerUnavailable(message, server=self.name)
-        return AuthenticationFailed(message, server=self.name)
 
     @property
     def _session(self) -> Control:
@@ -474,8 +405,3 @@ class FTPTransfer(Streaming):
 
 def _facts(size: Reply, mdtm: Reply) -> Facts:
     return Facts(size_in(size.line) if size.is_success else None, time_in(mdtm.line) if mdtm.is_success else None)
-
-
-def _says_a_limit(reply: Reply) -> bool:
-    """Does a refusal speak of a limit? English it is, but the code (421, 530) leaves it open."""
-    return reply.code == 421 or any(words in reply.text.lower() for words in _SAYS_A_LIMIT)

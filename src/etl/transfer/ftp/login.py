@@ -1,0 +1,80 @@
+"""From welcome to a session that is ready: login, features, names, binary type. Knows what each refusal means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etl.errors import AuthenticationFailed, EtlError, InvalidPath, ServerBusy, ServerUnavailable
+from etl.transfer.ftp.names import Names, quoted_path
+
+if TYPE_CHECKING:
+    from etl.config import ServerConfig
+    from etl.transfer.ftp.control import Control
+    from etl.transfer.ftp.replies import Reply
+
+_SAYS_A_LIMIT = ("too many", "maximum", "limit", "connections")
+
+
+def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names, frozenset[str]]:
+    """Log in; return how names are written there, and what FEAT offers (upper case).
+
+    Raises ServerUnavailable, ServerBusy, AuthenticationFailed.
+    """
+    welcome = control.expect_welcome().result()
+    if not welcome.is_success:
+        raise _not_welcome(server, welcome)
+    reply = control.send("USER", _credential(server, server.username, encoding)).result()
+    if reply.code == 331:
+        reply = control.send("PASS", _credential(server, server.password, encoding)).result()
+    if not reply.is_success:
+        raise _refused(server, reply)
+    features = _features(control.send("FEAT").result())
+    if encoding.lower() in {"utf-8", "utf8"} and "UTF8" in features:
+        control.send("OPTS", b"UTF8 ON")  # a refusal changes nothing
+    binary, where = control.send("TYPE", b"I"), control.send("PWD")
+    if not binary.result().is_success:
+        raise ServerUnavailable(f"{server.hostname}: TYPE I: {binary.result().text}", server=server.hostname)
+    names = Names(encoding, server.base_path)
+    home = quoted_path(where.result().line) if where.result().is_success else None
+    control.logged_in()
+    if home is not None and home.startswith(b"/"):
+        names = Names(encoding, server.base_path, names.read(home))
+    return names, features
+
+
+def _features(reply: Reply) -> frozenset[str]:
+    if not reply.is_success:
+        return frozenset()
+    offered = (line.strip().split() for line in reply.lines[1:-1])
+    return frozenset(words[0].decode("ascii", "replace").upper() for words in offered if words)
+
+
+def _credential(server: ServerConfig, text: str, encoding: str) -> bytes:
+    """Return the bytes of a user's name or password: in the server's encoding if that can express them."""
+    if any(sign in text for sign in "\r\n\0"):
+        message = f"{server.hostname}: USER or PASS holds a line break or NUL"
+        raise AuthenticationFailed(message, server=server.hostname)
+    try:
+        return Names(encoding).wire(text)
+    except InvalidPath:
+        return text.encode("utf-8", "surrogateescape")
+
+
+def _not_welcome(server: ServerConfig, reply: Reply) -> EtlError:
+    kind = ServerBusy if _says_a_limit(reply) else ServerUnavailable
+    return kind(f"{server.hostname}: no welcome: {reply.text}", server=server.hostname)
+
+
+def _refused(server: ServerConfig, reply: Reply) -> EtlError:
+    text = reply.text.replace(server.password, "***") if server.password else reply.text
+    message = f"{server.hostname}: login as {server.username} refused: {text}"
+    if _says_a_limit(reply):
+        return ServerBusy(message, server=server.hostname)
+    if reply.is_transient and reply.code != 430:
+        return ServerUnavailable(message, server=server.hostname)
+    return AuthenticationFailed(message, server=server.hostname)
+
+
+def _says_a_limit(reply: Reply) -> bool:
+    """Does a refusal speak of a limit? English it is, but the code (421, 530) leaves it open."""
+    return reply.code == 421 or any(words in reply.text.lower() for words in _SAYS_A_LIMIT)

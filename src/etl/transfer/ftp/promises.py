@@ -1,0 +1,34 @@
+"""A promise whose answer takes more than one reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from etl.errors import EtlError
+
+T = TypeVar("T")
+
+
+class Later(Generic[T]):
+    """A promise whose answer takes more than one reply: computed once, when asked for."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute: Callable[[], T] | None = compute
+        self._value: T | None = None
+        self._error: EtlError | None = None
+
+    def result(self) -> T:
+        """Read the replies that are needed; send more commands if they want it."""
+        if self._compute is not None:
+            compute, self._compute = self._compute, None
+            try:
+                self._value = compute()
+            except EtlError as error:
+                self._error = error
+            except BaseException:  # a question at a wrong time is none: it may be asked again
+                self._compute = compute
+                raise
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # computed above, or there is an error
