@@ -18,6 +18,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.net.compat import KafkaNetClient
 from kafka.structs import OffsetAndMetadata
 
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
@@ -71,6 +72,23 @@ def translated(what: str) -> Iterator[None]:
 
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _made(kind: Any, **settings: Any) -> Any:
+    """Construct a client of the library; one that cannot reach the broker leaves no thread and no socket behind."""
+    networks: list[Any] = []
+
+    def network(**told: Any) -> Any:
+        networks.append(KafkaNetClient(**told))
+        return networks[-1]
+
+    try:
+        return kind(kafka_client=network, **settings)
+    except BaseException:
+        for left in networks:
+            left.close()
+            left._manager._net.close()  # noqa: SLF001 - the constructor failed before it could be closed
+        raise
 
 
 def _common(bootstrap_servers: str) -> dict[str, Any]:
@@ -144,7 +162,8 @@ class Intake:
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
         self._polled_at = time.monotonic()
         with translated(f"broker {bootstrap_servers} cannot be reached"):
-            self._client = _Consumer(
+            self._client = _made(
+                _Consumer,
                 **_common(bootstrap_servers) | {"request_timeout_ms": 30_000},
                 group_id=group_id,
                 group_instance_id=instance_id,
@@ -321,7 +340,8 @@ class Outbox:
             return
         producer = None
         try:
-            producer = _Producer(
+            producer = _made(
+                _Producer,
                 **_common(self._bootstrap_servers),
                 transactional_id=self._transactional_id,
                 transaction_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
@@ -465,7 +485,8 @@ class Reader:
     def __init__(self, bootstrap_servers: str, topic: str, *, committed: bool = True) -> None:
         self._topic = topic
         with translated(f"broker {bootstrap_servers} cannot be reached"):
-            self._client = KafkaConsumer(
+            self._client = _made(
+                KafkaConsumer,
                 **_common(bootstrap_servers) | {"request_timeout_ms": 30_000},
                 group_id=None,
                 auto_offset_reset="earliest",
@@ -554,7 +575,8 @@ class Writer:
 
     def __init__(self, bootstrap_servers: str) -> None:
         with translated(f"broker {bootstrap_servers} cannot be reached"):
-            self._producer = KafkaProducer(
+            self._producer = _made(
+                KafkaProducer,
                 **_common(bootstrap_servers),
                 max_request_size=MAX_MESSAGE_BYTES,
                 max_block_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
@@ -602,7 +624,7 @@ class TopicFacts(NamedTuple):
 
 @contextlib.contextmanager
 def _admin(bootstrap_servers: str) -> Iterator[Any]:
-    admin = KafkaAdminClient(**{k: v for k, v in _common(bootstrap_servers).items() if k != "metrics_enabled"})
+    admin = _made(KafkaAdminClient, **{k: v for k, v in _common(bootstrap_servers).items() if k != "metrics_enabled"})
     try:
         yield admin
     finally:
