@@ -95,7 +95,7 @@ def _common(bootstrap_servers: str) -> dict[str, Any]:
     return {
         "bootstrap_servers": [server.strip() for server in bootstrap_servers.split(",")],
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
-        "bootstrap_timeout_ms": 10_000,
+        "bootstrap_timeout_ms": 5000,
         "reconnect_backoff_max_ms": 1000,
         "metrics_enabled": False,
     }
