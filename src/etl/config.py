@@ -182,6 +182,7 @@ class TransferSettings:
     reply_timeout: float = 60.0
     stall_timeout: float = 60.0
     passive: bool = True  # FTP_PASSIVE_MODE; a server's own PASSIVE wins
+    spool_limit_bytes: int = 10 << 30  # of a file that must pass through a temporary one
 
 
 @dataclass(frozen=True)
@@ -388,6 +389,7 @@ class Settings:
             reply_timeout=self.reply_timeout_seconds,
             stall_timeout=self.stall_timeout_seconds,
             passive=self.ftp_passive_mode,
+            spool_limit_bytes=self.spool_limit_bytes,
         )
 
 

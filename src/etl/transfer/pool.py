@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 def create_session(server: ServerConfig, settings: TransferSettings) -> Session:
     """Return a new, unconnected session of the server's type; a user's four-method class is wrapped."""
     transfer = TransferFactory.create(server, settings)
-    return transfer if isinstance(transfer, Session) else Staged(transfer)
+    return transfer if isinstance(transfer, Session) else Staged(transfer, settings.spool_limit_bytes)
 
 
 class Pools:
