@@ -158,6 +158,9 @@ class Session(BaseTransfer):
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Are size and time of the parcel's file still those it had before it was read?"""
 
+    def require_disposal(self, *, move: bool) -> None:
+        """Raise SettingsError when this protocol can never delete (or move) a source. Asked before a file is copied."""
+
     @abstractmethod
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete a file, or move it (parents made, an existing file replaced). A file already gone is success."""

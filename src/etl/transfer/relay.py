@@ -17,6 +17,7 @@ from etl.errors import (
     FileMissing,
     IOFailure,
     OwnershipLost,
+    SettingsError,
     SizeMismatch,
     SourceChanged,
     StorageFull,
@@ -65,6 +66,9 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
 
     `source` may be `destination`: then the file goes through memory or a spool file.
     """
+    options = task.job.options
+    if options.source_action != "keep":
+        source.require_disposal(move=options.move_to is not None)
     if task.sweep:
         sweep(task, destination, token)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
@@ -120,7 +124,7 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
     before; one that is another file by now (a new one under the old name) is left alone.
     """
     job, options = task.job, task.job.options
-    published = facts or destination.look(job.destination.path)
+    published = facts or _look_if_possible(destination, job.destination.path)
     size_bytes = (published.size_bytes if published else None) or 0
     here = source.look(job.source.path)
     _require_owned(task)
@@ -132,6 +136,13 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
     if not is_another:
         source.dispose(job.source.path, options.move_to).result()
     return size_bytes
+
+
+def _look_if_possible(session: Session, path: str) -> Facts | None:
+    try:
+        return session.look(path)
+    except SettingsError:  # a user's class that cannot tell sizes
+        return None
 
 
 def sweep(task: Task, destination: Session, token: str) -> None:

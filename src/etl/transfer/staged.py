@@ -124,6 +124,11 @@ class Staged(Session):
         except FileMissing:
             return Settled(value=False)
 
+    def require_disposal(self, *, move: bool) -> None:
+        """Look for the methods that the class would need."""
+        self._need("size")
+        self._need("rename" if move else "remove")
+
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete or move. Raises SettingsError when the class cannot."""
         if move_to is None:
