@@ -13,7 +13,16 @@ import pytest
 from contract_parts import Bytes, content_of
 
 from etl.config import PROTOCOLS, ProtocolSpec, ServerConfig
-from etl.errors import EtlError, FileMissing, IOFailure, PermissionRefused, ServerUnavailable, SizeMismatch, StorageFull
+from etl.errors import (
+    EtlError,
+    FileMissing,
+    IOFailure,
+    PermissionRefused,
+    ServerUnavailable,
+    SettingsError,
+    SizeMismatch,
+    StorageFull,
+)
 from etl.transfer import plugins
 from etl.transfer.base import BaseTransfer, TransferFactory
 from etl.transfer.spool import SpoolFolder
@@ -233,3 +242,12 @@ def test_entry_points_are_registered_and_broken_ones_named(monkeypatch: pytest.M
         found[:] = [Entry("broken", broken)]
         with pytest.raises(EtlError, match="broken"):
             plugins.register_installed()
+
+
+@pytest.mark.parametrize(("move", "missing"), [(False, "size"), (True, "size")])
+def test_a_source_action_that_the_class_lacks_is_refused_before_anything_is_copied(
+    wrapped: Staged, *, move: bool, missing: str
+) -> None:
+    """Four methods cannot delete: a job that asks for it must not be copied first and fail then."""
+    with pytest.raises(SettingsError, match=rf"has no {missing}\(\)"):
+        wrapped.require_disposal(move=move)
