@@ -36,7 +36,7 @@ unit: bootstrap ## only the tests of pure logic
 
 .PHONY: test-long
 test-long: test-servers ## more kills, more faults, more files: the same tests with larger parameters
-	$(PYTHON) -m pytest -m long --timeout 3600 $(ARGS)
+	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)
 
 .PHONY: bench
 bench: test-servers ## files per second, MB per second, memory; ARGS="--help" lists its options

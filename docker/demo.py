@@ -112,7 +112,7 @@ def run() -> None:
     step(f"submitting {GOOD_JOBS} good and {BAD_JOBS} bad jobs")
     command = ["submit", "--file", str(jobs), "--no-check", "--wait", "--timeout", str(WAIT_SECONDS)]
     # In a session of its own: Ctrl-C is for us alone, and we end it.
-    submitted = subprocess.run(etl(*command), start_new_session=True, check=False)
+    submitted = subprocess.run(etl(*command), env=clean_environment({}), start_new_session=True, check=False)
     if submitted.returncode not in {0, 1}:
         raise DemoError(f"etl submit ended with exit code {submitted.returncode}; see {FOLDER / 'appliance.log'}")
     arrived = compare(source.root, target.root)
@@ -121,7 +121,9 @@ def run() -> None:
     step("where the consumers are (kafka-consumer-groups.sh --describe)")
     show_group()
     step("the dead letters (etl dlq list)")
-    subprocess.run(etl("dlq", "list"), check=True)
+    listed = subprocess.run(etl("dlq", "list"), env=clean_environment({}), check=False)
+    if listed.returncode != 0:
+        raise DemoError(f"etl dlq list ended with exit code {listed.returncode}")
     if arrived != GOOD_JOBS:
         raise DemoError(f"{GOOD_JOBS - arrived} files did not arrive; see {FOLDER / 'appliance.log'}")
 
@@ -203,7 +205,9 @@ def etl(*arguments: str) -> list[str]:
 
 def clean_environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without a user's own settings, which must not change the demonstration."""
-    ours = ("ETL_", "KAFKA_PORT", "KAFKA_CONTROLLER_PORT", "KAFKA_DATA_DIR", "KAFKA_AUTOSTART", "KAFKA_ADVERTISED_")
+    ours = ("ETL_", "SRC_FTP_SERVER1_", "DST_FTP_SERVER1_", "FTP_PASSIVE_MODE", "DLQ_", "RESULT_", "RETRY_", "FAIL_")
+    ours += ("KAFKA_PORT", "KAFKA_CONTROLLER_PORT", "KAFKA_DATA_DIR", "KAFKA_AUTOSTART", "KAFKA_ADVERTISED_")
+    ours += ("KAFKA_NETWORK_", "KAFKA_EXTERNAL_", "KAFKA_EXTRA_PROPERTIES")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | dict(more)
 
 
@@ -271,10 +275,9 @@ def log_end() -> str:
 
 def kafka(command: str, *arguments: str, check: bool = True) -> str:
     """Run a command of kafka/bin against the demonstration's broker and return what it printed."""
-    environment = clean_environment(dict(settings()))
     done = subprocess.run(
         [str(HOME / "kafka" / "bin" / command), *arguments],
-        env=environment,
+        env=clean_environment(dict(settings())),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

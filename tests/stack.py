@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -341,6 +342,7 @@ class Vsftpd(Server):
     def _anonymous_settings(self) -> dict[str, str]:
         return {
             "run_as_launching_user": "YES",
+            "ftp_username": pwd.getpwuid(os.geteuid()).pw_name,
             "anonymous_enable": "YES",
             "local_enable": "NO",
             "anon_root": str(self.root),
