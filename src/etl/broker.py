@@ -34,6 +34,7 @@ TRANSACTION_TIMEOUT_SECONDS = 10.0
 REQUEST_TIMEOUT_SECONDS = 8.0
 REQUEST_TIMEOUT_MS = int(REQUEST_TIMEOUT_SECONDS * 1000)
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # what this client is willing to send; topics set their own, lower limits
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
 class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
@@ -59,6 +60,12 @@ class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
 
     def abort_transaction(self) -> None:
         self._within(self._transaction_manager.begin_abort(), "the abort")
+
+    def discard(self) -> None:
+        """End at once, whatever is pending: `close` alone would raise for that before it ends its thread."""
+        self._sender.force_close()
+        with contextlib.suppress(Exception):  # it is broken already; whatever it still says changes nothing
+            self.close(timeout=0)
 
 
 @contextlib.contextmanager
@@ -356,7 +363,7 @@ class Outbox:
             producer.init_transactions()
         except (kafka_errors.KafkaError, OSError) as error:
             if producer is not None:
-                _discard(producer)
+                producer.discard()
             raise BrokerUnavailable(f"no transactional producer {self._transactional_id}: {_said(error)}") from error
         self._producer = producer
 
@@ -391,6 +398,7 @@ class Outbox:
                 )
         except MessageTooLarge:
             self._abort(producer)
+            self.discard()  # its sequence numbers do not survive a refused batch: the next ones would be refused, too
             raise
         except kafka_errors.ProducerFencedError as error:
             self.discard()
@@ -408,32 +416,35 @@ class Outbox:
             raise CommitUnknown(_said(error)) from error
 
     def _send(self, producer: _Producer, messages: Sequence[Message]) -> None:
-        futures = []
-        for index, message in enumerate(messages):
-            try:
-                futures.append(
-                    producer.send(
+        futures: list[Any] = []
+        try:
+            for index, message in enumerate(messages):
+                try:
+                    future = producer.send(
                         message.topic,
                         value=message.value,
                         key=message.key,
                         headers=list(message.headers),
                         partition=message.partition,
                     )
-                )
-            except kafka_errors.MessageSizeTooLargeError as error:
-                raise MessageTooLarge(_said(error), index=index) from error
-        if not futures:
-            return
-        producer.flush(timeout=TRANSACTION_TIMEOUT_SECONDS)
-        refused: dict[int, kafka_errors.KafkaError] = {}
-        for index, future in enumerate(futures):
-            try:
-                future.get(timeout=1)
-            except (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError) as error:
-                refused[index] = error
-        if refused:  # messages that share a produce request fail together: the largest is the one to shorten
+                except kafka_errors.MessageSizeTooLargeError as error:
+                    raise MessageTooLarge(_said(error), index=index) from error
+                futures.append(future)
+            if futures:
+                producer.flush(timeout=TRANSACTION_TIMEOUT_SECONDS)
+                for future in futures:
+                    future.get(timeout=1)
+        except kafka_errors.KafkaError as error:  # one refusal makes the sends that follow it fail, in other words
+            refused = {
+                index: future.exception
+                for index, future in enumerate(futures)
+                if isinstance(future.exception, _TOO_LARGE)
+            }
+            if not refused:
+                raise
+            # messages that share a produce request fail together: the largest is the one to shorten
             index = max(refused, key=lambda i: len(messages[i].value or b""))
-            raise MessageTooLarge(_said(refused[index]), index=index) from refused[index]
+            raise MessageTooLarge(_said(refused[index]), index=index) from error
 
     def _abort(self, producer: _Producer) -> None:
         try:
@@ -444,7 +455,7 @@ class Outbox:
     def discard(self) -> None:
         """Drop the producer; the next `open` makes a new one, which ends a transaction left open."""
         if self._producer is not None:
-            _discard(self._producer)
+            self._producer.discard()
             self._producer = None
 
     def recover(self, batch: Batch) -> dict[Partition, Commit]:
@@ -461,19 +472,16 @@ class Outbox:
     def close(self, timeout: float = 3.0) -> None:
         """Close the producer in good order."""
         if self._producer is not None:
-            with contextlib.suppress(kafka_errors.KafkaError, OSError):
+            try:
                 self._producer.close(timeout=timeout)
+            except (kafka_errors.KafkaError, OSError):
+                self._producer.discard()
             self._producer = None
 
 
 def _is_fence(error: BaseException) -> bool:
     """Was the producer fenced? Noticed by its own thread first, the client wraps that in a plain KafkaError."""
     return any(isinstance(part, kafka_errors.ProducerFencedError) for part in (error, *error.args))
-
-
-def _discard(producer: _Producer) -> None:
-    with contextlib.suppress(Exception):  # it is broken already; whatever it still says changes nothing
-        producer.close(timeout=0)
 
 
 # --- plain reading and writing: the command line --------------------------------------------------------------
