@@ -430,10 +430,10 @@ class Outbox:
                 except kafka_errors.MessageSizeTooLargeError as error:
                     raise MessageTooLarge(_said(error), index=index) from error
                 futures.append(future)
-            if futures:
-                producer.flush(timeout=TRANSACTION_TIMEOUT_SECONDS)
-                for future in futures:
-                    future.get(timeout=1)
+            # Not flush(): it fails when the client splits a batch that is too large for the topic.
+            end = time.monotonic() + TRANSACTION_TIMEOUT_SECONDS
+            for future in futures:
+                future.get(timeout=max(0.0, end - time.monotonic()))
         except kafka_errors.KafkaError as error:  # one refusal makes the sends that follow it fail, in other words
             refused = {
                 index: future.exception
