@@ -1,8 +1,9 @@
 """Start the appliance: check the settings, then become supervisord, which runs the broker and the consumers.
 
-Takes the options of `etl consume`. A broker of our own runs when the bootstrap server is this machine's loopback
-address, unless KAFKA_AUTOSTART (true or false) says otherwise; see kafka/bin/kafka-appliance.sh for its settings.
-Exit code 2: wrong settings, one message that names them all, and nothing was started.
+Takes the options of `etl consume`; with the word `broker` only the broker runs. A broker of our own runs when the
+bootstrap server is this machine's loopback address, unless KAFKA_AUTOSTART (true or false) says otherwise; see
+kafka/bin/kafka-appliance.sh for its settings. Exit code 2: wrong settings, one message that names them all, and
+nothing was started.
 """
 
 from __future__ import annotations
@@ -17,57 +18,95 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from etl.config import ConfigLoader, Settings
+from etl.config import ConfigLoader, Settings, read_env_file
 from etl.errors import SettingsError
 
 HOME = Path(__file__).resolve().parent.parent
 LOOPBACK = ("localhost", "127.0.0.1")
+EXIT_WRONG_SETTINGS = 2
 LAST_COMMIT_SECONDS = 10  # that a consumer may need after its grace time, before supervisord kills it
 MAX_SOCKET_PATH = 90  # a UNIX socket's path ends at 104 bytes (macOS) or 108 (Linux)
 
 
-def main() -> int:
+def main() -> None:
     """Check, prepare, become supervisord."""
     parser = argparse.ArgumentParser(prog="appliance", description="Run the broker and the consumers.")
+    parser.add_argument("topic_", metavar="TOPIC", nargs="?", help="as --topic; `broker`: run the broker alone")
+    parser.add_argument("group_id_", metavar="GROUP_ID", nargs="?", help="as --group-id")
+    parser.add_argument("bootstrap_servers_", metavar="BOOTSTRAP_SERVERS", nargs="?", help="as --bootstrap-servers")
     parser.add_argument("--topic", help="topic that jobs come from (ETL_TOPIC)")
     parser.add_argument("--group-id", help="consumer group (ETL_GROUP_ID)")
     parser.add_argument("--bootstrap-servers", help="HOST:PORT; another machine's: no broker is started here")
     parser.add_argument("--env-file", help="file of settings (default: .env, if there)")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     options = parser.parse_args()
+    broker_only = options.topic_ == "broker" and options.group_id_ is None
+    if broker_only:
+        options.topic_ = None
     overrides = {
         name: value
         for name, value in {
-            "ETL_TOPIC": options.topic,
-            "ETL_GROUP_ID": options.group_id,
-            "ETL_BOOTSTRAP_SERVERS": options.bootstrap_servers,
+            "ETL_TOPIC": options.topic or options.topic_,
+            "ETL_GROUP_ID": options.group_id or options.group_id_,
+            "ETL_BOOTSTRAP_SERVERS": options.bootstrap_servers or options.bootstrap_servers_,
+            "ETL_LOG_LEVEL": "DEBUG" if options.verbose else None,
         }.items()
         if value is not None
     }
     try:
         settings = ConfigLoader(env_file=options.env_file, overrides=overrides).settings
+        take_broker_settings(options.env_file)
     except SettingsError as error:
         print(error, file=sys.stderr)
-        return 2
+        sys.exit(EXIT_WRONG_SETTINGS)
+    if options.env_file:
+        overrides["APPLIANCE_ENV_FILE"] = str(Path(options.env_file).absolute())
+    become_supervisord(settings, overrides, broker_only=broker_only)
 
-    return become_supervisord(settings, consumer_arguments=sys.argv[1:])
+
+def take_broker_settings(env_file: str | None) -> None:
+    """Put the KAFKA_ settings of the file into the environment, where they are not yet; and take quotes off.
+
+    `docker --env-file` leaves the quotes of the file where they are.
+    """
+    if env_file or Path(".env").exists():
+        for name, value in read_env_file(env_file or ".env")[0].items():
+            if name.startswith("KAFKA_"):
+                os.environ.setdefault(name, value)
+    for name, value in os.environ.items():
+        if name.startswith("KAFKA_") and len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            os.environ[name] = value[1:-1]
 
 
-def become_supervisord(settings: Settings, consumer_arguments: list[str]) -> NoReturn:
+def become_supervisord(settings: Settings, overrides: dict[str, str], *, broker_only: bool) -> NoReturn:
     """Put into the environment what supervisord.conf reads there, and replace this process."""
     host, _, port = settings.bootstrap_servers.partition(":")
-    own_broker = os.environ.get("KAFKA_AUTOSTART") or str(host in LOOPBACK).lower()
-    os.environ.update(
-        APPLIANCE_HOME=str(HOME),
-        APPLIANCE_RUN_DIR=str(run_folder()),
-        APPLIANCE_CONSUMER=shlex.join([sys.executable, "-m", "etl.main", *consumer_arguments]),
-        APPLIANCE_STOP_SECONDS=str(math.ceil(settings.shutdown_grace_seconds) + LAST_COMMIT_SECONDS),
-        ETL_CONSUMER_COUNT=str(settings.consumer_count),
-        KAFKA_AUTOSTART=own_broker,
-    )
+    own_broker = broker_only or os.environ.get("KAFKA_AUTOSTART", str(host in LOOPBACK)).lower() == "true"
+    folder = run_folder()
     if host in LOOPBACK:
         os.environ.setdefault("KAFKA_PORT", port or "9092")
-    command = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon"]
+    consumer = [sys.executable, "-m", "etl.main"]
+    if env_file := overrides.pop("APPLIANCE_ENV_FILE", None):
+        consumer += ["--env-file", env_file]
+    started_with = overrides | {
+        "KAFKA_AUTOSTART": str(own_broker).lower(),
+        "KAFKA_PORT": os.environ.get("KAFKA_PORT", "9092"),
+        "ETL_CONSUMER_COUNT": str(settings.consumer_count),
+        "APPLIANCE_CONSUMERS": str(not broker_only).lower(),
+    }
+    os.environ.update(
+        started_with,
+        APPLIANCE_HOME=str(HOME),
+        APPLIANCE_RUN_DIR=str(folder),
+        APPLIANCE_PYTHON=sys.executable,
+        APPLIANCE_CONSUMER=shlex.join(consumer),
+        APPLIANCE_STOP_SECONDS=str(math.ceil(settings.shutdown_grace_seconds) + LAST_COMMIT_SECONDS),
+    )
+    for left in folder.glob("*.starts"):
+        left.unlink()
+    # For the health check, and for commands that are run beside (docker/inside.sh).
+    (folder / "environment").write_text("".join(f"{name}={value}\n" for name, value in started_with.items()))
+    command = [sys.executable, str(HOME / "docker" / "supervise.py"), "--nodaemon"]
     command += [f"--configuration={HOME / 'docker' / 'supervisord.conf'}"]
     if os.geteuid() == 0:
         command += ["--user=root"]  # asked for, so it is no news to warn of
@@ -86,4 +125,4 @@ def run_folder() -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

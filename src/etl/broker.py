@@ -7,6 +7,7 @@ used instead are in the two subclasses at the top of this file, and nowhere else
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self, cast
@@ -106,6 +107,15 @@ def _common(bootstrap_servers: str) -> dict[str, Any]:
         "reconnect_backoff_max_ms": 1000,
         "metrics_enabled": False,
     }
+
+
+def is_listening(bootstrap_servers: str, timeout: float = 1.0) -> bool:
+    """Tell whether any of these addresses takes connections: asked before a client, which is slow and loud about it."""
+    for server in bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":") if ":" in server.rpartition("]")[2] else (server.strip(), "", "")
+        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port or 9092)), timeout):
+            return True
+    return False
 
 
 def _record(raw: Any) -> Record:

@@ -14,7 +14,7 @@ import structlog
 
 from etl import identity, topics
 from etl.admission import Admission
-from etl.broker import Admin, Intake, NotAllowed, Outbox
+from etl.broker import Admin, Intake, NotAllowed, Outbox, is_listening
 from etl.committer import Committer
 from etl.config import ConfigLoader
 from etl.dispatcher import Dispatcher
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.1
+LISTENING_PAUSE_SECONDS = 0.2
 BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
 RESET_SECONDS = 1.0  # for lanes to end, and their partial files to be removed, once the grace time is over
 COMMIT_SECONDS = 2.0  # for the last commit
@@ -78,7 +79,7 @@ class FileTransferConsumer:
         me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot)
         try:
             names = topics.Topics.of(self.topic, settings)
-            limits = self._wait_for_topics(names)
+            limits = self._wait_for_topics(names, me)
             if limits is not None:
                 self._consume(me, names, limits)
         finally:
@@ -86,12 +87,18 @@ class FileTransferConsumer:
         if self._fatal is not None:
             raise self._fatal
 
-    def _wait_for_topics(self, names: topics.Topics) -> topics.TopicLimits | None:
+    def _wait_for_topics(self, names: topics.Topics, me: Identity) -> topics.TopicLimits | None:
         admin = Admin(self.bootstrap_servers)
         said = ""
         while not self._stop.is_set():
+            me.beat()
             try:
-                return topics.ensure(names, self.config.settings, admin)
+                if is_listening(self.bootstrap_servers):
+                    return topics.ensure(names, self.config.settings, admin)
+                if not said:
+                    said = "nobody listens"
+                    log.info("waiting for the broker", bootstrap_servers=self.bootstrap_servers)
+                self._stop.wait(LISTENING_PAUSE_SECONDS)
             except NotAllowed:
                 raise
             except BrokerUnavailable as error:
@@ -159,6 +166,7 @@ class FileTransferConsumer:
         reports = _ParkedReport(partitions, names.retry)
         try:
             while not self._stop.is_set():
+                me.beat()
                 partitions.take_over_new()
                 for record in intake.poll(POLL_SECONDS):
                     admission.accept(record)

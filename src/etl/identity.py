@@ -6,11 +6,13 @@ Kafka is ended at once by its successor.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import secrets
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -20,6 +22,7 @@ from etl.errors import SettingsError
 # Processes without a number of their own count from here: below are the slots that supervisord deals out.
 FIRST_FREE_SLOT = 100
 MAX_SLOTS = 1000
+BEAT_SECONDS = 1.0
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Identity:
     slot: int
     token: str = field(default_factory=lambda: secrets.token_hex(4))  # of this very process: names its partial files
     _lock: IO[str] | None = field(default=None, repr=False)
+    _beaten: float = field(default=0.0, repr=False)
 
     @property
     def name(self) -> str:
@@ -47,6 +51,13 @@ class Identity:
     def group_instance_id(self) -> str:
         """Return the name of a static member of the group."""
         return f"{self.instance_id}-{self.slot}"
+
+    def beat(self) -> None:
+        """Note in the slot's file that the main thread came round; at most once a second."""
+        now = time.monotonic()
+        if self._lock is not None and now - self._beaten >= BEAT_SECONDS:
+            self._beaten = now
+            _note(self._lock, now)
 
     def release(self) -> None:
         """Give the slot back."""
@@ -67,14 +78,36 @@ def claim(group_id: str, topic: str, instance_id: str, slot: int | None) -> Iden
     raise SettingsError(f"ETL_SLOT: more than {MAX_SLOTS} consumers of one group and topic on this host")
 
 
+def ages() -> dict[int, float]:
+    """Return how long ago each live process of this user on this host noted a beat: process id to seconds."""
+    found: dict[int, float] = {}
+    now = time.monotonic()
+    for slot in _folder().glob("*"):
+        with contextlib.suppress(OSError, ValueError):  # being written, or of a version that noted nothing
+            pid, beaten = slot.read_text().split()
+            os.kill(int(pid), 0)
+            found[int(pid)] = min(now - float(beaten), found.get(int(pid), now))
+    return found
+
+
+def _note(lock: IO[str], now: float) -> None:
+    # One write of a fixed length, so that a reader finds the old or the new one.
+    os.pwrite(lock.fileno(), b"%10d %20.3f\n" % (os.getpid(), now), 0)
+
+
+def _folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"etl-slots-{os.getuid()}"
+
+
 def _try_lock(group_id: str, topic: str, instance_id: str, slot: int) -> IO[str] | None:
-    folder = Path(tempfile.gettempdir()) / f"etl-slots-{os.getuid()}"
+    folder = _folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(f"{group_id}\n{topic}\n{instance_id}".encode()).hexdigest()[:16]
-    lock = (folder / f"{name}-{slot}").open("a")
+    lock = os.fdopen(os.open(folder / f"{name}-{slot}", os.O_RDWR | os.O_CREAT, 0o600), "r+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         return None
+    _note(lock, time.monotonic())
     return lock

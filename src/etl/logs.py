@@ -91,14 +91,17 @@ def render_json(event: Event) -> str:
 
 
 def render_text(event: Event) -> str:
-    """Return `time LEVEL event key=value ...`; a traceback follows on lines of its own."""
+    """Return `time LEVEL [process] event key=value ...`; a traceback follows on lines of its own."""
     rest = dict(event)
-    head = f"{rest.pop('time')} {rest.pop('level').upper():7} {_escaped(str(rest.pop('event')))}"
+    process = rest.pop("process", "")
+    head = f"{rest.pop('time')} {rest.pop('level').upper():7} {process}{' ' if process else ''}"
+    head += _escaped(str(rest.pop("event")))
     trace = rest.pop("exception", None)
     pairs = [f"{_escaped(key)}={_shown(value)}" for key, value in rest.items()]
     lines = [" ".join([head, *pairs])]
     if trace:
-        lines.append(_escaped(str(trace), keep="\n\t"))
+        text = _escaped(str(trace), keep="\n\t")
+        lines += [f"{process} {line}" for line in text.split("\n")] if process else [text]
     return "\n".join(lines)
 
 
@@ -112,8 +115,9 @@ def _shown(value: Any) -> str:
 class _Output:
     """Where the lines go: renders, redacts and writes them whole."""
 
-    def __init__(self, render: Callable[[Event], str], redactor: Redactor, stream: TextIO) -> None:
+    def __init__(self, render: Callable[[Event], str], redactor: Redactor, stream: TextIO, process: str = "") -> None:
         self.redactor = redactor
+        self._process = {"process": process} if process else {}
         self._render = render
         self._stream = stream
         self._lock = threading.Lock()  # guards the stream: a line is written in one piece
@@ -121,7 +125,7 @@ class _Output:
     def write(self, level: str, created: float | None, event: Mapping[str, Any], trace: str | None = None) -> None:
         """Write one event; never raises, a log must not end a transfer."""
         now = datetime.now(UTC) if created is None else datetime.fromtimestamp(created, UTC)
-        head = {"time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "level": level}
+        head = {"time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "level": level, **self._process}
         fields = {**get_contextvars(), **event}
         if trace:
             fields["exception"] = trace
@@ -141,7 +145,7 @@ class _Output:
             self._stream.flush()
 
     def _key(self, name: str) -> str:
-        if name in {"time", "level"}:
+        if name in {"time", "level", "process"}:
             return f"{name}_"
         return name if name in {"event", "logger", "exception"} else self.redactor.text(name)
 
@@ -196,6 +200,7 @@ def configure(
     stream: TextIO | None = None,
     *,
     library_level: str = "WARNING",
+    process: str = "",
 ) -> None:
     """Set up all logging of the process; may be called again.
 
@@ -205,6 +210,7 @@ def configure(
         secrets: what must never stand in a line.
         stream: where the lines go; standard output by default.
         library_level: from where up other libraries are heard.
+        process: what each line says who wrote it; for several processes that share one output.
 
     Raises:
         SettingsError: for an unknown format or level.
@@ -216,7 +222,7 @@ def configure(
     threshold = logging.getLevelNamesMapping()[level.upper()]
     render = render_json if log_format.lower() == "json" else render_text
     global _current  # noqa: PLW0603 - logging is set up once for the process, as the libraries' own is
-    _current = _Output(render, Redactor(secrets), stream or sys.stdout)
+    _current = _Output(render, Redactor(secrets), stream or sys.stdout, process)
     structlog.configure(
         processors=[_Processor(_current)],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),

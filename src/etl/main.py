@@ -32,7 +32,9 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up: its settings may be the wrong ones
         return EXIT_WRONG_SETTINGS
     settings = config.settings
-    logs.configure(settings.log_format, settings.log_level, config.secrets, sys.stdout)
+    # As supervisord calls it: its processes share one output.
+    process = "" if settings.slot is None else f"consumer_{settings.slot:02d}"
+    logs.configure(settings.log_format, settings.log_level, config.secrets, sys.stdout, process=process)
     for warning in config.warnings:
         log.warning("setting", says=warning)
     consumer = FileTransferConsumer(settings.topic, settings.group_id, settings.bootstrap_servers, config)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The entrypoint of the image. A first word that is a command's name is that command; anything else is for the
+# appliance: `broker`, or the topic, the group and the bootstrap servers as options or in this order.
+set -euo pipefail
+
+home=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
+case ${1:-} in
+    consume | submit | dlq | servers | config | -h | --help | --version) exec "$home/bin/etl" "$@" ;;
+    etl | kafka-*.sh) exec "$home/bin/$1" "${@:2}" ;;
+esac
+# Other containers of the same network reach the broker by this name; empty: no listener for them.
+export KAFKA_NETWORK_HOST=${KAFKA_NETWORK_HOST-$HOSTNAME}
+exec "$home/.venv/bin/python" "$home/docker/appliance.py" "$@"
