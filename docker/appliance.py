@@ -88,6 +88,10 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], *, broker_
     consumer = [sys.executable, "-m", "etl.main"]
     if env_file := overrides.pop("APPLIANCE_ENV_FILE", None):
         consumer += ["--env-file", env_file]
+    if own_broker and not settings.instance_id_is_set:
+        # Nobody else on this broker has this name: after a kill, or in a new container on the same volume, the
+        # consumers are the same static members again, and nobody waits for their former selves.
+        overrides = overrides | {"ETL_INSTANCE_ID": "appliance"}
     started_with = overrides | {
         "KAFKA_AUTOSTART": str(own_broker).lower(),
         "KAFKA_PORT": os.environ.get("KAFKA_PORT", "9092"),

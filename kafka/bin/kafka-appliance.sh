@@ -10,6 +10,12 @@
 #   KAFKA_NETWORK_HOST      our name in the containers' network; unset = no such listener
 #   KAFKA_NETWORK_PORT      port for other containers                      (default: 9095)
 #   KAFKA_BIND_ADDRESS      where the last two listen                      (default: all addresses)
+#   KAFKA_ADVERTISED_PROTOCOL  PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL on the listener for clients outside
+#                           (default: PLAINTEXT)
+#   KAFKA_TLS_CERT_FILE     with SSL: its certificate and the chain, PEM
+#   KAFKA_TLS_KEY_FILE      with SSL: its private key, PEM (PKCS 8, not encrypted)
+#   KAFKA_USERS_FILE        with SASL: lines of name:password, for SCRAM-SHA-512 and SCRAM-SHA-256
+#   KAFKA_CLUSTER_ID        id of a new data folder; an existing one must have it (default: any)
 #   KAFKA_EXTRA_PROPERTIES  a file of further broker settings, which win
 #   KAFKA_HEAP and others   see kafka-run.sh
 set -euo pipefail
@@ -20,17 +26,38 @@ port=${KAFKA_PORT:-9092}
 controller_port=${KAFKA_CONTROLLER_PORT:-9093}
 bind=${KAFKA_BIND_ADDRESS:-0.0.0.0}
 
+# Wrong settings: exit code 2.
+refuse() {
+    echo "kafka-appliance: $1" >&2
+    exit 2
+}
+
 check_port() {
     if ! [[ $2 =~ ^[0-9]{1,5}$ ]] || (($2 < 1 || $2 > 65535)); then
-        echo "kafka-appliance: $1=$2 is not a port (1 to 65535)" >&2
-        exit 2
+        refuse "$1=$2 is not a port (1 to 65535)"
     fi
+}
+
+check_file() {
+    [[ -n ${!1:-} ]] || refuse "$1 is not set; KAFKA_ADVERTISED_PROTOCOL=$protocol needs it"
+    [[ -r ${!1} ]] || refuse "$1: ${!1} cannot be read"
 }
 
 check_port KAFKA_PORT "$port"
 check_port KAFKA_CONTROLLER_PORT "$controller_port"
-mkdir -p "$data"
+[[ -z ${KAFKA_EXTRA_PROPERTIES:-} || -r $KAFKA_EXTRA_PROPERTIES ]] ||
+    refuse "KAFKA_EXTRA_PROPERTIES: $KAFKA_EXTRA_PROPERTIES cannot be read"
+{ mkdir -p "$data" && [[ -w $data ]]; } 2>/dev/null ||
+    refuse "user $(id -u), group $(id -g) cannot write to $data: give the folder to that user or group"
 data=$(cd "$data" && pwd)
+
+version=$(basename "$(compgen -G "${KAFKA_LIBS:-$bin/../../build/kafka/libs}/kafka_2.13-*.jar" | head -n 1)" .jar)
+version=${version#kafka_2.13-}
+if [[ -r $data/version ]]; then
+    written_by=$(<"$data/version")
+    [[ $(printf '%s\n' "$written_by" "$version" | sort -V | tail -n 1) == "$version" ]] ||
+        refuse "$data was written by Kafka $written_by, which is newer than this one ($version): use that version or later"
+fi
 
 listeners=LOCAL://127.0.0.1:$port
 advertised=$listeners
@@ -46,6 +73,29 @@ if [[ -n ${KAFKA_ADVERTISED_HOST:-} ]]; then
     advertised+=,EXTERNAL://$KAFKA_ADVERTISED_HOST:$KAFKA_ADVERTISED_PORT
 fi
 
+protocol=${KAFKA_ADVERTISED_PROTOCOL:-PLAINTEXT}
+case $protocol in
+    PLAINTEXT | SSL | SASL_PLAINTEXT | SASL_SSL) ;;
+    *) refuse "KAFKA_ADVERTISED_PROTOCOL=$protocol is none of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL" ;;
+esac
+security=
+if [[ $protocol == *SSL ]]; then
+    check_file KAFKA_TLS_CERT_FILE
+    check_file KAFKA_TLS_KEY_FILE
+    keystore=${APPLIANCE_RUN_DIR:-$data}/keystore.pem
+    (umask 077 && cat "$KAFKA_TLS_KEY_FILE" "$KAFKA_TLS_CERT_FILE" >"$keystore")
+    security+="listener.name.external.ssl.keystore.type=PEM"$'\n'
+    security+="listener.name.external.ssl.keystore.location=$keystore"$'\n'
+fi
+if [[ $protocol == SASL* ]]; then
+    check_file KAFKA_USERS_FILE
+    security+="listener.name.external.sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256"$'\n'
+    for mechanism in scram-sha-512 scram-sha-256; do
+        security+="listener.name.external.$mechanism.sasl.jaas.config=\\"$'\n'
+        security+="  org.apache.kafka.common.security.scram.ScramLoginModule required;"$'\n'
+    done
+fi
+
 {
     echo "# Written by kafka-appliance.sh at every start; do not edit."
     cat "$bin/../config/server.properties"
@@ -53,13 +103,42 @@ fi
     echo "advertised.listeners=$advertised"
     echo "controller.quorum.voters=1@127.0.0.1:$controller_port"
     echo "log.dirs=$data/log"
+    echo "listener.security.protocol.map=CONTROLLER:PLAINTEXT,LOCAL:PLAINTEXT,NETWORK:PLAINTEXT,EXTERNAL:$protocol"
+    printf '%s' "$security"
     [[ -z ${KAFKA_EXTRA_PROPERTIES:-} ]] || cat "$KAFKA_EXTRA_PROPERTIES"
 } >"$data/server.properties"
 
-if [[ ! -e $data/log/meta.properties ]]; then
+property() { sed -n "s/^$2=//p" "$1" | tail -n 1; }
+
+folder=$(property "$data/server.properties" log.dirs)
+node=$(property "$data/server.properties" node.id)
+meta=$folder/meta.properties
+if [[ -e $meta ]]; then
+    [[ $(property "$meta" version) == 1 ]] || refuse "$folder is of a Kafka with ZooKeeper: this one cannot read it"
+    [[ $(property "$meta" node.id) == "$node" ]] ||
+        refuse "$folder belongs to node $(property "$meta" node.id) of another cluster; this is node $node"
+    [[ -z ${KAFKA_CLUSTER_ID:-} || $(property "$meta" cluster.id) == "$KAFKA_CLUSTER_ID" ]] ||
+        refuse "$folder belongs to cluster $(property "$meta" cluster.id), not to $KAFKA_CLUSTER_ID"
+else
     # 16 random bytes, base64 in its URL form; the leading letter keeps it from looking like an option.
-    cluster_id=E$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)
-    "$bin/kafka-storage.sh" format --ignore-formatted -t "$cluster_id" -c "$data/server.properties" >/dev/null
+    random_id() { echo "E$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)"; }
+    cluster_id=${KAFKA_CLUSTER_ID:-$(random_id)}
+    # What `kafka-storage.sh format` writes is always the same but for the ids; kafka-class-data.sh kept a copy.
+    formatted=$(dirname "${KAFKA_LIBS:-$bin/../../build/kafka/libs}")/bootstrap.checkpoint-$version
+    if [[ -r $formatted ]]; then
+        mkdir -p "$folder"
+        cat "$formatted" >"$folder/bootstrap.checkpoint"
+        printf '%s\n' version=1 "node.id=$node" "cluster.id=$cluster_id" "directory.id=$(random_id)" >"$meta.new"
+        mv "$meta.new" "$meta"
+    else
+        "$bin/kafka-storage.sh" format --ignore-formatted -t "$cluster_id" -c "$data/server.properties" >/dev/null
+    fi
+fi
+echo "$version" >"$data/version"
+
+# The users of the listener outside live in the broker's own metadata: it must run to be told of a change.
+if [[ $protocol == SASL* ]]; then
+    "$bin/kafka-users.sh" "$KAFKA_USERS_FILE" "$data/users" "$port" &
 fi
 
 exec "$bin/kafka-server-start.sh" "$data/server.properties"

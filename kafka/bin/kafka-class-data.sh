@@ -73,6 +73,8 @@ note kafka-consumer-groups.sh --describe --group sample
 note kafka-configs.sh --describe --entity-type topics --entity-name sample
 sed "s|^log.dirs=.*|log.dirs=$work/second|" "$work/data/server.properties" >"$work/second.properties"
 note kafka-storage.sh format -t EAAAAAAAAAAAAAAAAAAAAA -c "$work/second.properties"
+version=$(basename "$libs"/kafka_2.13-*.jar .jar)
+cp "$work/second/bootstrap.checkpoint" "$(dirname "$libs")/bootstrap.checkpoint-${version#kafka_2.13-}"
 kill -TERM "$broker"
 wait "$broker" || true
 broker=
