@@ -1,0 +1,137 @@
+"""Kinds of values: what a setting may be, and how it is read."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+MAX_TOPIC_CHARS = 249  # org.apache.kafka.common.internals.Topic
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value: `parse` raises ValueError for what is not what `says` names."""
+
+    says: str
+    parse: Callable[[str], Any]
+
+
+def one_of(*choices: str) -> Kind:
+    """Return the kind that is one of some words, in any case."""
+
+    def parse(text: str) -> str:
+        return {choice.lower(): choice for choice in choices}[text.lower()]
+
+    return Kind(f"one of {', '.join(choices)}", parse)
+
+
+def matching(pattern: str, says: str) -> Kind:
+    """Return the kind that matches a regular expression whole."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
+        return text
+
+    return Kind(says, parse)
+
+
+def number(low: float, high: float, *, whole: bool = False) -> Kind:
+    """Return the kind that is a number within limits, both included."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}" if whole else r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?", text):
+            raise ValueError(text)
+        value = int(text) if whole else float(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return Kind(f"a {'whole ' if whole else ''}number from {low:g} to {high:.15g}", parse)
+
+
+def whole(low: int, high: int) -> Kind:
+    """Return the kind that is a whole number within limits, both included."""
+    return number(low, high, whole=True)
+
+
+def _parse_switch(text: str) -> bool:
+    return {
+        "true": True,
+        "1": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "0": False,
+        "no": False,
+        "off": False,
+    }[text.lower()]
+
+
+def _parse_addresses(text: str) -> str:
+    addresses = [address.strip() for address in text.split(",")]
+    for address in addresses:
+        found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:([0-9]{1,5}))?", address)
+        if not found or (found[3] and not 1 <= int(found[3]) <= 65535):
+            raise ValueError(text)
+    return ",".join(addresses)
+
+
+def _parse_modules(text: str) -> tuple[str, ...]:
+    modules = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(part.isidentifier() for module in modules for part in module.split(".")):
+        raise ValueError(text)
+    return modules
+
+
+def _parse_topic(text: str) -> str:
+    if text in {".", ".."} or not re.fullmatch(rf"[A-Za-z0-9._-]{{1,{MAX_TOPIC_CHARS}}}", text):
+        raise ValueError(text)
+    return text
+
+
+def _parse_host(text: str) -> str:
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if ":" in host:
+        ipaddress.IPv6Address(host)
+    elif not re.fullmatch(r"[^\s/@\x00-\x1f\x7f]{1,253}", host):
+        raise ValueError(text)
+    return host
+
+
+def _parse_encoding(text: str) -> str:
+    # FTP's control line is ASCII with names in between: an encoding that changes ASCII cannot be used.
+    try:
+        usable = "/a\r\n".encode(text) == b"/a\r\n"
+    except LookupError:
+        usable = False
+    if not usable:
+        raise ValueError(text)
+    return text
+
+
+def _parse_partial_pattern(text: str) -> str:
+    head, mark, tail = text.partition("{id}")
+    if not mark or not re.fullmatch(r"[^/\\{}\x00-\x1f\x7f]{0,100}", head + tail):
+        raise ValueError(text)
+    return text
+
+
+TEXT = matching(r"[^\x00-\x1f\x7f]+", "text without control characters")
+LABEL = matching(r"[A-Za-z0-9._-]{1,200}", "a name of at most 200 characters A-Z a-z 0-9 . _ -")
+SUFFIX = matching(r"[A-Za-z0-9._-]{1,200}", "a suffix of 1 to 200 characters A-Z a-z 0-9 . _ -")
+TOPIC = Kind(
+    f"a topic name (1 to {MAX_TOPIC_CHARS} characters A-Z a-z 0-9 . _ -, and neither '.' nor '..')",
+    _parse_topic,
+)
+SWITCH = Kind("one of true, false", _parse_switch)
+SIZE = whole(1, 1 << 40)
+LIMIT = number(0.1, 86400)
+ADDRESS = Kind("a host name or IP address alone (no port, no scheme, no path)", _parse_host)
+ENCODING = Kind("a text encoding that leaves ASCII alone (utf-8, euc-kr, cp949 ...)", _parse_encoding)
+PARTIAL_PATTERN = Kind("a file name with {id} once and no slash", _parse_partial_pattern)
+ADDRESSES = Kind("host:port, several separated by commas", _parse_addresses)
+MODULES = Kind("names of Python modules separated by commas", _parse_modules)

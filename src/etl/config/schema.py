@@ -1,0 +1,280 @@
+"""The tables: every global setting and every property of a server, with default, limits and unit."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from etl.config.kinds import (
+    ADDRESSES,
+    ENCODING,
+    LABEL,
+    LIMIT,
+    MODULES,
+    PARTIAL_PATTERN,
+    SIZE,
+    SUFFIX,
+    SWITCH,
+    TEXT,
+    TOPIC,
+    Kind,
+    number,
+    one_of,
+    whole,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of `SETTINGS` or `SERVER_PROPERTIES`."""
+
+    name: str
+    default: str  # as one would write it; empty: none
+    kind: Kind
+    help: str  # one line; opens with the unit where there is one
+    field: str = ""  # of `Settings`
+
+
+@dataclass(frozen=True)
+class ProtocolSpec:
+    """What the settings must know of a protocol; a transfer class declares it as `spec`.
+
+    `settings` are properties of its own beside the common ones: PROPERTY -> one line of description.
+    """
+
+    default_port: int | None = None
+    needs_host: bool = True
+    needs_login: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+PROTOCOLS: dict[str, ProtocolSpec] = {}  # lower-case type -> spec; filled by TransferFactory.register
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """Limits of one session, in seconds; given to every transfer."""
+
+    connect_timeout: float = 10.0
+    login_timeout: float = 30.0
+    reply_timeout: float = 60.0
+    stall_timeout: float = 60.0
+    passive: bool = True  # FTP_PASSIVE_MODE; a server's own PASSIVE wins
+    spool_limit_bytes: int = 10 << 30  # of a file that must pass through a temporary one
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """One server: the `{NAME}_{PROPERTY}` of the settings, parsed."""
+
+    hostname: str  # the NAME, upper case: what jobs call it
+    type: str  # lower case
+    host: str = ""
+    port: int = 0  # 0: the protocol has none
+    username: str = ""
+    password: str = field(default="", repr=False)
+    max_connections: int = 8
+    passive: bool | None = None  # None: FTP_PASSIVE_MODE
+    encoding: str | None = None  # None: what the server offers
+    base_path: str = ""
+    partial_pattern: str = ".etl-{id}.part"
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)  # the protocol's own; may hold secrets
+
+    @property
+    def address(self) -> tuple[str, str, int, str]:
+        """What names of the same server and user have in common: they share one limit of sessions."""
+        return (self.type, self.host.lower(), self.port, self.username)
+
+
+SERVER_PROPERTIES: dict[str, Setting] = {
+    row.name: row
+    for row in (
+        Setting("TYPE", "", TEXT, "the protocol: ftp, local, or one of your own"),
+        Setting("HOST", "", TEXT, "host name or IP address, without a port"),
+        Setting("PORT", "21", whole(1, 65535), "TCP port; unset: the protocol's own"),
+        Setting("USER", "", TEXT, "user name of the login"),
+        Setting("PASS", "", TEXT, "password of the login; may be empty, but must be there (or PASS_FILE)"),
+        Setting("PASS_FILE", "", TEXT, "file that holds the password, instead of PASS (a mounted secret)"),
+        Setting("MAX_CONNECTIONS", "8", whole(1, 1000), "sessions to that server, per process"),
+        Setting("PASSIVE", "", SWITCH, "true or false; unset: FTP_PASSIVE_MODE"),
+        Setting(
+            "ENCODING",
+            "",
+            ENCODING,
+            "encoding of file names; unset: UTF-8 where the server offers it",
+        ),
+        Setting("BASE_PATH", "", TEXT, "folder on the server that all paths of jobs are under"),
+        Setting(
+            "PARTIAL_PATTERN",
+            ".etl-{id}.part",
+            PARTIAL_PATTERN,
+            "name of a file while it is written; must hold {id}, no slash",
+        ),
+    )
+}
+
+
+def _setting(name: str, default: Any, kind: Kind, help_: str) -> Any:
+    """Make a field of `Settings` that is a row of `SETTINGS` at the same time."""
+    if isinstance(default, bool):
+        shown = str(default).lower()
+    elif isinstance(default, float):
+        shown = f"{default:g}"
+    else:
+        shown = "" if default in {None, ()} else str(default)
+    return field(default=default, metadata={"row": Setting(name, shown, kind, help_)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The global settings, parsed. The one place of their names, defaults, limits and units."""
+
+    topic: str = _setting("ETL_TOPIC", "file-transfer-jobs", TOPIC, "topic of the jobs")
+    group_id: str = _setting("ETL_GROUP_ID", "etl-worker-group", TEXT, "consumer group")
+    bootstrap_servers: str = _setting(
+        "ETL_BOOTSTRAP_SERVERS",
+        "localhost:9092",
+        ADDRESSES,
+        "address of the Kafka broker, host:port; several separated by commas",
+    )
+    consumer_count: int = _setting("ETL_CONSUMER_COUNT", 2, whole(1, 100), "consumer processes that are started")
+    num_partitions: int = _setting(
+        "ETL_NUM_PARTITIONS",
+        8,
+        whole(1, 10000),
+        "partitions of a topic that we create: how many processes can share it",
+    )
+    workers: int = _setting(
+        "ETL_WORKERS", 8, whole(1, 1000), "lanes (transfers at the same time) in one consumer process"
+    )
+    instance_id: str = field(
+        default_factory=socket.gethostname,
+        metadata={
+            "row": Setting(
+                "ETL_INSTANCE_ID",
+                "",
+                LABEL,
+                "identity of this installation, kept over a restart; unset: the host name",
+            )
+        },
+    )
+    instance_id_is_set: bool = False
+    slot: int | None = _setting(
+        "ETL_SLOT",
+        None,
+        whole(0, 99),
+        "number of this process on its host, set by supervisord; unset: the first free one",
+    )
+    outage_patience_hours: float = _setting(
+        "ETL_OUTAGE_PATIENCE_HOURS",
+        72.0,
+        number(0, 87600),
+        "hours that jobs of a server that is down wait for it",
+    )
+    retry_max_attempts: int = _setting("ETL_RETRY_MAX_ATTEMPTS", 5, whole(1, 1000), "attempts in all")
+    retry_backoff_seconds: float = _setting(
+        "ETL_RETRY_BACKOFF_SECONDS", 1.0, number(0, 86400), "seconds: the first back-off"
+    )
+    retry_backoff_max_seconds: float = _setting(
+        "ETL_RETRY_BACKOFF_MAX_SECONDS", 300.0, number(0, 86400), "seconds: the longest back-off"
+    )
+    connect_timeout_seconds: float = _setting("ETL_CONNECT_TIMEOUT_SECONDS", 10.0, LIMIT, "seconds to connect")
+    login_timeout_seconds: float = _setting("ETL_LOGIN_TIMEOUT_SECONDS", 30.0, LIMIT, "seconds for welcome and login")
+    reply_timeout_seconds: float = _setting("ETL_REPLY_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds to wait for a reply")
+    stall_timeout_seconds: float = _setting("ETL_STALL_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds in which no byte moves")
+    transfer_timeout_seconds: float = _setting(
+        "ETL_TRANSFER_TIMEOUT_SECONDS", 0.0, number(0, 8640000), "seconds for a whole transfer; 0: no limit"
+    )
+    shutdown_grace_seconds: float = _setting(
+        "ETL_SHUTDOWN_GRACE_SECONDS",
+        5.0,
+        number(0, 86400),
+        "seconds that running transfers may take to finish after SIGTERM",
+    )
+    window_records: int = _setting(
+        "ETL_WINDOW_RECORDS",
+        1000,
+        whole(1, 1000000),
+        "records: unfinished jobs that a process holds at most",
+    )
+    window_bytes: int = _setting("ETL_WINDOW_BYTES", 64 << 20, SIZE, "bytes: size of those jobs' messages at most")
+    store_bytes: int = _setting(
+        "ETL_STORE_BYTES", 16 << 20, whole(0, 1 << 40), "bytes: memory of a process for whole small files"
+    )
+    buffer_bytes: int = _setting(
+        "ETL_BUFFER_BYTES",
+        1 << 20,
+        whole(4096, 1 << 30),
+        "bytes: buffer of a lane for files larger than that",
+    )
+    spool_limit_bytes: int = _setting(
+        "ETL_SPOOL_LIMIT_BYTES",
+        10 << 30,
+        whole(0, 1 << 50),
+        "bytes: largest file that may go through our own disk, where one session must read and write",
+    )
+    idle_timeout_seconds: float = _setting(
+        "ETL_IDLE_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds after which an unused session is closed"
+    )
+    session_lifetime_seconds: float = _setting(
+        "ETL_SESSION_LIFETIME_SECONDS", 3600.0, number(1, 864000), "seconds that a session lives at most"
+    )
+    ping_interval_seconds: float = _setting(
+        "ETL_PING_INTERVAL_SECONDS", 20.0, LIMIT, "seconds between signs of life of an unused session"
+    )
+    commit_interval_seconds: float = _setting(
+        "ETL_COMMIT_INTERVAL_SECONDS", 0.05, number(0.001, 60), "seconds between commits of finished jobs"
+    )
+    commit_max_records: int = _setting(
+        "ETL_COMMIT_MAX_RECORDS", 500, whole(1, 100000), "records: finished jobs in one commit at most"
+    )
+    dlq_topic_suffix: str = _setting("DLQ_TOPIC_SUFFIX", "-dlq", SUFFIX, "suffix of the topic of dead letters")
+    result_topic_suffix: str = _setting("RESULT_TOPIC_SUFFIX", "-results", SUFFIX, "suffix of the topic of results")
+    retry_topic_suffix: str = _setting("RETRY_TOPIC_SUFFIX", "-retry", SUFFIX, "suffix of the topic of jobs set aside")
+    result_topic: str | None = _setting(
+        "RESULT_TOPIC",
+        None,
+        TOPIC,
+        "topic of the results of jobs that succeeded, instead of the one with the suffix",
+    )
+    fail_topic: str | None = _setting(
+        "FAIL_TOPIC",
+        None,
+        TOPIC,
+        "topic of the results of jobs that failed, instead of the one with the suffix",
+    )
+    ftp_passive_mode: bool = _setting(
+        "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server does"
+    )
+    log_format: str = _setting("ETL_LOG_FORMAT", "text", one_of("text", "json"), "text (for a terminal) or json")
+    log_level: str = _setting(
+        "ETL_LOG_LEVEL", "INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR"
+    )
+    plugins: tuple[str, ...] = _setting(
+        "ETL_PLUGINS",
+        (),
+        MODULES,
+        "Python modules with protocols of your own, separated by commas",
+    )
+
+    @property
+    def transfer(self) -> TransferSettings:
+        """The limits of a session."""
+        return TransferSettings(
+            connect_timeout=self.connect_timeout_seconds,
+            login_timeout=self.login_timeout_seconds,
+            reply_timeout=self.reply_timeout_seconds,
+            stall_timeout=self.stall_timeout_seconds,
+            passive=self.ftp_passive_mode,
+            spool_limit_bytes=self.spool_limit_bytes,
+        )
+
+
+SETTINGS: dict[str, Setting] = {
+    row.metadata["row"].name: dataclasses.replace(row.metadata["row"], field=row.name)
+    for row in dataclasses.fields(Settings)
+    if "row" in row.metadata
+}
