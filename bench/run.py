@@ -19,9 +19,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -134,11 +135,15 @@ class Consumer:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
-    def cpu_seconds(self) -> float:
-        """Return the processor time that the process has used."""
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the processor time used so far: by the consumer, both FTP servers, the broker."""
         assert self.process is not None
-        times = psutil.Process(self.process.pid).cpu_times()
-        return float(times.user + times.system)
+        servers = cpu_seconds(self.site.source.pid) + cpu_seconds(self.site.target.pid)
+        return {
+            "consumer": cpu_seconds(self.process.pid),
+            "FTP servers": servers,
+            "broker": cpu_seconds(self.site.broker.pid),
+        }
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
@@ -181,7 +186,7 @@ class Consumer:
                     if b'"SUCCESS"' not in (record.value or b""):
                         raise RuntimeError(f"a job failed: {record.value!r}")
             seconds = time.monotonic() - started
-            cpu = self.cpu_seconds() - cpu
+            cpu = {who: used - cpu[who] for who, used in self.cpu_seconds().items()}
         size_bytes = self._compare(names, folder)
         return Run(len(names), size_bytes, seconds, cpu)
 
@@ -210,7 +215,7 @@ class Run:
     files: int
     size_bytes: int
     seconds: float
-    cpu_seconds: float
+    cpu_seconds: dict[str, float]
 
     @property
     def files_per_second(self) -> float:
@@ -221,6 +226,17 @@ class Run:
     def mb_per_second(self) -> float:
         """Millions of bytes that arrived, per second."""
         return self.size_bytes / self.seconds / MB
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and of all that it started: vsftpd has one for each session."""
+    total = 0.0
+    process = psutil.Process(pid)
+    for one in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def main() -> int:
@@ -326,6 +342,7 @@ def measure(consumers: Sequence[Consumer], names: Sequence[str], count: int, rou
 def summed_up(site: Site, used: Sequence[Consumer], rounds: dict[str, list[Run]], large_mib: int) -> dict[str, object]:
     """Return all figures: speed as (median, least, most), memory in bytes."""
     speed: list[dict[str, object]] = []
+    cpu: list[dict[str, object]] = []
     for consumer in used:
         runs = rounds[consumer.name]
         if not runs:
@@ -333,12 +350,14 @@ def summed_up(site: Site, used: Sequence[Consumer], rounds: dict[str, list[Run]]
         if consumer.name == "large-file":
             what = f"1 file of {large_mib} MiB"
             speed.append(figure(what, "MB/s", [run.mb_per_second for run in runs]))
-            speed.append(figure(f"{what}, consumer's CPU", "s", [run.cpu_seconds for run in runs], 2))
         else:
             what = f"{runs[0].files} files of 100 KB, {consumer.lanes} lanes"
             speed.append(figure(what, "files/s", [run.files_per_second for run in runs]))
-            cpu = [run.cpu_seconds / run.files * 1000 for run in runs]
-            speed.append(figure(f"{what}, consumer's CPU", "ms/file", cpu, 2))
+        parts = {
+            who: round(statistics.median(run.cpu_seconds[who] / run.files * 1000 for run in runs), 2)
+            for who in runs[0].cpu_seconds
+        }
+        cpu.append({"what": what, **parts})
     memory = [
         {
             "consumer": consumer.name.replace("-", " "),
@@ -355,31 +374,36 @@ def summed_up(site: Site, used: Sequence[Consumer], rounds: dict[str, list[Run]]
         "cpus": os.cpu_count(),
         "python": sys.version.split()[0],
         "speed": speed,
+        "cpu": cpu,
         "memory": memory,
     }
 
 
-def figure(what: str, unit: str, values: Sequence[float], digits: int = 0) -> dict[str, object]:
+def figure(what: str, unit: str, values: Sequence[float]) -> dict[str, object]:
     """Return one line of the first table."""
-    median, least, most = (round(value, digits) for value in (statistics.median(values), min(values), max(values)))
+    median, least, most = (round(value) for value in (statistics.median(values), min(values), max(values)))
     return {"what": what, "unit": unit, "median": median, "min": least, "max": most, "rounds": len(values)}
 
 
-def table(figures: dict[str, object]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """Return the figures for people."""
-    lines = [
-        f"{figures['servers']} to {figures['servers']}, loopback, {figures['cpus']} CPUs, Python {figures['python']}",
-        "",
-        f"{'speed':50}{'median':>9}{'min':>9}{'max':>9}  unit     rounds",
-    ]
-    for row in figures["speed"]:  # type: ignore[attr-defined]  # a list, by summed_up
-        values = "".join(f"{row[name]:>9g}" for name in ("median", "min", "max"))
-        lines.append(f"{row['what']:50}{values}  {row['unit']:9}{row['rounds']}")
-    lines += ["", f"{'resident memory of the consumer, MB':50}{'idle':>9}{'during':>9}{'peak':>9}"]
-    for row in figures["memory"]:  # type: ignore[attr-defined]  # a list, by summed_up
-        values = "".join(f"{row[name] / MB:>9.0f}" for name in ("idle", "during", "peak"))
-        lines.append(f"{row['consumer']:50}{values}")
+    server = figures["servers"]
+    lines = [f"{server} to {server}, loopback, {figures['cpus']} CPUs, Python {figures['python']}"]
+    lines += ["", line("speed", ["median", "min", "max", "unit", "rounds"])]
+    for row in figures["speed"]:
+        lines.append(line(row["what"], [row[name] for name in ("median", "min", "max", "unit", "rounds")]))
+    names = ("consumer", "FTP servers", "broker")
+    lines += ["", line("processor time, ms for each file (median)", names)]
+    lines += [line(row["what"], [row[name] for name in names]) for row in figures["cpu"]]
+    names = ("idle", "during", "peak")
+    lines += ["", line("resident memory of the consumer, MB", names)]
+    lines += [line(row["consumer"], [round(row[name] / MB) for name in names]) for row in figures["memory"]]
     return "\n".join(lines)
+
+
+def line(what: str, values: Sequence[object]) -> str:
+    """Return one line of a table."""
+    return f"{what:44}" + "".join(f"{value!s:>12}" for value in values)
 
 
 if __name__ == "__main__":
