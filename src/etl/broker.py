@@ -10,6 +10,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Self, cast
 
 import structlog
@@ -19,7 +20,9 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.base import MemberState
 from kafka.net.compat import KafkaNetClient
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.structs import OffsetAndMetadata
 
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
@@ -39,10 +42,69 @@ _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooL
 
 
 class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._confirmed_at = time.monotonic()
+        coordinator, beat = self._coordinator, self._coordinator.heartbeat
+        joined, answered = coordinator._enable_heartbeat, beat.received_heartbeat  # noqa: SLF001 - there is no public sign of it
+
+        def on_joined() -> None:
+            joined()
+            self._confirmed_at = time.monotonic()
+
+        def on_answered() -> None:
+            # What an answer confirms is the moment of the question: a process that slept reads an old one on waking.
+            answered()
+            self._confirmed_at = beat.last_send
+
+        coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
+
     def heartbeat_age(self) -> float:
-        """Return seconds since the group's coordinator last confirmed that we are a member."""
+        """Return for how long the library has waited for an answer of the group's coordinator, in seconds."""
         beat = self._coordinator.heartbeat
         return float(time.monotonic() - max(beat.last_receive, beat.last_reset))
+
+    def unconfirmed(self) -> float:
+        """Return for how long nobody has confirmed that we are a member, in seconds.
+
+        The library's own times start anew when it merely finds the coordinator again.
+        """
+        return time.monotonic() - self._confirmed_at
+
+    def is_displaced(self) -> bool:
+        """Has another live member taken our group instance id? The library stops its heartbeats then, and is silent."""
+        coordinator = self._coordinator
+        with coordinator._lock:  # noqa: SLF001 - the library has no public sign of it
+            joined = coordinator.state is MemberState.STABLE and not coordinator.rejoining
+            is_silent = not coordinator._heartbeat_enabled  # noqa: SLF001 - as above
+            return joined and is_silent and not coordinator.is_dynamic_member()
+
+
+class _Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped library
+    """Shares out each topic by itself, and claims nothing that was lost.
+
+    The library's own balances the sum over all topics: one process could get the jobs and the other the partitions
+    of `T-retry`. And a member that was thrown out would claim what others own by now.
+    """
+
+    def assign(self, cluster: Any, members: Any) -> dict[str, ConsumerProtocolAssignment]:
+        shares: dict[str, list[tuple[str, list[int]]]] = {member.member_id: [] for member in members}
+        for topic in sorted({topic for member in members for topic in member.metadata.topics}):
+            narrowed = [_narrowed(member, topic) for member in members if topic in member.metadata.topics]
+            for member_id, share in super().assign(cluster, narrowed).items():
+                shares[member_id] += share.assigned_partitions
+        return {who: ConsumerProtocolAssignment(self.version, share, b"") for who, share in shares.items()}
+
+    def forget(self) -> None:
+        """Claim nothing when we join next."""
+        self.member_assignment = None
+
+
+def _narrowed(member: Any, topic: str) -> SimpleNamespace:
+    said = member.metadata
+    owned = [claim for claim in said.owned_partitions or () if claim.topic == topic]
+    narrow = SimpleNamespace(topics=[topic], owned_partitions=owned, generation_id=said.generation_id)
+    return SimpleNamespace(member_id=member.member_id, metadata=narrow)
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
@@ -144,13 +206,14 @@ class Truncated(NamedTuple):
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped library
     """Called on the client's I/O thread, where nothing may block: only takes notes and passes revocations on."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
+    def __init__(self, intake: Intake, assignor: _Assignor) -> None:
+        self._intake, self._assignor = intake, assignor
 
     def on_partitions_revoked(self, revoked: Iterable[ClientPartition]) -> None:
         self._intake.forget(Partition(*tp) for tp in revoked)
 
     def on_partitions_lost(self, lost: Iterable[ClientPartition]) -> None:
+        self._assignor.forget()
         self._intake.forget(Partition(*tp) for tp in lost)
 
     def on_partitions_assigned(self, assigned: Iterable[ClientPartition]) -> None:
@@ -175,6 +238,8 @@ class Intake:
         max_poll_records: int = 200,
     ) -> None:
         self._on_revoked = on_revoked
+        self._instance_id = instance_id
+        assignor = _Assignor()
         self._new: set[Partition] = set()
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
         self._polled_at = time.monotonic()
@@ -184,7 +249,7 @@ class Intake:
                 **_common(bootstrap_servers) | {"request_timeout_ms": 30_000},
                 group_id=group_id,
                 group_instance_id=instance_id,
-                partition_assignment_strategy=[CooperativeStickyAssignor],
+                partition_assignment_strategy=[assignor],
                 auto_offset_reset="none",
                 enable_auto_commit=False,
                 isolation_level="read_committed",
@@ -200,13 +265,16 @@ class Intake:
         with translated("topics cannot be read"):  # without them in its metadata the first assignment would be empty
             for topic in topics:
                 self._client.partitions_for_topic(topic)
-        self._client.subscribe(topics=list(topics), listener=_Listener(self))
+        self._client.subscribe(topics=list(topics), listener=_Listener(self, assignor))
 
     def poll(self, timeout: float) -> list[Record]:
         """Return new records, in order within each partition; blocks at most about `timeout` seconds.
 
-        New partitions are silent until `take_over` was called for them. Raises nothing for a broker that is away.
+        New partitions are silent until `take_over` was called for them. Raises nothing for a broker that is away,
+        BrokerRefused when it does not let us be a member, or lets another live process be the one that we are.
         """
+        if self._client.is_displaced():
+            raise BrokerRefused(_displaced(self._instance_id))
         if self._client.heartbeat_age() > LATE_HEARTBEAT_SECONDS:
             # With a heartbeat overdue the client's own wait is a busy loop that piles up callbacks.
             time.sleep(timeout)
@@ -219,7 +287,9 @@ class Intake:
             gone = [Partition(*tp) for tp in getattr(error, "args", [{}])[0] or ()]
             self.welcome(gone or self.assigned())
             return []
-        except (kafka_errors.AuthorizationError, kafka_errors.FencedInstanceIdError) as error:
+        except kafka_errors.FencedInstanceIdError as error:
+            raise BrokerRefused(_displaced(self._instance_id)) from error
+        except kafka_errors.AuthorizationError as error:
             raise BrokerRefused(f"the group's coordinator refuses us: {_said(error)}") from error
         except kafka_errors.KafkaError as error:
             log.warning("poll failed", error=_said(error))
@@ -305,7 +375,7 @@ class Intake:
 
     def is_member(self) -> bool:
         """Can nobody else own our partitions yet? Confirmed and polled within the session limit."""
-        fresh = max(self._client.heartbeat_age(), time.monotonic() - self._polled_at) < SESSION_TIMEOUT_SECONDS
+        fresh = max(self._client.unconfirmed(), time.monotonic() - self._polled_at) < SESSION_TIMEOUT_SECONDS
         return fresh and self.membership() is not None
 
     def close(self, timeout: float = 3.0) -> None:
@@ -381,7 +451,8 @@ class Outbox:
         """Send a batch's messages and offsets in one transaction.
 
         Raises CommitRejected (surely not committed), CommitUnknown (ask with `read_back`), MessageTooLarge,
-        Fenced (surely not committed; somebody uses our id, or the transaction timed out while the broker was away).
+        Fenced (surely not committed; somebody uses our id, or the transaction timed out while the broker was away),
+        BrokerRefused (surely not committed; another live process is the member of the group that we were).
         """
         self._transact(batch.messages, batch.offsets, batch.membership)
 
@@ -410,13 +481,13 @@ class Outbox:
             self._abort(producer)
             self.discard()  # its sequence numbers do not survive a refused batch: the next ones would be refused, too
             raise
-        except kafka_errors.ProducerFencedError as error:
-            self.discard()
-            raise Fenced(_said(error)) from error
+        except kafka_errors.FencedInstanceIdError as error:
+            self._abort(producer)
+            raise BrokerRefused(_displaced(getattr(membership, "group_instance_id", None))) from error
         except (kafka_errors.KafkaError, OSError) as error:
             if _is_fence(error):
                 self.discard()
-                raise Fenced(_said(error)) from error
+                raise Fenced(f"transactional id {self._transactional_id}: {_said(error)}") from error
             self._abort(producer)
             raise CommitRejected(_said(error)) from error
         try:
@@ -487,6 +558,10 @@ class Outbox:
             except (kafka_errors.KafkaError, OSError):
                 self._producer.discard()
             self._producer = None
+
+
+def _displaced(instance_id: str | None) -> str:
+    return f"another live process is group member {instance_id}, too: each needs its own ETL_INSTANCE_ID or slot"
 
 
 def _is_fence(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
+from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.wire import Batch, Partition
 from etl.outcomes import Ledger
 
@@ -200,13 +200,15 @@ class Committer:
         self._ledger.settle(batch, committed)
 
     def _look_for_a_rival(self, error: CommitRejected, now: float) -> None:
-        """Raise the error when fenced again and again while the broker answers: two live processes, one id."""
+        """Raise BrokerRefused when fenced again and again while the broker answers: two live processes, one id."""
         if not isinstance(error, Fenced):
             self._fences.clear()
             return
         self._fences.append(now)
         if len(self._fences) == RIVAL_FENCES and now - self._fences[0] <= RIVAL_SECONDS:
-            raise error
+            raise BrokerRefused(
+                f"another live process has our identity, each needs its own ETL_INSTANCE_ID or slot: {error}"
+            ) from error
 
     def _back_off(self, now: float) -> None:
         self._due = now + min(FIRST_BACKOFF_SECONDS * 2**self._failures, LAST_BACKOFF_SECONDS)
