@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import DeadlineExceeded, EtlError, Fate, code_of, fate_of
+from etl.errors import DeadlineExceeded, EtlError, Fate, OwnershipLost, code_of, fate_of
 from etl.logs import redact
 from etl.models.message import TransferResult
 from etl.models.task import Attempt
 from etl.models.wire import Partition
 from etl.offsets import State
 from etl.outcomes import Outcome
-from etl.retry import Again, Dead, Park
+from etl.retry import Abandon, Again, Dead, Park
 from etl.transfer import relay
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Runner:
         started = time.time()
         opened = False
         try:
+            _require_owned(task)
             if not task.published:
                 _require_in_time(task.job)
             lease.open()
@@ -118,7 +119,8 @@ class Runner:
 
     def _failed(self, task: Task, error: BaseException, started: float) -> None:
         now = time.time()
-        verdict = self.policy.verdict(task, error, now, self._breaker_wait(error))
+        # Of a job that another process may have finished by now the error proves nothing: its source may be gone.
+        verdict = self.policy.verdict(task, error, now, self._breaker_wait(error)) if task.owned() else Abandon()
         if isinstance(verdict, Again | Park):
             self._note(task, error, spent=verdict.spent)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
@@ -131,7 +133,9 @@ class Runner:
         elif isinstance(verdict, Dead):
             self._note(task, error, spent=True)
             self.dead(task, error, started)
-        elif task.owned() and not self.is_stopping():
+        elif self.ledger.owns(task.partition, task.incarnation) and not self.is_stopping():
+            # Nobody took the partition away: we only cannot be sure that it is ours, while the broker is silent.
+            task.sweep = True
             self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
         else:
             log.info("job abandoned", **_context(task), error=str(error))
@@ -249,6 +253,11 @@ class Runner:
             self.pools.litter(server, path)
             self.untidy = True
         task.littered = False
+
+
+def _require_owned(task: Task) -> None:
+    if not task.owned():
+        raise OwnershipLost(f"the partition of job {task.job.job_id} may not be ours any more")
 
 
 def _require_in_time(job: FileTransferJob) -> None:
