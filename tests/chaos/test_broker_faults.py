@@ -29,15 +29,17 @@ def test_a_broker_frozen_and_killed_during_a_run(
     with Watcher(work.jobs) as watcher:
         topics.send(first)
         topics.wait_for(len(first) // 3, 60)
-        chaos_broker.freeze()
-        time.sleep(FROZEN_SECONDS)
-        chaos_broker.thaw()
+        with topics.disconnected():
+            chaos_broker.freeze()
+            time.sleep(FROZEN_SECONDS)
+            chaos_broker.thaw()
         topics.wait_for(first, 90)
         topics.send(second)
         topics.wait_for(len(first) + len(second) // 3, 60)
-        chaos_broker.kill()
-        time.sleep(2.0)
-        chaos_broker.start()
+        with topics.disconnected():
+            chaos_broker.kill()
+            time.sleep(2.0)
+            chaos_broker.start()
         topics.wait_for(work.jobs, 90)
         assert all(consumer.running for consumer in pair)
         end_in_good_order(*pair)

@@ -41,9 +41,7 @@ def kill_while_they_work(
             victim.start()
 
 
-def test_consumers_killed_again_and_again(
-    work: Work, topics: Topics, consumers: Callable[..., Consumer]
-) -> None:
+def test_consumers_killed_again_and_again(work: Work, topics: Topics, consumers: Callable[..., Consumer]) -> None:
     """Every file right, one true result per job, nothing left over, never a wrong size under a final name."""
     chance = random.Random(SEED)
     if LONG:

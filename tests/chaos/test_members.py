@@ -32,36 +32,38 @@ def test_a_consumer_asleep_beyond_its_session_publishes_nothing_afterwards(
     source.gate.hold(job.source.on_disk(job.source_path) for job in slow)
     for overwrite, action in _every_kind():
         work.add(6, overwrite, action, large_every=1000)
+    early = list(work.jobs)
+    more = work.add(60, "replace", "keep")
     first = [consumers(name, work.settings, ETL_SLOT=slot).start() for name, slot in (("a", "0"), ("b", "1"))]
     sleeper, other = first
     topics.wait_until(lambda: all(c.events("partition taken over") for c in first), 30, "both to hold partitions")
     with Watcher(work.jobs) as watcher:
-        topics.send(work.jobs)
+        topics.send(early)
         topics.wait_until(lambda: _flies(sleeper, source, work) and source.gate.waiting >= 8, 30, "transfers to run")
-        held_back = {path for path in source.asked("RETR")} - _finished(topics, work)
+        held_back = set(source.asked("RETR")) - _finished(topics, work)
         asleep = time.monotonic()
         sleeper.freeze()
         before = len(other.events("partition taken over"))
         topics.wait_until(lambda: len(other.events("partition taken over")) > before, 40, "the other to take over")
         source.gate.open()
-        topics.wait_for(work.jobs, 60)
+        topics.wait_for(early, 60)
         topics.wait_until(lambda: time.monotonic() > asleep + ASLEEP_SECONDS, ASLEEP_SECONDS, "time to pass")
         awake = time.monotonic()
         sleeper.thaw()
-        more = work.add(60, "replace", "keep")
-        watcher.watch(more)
-        time.sleep(4.0)  # to join again
+        taken = len(sleeper.events("partition taken over"))
+        topics.wait_until(lambda: len(sleeper.events("partition taken over")) >= taken + 6, 30, "it to join again")
         topics.send(more)
         topics.wait_for(work.jobs, 60)
         end_in_good_order(*first)
     assert held_back, "nothing was on its way when it fell asleep"
-    published = Counter(destination.asked("RNTO"))
+    published = Counter(destination.asked("RNTO", since=asleep))
     assert max(published.values()) == 1, f"published twice: {published.most_common(5)}"
     ids = {job.id for job in more}
     workers = {outcome.said["worker"] for outcome in topics.outcomes if outcome.job_id in ids}
     assert any(worker.endswith("/0") for worker in workers), f"the sleeper did not go on: {workers}"
     assert destination.asked("RNTO", since=awake)
     judge(work, topics, watcher)
+    assert not sleeper.events("job failed")
 
 
 def _every_kind() -> list[tuple[str, str]]:
@@ -82,14 +84,12 @@ def test_two_live_processes_of_one_identity(
     held: Held, topics: Topics, consumers: Callable[..., Consumer], static: bool
 ) -> None:
     """One of them ends with a message that names the identity; the other does every job once."""
-    work, source, destination = held
+    work, _, _ = held
     work.add(120, "replace", "keep", large_every=1000)
     work.add(120, "fail", "delete", large_every=1000)
     same = {"ETL_SLOT": "7"} | ({"ETL_INSTANCE_ID": "twin"} if static else {})
-    twins = [consumers("a", work.settings, **same).start()]
+    twins = [consumers(name, work.settings, **same).start() for name in ("a", "b")]  # a TMPDIR each: two hosts
     topics.send(work.jobs[:100])
-    topics.wait_for(30, 30)
-    twins.append(consumers("b", work.settings, **same).start())  # another TMPDIR: another host, as it were
     waiting = list(work.jobs[100:])
 
     def one_has_ended() -> bool:
@@ -102,7 +102,7 @@ def test_two_live_processes_of_one_identity(
     gone = [twin for twin in twins if not twin.running]
     assert len(gone) == 1, "both ended"
     assert gone[0].exit_code == 1
-    said = [event for event in gone[0].events("stopped")]
+    said = gone[0].events("stopped")
     assert len(said) == 1
     assert ("twin-7" if static else "-7") in said[0]["error"], said[0]
     topics.wait_for(work.jobs, 90)

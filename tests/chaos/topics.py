@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Topics:
         self.bootstrap_servers, self.name, self.group = bootstrap_servers, name, group
         self.outcomes: list[Outcome] = []
         self._results: KafkaConsumer | None = None
+        self._positions: dict[TopicPartition, int] = {}
         self._producer: KafkaProducer | None = None
 
     def create(self, partitions: int = 4) -> Topics:
@@ -45,14 +47,29 @@ class Topics:
         return self
 
     def __enter__(self) -> Topics:
-        self._producer = KafkaProducer(bootstrap_servers=self.bootstrap_servers, linger_ms=5)
-        self._results = self._reader(f"{self.name}-results")
+        self._connect()
         return self
 
+    def _connect(self) -> None:
+        self._producer = KafkaProducer(bootstrap_servers=self.bootstrap_servers, linger_ms=5)
+        self._results = self._reader(f"{self.name}-results")
+        for tp, offset in self._positions.items():
+            self._results.seek(tp, offset)
+
     def __exit__(self, *_: object) -> None:
-        assert self._producer is not None and self._results is not None
+        assert self._producer is not None
+        assert self._results is not None
+        self._positions = {tp: self._results.position(tp) for tp in self._results.assignment()}
         self._producer.close(timeout=5)
         self._results.close()
+
+    @contextlib.contextmanager
+    def disconnected(self) -> Iterator[None]:
+        """Have no connection to the broker for a while: a client that meets a dead one leaves sockets open."""
+        self.poll()
+        self.__exit__()
+        yield
+        self._connect()
 
     def send(self, jobs: Iterable[Job]) -> None:
         """Send jobs and wait until the broker has them."""
@@ -146,7 +163,9 @@ class Topics:
                 continue
             size = len(job.before) if job.skipped and job.before is not None else job.size_bytes
             if bool(outcome.said["skipped"]) != job.skipped or outcome.said["bytes"] != size:
-                said.append(f"untrue: {outcome.job_id}: skipped {outcome.said['skipped']} bytes {outcome.said['bytes']}")
+                said.append(
+                    f"untrue: {outcome.job_id}: skipped {outcome.said['skipped']} bytes {outcome.said['bytes']}"
+                )
         return said
 
     def _reader(self, topic: str) -> KafkaConsumer:
@@ -158,6 +177,8 @@ class Topics:
             isolation_level="read_committed",
             fetch_max_wait_ms=50,
         )
-        reader.assign([TopicPartition(topic, number) for number in sorted(reader.partitions_for_topic(topic) or ())])
-        reader.seek_to_beginning()
+        tps = [TopicPartition(topic, number) for number in sorted(reader.partitions_for_topic(topic) or ())]
+        reader.assign(tps)
+        if tps:
+            reader.seek_to_beginning()
         return reader

@@ -51,7 +51,7 @@ class Watcher:
                 self._look(folder)
                 self._stop.wait(0.005)
             for path in lasting:
-                if not os.path.exists(path):
+                if not Path(path).exists():
                     self.wrong.add(f"absent for a moment: {path}")
             self.looks += 1
             self._stop.wait(0.02)

@@ -176,7 +176,9 @@ class Work:
 
     def add_mixed(self, each: int, **options: int) -> list[Job]:
         """Make `each` jobs of every combination, mixed."""
-        return [job for _ in range(each) for combination in COMBINATIONS for job in self.add(1, *combination, **options)]
+        return [
+            job for _ in range(each) for combination in COMBINATIONS for job in self.add(1, *combination, **options)
+        ]
 
     def problems(self) -> list[str]:
         """Say what is not as it must be: files missing, wrong or left over; empty when all is well."""
