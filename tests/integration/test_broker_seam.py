@@ -1,0 +1,393 @@
+"""The seam to Kafka with a real broker: what is taken over, committed, fenced, refused, read back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+
+import stack
+from etl import broker as seam
+from etl.broker import Intake, Outbox, Reader, Writer
+from etl.errors import BrokerUnavailable, CommitRejected, Fenced, MessageTooLarge
+from etl.models.task import Record
+from etl.models.wire import Batch, Commit, Message, Partition
+from stack import wait_until
+from workbench import Desk
+
+pytestmark = pytest.mark.integration
+
+
+class Member:
+    """An intake, the revocations it told of, and the batches it would commit."""
+
+    def __init__(self, desk: Desk, topics: list[str] | None = None, **named: Any) -> None:
+        self.revoked: list[Partition] = []
+        self.intake = Intake(
+            desk.bootstrap_servers, desk.group, topics or [desk.topic], on_revoked=self.revoked.extend, **named
+        )
+
+    def join(self, count: int) -> list[Partition]:
+        """Poll until so many partitions are there."""
+        wait_until(lambda: self.intake.poll(0.05) or len(self.intake.new_partitions()) == count, 20, "assignment")
+        return self.intake.new_partitions()
+
+    def take_over(self, partition: Partition) -> tuple[Commit, seam.Truncated | None]:
+        """Take a partition over and fetch from it; the others silently, as the consumer does."""
+        for other in self.intake.new_partitions():
+            if other != partition:
+                self._take_over(other)
+        told = self._take_over(partition)
+        self.intake.resume([partition])
+        return told
+
+    def _take_over(self, partition: Partition) -> tuple[Commit, seam.Truncated | None]:
+        deadline = time.monotonic() + 20
+        while (told := self.intake.take_over(partition)) is None:
+            assert time.monotonic() < deadline, "not taken over"
+            self.intake.poll(0.05)
+        return told
+
+    def read(self, count: int, limit: float = 15.0) -> list[Record]:
+        found: list[Record] = []
+        deadline = time.monotonic() + limit
+        while len(found) < count and time.monotonic() < deadline:
+            found += self.intake.poll(0.05)
+        return found
+
+    def batch(self, offsets: dict[Partition, Commit], *messages: Message, membership: object = None) -> Batch:
+        return Batch(tuple(messages), offsets, membership or self.intake.membership())
+
+
+@pytest.fixture
+def join(desk: Desk) -> Iterator[Callable[..., Member]]:
+    """Make members of the desk's group."""
+    made: list[Member] = []
+
+    def make(**named: Any) -> Member:
+        made.append(Member(desk, **named))
+        return made[-1]
+
+    yield make
+    for member in made:
+        member.intake.close()
+
+
+@pytest.fixture
+def outbox(desk: Desk) -> Iterator[Outbox]:
+    """A transactional producer of the desk's group."""
+    made = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
+    yield made
+    made.close()
+
+
+def p(desk: Desk, number: int = 0) -> Partition:
+    return Partition(desk.topic, number)
+
+
+def result(desk: Desk, value: bytes = b'{"job_id": "x"}', **named: Any) -> Message:
+    return Message(desk.results_topic, b"k", value, **named)
+
+
+# --- taking over ----------------------------------------------------------------------------------------------
+
+
+def test_without_a_commit_a_group_starts_at_the_earliest(desk: Desk, join: Callable[..., Member]) -> None:
+    """Jobs sent before the first start are not skipped; records come with key, value, headers and time."""
+    desk.send(b"one", b"two", headers=[("h", b"1")])
+    member = join()
+    assert member.join(2) == [p(desk, 0), p(desk, 1)]
+    assert member.intake.poll(0.3) == []  # silent until it is taken over
+    assert member.take_over(p(desk)) == (Commit(0, ""), None)
+    records = member.read(2)
+    assert [record.value for record in records] == [b"one", b"two"]
+    assert (records[0].key, records[0].header("h"), records[0].offset) == (b"key", b"1", 0)
+    assert abs(records[0].timestamp - time.time()) < 60
+    assert member.intake.position(p(desk)) == 2
+    assert member.intake.new_partitions() == []
+
+
+def test_a_member_goes_on_where_the_group_stands(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+    """Offset and metadata come back as they were committed."""
+    desk.send(b"one", b"two", b"three")
+    first = join()
+    first.join(2)
+    first.take_over(p(desk))
+    outbox.commit(first.batch({p(desk): Commit(2, "said")}))
+    first.intake.close()
+    second = join()
+    second.join(2)
+    assert second.take_over(p(desk)) == (Commit(2, "said"), None)
+    assert [record.value for record in second.read(1)] == [b"three"]
+
+
+def test_records_that_are_gone_are_counted(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+    """The topic was truncated below the committed offset: how many were lost is reported, never a silent jump."""
+    desk.send(*(b"%d" % number for number in range(10)))
+    first = join()
+    first.join(2)
+    first.take_over(p(desk))
+    outbox.commit(first.batch({p(desk): Commit(3, "")}))
+    first.intake.close()
+    admin = KafkaAdminClient(bootstrap_servers=desk.bootstrap_servers)
+    admin.delete_records({TopicPartition(desk.topic, 0): 8})
+    admin.close()
+    second = join()
+    second.join(2)
+    committed, truncated = second.take_over(p(desk))
+    assert truncated == seam.Truncated(p(desk), 5, 8)
+    assert committed == Commit(8, "")
+    assert [record.value for record in second.read(2)] == [b"8", b"9"]
+
+
+def test_the_position_passes_transaction_markers(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+    """They are offsets without records; committing the position makes Kafka's lag 0. Aborted records never come."""
+    outbox.transact([Message(desk.topic, None, b"one", partition=0)])
+    rival = Outbox(desk.bootstrap_servers, f"aborted-{desk.topic}")
+    rival.open()
+    producer: Any = rival._producer
+    producer.begin_transaction()
+    producer.send(desk.topic, value=b"aborted", partition=0).get(timeout=10)
+    producer.abort_transaction()
+    rival.close()
+    member = join()
+    member.join(2)
+    member.take_over(p(desk))
+    assert [record.value for record in member.read(1)] == [b"one"]
+    wait_until(lambda: member.intake.poll(0.05) or member.intake.position(p(desk)) == 4, 10, "position")
+    assert member.intake.behind(p(desk)) == 0
+    outbox.commit(member.batch({p(desk): Commit(4, "")}))
+    assert desk.committed()[desk.topic, 0] == 4
+    assert desk.lag() == 0
+
+
+def test_pausing_and_seeking(desk: Desk, join: Callable[..., Member]) -> None:
+    """A paused partition keeps its place; a sought one goes on from there."""
+    member = join()
+    member.join(2)
+    member.take_over(p(desk))
+    member.intake.pause([p(desk), p(desk, 7)])
+    desk.send(b"one", b"two")
+    assert member.intake.poll(0.4) == []
+    member.intake.resume([p(desk), p(desk, 7)])
+    assert len(member.read(2)) == 2
+    member.intake.seek(p(desk), 1)
+    assert [record.value for record in member.read(1)] == [b"two"]
+    assert member.intake.position(p(desk, 7)) is None
+    assert member.intake.behind(p(desk, 7)) == 0
+
+
+def test_every_codec_is_read(desk: Desk, join: Callable[..., Member]) -> None:
+    """Jobs may arrive compressed by any of them."""
+    codecs = ("gzip", "snappy", "lz4", "zstd")
+    for codec in codecs:
+        producer = KafkaProducer(bootstrap_servers=desk.bootstrap_servers, compression_type=codec)
+        producer.send(desk.topic, value=codec.encode() * 100, partition=0).get(timeout=10)
+        producer.close()
+    member = join()
+    member.join(2)
+    member.take_over(p(desk))
+    assert [record.value for record in member.read(4)] == [codec.encode() * 100 for codec in codecs]
+
+
+def test_a_newcomer_takes_a_share_and_the_first_hears_of_it(desk: Desk, join: Callable[..., Member]) -> None:
+    """What it keeps goes on; what is taken away is told before anybody else has it."""
+    first = join()
+    for partition in first.join(2):
+        first.take_over(partition)
+    second = join()
+    wait_until(
+        lambda: first.intake.poll(0.05) or second.intake.poll(0.05) or second.intake.new_partitions(), 20, "a share"
+    )
+    (moved,) = second.intake.new_partitions()
+    assert first.revoked == [moved]
+    assert first.intake.assigned() == [tp for tp in (p(desk, 0), p(desk, 1)) if tp != moved]
+    assert first.intake.is_member()
+    assert second.intake.membership() is None  # it took nothing over yet
+    second.take_over(moved)
+    assert second.intake.is_member()
+    second.intake.close()
+    wait_until(lambda: first.intake.poll(0.05) or first.intake.new_partitions() == [moved], 20, "its return")
+
+
+def test_who_does_not_poll_is_no_member(
+    desk: Desk, join: Callable[..., Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that slept publishes nothing before the coordinator has confirmed it again."""
+    member = join()
+    member.join(2)
+    member.take_over(p(desk))
+    assert member.intake.is_member()
+    monkeypatch.setattr(seam, "SESSION_TIMEOUT_SECONDS", 0.2)
+    time.sleep(0.3)
+    assert not member.intake.is_member()
+
+
+# --- committing -----------------------------------------------------------------------------------------------
+
+
+def test_messages_and_offsets_are_one(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+    """Both are there, or neither; `recover` reads back what the group has."""
+    member = join()
+    member.join(2)
+    member.take_over(p(desk))
+    batch = member.batch({p(desk): Commit(0, "m1")}, result(desk), result(desk))
+    outbox.commit(batch)
+    desk.wait(lambda: len(desk.results()) == 2)
+    assert outbox.recover(batch)[p(desk)] == Commit(0, "m1")
+
+
+def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+    """After a rebalance the old generation commits nothing, and the producer goes on."""
+    member = join()
+    member.join(2)
+    for partition in (p(desk, 0), p(desk, 1)):
+        member.take_over(partition)
+    stale = member.batch({p(desk, 1): Commit(0, "stale")}, result(desk, b'{"job_id": "stale"}'))
+    second = join()
+    wait_until(
+        lambda: member.intake.poll(0.05) or second.intake.poll(0.05) or second.intake.new_partitions(), 20, "a share"
+    )
+    with pytest.raises(CommitRejected):
+        outbox.commit(stale)
+    kept = member.intake.assigned()[0]
+    outbox.commit(member.batch({kept: Commit(0, "fresh")}, result(desk, b'{"job_id": "fresh"}')))
+    desk.wait(desk.results)
+    assert [one["job_id"] for one in desk.results()] == ["fresh"]
+
+
+def test_a_rival_fences_us_once(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+    """The one who came last has the id; whoever lost it can take it back."""
+    outbox.transact([result(desk)])
+    rival = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
+    rival.transact([result(desk)])
+    with pytest.raises(Fenced):
+        outbox.transact([result(desk, b'{"job_id": "fenced"}')])
+    outbox.transact([result(desk)])
+    with pytest.raises(Fenced):
+        rival.transact([result(desk, b'{"job_id": "fenced"}')])
+    rival.close()
+    desk.wait(lambda: len(desk.results()) == 3)
+    assert {one["job_id"] for one in desk.results()} == {"x"}
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_message_too_large_is_named_and_nothing_is_committed(
+    number: int, make_desk: Callable[..., Desk], topic: str
+) -> None:
+    """By its place in the batch: refused by the topic, or by our own limit; the next transaction is as any other."""
+    desk = make_desk(configs={f"{topic}-results": {"max.message.bytes": "10000"}})
+    outbox = Outbox(desk.bootstrap_servers, f"tx-{topic}")
+    messages = [result(desk, b'{"job_id": "%d"}' % index) for index in range(5)]
+    for size_bytes in (50_000, seam.MAX_MESSAGE_BYTES + 1):
+        large = result(desk, bytes(size_bytes))
+        with pytest.raises(MessageTooLarge) as told:
+            outbox.transact([*messages[:number], large, *messages[number + 1 :]])
+        assert told.value.index == number
+        started = time.monotonic()
+        outbox.transact([result(desk, b'{"job_id": "after"}')])
+        assert time.monotonic() - started < 5
+    outbox.close()
+    desk.wait(lambda: len(desk.results()) == 2)
+    assert {one["job_id"] for one in desk.results()} == {"after"}
+
+
+def test_many_too_large_are_named_one_after_the_other(make_desk: Callable[..., Desk], topic: str) -> None:
+    """However the failure of one shows in the sends of the others."""
+    desk = make_desk(configs={f"{topic}-results": {"max.message.bytes": "10000"}})
+    outbox = Outbox(desk.bootstrap_servers, f"tx-{topic}")
+    messages = [result(desk, b'{"job_id": "%d", "x": "%s"}' % (index, b"x" * 300_000)) for index in range(6)]
+    for _ in range(6):
+        with pytest.raises(MessageTooLarge) as told:
+            outbox.transact(messages)
+        messages[told.value.index] = result(desk, b'{"job_id": "short"}')
+    outbox.transact(messages)
+    outbox.close()
+    desk.wait(lambda: len(desk.results()) == 6)
+
+
+def test_a_transaction_left_open_is_ended_by_its_successor(desk: Desk, join: Callable[..., Member]) -> None:
+    """The id comes back after a kill: what the dead one had begun is not in, and blocks nobody."""
+    dead = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
+    dead.open()
+    producer: Any = dead._producer
+    producer.begin_transaction()
+    producer.send(desk.results_topic, value=b'{"job_id": "half"}').get(timeout=10)
+    heir = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
+    started = time.monotonic()
+    heir.transact([result(desk)])
+    desk.wait(desk.results, 5)
+    assert time.monotonic() - started < 5
+    assert [one["job_id"] for one in desk.results()] == ["x"]
+    dead.discard()
+    heir.close()
+
+
+def test_metadata_up_to_the_brokers_limit_is_taken(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+    """4096 bytes; the ledger never sends more."""
+    member = join()
+    member.join(2)
+    member.take_over(p(desk))
+    outbox.commit(member.batch({p(desk): Commit(0, "m" * 4096)}))
+    with pytest.raises(CommitRejected):
+        outbox.commit(member.batch({p(desk): Commit(0, "m" * 4097)}))
+    outbox.commit(member.batch({p(desk): Commit(0, "again")}))
+
+
+# --- plain reading and writing --------------------------------------------------------------------------------
+
+
+def test_a_reader_sees_what_a_writer_sent(desk: Desk) -> None:
+    """From a place to a place; a delivery tells where its message is."""
+    with Writer(desk.bootstrap_servers) as writer:
+        sent = [writer.send(desk.dlq, b"k", b"%d" % number, [("h", b"x")]) for number in range(5)]
+        writer.flush()
+        assert [delivery.result() for delivery in sent] == [(0, number) for number in range(5)]
+    with Reader(desk.bootstrap_servers, desk.dlq) as reader:
+        assert reader.ends() == {0: 5}
+        assert [record.value for record in reader.scan()] == [b"0", b"1", b"2", b"3", b"4"]
+        assert [record.value for record in reader.scan(until={0: 4}, start={0: 2})] == [b"2", b"3"]
+        following = reader.follow({0: 4})
+        seen = [record.value if record else None for record in (next(following), next(following))]
+        assert seen == [b"4", None]
+
+
+# In a process of its own: the client leaves the closing of refused connections to the garbage collector.
+UNREACHABLE = """
+import logging, sys
+from concurrent.futures import ThreadPoolExecutor
+from etl.broker import Admin, Intake, Outbox, Writer
+
+logging.disable(logging.CRITICAL)
+nowhere = sys.argv[1]
+makes = [
+    lambda: Writer(nowhere),
+    lambda: Admin(nowhere).describe(["t"]),
+    lambda: Intake(nowhere, "g", ["t"], on_revoked=lambda _: None),
+    lambda: Outbox(nowhere, "tx").transact([]),
+]
+with ThreadPoolExecutor(4) as threads:
+    for tried in [threads.submit(make) for make in makes]:
+        print(f"{type(tried.exception()).__name__}: {tried.exception()}")
+"""
+
+
+def test_what_is_not_there_is_one_error(desk: Desk) -> None:
+    """A topic, or the broker; soon, and by name."""
+    with (
+        Reader(desk.bootstrap_servers, "typo") as reader,
+        pytest.raises(BrokerUnavailable, match="typo does not exist"),
+    ):
+        reader.ends()
+    nowhere = f"127.0.0.1:{stack.free_port()}"
+    done = subprocess.run(
+        [sys.executable, "-c", UNREACHABLE, nowhere], capture_output=True, text=True, timeout=60, check=False
+    )
+    said = done.stdout.splitlines()
+    assert [line.split(": ")[0] for line in said] == ["BrokerUnavailable"] * 3 + ["CommitRejected"], done.stderr
+    assert all("broker" in line or "producer" in line for line in said)
