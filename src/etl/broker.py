@@ -59,10 +59,14 @@ class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
 
         coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
 
-    def heartbeat_age(self) -> float:
-        """Return for how long the library has waited for an answer of the group's coordinator, in seconds."""
-        beat = self._coordinator.heartbeat
-        return float(time.monotonic() - max(beat.last_receive, beat.last_reset))
+    def is_overdue(self) -> bool:
+        """Are we a member whose heartbeat should have been answered by now? While we join there are none."""
+        coordinator = self._coordinator
+        with coordinator._lock:  # noqa: SLF001 - the library has no public sign of it
+            if coordinator.state is not MemberState.STABLE or coordinator.rejoin_needed:
+                return False
+        beat = coordinator.heartbeat
+        return bool(time.monotonic() - max(beat.last_receive, beat.last_reset) > LATE_HEARTBEAT_SECONDS)
 
     def unconfirmed(self) -> float:
         """Return for how long nobody has confirmed that we are a member, in seconds.
@@ -275,8 +279,8 @@ class Intake:
         """
         if self._client.is_displaced():
             raise BrokerRefused(_displaced(self._instance_id))
-        if self._client.heartbeat_age() > LATE_HEARTBEAT_SECONDS:
-            # With a heartbeat overdue the client's own wait is a busy loop that piles up callbacks.
+        if self._client.is_overdue():
+            # The client's own wait is a busy loop then, which piles up callbacks. Without time it never joins, though.
             time.sleep(timeout)
             timeout = 0.0
         try:
