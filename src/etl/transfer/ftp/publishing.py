@@ -154,7 +154,7 @@ class Renaming:
 
     def _second_try(self, source: str, target: str, aside: str, first: Reply, refusal: Reply) -> bool | None:
         """Find out why a rename was refused; put right what can be put right."""
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
             if first.code >= 400:  # the rename was refused for its source
                 self._require_gone(source, first)
                 return None
@@ -165,8 +165,9 @@ class Renaming:
                 if swapped:
                     remember_refuser(self._session.server)
                 return swapped
-            else:
+            elif tried:
                 raise asking.why_not_written(self._session, target, refusal)
+            # else: another session may have made the folder since we were refused
             from_, to = self._send(source, target)
             if to.result().is_success:
                 return False
@@ -185,7 +186,7 @@ class Renaming:
 
     def _complete_swap(self, swap: _Swap, source: str, target: str, aside: str) -> bool | None:
         """Read what the four commands came to; tidy up, or put the old file back."""
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
             moved_aside = swap.aside_to.result().is_success
             if swap.to.result().is_success:
                 # Always: an earlier try of ours that broke off in the middle may have left it there.
@@ -199,7 +200,7 @@ class Renaming:
                 return None
             if moved_aside:
                 raise asking.plain_error(self._session.name, target, refusal)
-            if not self._session.make_folders(target) and not self._clear(aside, target):
+            if not self._session.make_folders(target) and not self._clear(aside, target) and tried:
                 raise asking.why_not_written(self._session, target, refusal)
             swap = self._send_swap(source, target, aside)
         raise asking.plain_error(self._session.name, target, swap.to.result())
