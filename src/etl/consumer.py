@@ -42,6 +42,7 @@ BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
 RESET_SECONDS = 1.0  # for lanes to end, and their partial files to be removed, once the grace time is over
 COMMIT_SECONDS = 2.0  # for the last commit
 PARKED_REPORT_SECONDS = 30.0
+IDLE_REPORT_SECONDS = 20.0  # without a partition of the jobs' topic: longer than a session of a dead member lasts
 
 
 class FileTransferConsumer:
@@ -164,6 +165,7 @@ class FileTransferConsumer:
         committer.start()
         lanes.start()
         reports = _ParkedReport(partitions, names.retry)
+        idle = _IdleReport(intake, names.source)
         try:
             while not self._stop.is_set():
                 me.beat()
@@ -174,6 +176,7 @@ class FileTransferConsumer:
                 lanes.tick(time.monotonic())
                 partitions.steer(window_full=dispatcher.full)
                 reports.tick(time.monotonic())
+                idle.tick(time.monotonic())
         except BrokerUnavailable as error:
             self._fail(error)
         finally:
@@ -240,3 +243,23 @@ class _ParkedReport:
         if count:
             seconds = None if next_due is None else round(max(0.0, next_due - time.time()), 1)
             log.info("jobs parked", topic=self._topic, count=count, next_due_seconds=seconds)
+
+
+class _IdleReport:
+    """Says once that this process is one too many: all partitions of the topic are with others."""
+
+    def __init__(self, intake: Intake, topic: str) -> None:
+        self._intake = intake
+        self._topic = topic
+        self._since = time.monotonic()
+        self._said = False
+
+    def tick(self, now: float) -> None:
+        """Report when it is time."""
+        if self._said:
+            return
+        if not self._intake.is_member() or any(held.topic == self._topic for held in self._intake.assigned()):
+            self._since = now
+        elif now - self._since > IDLE_REPORT_SECONDS:
+            self._said = True
+            log.info("idle: the group has more processes than the topic has partitions", topic=self._topic)

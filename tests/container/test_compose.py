@@ -1,0 +1,125 @@
+"""The two compose files as they ship: scaled, with a consumer killed in the middle; everything arrives once."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from containers import Compose, Container, compose_up, docker, eventually
+
+import stack
+
+pytestmark = [pytest.mark.container, pytest.mark.timeout(1500)]
+
+TOPICS = ("mem-dft-img", "fdry-dft-img", "mem-cdsem-img", "fdry-cdsem-img")
+FILES = 60  # per topic
+
+
+def test_the_test_stack_moves_files_between_real_ftp_servers_through_kills_and_scaling(
+    image: str, ftp_image: str
+) -> None:
+    """A consumer container is killed in the middle, one more comes, one goes: everything is there, reported once."""
+    count = 240
+    with compose_up(
+        "docker-compose.test.yml", scale={"consumer": 2}, environment={"FTP_RATE": "local_max_rate=400000"}
+    ) as compose:
+        source, destination = compose.containers("source")[0], compose.containers("destination")[0]
+        source.exec("bash", "-c", f"cd /home/ftp-files && for i in $(seq {count}); do head -c 100000 /dev/urandom "
+                    ">f$i.bin; done && chmod 644 *.bin", limit=60)  # fmt: skip
+        first, second = compose.containers("consumer")
+        jobs = "".join(
+            _job(f"SRC_FTP_SERVER1:/f{i}.bin", f"DST_FTP_SERVER1:/in/{i % 7}/f{i}.bin") for i in range(1, count + 1)
+        )
+        docker("exec", "-i", first.name, "etl", "submit", "--file", "-", stdin=jobs)
+        eventually(lambda: _arrived(destination) > count // 8, 60, "the first files")
+        second.kill()
+        assert _arrived(destination) < count, "the kill came too late to show anything"
+        compose("up", "--detach", "--no-recreate", "--scale", "consumer=3")
+        eventually(lambda: _arrived(destination) > count // 2, 60, "half of the files")
+        compose("up", "--detach", "--no-recreate", "--scale", "consumer=1")
+        eventually(lambda: _arrived(destination) == count, 120, f"{count} files at the destination")
+        survivor = compose.containers("consumer")[0]
+        _assert_reported_once(survivor, "test-jobs-results", count)
+        sums = [_sums(source, "."), _sums(destination, "in")]
+        assert sums[0] == sums[1]
+        assert destination.exec("bash", "-c", "find /home/ftp-files -name '*part*' | wc -l").strip() == "0"
+
+
+def test_four_topics_on_one_broker_scale_each_for_itself(image: str, tmp_path: Path) -> None:
+    """docker-compose.parallel.yml: `--scale` on each service, a kill, one up and one down."""
+    shared = tmp_path / "shared"
+    for topic in TOPICS:
+        (shared / topic / "in").mkdir(parents=True)
+        for i in range(FILES):
+            (shared / topic / "in" / f"{i}.bin").write_bytes(f"{topic} {i}\n".encode() * 1000)
+    docker("run", "--rm", "--volume", f"{shared}:/shared", "--user", "0", "--entrypoint", "chown", image, "-R",
+           "10001:0", "/shared")  # fmt: skip
+    env_file = tmp_path / "servers.env"
+    env_file.write_text(
+        "IMAGES_TYPE=local\nIMAGES_BASE_PATH=/shared\nARCHIVE_TYPE=local\nARCHIVE_BASE_PATH=/shared\n"
+        "ETL_NUM_PARTITIONS=2\nETL_WORKERS=2\n"
+    )
+    override = tmp_path / "shared.yml"
+    override.write_text(
+        "services:\n" + "".join(f"  {t}:\n    volumes: ['{shared}:/shared']\n    user: '10001:0'\n" for t in TOPICS)
+    )
+    port = str(stack.free_port())
+    with compose_up(
+        "docker-compose.parallel.yml", str(override), scale={"mem-dft-img": 2},
+        environment={"ENV_FILE": str(env_file), "KAFKA_ADVERTISED_PORT": port},
+    ) as compose:  # fmt: skip
+        for topic in TOPICS:
+            _submit(compose, topic, range(FILES // 2))
+        compose.containers("mem-dft-img")[1].kill()
+        compose("up", "--detach", "--no-recreate", "--scale", "fdry-dft-img=3", "--scale", "mem-dft-img=1")
+        for topic in TOPICS:
+            _submit(compose, topic, range(FILES // 2, FILES))
+        eventually(
+            lambda: all(len(list((shared / t / "out").glob("*.bin"))) == FILES for t in TOPICS), 150, "all files"
+        )
+        for topic in TOPICS:
+            _assert_reported_once(compose.containers(topic)[0], f"{topic}-results", FILES)
+        eventually(
+            lambda: "idle: the group has more processes" in compose("logs", "fdry-dft-img"), 90,
+            "the third process on two partitions saying so",
+        )  # fmt: skip
+        log = compose("logs", "fdry-dft-img")
+        assert log.count("idle: the group has more processes") == 1
+
+
+def _submit(compose: Compose, topic: str, numbers: range) -> None:
+    lines = "".join(_job(f"IMAGES:/{topic}/in/{i}.bin", f"ARCHIVE:/{topic}/out/{i}.bin") for i in numbers)
+    docker("exec", "-i", compose.containers(topic)[0].name, "etl", "submit", "--file", "-", stdin=lines)
+
+
+def _job(source: str, destination: str) -> str:
+    ends = [dict(zip(("hostname", "path"), end.split(":", 1), strict=True)) for end in (source, destination)]
+    return json.dumps({"source": ends[0], "destination": ends[1]}) + "\n"
+
+
+def _arrived(destination: Container) -> int:
+    listed = destination.exec("bash", "-c", "find /home/ftp-files/in -name '*.bin' 2>/dev/null | wc -l", check=False)
+    return int(listed or 0)
+
+
+def _sums(server: Container, folder: str) -> list[str]:
+    command = f"cd /home/ftp-files && sha256sum $(find {folder} -type f -name '*.bin')"
+    return sorted(server.exec("bash", "-c", command).split()[::2])
+
+
+def _assert_reported_once(container: Container, topic: str, count: int) -> None:
+    """Wait for the results; exactly one of each destination, and none more a moment later."""
+    deadline = time.monotonic() + 60
+    while True:
+        printed = container.exec(
+            "kafka-console-consumer.sh", "--topic", topic, "--from-beginning", "--timeout-ms", "5000",
+            "--isolation-level", "read_committed", check=False,
+        )  # fmt: skip
+        results = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+        if len(results) >= count or time.monotonic() > deadline:
+            break
+    assert {result["status"] for result in results} == {"SUCCESS"}
+    paths = [result["destination"]["path"] for result in results]
+    assert len(paths) == len(set(paths)) == count
