@@ -34,6 +34,8 @@ SIZE_AND_TIME = "size+time"
 CONTENT = "content"
 NOTHING = "none"
 
+COMPARED_BYTES = 1 << 20  # at a time, of two files that may be the same
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -131,8 +133,12 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
     if options.source_action == "keep" or here is None:
         return size_bytes
     is_another = published is not None and here.size_bytes != published.size_bytes
-    if facts is not None and here.mtime != facts.mtime:
-        is_another = True
+    if facts is not None:
+        is_another = is_another or here.mtime != facts.mtime
+    elif published is not None and not is_another and not here.same_file(published):
+        # Not every server keeps time stamps: what is deleted is, to the byte, what was copied.
+        is_another = not _same_content(task, source, destination, memoryview(bytearray(COMPARED_BYTES)))
+        _require_owned(task)
     if not is_another:
         source.dispose(job.source.path, options.move_to).result()
     return size_bytes
