@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,8 @@ class Desk:
                 }
             )
             admin.wait_for_topics(list(counts), timeout_ms=20_000)
-        self._producer = KafkaProducer(bootstrap_servers=bootstrap_servers, max_request_size=32 << 20)
-        self._reader = KafkaConsumer(
+        self._producer: Any = KafkaProducer(bootstrap_servers=bootstrap_servers, max_request_size=32 << 20)
+        self._reader: Any = KafkaConsumer(
             bootstrap_servers=bootstrap_servers,
             group_id=None,
             auto_offset_reset="earliest",
@@ -97,6 +99,10 @@ class Desk:
         """Disconnect."""
         self._producer.close(timeout=5)
         self._reader.close()
+        with warnings.catch_warnings():  # a connect under way while it closes is left to the collector by the client
+            warnings.simplefilter("ignore", ResourceWarning)
+            self._producer, self._reader = None, None
+            gc.collect()
 
     def send(
         self,

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.errors import KafkaTimeoutError
 
 import stack
 from etl import broker as seam
 from etl.broker import Intake, Outbox, Reader, Writer
-from etl.errors import BrokerUnavailable, CommitRejected, Fenced, MessageTooLarge
+from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.task import Record
 from etl.models.wire import Batch, Commit, Message, Partition
 from stack import wait_until
@@ -240,6 +241,33 @@ def test_messages_and_offsets_are_one(desk: Desk, join: Callable[..., Member], o
     outbox.commit(batch)
     desk.wait(lambda: len(desk.results()) == 2)
     assert outbox.recover(batch)[p(desk)] == Commit(0, "m1")
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_an_unknown_end_is_read_back(
+    reached: bool, desk: Desk, join: Callable[..., Member], outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply to the commit was lost: whether it had reached the coordinator is told by what the group has."""
+    member = join()
+    member.join(2)
+    member.take_over(p(desk))
+    outbox.commit(member.batch({p(desk): Commit(0, "before")}))
+    commit = seam._Producer.commit_transaction
+
+    def lose_the_reply(self: Any) -> None:
+        if reached:
+            commit(self)
+        raise KafkaTimeoutError("no reply")
+
+    batch = member.batch({p(desk): Commit(0, "unknown")}, result(desk))
+    with monkeypatch.context() as patch:
+        patch.setattr(seam._Producer, "commit_transaction", lose_the_reply)
+        with pytest.raises(CommitUnknown):
+            outbox.commit(batch)
+    assert outbox.recover(batch)[p(desk)] == Commit(0, "unknown" if reached else "before")
+    outbox.transact([result(desk, b'{"job_id": "after"}')])
+    desk.wait(lambda: any(one["job_id"] == "after" for one in desk.results()))
+    assert [one["job_id"] for one in desk.results()] == (["x", "after"] if reached else ["after"])
 
 
 def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:

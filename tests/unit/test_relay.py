@@ -469,6 +469,21 @@ def test_finish_leaves_a_new_file_under_the_old_name_alone() -> None:
     assert "/in/a" in later.source.files
 
 
+def test_finish_after_a_restart_compares_what_time_and_size_do_not_tell_apart() -> None:
+    """Another process read the source, so its time is not known: only the very content that was copied is deleted."""
+    other = Scene(source_action="delete")
+    other.source.files["/in/a"] = File(b"NEW CONTENT", 7000.0)
+    assert finish(other) == 11
+    assert "/in/a" in other.source.files
+    unstamped = Scene(source_action="delete")
+    unstamped.destination.files["/out/a"] = File(b"new content", 9000.0)
+    assert finish(unstamped) == 11
+    assert unstamped.source.files == {}
+    gone = Scene(source_action="delete")
+    assert relay.finish(gone.task, gone.source, gone.destination, None) == 0
+    assert gone.source.files == {}
+
+
 def test_finish_does_nothing_to_a_job_that_is_not_ours() -> None:
     """The new owner does the source action."""
     scene = Scene(source_action="delete")
