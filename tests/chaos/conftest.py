@@ -32,16 +32,21 @@ class ProxiedBroker(stack.Broker):
         }
 
 
-@pytest.fixture(scope="session")
-def chaos_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedBroker]:
-    """A broker to freeze and kill; each test gives it back running."""
-    server = ProxiedBroker(tmp_path_factory.mktemp("chaos-broker"))
+def run_broker(folder: Path) -> Iterator[ProxiedBroker]:
+    """Run a broker with a data folder of its own."""
+    server = ProxiedBroker(folder)
     try:
         server.start()
         yield server
     finally:
         server.kill()
         stack.remove_tree(server.folder)
+
+
+@pytest.fixture(scope="session")
+def chaos_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedBroker]:
+    """The broker of these tests; those that hurt it have one each."""
+    yield from run_broker(tmp_path_factory.mktemp("chaos-broker"))
 
 
 @pytest.fixture
@@ -94,6 +99,7 @@ def consumers(topics: Topics, tmp_path: Path) -> Iterator[Callable[..., Consumer
             consumer.kill()
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make test-long` picks the marker `long`: with TEST_LONG the chaos tests are long ones."""
     for item in items:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from chaos.conftest import LONG, ProxiedBroker
+from chaos.conftest import LONG, ProxiedBroker, run_broker
 from chaos.judging import end_in_good_order, judge
 from chaos.processes import Consumer
 from chaos.proxy import DELIVERED, Cut, Proxy
@@ -18,6 +18,12 @@ from chaos.work import Work
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800 if LONG else 240)]
 
 FROZEN_SECONDS = 15.0
+
+
+@pytest.fixture
+def chaos_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedBroker]:
+    """A broker of the test's own, to freeze and kill."""
+    yield from run_broker(tmp_path_factory.mktemp("chaos-broker"))
 
 
 def test_a_broker_frozen_and_killed_during_a_run(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
 
 from chaos.work import Job
 
@@ -51,8 +52,8 @@ class Topics:
         return self
 
     def _connect(self) -> None:
-        self._producer = KafkaProducer(bootstrap_servers=self.bootstrap_servers, linger_ms=5)
         self._results = self._reader(f"{self.name}-results")
+        self._producer = KafkaProducer(bootstrap_servers=self.bootstrap_servers, linger_ms=5)
         for tp, offset in self._positions.items():
             self._results.seek(tp, offset)
 
@@ -69,7 +70,15 @@ class Topics:
         self.poll()
         self.__exit__()
         yield
-        self._connect()
+        deadline = time.monotonic() + 30
+        while True:  # a broker that just came back knows its topics a moment later
+            try:
+                self._connect()
+            except KafkaError:
+                assert time.monotonic() < deadline, "the broker does not come back"
+                time.sleep(0.2)
+            else:
+                return
 
     def send(self, jobs: Iterable[Job]) -> None:
         """Send jobs and wait until the broker has them."""
@@ -177,8 +186,12 @@ class Topics:
             isolation_level="read_committed",
             fetch_max_wait_ms=50,
         )
-        tps = [TopicPartition(topic, number) for number in sorted(reader.partitions_for_topic(topic) or ())]
-        reader.assign(tps)
-        if tps:
-            reader.seek_to_beginning()
+        try:
+            tps = [TopicPartition(topic, number) for number in sorted(reader.partitions_for_topic(topic) or ())]
+            reader.assign(tps)
+            if tps:
+                reader.seek_to_beginning()
+        except BaseException:
+            reader.close()
+            raise
         return reader
