@@ -91,12 +91,11 @@ class Envelopes:
         carried = replace(self._carried(task), not_before=not_before)
         tier, _due = parked_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
-        return (self._parked(task.record, headers, tier, carried.origin, lambda: self._too_large(task)),)
-
-    def hop(self, record: Record, not_before: float) -> tuple[Message, ...]:
-        """Set a record of `T-retry` aside once more, as it is: it is due in its tier, but not at its time."""
-        tier, _due = parked_until(self.clock(), not_before)
-        return (self._parked(record, record.headers, tier, self.read(record).origin, None),)
+        key = task.record.key
+        spread = zlib.crc32(key if key is not None else str(task.origin).encode()) % self.retry_partitions
+        partition = tier + len(TIERS) * spread
+        value = task.record.value
+        return (Message(self.topics.retry, key, value, headers, partition, lambda: self._too_large(task)),)
 
     def read(self, record: Record) -> Carried:
         """Read what the headers of a record say of its job. One that makes no sense counts as absent.
@@ -110,18 +109,6 @@ class Envelopes:
             replays=_count(_text(record, header.REPLAYS)),
         )
         return _deferred(record, here) if record.topic == self.topics.retry else here
-
-    def _parked(
-        self,
-        record: Record,
-        headers: Headers,
-        tier: int,
-        origin: Origin,
-        shrink: Callable[[], tuple[Message, ...]] | None,
-    ) -> Message:
-        spread = zlib.crc32(record.key if record.key is not None else str(origin).encode()) % self.retry_partitions
-        partition = tier + len(TIERS) * spread
-        return Message(self.topics.retry, record.key, record.value, headers, partition, shrink)
 
     def _too_large(self, task: Task) -> tuple[Message, ...]:
         error = InvalidMessage(f"message: is too large to be set aside in {self.topics.retry}")
