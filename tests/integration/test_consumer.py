@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import TopicPartition
+from kafka.structs import OffsetAndMetadata
 
 import stack
+from etl.broker import Intake, Outbox
+from etl.models.wire import Partition
 from servers.fake import SILENCE, FakeFTP, FakeSession
 from workbench import Desk, folder, job, login, original
 
@@ -557,3 +562,26 @@ def test_two_consumers_share_and_hand_over(make_desk: Callable[..., Desk], place
         desk.wait(lambda: desk.lag() == 0, 10, "lag 0")
     assert sorted(result["job_id"] for result in desk.results()) == sorted(message["job_id"] for message in jobs)
     assert {result["status"] for result in desk.results()} == {"SUCCESS"}
+
+
+def test_a_successor_ends_its_predecessors_transaction_at_once(desk: Desk, places: Any) -> None:
+    """Killed in the middle of a commit: who comes back in its slot does not wait until the broker gives up on it."""
+    places.put("SRC:/in/a")
+    partition = Partition(desk.topic, 0)
+    dead = Intake(desk.bootstrap_servers, desk.group, [desk.topic], on_revoked=lambda _: None)
+    outbox = Outbox(desk.bootstrap_servers, f"etl-{desk.group}-{desk.topic}-{socket.gethostname()}-7", desk.group)
+    stack.wait_until(lambda: dead.poll(0.05) or len(dead.new_partitions()) == 2, 20, "assignment")
+    assert all(dead.take_over(one) for one in dead.new_partitions())
+    outbox.open()
+    producer: Any = outbox._producer
+    producer.begin_transaction()
+    producer.send_offsets_to_transaction({TopicPartition(*partition): OffsetAndMetadata(0, "")}, dead.membership())
+    outbox.discard()
+    dead.close()
+    started = time.monotonic()
+    with desk.consuming(places.settings, {"ETL_SLOT": "7"}):
+        desk.send(job("SRC:/in/a", "DST:/0", "p0"), partition=0)
+        desk.send(job("SRC:/in/a", "DST:/1", "p1"), partition=1)
+        for name in ("p0", "p1"):
+            assert desk.outcome(name)["status"] == "SUCCESS"
+    assert time.monotonic() - started < 6
