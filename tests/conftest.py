@@ -33,7 +33,16 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[psutil.Process]:
-    return {child for child in psutil.Process().children(recursive=True) if child.is_running()}
+    children = {child for child in psutil.Process().children(recursive=True) if child.is_running()}
+    return children - {child for server in stack.Server.lasting if server.running for child in _family(server.pid)}
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _sockets() -> set[str]:
@@ -77,12 +86,9 @@ def _describe(child: psutil.Process) -> str:
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Broker]:
     """The broker that tests share; a test that hurts it uses `new_broker`."""
     folder = tmp_path_factory.mktemp("broker")
-    server = stack.Broker(folder)
-    try:
-        yield server.start()
-    finally:
-        server.stop(limit=5)
-        stack.remove_tree(folder)
+    with stack.Broker(folder).for_the_session() as server:
+        yield server
+    stack.remove_tree(folder)
 
 
 @pytest.fixture
@@ -110,11 +116,9 @@ def topic() -> str:
 @pytest.fixture(scope="session")
 def vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Vsftpd]:
     """Debian's vsftpd that tests share; each test works in a folder of its own below `root`."""
-    server = stack.Vsftpd(tmp_path_factory.mktemp("vsftpd"))
-    try:
-        yield server.start()
-    finally:
-        server.kill()
+    stack.sweep_pam_services()
+    with stack.Vsftpd(tmp_path_factory.mktemp("vsftpd")).for_the_session() as server:
+        yield server
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar, Self
 
 import psutil
 
@@ -89,9 +90,25 @@ class Server:
     """One server process: start, freeze, thaw, kill, stop. Subclasses say what runs and when it is ready."""
 
     log: Path
+    lasting: ClassVar[set[Server]] = set()  # those of the whole session: a test may restart them, and leave them so
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+
+    @contextlib.contextmanager
+    def for_the_session(self) -> Iterator[Self]:
+        """Start it, and end it at the end of the session; a test that restarts it leaves nothing behind."""
+        self.lasting.add(self)
+        try:
+            self.start()
+            yield self
+        finally:
+            self.lasting.discard(self)
+            self.kill()
+
+    def start(self) -> Self:
+        """Start it. Subclasses say how."""
+        raise NotImplementedError
 
     @property
     def pid(self) -> int:
@@ -180,7 +197,7 @@ class Broker(Server):
         folder.mkdir(parents=True, exist_ok=True)
         self.log.touch()
 
-    def start(self) -> Broker:
+    def start(self) -> Self:
         """Start it, again after a kill too: same ports, same data. Returns when it serves."""
         extra = self.folder / "extra.properties"
         extra.write_text("".join(f"{name}={value}\n" for name, value in self.properties.items()))
@@ -235,7 +252,7 @@ class Ftpd(Server):
         self.username, self.password = next(iter(self.accounts.items()))
         self.max_connections = max_connections
 
-    def start(self) -> Ftpd:
+    def start(self) -> Self:
         """Start it, again after a kill too: same port, same files. Returns when it listens."""
         command = [
             sys.executable,
@@ -278,7 +295,7 @@ class Vsftpd(Server):
         self.password = f"Vs-{random.getrandbits(48):012x}"
         self._pam_service = Path(f"/etc/pam.d/etl-test-{os.getpid()}-{self.port}")
 
-    def start(self) -> Vsftpd:
+    def start(self) -> Self:
         """Start it, again after a kill too: same port, same files. Returns when it listens."""
         (self.folder / "empty").mkdir(exist_ok=True)
         settings = {

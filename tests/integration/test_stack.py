@@ -105,3 +105,16 @@ def _refuses_password(server: stack.Ftpd | stack.Vsftpd) -> bool:
         except ftplib.error_perm as refusal:
             return str(refusal).startswith("530")
     raise AssertionError("a wrong password was accepted")
+
+
+def test_a_shared_server_may_be_restarted_by_a_test(vsftpd: stack.Vsftpd) -> None:
+    """The guard against leftovers knows the servers of the whole session, and leaves them alone."""
+    before = vsftpd.pid
+    vsftpd.kill()
+    vsftpd.start()
+    assert vsftpd.pid != before
+
+
+def test_a_restarted_server_is_there_for_the_next_test(vsftpd: stack.Vsftpd) -> None:
+    """Continues the test before."""
+    login(vsftpd).quit()
