@@ -54,6 +54,11 @@ format: bootstrap ## rewrite the sources in the one format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
+.PHONY: lock
+lock: bootstrap ## lock the image's requirements with hashes, for all supported Pythons at once
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --custom-compile-command "make lock" --output-file docker/requirements.lock docker/requirements.in
+
 .PHONY: clean
 clean: down ## remove what was built; the venv stays
 	rm -rf build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

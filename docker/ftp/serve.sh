@@ -14,7 +14,11 @@ chown "$FTP_USER" "$files"
     printf '%s\n' listen=YES listen_ipv6=NO background=NO anonymous_enable=NO local_enable=YES write_enable=YES \
         mdtm_write=YES local_umask=022 local_root="$files" chroot_local_user=YES allow_writeable_chroot=YES \
         force_dot_files=YES utf8_filesystem=YES seccomp_sandbox=NO connect_from_port_20=NO \
-        secure_chroot_dir=/run/vsftpd/empty delay_failed_login=0
+        secure_chroot_dir=/run/vsftpd/empty delay_failed_login=0 isolate=NO isolate_network=NO
     ((!$#)) || printf '%s\n' "$@"
 } >/etc/vsftpd-test.conf
-exec vsftpd /etc/vsftpd-test.conf
+# As the first process of a container vsftpd ends with its first session.
+vsftpd /etc/vsftpd-test.conf &
+server=$!
+trap 'kill "$server"' TERM INT
+wait "$server"

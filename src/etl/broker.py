@@ -11,13 +11,13 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import MemberState
@@ -28,6 +28,9 @@ from kafka.structs import OffsetAndMetadata
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.task import Record
 from etl.models.wire import Batch, Commit, Message, Partition
+
+if TYPE_CHECKING:
+    from etl.config import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -165,8 +168,29 @@ def _made(kind: Any, **settings: Any) -> Any:
         raise
 
 
+_security: dict[str, Any] = {}  # of every client of this process
+
+
+def secure(settings: Settings) -> None:
+    """Make every client of this process talk and log in to Kafka as the settings say."""
+    global _security  # noqa: PLW0603 - set up once for the process, as its logs are
+    protocol = settings.kafka_security_protocol
+    _security = {"security_protocol": protocol}
+    if protocol.endswith("SSL"):
+        _security |= {
+            "ssl_check_hostname": settings.kafka_check_hostname,
+            "ssl_cafile": settings.kafka_ca_file or None,
+        }
+    if protocol.startswith("SASL"):
+        _security |= {
+            "sasl_mechanism": settings.kafka_sasl_mechanism,
+            "sasl_plain_username": settings.kafka_username,
+            "sasl_plain_password": settings.kafka_password,
+        }
+
+
 def _common(bootstrap_servers: str) -> dict[str, Any]:
-    return {
+    return _security | {
         "bootstrap_servers": [server.strip() for server in bootstrap_servers.split(",")],
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         "bootstrap_timeout_ms": 5000,
@@ -239,10 +263,14 @@ class Intake:
         *,
         on_revoked: Callable[[list[Partition]], None],
         instance_id: str | None = None,
+        leave_on_stop: bool = False,
         max_poll_records: int = 200,
     ) -> None:
         self._on_revoked = on_revoked
         self._instance_id = instance_id
+        self._leave_on_stop = leave_on_stop
+        self._bootstrap_servers = bootstrap_servers
+        self._group_id = group_id
         assignor = _Assignor()
         self._new: set[Partition] = set()
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
@@ -383,9 +411,20 @@ class Intake:
         return fresh and self.membership() is not None
 
     def close(self, timeout: float = 3.0) -> None:
-        """Leave the group (a static member only disconnects)."""
+        """Leave the group (a static member only disconnects, unless it was made with `leave_on_stop`)."""
         with contextlib.suppress(kafka_errors.KafkaError, RuntimeError):
             self._client.close(autocommit=False, timeout_ms=int(timeout * 1000))
+        if self._leave_on_stop and self._instance_id is not None:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Give the partitions of a static member to the others now; its own goodbye leaves them to wait for it."""
+        member = MemberToRemove(group_instance_id=self._instance_id, reason="stopped")
+        try:
+            with _admin(self._bootstrap_servers) as admin:
+                admin.remove_group_members(self._group_id, [member])
+        except (kafka_errors.KafkaError, OSError) as error:
+            log.warning("group not left: its partitions wait for the session to end", error=_said(error))
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         """Note that partitions were taken away."""
@@ -570,7 +609,11 @@ def _displaced(instance_id: str | None) -> str:
 
 def _is_fence(error: BaseException) -> bool:
     """Was the producer fenced? Noticed by its own thread first, the client wraps that in a plain KafkaError."""
-    return any(isinstance(part, kafka_errors.ProducerFencedError) for part in (error, *error.args))
+    fences = (
+        kafka_errors.ProducerFencedError,
+        kafka_errors.InvalidProducerEpochError,
+    )  # the second: of a produce request
+    return any(isinstance(part, fences) for part in (error, *error.args))
 
 
 # --- plain reading and writing: the command line --------------------------------------------------------------

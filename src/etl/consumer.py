@@ -14,7 +14,7 @@ import structlog
 
 from etl import identity, topics
 from etl.admission import Admission
-from etl.broker import Admin, Intake, NotAllowed, Outbox, is_listening
+from etl.broker import Admin, Intake, NotAllowed, Outbox, is_listening, secure
 from etl.committer import Committer
 from etl.config import ConfigLoader
 from etl.dispatcher import Dispatcher
@@ -77,6 +77,7 @@ class FileTransferConsumer:
         Raises SettingsError for topics that cannot work, BrokerUnavailable when Kafka refuses us for good.
         """
         settings = self.config.settings
+        secure(settings)
         me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot)
         try:
             names = topics.Topics.of(self.topic, settings)
@@ -140,6 +141,7 @@ class FileTransferConsumer:
             [names.source, names.retry],
             on_revoked=revoked,
             instance_id=me.group_instance_id if settings.instance_id_is_set else None,
+            leave_on_stop=settings.leave_on_stop,
         )
         partitions = Partitions(intake, ledger, settings.window_records)
         admission = Admission(names, self.group_id, self.config, envelopes, partitions, ledger, dispatcher, runner)

@@ -81,7 +81,7 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
     appliance.kill()
     began = time.monotonic()
     appliance.start()
-    _wait_for_part(appliance)
+    appliance.wait_healthy()
     appliance.exec("etl", "submit", "SLOW:/quick.txt", "B:/again.txt", "--wait", "--timeout", "60")
     assert time.monotonic() - began < 20.0
     stack.wait_until(

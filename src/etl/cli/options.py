@@ -10,7 +10,7 @@ from typing import Any
 import click
 import structlog
 
-from etl import logs
+from etl import broker, logs
 from etl.config import ConfigLoader
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,7 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
         # The client tells every try of a broker that is down; a command says it once, when it gives up.
         library_level = "WARNING" if verbose else "CRITICAL"
         logs.configure(config.settings.log_format, level, config.secrets, sys.stderr, library_level=library_level)
+        broker.secure(config.settings)
         for warning in config.warnings:
             log.warning("setting", says=warning)
         command(config=config, **rest)

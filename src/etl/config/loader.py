@@ -63,12 +63,29 @@ class _Validation:
         for row in SETTINGS.values():
             if row.kind is SUFFIX and not self.values.get(row.name, row.default).strip():
                 self.wrong(row.name, "must not be empty: the topic would be the topic of the jobs itself")
+        fields["kafka_password"] = self._kafka_password(fields)
         settings = Settings(**fields, instance_id_is_set=bool(self.values.get("ETL_INSTANCE_ID", "").strip()))
         if settings.retry_backoff_seconds > settings.retry_backoff_max_seconds:
             self.wrong("ETL_RETRY_BACKOFF_SECONDS", "is larger than ETL_RETRY_BACKOFF_MAX_SECONDS")
         self._check_topics(settings)
         self._check_names()
         return settings
+
+    def _kafka_password(self, fields: Mapping[str, Any]) -> str:
+        """Return the password of the login to Kafka, and note what its protocol needs and has not."""
+        password, path = str(fields["kafka_password"]), fields["kafka_password_file"]
+        if password and path:
+            self.wrong("ETL_KAFKA_PASSWORD", "only one of ETL_KAFKA_PASSWORD and ETL_KAFKA_PASSWORD_FILE may be set")
+        elif path:
+            password = self._secret_of("ETL_KAFKA_PASSWORD_FILE", path)
+        if fields["kafka_security_protocol"].startswith("SASL"):
+            if not fields["kafka_username"]:
+                self.wrong("ETL_KAFKA_USERNAME", "is missing; ETL_KAFKA_SECURITY_PROTOCOL needs it")
+            if not password:
+                self.wrong("ETL_KAFKA_PASSWORD", "is missing (or ETL_KAFKA_PASSWORD_FILE)")
+        if fields["kafka_ca_file"] and not os.access(fields["kafka_ca_file"], os.R_OK):
+            self.wrong("ETL_KAFKA_CA_FILE", "the file cannot be read")
+        return password
 
     def _check_topics(self, settings: Settings) -> None:
         taken: dict[str, str] = {}
@@ -268,7 +285,7 @@ class ConfigLoader:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every password and every secret option, for the redaction of logs."""
-        found = {server.password for server in self.servers.values()}
+        found = {server.password for server in self.servers.values()} | {self.settings.kafka_password}
         for server in self.servers.values():
             found |= {value for name, value in server.options.items() if _SECRET_NAME.search(f"_{name}")}
         return tuple(sorted(found - {""}))

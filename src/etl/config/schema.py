@@ -117,7 +117,7 @@ SERVER_PROPERTIES: dict[str, Setting] = {
 }
 
 
-def _setting(name: str, default: Any, kind: Kind, help_: str) -> Any:
+def _setting(name: str, default: Any, kind: Kind, help_: str, *, secret: bool = False) -> Any:
     """Make a field of `Settings` that is a row of `SETTINGS` at the same time."""
     if isinstance(default, bool):
         shown = str(default).lower()
@@ -125,7 +125,7 @@ def _setting(name: str, default: Any, kind: Kind, help_: str) -> Any:
         shown = f"{default:g}"
     else:
         shown = "" if default in {None, ()} else str(default)
-    return field(default=default, metadata={"row": Setting(name, shown, kind, help_)})
+    return field(default=default, repr=not secret, metadata={"row": Setting(name, shown, kind, help_)})
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,35 @@ class Settings:
         "localhost:9092",
         ADDRESSES,
         "address of the Kafka broker, host:port; several separated by commas",
+    )
+    kafka_security_protocol: str = _setting(
+        "ETL_KAFKA_SECURITY_PROTOCOL",
+        "PLAINTEXT",
+        one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL: how to talk to Kafka",
+    )
+    kafka_sasl_mechanism: str = _setting(
+        "ETL_KAFKA_SASL_MECHANISM",
+        "SCRAM-SHA-512",
+        one_of("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"),
+        "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN: how to log in to Kafka",
+    )
+    kafka_username: str = _setting("ETL_KAFKA_USERNAME", "", TEXT, "user name of the login to Kafka")
+    kafka_password: str = _setting("ETL_KAFKA_PASSWORD", "", TEXT, "password of the login to Kafka", secret=True)
+    kafka_password_file: str = _setting(
+        "ETL_KAFKA_PASSWORD_FILE",
+        "",
+        TEXT,
+        "file that holds the password, instead of ETL_KAFKA_PASSWORD (a mounted secret)",
+    )
+    kafka_ca_file: str = _setting(
+        "ETL_KAFKA_CA_FILE",
+        "",
+        TEXT,
+        "PEM file of the authorities that Kafka's certificates are of; unset: the system's",
+    )
+    kafka_check_hostname: bool = _setting(
+        "ETL_KAFKA_CHECK_HOSTNAME", True, SWITCH, "true: a certificate must name the host that it was presented by"
     )
     consumer_count: int = _setting("ETL_CONSUMER_COUNT", 2, whole(1, 100), "consumer processes that are started")
     num_partitions: int = _setting(
@@ -162,6 +191,12 @@ class Settings:
         },
     )
     instance_id_is_set: bool = False
+    leave_on_stop: bool = _setting(
+        "ETL_LEAVE_ON_STOP",
+        False,
+        SWITCH,
+        "true: a process with an ETL_INSTANCE_ID leaves the group when it stops (it is scaled in, not restarted)",
+    )
     slot: int | None = _setting(
         "ETL_SLOT",
         None,
