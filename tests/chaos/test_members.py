@@ -79,18 +79,24 @@ def _finished(topics: Topics, work: Work) -> set[str]:
     return {str(job.source.on_disk(job.source_path)) for job in work.jobs if job.id in topics.done}
 
 
+def _holds(consumer: Consumer, topics: Topics) -> bool:
+    return any(event["topic"] == topics.name for event in consumer.events("partition taken over"))
+
+
 @pytest.mark.parametrize("static", [True, False], ids=["static member", "by slot"])
 def test_two_live_processes_of_one_identity(
     held: Held, topics: Topics, consumers: Callable[..., Consumer], static: bool
 ) -> None:
     """One of them ends with a message that names the identity; the other does every job once."""
     work, _, _ = held
-    work.add(120, "replace", "keep", large_every=1000)
-    work.add(120, "fail", "delete", large_every=1000)
+    work.add(150, "replace", "keep", large_every=1000)
+    work.add(150, "fail", "delete", large_every=1000)
     same = {"ETL_SLOT": "7"} | ({"ETL_INSTANCE_ID": "twin"} if static else {})
     twins = [consumers(name, work.settings, **same).start() for name in ("a", "b")]  # a TMPDIR each: two hosts
-    topics.send(work.jobs[:100])
-    waiting = list(work.jobs[100:])
+    if not static:  # both are members: they meet in their commits
+        topics.wait_until(lambda: all(_holds(twin, topics) for twin in twins), 30, "both to hold partitions")
+    topics.send(work.jobs[:60])
+    waiting = list(work.jobs[60:])
 
     def one_has_ended() -> bool:
         if waiting:  # commits go on, so that they meet
