@@ -275,6 +275,7 @@ class Intake:
         self._new: set[Partition] = set()
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
         self._polled_at = time.monotonic()
+        self._is_silent = False
         with translated(f"broker {bootstrap_servers} cannot be reached"):
             self._client = _made(
                 _Consumer,
@@ -307,7 +308,8 @@ class Intake:
         """
         if self._client.is_displaced():
             raise BrokerRefused(_displaced(self._instance_id))
-        if self._client.is_overdue():
+        self._tell_silence(self._client.is_overdue())
+        if self._is_silent:
             # The client's own wait is a busy loop then, which piles up callbacks. Without time it never joins, though.
             time.sleep(timeout)
             timeout = 0.0
@@ -331,6 +333,14 @@ class Intake:
             self._polled_at = time.monotonic()
             self._notice_new_membership()
         return [_record(raw) for batch in polled.values() for raw in batch]
+
+    def _tell_silence(self, now_silent: bool) -> None:
+        if now_silent != self._is_silent:
+            self._is_silent = now_silent
+            if now_silent:
+                log.warning("broker does not answer; transfers that run go on")
+            else:
+                log.info("broker answers again")
 
     def new_partitions(self) -> list[Partition]:
         """Return the assigned partitions that wait for `take_over`."""

@@ -78,7 +78,7 @@ class FileTransferConsumer:
         """
         settings = self.config.settings
         secure(settings)
-        me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot)
+        me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot, self.bootstrap_servers)
         try:
             names = topics.Topics.of(self.topic, settings)
             limits = self._wait_for_topics(names, me)

@@ -66,14 +66,15 @@ class Identity:
             self._lock = None
 
 
-def claim(group_id: str, topic: str, instance_id: str, slot: int | None) -> Identity:
+def claim(group_id: str, topic: str, instance_id: str, slot: int | None, bootstrap_servers: str = "") -> Identity:
     """Take `slot`, or the first free one. Raises SettingsError when a live process of this host holds it."""
+    names = (group_id, topic, instance_id, bootstrap_servers)
     if slot is not None:
-        if (lock := _try_lock(group_id, topic, instance_id, slot)) is None:
+        if (lock := _try_lock(names, slot)) is None:
             raise SettingsError(f"ETL_SLOT: slot {slot} is held by another live process of {instance_id}")
         return Identity(group_id, topic, instance_id, slot, _lock=lock)
     for free in range(FIRST_FREE_SLOT, FIRST_FREE_SLOT + MAX_SLOTS):
-        if (lock := _try_lock(group_id, topic, instance_id, free)) is not None:
+        if (lock := _try_lock(names, free)) is not None:
             return Identity(group_id, topic, instance_id, free, _lock=lock)
     raise SettingsError(f"ETL_SLOT: more than {MAX_SLOTS} consumers of one group and topic on this host")
 
@@ -99,10 +100,10 @@ def _folder() -> Path:
     return Path(tempfile.gettempdir()) / f"etl-slots-{os.getuid()}"
 
 
-def _try_lock(group_id: str, topic: str, instance_id: str, slot: int) -> IO[str] | None:
+def _try_lock(names: tuple[str, ...], slot: int) -> IO[str] | None:
     folder = _folder()
     folder.mkdir(mode=0o700, exist_ok=True)
-    name = hashlib.sha256(f"{group_id}\n{topic}\n{instance_id}".encode()).hexdigest()[:16]
+    name = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     lock = os.fdopen(os.open(folder / f"{name}-{slot}", os.O_RDWR | os.O_CREAT, 0o600), "r+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

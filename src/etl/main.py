@@ -34,7 +34,16 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
     settings = config.settings
     # As supervisord calls it: its processes share one output.
     process = "" if settings.slot is None else f"consumer_{settings.slot:02d}"
-    logs.configure(settings.log_format, settings.log_level, config.secrets, sys.stdout, process=process)
+    # The client tells every broken connection; what it means for the consumer is told by the consumer itself.
+    library_level = "WARNING" if settings.log_level == "DEBUG" else "CRITICAL"
+    logs.configure(
+        settings.log_format,
+        settings.log_level,
+        config.secrets,
+        sys.stdout,
+        process=process,
+        library_level=library_level,
+    )
     for warning in config.warnings:
         log.warning("setting", says=warning)
     consumer = FileTransferConsumer(settings.topic, settings.group_id, settings.bootstrap_servers, config)

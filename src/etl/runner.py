@@ -60,7 +60,7 @@ class Runner:
     def run(self, flight: Flight) -> None:
         """Do one job in a lane; never raises."""
         task, lease = flight.task, flight.lease
-        started = time.time()
+        started = task.began or time.time()  # of a published job: when its copying began
         opened = False
         try:
             _require_owned(task)
@@ -96,6 +96,7 @@ class Runner:
         has_action = task.job.options.source_action != "keep" and not receipt.skipped and not task.published
         task.verified_by = receipt.verified_by
         task.facts = receipt.facts
+        task.began = started if has_action else None
         if has_action:
             self.add(task, State.PUBLISHED, (), lambda: self._published(task))
             return

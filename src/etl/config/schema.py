@@ -261,7 +261,7 @@ class Settings:
         "ETL_PING_INTERVAL_SECONDS", 20.0, LIMIT, "seconds between signs of life of an unused session"
     )
     commit_interval_seconds: float = _setting(
-        "ETL_COMMIT_INTERVAL_SECONDS", 0.05, number(0.001, 60), "seconds between commits of finished jobs"
+        "ETL_COMMIT_INTERVAL_SECONDS", 0.1, number(0.001, 60), "seconds between commits of finished jobs"
     )
     commit_max_records: int = _setting(
         "ETL_COMMIT_MAX_RECORDS", 500, whole(1, 100000), "records: finished jobs in one commit at most"

@@ -82,6 +82,7 @@ class Task:
     published: bool = False  # the copy is under its final name and committed so; only the source action is left
     verified_by: str | None = None  # carried from publish to the result of a published job
     facts: Facts | None = None  # the same: the source's, as it was read
+    began: float | None = None  # the same: wall clock, when the copying began
     littered: bool = False  # a partial file of this process may lie at the destination
     incarnation: int = 0  # of the assignment in which the record was received
     sweep: bool = False  # look for partial files of earlier attempts first
