@@ -258,6 +258,11 @@ def compose_up(
         except DockerError as error:
             raise DockerError(f"{error}\n{compose('logs', '--tail', '50', check=False)}") from None
         yield compose
+    except BaseException:
+        kept = stack.BUILD / "container-logs" / f"{compose.project}.log"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(compose("logs", "--timestamps", "--no-color", check=False))
+        raise
     finally:
         compose.down()
 

@@ -1,0 +1,105 @@
+"""SASL (SCRAM) and TLS: on the appliance's advertised listener, and by settings of consumers that use it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from containers import World, run_once
+
+import stack
+
+pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
+
+PASSWORD = "Scram-7d21 with a blank"
+
+
+def _certificates(folder: Path, host: str) -> None:
+    """Make an authority and a certificate of its for `host`: ca.pem, server.pem, server.key."""
+    for command in (
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem",
+         "-subj", "/CN=etl-test-ca"],
+        ["req", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out", "server.csr", "-subj", f"/CN={host}",
+         "-addext", f"subjectAltName=DNS:{host}"],
+        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+         "-copy_extensions", "copy", "-out", "server.pem"],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("protocol", ["SASL_SSL", pytest.param("SASL_PLAINTEXT", marks=pytest.mark.long)])
+def test_consumers_elsewhere_log_in_to_the_advertised_listener(world: World, tmp_path: Path, protocol: str) -> None:
+    """With the right password jobs are done; a wrong one, or none at all, is a clear refusal."""
+    network, name = world.network(), world.name("secured")
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    _certificates(secrets, name)
+    (secrets / "users").write_text(f"somebody:Else-1\nworker:{PASSWORD}\n")
+    (secrets / "password").write_text(f"{PASSWORD}\n")
+    for file in secrets.iterdir():
+        file.chmod(0o444)
+    mounted = ["--network", network, "--volume", f"{secrets}:/run/secrets/etl:ro"]
+    broker = world.run(
+        "broker",
+        name=name,
+        options=mounted,
+        env={
+            "KAFKA_ADVERTISED_HOST": name,
+            "KAFKA_ADVERTISED_PROTOCOL": protocol,
+            "KAFKA_TLS_CERT_FILE": "/run/secrets/etl/server.pem",
+            "KAFKA_TLS_KEY_FILE": "/run/secrets/etl/server.key",
+            "KAFKA_USERS_FILE": "/run/secrets/etl/users",
+        },
+    )
+    broker.wait_for("users of the advertised listener: somebody worker", 60)
+    login = {
+        "ETL_BOOTSTRAP_SERVERS": f"{name}:9094",
+        "ETL_KAFKA_SECURITY_PROTOCOL": protocol,
+        "ETL_KAFKA_USERNAME": "worker",
+        "ETL_KAFKA_PASSWORD_FILE": "/run/secrets/etl/password",
+        "ETL_KAFKA_CA_FILE": "/run/secrets/etl/ca.pem",
+        "A_TYPE": "local",
+        "A_BASE_PATH": "/data",
+    }
+    consumers = world.run("--topic", "secured", "--group-id", "secured-group", options=mounted, env=login)
+    consumers.write("/data/in.txt", "secret")
+    consumers.wait_until_consuming(limit=60)
+    consumers.exec("etl", "submit", "A:/in.txt", "A:/out.txt", "--wait", "--timeout", "50")
+    assert consumers.exec("cat", "/data/out.txt") == "secret"
+    assert PASSWORD not in consumers.logs() + broker.logs()
+
+    wrong = {key: value for key, value in login.items() if key != "ETL_KAFKA_PASSWORD_FILE"}
+    refused = run_once("submit", "A:/in.txt", "A:/x.txt", "--topic", "secured", options=mounted,
+                       env=wrong | {"ETL_KAFKA_PASSWORD": "Wrong-0000"}, limit=60)  # fmt: skip
+    assert refused.returncode == 1
+    assert "uthentication" in refused.stderr
+    assert "Wrong-0000" not in refused.stderr
+    plain = {key: value for key, value in wrong.items() if not key.startswith("ETL_KAFKA")}
+    nothing = run_once("submit", "A:/in.txt", "A:/x.txt", "--topic", "secured", options=mounted, env=plain, limit=60)
+    assert nothing.returncode == 1
+
+
+def test_a_secured_listener_without_its_files_ends_the_container(image: str) -> None:
+    """One sentence that names the setting."""
+    done = run_once("broker", env={"KAFKA_ADVERTISED_PROTOCOL": "SASL_SSL"}, limit=60)
+    assert done.returncode == 2
+    assert "KAFKA_TLS_CERT_FILE" in done.stdout
+
+
+def test_the_users_of_the_file_are_the_users_of_the_listener(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """One who is taken out of the file is refused after the next start (kafka-users.sh, without a container)."""
+    file, applied = tmp_path / "users", tmp_path / "applied"
+    broker = stack.Broker(tmp_path / "broker")
+    request.addfinalizer(broker.kill)
+    broker.start()
+
+    def apply(text: str) -> set[str]:
+        file.write_text(text)
+        command = [str(stack.KAFKA_BIN / "kafka-users.sh"), str(file), str(applied), str(broker.port)]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        listed = broker.command("kafka-configs.sh", "--describe", "--entity-type", "users")
+        return {name for name in ("anna", "bert") if f"'{name}'" in listed}
+
+    assert apply("anna:one\nbert:two, three\n") == {"anna", "bert"}
+    assert apply("bert:two, three\n") == {"bert"}
