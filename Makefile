@@ -24,15 +24,24 @@ down: ## end what `make demo KEEP=1` left running
 	@if [ -x $(PYTHON) ]; then $(PYTHON) docker/demo.py --down; else echo "demo: nothing was running"; fi
 
 .PHONY: test
-test: test-servers ## all tests but the long ones, with coverage of child processes
+test: test-servers ## all tests but those of the image and the long ones, with coverage of child processes
 	@$(PYTHON) -m coverage erase
-	$(PYTHON) -m coverage run -m pytest -m "not long" $(ARGS)
+	$(PYTHON) -m coverage run -m pytest -m "not long and not container" $(ARGS)
 	@$(PYTHON) -m coverage combine --quiet
 	@$(PYTHON) -m coverage report
 
 .PHONY: unit
 unit: bootstrap ## only the tests of pure logic
 	$(PYTHON) -m pytest -m unit $(ARGS)
+
+.PHONY: image
+image: ## build the image on the base image of this machine (docker/engine.sh), or on BASE_IMAGE
+	docker build -f docker/Dockerfile -t etl-file-sync \
+	    --build-arg BASE_IMAGE=$${BASE_IMAGE:-$$(docker/engine.sh)} .
+
+.PHONY: test-container
+test-container: bootstrap ## the image in a real Docker Engine; TEST_LONG=1 runs the long ones, too
+	$(PYTHON) -m pytest -m "container$(if $(filter-out 0,$(TEST_LONG)),, and not long)" $(ARGS)
 
 .PHONY: test-long
 test-long: test-servers ## more kills, more faults, more files: the same tests with larger parameters
@@ -47,7 +56,7 @@ lint: bootstrap ## ruff, mypy, shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	.venv/bin/shellcheck .ci/run docker/*.sh kafka/bin/*.sh tests/*.sh
+	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/bin/*.sh tests/*.sh
 
 .PHONY: format
 format: bootstrap ## rewrite the sources in the one format
@@ -56,6 +65,7 @@ format: bootstrap ## rewrite the sources in the one format
 
 .PHONY: lock
 lock: bootstrap ## lock the image's requirements with hashes, for all supported Pythons at once
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --custom-compile-command "make lock" --output-file docker/requirements.lock docker/requirements.in
 

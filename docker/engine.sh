@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings up what the container tests need on a machine where no image can be pulled: Docker Engine with compose, from
 # Debian's packages, and a Debian base image made by debootstrap from this machine's own package source. Prints the
-# name of the base image, and nothing else, on standard output. Needs root. What is there is left alone: the second run
+# name of the base image, and nothing else, on standard output. Needs root for what is missing. What is there is left alone: the second run
 # takes a second. Several at once take turns.
 #
 #   docker/engine.sh            engine, compose and base image
@@ -30,6 +30,10 @@ fail() {
 
 answers() {
     timeout 10 docker info >/dev/null 2>&1 9>&- 3>&-
+}
+
+need_root() {
+    [[ $EUID -eq 0 ]] || fail "$1, which needs root"
 }
 
 install_packages() {
@@ -89,6 +93,8 @@ start_engine() {
 
 ensure_engine() {
     answers && return
+    need_root "Docker Engine does not answer and must be started"
+    command -v apt-get >/dev/null || fail "Docker Engine does not answer, and only apt can install it here"
     install_packages docker.io iptables
     mountpoint -q /sys/fs/cgroup || fail "/sys/fs/cgroup is not mounted: no container can run here"
     remove_stale_ids
@@ -98,6 +104,7 @@ ensure_engine() {
 ensure_compose() {
     docker compose version >/dev/null 2>&1 && return
     local work package
+    need_root "docker compose is missing and must be installed"
     say "fetching compose"
     work=$(mktemp -d)
     chmod 755 "$work"
@@ -121,6 +128,7 @@ ensure_base_image() {
     docker image inspect "$image" >/dev/null 2>&1 && return
     local work source variable
     local -a changes=(--change 'CMD ["bash"]' --change 'ENV LANG=C.UTF-8')
+    need_root "there is no base image $image and one must be made"
     install_packages debootstrap ca-certificates
     source=$(package_source)
     [[ -n $source ]] || fail "this machine has no package source for $suite"
@@ -163,15 +171,15 @@ stop_engine() {
     rm -f "$started"
 }
 
-[[ $EUID -eq 0 ]] || fail "needs root, to start Docker Engine and to make a base image"
-exec 9>/run/lock/etl-engine.lock
-flock -w 900 9 || fail "another docker/engine.sh has been running for 15 minutes"
+if [[ $EUID -eq 0 ]]; then
+    exec 9>/run/lock/etl-engine.lock
+    flock -w 900 9 || fail "another docker/engine.sh has been running for 15 minutes"
+fi
 
 if [[ ${1:-} == --down ]]; then
     stop_engine
     exit
 fi
-command -v apt-get >/dev/null || answers || fail "Docker Engine does not run, and only apt can install it here"
 ensure_engine
 ensure_compose
 ensure_base_image

@@ -103,9 +103,8 @@ def test_one_of_three_brokers_is_lost_and_nothing_with_it(image: str, ftp_image:
                     ">f$i.bin; done && chmod 644 *.bin", limit=60)  # fmt: skip
         consumer = compose.containers("consumer")[0]
         brokers = ["--bootstrap-server", ",".join(f"{name}:9095" for name in names)]
-        assert "ReplicationFactor: 3" in consumer.exec(
-            "kafka-topics.sh", "--describe", "--topic", "test-jobs", *brokers
-        )
+        describe = ["kafka-topics.sh", "--describe", "--topic", "test-jobs", *brokers]
+        assert "ReplicationFactor: 3" in consumer.exec(*describe)
         for kill in range(kills):
             jobs = "".join(
                 _job(f"SRC_FTP_SERVER1:/f{i}.bin", f"DST_FTP_SERVER1:/in/f{i}.bin")

@@ -1,0 +1,76 @@
+"""What the image is made of, as far as that can be said without building it."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from etl.cli import main as cli
+
+pytestmark = pytest.mark.unit
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKER = REPOSITORY / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+LOCK = (DOCKER / "requirements.lock").read_text()
+
+
+def pinned() -> dict[str, str]:
+    return {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", LOCK, re.MULTILINE)
+    }
+
+
+def test_the_lock_fits_the_requirements() -> None:
+    """Each is there in a version that it allows; `make lock` makes it anew."""
+    for line in (REPOSITORY / "requirements.txt").read_text().splitlines():
+        wanted = Requirement(line.partition("#")[0].strip())
+        assert wanted.specifier.contains(pinned()[canonicalize_name(wanted.name)]), line
+        for extra in wanted.extras:
+            library = {"snappy": "python-snappy", "zstd": "zstandard"}.get(extra, extra)
+            assert library in pinned()
+
+
+def test_every_locked_package_has_hashes_and_none_an_address() -> None:
+    """Pip takes only what was locked, from wherever it is configured to."""
+    blocks = re.split(r"\n(?=[\w.-]+==)", LOCK)[1:]
+    assert len(blocks) == len(pinned()) > 10
+    assert all("--hash=sha256:" in block for block in blocks)
+    assert not re.search(r"https?:|--(extra-)?index-url|--find-links", LOCK)
+
+
+def test_the_entrypoint_knows_every_command() -> None:
+    """A first word that is a command's name is the command."""
+    listed = re.search(r"^ +(consume[^)]*)\)", (DOCKER / "entrypoint.sh").read_text(), re.MULTILINE)
+    assert listed
+    words = {word.strip() for word in listed[1].split("|")}
+    assert words == {*cli.commands, "-h", "--help", "--version"}
+
+
+def test_what_the_image_runs_is_in_it_and_can_be_run() -> None:
+    """Every file that supervisord.conf and the entrypoint name is copied; scripts are executable."""
+    copied = set(re.findall(r"docker/([\w.-]+\.(?:py|sh|conf))", DOCKERFILE.partition("COPY LICENSE")[2]))
+    named = set(re.findall(r"/docker/([\w.-]+\.\w+)", (DOCKER / "supervisord.conf").read_text()))
+    named |= set(re.findall(r"docker/([\w.-]+\.\w+)\"", (DOCKER / "entrypoint.sh").read_text()))
+    assert named - {"appliance.py"} <= copied
+    for script in DOCKER.glob("*.sh"):
+        assert script.stat().st_mode & stat.S_IXUSR, script
+
+
+def test_the_dockerfile_is_one_that_docker_20_reads_and_names_no_registry() -> None:
+    """No syntax line, no heredoc, no --link; the base image is the only name of an image."""
+    assert not re.search(r"^# *syntax=|<<-?['\"]?\w|--link|--network", DOCKERFILE, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${BASE_IMAGE}", "system"}
+    assert not re.search(r"https?://", DOCKERFILE)
+
+
+def test_the_kafka_commands_of_the_image_exist() -> None:
+    """Each link to docker/inside.sh has a command behind it."""
+    linked = set(re.findall(r"kafka-[\w-]+\.sh", DOCKERFILE.partition("for name in")[2].partition("; do")[0]))
+    assert linked
+    assert all((REPOSITORY / "kafka" / "bin" / name).exists() for name in linked)
