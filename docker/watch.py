@@ -36,11 +36,13 @@ def main() -> None:
 
 def kill_hung(supervisor: Any) -> None:
     """Kill the consumers that have not come round for too long. SIGTERM would need the very thread that hangs."""
-    ages = identity.ages()
+    beats = identity.beats()
     for process in supervisor.getAllProcessInfo():
         if process["group"] != "consumer" or process["state"] != ProcessStates.RUNNING:
             continue
-        age = min(ages.get(process["pid"], time.time() - process["start"]), time.time() - process["start"])
+        age = time.time() - process["start"]
+        if beat := beats.get(process["pid"]):
+            age = min(age, beat.age)
         if age > POLL_LIMIT_SECONDS:
             say(f"{process['name']} has not polled for {age:.0f} s; killing it")
             supervisor.signalProcess(f"consumer:{process['name']}", "KILL")

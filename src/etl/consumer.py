@@ -93,7 +93,7 @@ class FileTransferConsumer:
         admin = Admin(self.bootstrap_servers)
         said = ""
         while not self._stop.is_set():
-            me.beat()
+            me.beat(polls=False)
             try:
                 if is_listening(self.bootstrap_servers):
                     return topics.ensure(names, self.config.settings, admin)
@@ -172,7 +172,7 @@ class FileTransferConsumer:
         idle = _IdleReport(intake, names.source)
         try:
             while not self._stop.is_set():
-                me.beat()
+                me.beat(polls=True)
                 partitions.take_over_new()
                 for record in intake.poll(POLL_SECONDS):
                     admission.accept(record)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from etl.errors import SettingsError
 
@@ -52,12 +52,12 @@ class Identity:
         """Return the name of a static member of the group."""
         return f"{self.instance_id}-{self.slot}"
 
-    def beat(self) -> None:
-        """Note in the slot's file that the main thread came round; at most once a second."""
+    def beat(self, *, polls: bool) -> None:
+        """Note in the slot's file that the main thread came round, and if to poll; at most once a second."""
         now = time.monotonic()
         if self._lock is not None and now - self._beaten >= BEAT_SECONDS:
             self._beaten = now
-            _note(self._lock, now)
+            _note(self._lock, now, polls=polls)
 
     def release(self) -> None:
         """Give the slot back."""
@@ -79,21 +79,29 @@ def claim(group_id: str, topic: str, instance_id: str, slot: int | None, bootstr
     raise SettingsError(f"ETL_SLOT: more than {MAX_SLOTS} consumers of one group and topic on this host")
 
 
-def ages() -> dict[int, float]:
-    """Return how long ago each live process of this user on this host noted a beat: process id to seconds."""
-    found: dict[int, float] = {}
+class Beat(NamedTuple):
+    """The last sign of life of a process: seconds ago, and whether it polls (or still waits for its broker)."""
+
+    age: float
+    polls: bool
+
+
+def beats() -> dict[int, Beat]:
+    """Return the last beat of each live process of this user on this host, by process id."""
+    found: dict[int, Beat] = {}
     now = time.monotonic()
     for slot in _folder().glob("*"):
         with contextlib.suppress(OSError, ValueError):  # being written, or of a version that noted nothing
-            pid, beaten = slot.read_text().split()
+            pid, beaten, polls = slot.read_text().split()
             os.kill(int(pid), 0)
-            found[int(pid)] = min(now - float(beaten), found.get(int(pid), now))
+            beat = Beat(now - float(beaten), polls == "polls")
+            found[int(pid)] = min(beat, found.get(int(pid), beat))
     return found
 
 
-def _note(lock: IO[str], now: float) -> None:
+def _note(lock: IO[str], now: float, *, polls: bool) -> None:
     # One write of a fixed length, so that a reader finds the old or the new one.
-    os.pwrite(lock.fileno(), b"%10d %20.3f\n" % (os.getpid(), now), 0)
+    os.pwrite(lock.fileno(), b"%10d %20.3f %5s\n" % (os.getpid(), now, b"polls" if polls else b"waits"), 0)
 
 
 def _folder() -> Path:
@@ -110,5 +118,5 @@ def _try_lock(names: tuple[str, ...], slot: int) -> IO[str] | None:
     except BlockingIOError:
         lock.close()
         return None
-    _note(lock, time.monotonic())
+    _note(lock, time.monotonic(), polls=False)
     return lock

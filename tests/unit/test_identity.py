@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,10 +70,24 @@ def test_a_killed_process_gives_its_slot_back(tmp_path: Path) -> None:
         "print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(SettingsError):
-            identity.claim("g", "t", "host", 5)
-        process.kill()
-        process.wait(10)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            with pytest.raises(SettingsError):
+                identity.claim("g", "t", "host", 5)
+        finally:
+            process.kill()
+            process.wait(10)
     identity.claim("g", "t", "host", 5).release()
+
+
+def test_a_process_notes_that_it_came_round_and_whether_it_polls() -> None:
+    """Health check and supervisor read it; a clock that is set changes nothing (it is the monotonic one)."""
+    assert identity.beats() == {}
+    me = identity.claim("group", "topic", "instance", 3)
+    assert not identity.beats()[os.getpid()].polls
+    me.beat(polls=True)
+    beat = identity.beats()[os.getpid()]
+    assert beat.polls
+    assert 0 <= beat.age < 60
+    me.release()
