@@ -28,6 +28,8 @@ def main() -> int:
     if not ENVIRONMENT_FILE.exists():
         return 0
     expected = dict(line.split("=", 1) for line in ENVIRONMENT_FILE.read_text().splitlines())
+    if not expected:
+        return told(["the appliance is starting"])
     problems = []
     if expected["KAFKA_AUTOSTART"] == "true" and (problem := broker_problem(int(expected["KAFKA_PORT"]))):
         problems.append(problem)
