@@ -105,9 +105,7 @@ class Progress:
 
     @position.setter
     def position(self, offset: int) -> None:
-        if offset > self._position:
-            self._position = offset
-            self._published = {p for p in self._published if p >= offset or self.knows(p)}
+        self._position = max(self._position, offset)
 
     @property
     def outstanding(self) -> int:
@@ -140,7 +138,6 @@ class Progress:
         """
         if offset < self._position:
             raise ValueError(f"record {offset} comes after position {self._position}")
-        self.position = offset
         self._position = offset + 1
         at = bisect_right(self._runs, offset, key=lambda run: run.start)
         if offset < self._floor or (at and offset < self._runs[at - 1].end):

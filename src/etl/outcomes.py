@@ -297,7 +297,7 @@ class Ledger:
         if book.says_clean and not book.at_rest:
             return True  # else a kill before the first outcome would pass for a clean end
         due = now - book.sent_at >= POSITION_INTERVAL_SECONDS
-        return due and not book.waiting and book.progress.committable > book.committed_offset
+        return due and book.progress.committable > book.committed_offset
 
     def _messages(self, partition: Partition, share: _Share) -> Iterable[Message]:
         waiting = self._books[partition].waiting

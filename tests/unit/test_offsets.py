@@ -267,7 +267,7 @@ def journeys(draw: st.DrawFn) -> tuple[list[int], random.Random]:
     return records, draw(st.randoms(use_true_random=False))
 
 
-@settings(max_examples=2000 if LONG else 150, deadline=None)
+@settings(max_examples=2000 if LONG else 100, deadline=None)
 @given(journeys(), st.sampled_from([3, 12, 60, 4000]))
 def test_whatever_is_finished_in_whatever_order_each_owner_knows_exactly_what_was_committed(
     journey: tuple[list[int], random.Random], room_bytes: int
