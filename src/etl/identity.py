@@ -94,7 +94,7 @@ def beats() -> dict[int, Beat]:
         with contextlib.suppress(OSError, ValueError):  # being written, or of a version that noted nothing
             pid, beaten, polls = slot.read_text().split()
             os.kill(int(pid), 0)
-            beat = Beat(now - float(beaten), polls == "polls")
+            beat = Beat(max(0.0, now - float(beaten)), polls == "polls")  # noted to the nearest millisecond
             found[int(pid)] = min(beat, found.get(int(pid), beat))
     return found
 
