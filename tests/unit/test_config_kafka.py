@@ -1,0 +1,83 @@
+"""How we talk and log in to Kafka: what the settings demand, what they hide, and what reaches the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from etl import broker
+from etl.config import ConfigLoader
+from etl.errors import SettingsError
+
+pytestmark = pytest.mark.unit
+
+LOGIN = {
+    "ETL_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "ETL_KAFKA_USERNAME": "worker",
+    "ETL_KAFKA_PASSWORD": "Scram-7d21",
+}
+
+
+@pytest.fixture(autouse=True)
+def plain_again() -> Iterator[None]:
+    """What a test set up for every client of the process is undone."""
+    yield
+    broker.secure(ConfigLoader(environ={}).settings)
+
+
+def test_without_settings_clients_talk_plainly() -> None:
+    """The default is a broker of our own on the loopback address."""
+    broker.secure(ConfigLoader(environ={}).settings)
+    assert broker._common("localhost:9092")["security_protocol"] == "PLAINTEXT"
+    assert not [name for name in broker._common("localhost:9092") if name.startswith(("sasl", "ssl"))]
+
+
+def test_the_settings_reach_every_client(tmp_path: Path) -> None:
+    """User, password from a mounted file, authorities, mechanism."""
+    (tmp_path / "password").write_text("Scram-7d21\n")
+    (tmp_path / "ca.pem").write_text("")
+    more = {
+        "ETL_KAFKA_PASSWORD": "",
+        "ETL_KAFKA_PASSWORD_FILE": str(tmp_path / "password"),
+        "ETL_KAFKA_CA_FILE": str(tmp_path / "ca.pem"),
+        "ETL_KAFKA_CHECK_HOSTNAME": "false",
+    }
+    broker.secure(ConfigLoader(environ=LOGIN | more).settings)
+    common = broker._common("kafka:9093")
+    assert {name: value for name, value in common.items() if name.startswith(("sasl", "ssl", "security"))} == {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "worker",
+        "sasl_plain_password": "Scram-7d21",
+        "ssl_check_hostname": False,
+        "ssl_cafile": str(tmp_path / "ca.pem"),
+    }
+
+
+def test_the_password_is_a_secret() -> None:
+    """It is redacted in logs and stands in no representation."""
+    config = ConfigLoader(environ=LOGIN)
+    assert "Scram-7d21" in config.secrets
+    assert "Scram-7d21" not in repr(config.settings)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"ETL_KAFKA_USERNAME": ""}, "ETL_KAFKA_USERNAME"),
+        ({"ETL_KAFKA_PASSWORD": ""}, "ETL_KAFKA_PASSWORD"),
+        ({"ETL_KAFKA_PASSWORD_FILE": "/nowhere"}, "ETL_KAFKA_PASSWORD"),
+        ({"ETL_KAFKA_PASSWORD": "", "ETL_KAFKA_PASSWORD_FILE": "/nowhere"}, "ETL_KAFKA_PASSWORD_FILE"),
+        ({"ETL_KAFKA_CA_FILE": "/nowhere"}, "ETL_KAFKA_CA_FILE"),
+        ({"ETL_KAFKA_SECURITY_PROTOCOL": "TLS"}, "ETL_KAFKA_SECURITY_PROTOCOL"),
+        ({"ETL_KAFKA_SASL_MECHANISM": "GSSAPI"}, "ETL_KAFKA_SASL_MECHANISM"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(changed: dict[str, str], named: str) -> None:
+    """At the start, not at the first message; and without the password."""
+    with pytest.raises(SettingsError) as raised:
+        ConfigLoader(environ=LOGIN | changed)
+    assert named in str(raised.value)
+    assert "Scram-7d21" not in str(raised.value)
