@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -19,7 +19,7 @@ from etl.committer import Committer
 from etl.config import ConfigLoader
 from etl.dispatcher import Dispatcher
 from etl.envelopes import Envelopes
-from etl.errors import BrokerUnavailable, OwnershipLost
+from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.outcomes import Ledger
 from etl.partitions import Partitions
 from etl.retry import Policy
@@ -28,11 +28,13 @@ from etl.transfer.lane import Lanes
 from etl.transfer.pool import Pools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from etl.identity import Identity
     from etl.models.task import Task
     from etl.models.wire import Partition
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +83,7 @@ class FileTransferConsumer:
         me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot, self.bootstrap_servers)
         try:
             names = topics.Topics.of(self.topic, settings)
-            limits = self._wait_for_topics(names, me)
+            limits = self._once_reachable(me, lambda: topics.ensure(names, settings, Admin(self.bootstrap_servers)))
             if limits is not None:
                 self._consume(me, names, limits)
         finally:
@@ -89,19 +91,19 @@ class FileTransferConsumer:
         if self._fatal is not None:
             raise self._fatal
 
-    def _wait_for_topics(self, names: topics.Topics, me: Identity) -> topics.TopicLimits | None:
-        admin = Admin(self.bootstrap_servers)
+    def _once_reachable(self, me: Identity, act: Callable[[], T]) -> T | None:
+        """Do what needs the broker, as soon as it is there; None when we were stopped before."""
         said = ""
         while not self._stop.is_set():
             me.beat(polls=False)
             try:
                 if is_listening(self.bootstrap_servers):
-                    return topics.ensure(names, self.config.settings, admin)
+                    return act()
                 if not said:
                     said = "nobody listens"
                     log.info("waiting for the broker", bootstrap_servers=self.bootstrap_servers)
                 self._stop.wait(LISTENING_PAUSE_SECONDS)
-            except NotAllowed:
+            except (NotAllowed, BrokerRefused):
                 raise
             except BrokerUnavailable as error:
                 if str(error) != said:
@@ -135,14 +137,19 @@ class FileTransferConsumer:
             lanes.abort(lambda task: task.partition in taken, OwnershipLost("the partition was taken away"))
             dispatcher.drop(lambda task: task.partition in taken)
 
-        intake = Intake(
-            self.bootstrap_servers,
-            self.group_id,
-            [names.source, names.retry],
-            on_revoked=revoked,
-            instance_id=me.group_instance_id if settings.instance_id_is_set else None,
-            leave_on_stop=settings.leave_on_stop,
+        intake = self._once_reachable(
+            me,
+            lambda: Intake(
+                self.bootstrap_servers,
+                self.group_id,
+                [names.source, names.retry],
+                on_revoked=revoked,
+                instance_id=me.group_instance_id if settings.instance_id_is_set else None,
+                leave_on_stop=settings.leave_on_stop,
+            ),
         )
+        if intake is None:
+            return
         partitions = Partitions(intake, ledger, settings.window_records)
         admission = Admission(names, self.group_id, self.config, envelopes, partitions, ledger, dispatcher, runner)
         outbox = Outbox(self.bootstrap_servers, me.transactional_id, self.group_id)

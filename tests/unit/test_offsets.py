@@ -15,7 +15,7 @@ from etl.offsets import METADATA_LIMIT_BYTES, Progress, State
 
 pytestmark = pytest.mark.unit
 
-LONG = os.environ.get("ETL_LONG") == "1"
+LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}
 TOKEN = "one life"
 
 

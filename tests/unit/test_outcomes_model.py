@@ -21,7 +21,7 @@ from etl.models.wire import Batch, Commit, Message, Partition
 from etl.offsets import METADATA_LIMIT_BYTES, Progress, State
 from etl.outcomes import Ledger, Outcome
 
-LONG = os.environ.get("ETL_LONG") == "1"
+LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}
 PARTITIONS = (Partition("jobs", 0), Partition("jobs-retry", 0))
 NAMES = ("a", "b")
 DEFAULT_ROOM_BYTES = offsets._ROOM_BYTES
