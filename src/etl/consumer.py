@@ -24,7 +24,7 @@ from etl.outcomes import Ledger
 from etl.partitions import Partitions
 from etl.retry import Policy
 from etl.runner import Runner
-from etl.transfer.lane import Lanes
+from etl.transfer.lane import SPARE_LANES, Lanes
 from etl.transfer.pool import Pools
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class FileTransferConsumer:
         lanes = Lanes(
             dispatcher,
             runner.run,
-            settings.workers,
+            settings.workers + SPARE_LANES,
             buffer_bytes=settings.buffer_bytes,
             transfer_timeout=settings.transfer_timeout_seconds,
             on_bug=runner.bug,

@@ -58,6 +58,7 @@ class Dispatcher:
         self._clock = clock
         self._wait = Doubling(settings.retry_backoff_seconds, settings.retry_backoff_max_seconds, jitter)
         self._share = max(1, settings.workers // 2)
+        self._most = settings.workers  # of one server while no other wants them; the spare lane is never among them
         # Guards everything below. Held only to decide; inside it only the lock of the pools is taken.
         self._lock = threading.Lock()
         self._possible = threading.Condition(self._lock)  # something may have become possible: one lane looks
@@ -303,7 +304,7 @@ class Dispatcher:
                     claimed |= queue.claim(full, now)
         # Nobody within its share can go now. More than the share goes to those whose lanes nobody else waits for.
         for queue in beyond_share:
-            if not claimed.isdisjoint(queue.servers):
+            if not claimed.isdisjoint(queue.servers) or any(s.lanes >= self._most for s in queue.servers):
                 continue
             greedy = [server for server in queue.servers if server.lanes >= self._share]
             if any(server not in other.servers for server in greedy for other in held_up):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -414,6 +415,32 @@ def test_a_slow_server_holds_up_no_other(make_desk: Callable[..., Desk], places:
     slow_before = sum(result["job_id"].startswith("s") for result in finished[:last_fast])
     assert slow_before < 20, [result["job_id"] for result in finished]
     assert {result["status"] for result in finished} == {"SUCCESS"}
+
+
+def test_a_stalled_server_that_was_alone_leaves_a_lane_to_others(make_desk: Callable[..., Desk], places: Any) -> None:
+    """It holds as many lanes as there are by the settings, and answers nothing; what comes then runs all the same."""
+    desk = make_desk(partitions=1)
+    numbers = range(20)
+    released = threading.Event()
+
+    def stall(session: FakeSession, argument: str) -> str:
+        released.wait(60)
+        return session.retr(argument)
+
+    with FakeFTP({f"/{number}": b"x" for number in numbers}, {"RETR": stall}) as stalled:
+        for number in numbers:
+            places.put(f"SRC:/in/{number}")
+        with desk.consuming(places.settings, login("STALLED", stalled)):
+            try:
+                desk.send(*(job(f"STALLED:/{number}", f"HERE:/s{number}", f"s{number}") for number in numbers))
+                desk.wait(lambda: any(line.startswith("RETR") for line in stalled.commands), 20)
+                time.sleep(1.0)  # long enough for it to take every lane that it can get
+                desk.send(*(job(f"SRC:/in/{number}", f"DST:/out/{number}", f"f{number}") for number in numbers))
+                desk.wait(lambda: len(desk.results()) == 20, 30)
+                assert {result["job_id"][0] for result in desk.results()} == {"f"}
+            finally:
+                released.set()
+            desk.wait(lambda: len(desk.results()) == 40, 30)
 
 
 def test_jobs_of_one_destination_keep_their_order(make_desk: Callable[..., Desk], places: Any) -> None:

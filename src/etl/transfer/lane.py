@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from etl.models.task import Task
     from etl.transfer.lease import Lease
 
+SPARE_LANES = 1  # beyond ETL_WORKERS: for other servers when one holds all the rest, and stalls
+
 TAKE_SECONDS = 1.0  # how long a lane waits for work before it looks whether it should end
 PAUSE_SECONDS = 0.01  # after it got none: a dispatcher that was stopped answers at once
 
