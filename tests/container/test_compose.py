@@ -23,7 +23,7 @@ def test_the_test_stack_moves_files_between_real_ftp_servers_through_kills_and_s
     """A consumer container is killed in the middle, one more comes, one goes: everything is there, reported once."""
     count = 240
     with compose_up(
-        "docker-compose.test.yml", scale={"consumer": 2}, environment={"FTP_RATE": "local_max_rate=400000"}
+        "docker-compose.test.yml", scale={"consumer": 2}, environment={"FTP_RATE": "local_max_rate=100000"}
     ) as compose:
         source, destination = compose.containers("source")[0], compose.containers("destination")[0]
         source.exec("bash", "-c", f"cd /home/ftp-files && for i in $(seq {count}); do head -c 100000 /dev/urandom "
@@ -96,7 +96,7 @@ def test_one_of_three_brokers_is_lost_and_nothing_with_it(image: str, ftp_image:
     names = ("broker", "kafka2", "kafka3")
     with compose_up(
         "docker-compose.test.yml", "tests/container/cluster.yml", scale={"consumer": 2},
-        environment={"FTP_RATE": "local_max_rate=400000", "ETL_CONSUMER_COUNT": "1"},
+        environment={"FTP_RATE": "local_max_rate=100000", "ETL_CONSUMER_COUNT": "1"},
     ) as compose:  # fmt: skip
         source, destination = compose.containers("source")[0], compose.containers("destination")[0]
         source.exec("bash", "-c", f"cd /home/ftp-files && for i in $(seq {count}); do head -c 100000 /dev/urandom "
@@ -106,13 +106,13 @@ def test_one_of_three_brokers_is_lost_and_nothing_with_it(image: str, ftp_image:
         describe = ["kafka-topics.sh", "--describe", "--topic", "test-jobs", *brokers]
         assert "ReplicationFactor: 3" in consumer.exec(*describe)
         for kill in range(kills):
+            leader = int(consumer.exec(*describe).partition("Leader: ")[2].split()[0])
             jobs = "".join(
                 _job(f"SRC_FTP_SERVER1:/f{i}.bin", f"DST_FTP_SERVER1:/in/f{i}.bin")
                 for i in range(kill * 120 + 1, kill * 120 + 121)
             )
             docker("exec", "-i", consumer.name, "etl", "submit", "--file", "-", stdin=jobs)
-            eventually(lambda done=kill * 120: _arrived(destination) > done + 10, 90, "the first files")
-            leader = int(consumer.exec(*describe).partition("Leader: ")[2].split()[0])
+            eventually(lambda done=kill * 120: _arrived(destination) > done + 5, 90, "the first files")
             compose("kill", names[leader - 1])
             assert _arrived(destination) < (kill + 1) * 120, "the kill came too late to show anything"
             eventually(lambda done=kill: _arrived(destination) == (done + 1) * 120, 150, "all files")
