@@ -47,6 +47,7 @@ def test_the_test_stack_moves_files_between_real_ftp_servers_through_kills_and_s
         assert destination.exec("bash", "-c", "find /home/ftp-files -name '*part*' | wc -l").strip() == "0"
 
 
+@pytest.mark.long
 def test_four_topics_on_one_broker_scale_each_for_itself(image: str, tmp_path: Path) -> None:
     """docker-compose.parallel.yml: `--scale` on each service, a kill, one up and one down."""
     shared = tmp_path / "shared"
