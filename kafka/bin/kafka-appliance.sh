@@ -14,7 +14,7 @@
 #                           (default: PLAINTEXT)
 #   KAFKA_TLS_CERT_FILE     with SSL: its certificate and the chain, PEM
 #   KAFKA_TLS_KEY_FILE      with SSL: its private key, PEM (PKCS 8, not encrypted)
-#   KAFKA_USERS_FILE        with SASL: lines of name:password, for SCRAM-SHA-512 and SCRAM-SHA-256
+#   KAFKA_USERS_FILE        with SASL: lines of name:password, for SCRAM-SHA-512
 #   KAFKA_CLUSTER_ID        id of a new data folder; an existing one must have it (default: any)
 #   KAFKA_EXTRA_PROPERTIES  a file of further broker settings, which win
 #   KAFKA_HEAP and others   see kafka-run.sh
@@ -89,11 +89,9 @@ if [[ $protocol == *SSL ]]; then
 fi
 if [[ $protocol == SASL* ]]; then
     check_file KAFKA_USERS_FILE
-    security+="listener.name.external.sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256"$'\n'
-    for mechanism in scram-sha-512 scram-sha-256; do
-        security+="listener.name.external.$mechanism.sasl.jaas.config=\\"$'\n'
-        security+="  org.apache.kafka.common.security.scram.ScramLoginModule required;"$'\n'
-    done
+    security+="listener.name.external.sasl.enabled.mechanisms=SCRAM-SHA-512"$'\n'
+    security+="listener.name.external.scram-sha-512.sasl.jaas.config="
+    security+="org.apache.kafka.common.security.scram.ScramLoginModule required;"$'\n'
 fi
 
 {
@@ -138,7 +136,8 @@ echo "$version" >"$data/version"
 
 # The users of the listener outside live in the broker's own metadata: it must run to be told of a change.
 if [[ $protocol == SASL* ]]; then
-    "$bin/kafka-users.sh" "$KAFKA_USERS_FILE" "$data/users" "$port" &
+    { "$bin/kafka-users.sh" "$KAFKA_USERS_FILE" "$data/users" "$port" ||
+        echo "kafka-appliance: the users of $KAFKA_USERS_FILE could not be made the broker's" >&2; } &
 fi
 
 exec "$bin/kafka-server-start.sh" "$data/server.properties"

@@ -26,14 +26,15 @@ while IFS=: read -r name password || [[ -n $name ]]; do
     [[ -n $name && $name != \#* ]] || continue
     names+=("$name")
     # A file: arguments can be read by everybody on the machine.
-    printf '%s\n' "SCRAM-SHA-512=[password=$password]" "SCRAM-SHA-256=[password=$password]" >"$work/config"
+    password=${password//\\/\\\\} # as a file of Java properties has it
+    printf '%s\n' "SCRAM-SHA-512=password=$password" >"$work/config"
     "$bin/kafka-configs.sh" --alter --entity-type users --entity-name "$name" --add-config-file "$work/config" >/dev/null
 done <"$users_file"
 if [[ -r $applied ]]; then
     while IFS= read -r name; do
         if ! printf '%s\n' "${names[@]}" | grep -qxF -- "$name"; then
             "$bin/kafka-configs.sh" --alter --entity-type users --entity-name "$name" \
-                --delete-config SCRAM-SHA-512,SCRAM-SHA-256 >/dev/null
+                --delete-config SCRAM-SHA-512 >/dev/null
         fi
     done < <(tail -n +2 "$applied")
 fi
