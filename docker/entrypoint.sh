@@ -11,6 +11,8 @@ esac
 # Other containers of the same network reach the broker by this name; empty: no listener for them.
 export KAFKA_NETWORK_HOST=${KAFKA_NETWORK_HOST-$HOSTNAME}
 # Empty until appliance.py has checked the settings: the health check takes it for "starting".
-mkdir -p -m 700 "$APPLIANCE_RUN_DIR"
+umask 077
+mkdir -p "$APPLIANCE_RUN_DIR"
+umask 022
 : >"$APPLIANCE_RUN_DIR/environment"
 exec "$home/.venv/bin/python" "$home/docker/appliance.py" "$@"
