@@ -138,6 +138,9 @@ class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
             self.close(timeout=0)
 
 
+_security: dict[str, Any] = {}  # of every client of this process
+
+
 @contextlib.contextmanager
 def translated(what: str) -> Iterator[None]:
     """Turn the client's errors into `BrokerUnavailable`, naming what was tried."""
@@ -148,7 +151,15 @@ def translated(what: str) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if (
+        isinstance(error, kafka_errors.KafkaTimeoutError)
+        and _security.get("security_protocol", "PLAINTEXT") != "PLAINTEXT"
+    ):
+        said += (
+            f" (or {_security['security_protocol']} was refused: login, certificate; the log's lines of kafka.net tell)"
+        )
+    return said
 
 
 def _made(kind: Any, **settings: Any) -> Any:
@@ -166,9 +177,6 @@ def _made(kind: Any, **settings: Any) -> Any:
             left.close()
             left._manager._net.close()  # noqa: SLF001 - the constructor failed before it could be closed
         raise
-
-
-_security: dict[str, Any] = {}  # of every client of this process
 
 
 def secure(settings: Settings) -> None:
