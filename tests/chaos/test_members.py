@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -56,12 +55,13 @@ def test_a_consumer_asleep_beyond_its_session_publishes_nothing_afterwards(
         topics.wait_for(work.jobs, 60)
         end_in_good_order(*first)
     assert held_back, "nothing was on its way when it fell asleep"
-    published = Counter(destination.asked("RNTO", since=asleep))
-    assert max(published.values()) == 1, f"published twice: {published.most_common(5)}"
+    # What `more` brings may be published twice: partitions move once more when the sleeper is back.
+    published = set(destination.asked("RNTO", since=awake))
+    assert not published & {str(job.destination.on_disk(job.destination_path)) for job in early}
     ids = {job.id for job in more}
     workers = {outcome.said["worker"] for outcome in topics.outcomes if outcome.job_id in ids}
     assert any(worker.endswith("/0") for worker in workers), f"the sleeper did not go on: {workers}"
-    assert destination.asked("RNTO", since=awake)
+    assert published
     judge(work, topics, watcher)
     assert not sleeper.events("job failed")
 

@@ -279,7 +279,7 @@ def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member],
     stale = member.batch({p(desk, 1): Commit(0, "stale")}, result(desk, b'{"job_id": "stale"}'))
     second = join()
     wait_until(
-        lambda: member.intake.poll(0.05) or second.intake.poll(0.05) or second.intake.new_partitions(), 20, "a share"
+        lambda: member.intake.poll(0.05) or second.intake.poll(0.05) or second.intake.new_partitions(), 60, "a share"
     )
     with pytest.raises(CommitRejected):
         outbox.commit(stale)
