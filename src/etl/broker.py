@@ -156,9 +156,7 @@ def _said(error: BaseException) -> str:
         isinstance(error, kafka_errors.KafkaTimeoutError)
         and _security.get("security_protocol", "PLAINTEXT") != "PLAINTEXT"
     ):
-        said += (
-            f" (or {_security['security_protocol']} was refused: login, certificate; the log's lines of kafka.net tell)"
-        )
+        said += f" (or {_security['security_protocol']} was refused: its login, or its certificate)"
     return said
 
 

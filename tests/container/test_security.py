@@ -70,11 +70,10 @@ def test_consumers_elsewhere_log_in_to_the_advertised_listener(world: World, tmp
     assert PASSWORD not in consumers.logs() + broker.logs()
 
     wrong = {key: value for key, value in login.items() if key != "ETL_KAFKA_PASSWORD_FILE"}
-    refused = run_once("submit", "-v", "A:/in.txt", "A:/x.txt", "--topic", "secured", options=mounted,
+    refused = run_once("submit", "A:/in.txt", "A:/x.txt", "--topic", "secured", options=mounted,
                        env=wrong | {"ETL_KAFKA_PASSWORD": "Wrong-0000"}, limit=60)  # fmt: skip
     assert refused.returncode == 1
     assert f"or {protocol} was refused" in refused.stderr
-    assert "uthentication" in refused.stderr, "told by the client's own lines (-v)"
     assert "Wrong-0000" not in refused.stderr
     plain = {key: value for key, value in wrong.items() if not key.startswith("ETL_KAFKA")}
     nothing = run_once("submit", "A:/in.txt", "A:/x.txt", "--topic", "secured", options=mounted, env=plain, limit=60)
