@@ -19,7 +19,7 @@ LOCKED_DOWN = [
     "--security-opt", "no-new-privileges", "--memory", "1g",
 ]  # fmt: skip
 STOP_LIMIT = 10.0  # seconds: Docker's own
-SLOW_BYTES = 64 * 1024 * 1024
+SLOW_BYTES = 32 * 1024 * 1024
 RATE = 1024 * 1024  # of the slow source, bytes/s
 
 
@@ -68,6 +68,7 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
     _wait_for_part(appliance)
     took = appliance.stop()
     state = appliance.state()
+    print(f"docker stop with a transfer running: {took:.1f} s")
     assert took < STOP_LIMIT
     assert state["ExitCode"] == 0, appliance.logs()[-3000:]
     assert "transfers reset" in appliance.logs()
@@ -83,6 +84,7 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
     appliance.start()
     appliance.wait_healthy()
     appliance.exec("etl", "submit", "SLOW:/quick.txt", "B:/again.txt", "--wait", "--timeout", "60")
+    print(f"docker kill, docker start, to a job done: {time.monotonic() - began:.1f} s")
     assert time.monotonic() - began < 20.0
     stack.wait_until(
         lambda: "slow.bin" in appliance.exec("ls", "/data").split(), 3 * SLOW_BYTES / RATE, "the slow file's arrival"
