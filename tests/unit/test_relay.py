@@ -503,3 +503,51 @@ def test_finish_of_keep_touches_nothing() -> None:
 def test_the_server_of_a_task_is_a_config() -> None:
     """Guard of this file: the sessions are real `Session`s with real settings."""
     assert isinstance(Scene().destination.server, ServerConfig)
+
+
+# --- the source is the destination, under another name -------------------------------------------------------
+
+
+def one_folder(**options: Any) -> Scene:
+    """Return a scene whose two servers are one, and whose job names one file twice."""
+    scene = Scene(**options)
+    job = {
+        "source": {"hostname": "A", "path": "/in/a"},
+        "destination": {"hostname": "B", "path": "/in/a"},
+        "options": options,
+    }
+    scene.task.job = FileTransferJob.from_dict(job)
+    scene.destination.files = scene.source.files
+    return scene
+
+
+@pytest.mark.parametrize("overwrite", ["replace", "skip", "fail", "newer"])
+@pytest.mark.parametrize("action", ["delete", {"move": "/done/a"}])
+def test_a_source_that_is_its_own_destination_is_not_taken_away(overwrite: str, action: object) -> None:
+    """Its action would leave no file where the result says one is."""
+    scene = one_folder(overwrite=overwrite, source_action=action)
+    with pytest.raises(errors.InvalidPath, match="is the source A:/in/a itself"):
+        scene.run()
+    assert scene.source.files == {"/in/a": File(b"new content")}
+    assert not scene.task.littered
+
+
+def test_a_copy_that_was_there_already_is_probed_and_leaves_no_trace() -> None:
+    """Two folders: the job is done, and its action may follow."""
+    scene = Scene(overwrite="skip", source_action="delete")
+    scene.destination.files["/out/a"] = File(b"new content", 1000.0)
+    scene.source.files["/in/a"] = File(b"new content", 1000.0)
+    assert scene.run().verified_by == relay.SIZE_AND_TIME
+    assert list(scene.destination.files) == ["/out/a"]
+    assert not scene.task.littered
+
+
+def test_nothing_is_asked_where_nothing_could_be_lost() -> None:
+    """A kept source, or another name in the same folder, costs no question."""
+    for scene in (one_folder(), Scene(source_action="delete")):
+        if scene.task.job.options.source_action == "delete":
+            job = scene.task.job
+            other = job.destination.model_copy(update={"path": "/out/b"})
+            scene.task.job = job.model_copy(update={"destination": other})
+        scene.run()
+        assert not any(said.startswith("A look") for said in scene.said)

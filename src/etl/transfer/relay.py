@@ -6,6 +6,7 @@ No threads, no Kafka, no protocol: two sessions in, a receipt or an `etl.errors`
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +16,7 @@ from etl.errors import (
     AlreadyExists,
     EtlError,
     FileMissing,
+    InvalidPath,
     IOFailure,
     OwnershipLost,
     SettingsError,
@@ -22,11 +24,12 @@ from etl.errors import (
     SourceChanged,
     StorageFull,
 )
+from etl.models.task import Facts
 from etl.transfer.base import ASIDE
 
 if TYPE_CHECKING:
     from etl.config import ServerConfig
-    from etl.models.task import Facts, Origin, Task
+    from etl.models.task import Origin, Task
     from etl.transfer.base import Parcel, Promise, Session, Stored
 
 SIZE = "size"
@@ -74,6 +77,8 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     if task.sweep:
         sweep(task, destination, token)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
+        if not receipt.skipped:
+            _probe_for_itself(task, source, destination, token, limits.buffer)
         return receipt
     parcel = fetch(task, source)
     try:
@@ -99,6 +104,7 @@ def deliver(
     try:
         parcel.close(complete=True)
         verified_by = _compare_sizes(task, parcel.facts, stored)
+        _refuse_itself(task, source, stored)
         _require(source.unchanged(parcel), SourceChanged(f"{job.source} changed while it was read"))
         if job.options.overwrite != "replace":
             _look_again(task, parcel.facts, destination)
@@ -203,6 +209,39 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
     if options.overwrite == "fail":
         raise AlreadyExists(f"{job.destination} exists and is another file", server=job.destination.hostname)
     return Receipt(found.size_bytes or 0, NOTHING, skipped=True)
+
+
+def _could_be_itself(task: Task) -> bool:
+    """Would the source action take the copy away, were both sides one folder under two names?"""
+    job = task.job
+    mine, its = PurePosixPath(job.source.path).name, PurePosixPath(job.destination.path).name
+    return job.options.source_action != "keep" and mine.casefold() == its.casefold()
+
+
+def _refuse_itself(task: Task, source: Session, stored: Stored) -> None:
+    """Refuse to go on where the source's folder is the destination's: its action would leave no file at all.
+
+    Names and addresses do not tell (links, base paths, two names of one host); our partial file seen beside the source
+    does.
+    """
+    job = task.job
+    beside = str(PurePosixPath(job.source.path).with_name(PurePosixPath(stored.partial).name))
+    if _could_be_itself(task) and _look_if_possible(source, beside) is not None:
+        raise InvalidPath(f"{job.destination} is the source {job.source} itself, which is not to be kept")
+
+
+def _probe_for_itself(task: Task, source: Session, destination: Session, token: str, buffer: memoryview) -> None:
+    """Do so where nothing had to be written: with an empty partial file."""
+    if not _could_be_itself(task):
+        return
+    empty = _Spooled("", Facts(0, None), io.BytesIO())
+    task.littered = True
+    stored = destination.write(partial_path(task, destination.server, token), empty, buffer)
+    try:
+        _refuse_itself(task, source, stored)
+    finally:
+        destination.remove(stored.partial)
+        task.littered = False
 
 
 def _look_again(task: Task, wanted: Facts, destination: Session) -> None:
