@@ -91,7 +91,7 @@ class Admission:
                 self.runner.park(task, now + remaining, "not due yet")
             else:
                 self.dispatcher.offer(task, max(0.0, remaining))
-        except EtlError as error:
+        except Exception as error:  # noqa: BLE001 - a bug met by one record must not end the process, again and again
             self.runner.dead(task, error)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from etl.errors import InvalidMessage
 from etl.logs import redact
-from etl.models import header
+from etl.models import document, header
 from etl.models.message import DLQMessage, FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
@@ -223,7 +223,7 @@ def _json(data: object) -> str:
 
 def _iso(wall: float | None) -> str | None:
     # Microseconds, so that a time that is carried along stays the same number.
-    return None if wall is None else datetime.fromtimestamp(wall, UTC).isoformat(timespec="microseconds")
+    return None if wall is None else document.moment(wall).isoformat(timespec="microseconds")
 
 
 # --- headers, read: whatever stands in them, the job goes on --------------------------------------------------

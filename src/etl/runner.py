@@ -14,6 +14,7 @@ import structlog
 
 from etl.errors import DeadlineExceeded, EtlError, Fate, OwnershipLost, code_of, fate_of
 from etl.logs import redact
+from etl.models import document
 from etl.models.message import TransferResult
 from etl.models.task import Attempt
 from etl.models.wire import Partition
@@ -279,4 +280,4 @@ def _context(task: Task) -> dict[str, object]:
 
 
 def _utc(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return document.moment(wall).isoformat(timespec="milliseconds").replace("+00:00", "Z")

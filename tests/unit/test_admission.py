@@ -396,3 +396,30 @@ def test_what_was_revoked_or_done_is_dropped(scene: Scene) -> None:
         scene.ledger.revoke([P0])
     scene.accept()
     assert scene.dispatcher.unfinished == (0, 0)
+
+
+@pytest.mark.parametrize("last", ["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59Z"])
+def test_a_job_may_wait_until_the_end_of_the_calendar(scene: Scene, last: str) -> None:
+    """Its last instant, as seconds, is the year 10000, which no time can be made of."""
+    scene.accept({**JOB, "options": {"not_before": last}})
+    deferral = scene.messages()["jobs-retry"]
+    assert dict(deferral.headers)[header.NOT_BEFORE].startswith(b"9999-12-31T23:59:59")
+
+
+@pytest.mark.parametrize("moment", [b"9999-12-31T23:59:59-14:00", b"0001-01-01T00:00:00+14:00"])
+def test_times_in_headers_may_lie_beyond_the_calendar(scene: Scene, moment: bytes) -> None:
+    """Somebody else's headers in T-retry."""
+    headers = ((header.GROUP, b"group"), (header.NOT_BEFORE, moment), ("etl-waiting-since", moment))
+    scene.accept(headers=headers, partition=Partition("jobs-retry", 0), timestamp=NOW - 3600)
+    if scene.dispatcher.unfinished[0]:
+        scene.run(raising(errors.ServerUnavailable("down", server="A")))
+    assert scene.messages()
+
+
+def test_a_bug_met_by_one_record_is_a_dead_letter(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the end of the process, which would meet the record again."""
+    monkeypatch.setattr(scene.dispatcher, "offer", lambda *_: 1 / 0)
+    scene.accept()
+    messages = scene.messages()
+    assert set(messages) == {"jobs-dlq", "jobs-results"}
+    assert result_in(messages["jobs-results"]).error_code == "UNKNOWN_ERROR"

@@ -13,6 +13,8 @@ from etl.errors import InvalidMessage
 # Deep enough for any metadata, shallow enough that reading and writing never meet Python's recursion limit.
 DEPTH_LIMIT = 64
 NAME_SHOWN = 100  # characters of a field's name in an error
+# Of Python's calendar: a job may wait until 9999-12-31T23:59:59.999999Z, which as a float is the year 10000.
+FIRST_SECOND, LAST_SECOND = -62_135_596_800.0, 253_402_300_799.0
 
 
 def parse(document: bytes | bytearray | str | None) -> dict[str, Any]:
@@ -82,6 +84,11 @@ def printable(text: str) -> str:
 def iso(moment: datetime) -> str:
     """Return an aware time as ISO 8601 in UTC, ending in Z."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def moment(wall: float) -> datetime:
+    """Return seconds since the epoch as an aware UTC time; what no calendar holds becomes its first or last second."""
+    return datetime.fromtimestamp(min(max(wall, FIRST_SECOND), LAST_SECOND), UTC)
 
 
 def read_time(value: object) -> object:
