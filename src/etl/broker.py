@@ -1,7 +1,7 @@
 """The seam to Kafka, and the only importer of its client: records in, transactions out, time limits on every call.
 
 Written against kafka-python 3.0 (pinned): where its public calls have no time limit or no answer, the private ones
-used instead are in the two subclasses at the top of this file, and nowhere else.
+used instead are in the subclasses at the top of this file, and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.base import MemberState
 from kafka.net.compat import KafkaNetClient
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import OffsetAndMetadata
 
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
@@ -44,6 +46,34 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # what this client is willing to send; top
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
+class _Lenient(bytes):
+    """Bytes whose slices become text whatever they hold."""
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        return _Lenient(part) if isinstance(part, bytes) else part
+
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:  # noqa: ARG002 - never strict
+        return super().decode(encoding, "replace")
+
+
+class _Records(DefaultRecordBatch):  # type: ignore[misc]  # untyped library
+    """Reads headers whose names are no UTF-8, which the library refuses, and with them all that follows."""
+
+    def _read_msg(self, *args: Any) -> Any:
+        try:
+            return super()._read_msg(*args)
+        except UnicodeDecodeError:
+            strict, self._buffer = self._buffer, _Lenient(self._buffer)
+            try:
+                return super()._read_msg(*args)
+            finally:
+                self._buffer = strict
+
+
+memory_records.DefaultRecordBatch = _Records
+
+
 class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -61,6 +91,13 @@ class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
             self._confirmed_at = beat.last_send
 
         coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
+
+    def forget_unreadable(self) -> None:
+        """Drop the fetched records that the last poll met an error in; the next one would not return from them."""
+        fetcher = self._fetcher
+        left, fetcher._next_partition_records = fetcher._next_partition_records, None  # noqa: SLF001 - no public way
+        if left is not None:
+            left.drain()
 
     def is_overdue(self) -> bool:
         """Are we a member whose heartbeat should have been answered by now? While we join there are none."""
@@ -332,6 +369,8 @@ class Intake:
         except kafka_errors.AuthorizationError as error:
             raise BrokerRefused(f"the group's coordinator refuses us: {_said(error)}") from error
         except kafka_errors.KafkaError as error:
+            if isinstance(error, kafka_errors.CorruptRecordError):
+                self._client.forget_unreadable()
             log.warning("poll failed", error=_said(error))
             time.sleep(min(timeout, 0.5))
             return []
