@@ -332,7 +332,7 @@ class Intake:
                 allow_auto_create_topics=False,
                 max_poll_records=max_poll_records,
                 # Also the limit of a rebalance: long enough for a member that is being restarted.
-                max_poll_interval_ms=60_000,
+                max_poll_interval_ms=30_000,
                 session_timeout_ms=int(SESSION_TIMEOUT_SECONDS * 1000),
                 heartbeat_interval_ms=int(HEARTBEAT_SECONDS * 1000),
                 metadata_max_age_ms=30_000,

@@ -41,8 +41,8 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.1
 LISTENING_PAUSE_SECONDS = 0.2
 BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
-RESET_SECONDS = 1.0  # for lanes to end, and their partial files to be removed, once the grace time is over
-COMMIT_SECONDS = 2.0  # for the last commit
+RESET_SECONDS = 0.7  # for lanes to end, and their partial files to be removed, once the grace time is over
+COMMIT_SECONDS = 1.5  # for the last commit
 PARKED_REPORT_SECONDS = 30.0
 IDLE_REPORT_SECONDS = 20.0  # without a partition of the jobs' topic: longer than a session of a dead member lasts
 
