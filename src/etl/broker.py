@@ -60,6 +60,8 @@ class _Lenient(bytes):
 class _Records(DefaultRecordBatch):  # type: ignore[misc]  # untyped library
     """Reads headers whose names are no UTF-8, which the library refuses, and with them all that follows."""
 
+    _buffer: Any
+
     def _read_msg(self, *args: Any) -> Any:
         try:
             return super()._read_msg(*args)

@@ -242,3 +242,23 @@ def test_the_factory_makes_the_built_in_protocols() -> None:
     assert type(TransferFactory.create(ServerConfig("HERE", "Local"))) is LocalTransfer
     with pytest.raises(ValueError, match="carrier-pigeon"):
         TransferFactory.create(ServerConfig("HERE", "carrier-pigeon"))
+
+
+def test_a_base_path_that_went_away_is_an_outage(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """A lost mount says nothing about its files, and is not filled below: jobs wait until it is back."""
+    (root / "a").write_bytes(b"a")
+    away = root.rename(root.with_name("away"))
+    for act in (
+        lambda: session.read("/a"),
+        lambda: session.look("/a"),
+        lambda: session.write("/new/.part", Bytes(b"x"), buffer),
+        lambda: session.write("/.part", Bytes(b"x"), buffer),
+        lambda: session.publish(Stored("/.part", 1, 1), "/b", None),
+        lambda: session.dispose("/a", "/b"),
+    ):
+        with pytest.raises(ServerUnavailable, match="is no folder"):
+            act()
+    assert not root.exists()
+    away.rename(root)
+    assert session.look("/a") is not None
+    assert session.look("/b") is None

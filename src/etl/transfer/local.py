@@ -58,7 +58,7 @@ class LocalTransfer(Streaming):
         self._is_aborted = False
 
     def connect(self) -> None:
-        """Look whether the base path is there: a share may not be mounted yet."""
+        """Look whether the base path is there: a share may not be mounted yet, or not any more."""
         base = self.server.base_path or "/"
         if not Path(base).is_dir():
             raise ServerUnavailable(f"{self.server.hostname}: {base} is no folder", server=self.server.hostname)
@@ -80,6 +80,7 @@ class LocalTransfer(Streaming):
             try:
                 found = Path(self._inside(path, follow=True)).stat()
             except (FileNotFoundError, NotADirectoryError):
+                self.connect()  # else it is not the file that is gone
                 return None
             return self._facts(path, found)
 
@@ -109,6 +110,8 @@ class LocalTransfer(Streaming):
                     self._move_across(source, target)
                 elif os.path.lexists(source):
                     raise
+                else:
+                    self.connect()
         return Settled(None)
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
@@ -144,6 +147,7 @@ class LocalTransfer(Streaming):
             try:
                 self._rename(partial, target)
             except FileNotFoundError as error:
+                self.connect()
                 # Not FileMissing: it is our own partial file that is gone, and another attempt makes a new one.
                 raise IOFailure(f"{self.server.hostname}:{stored.partial} is gone") from error
             return Settled(Published(stamped=stamped))
@@ -154,6 +158,7 @@ class LocalTransfer(Streaming):
             try:
                 Path(self._inside(path)).unlink()
             except (FileNotFoundError, NotADirectoryError):
+                self.connect()
                 return False
             return True
 
@@ -198,6 +203,7 @@ class LocalTransfer(Streaming):
         return os.open(real, flags, 0o666)
 
     def _make_folder(self, folder: str) -> None:
+        self.connect()  # a base path that is gone is not made: files would land on the disk below a lost mount
         # FileNotFoundError: somebody deletes folders as we make them; the caller tries again
         with contextlib.suppress(FileNotFoundError):
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -241,6 +247,8 @@ class LocalTransfer(Streaming):
         except EtlError:
             raise
         except OSError as error:
+            if error.errno == errno.ENOENT:
+                self.connect()  # else it is not the file that is gone
             kind = _KINDS.get(error.errno or 0, IOFailure)
             raise kind(f"{where}: {error.strerror or error}", server=name) from error
         except UnicodeError as error:
