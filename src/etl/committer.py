@@ -178,6 +178,7 @@ class Committer:
             self._back_off(now)
             return False
         self._ledger.settle(batch, committed=True)
+        log.debug("committed", batch=batch.number, messages=len(batch.messages), partitions=len(batch.offsets))
         self._failures = 0
         return True
 

@@ -63,6 +63,7 @@ class Runner:
         task, lease = flight.task, flight.lease
         started = task.began or time.time()  # of a published job: when its copying began
         opened = False
+        log.debug("job taken", job_id=task.job.job_id, attempts=len(task.attempts), published=task.published)
         try:
             _require_owned(task)
             if not task.published:
