@@ -198,10 +198,11 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
         if options.overwrite == "skip":
             return Receipt(found.size_bytes or 0, NOTHING, skipped=True)
         raise FileMissing(f"{job.source} is not there", server=job.source.hostname)
-    if wanted.same_file(found):
-        return Receipt(found.size_bytes or 0, SIZE_AND_TIME)
-    # Not every server keeps time stamps: our own file, published just before a crash, may differ in time alone.
+    # Where a wrong answer would cost a file, only the content tells: two images of one size and one second may differ,
+    # and our own file, published just before a crash, may have another time where a server keeps none.
     truth_matters = options.overwrite == "fail" or options.source_action != "keep"
+    if not truth_matters and wanted.same_file(found):
+        return Receipt(found.size_bytes or 0, SIZE_AND_TIME)
     if truth_matters and wanted.size_bytes == found.size_bytes and _same_content(task, source, destination, buffer):
         return Receipt(found.size_bytes or 0, CONTENT)
     if options.overwrite == "newer" and _is_newer(wanted, found):
