@@ -94,6 +94,11 @@ class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
 
         coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
 
+        # A join that outlasts one poll may be finished when the library sees no reason to join any more (its leader has
+        # just noted the metadata that was the reason): then nobody collects it, and we are no member, for ever.
+        wants_to_join = coordinator.need_rejoin
+        coordinator.need_rejoin = lambda: wants_to_join() or coordinator.rejoining
+
     def forget_unreadable(self) -> None:
         """Drop the fetched records that the last poll met an error in; the next one would not return from them."""
         fetcher = self._fetcher
