@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.coordinator.base import MemberState
 from kafka.errors import KafkaTimeoutError
 
 import stack
@@ -268,6 +269,24 @@ def test_an_unknown_end_is_read_back(
     outbox.transact([result(desk, b'{"job_id": "after"}')])
     desk.wait(lambda: any(one["job_id"] == "after" for one in desk.results()))
     assert [one["job_id"] for one in desk.results()] == (["x", "after"] if reached else ["after"])
+
+
+def test_a_join_that_nobody_collected_is_done_again(desk: Desk, join: Callable[..., Member]) -> None:
+    """The library may leave a finished join alone when the reason for it is gone: then it is no member, for ever."""
+    member = join()
+    member.join(2)
+    for partition in (p(desk, 0), p(desk, 1)):
+        member.take_over(partition)
+    coordinator = member.intake._client._coordinator
+    with coordinator._lock:  # as it is between the reply to a join and the poll that takes note of it
+        coordinator.state, coordinator.rejoining = MemberState.REBALANCING, True
+        coordinator._disable_heartbeat()
+    wait_until(
+        lambda: member.intake.poll(0.1) or (coordinator.state == MemberState.STABLE and member.intake.is_member()),
+        20,
+        "a member again",
+    )
+    assert not coordinator.rejoining
 
 
 def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
