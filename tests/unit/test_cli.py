@@ -602,3 +602,11 @@ def test_sizes_are_readable() -> None:
     """Claim: three digits and a unit; a table on a terminal takes the terminal's width."""
     assert [terminal.size(n) for n in (0, 999, 12_345_678, 1e12)] == ["0 B", "999 B", "12.3 MB", "1.0 TB"]
     assert terminal.console(error=True).file is sys.stderr
+
+
+@pytest.mark.parametrize(("word", "meant"), [("dql", "dlq"), ("sumbit", "submit"), ("server", "servers")])
+def test_a_mistyped_command_is_no_topic(word: str, meant: str) -> None:
+    """It would start a consumer and make topics that are kept for ever."""
+    told = CliRunner().invoke(main, [word, "list"])
+    assert told.exit_code == 2
+    assert f"did you mean {meant}?" in told.output
