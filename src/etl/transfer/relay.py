@@ -75,6 +75,9 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
         sweep(task, destination, token)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
         return receipt
+    if source is not destination:
+        destination.prepare()
+        destination.push()
     parcel = fetch(task, source)
     try:
         if source is destination:
@@ -98,8 +101,11 @@ def deliver(
     stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
     try:
         parcel.close(complete=True)
+        unchanged = source.unchanged(parcel)
+        source.push()  # both sides are asked before either answer is waited for
+        destination.push()
         verified_by = _compare_sizes(task, parcel.facts, stored)
-        _require(source.unchanged(parcel), SourceChanged(f"{job.source} changed while it was read"))
+        _require(unchanged, SourceChanged(f"{job.source} changed while it was read"))
         if job.options.overwrite != "replace":
             _look_again(task, parcel.facts, destination)
         _require_owned(task)
