@@ -25,6 +25,8 @@ from etl.errors import (
 from etl.transfer.base import ASIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from etl.config import ServerConfig
     from etl.models.task import Facts, Origin, Task
     from etl.transfer.base import Parcel, Promise, Session, Stored
@@ -82,7 +84,7 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     try:
         if source is destination:
             return _deliver_through_spool(task, parcel, source, token, limits)
-        return deliver(task, parcel, source, destination, token, limits.buffer)
+        return deliver(task, parcel, lambda: confirm(parcel, source), destination, token, limits.buffer)
     finally:
         parcel.close(complete=False)
 
@@ -92,20 +94,38 @@ def fetch(task: Task, source: Session) -> Parcel:
     return source.read(task.job.source.path)
 
 
+def confirm(parcel: Parcel, source: Session) -> Promise[bool]:
+    """End the reading of a parcel and ask whether its file is still what it was; the answer is not waited for."""
+    parcel.close(complete=True)
+    unchanged = source.unchanged(parcel)
+    source.push()
+    return unchanged
+
+
 def deliver(
-    task: Task, parcel: Parcel, source: Session, destination: Session, token: str, buffer: memoryview
+    task: Task,
+    parcel: Parcel,
+    unchanged: Callable[[], Promise[bool]],
+    destination: Session,
+    token: str,
+    buffer: memoryview,
+    is_followed: Callable[[], bool] = lambda: False,
 ) -> Receipt:
-    """Write the parcel beside its final name, prove it complete and ours, then publish it."""
+    """Write the parcel beside its final name, prove it complete and ours, then publish it.
+
+    `unchanged` is the source's part: it ends the reading and asks. `is_followed`: is another file sure to come for
+    this destination?
+    """
     job = task.job
     task.littered = True
     stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
     try:
-        parcel.close(complete=True)
-        unchanged = source.unchanged(parcel)
-        source.push()  # both sides are asked before either answer is waited for
-        destination.push()
+        asked = unchanged()
+        if is_followed():
+            destination.prepare()
+        destination.push()  # both sides are asked before either answer is waited for
         verified_by = _compare_sizes(task, parcel.facts, stored)
-        _require(unchanged, SourceChanged(f"{job.source} changed while it was read"))
+        _require(asked, SourceChanged(f"{job.source} changed while it was read"))
         if job.options.overwrite != "replace":
             _look_again(task, parcel.facts, destination)
         _require_owned(task)
@@ -303,4 +323,5 @@ def _deliver_through_spool(task: Task, parcel: Parcel, session: Session, token: 
             file.write(limits.buffer[:count])
         parcel.close(complete=True)
         file.seek(0)
-        return deliver(task, _Spooled(parcel.path, parcel.facts, file), session, session, token, limits.buffer)
+        spooled = _Spooled(parcel.path, parcel.facts, file)
+        return deliver(task, spooled, lambda: confirm(spooled, session), session, token, limits.buffer)
