@@ -1,4 +1,4 @@
-"""The documents name what is there, and leave out nothing that a user or a new colleague looks for."""
+"""The documents name what is there, and leave out nothing that a user or a new contributor looks for."""
 
 from __future__ import annotations
 
