@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -71,7 +72,8 @@ def _nothing_left_behind() -> Iterator[None]:
             break
         time.sleep(0.02)
     for child in _children() - children:
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            child.kill()
     assert not left, f"left behind: {', '.join(left)}"
 
 
