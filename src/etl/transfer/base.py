@@ -44,13 +44,25 @@ class Settled(Generic[T_co]):
         return self._value
 
 
-@dataclass(frozen=True)
 class Stored:
-    """A file written under its partial name: `sent_bytes` by us, `size_bytes` as the server says (None: not told)."""
+    """A file written under its partial name: `sent_bytes` by us; what the server says may not have been read yet."""
 
-    partial: str
-    sent_bytes: int
-    size_bytes: int | None
+    def __init__(
+        self,
+        partial: str,
+        sent_bytes: int,
+        size_bytes: int | None = None,
+        *,
+        size: Promise[int | None] | None = None,
+    ) -> None:
+        self.partial = partial
+        self.sent_bytes = sent_bytes
+        self._size = size or Settled(size_bytes)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The size as the server says, None: not told. Waits for its reply; raises when the file is not there."""
+        return self._size.result()
 
 
 @dataclass(frozen=True)
@@ -169,6 +181,8 @@ class Session(BaseTransfer):
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel to a new file through `buffer`, making missing parents; read the final reply; ask the size.
 
+        The bytes are those of the parcel up to the size in its facts: that there are no more, its `close` finds out.
+
         A folder somebody deleted in between is made again. Raises StorageFull, PermissionRefused, ... and whatever
         the parcel raises.
         """
@@ -184,6 +198,12 @@ class Session(BaseTransfer):
     @abstractmethod
     def names(self, folder: str) -> list[str]:
         """Return the bare names in a folder; empty when it is not there."""
+
+    def prepare(self) -> None:
+        """Get ready for a `write` that is sure to follow; costs no wait: what there is to send goes with the next."""
+
+    def push(self) -> None:
+        """Send what is corked; wait for nothing."""
 
     def flush(self) -> None:
         """Send what is corked, read every reply that is due."""

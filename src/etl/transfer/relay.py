@@ -80,6 +80,9 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
         if not receipt.skipped:
             _probe_for_itself(task, source, destination, token, limits.buffer)
         return receipt
+    if source is not destination:
+        destination.prepare()
+        destination.push()
     parcel = fetch(task, source)
     try:
         if source is destination:
@@ -103,9 +106,12 @@ def deliver(
     stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
     try:
         parcel.close(complete=True)
+        unchanged = source.unchanged(parcel)
+        source.push()  # both sides are asked before either answer is waited for
+        destination.push()
         verified_by = _compare_sizes(task, parcel.facts, stored)
         _refuse_itself(task, source, stored)
-        _require(source.unchanged(parcel), SourceChanged(f"{job.source} changed while it was read"))
+        _require(unchanged, SourceChanged(f"{job.source} changed while it was read"))
         if job.options.overwrite != "replace":
             _look_again(task, parcel.facts, destination)
         _require_owned(task)

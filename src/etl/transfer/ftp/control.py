@@ -1,8 +1,8 @@
 """The control connection: a queue of commands whose replies come in their order (RFC 959 section 5.4).
 
-A command waits (corked) until somebody asks for a reply; then all that wait leave in one write. While a transfer
-runs nothing is written at all: three of four servers answer such commands out of order or cut the transfer.
-Knows replies and limits; knows no file.
+A command waits (corked) until somebody asks for a reply; then all that wait leave in one write, or one by one where
+the server wants that (`pace`). While a transfer runs nothing is written at all: three of four servers answer such
+commands out of order or cut the transfer. Knows replies and limits; knows no file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
 if TYPE_CHECKING:
     import socket
 
+    from etl.transfer.ftp.pace import Pace
     from etl.transfer.ftp.sockets import Sockets
 
 _CHUNK_BYTES = 64 * 1024
@@ -33,7 +34,18 @@ class Pending:
         self.preliminary: Reply | None = None
         self.reply: Reply | None = None
         self.error: EtlError | None = None
+        self.follows = False  # it left in one write with a command before it
         self._control = control
+
+    @property
+    def is_begun(self) -> bool:
+        """Has the server accepted a transfer, as far as replies were read?"""
+        return self.preliminary is not None or (self.reply is not None and self.reply.is_success)
+
+    @property
+    def is_refused(self) -> bool:
+        """Was it refused, before anything began?"""
+        return self.reply is not None and not self.is_begun
 
     def result(self, unsent_bytes: Callable[[], int] | None = None, limit: float | None = None) -> Reply:
         """Return the final reply.
@@ -55,15 +67,18 @@ class Pending:
 class Control:
     """Writes commands and reads replies on a connected socket. One thread; after any error it is of no use."""
 
-    def __init__(self, sock: socket.socket, sockets: Sockets, server: str, login: float, reply: float) -> None:
+    def __init__(
+        self, sock: socket.socket, sockets: Sockets, server: str, pace: Pace, *, login: float, reply: float
+    ) -> None:
         self.sock = sock
         self.server = server
+        self.pace = pace
         self._sockets = sockets
         self._login_limit, self._reply_limit = login, reply
         self._login_deadline: float | None = time.monotonic() + login  # None: logged in
         self._parser = ReplyParser()
-        self._corked = bytearray()
-        self._due: deque[Pending] = deque()
+        self._corked: deque[tuple[Pending, bytes]] = deque()
+        self._due: deque[Pending] = deque()  # sent or corked, not answered yet
         self._transfer: Pending | None = None
         self._broken: EtlError | None = None
 
@@ -90,7 +105,7 @@ class Control:
         if any(sign in line for sign in (b"\r", b"\n", b"\0")):
             raise InvalidPath(f"the argument of {verb} holds a line break or NUL", server=self.server)
         pending = Pending(self, verb)
-        self._corked += line + b"\r\n"
+        self._corked.append((pending, line + b"\r\n"))
         self._due.append(pending)
         if transfers:
             self._transfer = pending
@@ -114,6 +129,17 @@ class Control:
             self._write_corked()
             self._read_one(deadline, unsent_bytes)
 
+    def push(self) -> None:
+        """Send what is corked, or of it the first command where the server wants one at a time; read nothing."""
+        if self._broken is not None:
+            raise self._broken
+        self._write_corked()
+
+    def peek(self) -> None:
+        """Read the replies that have come; wait for none."""
+        while self._broken is None and self._due and (self._parser.has_reply or _is_readable(self.sock)):
+            self._read_one(time.monotonic() + self._reply_limit, None)
+
     def flush(self) -> None:
         """Send what is corked and read every reply that is due. Raises RuntimeError while a transfer runs."""
         self._refuse_during_transfer("flush")
@@ -123,9 +149,7 @@ class Control:
     def require_quiet(self) -> None:
         """Raise ConnectionLost when the server has sent something that nobody asked for (mostly: its farewell)."""
         self.flush()
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-        if poll.poll(0) or not self._parser.is_empty:
+        if _is_readable(self.sock) or not self._parser.is_empty:
             # A 421 tells more than "spoke unasked": read it.
             self._read_one(time.monotonic() + self._reply_limit, None)
 
@@ -151,14 +175,22 @@ class Control:
     def _write_corked(self) -> None:
         if not self._corked:
             return
-        data, self._corked = bytes(self._corked), bytearray()
+        if self.pace.is_one_by_one:
+            if self._corked[0][0] is not self._due[0]:
+                return  # the one before it is not answered yet
+            batch = [self._corked.popleft()]
+        else:
+            batch = list(self._corked)
+            self._corked.clear()
+        for pending, _ in batch[1:]:
+            pending.follows = True
         try:
             self.sock.settimeout(self._login_limit if self._login_deadline else self._reply_limit)
-            self.sock.sendall(data)
+            self.sock.sendall(b"".join(line for _, line in batch))
         except OSError as error:
             # The reason may be readable still: a 421 sent before the server closed.
             self._read_farewell()
-            raise self._failed(f"sending {self._due[-1].command} failed: {error}") from error
+            raise self._failed(f"sending {batch[-1][0].command} failed: {error}") from error
 
     def _read_farewell(self) -> None:
         """Read a 421 that came before the connection broke; raises what it says."""
@@ -190,9 +222,11 @@ class Control:
         head = self._due[0]
         if reply.is_preliminary:
             head.preliminary = reply
+            self._note_pace(head)
             return
         self._due.popleft()
         head.reply = reply
+        self._note_pace(head)
 
     def _receive(self, deadline: float, unsent_bytes: Callable[[], int] | None) -> tuple[bytes, float]:
         """Return what came, and the deadline, which moves while the kernel gets rid of bytes."""
@@ -217,6 +251,7 @@ class Control:
         return f" before its reply to {self._due[0].command}" if self._due else ""
 
     def _failed(self, what: str) -> EtlError:
+        self._doubt_pace()
         if self._sockets.is_cut:
             what = "the session was aborted"
         kind = ServerUnavailable if self._login_deadline else ConnectionLost
@@ -225,6 +260,7 @@ class Control:
         return error
 
     def _timed_out(self) -> EtlError:
+        self._doubt_pace()
         error: EtlError
         command = self._due[0].command if self._due else "nothing"
         if self._login_deadline:
@@ -241,8 +277,24 @@ class Control:
         self.abandon(error)
         return error
 
+    def _note_pace(self, answered: Pending) -> None:
+        if answered.follows and answered is self._transfer and answered.is_begun:
+            self.pace.worked()
+
+    def _doubt_pace(self) -> None:
+        """A server that never answered a second command of one write may have lost it."""
+        if self._due and self._due[0].follows and not self._sockets.is_cut:
+            self.pace.failed()
+
     def _said_421(self, reply: Reply) -> EtlError:
         kind = ServerBusy if self._login_deadline else ConnectionLost
         error = kind(f"{self.server}: the server ends the connection: {reply.text}", server=self.server)
         self.abandon(error)
         return error
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    """Has something come, or the end?"""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))

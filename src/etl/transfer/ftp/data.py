@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import ftplib
+import os
 import select
 import socket
 import struct
@@ -45,17 +46,25 @@ class DataConnection:
             raise self._fault(ConnectionAbortedError())
         return count
 
-    def write(self, block: memoryview, *, is_last: bool) -> None:
-        """Send a block; the stall limit starts anew with every piece the kernel takes.
+    def send(self, block: memoryview, *, is_last: bool) -> int:
+        """Send what the kernel takes of a block; return how many bytes. The stall limit is for each call.
 
-        `is_last`: more will not come, so that the end of the file travels with the last bytes.
+        `is_last`: more than this block will not come, so that the end of the file travels with its last bytes.
         """
-        flags = socket.MSG_MORE if is_last else 0
         try:
-            while block:
-                block = block[self._sock.send(block, flags) :]
+            return self._sock.send(block, socket.MSG_MORE if is_last else 0)
         except OSError as error:
             raise self._fault(error) from error
+
+    def wait_to_send(self, control: socket.socket) -> bool:
+        """Wait until bytes can be sent; False when the server says something on `control` first."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        poll.register(control, select.POLLIN)
+        ready = dict(poll.poll(self._stall_limit * 1000))
+        if not ready:
+            raise self._fault(TimeoutError())
+        return control.fileno() not in ready
 
     def finish_writing(self) -> None:
         """Send the end of the file. The descriptor stays open, for `unsent_bytes`."""
@@ -91,14 +100,16 @@ class DataConnection:
 
 
 class Opening(Protocol):
-    """A data connection on its way. Made before its transfer command: `agree`, then the command, then `connection`."""
+    """A data connection on its way: `agree`, then `connection`; the transfer command may be sent before either."""
+
+    born: float  # when the opening command was queued (monotonic)
 
     def agree(self) -> None:
-        """Read the reply to the opening command, and connect if that is ours to do."""
+        """Read the reply to the opening command, and begin to connect if that is ours to do."""
         ...
 
-    def connection(self) -> DataConnection:
-        """Return the connection, once the transfer command was answered with 1xx."""
+    def connection(self, command: Pending | None = None) -> DataConnection | None:
+        """Wait for the connection; None when `command`, sent before, was refused meanwhile."""
         ...
 
     def cancel(self) -> None:
@@ -118,28 +129,40 @@ class DataConnections:
         self.server = server
         self._passive = passive
         self.extended = True  # EPSV/EPRT; False once the server refused it
+        self.is_proven = False  # a transfer has begun in this way, in this session
+
+    @property
+    def is_passive(self) -> bool:
+        """Do we connect to the server?"""
+        return self._passive
 
     def open(self) -> Opening:
         """Queue the opening command."""
-        return Passive(self) if self._passive else Active(self)
+        try:
+            return Passive(self) if self._passive else Active(self)
+        except OSError as error:
+            raise self.lost(f"no port for a data connection: {error}") from error
 
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket."""
         return DataConnection(sock, self.sockets, self.server, self.settings.stall_timeout)
 
-    def dial(self, port: int) -> DataConnection:
-        """Connect to a port of the server's, at the address the control connection has."""
-        limit = self.settings.connect_timeout
-        try:
-            sock = dial_peer(self.sockets, self.control.sock, port, limit, self.settings.stall_timeout)
-        except TimeoutError as error:
-            raise TransferTimeout(
-                f"{self.server}: no data connection to port {port} within {limit:g} s (ETL_CONNECT_TIMEOUT_SECONDS)",
-                server=self.server,
-            ) from error
-        except OSError as error:
-            raise self.lost(f"no data connection to port {port}: {error}") from error
-        return self.adopt(sock)
+    def wait(self, own: socket.socket, event: int, command: Pending | None, deadline: float) -> bool:
+        """Wait for something to happen to a socket; False when `command` was refused first. Raises TimeoutError."""
+        poll = select.poll()
+        poll.register(own, event)
+        control = self.control.sock
+        if command is not None:
+            poll.register(control, select.POLLIN)
+        while command is None or not command.is_refused:
+            left = deadline - time.monotonic()
+            ready = dict(poll.poll(left * 1000)) if left > 0 else {}
+            if own.fileno() in ready:
+                return True
+            if not ready:
+                raise TimeoutError
+            self.control.peek()
+        return False
 
     def lost(self, what: str) -> ConnectionLost:
         """Return the error for a connection that does not come about."""
@@ -152,30 +175,64 @@ class Passive:
     """EPSV (RFC 2428), or PASV where that is refused; we connect, always to the control connection's peer."""
 
     def __init__(self, connections: DataConnections) -> None:
+        self.born = time.monotonic()
         self._connections = connections
         self._pending: Pending = self._ask()
-        self._data: DataConnection | None = None
+        self._sock: socket.socket | None = None
+        self._port, self._deadline = 0, 0.0
 
     def _ask(self) -> Pending:
         return self._connections.control.send("EPSV" if self._connections.extended else "PASV")
 
     def agree(self) -> None:
-        """Read the reply and connect."""
+        """Read the reply, begin to connect."""
+        if self._sock is not None:
+            return
+        connections, settings = self._connections, self._connections.settings
         reply = self._pending.result()
-        if self._connections.extended and reply.code >= 500 and self._connections.control.sock.family == socket.AF_INET:
-            self._connections.extended = False
+        if (
+            connections.extended
+            and not connections.is_proven
+            and reply.code >= 500
+            and connections.control.sock.family == socket.AF_INET
+        ):
+            connections.extended = False
             reply = self._ask().result()
-        self._data = self._connections.dial(self._port_in(reply))
+        self._port = self._port_in(reply)
+        self._deadline = time.monotonic() + settings.connect_timeout
+        try:
+            self._sock = dial_peer(connections.sockets, connections.control.sock, self._port, settings.stall_timeout)
+        except OSError as error:
+            raise connections.lost(f"no data connection to port {self._port}: {error}") from error
 
-    def connection(self) -> DataConnection:
-        """Return the connection."""
-        assert self._data is not None  # noqa: S101 - agree() was called
-        return self._data
+    def connection(self, command: Pending | None = None) -> DataConnection | None:
+        """Wait until it stands."""
+        connections, sock = self._connections, self._sock
+        assert sock is not None  # noqa: S101 - agree() was called
+        try:
+            if not connections.wait(sock, select.POLLOUT, command, self._deadline):
+                return None
+        except TimeoutError as error:
+            limit = connections.settings.connect_timeout
+            raise TransferTimeout(
+                f"{connections.server}: no data connection to port {self._port} within {limit:g} s "
+                "(ETL_CONNECT_TIMEOUT_SECONDS)",
+                server=connections.server,
+            ) from error
+        if connections.sockets.is_cut:
+            raise connections.lost("")
+        if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            if command is not None:  # the server may have closed its port because it refuses the command
+                connections.control.peek()
+                if command.is_refused:
+                    return None
+            raise connections.lost(f"no data connection to port {self._port}: {os.strerror(number)}")
+        return connections.adopt(sock)
 
     def cancel(self) -> None:
         """Close what is open."""
-        if self._data is not None:
-            self._data.close()
+        if self._sock is not None:
+            self._connections.sockets.close(self._sock)
 
     def _port_in(self, reply: Reply) -> int:
         text = reply.lines[-1].decode("ascii", "replace")
@@ -197,6 +254,7 @@ class Active:
     """PORT or EPRT (RFC 2428): the server connects to us; only its own address is let in."""
 
     def __init__(self, connections: DataConnections) -> None:
+        self.born = time.monotonic()
         self._connections = connections
         control = connections.control.sock
         self._is_old = control.family == socket.AF_INET
@@ -225,30 +283,28 @@ class Active:
             server = self._connections.server
             raise IOFailure(f"{server}: the server refuses active mode: {reply.text}", server=server)
 
-    def connection(self) -> DataConnection:
+    def connection(self, command: Pending | None = None) -> DataConnection | None:
         """Take the server's connection; others are turned away."""
-        peer = self._connections.control.sock.getpeername()[0]
-        limit = self._connections.settings.connect_timeout
+        connections = self._connections
+        peer = connections.control.sock.getpeername()[0]
+        limit = connections.settings.connect_timeout
         deadline = time.monotonic() + limit
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
+        self._listener.settimeout(0)
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                server = self._connections.server
-                raise TransferTimeout(
-                    f"{server}: the server opened no data connection within {limit:g} s "
-                    "(ETL_CONNECT_TIMEOUT_SECONDS; active mode)",
-                    server=server,
-                )
-            poll.poll(left * 1000)
             try:
-                self._listener.settimeout(0)
+                if not connections.wait(self._listener, select.POLLIN, command, deadline):
+                    return None
                 sock, address = self._listener.accept()
             except BlockingIOError:
                 continue
+            except TimeoutError as error:
+                raise TransferTimeout(
+                    f"{connections.server}: the server opened no data connection within {limit:g} s "
+                    "(ETL_CONNECT_TIMEOUT_SECONDS; active mode)",
+                    server=connections.server,
+                ) from error
             except OSError as error:
-                raise self._connections.lost(f"no data connection: {error}") from error
+                raise connections.lost(f"no data connection: {error}") from error
             if address[0] == peer:
                 break
             sock.close()

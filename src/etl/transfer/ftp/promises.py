@@ -13,7 +13,8 @@ T = TypeVar("T")
 class Later(Generic[T]):
     """A promise whose answer takes more than one reply: computed once, when asked for."""
 
-    def __init__(self, compute: Callable[[], T]) -> None:
+    def __init__(self, compute: Callable[[], T], *, asks_more: bool) -> None:
+        self.asks_more = asks_more  # it may need more commands, which a transfer forbids
         self._compute: Callable[[], T] | None = compute
         self._value: T | None = None
         self._error: EtlError | None = None

@@ -61,6 +61,11 @@ class ReplyParser:
         """Is nothing waiting to become a reply?"""
         return not self._buffer and not self._lines
 
+    @property
+    def has_reply(self) -> bool:
+        """Is there a whole line that may end a reply?"""
+        return b"\n" in self._buffer
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take what was received."""
         self._buffer += data

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from etl.config import ProtocolSpec, ServerConfig, TransferSettings
@@ -19,7 +19,7 @@ from etl.models.task import Facts
 from etl.transfer.base import Promise, Published, Stored
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.control import Control, Pending
-from etl.transfer.ftp.data import DataConnection, DataConnections, Opening
+from etl.transfer.ftp.data import DataConnections, Opening
 from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import (
     Names,
@@ -29,10 +29,12 @@ from etl.transfer.ftp.names import (
     size_in,
     time_in,
 )
+from etl.transfer.ftp.pace import Pace
 from etl.transfer.ftp.parcel import FTPParcel
 from etl.transfer.ftp.promises import Later
 from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.sockets import Sockets, dial
+from etl.transfer.ftp.upload import Running, Upload
 from etl.transfer.paths import basename, parent
 from etl.transfer.streaming import Streaming
 
@@ -43,16 +45,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LISTING_LIMIT_BYTES = 256 << 20
-_LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
-_TRIES = 3  # of a STOR whose folder somebody deletes again and again
-
-
-@dataclass(frozen=True)
-class Running:
-    """A transfer that the server has begun."""
-
-    command: Pending
-    data: DataConnection
+_PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: servers have limits of their own
+_MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
 
 
 class FTPTransfer(Streaming):
@@ -69,6 +63,7 @@ class FTPTransfer(Streaming):
         self._unsettled: list[Later[Published] | Later[None] | Later[bool]] = []
         self._control: Control | None = None
         self._data: DataConnections | None = None
+        self._prepared: Opening | None = None  # a data connection for the next transfer
         self._stamping = Stamping(self)
         self._renaming = Renaming(self)
 
@@ -91,7 +86,9 @@ class FTPTransfer(Streaming):
                 f"{self.name}: no connection to {server.host}:{port}: {error}", server=self.name
             ) from error
         try:
-            self._begin(Control(sock, self._sockets, self.name, settings.login_timeout, settings.reply_timeout))
+            pace = Pace(server)
+            limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
+            self._begin(Control(sock, self._sockets, self.name, pace, **limits))
         except BaseException:
             self.disconnect()
             raise
@@ -110,8 +107,9 @@ class FTPTransfer(Streaming):
 
     def ping(self) -> None:
         """Send NOOP; any reply but a farewell is a sign of life, if nothing unasked came before it."""
-        self._session.require_quiet()
-        self._session.send("NOOP").result()
+        self._require_fresh()
+        self.control.require_quiet()
+        self.control.send("NOOP").result()
 
     def adopt(self, server: ServerConfig) -> None:
         """Serve jobs of another name of the same address."""
@@ -127,7 +125,7 @@ class FTPTransfer(Streaming):
         for later in waiting:
             with contextlib.suppress(EtlError):  # whoever holds the promise is told
                 later.result()
-        self._session.flush()
+        self.control.flush()
 
     def _begin(self, control: Control) -> None:
         self._control = control
@@ -136,7 +134,8 @@ class FTPTransfer(Streaming):
         self._data = DataConnections(control, self._sockets, self.settings, self.name, passive=passive)
 
     @property
-    def _session(self) -> Control:
+    def control(self) -> Control:
+        """The control connection. Raises ConnectionLost before `connect`."""
         if self._control is None:
             raise ConnectionLost(f"{self.name}: not connected", server=self.name)
         return self._control
@@ -145,11 +144,11 @@ class FTPTransfer(Streaming):
 
     def ask(self, verb: str, whole_path: str) -> Pending:
         """Queue a command about a whole path."""
-        return self._session.send(verb, self._names.wire(whole_path))
+        return self.control.send(verb, self._names.wire(whole_path))
 
     def command(self, verb: str, argument: bytes) -> Pending:
         """Queue any command."""
-        return self._session.send(verb, argument)
+        return self.control.send(verb, argument)
 
     def wire(self, whole_path: str) -> bytes:
         """Return the bytes of a whole path."""
@@ -161,7 +160,7 @@ class FTPTransfer(Streaming):
 
     def abandon(self, error: EtlError) -> None:
         """Make the session unusable."""
-        self._session.abandon(error)
+        self.control.abandon(error)
 
     def why_not_read(self, path: str, refusal: Reply) -> EtlError:
         """Return the error for a refused or broken RETR."""
@@ -190,8 +189,11 @@ class FTPTransfer(Streaming):
 
     def _listing(self, verb: str, argument: bytes | None) -> bytes | None:
         """Return a listing; None when it is refused."""
-        running = self._start(self._open_data(), verb, argument)
+        running = self.start(verb, argument)
         if not isinstance(running, Running):
+            return None
+        if not (running.command.started().is_preliminary or running.command.is_begun):
+            running.data.close()
             return None
         received, buffer = bytearray(), memoryview(bytearray(64 * 1024))
         try:
@@ -208,111 +210,92 @@ class FTPTransfer(Streaming):
 
     # --- transfers ------------------------------------------------------------------------------------------
 
-    def _open_data(self) -> Opening:
+    def prepare(self) -> None:
+        """Queue the opening of a data connection."""
+        if self._prepared is None:
+            self._prepared = self._data_connections.open()
+
+    def push(self) -> None:
+        """Send what is corked."""
+        self.control.push()
+
+    @property
+    def _data_connections(self) -> DataConnections:
         if self._data is None:
             raise ConnectionLost(f"{self.name}: not connected", server=self.name)
-        return self._data.open()
+        return self._data
 
-    def _start(self, opening: Opening, verb: str, argument: bytes | None) -> Running | Reply:
-        """Begin a transfer: connection, command, first reply. Returns the reply when it is a refusal."""
+    def _require_fresh(self) -> None:
+        """Raise for a data connection opened ahead that waited too long: closing it might be answered, unasked."""
+        if self._prepared is not None and time.monotonic() - self._prepared.born > _PREPARED_SECONDS:
+            error = ConnectionLost(f"{self.name}: a data connection opened ahead was not used", server=self.name)
+            self.abandon(error)
+            raise error
+
+    def start(self, verb: str, argument: bytes | None) -> Running | Pending:
+        """Begin a transfer: command and data connection. Returns the command when it is refused meanwhile.
+
+        Once passive mode is proven in this session, its opening command and the transfer's leave in one write. Not so
+        in active mode: pyftpdlib answers PORT when its connection stands, and loses what came before that.
+        """
+        self._require_fresh()
+        ways, data = self._data_connections, None
+        opening, self._prepared = self._prepared or ways.open(), None
         try:
+            if not (ways.is_passive and ways.is_proven) or self.control.pace.is_one_by_one:
+                opening.agree()
+                data = opening.connection() if ways.is_passive else None
+            command = self.control.send(verb, argument, transfers=True)
+            self.control.push()
             opening.agree()
-            command = self._session.send(verb, argument, transfers=True)
-            reply = command.started()
-            if not (reply.is_preliminary or reply.is_success):
+            self._settle_answered()
+            data = data or opening.connection(command)
+            if data is None:
                 opening.cancel()
-                return reply
-            return Running(command, opening.connection())
+                return command
         except BaseException as error:
             opening.cancel()
             if isinstance(error, EtlError):
                 self.abandon(error)
             raise
+        ways.is_proven = True
+        return Running(command, data)
+
+    def was_confused(self, command: Pending) -> bool:
+        """Was a transfer refused only because its command shared a write? It may be tried again, by itself, then."""
+        if not command.follows or self.control.pace.is_one_by_one or command.result().code not in _MAY_BE_CONFUSED:
+            return False
+        self.control.pace.failed()
+        return self.control.pace.is_one_by_one
 
     def read(self, path: str) -> Parcel:
         """Ask size and time, open the file."""
         self._settle_all()
         whole = self._names.whole(path)
-        size, mdtm, opening = self.ask("SIZE", whole), self.ask("MDTM", whole), self._open_data()
-        running = self._start(opening, "RETR", self._names.wire(whole))
-        if not isinstance(running, Running):
-            raise asking.why_not_read(self, whole, running)
+        wire = self._names.wire(whole)
+        size, mdtm, running = self.ask("SIZE", whole), self.ask("MDTM", whole), self.start("RETR", wire)
+        if (refused := _refused(running)) is not None and self.was_confused(refused):
+            running = self.start("RETR", wire)
+            refused = _refused(running)
+        if refused is not None:
+            raise asking.why_not_read(self, whole, refused.result())
+        assert isinstance(running, Running)  # noqa: S101 - it is not refused
         facts = _facts(size.result(), mdtm.result())
         return FTPParcel(self, path, facts, running.command, running.data)
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
-        """Stream a parcel into a new file."""
+        """Stream a parcel into a new file; its size is asked for with whatever is sent next."""
         self._settle_all()
         whole = self._names.whole(partial)
-        sent_bytes = self._send(whole, parcel, buffer, self._open_for_writing(whole))
-        size = self.ask("SIZE", whole).result()
-        size_bytes = size_in(size.line) if size.is_success else None
+        sent_bytes = Upload(self, whole, parcel, buffer).run()
+        size = self.ask("SIZE", whole)
+        return Stored(partial, sent_bytes, size=Later(lambda: self._stored_size(whole, size), asks_more=True))
+
+    def _stored_size(self, whole: str, size: Pending) -> int | None:
+        size_bytes = size_in(size.result().line) if size.result().is_success else None
         if size_bytes is None and basename(whole) not in (self.names_in(parent(whole) or "/") or [basename(whole)]):
             raise IOFailure(f"{self.name}:{whole}: stored, and not there under this name", server=self.name)
-        return Stored(partial, sent_bytes, size_bytes)
-
-    def _open_for_writing(self, whole: str) -> Running:
-        """Begin a STOR; when it is refused make the folders on its way and try again.
-
-        No list of known folders is kept: a STOR into a folder that is there costs no question, and a folder that
-        somebody deleted is found out by the refusal.
-        """
-        wire = self._names.wire(whole)
-        for attempt in range(_TRIES):
-            running = self._start(self._open_data(), "STOR", wire)
-            if isinstance(running, Running):
-                return running
-            if running.code in {421, 425, 426, 452, 530, 532, 552}:
-                break
-            # Once more even when nothing had to be made: another job may have made the folder just now.
-            if not self.make_folders(whole) and attempt > 0:
-                break
-        assert not isinstance(running, Running)  # noqa: S101 - the loop returned it
-        raise asking.why_not_written(self, whole, running)
-
-    def _send(self, whole: str, parcel: Parcel, buffer: memoryview, running: Running) -> int:
-        """Stream a parcel; return the number of bytes. On failure nothing is left under `whole`, if that can be."""
-        data, stor, sent_bytes = running.data, running.command, 0
-        while True:
-            try:
-                count = parcel.readinto(buffer)
-            except Exception:  # the source broke, not we: this session can tidy up
-                data.reset()
-                self._remove_rest(whole, stor)
-                raise
-            try:
-                if not count:
-                    data.finish_writing()
-                    break
-                sent_bytes += count
-                data.write(buffer[:count], is_last=sent_bytes == parcel.facts.size_bytes)
-            except EtlError as error:
-                data.reset()
-                reply = self._remove_rest(whole, stor) if isinstance(error, ConnectionLost) else None
-                self.abandon(error)
-                if reply is not None and reply.code >= 400:
-                    raise asking.plain_error(self.name, whole, reply) from error
-                raise
-        try:
-            reply = stor.result(data.unsent_bytes)
-        finally:
-            data.close()
-        if not reply.is_success:
-            self._remove_quietly(whole)
-            raise asking.plain_error(self.name, whole, reply)
-        return sent_bytes
-
-    def _remove_rest(self, whole: str, stor: Pending) -> Reply | None:
-        """After a broken STOR: read the server's last word on it, which is returned, and delete what it kept."""
-        with contextlib.suppress(EtlError):
-            reply = stor.result(limit=_LAST_WORD_SECONDS)
-            self._remove_quietly(whole)
-            return reply
-        return None
-
-    def _remove_quietly(self, whole: str) -> None:
-        with contextlib.suppress(EtlError):
-            self.ask("DELE", whole).result()
+        return size_bytes
 
     def make_folders(self, whole: str) -> bool:
         """Make the missing folders above a path; False when none was missing. Others may do the same meanwhile."""
@@ -354,7 +337,7 @@ class FTPTransfer(Streaming):
         """Ask size and time again."""
         whole = self._names.whole(parcel.path)
         size, mdtm = self.ask("SIZE", whole), self.ask("MDTM", whole)
-        return self._later(lambda: _facts(size.result(), mdtm.result()) == parcel.facts)
+        return self._later(lambda: _facts(size.result(), mdtm.result()) == parcel.facts, asks_more=False)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete or move a file."""
@@ -392,16 +375,35 @@ class FTPTransfer(Streaming):
             return False
         raise asking.why_not_written(self, whole, reply)
 
-    def _later(self, compute: Callable[[], T]) -> Later[T]:
-        later = Later(compute)
+    def _later(self, compute: Callable[[], T], *, asks_more: bool = True) -> Later[T]:
+        later = Later(compute, asks_more=asks_more)
         self._unsettled.append(later)  # type: ignore[arg-type]  # of the kinds in its annotation
         return later
 
     def _settle_all(self) -> None:
-        """Settle promises before a transfer: their answers may need commands, which a transfer forbids."""
-        if self._unsettled:
+        """Settle promises before a transfer whose answers may need commands, which a transfer forbids."""
+        if any(later.asks_more for later in self._unsettled):
             self.flush()
+
+    def _settle_answered(self) -> None:
+        """Settle promises that take no more than the replies that are read in passing."""
+        waiting = [later for later in self._unsettled if not later.asks_more]
+        self._unsettled = [later for later in self._unsettled if later.asks_more]
+        for later in waiting:
+            with contextlib.suppress(EtlError):  # whoever holds the promise is told
+                later.result()
 
 
 def _facts(size: Reply, mdtm: Reply) -> Facts:
     return Facts(size_in(size.line) if size.is_success else None, time_in(mdtm.line) if mdtm.is_success else None)
+
+
+def _refused(running: Running | Pending) -> Pending | None:
+    """Return the command of a transfer when it is refused; waits for its first reply."""
+    if not isinstance(running, Running):
+        return running
+    running.command.started()
+    if not running.command.is_refused:
+        return None
+    running.data.close()
+    return running.command

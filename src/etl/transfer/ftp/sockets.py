@@ -89,16 +89,25 @@ def dial(sockets: Sockets, host: str, port: int, limit: float, silence_seconds: 
     raise OSError(f"{host} has no address")
 
 
-def dial_peer(
-    sockets: Sockets, control: socket.socket, port: int, limit: float, silence_seconds: float
-) -> socket.socket:
-    """Connect to another port of the host that `control` is connected to, whatever address it claims to have.
+def dial_peer(sockets: Sockets, control: socket.socket, port: int, silence_seconds: float) -> socket.socket:
+    """Begin to connect to another port of the host that `control` is connected to, whatever address it claims to have.
 
-    An address taken from a reply would let a server point us at third hosts (FTP bounce, RFC 2577).
+    An address taken from a reply would let a server point us at third hosts (FTP bounce, RFC 2577). Does not wait: the
+    socket can be written to once the connection stands, or has failed (SO_ERROR). Raises OSError.
     """
     peer = control.getpeername()
-    sock = socket.socket(control.family, socket.SOCK_STREAM)
-    return _connect(sockets, sock, (peer[0], port, *peer[2:]), limit, silence_seconds)
+    sock = sockets.add(socket.socket(control.family, socket.SOCK_STREAM))
+    try:
+        tune(sock, silence_seconds)
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect((peer[0], port, *peer[2:]))
+        if sockets.is_cut:
+            raise CutError("the session was aborted")
+    except BaseException:
+        sockets.close(sock)
+        raise
+    return sock
 
 
 def _connect(

@@ -1,0 +1,66 @@
+"""Which servers take many commands in one write, and which want them one by one; remembered per address.
+
+Four common servers take hundreds (FTP.md section 5.1); one that reads a line and throws away the rest, or begins a
+command before the last one is done, is found by its first misstep and treated gently from then on.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from etl.config import ServerConfig
+
+    Address = tuple[str, str, int, str]
+
+log = structlog.get_logger(__name__)
+
+_lock = threading.Lock()  # guards the two below: sessions of one server run in many threads
+_proven: set[Address] = (
+    set()
+)  # began a transfer whose command shared a write with the one that opened its data connection
+_confused: set[Address] = set()
+
+
+def forget_paces() -> None:
+    """Begin anew: every server is tried again."""
+    with _lock:
+        _proven.clear()
+        _confused.clear()
+
+
+class Pace:
+    """How one session writes its commands; what it learns holds for all sessions of its server."""
+
+    def __init__(self, server: ServerConfig) -> None:
+        self._address = server.address
+        self._name = server.hostname
+        self.is_one_by_one = self._address in _confused
+        self._is_proven = self._address in _proven
+
+    def worked(self) -> None:
+        """Note that a transfer command was answered that did not have a write of its own."""
+        if not self._is_proven:
+            self._is_proven = True
+            with _lock:
+                _proven.add(self._address)
+
+    def failed(self) -> None:
+        """Note that a session ended while it waited for the reply to a second command of one write.
+
+        Any server may fall silent: only one that never managed is taken to be confused by it.
+        """
+        if self._address not in _proven:
+            self.slow_down()
+
+    def slow_down(self) -> None:
+        """Write one command at a time from now on, to this server."""
+        self.is_one_by_one = True
+        with _lock:
+            is_new = self._address not in _confused
+            _confused.add(self._address)
+        if is_new:
+            log.info("server gets its commands one by one", server=self._name)

@@ -1,0 +1,187 @@
+"""One file on its way into an FTP server: STOR, its bytes, and what is left when something goes wrong.
+
+The bytes follow the command at once: its 1xx is not waited for, a refusal is noticed while they are sent. Until the 1xx
+has come all that was sent is still in the buffer, so that a refused STOR can be sent again once its folders are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from etl.errors import ConnectionLost, EtlError
+from etl.transfer.ftp import asking
+
+if TYPE_CHECKING:
+    from etl.transfer.base import Parcel
+    from etl.transfer.ftp.control import Control, Pending
+    from etl.transfer.ftp.data import DataConnection
+    from etl.transfer.ftp.replies import Reply
+
+_LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
+_TRIES = 3  # of a STOR whose folder somebody deletes again and again
+_SAY_ENOUGH = {421, 425, 426, 452, 530, 532, 552}  # refusals that no missing folder explains
+
+
+@dataclass(frozen=True)
+class Running:
+    """A transfer on its way: the command was sent, the data connection stands; its 1xx may not have been read."""
+
+    command: Pending
+    data: DataConnection
+
+
+class Writer(asking.Asker, Protocol):
+    """What is needed of a session beside asking."""
+
+    @property
+    def control(self) -> Control:
+        """The control connection."""
+        ...
+
+    def start(self, verb: str, argument: bytes | None) -> Running | Pending:
+        """Begin a transfer; the command when it was refused at once."""
+        ...
+
+    def was_confused(self, command: Pending) -> bool:
+        """Was a command refused only because it shared a write with another?"""
+        ...
+
+    def wire(self, whole_path: str) -> bytes:
+        """Return the bytes of a whole path."""
+        ...
+
+    def make_folders(self, whole: str) -> bool:
+        """Make the missing folders above a path."""
+        ...
+
+    def abandon(self, error: EtlError) -> None:
+        """Make the session unusable."""
+        ...
+
+
+class Upload:
+    """Streams one parcel into a new file through a buffer."""
+
+    def __init__(self, session: Writer, whole: str, parcel: Parcel, buffer: memoryview) -> None:
+        self._session = session
+        self._whole = whole
+        self._parcel = parcel
+        self._buffer = buffer
+        self._held_bytes = 0  # of the buffer: what a second STOR would begin with
+        self._sent_bytes = 0
+
+    def run(self) -> int:
+        """Stream; return the number of bytes. When the STOR is refused make the folders on its way and try again.
+
+        No list of known folders is kept: a STOR into a folder that is there costs no question, and a folder that
+        somebody deleted is found out by the refusal. On failure nothing is left of the file, if that can be.
+        """
+        self._held_bytes = self._parcel.readinto(self._buffer)
+        tries = _TRIES
+        while (refused := self._try()) is not None:
+            tries -= 1
+            if self._session.was_confused(refused):
+                continue
+            # Once more even when nothing had to be made: another job may have made the folder just now.
+            if refused.result().code in _SAY_ENOUGH or tries == 0:
+                break
+            if not self._session.make_folders(self._whole) and tries < _TRIES - 1:
+                break
+        if refused is not None:
+            if self._sent_bytes:
+                self._remove_quietly()
+            raise asking.why_not_written(self._session, self._whole, refused.result())
+        return self._sent_bytes
+
+    def _try(self) -> Pending | None:
+        """Send the file; return the STOR when it was refused before anything was stored."""
+        running = self._session.start("STOR", self._session.wire(self._whole))
+        if not isinstance(running, Running):
+            return running
+        piece, self._sent_bytes = self._buffer[: self._held_bytes], 0
+        while True:
+            is_last = not piece or self._sent_bytes + len(piece) == self._parcel.facts.size_bytes
+            if not self._send(running, piece, is_last=is_last):
+                running.data.close()
+                return running.command
+            if is_last:
+                return self._end(running)
+            piece = self._next(running)
+
+    def _send(self, running: Running, piece: memoryview, *, is_last: bool) -> bool:
+        """Send a piece, and the end of the file after the last one; False when the STOR is refused."""
+        data, stor, control = running.data, running.command, self._session.control
+        try:
+            while piece and not stor.is_refused:
+                if stor.is_begun or data.wait_to_send(control.sock):
+                    count = data.send(piece, is_last=is_last)
+                    self._sent_bytes += count
+                    piece = piece[count:]
+                else:
+                    control.peek()
+            if self._held_bytes == len(self._buffer) and not stor.is_begun:
+                stor.started()  # no room to keep more for a second try
+            if is_last and not stor.is_refused:
+                data.finish_writing()
+        except EtlError as error:
+            if not self._was_refused(running, error):
+                raise self._broken(running, error) from error
+        return not stor.is_refused
+
+    def _next(self, running: Running) -> memoryview:
+        """Read the next piece of the parcel."""
+        begun = running.command.is_begun
+        room = self._buffer if begun else self._buffer[self._held_bytes :]
+        try:
+            count = self._parcel.readinto(room)
+        except Exception:  # the source broke, not we: this session can tidy up
+            running.data.reset()
+            self._remove_rest(running.command)
+            raise
+        if not begun:
+            self._held_bytes += count
+        return room[:count]
+
+    def _end(self, running: Running) -> Pending | None:
+        """Read the final reply."""
+        data, stor = running.data, running.command
+        try:
+            reply = stor.result(data.unsent_bytes)
+        finally:
+            data.close()
+        if reply.is_success:
+            return None
+        if stor.is_refused:
+            return stor
+        self._remove_quietly()
+        raise asking.plain_error(self._session.name, self._whole, reply)
+
+    def _was_refused(self, running: Running, error: EtlError) -> bool:
+        """Did the data connection break because the STOR was refused?"""
+        if isinstance(error, ConnectionLost) and not running.command.is_begun:
+            with contextlib.suppress(EtlError):
+                running.command.result(limit=_LAST_WORD_SECONDS)
+        return running.command.is_refused
+
+    def _broken(self, running: Running, error: EtlError) -> EtlError:
+        """End the session after a broken data connection; return what the server says to it, or else the error."""
+        running.data.reset()
+        reply = self._remove_rest(running.command) if isinstance(error, ConnectionLost) else None
+        self._session.abandon(error)
+        if reply is not None and reply.code >= 400:
+            return asking.plain_error(self._session.name, self._whole, reply)
+        return error
+
+    def _remove_rest(self, stor: Pending) -> Reply | None:
+        """After a broken STOR: read the server's last word on it, which is returned, and delete what it kept."""
+        with contextlib.suppress(EtlError):
+            reply = stor.result(limit=_LAST_WORD_SECONDS)
+            self._remove_quietly()
+            return reply
+        return None
+
+    def _remove_quietly(self) -> None:
+        with contextlib.suppress(EtlError):
+            self._session.ask("DELE", self._whole).result()
