@@ -16,7 +16,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -25,10 +27,14 @@ sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "src")]
 from link import FAR_ADDRESS, link  # noqa: E402
 
 import stack  # noqa: E402 - the servers of the tests, which are no package
-from etl.config import ServerConfig, TransferSettings  # noqa: E402
+from etl.config import ConfigLoader, ServerConfig  # noqa: E402
 from etl.models.message import FileTransferJob  # noqa: E402
 from etl.models.task import Origin, Record, Task  # noqa: E402
-from etl.transfer import FTPTransfer, relay  # noqa: E402
+from etl.runner import Runner  # noqa: E402
+from etl.transfer.lane import Lanes  # noqa: E402
+from etl.transfer.lease import Lease  # noqa: E402
+from etl.transfer.pool import Pools  # noqa: E402
+from etl.transfer.row import Store  # noqa: E402
 
 LIMIT_SECONDS = 120
 SHORT = 20  # jobs of the short run
@@ -76,12 +82,16 @@ def work(servers: list[dict[str, object]], jobs: int) -> dict[str, float]:
         for name, s in zip(("SOURCE", "DESTINATION"), servers, strict=True)
     ]
     trip = statistics.median(connect_seconds(config) for config in configs * 5)
-    short = run_lane(configs, range(SHORT))
-    long = run_lane(configs, range(SHORT, jobs + SHORT))
+    bench = Bench(configs)
+    bench.run(range(SHORT))  # opens the sessions
+    short = bench.run(range(SHORT))
+    long = bench.run(range(SHORT, jobs + SHORT))
+    lone = [bench.run(range(number, number + 1)) for number in range(jobs + SHORT, jobs + SHORT + LONE)]
+    bench.pools.close()
     return {
         "rtt_ms": round(trip * 1000, 2),
         "trips_per_job": round((long - short) / (jobs - SHORT) / trip, 2),
-        "trips_of_a_lone_job": round(lone_job(configs, range(jobs + SHORT, jobs + SHORT + LONE)) / trip, 2),
+        "trips_of_a_lone_job": round(statistics.median(lone) / trip, 2),
     }
 
 
@@ -92,26 +102,71 @@ def connect_seconds(config: ServerConfig) -> float:
         return time.monotonic() - started
 
 
-def run_lane(configs: list[ServerConfig], numbers: range) -> float:
-    """Return the seconds that one lane takes for these files."""
-    limits = relay.Limits(memoryview(bytearray(1 << 20)), 0, 0)
-    started = time.monotonic()
-    with FTPTransfer(configs[0], TransferSettings()) as source, FTPTransfer(configs[1], TransferSettings()) as target:
-        for number in numbers:
-            relay.run(a_task(number), source, target, "bench", limits)
-        return time.monotonic() - started
+class Queue:
+    """Jobs of one pair of servers, for one lane: what the dispatcher is to it."""
+
+    def __init__(self, pools: Pools, numbers: range) -> None:
+        self._pools = pools
+        self._tasks = deque(a_task(number) for number in numbers)
+        self._left = len(self._tasks)
+        self.done = threading.Event()
+
+    def take(self, timeout: float) -> tuple[Task, Lease] | None:
+        """Return the next job and a lease."""
+        if not self._tasks:
+            self.done.wait(min(timeout, 0.01))
+            return None
+        lease = self._pools.reserve(self._pools.server("SOURCE"), self._pools.server("DESTINATION"))
+        return None if lease is None else (self._tasks.popleft(), lease)
+
+    def another(self, _task: Task) -> Task | None:
+        """Return the next job."""
+        return self._tasks.popleft() if self._tasks else None
+
+    def finish(self, _task: Task) -> None:
+        """Count."""
+        self._left -= 1
+        if not self._left:
+            self.done.set()
+
+    def later(self, task: Task, _delay: float) -> None:
+        """Nothing may fail here."""
+        raise RuntimeError(f"job {task.job.job_id} failed")
 
 
-def lone_job(configs: list[ServerConfig], numbers: range) -> float:
-    """Return the median seconds of a job that has the lane for itself, in warm sessions."""
-    limits = relay.Limits(memoryview(bytearray(1 << 20)), 0, 0)
-    seconds = []
-    with FTPTransfer(configs[0], TransferSettings()) as source, FTPTransfer(configs[1], TransferSettings()) as target:
-        for number in numbers:
-            started = time.monotonic()
-            relay.run(a_task(number), source, target, "bench", limits)
-            seconds.append(time.monotonic() - started)
-    return statistics.median(seconds[1:])
+class Bare(Runner):
+    """The product's stages without outcomes."""
+
+    def _succeeded(self, *_: object) -> None:
+        """Nobody is told."""
+
+    def _failed(self, task: Task, error: BaseException, _started: float) -> None:
+        raise RuntimeError(f"job {task.job.job_id} failed") from error
+
+    def _tell_dispatcher(self, *_: object, **__: object) -> None:
+        """There is none."""
+
+
+class Bench:
+    """One lane and its pools, kept warm between runs."""
+
+    def __init__(self, configs: list[ServerConfig]) -> None:
+        self._settings = ConfigLoader(environ={}).settings
+        self.pools = Pools({config.hostname: config for config in configs}.__getitem__, self._settings)
+
+    def run(self, numbers: range) -> float:
+        """Return the seconds that one lane takes for these files."""
+        work, none = Queue(self.pools, numbers), None
+        store = Store(self._settings.store_bytes)
+        runner = Bare(self._settings, "bench", "bench", self.pools, none, none, none, none, store, lambda: False)  # type: ignore[arg-type]
+        lanes = Lanes(work, runner.run, 1, buffer_bytes=1 << 20, stages=runner)
+        started = time.monotonic()
+        lanes.start()
+        if not work.done.wait(LIMIT_SECONDS):
+            raise RuntimeError("the lane does not end")
+        seconds = time.monotonic() - started
+        lanes.stop(5)
+        return seconds
 
 
 def main() -> int:

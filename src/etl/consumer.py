@@ -26,6 +26,7 @@ from etl.retry import Policy
 from etl.runner import Runner
 from etl.transfer.lane import SPARE_LANES, Lanes
 from etl.transfer.pool import Pools
+from etl.transfer.row import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -120,7 +121,16 @@ class FileTransferConsumer:
         dispatcher = Dispatcher(pools, settings)
         envelopes = Envelopes(names, self.group_id, limits.retry_partitions_per_tier)
         runner = Runner(
-            settings, me.name, me.token, pools, dispatcher, ledger, Policy.of(settings), envelopes, self._stop.is_set
+            settings,
+            me.name,
+            me.token,
+            pools,
+            dispatcher,
+            ledger,
+            Policy.of(settings),
+            envelopes,
+            Store(settings.store_bytes),
+            self._stop.is_set,
         )
         lanes = Lanes(
             dispatcher,
@@ -129,6 +139,7 @@ class FileTransferConsumer:
             buffer_bytes=settings.buffer_bytes,
             transfer_timeout=settings.transfer_timeout_seconds,
             on_bug=runner.bug,
+            stages=runner,
         )
 
         def revoked(gone: list[Partition]) -> None:

@@ -3,6 +3,7 @@
     Dispatcher(pools, settings, clock=time.monotonic, jitter=random.random)     sets pools.on_release
     .offer(task, delay=0.0)   raises UnknownServer, SettingsError: dead letters
     .take(timeout) -> (task, lease) | None      .finish(task)     the lanes
+    .another(task) -> task | None               one more for the same sessions
     .later(task, delay)       while it runs: it waits and runs again once `finish` was called; keeps its destination
     .failed(name, error)      an outage of that server;   .worked(name)   it answered;   .breaker_wait(name) -> seconds
     .overflow() -> [(task, delay)]   to T-retry as "server busy": they are not here any more
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 RANKS = {"high": 0, "normal": 1, "low": 2}
 DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
 SHORTEST_BUSY, LONGEST_BUSY = 10.0, 3600.0  # how long "server busy" sets aside: the shortest and the longest tier
+SHORT_ROW_SECONDS, LONG_ROW_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
 
 
@@ -130,6 +132,34 @@ class Dispatcher:
                     return None
                 self._possible.wait(min(left, LONGEST_PAUSE, self._seconds_to_next(now)))
         return None
+
+    def another(self, task: Task) -> Task | None:
+        """Return the next job of a running one's pair of servers, for the same lease; None: end the row.
+
+        A lane that goes on with its sessions is faster than one that gives them back between two jobs. It takes turns
+        all the same: a row ends soon when others have jobs ready.
+        """
+        with self._lock:
+            now = self._clock()
+            last = self._entries.get(task)
+            self._promote(now)
+            if self._stopped or last is None or not last.has_lane or not last.queue.ready:
+                return None
+            queue = last.queue
+            entry = queue.head()
+            others_wait = len(self._turns) > 1
+            if now - last.row_since > (SHORT_ROW_SECONDS if others_wait else LONG_ROW_SECONDS):
+                return None
+            if any(not server.breaker.closed for server in queue.servers):
+                return None
+            if others_wait and any(server.lanes > self._share for server in queue.servers):
+                return None
+            if entry.source is not last.source or entry.destination is not last.destination:
+                return None
+            self._begin(entry, now)
+            entry.row_since = last.row_since
+            last.has_lane, entry.has_lane = False, True
+            return entry.task
 
     def finish(self, task: Task) -> None:
         """End a job's run: its lane share is free; unless it is to run `later`, its destination too, and it is gone."""
@@ -272,11 +302,15 @@ class Dispatcher:
             queue.heap.clear()
             del self._turns[queue.key]
 
-    def _next(self, now: float) -> tuple[Task, Lease] | None:
+    def _promote(self, now: float) -> None:
+        """Make the delayed jobs ready whose time has come."""
         while self._delayed and self._delayed[0][0] <= now:
             entry = heapq.heappop(self._delayed)[2]
             if entry.state is State.DELAYED and entry.due <= now:
                 self._admit(entry, now)
+
+    def _next(self, now: float) -> tuple[Task, Lease] | None:
+        self._promote(now)
         full: set[Server] = set()
         claimed: set[Server] = set()
         beyond_share: list[Queue] = []
@@ -327,20 +361,26 @@ class Dispatcher:
         if lease is None:
             return None
         self._turns.move_to_end(queue.key)
-        heapq.heappop(queue.heap)
-        self._unready(entry)
-        entry.state = State.RUNNING
-        del queue.waiting[entry.number]
+        self._begin(entry, now)
         queue.forget_claims()
-        if not queue.running:
-            queue.rate.begin(now)
-        queue.running += 1
+        entry.has_lane, entry.row_since = True, now
         for server in queue.servers:
             server.lanes += 1
             if not server.breaker.closed:
                 server.breaker.probe()
                 server.prober = entry
         return entry.task, lease
+
+    def _begin(self, entry: Entry, now: float) -> None:
+        """Take the head of its queue to run."""
+        queue = entry.queue
+        heapq.heappop(queue.heap)
+        self._unready(entry)
+        entry.state = State.RUNNING
+        del queue.waiting[entry.number]
+        if not queue.running:
+            queue.rate.begin(now)
+        queue.running += 1
 
     def _land(self, entry: Entry, now: float, *, done: bool) -> None:
         queue = entry.queue
@@ -349,8 +389,9 @@ class Dispatcher:
         queue.running -= 1
         if not queue.running:
             queue.rate.end(now)
+        had_lane, entry.has_lane = entry.has_lane, False
         for server in queue.servers:
-            server.lanes -= 1
+            server.lanes -= had_lane
             if server.prober is entry:  # neither `failed` nor `worked` may have been said of this server
                 server.prober = None
                 server.breaker.forgo()

@@ -172,6 +172,8 @@ class Entry:
     state: State = State.FOLLOWING
     due: float = 0.0  # of a delayed one; of a running one when it is to wait after its end
     again: bool = False  # running, and to wait afterwards
+    has_lane: bool = False  # running, and the one that its lane took last
+    row_since: float = 0.0  # since when its lane has had these sessions
     dropped: bool = False  # running, and never to wait afterwards
 
     @property

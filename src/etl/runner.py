@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,6 +23,7 @@ from etl.offsets import State
 from etl.outcomes import Outcome
 from etl.retry import Abandon, Again, Dead, Park
 from etl.transfer import relay
+from etl.transfer.base import Elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from etl.retry import Policy
     from etl.transfer.lane import Flight
     from etl.transfer.pool import Pools
+    from etl.transfer.row import Row, Store
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +57,7 @@ class Runner:
     ledger: Ledger
     policy: Policy
     envelopes: Envelopes
+    store: Store
     is_stopping: Callable[[], bool]
     untidy: bool = False  # a partial file may be left behind somewhere
     done: int = field(default=0)  # jobs that ended in this process; approximate: lanes count without a lock
@@ -91,6 +95,122 @@ class Runner:
             flight.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )
         return relay.run(task, lease.source, lease.destination, self.token, limits)
+
+    # --- the same in two stages, of a row of jobs (`row.Stages`)
+
+    def is_plain(self, flight: Flight) -> bool:
+        """May this job go through two stages?"""
+        return relay.is_plain(flight.task) and not flight.lease.shared
+
+    def open(self, flight: Flight) -> bool:
+        """Have the sessions of its row open. False: the job failed, and was reported."""
+        flight.began = time.time()
+        try:
+            _require_owned(flight.task)
+            _require_in_time(flight.task.job)
+            if not flight.row.is_open:
+                flight.lease.open()
+                flight.row.is_open = True
+        except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
+            self._failed_in_row(flight, error, answered=False)
+            return False
+        return True
+
+    def fetch(self, flight: Flight) -> bool:
+        """Open the source's file; take it into memory if it is small. False: it failed, and was reported."""
+        task, lease, options = flight.task, flight.lease, flight.task.job.options
+        try:
+            if options.source_action != "keep":
+                lease.source.require_disposal(move=options.move_to is not None)
+            flight.parcel = parcel = relay.fetch(task, lease.source)
+            size_bytes = parcel.facts.size_bytes
+            if size_bytes is not None and self.store.take(size_bytes):
+                flight.held_bytes = size_bytes
+                if parcel.load(size_bytes):
+                    flight.unchanged = Elsewhere()
+        except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
+            flight.row.source_is_clean = False
+            if flight.parcel is not None:
+                flight.parcel.close(complete=False)
+            self.store.give(flight.held_bytes)
+            self._failed_in_row(flight, error, answered=True)
+            return False
+        return True
+
+    def confirm(self, flight: Flight) -> None:
+        """End the reading of a file in memory, and have its source asked whether it changed."""
+        parcel, unchanged, source = flight.parcel, flight.unchanged, flight.lease.source
+        if parcel is None or unchanged is None:
+            return
+        try:
+            parcel.close(complete=True)
+            unchanged.follow(source.unchanged(parcel))
+        except BaseException as error:  # noqa: BLE001 - it is the delivery's: there it is reported
+            flight.row.source_is_clean = False
+            unchanged.fail(error)
+
+    def settle(self, row: Row) -> None:
+        """Read all answers of the source: no file follows for now."""
+        if row.is_open:
+            try:
+                row.lease.source.flush()
+            except Exception:  # noqa: BLE001 - whoever waits for an answer is told
+                row.source_is_clean = False
+
+    def expect(self, row: Row) -> None:
+        """Get the destination ready: a file is on its way."""
+        if not row.is_over:
+            try:
+                row.lease.destination.prepare()
+                row.lease.destination.flush()
+            except Exception:  # noqa: BLE001 - the session is broken: the file that comes will find out
+                row.destination_is_clean = False
+
+    def deliver(self, flight: Flight, is_followed: Callable[[], bool]) -> None:
+        """Bring a fetched file to its destination, and report."""
+        task, row, parcel, held = flight.task, flight.row, flight.parcel, flight.unchanged
+        assert parcel is not None  # noqa: S101 - it was fetched
+        destination, source = flight.lease.destination, flight.lease.source
+        try:
+            if not row.destination_is_clean:
+                self._set_back(task)
+                return
+            _require_owned(task)
+            receipt = relay.deliver(
+                task,
+                parcel,
+                partial(relay.confirm, task, parcel, source) if held is None else (lambda _stored: held),
+                destination,
+                self.token,
+                flight.buffer,
+                is_followed,
+            )
+        except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too
+            row.destination_is_clean = False
+            if held is None:
+                row.source_is_clean = False
+            self._clean_up(flight)
+            self._failed_in_row(flight, error, answered=True)
+        else:
+            self._tell_dispatcher(task, None, answered=True)
+            self._succeeded(task, receipt, flight.began)
+        finally:
+            if held is None:
+                parcel.close(complete=False)
+            self.store.give(flight.held_bytes)
+
+    def _failed_in_row(self, flight: Flight, error: BaseException, *, answered: bool) -> None:
+        task, cause = flight.task, flight.cause(error)
+        if flight.aborted is None and flight.lease.aborted:
+            self._set_back(task)  # a neighbour was reset; this job did nothing wrong
+            return
+        self._tell_dispatcher(task, cause, answered=answered and fate_of(cause) is Fate.DEAD)
+        self._failed(task, cause, flight.began)
+
+    def _set_back(self, task: Task) -> None:
+        """Have a job run again that was only in the way of another's failure."""
+        log.info("job set back", **_context(task))
+        self.dispatcher.later(task, 0.0)
 
     # --- outcomes
 

@@ -31,6 +31,7 @@ from etl.topics import Topics
 from etl.transfer import relay
 from etl.transfer.lane import Flight
 from etl.transfer.pool import Pools
+from etl.transfer.row import Store
 
 pytestmark = pytest.mark.unit
 
@@ -100,6 +101,7 @@ class Scene:
             self.ledger,
             Policy(2, 1.0, 300.0, 3600.0, jitter=lambda: 0.5),
             self.envelopes,
+            Store(1 << 20),
             self.stopping.is_set,
         )
         self.admission = Admission(

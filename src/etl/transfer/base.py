@@ -5,16 +5,20 @@ Knows settings and errors; knows no protocol, no Kafka, no thread.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 from etl.config import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
-from etl.errors import UnknownType
+from etl.errors import ConnectionLost, TransferTimeout, UnknownType
 from etl.models.task import Facts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+ELSEWHERE_SECONDS = 600.0  # longer than any limit of a session
 
 # Where a server refuses to rename over a file, the old one waits under the partial file's name with this ending.
 ASIDE = ".old"
@@ -32,6 +36,10 @@ class Promise(Protocol[T_co]):
         """
         ...
 
+    def then(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called, by the thread that uses the session, once `result` needs no session any more."""
+        ...
+
 
 class Settled(Generic[T_co]):
     """A promise whose answer is known already."""
@@ -42,6 +50,42 @@ class Settled(Generic[T_co]):
     def result(self) -> T_co:
         """Return the value."""
         return self._value
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Tell at once."""
+        tell()
+
+
+class Elsewhere(Generic[T_co]):
+    """A promise that one thread keeps and another one waits for."""
+
+    def __init__(self) -> None:
+        self._is_settled = threading.Event()
+        self._promise: Promise[T_co] | None = None
+        self._error: BaseException | None = None
+
+    def follow(self, promise: Promise[T_co]) -> None:
+        """Settle when `promise` does."""
+        self._promise = promise
+        promise.then(self._is_settled.set)
+
+    def fail(self, error: BaseException) -> None:
+        """Settle with an error, unless it is settled."""
+        if not self._is_settled.is_set():
+            self._error = error
+            self._is_settled.set()
+
+    def result(self) -> T_co:
+        """Wait for the other thread, whose every wait has a limit of its own."""
+        if not self._is_settled.wait(ELSEWHERE_SECONDS):
+            raise TransferTimeout("the other side of the lane does not answer")
+        if self._error is not None or self._promise is None:
+            raise self._error or ConnectionLost("the other side of the lane is gone")
+        return self._promise.result()
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Nobody waits for the waiting."""
+        raise NotImplementedError
 
 
 class Stored:
@@ -82,7 +126,7 @@ class Parcel(Protocol):
     def load(self, limit_bytes: int) -> bool:
         """Take the whole file into memory if it is at most `limit_bytes`; True when it was, and is now complete.
 
-        After True the source's final reply has been read, and `readinto` serves from memory.
+        After True `readinto` serves from memory, also while another thread closes the parcel at its session.
         """
         ...
 

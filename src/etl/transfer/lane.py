@@ -1,10 +1,13 @@
 """The lanes: threads that take a job with its two sessions, run it, and say that it is finished.
 
-    Lanes(work, run, count, *, buffer_bytes, transfer_timeout=0.0, clock=time.monotonic, on_bug=None)
+    Lanes(work, run, count, *, buffer_bytes, transfer_timeout=0.0, clock=time.monotonic, on_bug=None, stages=None)
     run(flight) -> None     given by the consumer: flight.lease.open(), relay, release, report; never raises
     Flight: .task .lease .started .deadline .buffer .aborted .abort(error) .cause(error)
     lanes.start() .abort(predicate, error) -> int .tick(now) -> int .flights()
     lanes.drain(deadline) -> bool  .stop(timeout) -> bool
+
+With `stages` (row.py) a lane goes on with its sessions as long as there are jobs for them, and delivers one file while
+it fetches the next; jobs that cannot be split are still given to `run`.
 
 `work` is the dispatcher, as far as a lane needs it (`Work`). Knows no Kafka, no protocol, no queue.
 """
@@ -18,16 +21,20 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from etl.errors import EtlError, TransferTimeout
+from etl.transfer.row import Delivery, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.models.task import Task
+    from etl.transfer.base import Elsewhere, Parcel
     from etl.transfer.lease import Lease
+    from etl.transfer.row import Stages
 
 SPARE_LANES = 1  # beyond ETL_WORKERS: for other servers when one holds all the rest, and stalls
 
 TAKE_SECONDS = 1.0  # how long a lane waits for work before it looks whether it should end
+JOIN_SECONDS = 1.0  # for a lane's second thread, once its line is empty
 PAUSE_SECONDS = 0.01  # after it got none: a dispatcher that was stopped answers at once
 
 log = structlog.get_logger(__name__)
@@ -38,6 +45,10 @@ class Work(Protocol):
 
     def take(self, timeout: float) -> tuple[Task, Lease] | None:
         """Return the next job with its sessions; blocks at most `timeout` seconds."""
+        ...
+
+    def another(self, task: Task) -> Task | None:
+        """Return one more job for the sessions of a running one; None: give them back."""
         ...
 
     def finish(self, task: Task) -> None:
@@ -64,6 +75,11 @@ class Flight:
         self.lease = lease
         self.started = started  # of the lanes' clock, as is `deadline`
         self.deadline = deadline
+        self.row = Row(lease)
+        self.parcel: Parcel | None = None  # in a row: what was fetched
+        self.unchanged: Elsewhere[bool] | None = None  # and, of a file in memory, what its source says at the end
+        self.held_bytes = 0  # of the store
+        self.began = 0.0  # wall clock
         self._buffer = buffer
         self._lock = threading.Lock()  # guards _aborted: the first reason stays
         self._aborted: EtlError | None = None
@@ -106,6 +122,7 @@ class Lanes:
         transfer_timeout: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         on_bug: Callable[[Task, BaseException], None] | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self._work = work
         self._run = run
@@ -113,9 +130,10 @@ class Lanes:
         self._transfer_timeout = transfer_timeout
         self._clock = clock
         self._on_bug = on_bug
+        self._stages = stages
         self._lock = threading.Lock()  # guards _flights; _ending is set under it, so that none starts afterwards
         self._landed = threading.Condition(self._lock)
-        self._flights: dict[str, Flight] = {}
+        self._flights: set[Flight] = set()
         self._ending = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"lane-{number:02d}", daemon=True) for number in range(count)
@@ -129,7 +147,7 @@ class Lanes:
     def flights(self) -> list[Flight]:
         """Return what runs now."""
         with self._lock:
-            return list(self._flights.values())
+            return list(self._flights)
 
     def abort(self, predicate: Callable[[Task], bool], error: EtlError) -> int:
         """Abort the running jobs that `predicate` picks; return how many. Does not wait for their end."""
@@ -164,6 +182,18 @@ class Lanes:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _loop(self) -> None:
+        name = threading.current_thread().name
+        delivery = None if self._stages is None else Delivery(name, self._stages, self._land, self._report)
+        if delivery is not None:
+            delivery.start()
+        try:
+            self._work_on(delivery)
+        finally:
+            if delivery is not None:
+                delivery.stop()
+                delivery.join(JOIN_SECONDS)
+
+    def _work_on(self, delivery: Delivery | None) -> None:
         memory: list[memoryview] = []
 
         def buffer() -> memoryview:
@@ -180,32 +210,80 @@ class Lanes:
                 continue
             if taken is None:
                 self._ending.wait(PAUSE_SECONDS)
+            elif (flight := self._take_off(*taken, buffer)) is None:
+                taken[1].release(clean=True)
+            elif delivery is None or self._stages is None or not self._stages.is_plain(flight):
+                self._fly(flight)
             else:
-                self._fly(*taken, buffer)
+                self._fly_row(flight, self._stages, delivery, buffer)
 
-    def _fly(self, task: Task, lease: Lease, buffer: Callable[[], memoryview]) -> None:
-        name = threading.current_thread().name
+    def _take_off(self, task: Task, lease: Lease, buffer: Callable[[], memoryview]) -> Flight | None:
         now = self._clock()
         flight = Flight(task, lease, now, self._deadline(task, now), buffer)
         with self._lock:
             ending = self._ending.is_set()
             if not ending:
-                self._flights[name] = flight
-        if ending:  # taken in the instant of the stop: back in its queue, where it ends with the process
-            lease.release(clean=True)
-            self._work.later(task, 0.0)
-            self._work.finish(task)
-            return
+                self._flights.add(flight)
+        if not ending:
+            return flight
+        # taken in the instant of the stop: back in its queue, where it ends with the process
+        self._work.later(task, 0.0)
+        self._work.finish(task)
+        return None
+
+    def _fly(self, flight: Flight) -> None:
         try:
             self._run(flight)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the lane goes on; reported below
-            self._report(task, error)
+            self._report(flight.task, error)
         finally:
-            lease.release(clean=False)  # does nothing when `run` released it, as it should
-            self._work.finish(task)
-            with self._landed:
-                del self._flights[name]
-                self._landed.notify_all()
+            flight.lease.release(clean=False)  # does nothing when `run` released it, as it should
+            self._land(flight)
+
+    def _fly_row(self, flight: Flight, stages: Stages, delivery: Delivery, buffer: Callable[[], memoryview]) -> None:
+        """Fetch file after file for the same sessions; the delivery of each goes on beside the next fetch."""
+        row = flight.row
+        following: Flight | None = flight
+        apart: Flight | None = None  # a job that must be run by itself
+        try:
+            while following is not None:
+                flight, following = following, None
+                if not stages.open(flight):
+                    self._land(flight)
+                    break
+                delivery.announce(row)  # its sessions are open: the destination can get ready
+                if not stages.fetch(flight):
+                    self._land(flight)
+                    break
+                is_held = flight.unchanged is not None
+                task = None if row.is_over else self._work.another(flight.task)
+                delivery.put(flight)
+                if is_held:
+                    stages.confirm(flight)
+                else:
+                    delivery.wait()
+                if task is None or (following := self._take_off(task, row.lease, buffer)) is None:
+                    break
+                following.row = row
+                if row.is_over or not stages.is_plain(following):
+                    apart, following = following, None
+        except BaseException as error:  # noqa: BLE001 - a bug in the stages; the lane goes on
+            self._report(flight.task, error)
+            row.lease.abort()
+        finally:
+            stages.settle(row)
+            delivery.announce(None)
+            delivery.wait()
+            row.end()
+        if apart is not None:  # it waits its turn: a lease of its own is what it needs
+            self._work.later(apart.task, 0.0)
+            self._land(apart)
+
+    def _land(self, flight: Flight) -> None:
+        self._work.finish(flight.task)
+        with self._landed:
+            self._flights.discard(flight)
+            self._landed.notify_all()
 
     def _report(self, task: Task, error: BaseException) -> None:
         log.error("lane met a bug", job_id=task.job.job_id, origin=str(task.origin), exc_info=error)

@@ -9,6 +9,7 @@ import hashlib
 import io
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from etl.models.task import Facts
 from etl.transfer.base import ASIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from etl.config import ServerConfig
     from etl.models.task import Origin, Task
     from etl.transfer.base import Parcel, Promise, Session, Stored
@@ -87,9 +90,15 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     try:
         if source is destination:
             return _deliver_through_spool(task, parcel, source, token, limits)
-        return deliver(task, parcel, source, destination, token, limits.buffer)
+        return deliver(task, parcel, partial(confirm, task, parcel, source), destination, token, limits.buffer)
     finally:
         parcel.close(complete=False)
+
+
+def is_plain(task: Task) -> bool:
+    """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
+    is_copy = not task.published and not task.sweep and task.job.options.overwrite == "replace"
+    return is_copy and not _could_be_itself(task)
 
 
 def fetch(task: Task, source: Session) -> Parcel:
@@ -97,20 +106,38 @@ def fetch(task: Task, source: Session) -> Parcel:
     return source.read(task.job.source.path)
 
 
+def confirm(task: Task, parcel: Parcel, source: Session, stored: Stored) -> Promise[bool]:
+    """End the reading of a parcel and ask whether its file is still what it was; the answer is not waited for."""
+    parcel.close(complete=True)
+    unchanged = source.unchanged(parcel)
+    source.push()
+    _refuse_itself(task, source, stored)
+    return unchanged
+
+
 def deliver(
-    task: Task, parcel: Parcel, source: Session, destination: Session, token: str, buffer: memoryview
+    task: Task,
+    parcel: Parcel,
+    confirmed: Callable[[Stored], Promise[bool]],
+    destination: Session,
+    token: str,
+    buffer: memoryview,
+    is_followed: Callable[[], bool] = lambda: False,
 ) -> Receipt:
-    """Write the parcel beside its final name, prove it complete and ours, then publish it."""
+    """Write the parcel beside its final name, prove it complete and ours, then publish it.
+
+    `confirmed` is the source's part, done once the file is stored: is it still what it was? `is_followed`: is another
+    file sure to come for this destination?
+    """
     job = task.job
     task.littered = True
     stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
     try:
-        parcel.close(complete=True)
-        unchanged = source.unchanged(parcel)
-        source.push()  # both sides are asked before either answer is waited for
-        destination.push()
+        unchanged = confirmed(stored)
+        if is_followed():
+            destination.prepare()
+        destination.push()  # both sides are asked before either answer is waited for
         verified_by = _compare_sizes(task, parcel.facts, stored)
-        _refuse_itself(task, source, stored)
         _require(unchanged, SourceChanged(f"{job.source} changed while it was read"))
         if job.options.overwrite != "replace":
             _look_again(task, parcel.facts, destination)
@@ -343,4 +370,5 @@ def _deliver_through_spool(task: Task, parcel: Parcel, session: Session, token: 
             file.write(limits.buffer[:count])
         parcel.close(complete=True)
         file.seek(0)
-        return deliver(task, _Spooled(parcel.path, parcel.facts, file), session, session, token, limits.buffer)
+        spooled = _Spooled(parcel.path, parcel.facts, file)
+        return deliver(task, spooled, partial(confirm, task, spooled, session), session, token, limits.buffer)

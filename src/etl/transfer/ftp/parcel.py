@@ -56,10 +56,7 @@ class FTPParcel:
             with memoryview(self._held) as view:
                 count = self._receive(view[start:])
             del self._held[start + count :]
-        if not self._at_end:
-            return False
-        self.close(complete=True)
-        return True
+        return self._at_end
 
     def readinto(self, buffer: memoryview) -> int:
         """Give what is held first, then what comes."""

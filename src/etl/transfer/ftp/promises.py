@@ -18,6 +18,7 @@ class Later(Generic[T]):
         self._compute: Callable[[], T] | None = compute
         self._value: T | None = None
         self._error: EtlError | None = None
+        self._tell: Callable[[], None] = _nobody
 
     def result(self) -> T:
         """Read the replies that are needed; send more commands if they want it."""
@@ -27,9 +28,23 @@ class Later(Generic[T]):
                 self._value = compute()
             except EtlError as error:
                 self._error = error
+                self._tell()
             except BaseException:  # a question at a wrong time is none: it may be asked again
                 self._compute = compute
                 raise
+            else:
+                self._tell()
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]  # computed above, or there is an error
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once it is settled."""
+        if self._compute is None:
+            tell()
+        else:
+            self._tell = tell
+
+
+def _nobody() -> None:
+    """Tell nobody."""

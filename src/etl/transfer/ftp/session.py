@@ -126,6 +126,7 @@ class FTPTransfer(Streaming):
             with contextlib.suppress(EtlError):  # whoever holds the promise is told
                 later.result()
         self.control.flush()
+        self._connect_prepared()
 
     def _begin(self, control: Control) -> None:
         self._control = control
@@ -214,6 +215,15 @@ class FTPTransfer(Streaming):
         """Queue the opening of a data connection."""
         if self._prepared is None:
             self._prepared = self._data_connections.open()
+
+    def _connect_prepared(self) -> None:
+        """Begin to connect, if the reply to the opening command was asked for; what fails here is tried again."""
+        if self._prepared is not None:
+            try:
+                self._prepared.agree()
+            except EtlError:
+                self._prepared.cancel()
+                self._prepared = None
 
     def push(self) -> None:
         """Send what is corked."""
@@ -352,10 +362,13 @@ class FTPTransfer(Streaming):
         return self._later(complete)
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
-        """Stamp and rename, in one write."""
+        """Stamp and rename, in one write that leaves at once; a data connection opened ahead comes up meanwhile."""
         partial, target = self._names.whole(stored.partial), self._names.whole(final)
         stamped = self._stamping.stamp(partial, mtime)
-        return self._later(self._renaming.publishing(partial, target, stored.sent_bytes, stamped))
+        published = self._later(self._renaming.publishing(partial, target, stored.sent_bytes, stamped))
+        self.control.push()
+        self._connect_prepared()
+        return published
 
     def remove(self, path: str) -> bool:
         """Delete a file."""

@@ -1,0 +1,185 @@
+"""Jobs of one pair of sessions in a row, in two stages: while one file is delivered, the next one is fetched.
+
+Small files cross whole, in memory that all lanes share (`Store`); a larger one is streamed by the delivering thread,
+while the fetching one waits. Knows no protocol, no queue, no outcome.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etl.models.task import Task
+    from etl.transfer.lane import Flight
+    from etl.transfer.lease import Lease
+
+SMALL_BYTES = 1 << 20  # the largest file that is held whole: streaming larger ones costs less (FTP.md section 4)
+WAITING = 1  # fetched files per lane that wait for their delivery
+
+
+class Store:
+    """The memory for whole files of one process."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._lock = threading.Lock()  # guards _left_bytes
+        self._left_bytes = limit_bytes
+
+    def take(self, size_bytes: int | None) -> bool:
+        """Reserve room for a small file; False when it is not small, or there is no room."""
+        if size_bytes is None or size_bytes > SMALL_BYTES:
+            return False
+        with self._lock:
+            if size_bytes > self._left_bytes:
+                return False
+            self._left_bytes -= size_bytes
+            return True
+
+    def give(self, size_bytes: int) -> None:
+        """Give room back."""
+        with self._lock:
+            self._left_bytes += size_bytes
+
+
+class Row:
+    """The sessions of a row, and what may still be done with them."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.is_open = False
+        self.source_is_clean = True  # written by the fetching thread, or by the delivering one while that waits
+        self.destination_is_clean = True  # written by the delivering thread
+
+    @property
+    def is_over(self) -> bool:
+        """Did a session fail, so that no job may begin with it?"""
+        return not (self.source_is_clean and self.destination_is_clean) or self.lease.aborted
+
+    def end(self) -> None:
+        """Give the sessions back."""
+        self.lease.release(clean=(self.source_is_clean, self.destination_is_clean))
+
+
+class Stages(Protocol):
+    """The two stages of a job; none of these raises."""
+
+    def is_plain(self, flight: Flight) -> bool:
+        """May this job go through two stages? Else it is run by itself."""
+        ...
+
+    def open(self, flight: Flight) -> bool:
+        """Have the sessions of its row open. False: the job failed, and was reported."""
+        ...
+
+    def fetch(self, flight: Flight) -> bool:
+        """Open the source's file; take it into memory if it is small. False: it failed, and was reported."""
+        ...
+
+    def confirm(self, flight: Flight) -> None:
+        """End the reading of a file in memory, and have its source asked whether it changed."""
+        ...
+
+    def settle(self, row: Row) -> None:
+        """Read all answers of the source: no file follows for now."""
+        ...
+
+    def expect(self, row: Row) -> None:
+        """Get the destination ready: a file is on its way."""
+        ...
+
+    def deliver(self, flight: Flight, is_followed: Callable[[], bool]) -> None:
+        """Bring a fetched file to its destination, and report."""
+        ...
+
+
+class Delivery:
+    """The second stage of one lane: a thread that delivers what the lane fetched, in that order."""
+
+    def __init__(
+        self,
+        name: str,
+        stages: Stages,
+        landed: Callable[[Flight], None],
+        on_bug: Callable[[Task, BaseException], None],
+    ) -> None:
+        self._stages = stages
+        self._on_bug = on_bug
+        self._landed = landed
+        self._changed = threading.Condition()  # guards the four below
+        self._line: deque[Flight] = deque()
+        self._coming: Row | None = None  # a file for it is being fetched
+        self._is_ready = False  # the destination knows
+        self._is_busy = False
+        self._is_ending = False
+        self._thread = threading.Thread(target=self._loop, name=f"{name}-out", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def announce(self, row: Row | None) -> None:
+        """Say that a file is being fetched for a row; None: that none is."""
+        with self._changed:
+            self._coming = row
+            self._changed.notify_all()
+
+    def put(self, flight: Flight) -> None:
+        """Hand over a fetched file; waits while others wait."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._line) < WAITING)
+            self._line.append(flight)
+            self._coming = None
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait until everything handed over was delivered."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._line and not self._is_busy)
+
+    def stop(self) -> None:
+        """End the thread once its line is empty."""
+        with self._changed:
+            self._is_ending = True
+            self._changed.notify_all()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end of the thread; True when it ended, or never began."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _is_followed(self) -> bool:
+        with self._changed:
+            self._is_ready = bool(self._line) or self._coming is not None
+            return self._is_ready
+
+    def _has_work(self) -> bool:
+        return bool(self._line) or (self._coming is not None and not self._is_ready) or self._is_ending
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_work)
+                flight = self._line.popleft() if self._line else None
+                row = self._coming
+                if flight is None and (row is None or self._is_ready):
+                    return
+                self._is_busy = True
+                self._is_ready = flight is None
+                self._changed.notify_all()
+            if flight is not None:
+                try:
+                    self._stages.deliver(flight, self._is_followed)
+                except BaseException as error:  # noqa: BLE001 - a bug; the lane goes on, with other sessions
+                    flight.row.destination_is_clean = False
+                    self._on_bug(flight.task, error)
+                finally:
+                    self._landed(flight)
+            elif row is not None:
+                self._stages.expect(row)
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()

@@ -1,0 +1,310 @@
+"""Jobs in a row through one lane, in two stages: what is sent when, and that one file's failure is its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from etl import errors
+from etl.config import ConfigLoader, ServerConfig
+from etl.dispatcher import Dispatcher
+from etl.models.message import FileTransferJob
+from etl.models.task import Origin, Record, Task
+from etl.runner import Runner
+from etl.transfer import relay
+from etl.transfer.lane import Lanes
+from etl.transfer.pool import Pools
+from etl.transfer.row import Store
+from servers.fake import FakeFTP, FakeSession, wait_for
+
+pytestmark = pytest.mark.contract
+
+FEATURES = ("SIZE", "MDTM", "MFMT", "EPSV")
+ONE_MIB = 1 << 20
+
+
+class Told(Runner):
+    """A runner that writes down how jobs ended; a failed one runs again as often as `again` says."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.receipts: dict[int, relay.Receipt] = {}
+        self.errors: dict[int, list[BaseException]] = {}
+        self.again = 0
+        self.reports = threading.Condition()
+
+    def _succeeded(self, task: Task, receipt: relay.Receipt, started: float) -> None:
+        with self.reports:
+            assert task.origin.offset not in self.receipts
+            self.receipts[task.origin.offset] = receipt
+
+    def _failed(self, task: Task, error: BaseException, started: float) -> None:
+        self.errors.setdefault(task.origin.offset, []).append(error)
+        if len(self.errors[task.origin.offset]) <= self.again:
+            task.sweep = True
+            self.dispatcher.later(task, 0.0)
+
+
+class Scene:
+    """A source and a destination that do as told, one lane between them."""
+
+    def __init__(self, source: FakeFTP, destination: FakeFTP, store_bytes: int) -> None:
+        self.source, self.destination = source, destination
+        servers = {
+            name: ServerConfig(name, "ftp", one.host, one.port, one.username, one.password)
+            for name, one in (("A", source), ("B", destination))
+        }
+        self.settings = ConfigLoader(environ={"ETL_WORKERS": "1"}).settings
+        self.pools = Pools(servers.__getitem__, self.settings)
+        self.dispatcher = Dispatcher(self.pools, self.settings)
+        none: Any = None
+        self.store = Store(store_bytes)
+        self.runner = Told(
+            self.settings, "w", "tok", self.pools, self.dispatcher, none, none, none, self.store, lambda: False
+        )
+        self.lanes = Lanes(
+            self.dispatcher, self.runner.run, 1, buffer_bytes=ONE_MIB, on_bug=self._bug, stages=self.runner
+        )
+        self.bugs: list[BaseException] = []
+
+    def _bug(self, _task: Task, error: BaseException) -> None:
+        self.bugs.append(error)
+
+    def offer(self, *numbers: int, **options: Any) -> None:
+        for number in numbers:
+            job = {
+                "job_id": str(number),
+                "source": {"hostname": "A", "path": f"/{number}"},
+                "destination": {"hostname": "B", "path": f"/out/{number}"},
+                "options": options,
+            }
+            record = Record("jobs", 0, number, None, b"{}")
+            self.dispatcher.offer(Task(record, Origin("jobs", 0, number), FileTransferJob.from_dict(job)))
+
+    def run(self) -> None:
+        """Start, and wait until nothing is unfinished."""
+        self.lanes.start()
+        self.wait()
+
+    def wait(self) -> None:
+        wait_for(lambda: self.dispatcher.unfinished == (0, 0), 20)
+        wait_for(lambda: not self.lanes.flights())
+        assert self.bugs == []
+
+    @property
+    def published(self) -> dict[str, bytes]:
+        return {path: content for path, content in self.destination.files.items() if path != "/out/x"}
+
+    def close(self) -> None:
+        self.dispatcher.stop()
+        assert self.lanes.stop(5)
+        assert self.pools.close()
+        assert self.store.take(ONE_MIB) == (self.store_bytes >= ONE_MIB), "room was not given back"
+
+
+@pytest.fixture
+def scene(fake) -> Iterator[Callable[..., Scene]]:
+    scenes: list[Scene] = []
+
+    def make(
+        sizes: list[int],
+        source: dict[str, Any] | None = None,
+        destination: dict[str, Any] | None = None,
+        store_bytes: int = ONE_MIB,
+    ) -> Scene:
+        files = {f"/{number}": bytes([number + 1]) * size for number, size in enumerate(sizes)}
+        one = fake(files=files, answers=source)
+        other = fake(files={"/out/x": b""}, answers=destination, features=FEATURES)
+        scenes.append(Scene(one, other, store_bytes))
+        scenes[-1].store_bytes = store_bytes
+        return scenes[-1]
+
+    yield make
+    for one in scenes:
+        one.close()
+
+
+def expected(*sizes: int) -> dict[str, bytes]:
+    return {f"/out/{number}": bytes([number + 1]) * size for number, size in enumerate(sizes)}
+
+
+def test_in_a_row_nothing_waits_for_the_other_side(scene) -> None:
+    """Per file two writes at each server and a third for the rename, with what is certain to come next riding along."""
+    count = 6
+    row: Scene
+
+    def stor(its: FakeSession, argument: str) -> str:
+        stored = sum(line.startswith("STOR") for line in its.server.commands)
+        answer = its.stor(argument)
+        # The next file is being fetched by now: with latency that is so by itself.
+        wait_for(lambda: sum(line.startswith("RETR") for line in row.source.commands) > min(stored, count - 1))
+        return answer
+
+    row = scene([1000] * count, destination={"STOR": stor})
+    row.offer(*range(count))
+    row.run()
+    assert row.published == expected(*[1000] * count)
+    begin = row.source.writes.index(["SIZE", "MDTM", "EPSV"])
+    assert row.source.writes[begin:] == [
+        ["SIZE", "MDTM", "EPSV"],  # the first one: does this way to connect work?
+        ["RETR"],
+        *[["SIZE", "MDTM", "SIZE", "MDTM", "EPSV", "RETR"]] * (count - 1),
+        ["SIZE", "MDTM"],
+    ]
+    begin = row.destination.writes.index(["EPSV"])
+    each = [["STOR"], ["SIZE", "EPSV"], ["MFMT", "RNFR", "RNTO"]]
+    assert row.destination.writes[begin:] == [["EPSV"], *each * (count - 1), ["STOR"], ["SIZE"], each[-1]]
+    assert row.source.sessions == row.destination.sessions == 1
+
+
+def test_a_lone_job_is_not_held_back(scene) -> None:
+    """Each is done before the next one is offered."""
+    row = scene([10, 20, 30])
+    row.lanes.start()
+    for number in range(3):
+        row.offer(number)
+        row.wait()
+        assert number in row.runner.receipts
+    assert row.published == expected(10, 20, 30)
+    assert row.source.sessions == row.destination.sessions == 1
+
+
+@pytest.mark.parametrize("store_bytes", [0, 2500, ONE_MIB])
+def test_small_files_cross_whole_and_others_as_a_stream(scene, store_bytes: int) -> None:
+    """Whatever the room in the store, files arrive, and the room is given back."""
+    sizes = [1000, 3 * ONE_MIB + 1, 0, 2000, ONE_MIB, ONE_MIB + 1, 1000]
+    row = scene(sizes, store_bytes=store_bytes)
+    row.offer(*range(len(sizes)))
+    row.run()
+    assert row.published == expected(*sizes)
+    assert row.runner.errors == {}
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_missing_file_fails_alone(scene, number: int) -> None:
+    """Wherever in the row it is."""
+    row = scene([1000] * 5)
+    del row.source.files[f"/{number}"]
+    row.offer(*range(5))
+    row.run()
+    assert {key: [type(error) for error in found] for key, found in row.runner.errors.items()} == {
+        number: [errors.FileMissing]
+    }
+    assert sorted(row.runner.receipts) == sorted(set(range(5)) - {number})
+    assert len(row.published) == 4
+
+
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("how", ["refused", "full", "dropped", "unrenamed"])
+def test_a_file_that_cannot_be_stored_fails_alone(scene, number: int, how: str) -> None:
+    """Its neighbours are published, each once; nothing of it is left."""
+    answers: dict[str, Callable[[FakeSession, str], str | None]] = {
+        "refused": lambda its, path: its.stor(path) if not is_bad(its, path) else "553 No.",
+        "full": lambda its, path: its.stor(path) if not is_bad(its, path) else its.stor(path) and "552 Full.",
+        "dropped": lambda its, path: its.stor(path) if not is_bad(its, path) else its.drop(),
+    }
+    partials: list[str] = []
+
+    def is_bad(its: FakeSession, path: str) -> bool:
+        if path not in partials:
+            partials.append(path)
+        return partials.index(path) == number
+
+    def rnto(its: FakeSession, path: str) -> str:
+        return "550 No." if path.endswith(f"/{number}") else its.rnto(path)
+
+    row = scene([1000] * 5, destination={"RNTO": rnto} if how == "unrenamed" else {"STOR": answers[how]})
+    row.offer(*range(5))
+    row.run()
+    assert list(row.runner.errors) == [number]
+    assert len(row.runner.errors[number]) == 1
+    assert sorted(row.runner.receipts) == sorted(set(range(5)) - {number})
+    wanted = expected(*[1000] * 5)
+    del wanted[f"/out/{number}"]
+    assert row.published == wanted
+
+
+def test_a_changed_source_is_not_published(scene) -> None:
+    """The answer comes with the next file's commands, and in time."""
+
+    def retr(its: FakeSession, path: str) -> str:
+        answer = its.retr(path)
+        if path == "/2":
+            its.server.times["/2"] = "20300101000000"
+        return answer
+
+    row = scene([1000] * 5, source={"RETR": retr})
+    row.offer(*range(5))
+    row.run()
+    assert [type(error) for error in row.runner.errors[2]] == [errors.SourceChanged]
+    assert sorted(row.published) == ["/out/0", "/out/1", "/out/3", "/out/4"]
+
+
+def test_a_failed_final_reply_of_the_source_is_not_published(scene) -> None:
+    """426 after the last byte: the file is delivered by then, and removed."""
+    row = scene([1000] * 5, source={"RETR": lambda its, path: its.retr(path) if path != "/2" else cut(its, path)})
+
+    def cut(its: FakeSession, path: str) -> str:
+        its.retr(path)
+        return "426 Broken."
+
+    row.offer(*range(5))
+    row.run()
+    assert list(row.runner.errors) == [2]
+    assert sorted(row.published) == ["/out/0", "/out/1", "/out/3", "/out/4"]
+
+
+def test_a_lost_partition_is_asked_for_before_each_rename(scene) -> None:
+    """What is not ours any more is not renamed, however far it came."""
+    row = scene([1000] * 5)
+    row.offer(*range(5))
+    for task in list(row.dispatcher._entries):
+        if task.origin.offset == 3:
+            asked = iter([True, True, False])
+            task.owned = lambda asked=asked: next(asked, False)
+    row.run()
+    assert [type(error) for error in row.runner.errors[3]] == [errors.OwnershipLost]
+    assert sorted(row.published) == ["/out/0", "/out/1", "/out/2", "/out/4"]
+
+
+@pytest.mark.parametrize("stage", ["fetch", "deliver"])
+def test_an_abort_ends_its_own_job_and_no_other(scene, stage: str) -> None:
+    """A neighbour whose session was reset along with it runs again, without having failed."""
+    reached, release = threading.Event(), threading.Event()
+
+    def hang(its: FakeSession, path: str) -> str | None:
+        verb = "retr" if stage == "fetch" else "stor"
+        if not reached.is_set() and (stage == "deliver" or path == "/2"):
+            reached.set()
+            release.wait(10)
+            return None
+        return getattr(its, verb)(path)
+
+    answers = {"RETR" if stage == "fetch" else "STOR": hang}
+    row = scene([1000] * 5, **{"source" if stage == "fetch" else "destination": answers})
+    row.offer(*range(5))
+    row.lanes.start()
+    assert reached.wait(10)
+    wanted = 2 if stage == "fetch" else 0
+    time.sleep(0.05)  # the neighbour gets as far as it can
+    lost = errors.OwnershipLost("revoked")
+    assert row.lanes.abort(lambda task: task.origin.offset == wanted, lost) == 1
+    release.set()
+    row.wait()
+    assert row.runner.errors == {wanted: [lost]}
+    assert sorted(row.runner.receipts) == sorted(set(range(5)) - {wanted})
+
+
+def test_jobs_that_look_first_are_run_by_themselves(scene) -> None:
+    """`overwrite` other than replace asks the destination before the file is fetched."""
+    row = scene([1000] * 6)
+    row.offer(0, 1)
+    row.offer(2, 3, overwrite="skip")
+    row.offer(4, 5)
+    row.run()
+    assert row.published == expected(*[1000] * 6)
+    assert row.runner.errors == {}
