@@ -107,7 +107,6 @@ class Dispatcher:
             line[entry.number] = entry
             if len(line) == 1:
                 self._admit(entry, now)
-            self._possible.notify()
 
     def later(self, task: Task, delay: float) -> None:
         """Have a running job run again `delay` seconds from now, once `finish` was called for this run."""
@@ -169,13 +168,14 @@ class Dispatcher:
                 return
             now = self._clock()
             again, entry.again = entry.again and not entry.dropped, False
+            if entry.has_lane:
+                self._possible.notify()
             self._land(entry, now, done=not again)
             if again:
                 entry.queue.waiting[entry.number] = entry
                 self._admit(entry, now)
             else:
                 self._remove(entry, now)
-            self._possible.notify()
 
     def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
         """Forget the jobs that `predicate` picks; return those that were not running.
@@ -222,9 +222,10 @@ class Dispatcher:
         config = self._pools.server(name)
         with self._lock:
             server = self._server(config)
-            server.breaker.up()
-            self._down.discard(server)
-            self._possible.notify()
+            if not server.breaker.closed:
+                server.breaker.up()
+                self._down.discard(server)
+                self._possible.notify()
 
     def breaker_wait(self, name: str) -> float:
         """Return for how many seconds no job of this server will be tried."""
@@ -291,7 +292,10 @@ class Dispatcher:
         if entry.due > now:
             entry.state = State.DELAYED
             heapq.heappush(self._delayed, (entry.due, entry.number, entry))
+            self._possible.notify()
             return
+        if not entry.queue.ready:  # else a lane looked for this pair already, and it had to wait
+            self._possible.notify()
         entry.queue.push(entry)
         self._turns.setdefault(entry.queue.key, entry.queue)
 

@@ -17,8 +17,10 @@ def refuse_unusable(path: str) -> None:
     """Raise InvalidPath for an empty path, one with line breaks or NUL, or one whose `..` leave its start."""
     if not path.strip("/"):
         raise InvalidPath(f"{path!r} names no file")
-    if any(sign in path for sign in "\r\n\0"):
+    if "\r" in path or "\n" in path or "\0" in path:
         raise InvalidPath(f"{path!r} holds a line break or NUL")
+    if ".." not in path:
+        return
     depth = 0
     for part in path.split("/"):
         if part == "..":
@@ -38,3 +40,9 @@ def parent(path: str) -> str:
 def basename(path: str) -> str:
     """Return the last part of a path."""
     return path.rpartition("/")[2]
+
+
+def beside(path: str, name: str) -> str:
+    """Return the path of `name` in the folder of `path`."""
+    head, slash, _ = path.rpartition("/")
+    return head + slash + name

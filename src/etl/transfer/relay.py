@@ -10,7 +10,6 @@ import io
 import tempfile
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from etl.errors import (
@@ -27,6 +26,7 @@ from etl.errors import (
 )
 from etl.models.task import Facts
 from etl.transfer.base import ASIDE
+from etl.transfer.paths import basename, beside, parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,12 +193,12 @@ def _look_if_possible(session: Session, path: str) -> Facts | None:
 def sweep(task: Task, destination: Session, token: str) -> None:
     """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
     final = task.job.destination.path
-    mine = PurePosixPath(partial_path(task, destination.server, token))
+    mine = partial_path(task, destination.server, token)
     before, after = destination.server.partial_pattern.split("{id}")
-    for name in destination.names(str(mine.parent)):
-        if name == mine.name or not name.startswith(f"{before}{_job_hash(task.origin)}-"):
+    for name in destination.names(parent(mine)):
+        if name == basename(mine) or not name.startswith(f"{before}{_job_hash(task.origin)}-"):
             continue
-        path = str(mine.with_name(name))
+        path = beside(mine, name)
         if name.endswith(after):
             destination.remove(path)
         elif name.endswith(after + ASIDE):
@@ -211,7 +211,7 @@ def sweep(task: Task, destination: Session, token: str) -> None:
 def partial_path(task: Task, server: ServerConfig, token: str) -> str:
     """Return the hidden name beside the job's final one."""
     name = server.partial_pattern.replace("{id}", partial_id(task.origin, token))
-    return str(PurePosixPath(task.job.destination.path).with_name(name))
+    return beside(task.job.destination.path, name)
 
 
 def _job_hash(origin: Origin) -> str:
@@ -248,8 +248,9 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
 def _could_be_itself(task: Task) -> bool:
     """Would the source action take the copy away, were both sides one folder under two names?"""
     job = task.job
-    mine, its = PurePosixPath(job.source.path).name, PurePosixPath(job.destination.path).name
-    return job.options.source_action != "keep" and mine.casefold() == its.casefold()
+    if job.options.source_action == "keep":
+        return False
+    return basename(job.source.path).casefold() == basename(job.destination.path).casefold()
 
 
 def _refuse_itself(task: Task, source: Session, stored: Stored) -> None:
@@ -259,8 +260,8 @@ def _refuse_itself(task: Task, source: Session, stored: Stored) -> None:
     does.
     """
     job = task.job
-    beside = str(PurePosixPath(job.source.path).with_name(PurePosixPath(stored.partial).name))
-    if _could_be_itself(task) and _look_if_possible(source, beside) is not None:
+    twin = beside(job.source.path, basename(stored.partial))
+    if _could_be_itself(task) and _look_if_possible(source, twin) is not None:
         raise InvalidPath(f"{job.destination} is the source {job.source} itself, which is not to be kept")
 
 

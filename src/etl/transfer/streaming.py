@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from etl.errors import FileMissing, IOFailure, SizeMismatch
 from etl.models.task import Facts
 from etl.transfer.base import Session
-from etl.transfer.paths import basename
+from etl.transfer.paths import beside
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
@@ -95,7 +95,7 @@ class Streaming(Session):
             raise FileMissing(f"{local_path}: no such local file") from error
         try:
             hidden = self.server.partial_pattern.replace("{id}", uuid.uuid4().hex)
-            partial = remote_path[: len(remote_path) - len(basename(remote_path))] + hidden
+            partial = beside(remote_path, hidden)
             stored = self.write(partial, parcel, memoryview(bytearray(_BUFFER_BYTES)))
             if stored.size_bytes not in {None, stored.sent_bytes}:
                 self.remove(partial)

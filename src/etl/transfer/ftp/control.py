@@ -102,7 +102,7 @@ class Control:
             raise self._broken
         self._refuse_during_transfer(verb)
         line = verb.encode("ascii") + (b"" if argument is None else b" " + argument)
-        if any(sign in line for sign in (b"\r", b"\n", b"\0")):
+        if b"\r" in line or b"\n" in line or b"\0" in line:
             raise InvalidPath(f"the argument of {verb} holds a line break or NUL", server=self.server)
         pending = Pending(self, verb)
         self._corked.append((pending, line + b"\r\n"))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import calendar
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from etl.errors import InvalidPath, SettingsError
 from etl.transfer.paths import below, parent
 
-_TIME = re.compile(rb"(\d{14})(\.\d+)?(?:\D|$)")
+_TIME = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\.\d+)?(?:\D|$)")
 _QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
 
 
@@ -80,8 +80,9 @@ def time_in(line: bytes) -> float | None:
     found = _TIME.match(line.strip())
     if found is None:
         return None
+    year, month, day, hour, minute, second = (int(digits) for digits in found.groups()[:6])
     try:
-        return calendar.timegm(time.strptime(found[1].decode("ascii"), "%Y%m%d%H%M%S")) + float(found[2] or 0)
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp() + float(found[7] or 0)
     except ValueError:
         return None
 
