@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,27 @@ def test_no_spool_file_is_left(wrapped: Staged, spools: Path, buffer) -> None:
     wrapped.write("/.r", Bytes(b"12345"), buffer)
     wrapped.disconnect()
     assert list(spools.iterdir()) == []
+
+
+def test_a_folder_that_is_just_being_made_is_nobody_elses(spools: Path) -> None:
+    """Sessions that begin side by side sweep side by side: none takes the other's new folder for a dead one's."""
+    errors: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            for _ in range(100):
+                folder = SpoolFolder()
+                folder.new_path().write_bytes(b"x")
+                folder.remove()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(spools: Path) -> None:

@@ -20,8 +20,11 @@ class SpoolFolder:
         remove_abandoned()
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
         self._count = 0
-        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Locked before it has its name: whoever finds a lock file nobody holds deletes the folder.
+        unnamed = self.path / f"{_LOCK}.new"
+        self._lock = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unnamed.rename(self.path / _LOCK)
 
     def new_path(self) -> Path:
         """Return a path that no file has."""
