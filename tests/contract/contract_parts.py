@@ -15,6 +15,8 @@ LONG = TransferSettings(connect_timeout=5, login_timeout=5, reply_timeout=5, sta
 class Bytes:
     """A parcel in memory."""
 
+    held = None
+
     def __init__(self, content: bytes, facts: Facts | None = None) -> None:
         self.path = "/memory"
         self.facts = facts or Facts(len(content), None)

@@ -274,11 +274,27 @@ def test_loading_takes_small_files_whole(subject, buffer: memoryview, content: b
     subject.put("in/file.bin", content)
     session = subject.open()
     parcel = session.read("/in/file.bin")
-    assert parcel.load(limit_bytes) == (len(content) <= limit_bytes)
+    is_held = parcel.load(limit_bytes)
+    assert is_held == (len(content) <= limit_bytes)
+    assert (parcel.held == content) if is_held else (parcel.held is None)
     assert drain(parcel, buffer[:1000] if len(content) < 1000 else buffer) == content
     parcel.close(complete=True)
     parcel.close(complete=True)
     session.ping()
+
+
+def test_a_file_in_memory_arrives_as_it_is(subject, buffer: memoryview) -> None:
+    """Also in folders that must be made first, so that the server has to be asked twice."""
+    content = os.urandom(90_000)
+    subject.put("in/file.bin", content)
+    session, target = subject.open(), subject.open()
+    parcel = session.read("/in/file.bin")
+    assert parcel.load(len(content))
+    stored = target.write("/new/folder/.etl-1.part", parcel, buffer)
+    parcel.close(complete=True)
+    assert stored.sent_bytes == len(content)
+    target.publish(stored, "/new/folder/file.bin", None).result()
+    assert (subject.root / "new/folder/file.bin").read_bytes() == content
 
 
 def test_a_session_serves_many_files(subject, buffer: memoryview) -> None:

@@ -31,6 +31,8 @@ class File:
 class MemoryParcel:
     """A file being read."""
 
+    held = None
+
     def __init__(self, session: Memory, path: str, facts: Facts, content: bytes) -> None:
         self.session, self.path, self.facts, self.rest = session, path, facts, content
         self.closed: bool | None = None

@@ -74,6 +74,8 @@ class Trial:
 class _Probe:
     """A small file in memory, on its way to a server."""
 
+    held: memoryview | None = None
+
     def __init__(self) -> None:
         self.path = "probe"
         self.facts = Facts(len(PROBE), None)

@@ -122,11 +122,13 @@ class Parcel(Protocol):
 
     path: str
     facts: Facts  # as the server told before the first byte
+    held: memoryview | None  # the whole file, once `load` was true
 
     def load(self, limit_bytes: int) -> bool:
-        """Take the whole file into memory if it is at most `limit_bytes`; True when it was, and is now complete.
+        """Take the whole file into memory if it has at most `limit_bytes`; True when it did, and is now complete.
 
-        After True `readinto` serves from memory, also while another thread closes the parcel at its session.
+        After True `held` is there, and `readinto` serves from it, also while another thread closes the parcel at its
+        session.
         """
         ...
 

@@ -345,6 +345,8 @@ def _require_owned(task: Task) -> None:
 class _Spooled:
     """A parcel that was read to its end: served from a temporary file, in memory while it is small."""
 
+    held: memoryview | None = None
+
     def __init__(self, path: str, facts: Facts, file: IO[bytes]) -> None:
         self.path, self.facts, self._file = path, facts, file
 

@@ -37,11 +37,12 @@ class FileParcel:
             os.close(descriptor)
             raise
         self.facts = facts or Facts(self.stat.st_size, self.stat.st_mtime)
-        self._held: memoryview | None = None
+        self.held: memoryview | None = None
+        self._left = memoryview(b"")  # of `held`: what `readinto` did not give out yet
 
     def load(self, limit_bytes: int) -> bool:
         """Take the file into memory if it is small enough."""
-        if self._held is not None:
+        if self.held is not None:
             return True
         if self.stat.st_size > limit_bytes:
             return False
@@ -51,17 +52,17 @@ class FileParcel:
         if len(content) > limit_bytes:  # it has grown: read it as a stream
             self._file.seek(0)
             return False
-        self._held = memoryview(content)
+        self.held = self._left = memoryview(content)
         self._file.close()
         return True
 
     def readinto(self, buffer: memoryview) -> int:
         """Read once."""
-        if self._held is None:
+        if self.held is None:
             return self._file.readinto(buffer) or 0
-        count = min(len(buffer), len(self._held))
-        buffer[:count] = self._held[:count]
-        self._held = self._held[count:]
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
         return count
 
     def close(self, *, complete: bool) -> None:  # noqa: ARG002 - the contract's argument; a file has no last word

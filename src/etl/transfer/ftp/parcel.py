@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.replies import Reply
 
-_PIECE_BYTES = 256 * 1024  # steps of reading a file of unknown size into memory
-
 
 class Reader(Protocol):
     """What a parcel needs of its session."""
@@ -38,32 +36,31 @@ class FTPParcel:
         self._session = session
         self._retr = retr
         self._data = data
-        self._held = bytearray()  # read ahead by `load`, not yet given out
-        self._given_bytes = 0  # of what is held
+        self.held: memoryview | None = None
+        self._ahead = memoryview(b"")  # what `load` read, and `readinto` did not give out yet
         self._at_end = False  # end of file seen, data connection closed
         self._is_closed = False
 
     def load(self, limit_bytes: int) -> bool:
-        """Take the whole file into memory if it is small enough."""
-        if self.facts.size_bytes is not None and self.facts.size_bytes > limit_bytes:
+        """Take the whole file into memory if it is known to be small enough."""
+        size_bytes = self.facts.size_bytes
+        if size_bytes is None or size_bytes > limit_bytes:
             return False
-        # One byte more than there should be: so the end of file is seen without another buffer.
-        expected = limit_bytes if self.facts.size_bytes is None else self.facts.size_bytes
-        while not self._at_end and len(self._held) <= limit_bytes:
-            step = max(min(expected - len(self._held), _PIECE_BYTES), 0) + 1
-            start = len(self._held)
-            self._held.extend(bytes(step))
-            with memoryview(self._held) as view:
-                count = self._receive(view[start:])
-            del self._held[start + count :]
+        room = memoryview(bytearray(size_bytes + 1))  # one byte more than there should be: so its end is seen
+        filled = 0
+        while filled < len(room) and (count := self._receive(room[filled:])):
+            filled += count
+        self._ahead = room[:filled]
+        if self._at_end:
+            self.held = self._ahead
         return self._at_end
 
     def readinto(self, buffer: memoryview) -> int:
-        """Give what is held first, then what comes."""
-        if self._given_bytes < len(self._held):
-            count = min(len(buffer), len(self._held) - self._given_bytes)
-            buffer[:count] = self._held[self._given_bytes : self._given_bytes + count]
-            self._given_bytes += count
+        """Give what was read ahead first, then what comes."""
+        if self._ahead:
+            count = min(len(buffer), len(self._ahead))
+            buffer[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
             return count
         return 0 if self._at_end or self._is_closed else self._receive(buffer)
 

@@ -70,6 +70,7 @@ class Upload:
         self._parcel = parcel
         self._buffer = buffer
         self._held_bytes = 0  # of the buffer: what a second STOR would begin with
+        self._is_whole = False  # that is the whole file
         self._sent_bytes = 0
 
     def run(self) -> int:
@@ -78,7 +79,11 @@ class Upload:
         No list of known folders is kept: a STOR into a folder that is there costs no question, and a folder that
         somebody deleted is found out by the refusal. On failure nothing is left of the file, if that can be.
         """
-        self._held_bytes = self._parcel.readinto(self._buffer)
+        if self._parcel.held is not None:
+            self._buffer, self._is_whole = self._parcel.held, True
+            self._held_bytes = len(self._buffer)
+        else:
+            self._held_bytes = self._parcel.readinto(self._buffer)
         tries = _TRIES
         while (refused := self._try()) is not None:
             tries -= 1
@@ -102,7 +107,8 @@ class Upload:
             return running
         piece, self._sent_bytes = self._buffer[: self._held_bytes], 0
         while True:
-            is_last = not piece or self._sent_bytes + len(piece) == self._parcel.facts.size_bytes
+            sent_bytes = self._sent_bytes + len(piece)
+            is_last = self._is_whole or not piece or sent_bytes == self._parcel.facts.size_bytes
             if not self._send(running, piece, is_last=is_last):
                 running.data.close()
                 return running.command
@@ -121,10 +127,11 @@ class Upload:
                     piece = piece[count:]
                 else:
                     control.peek()
-            if self._held_bytes == len(self._buffer) and not stor.is_begun:
+            if is_last:
+                if not stor.is_refused:
+                    data.finish_writing()
+            elif self._held_bytes == len(self._buffer) and not stor.is_begun:
                 stor.started()  # no room to keep more for a second try
-            if is_last and not stor.is_refused:
-                data.finish_writing()
         except EtlError as error:
             if not self._was_refused(running, error):
                 raise self._broken(running, error) from error
