@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from etl.dispatcher import Dispatcher
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.runner import Runner
-from etl.transfer import relay
+from etl.transfer import FTPTransfer, relay
 from etl.transfer.lane import Lanes
 from etl.transfer.pool import Pools
 from etl.transfer.row import Store
@@ -85,15 +86,15 @@ class Scene:
             record = Record("jobs", 0, number, None, b"{}")
             self.dispatcher.offer(Task(record, Origin("jobs", 0, number), FileTransferJob.from_dict(job)))
 
-    def run(self) -> None:
+    def run(self, bugs: int = 0) -> None:
         """Start, and wait until nothing is unfinished."""
         self.lanes.start()
-        self.wait()
+        self.wait(bugs)
 
-    def wait(self) -> None:
+    def wait(self, bugs: int = 0) -> None:
         wait_for(lambda: self.dispatcher.unfinished == (0, 0), 20)
         wait_for(lambda: not self.lanes.flights())
-        assert self.bugs == []
+        assert len(self.bugs) == bugs
 
     @property
     def published(self) -> dict[str, bytes]:
@@ -308,3 +309,27 @@ def test_jobs_that_look_first_are_run_by_themselves(scene) -> None:
     row.run()
     assert row.published == expected(*[1000] * 6)
     assert row.runner.errors == {}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Told, "open"), (Dispatcher, "another"), (relay, "fetch"), (relay, "deliver"), (FTPTransfer, "unchanged")],
+)
+def test_a_bug_in_a_stage_is_reported_and_the_lane_goes_on(
+    scene, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
+    """The job it met is reported, none is left running, no memory is lost, and what the lane takes next is done."""
+    row = scene([1000] * 6)
+    proper, calls = getattr(owner, name), itertools.count()
+
+    def buggy(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            raise ZeroDivisionError("a bug")
+        return proper(*arguments)
+
+    monkeypatch.setattr(owner, name, buggy)
+    row.offer(*range(6))
+    row.run(bugs=int(owner is Told))
+    failed = len(row.bugs) + sum(len(found) for found in row.runner.errors.values())
+    assert failed == (owner is not Dispatcher), "a dispatcher that cannot say what is next fails no job"
+    assert len(row.runner.receipts) == 6 - failed

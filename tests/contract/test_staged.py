@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -243,41 +243,53 @@ class Lanes:
     def _fly_row(self, flight: Flight, stages: Stages, delivery: Delivery, buffer: Callable[[], memoryview]) -> None:
         """Fetch file after file for the same sessions; the delivery of each goes on beside the next fetch."""
         row = flight.row
-        following: Flight | None = flight
-        apart: Flight | None = None  # a job that must be run by itself
+        coming: Flight | None = flight
         try:
-            while following is not None:
-                flight, following = following, None
-                if not stages.open(flight):
-                    self._land(flight)
-                    break
-                delivery.announce(row)  # its sessions are open: the destination can get ready
-                if not stages.fetch(flight):
-                    self._land(flight)
-                    break
-                is_held = flight.unchanged is not None
-                task = None if row.is_over else self._work.another(flight.task)
-                delivery.put(flight)
-                if is_held:
-                    stages.confirm(flight)
-                else:
-                    delivery.wait()
-                if task is None or (following := self._take_off(task, row.lease, buffer)) is None:
-                    break
-                following.row = row
-                if row.is_over or not stages.is_plain(following):
-                    apart, following = following, None
-        except BaseException as error:  # noqa: BLE001 - a bug in the stages; the lane goes on
-            self._report(flight.task, error)
-            row.lease.abort()
+            while coming is not None and not row.is_over and stages.is_plain(coming):
+                flight, coming = coming, None  # from here on it is fetched, delivered or failed, and landed
+                task = self._fetch(flight, stages, delivery)
+                coming = None if task is None else self._take_off(task, row.lease, buffer)
+                if coming is not None:
+                    coming.row = row
         finally:
             stages.settle(row)
             delivery.announce(None)
             delivery.wait()
             row.end()
-        if apart is not None:  # it waits its turn: a lease of its own is what it needs
-            self._work.later(apart.task, 0.0)
-            self._land(apart)
+        if coming is not None:  # it waits its turn: a lease of its own is what it needs
+            self._work.later(coming.task, 0.0)
+            self._land(coming)
+
+    def _fetch(self, flight: Flight, stages: Stages, delivery: Delivery) -> Task | None:
+        """Fetch one file and hand it to the delivery, which lands it; return the job that follows in the row."""
+        row = flight.row
+        try:
+            is_fetched = stages.open(flight)
+            if is_fetched:
+                delivery.announce(row)  # its sessions are open: the destination can get ready
+                is_fetched = stages.fetch(flight)
+        except BaseException as error:  # noqa: BLE001 - a bug in the stages; the lane goes on
+            self._report(flight.task, error)
+            row.lease.abort()
+            is_fetched = False
+        if not is_fetched:
+            self._land(flight)
+            return None
+        task = self._another(flight)
+        delivery.put(flight)
+        if flight.unchanged is None:
+            delivery.wait()
+        else:
+            stages.confirm(flight)
+        return task
+
+    def _another(self, flight: Flight) -> Task | None:
+        """Ask for the job that follows, while this one runs: once it has landed its sessions are another's."""
+        try:
+            return None if flight.row.is_over else self._work.another(flight.task)
+        except Exception:  # a bug in the dispatcher must not silently cost a lane
+            log.exception("lane could not take another job")
+            return None
 
     def _land(self, flight: Flight) -> None:
         self._work.finish(flight.task)

@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 SMALL_BYTES = 1 << 20  # the largest file that is held whole: streaming larger ones costs less (FTP.md section 4)
 WAITING = 1  # fetched files per lane that wait for their delivery
+
+log = structlog.get_logger(__name__)
 
 
 class Store:
@@ -96,7 +100,10 @@ class Stages(Protocol):
 
 
 class Delivery:
-    """The second stage of one lane: a thread that delivers what the lane fetched, in that order."""
+    """The second stage of one lane: a thread that delivers what the lane fetched, in that order.
+
+    Neither thread limits its wait for the other: each outlives every bug, and its own waits have their limits.
+    """
 
     def __init__(
         self,
@@ -157,29 +164,38 @@ class Delivery:
             return self._is_ready
 
     def _has_work(self) -> bool:
-        return bool(self._line) or (self._coming is not None and not self._is_ready) or self._is_ending
+        return bool(self._line) or self._must_expect() or self._is_ending
+
+    def _must_expect(self) -> bool:
+        return self._coming is not None and not self._is_ready
 
     def _loop(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_work)
                 flight = self._line.popleft() if self._line else None
-                row = self._coming
-                if flight is None and (row is None or self._is_ready):
+                row = self._coming if flight is None and self._must_expect() else None
+                if flight is None and row is None:
                     return
                 self._is_busy = True
                 self._is_ready = flight is None
                 self._changed.notify_all()
-            if flight is not None:
-                try:
-                    self._stages.deliver(flight, self._is_followed)
-                except BaseException as error:  # noqa: BLE001 - a bug; the lane goes on, with other sessions
-                    flight.row.destination_is_clean = False
-                    self._on_bug(flight.task, error)
-                finally:
-                    self._landed(flight)
-            elif row is not None:
-                self._stages.expect(row)
+            try:
+                if flight is not None:
+                    self._deliver(flight)
+                elif row is not None:
+                    self._stages.expect(row)
+            except BaseException:  # a bug; the lane goes on
+                log.exception("delivery met a bug")
             with self._changed:
                 self._is_busy = False
                 self._changed.notify_all()
+
+    def _deliver(self, flight: Flight) -> None:
+        try:
+            self._stages.deliver(flight, self._is_followed)
+        except BaseException as error:  # noqa: BLE001 - a bug; the lane goes on, with other sessions
+            flight.row.destination_is_clean = False
+            self._on_bug(flight.task, error)
+        finally:
+            self._landed(flight)
