@@ -12,12 +12,14 @@ from chaos.ftp import Server
 from chaos.judging import end_in_good_order, judge
 from chaos.processes import Consumer
 from chaos.topics import Topics
-from chaos.work import Work
+from chaos.work import Job, Work
+from etl.transfer.row import SMALL_BYTES
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
 Held = tuple[Work, Server, Server]
 LARGE = 200_000
+STREAMED = SMALL_BYTES + LARGE  # too large to be held whole: its partial file is there as soon as its first bytes are
 ALONE = {"ETL_SLOT": "0", "ETL_INSTANCE_ID": "alone"}
 
 
@@ -106,7 +108,7 @@ def test_transfers_longer_than_the_grace_time_are_reset(
     """They leave no partial file, the process still ends in time with exit code 0, the next one repeats them."""
     work, source, _ = held
     for _ in range(5):
-        work.add_one(LARGE, "fail", "move")
+        _make_folder(work.add_one(STREAMED, "fail", "move"))
     source.gate.hold(job.source.on_disk(job.source_path) for job in work.jobs)
     consumer = consumers("a", work.settings, ETL_SHUTDOWN_GRACE_SECONDS="1", **ALONE).start()
     topics.send(work.jobs)
@@ -130,7 +132,7 @@ def test_a_second_sigterm_ends_at_once(held: Held, topics: Topics, consumers: Ca
     """The first asks, the second insists; the next process tidies up and repeats."""
     work, source, _ = held
     for _ in range(5):
-        work.add_one(LARGE, "skip", "delete")
+        _make_folder(work.add_one(STREAMED, "skip", "delete"))
     source.gate.hold(job.source.on_disk(job.source_path) for job in work.jobs)
     consumer = consumers("a", work.settings, ETL_SHUTDOWN_GRACE_SECONDS="60", measured=False, **ALONE).start()
     topics.send(work.jobs)
@@ -147,3 +149,8 @@ def test_a_second_sigterm_ends_at_once(held: Held, topics: Topics, consumers: Ca
     topics.wait_for(work.jobs, 60)
     end_in_good_order(consumer)
     judge(work, topics)
+
+
+def _make_folder(job: Job) -> None:
+    """Make the folder that a job goes to: its first bytes are stored at once, not when the next ones have come."""
+    job.destination.on_disk(job.destination_path).parent.mkdir(parents=True, exist_ok=True)
