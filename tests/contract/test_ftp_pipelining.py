@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from contract_parts import SHORT, Bytes, content_of, writes_of
 
-from etl.errors import ConnectionLost, EtlError, StorageFull, TransferTimeout
+from etl.errors import ConnectionLost, EtlError, Fate, StorageFull, TransferTimeout
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.transfer import relay
@@ -163,6 +163,85 @@ def test_a_server_that_proved_itself_is_not_blamed_for_a_silence(fake, session, 
     ftp = session(server, SHORT)
     content_of(ftp, "/a", buffer)
     assert writes_of(server, lambda: content_of(ftp, "/a", buffer)) == [["SIZE", "MDTM", "EPSV", "RETR"]]
+
+
+class Confused:
+    """A server that cannot take a second command of one write: `how` it fails. Alone, every command works."""
+
+    def __init__(self, how: str, spares: tuple[str, ...] = ()) -> None:
+        self._how = how
+        self._spares = set(spares)  # verbs that do no harm beside others
+        self._kept: list[str] = []
+
+    def answers(self) -> dict[str, Callable[[FakeSession, str], str | None]]:
+        return {verb: self._answer(verb) for verb in VERBS}
+
+    def _answer(self, verb: str) -> Callable[[FakeSession, str], str | None]:
+        def answer(its: FakeSession, argument: str) -> str | None:
+            write = [sent for sent in its.server.writes[-1] if sent not in self._spares]
+            is_first = verb == its.server.writes[-1][0]
+            if verb in self._spares or len(write) < 2:
+                return getattr(its, verb.lower())(argument)
+            if self._how == "closes":
+                its.drop()
+                return None
+            if self._how == "swaps":
+                return self._swapped(its, argument, verb)
+            if is_first:
+                return getattr(its, verb.lower())(argument)
+            return None if self._how == "loses" else self._how
+
+        return answer
+
+    def _swapped(self, its: FakeSession, argument: str, verb: str) -> str | None:
+        """Answer the last command of a write first."""
+        now = getattr(its, verb.lower())(argument)
+        write = its.server.writes[-1]
+        self._kept = [now, *(self._kept if verb != write[0] else [])]
+        return "\r\n".join(self._kept) if verb == write[-1] else None
+
+
+VERBS = ("OPTS", "TYPE", "PWD", "SIZE", "MDTM", "EPSV", "RETR", "STOR", "CWD", "MFMT", "RNFR", "RNTO", "DELE")
+TRANSFERS_ONLY = tuple(verb for verb in VERBS if verb not in {"EPSV", "RETR", "STOR"})
+
+
+@pytest.mark.parametrize(
+    ("how", "spares"),
+    [(how, spares) for how in ("loses", "closes", "500 What?", "503 Bad sequence.") for spares in ((), TRANSFERS_ONLY)]
+    + [("swaps", ())],  # at transfers the data would come first
+)
+def test_a_server_confused_by_pairs_still_gets_its_job_done(fake, session, buffer, how: str, spares) -> None:
+    """It is found by its first misstep, which costs a session at most; from then on commands go one by one."""
+    plain = fake(files={f"/a{number}": bytes([number]) * 1000 for number in range(6)})
+    features = ("SIZE", "MDTM", "MFMT", "EPSV", "UTF8")
+    files = {f"/a{number}": bytes([number]) * 1000 for number in range(6)} | {"/out/x": b""}
+    odd = fake(files=files, features=features, answers=Confused(how, spares).answers())
+    limits = relay.Limits(buffer, 0, 0)
+    failures = 0
+
+    fates = set()
+
+    def run(number: int) -> bool:
+        try:
+            reading, writing = session(odd if number % 2 else plain, SHORT), session(odd, SHORT)
+            for more in (number, number + 1):  # the second one of a session shares writes
+                assert relay.run(a_task(more), reading, writing, "t", limits).verified_by == relay.SIZE
+        except EtlError as error:
+            fates.add(error.fate)
+            return False
+        return True
+
+    for number in range(5):
+        while not run(number):
+            failures += 1
+            assert failures <= 2
+    assert fates <= {Fate.RETRY, Fate.OUTAGE}
+    assert {path: odd.files[path] for path in (f"/out/b{number}" for number in range(6))} == {
+        f"/out/b{number}": bytes([number]) * 1000 for number in range(6)
+    }
+    assert {path for path in odd.files if path.startswith("/out/")} == {"/out/x", *(f"/out/b{n}" for n in range(6))}
+    ways = writes_of(odd, lambda: run(1))
+    assert all(len([verb for verb in write if verb not in spares]) < 2 or spares for write in ways)
 
 
 # --- data before the 1xx ----------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class PretendSession(Session):
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         raise NotImplementedError
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, prefix: str = "") -> list[str]:
         return []
 
 

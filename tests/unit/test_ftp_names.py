@@ -82,10 +82,42 @@ def test_no_line_breaks_a_parser(line: bytes) -> None:
     names.size_in(line)
     names.quoted_path(line)
     names.facts_in(line)
-    for with_facts in (True, False):
-        for name in names.bare_names(line, with_facts=with_facts):
-            assert b"/" not in name
-            assert name not in {b"", b".", b".."}
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=5), st.booleans())
+def test_no_listing_breaks_its_parser(listing: bytes, cuts: list[int], with_facts: bool) -> None:
+    """Servers may list anything, and it may be cut anywhere: bare names come out, the same ones every time."""
+    known = names_listed(listing, cuts, with_facts=with_facts)
+    assert known == names_listed(listing, [], with_facts=with_facts)
+    for name in known:
+        assert b"/" not in name
+        assert name not in {b"", b".", b".."}
+    begin = known[0][:1] if known else b"x"
+    wanted = names_listed(listing, cuts, with_facts=with_facts, prefix=begin)
+    assert wanted == [name for name in known if name.startswith(begin)]
+
+
+def names_listed(listing: bytes, cuts: list[int], *, with_facts: bool, prefix: bytes = b"") -> list[bytes]:
+    """Feed a listing in pieces."""
+    taker, start = names.Listing(with_facts=with_facts, prefix=prefix), 0
+    for cut in [*sorted(cuts), len(listing)]:
+        taker.feed(listing[start:cut])
+        start = max(start, cut)
+    taker.end()
+    return taker.names
+
+
+def test_a_listing_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One endless line, endless lines, or endless names that are wanted: memory stays bounded."""
+    with pytest.raises(names.GarbledListingError, match="a line of more"):
+        names_listed(b"x" * (names.LISTING_LINE_BYTES + 1), [], with_facts=False)
+    monkeypatch.setattr(names, "LISTING_LIMIT_BYTES", 1000)
+    with pytest.raises(names.GarbledListingError):
+        names_listed(b"x\n" * 501, [], with_facts=False, prefix=b"y")
+    monkeypatch.setattr(names, "LISTING_LIMIT_BYTES", 1 << 20)
+    monkeypatch.setattr(names, "LISTING_KEPT_BYTES", 100 * names.NAME_BYTES)
+    with pytest.raises(names.GarbledListingError):
+        names_listed(b"x\n" * 101, [], with_facts=False)
 
 
 def test_facts_and_names_are_taken_apart() -> None:
@@ -94,7 +126,7 @@ def test_facts_and_names_are_taken_apart() -> None:
     assert facts == {"type": b"file", "size": b"12", "modify": b"20200102030405"}
     assert name == b"a; b=c d"
     listing = b"type=cdir; .\r\ntype=pdir; ..\r\ntype=dir; sub\r\ntype=file;  lead\r\n"
-    assert list(names.bare_names(listing, with_facts=True)) == [b"sub", b" lead"]
+    assert names_listed(listing, [7, 8], with_facts=True) == [b"sub", b" lead"]
 
 
 def test_replies_are_read_for_what_they_tell() -> None:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.transfer.ftp.replies import LINE_LIMIT_BYTES, LINE_LIMIT_COUNT, GarbledReplyError, Reply, ReplyParser
+from etl.transfer.ftp.replies import (
+    LINE_LIMIT_BYTES,
+    LINE_LIMIT_COUNT,
+    REPLY_LIMIT_BYTES,
+    GarbledReplyError,
+    Reply,
+    ReplyParser,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -71,7 +78,11 @@ def test_memory_is_bounded() -> None:
         parser.take()
     parser = ReplyParser()
     parser.feed(b"200-x\r\n" * (LINE_LIMIT_COUNT + 1))
-    with pytest.raises(GarbledReplyError):
+    with pytest.raises(GarbledReplyError, match="lines"):
+        parser.take()
+    parser = ReplyParser()
+    parser.feed((b"200-" + b"x" * 8000 + b"\r\n") * (REPLY_LIMIT_BYTES // 8000 + 1))
+    with pytest.raises(GarbledReplyError, match=f"{REPLY_LIMIT_BYTES} bytes"):
         parser.take()
 
 

@@ -221,6 +221,9 @@ def test_a_transfer_over_its_time_is_ended_with_a_timeout(own: float | None, gen
         assert lanes.tick(clock() + limit) == 1
         work.wait(1)
     assert isinstance(causes[0], errors.TransferTimeout)
+    setting = "options.timeout_seconds" if limit == own else "ETL_TRANSFER_TIMEOUT_SECONDS"
+    assert str(causes[0]).startswith("A to B: ")
+    assert str(causes[0]).endswith(f"({setting})")
 
 
 def test_without_a_limit_a_transfer_may_take_forever() -> None:

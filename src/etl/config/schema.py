@@ -62,6 +62,7 @@ class TransferSettings:
     login_timeout: float = 30.0
     reply_timeout: float = 60.0
     stall_timeout: float = 60.0
+    min_bytes_per_second: float = 10.0  # averaged over `stall_timeout` seconds of waiting; 0: any rate will do
     passive: bool = True  # FTP_PASSIVE_MODE; a server's own PASSIVE wins
     spool_limit_bytes: int = 10 << 30  # of a file that must pass through a temporary one
 
@@ -220,6 +221,12 @@ class Settings:
     login_timeout_seconds: float = _setting("ETL_LOGIN_TIMEOUT_SECONDS", 30.0, LIMIT, "seconds for welcome and login")
     reply_timeout_seconds: float = _setting("ETL_REPLY_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds to wait for a reply")
     stall_timeout_seconds: float = _setting("ETL_STALL_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds in which no byte moves")
+    min_bytes_per_second: float = _setting(
+        "ETL_MIN_BYTES_PER_SECOND",
+        10.0,
+        number(0, 1e9),
+        "bytes a second that a transfer must move on average over each ETL_STALL_TIMEOUT_SECONDS; 0: any rate will do",
+    )
     transfer_timeout_seconds: float = _setting(
         "ETL_TRANSFER_TIMEOUT_SECONDS", 0.0, number(0, 8640000), "seconds for a whole transfer; 0: no limit"
     )
@@ -303,6 +310,7 @@ class Settings:
             login_timeout=self.login_timeout_seconds,
             reply_timeout=self.reply_timeout_seconds,
             stall_timeout=self.stall_timeout_seconds,
+            min_bytes_per_second=self.min_bytes_per_second,
             passive=self.ftp_passive_mode,
             spool_limit_bytes=self.spool_limit_bytes,
         )

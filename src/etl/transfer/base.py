@@ -242,8 +242,8 @@ class Session(BaseTransfer):
         """Delete a file; False when it was not there."""
 
     @abstractmethod
-    def names(self, folder: str) -> list[str]:
-        """Return the bare names in a folder; empty when it is not there."""
+    def names(self, folder: str, prefix: str = "") -> list[str]:
+        """Return the bare names in a folder that begin with `prefix`; empty when it is not there."""
 
     def prepare(self) -> None:
         """Get ready for a `write` that is sure to follow; costs no wait: what there is to send goes with the next."""

@@ -26,6 +26,7 @@ from etl.transfer.row import Delivery, Row
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from etl.models.message import FileTransferJob
     from etl.models.task import Task
     from etl.transfer.base import Elsewhere, Parcel
     from etl.transfer.lease import Lease
@@ -158,8 +159,7 @@ class Lanes:
         count = 0
         for flight in self.flights():
             if flight.deadline is not None and now >= flight.deadline:
-                seconds = now - flight.started
-                count += flight.abort(TransferTimeout(f"the transfer was not done after {seconds:.1f} s"))
+                count += flight.abort(self._too_long(flight.task.job, now - flight.started))
         return count
 
     def drain(self, deadline: float) -> bool:
@@ -304,6 +304,12 @@ class Lanes:
                 self._on_bug(task, error)
             except Exception:  # the report of a bug has a bug: logged, and the lane goes on
                 log.exception("report of a bug failed", job_id=task.job.job_id)
+
+    def _too_long(self, job: FileTransferJob, seconds: float) -> TransferTimeout:
+        own, limit = job.options.timeout_seconds, self._transfer_timeout
+        passed = "options.timeout_seconds" if own and (not limit or own <= limit) else "ETL_TRANSFER_TIMEOUT_SECONDS"
+        where = f"{job.source.hostname} to {job.destination.hostname}"
+        return TransferTimeout(f"{where}: the transfer was not done after {seconds:.1f} s ({passed})")
 
     def _deadline(self, task: Task, now: float) -> float | None:
         limits = [seconds for seconds in (task.job.options.timeout_seconds, self._transfer_timeout) if seconds]

@@ -162,12 +162,13 @@ class LocalTransfer(Streaming):
                 return False
             return True
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, prefix: str = "") -> list[str]:
         """List a folder."""
         with self._translated(folder):
             inside = self._inside(folder, follow=True) if folder.strip("/.") else self.server.base_path or "/"
             try:
-                return [found.name for found in Path(inside).iterdir()]
+                with os.scandir(inside) as entries:
+                    return [entry.name for entry in entries if entry.name.startswith(prefix)]
             except (FileNotFoundError, NotADirectoryError):
                 return []
 

@@ -137,8 +137,9 @@ def deliver(
         if is_followed():
             destination.prepare()
         destination.push()  # both sides are asked before either answer is waited for
-        verified_by = _compare_sizes(task, parcel.facts, stored)
+        # In this order: of a file that was cut short while it was read, that is the reason.
         _require(unchanged, SourceChanged(f"{job.source} changed while it was read"))
+        verified_by = _compare_sizes(task, parcel.facts, stored)
         if job.options.overwrite != "replace":
             _look_again(task, parcel.facts, destination)
         _require_owned(task)
@@ -195,8 +196,8 @@ def sweep(task: Task, destination: Session, token: str) -> None:
     final = task.job.destination.path
     mine = partial_path(task, destination.server, token)
     before, after = destination.server.partial_pattern.split("{id}")
-    for name in destination.names(parent(mine)):
-        if name == basename(mine) or not name.startswith(f"{before}{_job_hash(task.origin)}-"):
+    for name in destination.names(parent(mine), f"{before}{_job_hash(task.origin)}-"):
+        if name == basename(mine):
             continue
         path = beside(mine, name)
         if name.endswith(after):

@@ -183,14 +183,15 @@ class Staged(Session):
                 return False
         return remove is not None
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, prefix: str = "") -> list[str]:
         """List a folder, if the class can."""
         names = self._offered("names")
         if names is None:
             return []
         with self._translated(folder):
             try:
-                return list(names(self._whole(folder) if folder.strip("/.") else self.server.base_path or "/"))
+                found = names(self._whole(folder) if folder.strip("/.") else self.server.base_path or "/")
+                return [name for name in found if name.startswith(prefix)]
             except FileNotFoundError:
                 return []
 

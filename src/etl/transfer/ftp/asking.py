@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 
+# Of pyftpdlib (the system's own words, with 426), vsftpd (for whatever a write fails with, 451), and others.
+_SAY_FULL = ("no space", "disk full", "quota", "not enough space", "failure writing to local file")
+
 UNKNOWN_COMMAND = {500, 501, 502, 504}  # codes of a server that cannot do it at all
 
 
@@ -26,8 +29,8 @@ class Asker(Protocol):
         """Queue a command about a path."""
         ...
 
-    def names_in(self, whole_path: str) -> list[str] | None:
-        """Return the bare names in a folder; None when it cannot be entered or listed."""
+    def names_in(self, whole_path: str, prefix: str) -> list[str] | None:
+        """Return the bare names in a folder that begin with `prefix`; None when it shows no names at all."""
         ...
 
     def offers(self, feature: str) -> bool:
@@ -78,7 +81,7 @@ def _kind_by_parents(asker: Asker, path: str) -> tuple[Kind, str]:
         is_known = asker.ask("MLST", blocked).result().is_success
     else:
         # Whoever may enter a folder may ask for what is in it: nothing there, also where listing is forbidden.
-        is_known = basename(blocked) in (asker.names_in(parent(blocked) or "/") or ())
+        is_known = basename(blocked) in (asker.names_in(parent(blocked) or "/", basename(blocked)) or ())
     if not is_known:
         return Kind.MISSING, blocked
     return (Kind.FILE if blocked == path else Kind.CLOSED), blocked
@@ -120,13 +123,18 @@ def why_not_written(asker: Asker, path: str, refusal: Reply) -> EtlError:
 def plain_error(name: str, path: str, reply: Reply) -> EtlError:
     """Return the error that a reply's code alone gives (RFC 959 section 4.2.1)."""
     message = f"{name}:{path}: {reply.text}"
-    if reply.code in {452, 552}:
+    if reply.code in {452, 552} or _says_full(reply):
         return StorageFull(message, server=name)
     if reply.code in {421, 425, 426}:
         return ConnectionLost(message, server=name)
     if reply.code in {530, 532}:
         return PermissionRefused(message, server=name)
     return IOFailure(message, server=name)
+
+
+def _says_full(reply: Reply) -> bool:
+    """Does a failed transfer speak of a full disk? English it is, but 426 and 451 leave it open."""
+    return reply.code in {426, 450, 451} and any(words in reply.text.lower() for words in _SAY_FULL)
 
 
 def _plain(asker: Asker, path: str, reply: Reply) -> EtlError | None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import select
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import ConnectionLost, EtlError, InvalidPath, ServerBusy, ServerUnavailable, TransferTimeout
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
@@ -24,17 +23,33 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 64 * 1024
 _PROGRESS_TICK = 1.0  # seconds between two looks at bytes that the kernel is still sending
+_PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
+
+
+class Upstream(Protocol):
+    """The bytes of a transfer that the kernel is still sending."""
+
+    def unsent_bytes(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def drained(self, seconds: float) -> bool:
+        """Did some leave in the `seconds` that were just waited? Raises when they are too few."""
+        ...
 
 
 class Pending:
     """The reply of one command: a `Promise[Reply]`. A refusal is a reply too, and is returned."""
 
-    def __init__(self, control: Control, command: str) -> None:
+    def __init__(self, control: Control, command: str, *, begins: bool) -> None:
         self.command = command  # the verb only: arguments may be secret
+        self.begins = begins  # a 1xx may come before its reply
         self.preliminary: Reply | None = None
+        self.preliminaries = 0
         self.reply: Reply | None = None
         self.error: EtlError | None = None
-        self.follows = False  # it left in one write with a command before it
+        self.shared = False  # it left in one write with others
+        self.follows = False  # and was not the first of them
         self._control = control
 
     @property
@@ -47,12 +62,12 @@ class Pending:
         """Was it refused, before anything began?"""
         return self.reply is not None and not self.is_begun
 
-    def result(self, unsent_bytes: Callable[[], int] | None = None, limit: float | None = None) -> Reply:
+    def result(self, upstream: Upstream | None = None, limit: float | None = None) -> Reply:
         """Return the final reply.
 
-        `unsent_bytes`: as long as this number falls, the time limit starts anew. `limit`: seconds, if not the usual.
+        `upstream`: as long as its bytes leave, the time limit starts anew. `limit`: seconds, if not the usual.
         """
-        self._control.settle(self, unsent_bytes=unsent_bytes, limit=limit)
+        self._control.settle(self, upstream=upstream, limit=limit)
         assert self.reply is not None  # noqa: S101 - settle() returns only then
         return self.reply
 
@@ -84,7 +99,7 @@ class Control:
 
     def expect_welcome(self) -> Pending:
         """Return the reply that a server gives unasked."""
-        welcome = Pending(self, "the connection")
+        welcome = Pending(self, "the connection", begins=True)
         self._due.append(welcome)
         return welcome
 
@@ -104,7 +119,7 @@ class Control:
         line = verb.encode("ascii") + (b"" if argument is None else b" " + argument)
         if b"\r" in line or b"\n" in line or b"\0" in line:
             raise InvalidPath(f"the argument of {verb} holds a line break or NUL", server=self.server)
-        pending = Pending(self, verb)
+        pending = Pending(self, verb, begins=transfers)
         self._corked.append((pending, line + b"\r\n"))
         self._due.append(pending)
         if transfers:
@@ -116,18 +131,19 @@ class Control:
         pending: Pending,
         *,
         preliminary: bool = False,
-        unsent_bytes: Callable[[], int] | None = None,
+        upstream: Upstream | None = None,
         limit: float | None = None,
     ) -> None:
         """Send what is corked and read replies in order, up to that of `pending`."""
-        deadline = self._login_deadline or time.monotonic() + (limit or self._reply_limit)
+        limit = limit or self._reply_limit
+        deadline = self._login_deadline or time.monotonic() + limit
         while pending.reply is None and not (preliminary and pending.preliminary):
             if pending.error is not None:
                 raise pending.error
             if self._broken is not None:
                 raise self._broken
             self._write_corked()
-            self._read_one(deadline, unsent_bytes)
+            deadline = self._read_one(deadline, limit, upstream)
 
     def push(self) -> None:
         """Send what is corked, or of it the first command where the server wants one at a time; read nothing."""
@@ -136,9 +152,14 @@ class Control:
         self._write_corked()
 
     def peek(self) -> None:
-        """Read the replies that have come; wait for none."""
-        while self._broken is None and self._due and (self._parser.has_reply or _is_readable(self.sock)):
-            self._read_one(time.monotonic() + self._reply_limit, None)
+        """Read the replies that have come; wait for none, nor for the rest of one."""
+        while self._broken is None:
+            if (reply := self._take()) is not None:
+                self._give(reply)
+            elif _is_readable(self.sock):
+                self._feed(time.monotonic() + self._reply_limit, self._reply_limit, None)
+            else:
+                return
 
     def flush(self) -> None:
         """Send what is corked and read every reply that is due. Raises RuntimeError while a transfer runs."""
@@ -151,7 +172,7 @@ class Control:
         self.flush()
         if _is_readable(self.sock) or not self._parser.is_empty:
             # A 421 tells more than "spoke unasked": read it.
-            self._read_one(time.monotonic() + self._reply_limit, None)
+            self._read_one(time.monotonic() + self._reply_limit, self._reply_limit, None)
 
     def abandon(self, error: EtlError) -> None:
         """Make this connection unusable; what is due will never be read."""
@@ -182,12 +203,17 @@ class Control:
         else:
             batch = list(self._corked)
             self._corked.clear()
-        for pending, _ in batch[1:]:
-            pending.follows = True
+        for number, (pending, _) in enumerate(batch):
+            pending.shared, pending.follows = len(batch) > 1, number > 0
+        limit = self._reply_limit
+        if self._login_deadline:
+            limit = max(0.001, self._login_deadline - time.monotonic())
         try:
-            self.sock.settimeout(self._login_limit if self._login_deadline else self._reply_limit)
+            self.sock.settimeout(limit)
             self.sock.sendall(b"".join(line for _, line in batch))
         except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:  # else ETIMEDOUT: a broken connection
+                raise self._timed_out(limit) from error
             # The reason may be readable still: a 421 sent before the server closed.
             self._read_farewell()
             raise self._failed(f"sending {batch[-1][0].command} failed: {error}") from error
@@ -203,49 +229,68 @@ class Control:
         if reply is not None and reply.code == 421:
             raise self._said_421(reply)
 
-    def _read_one(self, deadline: float, unsent_bytes: Callable[[], int] | None) -> None:
-        """Read one reply and give it to the command it belongs to."""
+    def _read_one(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
+        """Read one reply and give it to the command it belongs to.
+
+        Returns the deadline, which is `limit` seconds from the last byte that left `upstream`.
+        """
+        while (reply := self._take()) is None:
+            deadline = self._feed(deadline, limit, upstream)
+        self._give(reply)
+        return deadline
+
+    def _take(self) -> Reply | None:
         try:
-            reply = self._parser.take()
-            while reply is None:
-                data, deadline = self._receive(deadline, unsent_bytes)
-                if not data:
-                    raise self._failed(f"the server closed the connection{self._while()}")
-                self._parser.feed(data)
-                reply = self._parser.take()
+            return self._parser.take()
         except GarbledReplyError as error:
             raise self._failed(f"the server sent {error}{self._while()}") from error
+
+    def _give(self, reply: Reply) -> None:
         if reply.code == 421:
             raise self._said_421(reply)
         if not self._due:
             raise self._failed(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
-        if reply.is_preliminary:
+        if not reply.is_preliminary:
+            self._due.popleft()
+            head.reply = reply
+        elif head.begins and head.preliminaries < _PRELIMINARY_LIMIT:
             head.preliminary = reply
-            self._note_pace(head)
-            return
-        self._due.popleft()
-        head.reply = reply
+            head.preliminaries += 1
+        else:
+            # Its replies are not in step with our commands: none that follows can be trusted.
+            raise self._failed(f"the server answered {head.command} with {reply.text}")
         self._note_pace(head)
 
-    def _receive(self, deadline: float, unsent_bytes: Callable[[], int] | None) -> tuple[bytes, float]:
-        """Return what came, and the deadline, which moves while the kernel gets rid of bytes."""
-        unsent = unsent_bytes() if unsent_bytes else 0
+    def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
+        """Receive once; return the deadline, which moves while bytes leave `upstream`."""
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._timed_out()
+                raise self._timed_out(limit)
+            if upstream is not None and upstream.unsent_bytes():
+                left = min(left, _PROGRESS_TICK)
+            began = time.monotonic()
             try:
-                self.sock.settimeout(min(left, _PROGRESS_TICK) if unsent else left)
-                return self.sock.recv(_CHUNK_BYTES), deadline
-            except TimeoutError as error:
-                if error.errno is not None:  # ETIMEDOUT: the peer acknowledges nothing
-                    raise self._failed(f"{error}{self._while()}") from error
-                before, unsent = unsent, unsent_bytes() if unsent_bytes else 0
-                if unsent < before:
-                    deadline = time.monotonic() + self._reply_limit
+                self.sock.settimeout(left)
+                data = self.sock.recv(_CHUNK_BYTES)
             except OSError as error:
-                raise self._failed(f"{error}{self._while()}") from error
+                if not isinstance(error, TimeoutError) or error.errno is not None:  # with a number: ETIMEDOUT
+                    raise self._failed(f"{error}{self._while()}") from error
+                if self._has_drained(upstream, time.monotonic() - began):
+                    deadline = time.monotonic() + limit
+                continue
+            if not data:
+                raise self._failed(f"the server closed the connection{self._while()}")
+            self._parser.feed(data)
+            return deadline
+
+    def _has_drained(self, upstream: Upstream | None, seconds: float) -> bool:
+        try:
+            return upstream is not None and upstream.drained(seconds)
+        except EtlError as error:
+            self.abandon(error)
+            raise
 
     def _while(self) -> str:
         return f" before its reply to {self._due[0].command}" if self._due else ""
@@ -259,7 +304,7 @@ class Control:
         self.abandon(error)
         return error
 
-    def _timed_out(self) -> EtlError:
+    def _timed_out(self, limit: float) -> EtlError:
         self._doubt_pace()
         error: EtlError
         command = self._due[0].command if self._due else "nothing"
@@ -271,7 +316,7 @@ class Control:
             )
         else:
             error = TransferTimeout(
-                f"{self.server}: no reply to {command} within {self._reply_limit:g} s (ETL_REPLY_TIMEOUT_SECONDS)",
+                f"{self.server}: no reply to {command} within {limit:g} s (ETL_REPLY_TIMEOUT_SECONDS)",
                 server=self.server,
             )
         self.abandon(error)
@@ -282,8 +327,8 @@ class Control:
             self.pace.worked()
 
     def _doubt_pace(self) -> None:
-        """A server that never answered a second command of one write may have lost it."""
-        if self._due and self._due[0].follows and not self._sockets.is_cut:
+        """A server that did not answer a command that shared a write may have been confused by that."""
+        if self._due and self._due[0].shared and not self._sockets.is_cut:
             self.pace.failed()
 
     def _said_421(self, reply: Reply) -> EtlError:

@@ -5,6 +5,7 @@ Knows the control connection it is agreed on, and no file.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ftplib
 import os
@@ -17,61 +18,89 @@ from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import ConnectionLost, EtlError, IOFailure, TransferTimeout
 from etl.transfer.ftp.sockets import Sockets, dial_peer, tune
+from etl.transfer.ftp.watch import StalledError, Watch
 
 if TYPE_CHECKING:
     from etl.config import TransferSettings
     from etl.transfer.ftp.control import Control, Pending
     from etl.transfer.ftp.replies import Reply
 
+_PROGRESS_TICK = 1.0  # seconds between two looks at bytes that the kernel is still sending
+_PORT_REPLY_BYTES = 500  # of a reply that are searched for a port: the search takes the square of their number
 _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 
 
 class DataConnection:
-    """An open data connection."""
+    """An open data connection: a socket that never blocks, and waits of its own that notice who stands still."""
 
-    def __init__(self, sock: socket.socket, sockets: Sockets, server: str, stall_limit: float) -> None:
+    def __init__(self, sock: socket.socket, sockets: Sockets, server: str, watch: Watch) -> None:
         self._sock = sock
         self._sockets = sockets
         self._server = server
-        self._stall_limit = stall_limit
-        sock.settimeout(stall_limit)
+        self._watch = watch
+        self._unsent_bytes = 0  # when last looked at
+        sock.setblocking(False)
 
     def readinto(self, buffer: memoryview) -> int:
         """Receive once; 0 at the end of the file. Raises TransferTimeout, ConnectionLost."""
         try:
-            count = self._sock.recv_into(buffer)
+            count = self._receive(buffer)
         except OSError as error:
             raise self._fault(error) from error
         if not count and self._sockets.is_cut:  # an aborted session must not look like the end of a file
             raise self._fault(ConnectionAbortedError())
         return count
 
+    def _receive(self, buffer: memoryview) -> int:
+        seconds = 0.0
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                if count := self._sock.recv_into(buffer):
+                    self._watch.note(seconds, count)
+                return count
+            began, poll = time.monotonic(), select.poll()
+            poll.register(self._sock, select.POLLIN)
+            if not poll.poll(self._watch.left(seconds) * 1000):
+                self._watch.note(seconds + time.monotonic() - began, 0)
+            seconds += time.monotonic() - began
+
     def send(self, block: memoryview, *, is_last: bool) -> int:
-        """Send what the kernel takes of a block; return how many bytes. The stall limit is for each call.
+        """Send what the kernel takes of a block; return how many bytes, 0: it takes none now.
 
         `is_last`: more than this block will not come, so that the end of the file travels with its last bytes.
         """
         try:
             return self._sock.send(block, socket.MSG_MORE if is_last else 0)
+        except BlockingIOError:
+            return 0
         except OSError as error:
             raise self._fault(error) from error
 
     def wait_to_send(self, control: socket.socket) -> bool:
-        """Wait until bytes can be sent; False when the server says something on `control` first."""
+        """Wait until bytes can be sent; False when the server says something on `control` first.
+
+        The kernel has room again only when a good part of what it holds was taken: to tell slow from still, it is
+        asked in between how much is left.
+        """
         poll = select.poll()
         poll.register(self._sock, select.POLLOUT)
         poll.register(control, select.POLLIN)
-        ready = dict(poll.poll(self._stall_limit * 1000))
-        if not ready:
-            raise self._fault(TimeoutError())
-        return control.fileno() not in ready
+        unsent_bytes = self.unsent_bytes()
+        while True:
+            began = time.monotonic()
+            ready = dict(poll.poll(min(self._watch.left(), _PROGRESS_TICK) * 1000))
+            before, unsent_bytes = unsent_bytes, self.unsent_bytes()
+            self._note(time.monotonic() - began, max(before - unsent_bytes, int(self._sock.fileno() in ready)))
+            if ready:
+                return control.fileno() not in ready
 
     def finish_writing(self) -> None:
-        """Send the end of the file. The descriptor stays open, for `unsent_bytes`."""
+        """Send the end of the file. The descriptor stays open, for `drained`."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise self._fault(error) from error
+        self._unsent_bytes = self.unsent_bytes()
 
     def unsent_bytes(self) -> int:
         """Return how many bytes the other side has not acknowledged yet; 0 when that is not known."""
@@ -79,6 +108,19 @@ class DataConnection:
             return int(struct.unpack("i", fcntl.ioctl(self._sock, _SIOCOUTQ, b"\0" * 4))[0])
         except OSError:
             return 0
+
+    def drained(self, seconds: float) -> bool:
+        """Did the other side take bytes in the `seconds` that were just waited? Raises when it is too slow."""
+        before, self._unsent_bytes = self._unsent_bytes, self.unsent_bytes()
+        if before:
+            self._note(seconds, max(0, before - self._unsent_bytes))
+        return self._unsent_bytes < before
+
+    def _note(self, seconds: float, moved_bytes: int) -> None:
+        try:
+            self._watch.note(seconds, moved_bytes)
+        except OSError as error:
+            raise self._fault(error) from error
 
     def close(self) -> None:
         """Close in good order."""
@@ -91,11 +133,9 @@ class DataConnection:
     def _fault(self, error: OSError) -> EtlError:
         if self._sockets.is_cut:
             return ConnectionLost(f"{self._server}: the session was aborted", server=self._server)
-        if isinstance(error, TimeoutError):
-            return TransferTimeout(
-                f"{self._server}: no byte moved for {self._stall_limit:g} s (ETL_STALL_TIMEOUT_SECONDS)",
-                server=self._server,
-            )
+        if isinstance(error, TimeoutError):  # by TCP_USER_TIMEOUT, too: the kernel has seen that nothing moves
+            stalled = error if isinstance(error, StalledError) else self._watch.stalled()
+            return TransferTimeout(f"{self._server}: {stalled}", server=self._server)
         return ConnectionLost(f"{self._server}: the data connection broke: {error}", server=self._server)
 
 
@@ -145,7 +185,8 @@ class DataConnections:
 
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket."""
-        return DataConnection(sock, self.sockets, self.server, self.settings.stall_timeout)
+        watch = Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
+        return DataConnection(sock, self.sockets, self.server, watch)
 
     def wait(self, own: socket.socket, event: int, command: Pending | None, deadline: float) -> bool:
         """Wait for something to happen to a socket; False when `command` was refused first. Raises TimeoutError."""
@@ -198,6 +239,8 @@ class Passive:
         ):
             connections.extended = False
             reply = self._ask().result()
+        if not reply.is_success and self._pending.follows:
+            connections.control.pace.failed()
         self._port = self._port_in(reply)
         self._deadline = time.monotonic() + settings.connect_timeout
         try:
@@ -235,7 +278,7 @@ class Passive:
             self._connections.sockets.close(self._sock)
 
     def _port_in(self, reply: Reply) -> int:
-        text = reply.lines[-1].decode("ascii", "replace")
+        text = reply.lines[-1][:_PORT_REPLY_BYTES].decode("ascii", "replace")
         server = self._connections.server
         if not reply.is_success:
             raise IOFailure(f"{server}: no data connection: {reply.text}", server=server)

@@ -31,15 +31,31 @@ def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names
     features = _features(control.send("FEAT").result())
     if encoding.lower() in {"utf-8", "utf8"} and "UTF8" in features:
         control.send("OPTS", b"UTF8 ON")  # a refusal changes nothing
-    binary, where = control.send("TYPE", b"I"), control.send("PWD")
-    if not binary.result().is_success:
-        raise ServerUnavailable(f"{server.hostname}: TYPE I: {binary.result().text}", server=server.hostname)
+    binary, where = _binary_and_folder(control)
+    if not binary.is_success:
+        raise ServerUnavailable(f"{server.hostname}: TYPE I: {binary.text}", server=server.hostname)
     names = Names(encoding, server.base_path)
-    home = quoted_path(where.result().line) if where.result().is_success else None
+    home = quoted_path(where.line) if where.is_success else None
     control.logged_in()
-    if home is not None and home.startswith(b"/"):
+    if home is not None and home.startswith(b"/") and not {13, 0} & set(home):
         names = Names(encoding, server.base_path, names.read(home))
     return names, features
+
+
+def _binary_and_folder(control: Control) -> tuple[Reply, Reply]:
+    """Return the replies to TYPE I and PWD.
+
+    They are the first commands that share a write: a server that is confused by that shows it here, where asking again
+    costs nothing.
+    """
+    pair = control.send("TYPE", b"I"), control.send("PWD")
+    together = pair[0].result(), pair[1].result()
+    if together[0].is_success and together[1].code == 257:
+        return together
+    alone = control.send("TYPE", b"I").result(), control.send("PWD").result()
+    if (alone[0].code, alone[1].code) != (together[0].code, together[1].code):
+        control.pace.failed()
+    return alone
 
 
 def _features(reply: Reply) -> frozenset[str]:

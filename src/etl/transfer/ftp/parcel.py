@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from etl.errors import ConnectionLost, EtlError, SizeMismatch
+from etl.errors import ConnectionLost, EtlError, SizeMismatch, SourceChanged
 
 if TYPE_CHECKING:
     from etl.models.task import Facts
+    from etl.transfer.base import Parcel, Promise
     from etl.transfer.ftp.control import Pending
     from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.replies import Reply
+
+_PIECE_BYTES = 256 * 1024
+_REST_PIECES = 16  # how many such are read beyond the end of a file, to find out whether it has grown
 
 
 class Reader(Protocol):
@@ -26,6 +30,10 @@ class Reader(Protocol):
         """Return the error for a refused RETR."""
         ...
 
+    def unchanged(self, parcel: Parcel) -> Promise[bool]:
+        """Are size and time of the parcel's file still those it had before it was read?"""
+        ...
+
 
 class FTPParcel:
     """A RETR that runs. Its session writes nothing until `close`."""
@@ -38,6 +46,8 @@ class FTPParcel:
         self._data = data
         self.held: memoryview | None = None
         self._ahead = memoryview(b"")  # what `load` read, and `readinto` did not give out yet
+        self._given_bytes = 0
+        self._is_longer = False  # more came than the file's size
         self._at_end = False  # end of file seen, data connection closed
         self._is_closed = False
 
@@ -50,19 +60,26 @@ class FTPParcel:
         filled = 0
         while filled < len(room) and (count := self._receive(room[filled:])):
             filled += count
-        self._ahead = room[:filled]
-        if self._at_end:
+        self._ahead, self._is_longer = room[:filled], filled > size_bytes
+        if self._at_end and not self._is_longer:
             self.held = self._ahead
-        return self._at_end
+        return self.held is not None
 
     def readinto(self, buffer: memoryview) -> int:
-        """Give what was read ahead first, then what comes."""
+        """Give what was read ahead first, then what comes; never more than the file's size.
+
+        A server that sends on and on would fill the destination.
+        """
+        if self.facts.size_bytes is not None:
+            buffer = buffer[: self.facts.size_bytes - self._given_bytes]
         if self._ahead:
             count = min(len(buffer), len(self._ahead))
             buffer[:count] = self._ahead[:count]
             self._ahead = self._ahead[count:]
-            return count
-        return 0 if self._at_end or self._is_closed else self._receive(buffer)
+        else:
+            count = self._receive(buffer) if buffer and not (self._at_end or self._is_closed) else 0
+        self._given_bytes += count
+        return count
 
     def close(self, *, complete: bool) -> None:
         """Read the final reply, or cut the transfer."""
@@ -72,13 +89,24 @@ class FTPParcel:
         if not complete:
             self._cut(ConnectionLost(f"{self._session.name}: a transfer was broken off", server=self._session.name))
             return
-        if not self._at_end and self._receive(memoryview(bytearray(1))):
-            error = SizeMismatch(f"{self._session.name}:{self.path}: more bytes came than were asked for")
+        if self._is_longer or (not self._at_end and self._receive(memoryview(bytearray(1)))):
+            error = self._why_longer()
             self._cut(error)
             raise error
         reply = self._retr.result()
         if not reply.is_success:
             raise self._session.why_not_read(self.path, reply)
+
+    def _why_longer(self) -> EtlError:
+        """Return the error for a file of more bytes than were asked for: it has grown, or its size was a wrong one."""
+        rest = memoryview(bytearray(_PIECE_BYTES))
+        for _ in range(_REST_PIECES):
+            if self._at_end or not self._receive(rest):
+                break
+        where, server = f"{self._session.name}:{self.path}", self._session.name
+        if self._at_end and self._retr.result().is_success and not self._session.unchanged(self).result():
+            return SourceChanged(f"{where} grew while it was read", server=server)
+        return SizeMismatch(f"{where}: more bytes came than were asked for", server=server)
 
     def _receive(self, buffer: memoryview) -> int:
         try:

@@ -168,7 +168,9 @@ class Renaming:
             elif tried:
                 raise asking.why_not_written(self._session, target, refusal)
             # else: another session may have made the folder since we were refused
-            from_, to = self._send(source, target)
+            from_ = self._session.ask("RNFR", source)
+            from_.result()  # before the RNTO is sent: a server may have lost what shared a write
+            to = self._session.ask("RNTO", target)
             if to.result().is_success:
                 return False
             first, refusal = from_.result(), to.result()

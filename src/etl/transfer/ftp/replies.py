@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 LINE_LIMIT_BYTES = 8 * 1024
 LINE_LIMIT_COUNT = 1000
+REPLY_LIMIT_BYTES = 256 * 1024
 _FIRST_LINE = re.compile(rb"([1-5][0-9]{2})(?:[ -]|$)")
 
 
@@ -55,16 +56,12 @@ class ReplyParser:
         self._buffer = bytearray()
         self._searched = 0  # of the buffer: no line end before it
         self._lines: list[bytes] = []
+        self._lines_bytes = 0
 
     @property
     def is_empty(self) -> bool:
         """Is nothing waiting to become a reply?"""
         return not self._buffer and not self._lines
-
-    @property
-    def has_reply(self) -> bool:
-        """Is there a whole line that may end a reply?"""
-        return b"\n" in self._buffer
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take what was received."""
@@ -76,11 +73,14 @@ class ReplyParser:
             if not self._lines and not _FIRST_LINE.match(line):
                 raise GarbledReplyError(f"{line[:60]!r} is no FTP reply")
             self._lines.append(line)
+            self._lines_bytes += len(line)
             if len(self._lines) > LINE_LIMIT_COUNT:
                 raise GarbledReplyError(f"a reply of more than {LINE_LIMIT_COUNT} lines")
+            if self._lines_bytes > REPLY_LIMIT_BYTES:
+                raise GarbledReplyError(f"a reply of more than {REPLY_LIMIT_BYTES} bytes")
             first = self._lines[0]
             if first[3:4] != b"-" or (len(self._lines) > 1 and line[:3] == first[:3] and line[3:4] in {b" ", b""}):
-                lines, self._lines = tuple(self._lines), []
+                lines, self._lines, self._lines_bytes = tuple(self._lines), [], 0
                 return Reply(int(first[:3]), lines)
         return None
 

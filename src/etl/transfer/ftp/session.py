@@ -22,8 +22,9 @@ from etl.transfer.ftp.control import Control, Pending
 from etl.transfer.ftp.data import DataConnections, Opening
 from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import (
+    GarbledListingError,
+    Listing,
     Names,
-    bare_names,
     check_encoding,
     folders_above,
     size_in,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LISTING_LIMIT_BYTES = 256 << 20
 _PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: servers have limits of their own
 _MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
 
@@ -167,47 +167,42 @@ class FTPTransfer(Streaming):
         """Return the error for a refused or broken RETR."""
         return asking.why_not_read(self, self._names.whole(path), refusal)
 
-    def names_in(self, whole_path: str) -> list[str] | None:
-        """Return the bare names in a folder, hidden ones included; None when it cannot be entered or listed.
+    def names_in(self, whole_path: str, prefix: str) -> list[str] | None:
+        """Return the bare names in a folder that begin with `prefix`, hidden ones included.
 
-        The folder is entered first and listed without an argument: no name can be an option or a pattern then.
+        None when it cannot be entered or shows no names at all. The folder is entered first and listed without an
+        argument: no name can be an option or a pattern then.
         """
         if not self.ask("CWD", whole_path).result().is_success:
             return None
-        if self.offers("MLST"):
-            listing = self._listing("MLSD", None)
-            if listing is not None:
-                return self._bare(listing, with_facts=True)
-        hidden = self._listing("NLST", b"-a")  # without it vsftpd hides names with a leading dot
-        found = self._bare(hidden or b"", with_facts=False)
-        if found:
-            return found
-        listing = self._listing("NLST", None)
-        return None if listing is None and hidden is None else self._bare(listing or b"", with_facts=False)
+        ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if self.offers("MLST") else []
+        ways += [("NLST", b"-a"), ("NLST", None)]  # without -a vsftpd hides names with a leading dot
+        for verb, argument in ways:
+            listing = Listing(with_facts=verb == "MLSD", prefix=self._names.wire(prefix))
+            if self._list(verb, argument, listing) and (listing.count or verb == "MLSD"):
+                return [self._names.read(name) for name in listing.names] if listing.count else None
+        return None
 
-    def _bare(self, listing: bytes, *, with_facts: bool) -> list[str]:
-        return [self._names.read(name) for name in bare_names(listing, with_facts=with_facts)]
-
-    def _listing(self, verb: str, argument: bytes | None) -> bytes | None:
-        """Return a listing; None when it is refused."""
+    def _list(self, verb: str, argument: bytes | None, listing: Listing) -> bool:
+        """Read a listing; False when it is refused."""
         running = self.start(verb, argument)
         if not isinstance(running, Running):
-            return None
+            return False
         if not (running.command.started().is_preliminary or running.command.is_begun):
             running.data.close()
-            return None
-        received, buffer = bytearray(), memoryview(bytearray(64 * 1024))
+            return False
+        buffer = memoryview(bytearray(64 * 1024))
         try:
             while count := running.data.readinto(buffer):
-                received += buffer[:count]
-                if len(received) > _LISTING_LIMIT_BYTES:
-                    raise IOFailure(f"{self.name}: a listing of more than {_LISTING_LIMIT_BYTES} bytes")
-        except EtlError as error:
+                listing.feed(bytes(buffer[:count]))
+        except (EtlError, GarbledListingError) as error:
             running.data.reset()
-            self.abandon(error)
-            raise
+            broken = error if isinstance(error, EtlError) else IOFailure(f"{self.name}: {error}", server=self.name)
+            self.abandon(broken)
+            raise broken from error
+        listing.end()
         running.data.close()
-        return bytes(received) if running.command.result().is_success else None
+        return running.command.result().is_success
 
     # --- transfers ------------------------------------------------------------------------------------------
 
@@ -242,15 +237,35 @@ class FTPTransfer(Streaming):
             self.abandon(error)
             raise error
 
+    @property
+    def is_prepared(self) -> bool:
+        """Has the next transfer a data connection already?"""
+        return self._prepared is not None
+
+    def _opening(self) -> Opening:
+        """Return the way to the next data connection: the one opened ahead, while it is good."""
+        stale, self._prepared = self._prepared, None
+        if stale is None or time.monotonic() - stale.born <= _PREPARED_SECONDS:
+            return stale or self._data_connections.open()
+        # Asked for while the old one stands: the server closes that by itself then (FTP.md section 5.1), and has no
+        # reason to say a word about it.
+        fresh = self._data_connections.open()
+        try:
+            fresh.agree()
+        except BaseException:
+            fresh.cancel()
+            raise
+        finally:
+            stale.cancel()
+        return fresh
+
     def start(self, verb: str, argument: bytes | None) -> Running | Pending:
         """Begin a transfer: command and data connection. Returns the command when it is refused meanwhile.
 
         Once passive mode is proven in this session, its opening command and the transfer's leave in one write. Not so
         in active mode: pyftpdlib answers PORT when its connection stands, and loses what came before that.
         """
-        self._require_fresh()
-        ways, data = self._data_connections, None
-        opening, self._prepared = self._prepared or ways.open(), None
+        ways, data, opening = self._data_connections, None, self._opening()
         try:
             if not (ways.is_passive and ways.is_proven) or self.control.pace.is_one_by_one:
                 opening.agree()
@@ -303,9 +318,13 @@ class FTPTransfer(Streaming):
 
     def _stored_size(self, whole: str, size: Pending) -> int | None:
         size_bytes = size_in(size.result().line) if size.result().is_success else None
-        if size_bytes is None and basename(whole) not in (self.names_in(parent(whole) or "/") or [basename(whole)]):
+        if size_bytes is not None:
+            return size_bytes
+        folder, name = parent(whole) or "/", basename(whole)
+        listed = self.names_in(folder, name)
+        if listed is not None and name not in listed:
             raise IOFailure(f"{self.name}:{whole}: stored, and not there under this name", server=self.name)
-        return size_bytes
+        return None
 
     def make_folders(self, whole: str) -> bool:
         """Make the missing folders above a path; False when none was missing. Others may do the same meanwhile."""
@@ -375,11 +394,11 @@ class FTPTransfer(Streaming):
         whole = self._names.whole(path)
         return self._deleted(whole, self.ask("DELE", whole).result())
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, prefix: str = "") -> list[str]:
         """List a folder."""
         self._settle_all()
         whole = self._names.whole(folder) if folder.strip("/.") else self._names.top
-        return self.names_in(whole) or []
+        return self.names_in(whole, prefix) or []
 
     def _deleted(self, whole: str, reply: Reply) -> bool:
         if reply.is_success:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import struct
 import threading
 import time
+from typing import Any
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER, zero seconds: close() sends RST and forgets what was not sent
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))  # s, s, times
@@ -78,7 +80,7 @@ def tune(sock: socket.socket, silence_seconds: float) -> None:
 def dial(sockets: Sockets, host: str, port: int, limit: float, silence_seconds: float) -> socket.socket:
     """Connect to a host by name, trying its addresses in turn, `limit` seconds in all. Raises OSError."""
     deadline = time.monotonic() + limit
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = _resolve(host, port, limit)
     for left, (family, kind, proto, _, address) in zip(range(len(found), 0, -1), found, strict=True):
         share = max((deadline - time.monotonic()) / left, 0.001)
         try:
@@ -87,6 +89,28 @@ def dial(sockets: Sockets, host: str, port: int, limit: float, silence_seconds: 
             if left == 1 or sockets.is_cut:
                 raise
     raise OSError(f"{host} has no address")
+
+
+def _resolve(host: str, port: int, limit: float) -> list[Any]:
+    """Look a name up. The system's resolver knows no limit of ours: it is left behind in a thread until it gives up."""
+    with contextlib.suppress(socket.gaierror):  # an address needs no resolver
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    answers: queue.SimpleQueue[list[Any] | BaseException] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except BaseException as error:  # noqa: BLE001 - raised again, by whoever waits
+            answers.put(error)
+
+    threading.Thread(target=ask, name=f"resolver-{host}", daemon=True).start()
+    try:
+        answer = answers.get(timeout=limit)
+    except queue.Empty:
+        raise TimeoutError(f"the name {host} was not resolved") from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def dial_peer(sockets: Sockets, control: socket.socket, port: int, silence_seconds: float) -> socket.socket:

@@ -40,6 +40,11 @@ class Writer(asking.Asker, Protocol):
         """The control connection."""
         ...
 
+    @property
+    def is_prepared(self) -> bool:
+        """Has the next transfer a data connection already?"""
+        ...
+
     def start(self, verb: str, argument: bytes | None) -> Running | Pending:
         """Begin a transfer; the command when it was refused at once."""
         ...
@@ -72,6 +77,7 @@ class Upload:
         self._held_bytes = 0  # of the buffer: what a second STOR would begin with
         self._is_whole = False  # that is the whole file
         self._sent_bytes = 0
+        self._is_ahead = False  # the data connection was opened before the STOR
 
     def run(self) -> int:
         """Stream; return the number of bytes. When the STOR is refused make the folders on its way and try again.
@@ -87,7 +93,7 @@ class Upload:
         tries = _TRIES
         while (refused := self._try()) is not None:
             tries -= 1
-            if self._session.was_confused(refused):
+            if self._session.was_confused(refused) or self._was_stale(refused):
                 continue
             # Once more even when nothing had to be made: another job may have made the folder just now.
             if refused.result().code in _SAY_ENOUGH or tries == 0:
@@ -100,8 +106,14 @@ class Upload:
             raise asking.why_not_written(self._session, self._whole, refused.result())
         return self._sent_bytes
 
+    def _was_stale(self, refused: Pending) -> bool:
+        """Was the data connection opened ahead, and given up by the server meanwhile? The next one is new."""
+        was_ahead, self._is_ahead = self._is_ahead, False
+        return was_ahead and refused.result().code == 425
+
     def _try(self) -> Pending | None:
         """Send the file; return the STOR when it was refused before anything was stored."""
+        self._is_ahead = self._session.is_prepared
         running = self._session.start("STOR", self._session.wire(self._whole))
         if not isinstance(running, Running):
             return running
@@ -120,13 +132,14 @@ class Upload:
         """Send a piece, and the end of the file after the last one; False when the STOR is refused."""
         data, stor, control = running.data, running.command, self._session.control
         try:
-            while piece and not stor.is_refused:
-                if stor.is_begun or data.wait_to_send(control.sock):
-                    count = data.send(piece, is_last=is_last)
-                    self._sent_bytes += count
-                    piece = piece[count:]
-                else:
+            while piece and stor.reply is None:
+                count = data.send(piece, is_last=is_last)
+                self._sent_bytes += count
+                piece = piece[count:]
+                if not count and not data.wait_to_send(control.sock):
                     control.peek()
+            if piece and not stor.is_refused:
+                raise self._ended_early()
             if is_last:
                 if not stor.is_refused:
                     data.finish_writing()
@@ -136,6 +149,11 @@ class Upload:
             if not self._was_refused(running, error):
                 raise self._broken(running, error) from error
         return not stor.is_refused
+
+    def _ended_early(self) -> EtlError:
+        """Return the error for a server that ended the transfer before it had the file."""
+        name = self._session.name
+        return ConnectionLost(f"{name}:{self._whole}: the server ended the transfer before the file", server=name)
 
     def _next(self, running: Running) -> memoryview:
         """Read the next piece of the parcel."""
@@ -155,7 +173,7 @@ class Upload:
         """Read the final reply."""
         data, stor = running.data, running.command
         try:
-            reply = stor.result(data.unsent_bytes)
+            reply = stor.result(data)
         finally:
             data.close()
         if reply.is_success:
