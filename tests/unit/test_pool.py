@@ -93,7 +93,7 @@ def test_a_release_counts_once() -> None:
         taken.release(clean=True)
         taken.release(clean=False)
         assert pools.stats()["A"] == {
-            "limit": 2, "limit_now": 2, "open": 1, "idle": 1, "taken": 0, "dialing": 0, "litter": 0,
+            "limit": 2, "limit_now": 2, "open": 1, "idle": 1, "taken": 0, "dialing": 0, "connects_left": 3, "litter": 0,
         }  # fmt: skip
 
 
@@ -160,16 +160,110 @@ def test_a_pair_that_could_never_have_its_sessions_is_a_wrong_setting() -> None:
 
 def test_at_most_four_connects_to_a_server_are_under_way() -> None:
     with pools_of(World(A=8, B=8)) as pools:
+        lease(pools, "A", None).release(clean=True)
+        kept = lease(pools, "A", None)
         waiting = [pools.reserve(pools.server("A")) for _ in range(5)]
         assert [taken is not None for taken in waiting] == [True] * 4 + [False]
-        assert pools.room(pools.server("A")) == 4
+        assert pools.room(pools.server("A")) == 3
         assert not refused(pools, "B", None)
         assert waiting[0] is not None
         waiting[0].open()
         assert not refused(pools, "A", None)
-        for taken in waiting:
+        for taken in [kept, *waiting]:
             if taken is not None:
                 taken.release(clean=True)
+
+
+def test_the_first_connect_to_a_server_goes_alone() -> None:
+    """A wrong password is tried once, and a server that gives no welcome holds one lane, not four."""
+    with pools_of(World(A=8)) as pools:
+        first = pools.reserve(pools.server("A"))
+        assert first is not None
+        assert refused(pools, "A", None)
+        first.open()
+        assert not refused(pools, "A", None)
+        first.release(clean=False)
+        first = pools.reserve(pools.server("A"))
+        assert first is not None
+        assert refused(pools, "A", None)
+        first.release(clean=True)
+
+
+def test_new_sessions_are_limited_per_minute_and_reused_ones_are_not() -> None:
+    """A server that breaks every session is not stormed; one that keeps them never meets the limit."""
+    world, clock = World(A=2), Clock()
+    world.configs["A"] = pretend.server("A", max_connections=2, connects_per_minute=30)
+    with pools_of(world, clock) as pools:
+        for _ in range(4):
+            lease(pools, "A", None).release(clean=False)
+        assert refused(pools, "A", None)
+        clock.pass_(1.9)
+        assert refused(pools, "A", None)
+        clock.pass_(0.1)
+        for _ in range(100):
+            lease(pools, "A", None).release(clean=True)
+        assert world["A"].connects == 5
+        lease(pools, "A", None).release(clean=False)
+        clock.pass_(60.0)
+        for _ in range(4):  # what was not used is not saved up
+            lease(pools, "A", None).release(clean=False)
+        assert refused(pools, "A", None)
+
+
+def test_a_refused_login_lets_nobody_try_for_longer_and_longer() -> None:
+    world, clock = World(A=8), Clock()
+    world["A"].refusal = errors.AuthenticationFailed("530")
+    with pools_of(world, clock, login_backoff_seconds=60.0) as pools:
+        rests = []
+        for _ in range(9):
+            taken = pools.reserve(pools.server("A"))
+            assert taken is not None
+            with pytest.raises(errors.AuthenticationFailed):
+                taken.open()
+            rests.append(pools.rest(pools.server("A")))
+            clock.pass_(rests[-1])
+        assert all(0.8 * 60 * 2**n <= rest <= 1.2 * 60 * 2**n for n, rest in enumerate(rests[:5]))
+        assert max(rests) <= 3600
+        world["A"].refusal = None
+        lease(pools, "A", None).release(clean=False)
+        assert pools.rest(pools.server("A")) == 0.0
+
+
+def test_a_refused_login_leaves_the_open_sessions_at_work() -> None:
+    """The password was changed: nobody logs in for a while, though the pool had room."""
+    world, clock = World(A=8), Clock()
+    with pools_of(world, clock, login_backoff_seconds=100.0) as pools:
+        kept = lease(pools, "A", None)
+        world["A"].refusal = errors.AuthenticationFailed("530")
+        taken = pools.reserve(pools.server("A"))
+        assert taken is not None
+        with pytest.raises(errors.AuthenticationFailed):
+            taken.open()
+        clock.pass_(79)
+        assert refused(pools, "A", None)
+        kept.release(clean=True)
+        lease(pools, "A", None).release(clean=True)
+        assert world["A"].connects == 1
+
+
+def test_after_a_refused_connect_idle_sessions_prove_themselves_first() -> None:
+    """The server died: no job meets the dead session that it left behind."""
+    world = World(A=8)
+    with pools_of(world) as pools:
+        kept, idle = lease(pools, "A", None), lease(pools, "A", None)
+        unlucky = pools.reserve(pools.server("A"))
+        assert unlucky is not None
+        idle.release(clean=True)
+        world["A"].refusal = errors.ServerUnavailable("refused")
+        with pytest.raises(errors.ServerUnavailable):
+            unlucky.open()
+        world["A"].deaf = True
+        again = pools.reserve(pools.server("A"))
+        assert again is not None
+        with pytest.raises(errors.ServerUnavailable):
+            again.open()
+        assert world["A"].sessions[1].pings == 1
+        kept.release(clean=False)
 
 
 def test_a_failed_connect_gives_both_sides_back_and_names_the_server() -> None:
@@ -210,20 +304,25 @@ def test_what_a_users_class_raises_on_connect_becomes_one_of_our_errors(
             taken.open()
 
 
-def test_too_many_connections_shrinks_the_pool_to_what_is_open_for_a_minute() -> None:
+@pytest.mark.parametrize("error", [errors.ServerBusy("421 too many"), errors.ServerUnavailable("refused")])
+def test_a_refusal_shrinks_the_pool_to_what_is_open_for_a_minute_then_it_grows_back(error: Exception) -> None:
     world, clock = World(A=8), Clock()
     with pools_of(world, clock) as pools:
         kept = [lease(pools, "A", None), lease(pools, "A", None)]
-        world["A"].refusal = errors.ServerBusy("421 too many")
+        world["A"].refusal = error
         unlucky = pools.reserve(pools.server("A"))
         assert unlucky is not None
-        with pytest.raises(errors.ServerBusy):
+        with pytest.raises(type(error)):
             unlucky.open()
         assert refused(pools, "A", None)
         kept.pop().release(clean=True)
         assert not refused(pools, "A", None)
-        clock.pass_(61)
-        assert pools.stats()["A"]["limit_now"] == 8
+        clock.pass_(59)
+        assert pools.stats()["A"]["limit_now"] == 2
+        for limit in (3, 4, 5, 6, 7, 8, 8):
+            clock.pass_(9.9 if limit > 3 else 2)
+            clock.pass_(0.1)
+            assert pools.stats()["A"]["limit_now"] == limit
         kept.pop().release(clean=True)
 
 
@@ -314,6 +413,74 @@ def test_the_reaper_closes_all_due_sessions_of_a_server_after_one_unanswered_pin
         pools.reap()
         assert sum(session.pings for session in world["A"].sessions) == 1
         assert world["A"].open == pools.stats()["A"]["taken"] == 0
+
+
+def test_a_ping_that_is_not_answered_has_a_limit_of_its_own_and_delays_no_other_server() -> None:
+    """A server that falls silent: its session is cut, and meanwhile those of others are looked after."""
+    world, clock = World(A=1, B=1), Clock()
+    silent = threading.Event()
+
+    class Silent(PretendSession):
+        def ping(self) -> None:
+            super().ping()
+            if self.server.hostname == "A":
+                silent.set()
+                assert self.aborted.wait(10)  # cut from outside
+
+    world.create = lambda config, limits: Silent(config, limits, world[config.hostname])  # type: ignore[method-assign]
+    with pools_of(world, clock, ping_timeout_seconds=0.3) as pools:
+        lease(pools).release(clean=True)
+        clock.pass_(30)
+        reaping = threading.Thread(target=pools.reap, name="reaping")
+        reaping.start()
+        assert silent.wait(5)
+        while not world["B"].sessions[0].pings:
+            time.sleep(0.001)
+        assert world["A"].open == 1
+        reaping.join(10)
+        assert (world["A"].open, world["B"].open) == (0, 1)
+        assert pools.stats()["A"]["taken"] == 0
+
+
+def test_sessions_are_opened_ahead_of_need_and_kept() -> None:
+    world, clock = World(A=4, B=4), Clock()
+    world.configs["A"] = pretend.server("A", max_connections=4, prewarm=3)
+    with pools_of(world, clock, idle_timeout_seconds=60.0, session_lifetime_seconds=1000.0) as pools:
+        pools.know(world.configs.values())
+        pools.reap()
+        assert (world["A"].open, world["B"].open) == (3, 0)
+        taken = lease(pools)
+        assert world["A"].connects == 3
+        pools.reap()
+        assert world["A"].open == 3
+        taken.release(clean=True)
+        clock.pass_(500)
+        pools.reap()
+        assert world["A"].connects == 3  # they may idle; they are pinged
+        assert world["B"].open == 0
+        clock.pass_(501)
+        pools.reap()
+        assert (world["A"].connects, world["A"].open) == (6, 3)  # past their lifetime
+
+
+def test_a_session_that_cannot_be_opened_ahead_is_not_tried_for_a_minute() -> None:
+    """And after a refused login for as long as nobody may log in."""
+    for refusal, seconds in ((errors.ServerUnavailable("refused"), 60), (errors.AuthenticationFailed("530"), 80)):
+        world, clock = World(A=4), Clock()
+        world.configs["A"] = pretend.server("A", prewarm=2)
+        world["A"].refusal = refusal
+        dials = []
+        create = world.create
+        world.create = lambda *both, dials=dials, create=create: dials.append(1) or create(*both)  # type: ignore[method-assign]
+        with pools_of(world, clock, login_backoff_seconds=100.0) as pools:
+            pools.know(world.configs.values())
+            for _ in range(seconds - 1):
+                pools.reap()
+                clock.pass_(1)
+            assert len(dials) == 1
+            clock.pass_(42)
+            pools.reap()
+            assert len(dials) == 2
 
 
 def test_an_abort_reaches_the_session_and_keeps_it_out_of_the_pool() -> None:

@@ -57,6 +57,10 @@ class PoolMachine(RuleBasedStateMachine):
                 pool = self.pool(name)
                 if pool["limit_now"] - pool["taken"] < len(sides) or pool["dialing"] + len(sides) > DIALS:
                     break
+                if not pool["open"] and pool["dialing"]:
+                    break  # the first connect goes alone
+                if pool["connects_left"] < len(sides):
+                    break
             else:
                 raise AssertionError("refused although there was room")
             return

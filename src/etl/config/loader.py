@@ -171,6 +171,8 @@ class _Validation:
             username=user,
             password=password,
             max_connections=parsed("MAX_CONNECTIONS", ServerConfig.max_connections),
+            connects_per_minute=parsed("CONNECTS_PER_MINUTE", ServerConfig.connects_per_minute),
+            prewarm=parsed("PREWARM", ServerConfig.prewarm),
             passive=parsed("PASSIVE", None),
             encoding=parsed("ENCODING", None),
             base_path=parsed("BASE_PATH", ""),

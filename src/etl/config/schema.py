@@ -78,6 +78,8 @@ class ServerConfig:
     username: str = ""
     password: str = field(default="", repr=False)
     max_connections: int = 8
+    connects_per_minute: int = 300
+    prewarm: int = 0
     passive: bool | None = None  # None: FTP_PASSIVE_MODE
     encoding: str | None = None  # None: what the server offers
     base_path: str = ""
@@ -100,6 +102,13 @@ SERVER_PROPERTIES: dict[str, Setting] = {
         Setting("PASS", "", TEXT, "password of the login; may be empty, but must be there (or PASS_FILE)"),
         Setting("PASS_FILE", "", TEXT, "file that holds the password, instead of PASS (a mounted secret)"),
         Setting("MAX_CONNECTIONS", "8", whole(1, 1000), "sessions to that server, per process"),
+        Setting(
+            "CONNECTS_PER_MINUTE",
+            "300",
+            whole(1, 100000),
+            "new sessions to that server per minute, on average, per process",
+        ),
+        Setting("PREWARM", "0", whole(0, 1000), "sessions opened ahead of need and kept open, per process"),
         Setting("PASSIVE", "", SWITCH, "true or false; unset: FTP_PASSIVE_MODE"),
         Setting(
             "ENCODING",
@@ -263,6 +272,15 @@ class Settings:
     )
     session_lifetime_seconds: float = _setting(
         "ETL_SESSION_LIFETIME_SECONDS", 3600.0, number(1, 864000), "seconds that a session lives at most"
+    )
+    ping_timeout_seconds: float = _setting(
+        "ETL_PING_TIMEOUT_SECONDS", 5.0, LIMIT, "seconds that an unused session may take for a sign of life"
+    )
+    login_backoff_seconds: float = _setting(
+        "ETL_LOGIN_BACKOFF_SECONDS",
+        60.0,
+        LIMIT,
+        "seconds without another login after a refused one; doubles each time, up to an hour",
     )
     ping_interval_seconds: float = _setting(
         "ETL_PING_INTERVAL_SECONDS", 20.0, LIMIT, "seconds between signs of life of an unused session"

@@ -201,6 +201,10 @@ class Session(BaseTransfer):
     def ping(self) -> None:
         """Ask for a sign of life, within a reply's limit; raises when there is none."""
 
+    def round_trip_seconds(self) -> float | None:
+        """Return how long a round trip to the server takes, as far as known. Does not block, never raises."""
+        return None
+
     @abstractmethod
     def look(self, path: str) -> Facts | None:
         """Return size and time of a file; None when it, or a folder on its way, is not there.

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from etl.errors import AuthenticationFailed, ConnectionLost, EtlError, ServerBusy, ServerUnavailable
+from etl.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    EtlError,
+    Fate,
+    ServerUnavailable,
+    fate_of,
+)
 from etl.transfer.shelf import Held
 
 if TYPE_CHECKING:
@@ -28,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 class Keeper(Protocol):
     """What a lease tells the pools, and asks of them. None of these does I/O, but for `give_back`."""
+
+    ping_limit: float  # seconds
 
     def now(self) -> float:
         """Return the time of the pools' clock."""
@@ -49,8 +58,8 @@ class Keeper(Protocol):
         """Count a connect as over."""
         ...
 
-    def refused(self, place: Place) -> None:
-        """Note "too many connections"."""
+    def refused(self, place: Place, error: Exception) -> None:
+        """Note a connect that failed."""
         ...
 
     def take_litter(self, place: Place) -> OrderedDict[str, Piece]:
@@ -145,7 +154,7 @@ class Lease:
             disconnect(place.victim)
             place.victim = None
             keeper.closed(place)
-        if place.held is not None and place.dials and not is_alive(place.held, keeper.now):
+        if place.held is not None and place.dials and not is_alive(place.held, keeper.now, keeper.ping_limit):
             self._discard(place)
         if place.held is None:
             self._connect(place, tidy=True)
@@ -167,9 +176,10 @@ class Lease:
         except Exception as error:
             session.abort()
             disconnect(Held(session, server, 0.0, 0.0, 0.0))
-            if isinstance(error, ServerBusy):
-                keeper.refused(place)
-            raise _named(error, server) from error
+            named = _named(error, server)
+            if fate_of(named) is Fate.OUTAGE and not self.aborted:
+                keeper.refused(place, named)
+            raise named from error
         now = keeper.now()
         with self._lock:
             place.held, place.attempt = Held(session, server, opened=now, used=now, proven=now), None
@@ -216,15 +226,23 @@ def disconnect(held: Held) -> None:
         log.exception("session could not be closed", server=held.server.hostname)
 
 
-def is_alive(held: Held, now: Callable[[], float]) -> bool:
-    """Ping a session; note the time when it answered."""
+def is_alive(held: Held, now: Callable[[], float], limit: float) -> bool:
+    """Ping a session; note the time when it answered. Takes `limit` seconds at most: then the session is cut."""
+    watch = threading.Timer(limit, held.session.abort)
+    watch.name, watch.daemon = "ping-watch", True
+    watch.start()
     try:
         held.session.ping()
     except Exception as error:  # noqa: BLE001 - whatever a ping raises: the session is dead
         log.info("idle session found dead", server=held.server.hostname, error=str(error))
         return False
-    held.proven = now()
-    return True
+    finally:
+        was_in_time = not watch.finished.is_set()
+        watch.cancel()
+        watch.join()
+    if was_in_time:
+        held.proven = now()
+    return was_in_time
 
 
 def _session_of(place: Place) -> Session:

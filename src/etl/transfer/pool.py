@@ -3,7 +3,7 @@
     Pools(config_lookup, settings, clock=time.monotonic, create=create_session, on_release=None)
     .server(name) -> ServerConfig   .key(server) -> pool key   .know(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
-    .room(server) -> int   .connected(server) -> int   .litter(server, path)
+    .room(server) -> int   .connected(server) -> int   .rest(server) -> seconds   .litter(server, path)
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .shared  .release(clean)  .abort()  .aborted
 
@@ -60,13 +60,18 @@ class Pools:
         self._create = create
         self._limits = settings.transfer
         self._ages = Ages(
-            settings.ping_interval_seconds, settings.idle_timeout_seconds, settings.session_lifetime_seconds
+            settings.ping_interval_seconds,
+            settings.idle_timeout_seconds,
+            settings.session_lifetime_seconds,
+            settings.login_backoff_seconds,
         )
-        # Guards _shelves and all that is in them, _leases and _closing. Held only to decide, never during I/O.
+        self.ping_limit = settings.ping_timeout_seconds
+        # Guards _shelves and all that is in them, _leases, _closing, _tending. Held only to decide, never during I/O.
         self._lock = threading.Lock()
         self._shelves: dict[Key, Shelf] = {}
         self._leases: set[Lease] = set()
         self._closing = False
+        self._tending: dict[Key, threading.Thread] = {}  # looks after the idle sessions of that shelf just now
         self._end = threading.Event()
         self._reaper = threading.Thread(target=self._reap_on, name="reaper", daemon=True)
 
@@ -115,7 +120,7 @@ class Pools:
                 return None
             second = None
             if other is not None and destination is not None and not shared:
-                second = other.pick(destination, now)
+                second = other.pick(destination, now, first if other is shelf else None)
                 if second is None:
                     shelf.unpick(first)
                     return None
@@ -134,12 +139,23 @@ class Pools:
         with self._lock:
             return self._shelf(server).connected
 
+    def rest(self, server: ServerConfig) -> float:
+        """Return for how many seconds nobody should log in to a server, since it refused a login."""
+        now = self.now()
+        with self._lock:
+            return max(0.0, self._shelf(server).no_login_before - now)
+
     def litter(self, server: ServerConfig, path: str) -> None:
         """Remember a partial file that could not be removed; the next fresh session with its server does it."""
         with self._lock:
             forgotten = self._shelf(server).add_litter(server, path)
         if forgotten is not None:
             log.warning("partial file forgotten", server=server.hostname, path=forgotten)
+
+    def round_trip(self, server: ServerConfig) -> float | None:
+        """Return the seconds of a round trip to a server, as one of its sessions told last; None: not known."""
+        with self._lock:
+            return self._shelf(server).round_trip
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Return the numbers of each pool, under its names."""
@@ -153,6 +169,7 @@ class Pools:
                     "idle": len(shelf.idle),
                     "taken": shelf.taken,
                     "dialing": shelf.dialing,
+                    "connects_left": int(shelf.connects_left(now)),
                     "litter": len(shelf.litter),
                 }
                 for shelf in self._shelves.values()
@@ -175,7 +192,7 @@ class Pools:
     def opened(self, place: Place) -> None:
         """Count a session that connected."""
         with self._lock:
-            place.shelf.connected += 1
+            place.shelf.welcomed()
 
     def closed(self, place: Place) -> None:
         """Count a session that was closed while its place goes on."""
@@ -188,12 +205,14 @@ class Pools:
             place.shelf.end_dial(place)
         self._tell()
 
-    def refused(self, place: Place) -> None:
-        """Note "too many connections"."""
+    def refused(self, place: Place, error: Exception) -> None:
+        """Note a connect that failed."""
         now = self.now()
         with self._lock:
-            limit = place.shelf.shrink(now)
-        log.warning("pool shrunk: too many connections", server=place.server.hostname, limit=limit)
+            has_shrunk = place.shelf.refused(error, now)
+            limit = place.shelf.limit_at(now)
+        if has_shrunk:
+            log.warning("pool shrunk: no more sessions", server=place.server.hostname, limit=limit, error=str(error))
 
     def take_litter(self, place: Place) -> OrderedDict[str, Piece]:
         """Hand out partial files to remove."""
@@ -210,10 +229,12 @@ class Pools:
         """End a lease: keep the clean sessions, close the others; a place is free once its session is closed."""
         now = self.now()
         doomed: list[tuple[Place, Held, bool]] = []
+        trips = [place.held.session.round_trip_seconds() if clean and place.held else None for place, clean in places]
         with self._lock:  # critical section: decide what is kept
             self._leases.discard(lease)
-            for place, clean in places:
+            for (place, clean), seconds in zip(places, trips, strict=True):
                 shelf = place.shelf
+                shelf.round_trip = shelf.round_trip if seconds is None else seconds
                 shelf.end_dial(place)
                 if place.victim is not None:  # its turn never came
                     shelf.put(place.victim)
@@ -248,20 +269,63 @@ class Pools:
         self._reaper.start()
 
     def reap(self) -> None:
-        """Close idle sessions that expired, ping those due; where one is found dead, close all that are due."""
+        """Look after the idle sessions of every server once, and wait until that is done."""
+        for thread in self._tend_all():
+            thread.join()
+
+    def _tend_all(self) -> list[threading.Thread]:
+        """Have each shelf looked after by a thread of its own, unless one does: a silent server delays no other."""
+        now = self.now()
         with self._lock:
-            shelves = list(self._shelves.values())
-        for shelf in shelves:
-            started = self.now()
-            while (held := self._take_idle(shelf, lambda held: held.has_expired(started, self._ages))) is not None:  # noqa: B023 - called at once
-                self._close(shelf, held)
-                self._tell()
-            is_dead = False
-            while (held := self._take_idle(shelf, lambda held: not held.is_fresh(started, self._ages))) is not None:  # noqa: B023 - called at once
-                is_dead = is_dead or not is_alive(held, self.now)
-                if is_dead:
-                    held.session.abort()
-                self._put_back(shelf, held, clean=not is_dead)
+            if self._closing:
+                return []
+            threads = {
+                key: threading.Thread(target=self._tend, args=(key, shelf), name=f"tender-{number}", daemon=True)
+                for number, (key, shelf) in enumerate(self._shelves.items())
+                if key not in self._tending and shelf.needs_care(now)
+            }
+            self._tending.update(threads)
+            for thread in threads.values():  # under the lock: `close` joins only what was started
+                thread.start()
+        return list(threads.values())
+
+    def _tend(self, key: Key, shelf: Shelf) -> None:
+        try:
+            self._care_for(shelf)
+        except Exception:  # a bug must not end the looking after
+            log.exception("reaper failed")
+        finally:
+            with self._lock:
+                del self._tending[key]
+
+    def _care_for(self, shelf: Shelf) -> None:
+        """Close idle sessions that expired, ping those due (one dead: close all due), open what is wanted ahead."""
+        started = self.now()
+        while (held := self._take_idle(shelf, lambda held: shelf.has_expired(held, started))) is not None:
+            self._close(shelf, held)
+            self._tell()
+        is_dead = False
+        while (held := self._take_idle(shelf, lambda held: not held.is_fresh(started, self._ages))) is not None:
+            is_dead = is_dead or not is_alive(held, self.now, self.ping_limit)
+            if is_dead:
+                held.session.abort()
+            self._put_back(shelf, held, clean=not is_dead)
+        while (lease := self._reserve_warm(shelf)) is not None:
+            try:
+                lease.open()
+            except Exception as error:  # noqa: BLE001 - whoever needs a session will find out, and report it
+                log.info("session not opened ahead of need", servers=sorted(shelf.names), error=str(error))
+            lease.release(clean=True)
+
+    def _reserve_warm(self, shelf: Shelf) -> Lease | None:
+        now = self.now()
+        with self._lock:
+            place = None if self._closing else shelf.pick_warm(now)
+            if place is None:
+                return None
+            lease = Lease(self, place, None)
+            self._leases.add(lease)
+            return lease
 
     def _take_idle(self, shelf: Shelf, wanted: Callable[[Held], bool]) -> Held | None:
         with self._lock:
@@ -279,11 +343,9 @@ class Pools:
 
     def _reap_on(self) -> None:
         pause = max(0.05, min(self._ages.ping_interval, self._ages.idle_timeout) / 4)
-        while not self._end.wait(pause):
-            try:
-                self.reap()
-            except Exception:  # a bug must not end the looking after
-                log.exception("reaper failed")
+        while not self._end.is_set():
+            self._tend_all()
+            self._end.wait(pause)
 
     # --- the end ---
 
@@ -297,6 +359,7 @@ class Pools:
         self._end.set()
         with self._lock:
             self._closing = True
+            tending = list(self._tending.values())
             leases = list(self._leases)
             idle = [(shelf, held) for shelf in self._shelves.values() for held in shelf.idle]
             for shelf, _ in idle:
@@ -317,6 +380,7 @@ class Pools:
         if not _join(threads, end - timeout / 2):
             for _, held in idle:
                 held.session.abort()
+        threads += tending
         if self._reaper.ident is not None:
             threads.append(self._reaper)
         return _join(threads, end)

@@ -5,9 +5,13 @@ Guarded by the lock of `pool.Pools`, which owns one shelf per server. Knows noth
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from etl.errors import AuthenticationFailed, ServerBusy
+from etl.retry import Doubling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,19 +21,23 @@ if TYPE_CHECKING:
 
     Key = tuple[object, ...]
 
-DIALS = 4  # connects to one server at once: a server that is slow to welcome gets no storm
-SHRINK_SECONDS = 60.0  # how long a server keeps what was open when it said "too many connections"
+DIALS = 4  # connects to one server at once: a server that is slow to welcome gets no storm; the first one goes alone
+SHRINK_SECONDS = 60.0  # how long a server keeps what was open when it refused more
+REGROW_SECONDS = 10.0  # and then, for each session more
+WARM_SECONDS = 60.0  # between a connect that failed and the next one ahead of need
+LONGEST_LOGIN_WAIT = 3600.0
 LITTER_LIMIT = 1000  # partial files remembered per server
 LITTER_BATCH = 50  # of those, removed by one fresh session before its job: bounds the delay
 
 
 @dataclass(frozen=True)
 class Ages:
-    """How long a session lives, in seconds."""
+    """How long a session lives, and how long nobody logs in after a refused login; in seconds."""
 
     ping_interval: float
     idle_timeout: float
     lifetime: float
+    login_backoff: float
 
 
 @dataclass(eq=False)
@@ -72,6 +80,7 @@ class Place:
     held: Held | None = None  # the open session
     victim: Held | None = None  # an idle session that must be closed first
     dials: bool = False  # counted in shelf.dialing
+    is_new: bool = False  # a connect, of which there may be so many a minute
     attempt: Session | None = None  # being connected
 
     @property
@@ -91,6 +100,14 @@ class Shelf:
     taken: int = 0  # places in use: leased, being dialled, pinged or closed
     connected: int = 0  # sessions that are open, idle ones included
     dialing: int = 0
+    per_minute: float = math.inf  # new sessions, on average
+    dials_left: float = math.inf  # of those that may be opened at once, as of `dials_at`
+    dials_at: float = 0.0
+    refused_logins: int = 0  # in a row
+    no_login_before: float = 0.0
+    no_warming_before: float = 0.0
+    warm: ServerConfig | None = None  # whose sessions are opened ahead, if any
+    round_trip: float | None = None  # seconds; as a session told last
     shrunk_to: int | None = None
     shrunk_until: float = 0.0
     litter: OrderedDict[str, Piece] = field(default_factory=OrderedDict)
@@ -98,42 +115,91 @@ class Shelf:
     def know(self, server: ServerConfig) -> None:
         """Add a name of this server: the smallest limit of all names counts."""
         self.limit = max(1, min(self.limit, server.max_connections))
+        self.per_minute = min(self.per_minute, server.connects_per_minute)
+        self.dials_left = min(self.dials_left, self._burst)
+        if server.prewarm > (self.warm.prewarm if self.warm else 0):
+            self.warm = server
         self.names.add(server.hostname)
 
     def limit_at(self, now: float) -> int:
         """Return how many sessions there may be now."""
-        if self.shrunk_to is not None and now < self.shrunk_until:
-            return max(1, min(self.limit, self.shrunk_to))
-        return self.limit
+        if self.shrunk_to is None:
+            return self.limit
+        more = 0 if now < self.shrunk_until else 1 + int((now - self.shrunk_until) / REGROW_SECONDS)
+        return max(1, min(self.limit, self.shrunk_to + more))
 
-    def shrink(self, now: float) -> int:
-        """Stay for a while with what is open now; return how many that is."""
-        self.shrunk_to, self.shrunk_until = max(1, self.connected), now + SHRINK_SECONDS
-        return self.limit_at(now)
+    def refused(self, error: Exception, now: float) -> bool:
+        """Note that a connect failed; return whether the pool shrank.
+
+        "Too many connections", and any refusal while other sessions are open, is back-pressure: for a while there are
+        no more than are open now. After a refused login nobody tries for longer and longer: accounts get locked.
+        """
+        rest = 0.0
+        if isinstance(error, AuthenticationFailed):
+            self.refused_logins += 1
+            rest = Doubling(self.ages.login_backoff, LONGEST_LOGIN_WAIT)(self.refused_logins)
+        self.no_login_before = now + rest
+        self.no_warming_before = now + max(rest, WARM_SECONDS)
+        if not isinstance(error, ServerBusy):
+            for held in self.idle:
+                held.proven = -math.inf  # pinged before it is used: it may be as dead as the server
+        if not (self.connected or isinstance(error, ServerBusy)):
+            return False
+        self.shrunk_to, self.shrunk_until = max(1, self.connected), now + max(rest, SHRINK_SECONDS)
+        return True
+
+    def welcomed(self) -> None:
+        """Note that a connect succeeded."""
+        self.connected += 1
+        self.refused_logins = 0
+
+    @property
+    def _burst(self) -> float:
+        return max(2.0, min(self.per_minute, max(DIALS, self.limit)))
+
+    def _may_dial(self, now: float, own: int = 0) -> bool:
+        """May one more connect begin? `own`: those of the same lease, which come one after the other."""
+        return self.dialing < (DIALS if self.connected else 1 + own) and self.connects_left(now) >= 1
+
+    def connects_left(self, now: float) -> float:
+        """Return how many connects may begin by their number per minute."""
+        self.dials_left = min(self._burst, self.dials_left + max(0.0, now - self.dials_at) * self.per_minute / 60)
+        self.dials_at = now
+        return self.dials_left
 
     def room(self, now: float) -> int:
         """Return how many sessions can be had now: idle ones, and those that may still be opened."""
         return self.limit_at(now) - self.taken
 
-    def pick(self, server: ServerConfig, now: float) -> Place | None:
-        """Take a place: the fitting idle session used last, or a new one; None: no room, or too many connects."""
+    def pick(self, server: ServerConfig, now: float, beside: Place | None = None) -> Place | None:
+        """Take a place: the fitting idle session used last, or a new one; None: no room, or too many connects.
+
+        `beside`: the other place of the same lease, when both are here.
+        """
         if self.room(now) < 1:
             return None
-        may_dial = self.dialing < DIALS
-        place = Place(self, server)
+        may_dial = self._may_dial(now, 0 if beside is None else beside.dials)
         for held in reversed(self.idle):
             is_fresh = held.is_fresh(now, self.ages)
             # One that idled longer is pinged first, and replaced when dead: that counts as a connect.
-            if (is_fresh or may_dial) and fits(held.server, server) and not held.has_expired(now, self.ages):
+            if (is_fresh or may_dial) and fits(held.server, server) and not self.has_expired(held, now):
                 self.idle.remove(held)
-                place.held, place.dials = held, not is_fresh
-                break
-        else:
-            if not may_dial:
-                return None
-            place.dials = True
-            if self.taken + len(self.idle) >= self.limit_at(now):
-                place.victim = self.idle.pop(0)
+                return self._take(Place(self, server, held, dials=not is_fresh))
+        return self._pick_new(server, now) if may_dial else None
+
+    def pick_warm(self, now: float) -> Place | None:
+        """Take a place for a session that is to be opened ahead of need; None: there is no need, or no chance."""
+        wanted = 0 if self.warm is None else min(self.warm.prewarm, self.limit_at(now))
+        if self.warm is None or self.connected + self.dialing >= wanted or self.taken + len(self.idle) >= wanted:
+            return None
+        return self._pick_new(self.warm, now) if now >= self.no_warming_before and self._may_dial(now) else None
+
+    def _pick_new(self, server: ServerConfig, now: float) -> Place:
+        self.dials_left -= 1
+        victim = self.idle.pop(0) if self.taken + len(self.idle) >= self.limit_at(now) else None
+        return self._take(Place(self, server, victim=victim, dials=True, is_new=True))
+
+    def _take(self, place: Place) -> Place:
         self.taken += 1
         self.dialing += place.dials
         return place
@@ -141,6 +207,7 @@ class Shelf:
     def unpick(self, place: Place) -> None:
         """Undo `pick`: nothing was done with the place."""
         self.taken -= 1
+        self.dials_left += place.is_new
         self.end_dial(place)
         for held in (place.held, place.victim):
             if held is not None:
@@ -150,6 +217,12 @@ class Shelf:
         """Count the place's connect as over."""
         self.dialing -= place.dials
         place.dials = False
+
+    def has_expired(self, held: Held, now: float) -> bool:
+        """Is a session past its lifetime, or was it idle for too long? Those opened ahead of need may idle."""
+        if self.warm is not None and self.connected <= self.warm.prewarm:
+            return held.is_old(now, self.ages)
+        return held.has_expired(now, self.ages)
 
     def keeps(self, held: Held, now: float) -> bool:
         """May a clean session whose place ends be kept?"""
@@ -161,6 +234,12 @@ class Shelf:
         while place and self.idle[place - 1].used > held.used:
             place -= 1
         self.idle.insert(place, held)
+
+    def needs_care(self, now: float) -> bool:
+        """Is there an idle session to close or to ping, or may one be missing?"""
+        return self.warm is not None or any(
+            self.has_expired(held, now) or not held.is_fresh(now, self.ages) for held in self.idle
+        )
 
     def take_idle(self, wanted: Callable[[Held], bool]) -> Held | None:
         """Take the first idle session that is `wanted`; its place counts as taken."""

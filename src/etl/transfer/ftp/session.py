@@ -34,7 +34,7 @@ from etl.transfer.ftp.pace import Pace
 from etl.transfer.ftp.parcel import FTPParcel
 from etl.transfer.ftp.promises import Later
 from etl.transfer.ftp.publishing import Renaming, Stamping
-from etl.transfer.ftp.sockets import Sockets, dial
+from etl.transfer.ftp.sockets import Sockets, dial, round_trip
 from etl.transfer.ftp.upload import Running, Upload
 from etl.transfer.paths import basename, parent
 from etl.transfer.streaming import Streaming
@@ -110,6 +110,10 @@ class FTPTransfer(Streaming):
         self._require_fresh()
         self.control.require_quiet()
         self.control.send("NOOP").result()
+
+    def round_trip_seconds(self) -> float | None:
+        """Return what the kernel measured on the control connection."""
+        return None if self._control is None else round_trip(self._control.sock)
 
     def adopt(self, server: ServerConfig) -> None:
         """Serve jobs of another name of the same address."""

@@ -13,6 +13,8 @@ from typing import Any
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER, zero seconds: close() sends RST and forgets what was not sent
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))  # s, s, times
 
+_RTT_AT = 68  # of tcpi_rtt (microseconds) in struct tcp_info, linux/tcp.h
+
 
 class CutError(OSError):
     """Raised when a socket is opened in a session that was aborted."""
@@ -75,6 +77,15 @@ def tune(sock: socket.socket, silence_seconds: float) -> None:
     for option, value in _KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(silence_seconds * 1000)))
+
+
+def round_trip(sock: socket.socket) -> float | None:
+    """Return the kernel's smoothed round-trip time of a TCP connection, in seconds; None: not known."""
+    try:
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
+    except OSError:  # closed meanwhile
+        return None
+    return struct.unpack_from("=I", told, _RTT_AT)[0] / 1e6 if len(told) == _RTT_AT + 4 else None
 
 
 def dial(sockets: Sockets, host: str, port: int, limit: float, silence_seconds: float) -> socket.socket:
