@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from etl.models.message import FileTransferJob
 from etl.models.wire import Partition
 from etl.offsets import State
 from etl.outcomes import Outcome
-from etl.retry import TIERS, tier_for
+from etl.retry import SET_BACK_PER_SECOND, TIERS, tier_for
 
 if TYPE_CHECKING:
     from etl.config import ConfigLoader
@@ -28,6 +28,27 @@ if TYPE_CHECKING:
     from etl.partitions import Partitions
     from etl.runner import Runner
     from etl.topics import Topics
+
+
+SET_BACK_PAUSE_SECONDS = 0.5  # before a partition goes on whose next job would be set back too soon
+
+
+class Pace:
+    """So many a second, a second's worth at once."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._left = per_second
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        """Take one; False when there is none."""
+        self._left = min(self._per_second, self._left + max(0.0, now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 @dataclass
@@ -43,6 +64,7 @@ class Admission:
     dispatcher: Dispatcher
     runner: Runner
     clock: Callable[[], float] = time.time
+    pace: Pace = field(default_factory=lambda: Pace(SET_BACK_PER_SECOND))
 
     def accept(self, record: Record) -> None:
         """Take one polled record."""
@@ -55,6 +77,9 @@ class Admission:
         is_ours = not parked or carried.group == self.group_id
         if parked and is_ours and (due := _due(record, carried)) > self.clock():
             self.partitions.sleep(partition, record.offset, due)
+            return
+        if parked and is_ours and self.dispatcher.sets_back(carried.servers) and not self.pace.take(self.clock()):
+            self.partitions.sleep(partition, record.offset, self.clock() + SET_BACK_PAUSE_SECONDS)
             return
         try:
             state = self.ledger.receive(partition, record.offset)

@@ -17,6 +17,7 @@ from etl.admission import Admission
 from etl.broker import Admin, Intake, NotAllowed, Outbox, is_listening, secure
 from etl.committer import Committer
 from etl.config import ConfigLoader
+from etl.crew import SPARE_LANES
 from etl.dispatcher import Dispatcher
 from etl.envelopes import Envelopes
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
@@ -24,15 +25,14 @@ from etl.outcomes import Ledger
 from etl.partitions import Partitions
 from etl.retry import Policy
 from etl.runner import Runner
-from etl.transfer.lane import SPARE_LANES, Lanes
+from etl.transfer.lane import Lanes
 from etl.transfer.pool import Pools
 from etl.transfer.row import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from etl.identity import Identity
-    from etl.models.task import Task
     from etl.models.wire import Partition
 
 T = TypeVar("T")
@@ -194,7 +194,8 @@ class FileTransferConsumer:
                 partitions.take_over_new()
                 for record in intake.poll(POLL_SECONDS):
                     admission.accept(record)
-                self._set_aside(dispatcher.overflow(), runner)
+                for surplus in dispatcher.overflow():
+                    runner.set_aside(*surplus)
                 lanes.tick(time.monotonic())
                 partitions.steer(window_full=dispatcher.full)
                 reports.tick(time.monotonic())
@@ -206,10 +207,6 @@ class FileTransferConsumer:
             outbox.close()
             pools.close()
             log.info("consumer stopped", jobs=runner.done)
-
-    def _set_aside(self, surplus: Iterable[tuple[Task, float]], runner: Runner) -> None:
-        for task, delay in surplus:
-            runner.park(task, time.time() + delay, "server busy")
 
     def _shut_down(
         self,

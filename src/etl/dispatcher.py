@@ -5,8 +5,10 @@
     .take(timeout) -> (task, lease) | None      .finish(task)     the lanes
     .another(task) -> task | None               one more for the same sessions
     .later(task, delay)       while it runs: it waits and runs again once `finish` was called; keeps its destination
-    .failed(name, error)      an outage of that server;   .worked(name)   it answered;   .breaker_wait(name) -> seconds
-    .overflow() -> [(task, delay)]   to T-retry as "server busy": they are not here any more
+    .worked(name)             a server let us in;   .failed(name, error, task=None)   it met a job with an error
+    .answered(task)           a job's servers did;   .breaker_wait(name) -> seconds
+    .overflow() -> [Surplus(task, seconds, outage)]   to T-retry: they are not here any more
+    .sets_back(names) -> bool         would a job of theirs be among these at once?
     .drop(predicate) -> [task]       those not running are gone; running ones go when they finish
     .unfinished -> (records, bytes)  .full -> bool  .stats()  .stop()
 
@@ -25,10 +27,15 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from etl import surplus
 from etl.breaker import Breaker
-from etl.errors import Fate, ServerBusy, fate_of
-from etl.queues import SLOW_SECONDS, Entry, Queue, Server, State
+from etl.climb import FIRST_LANES, Climb
+from etl.crew import Crew
+from etl.errors import Fate, UnknownServer, fate_of
+from etl.health import Server
+from etl.queues import Entry, Queue, State
 from etl.retry import Doubling
+from etl.surplus import Surplus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,8 +46,6 @@ if TYPE_CHECKING:
     from etl.transfer.pool import Pools
 
 RANKS = {"high": 0, "normal": 1, "low": 2}
-DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
-SHORTEST_BUSY, LONGEST_BUSY = 10.0, 3600.0  # how long "server busy" sets aside: the shortest and the longest tier
 SHORT_ROW_SECONDS, LONG_ROW_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
 
@@ -54,13 +59,15 @@ class Dispatcher:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        first_lanes: int = FIRST_LANES,
     ) -> None:
         self._pools = pools
         self._settings = settings
         self._clock = clock
         self._wait = Doubling(settings.retry_backoff_seconds, settings.retry_backoff_max_seconds, jitter)
+        self._first_lanes = first_lanes
         self._share = max(1, settings.workers // 2)
-        self._most = settings.workers  # of one server while no other wants them; the spare lane is never among them
+        self._most = settings.workers  # of one server while no other wants them
         # Guards everything below. Held only to decide; inside it only the lock of the pools is taken.
         self._lock = threading.Lock()
         self._possible = threading.Condition(self._lock)  # something may have become possible: one lane looks
@@ -72,6 +79,8 @@ class Dispatcher:
         self._entries: dict[Task, Entry] = {}
         self._places: dict[object, OrderedDict[int, Entry]] = {}  # per destination path; the first holds it
         self._delayed: list[tuple[float, int, Entry]] = []  # by due time; may hold what is not delayed any more
+        self._crew = Crew(settings.workers)
+        self._grows_at = math.inf  # when a queue that has jobs ready may get another lane
         self._bytes = 0
         self._stopped = False
         pools.on_release = self._wake
@@ -136,7 +145,7 @@ class Dispatcher:
         """Return the next job of a running one's pair of servers, for the same lease; None: end the row.
 
         A lane that goes on with its sessions is faster than one that gives them back between two jobs. It takes turns
-        all the same: a row ends soon when others have jobs ready.
+        all the same: a row ends soon when another queue could use the lane, or its sessions.
         """
         with self._lock:
             now = self._clock()
@@ -146,18 +155,16 @@ class Dispatcher:
                 return None
             queue = last.queue
             entry = queue.head()
-            others_wait = len(self._turns) > 1
-            if now - last.row_since > (SHORT_ROW_SECONDS if others_wait else LONG_ROW_SECONDS):
+            if entry.source is not last.source or entry.destination is not last.destination:
                 return None
             if any(not server.breaker.closed for server in queue.servers):
                 return None
-            if others_wait and any(server.lanes > self._share for server in queue.servers):
-                return None
-            if entry.source is not last.source or entry.destination is not last.destination:
+            if queue.climb.is_over or self._crew.is_over(now) or self._should_yield(last, now):
                 return None
             self._begin(entry, now)
             entry.row_since = last.row_since
             last.has_lane, entry.has_lane = False, True
+            self._crew.go_on(last, entry, now)
             return entry.task
 
     def finish(self, task: Task) -> None:
@@ -201,31 +208,50 @@ class Dispatcher:
 
     # --- servers ----------------------------------------------------------------------------------------------
 
-    def failed(self, name: str, error: BaseException) -> None:
-        """Note that a server met a job with an outage; other errors say nothing about it.
-
-        "Too many connections" while some of ours are open is no outage: the pool has shrunk, that is enough.
-        """
-        if fate_of(error) is not Fate.OUTAGE:
-            return
-        config = self._pools.server(name)
-        if isinstance(error, ServerBusy) and self._pools.connected(config) > 0:
-            return
-        with self._lock:
-            server = self._server(config)
-            server.breaker.down(self._clock())
-            self._down.add(server)
-            self._possible.notify()
-
     def worked(self, name: str) -> None:
-        """Note that a server answered a job: its breaker closes."""
+        """Note that a server let us in: its breaker closes, and its lanes come back a few at a time."""
+        if not self._down:  # read without the lock: nearly always so, and asked for each row
+            return
         config = self._pools.server(name)
         with self._lock:
             server = self._server(config)
-            if not server.breaker.closed:
-                server.breaker.up()
+            if server in self._down:
                 self._down.discard(server)
+                server.is_back()
+                for queue in self._queues.values():
+                    if server in queue.servers:
+                        queue.climb.restart()
                 self._possible.notify()
+
+    def answered(self, task: Task) -> None:
+        """Note that a running job ended with an answer of its servers: the file is there, or cannot be."""
+        with self._lock:
+            now = self._clock()
+            entry = self._entries.get(task)
+            if entry is not None:
+                entry.queue.climb.answered(now)
+                for server in entry.queue.servers:
+                    server.gauge.count(now, failed=False)
+
+    def failed(self, name: str, error: BaseException, task: Task | None = None) -> None:
+        """Note that a server met a job with an error; with an outage its breaker opens.
+
+        A refusal while some of our sessions are open is no outage: the pool has shrunk, that is enough.
+        """
+        fate, config = fate_of(error), self._pools.server(name)
+        is_outage = fate is Fate.OUTAGE and self._pools.connected(config) == 0
+        rest = self._pools.rest(config) if is_outage else 0.0
+        with self._lock:
+            now = self._clock()
+            server = self._server(config)
+            server.gauge.count(now, failed=True)
+            if is_outage:
+                server.breaker.down(now, error, rest)
+                self._down.add(server)
+            entry = None if task is None else self._entries.get(task)
+            if entry is not None and fate is Fate.RETRY:
+                entry.queue.climb.failed()
+            self._possible.notify()
 
     def breaker_wait(self, name: str) -> float:
         """Return for how many seconds no job of this server will be tried."""
@@ -235,18 +261,40 @@ class Dispatcher:
 
     # --- too much ---------------------------------------------------------------------------------------------
 
-    def overflow(self) -> list[tuple[Task, float]]:
+    def overflow(self) -> list[Surplus]:
         """Take out what would fill the window for all, with the seconds each should wait: those served last first.
 
         Of a server whose breaker is open a few are kept; of the slow queues of one server a quarter of the window, and
         of all slow queues together half of it. Queues that are not slow keep everything.
         """
+        handed = []
         with self._lock:
             now = self._clock()
-            handed = self._beyond_breakers(now) + self._beyond_share(now)
+            for entry, seconds in surplus.beyond_breakers(self._down, self._queues.values(), now):
+                errors = (server.breaker.error for server in entry.queue.servers)
+                handed.append(Surplus(entry.task, seconds, next((error for error in errors if error), None)))
+                self._remove(entry, now)
+            for entry, seconds in surplus.beyond_share(
+                self._servers.values(), self._queues.values(), self._settings, now
+            ):
+                handed.append(Surplus(entry.task, seconds, None))
+                self._remove(entry, now)
             if handed:
                 self._possible.notify()
-            return handed
+        return handed
+
+    def sets_back(self, names: Iterable[str]) -> bool:
+        """Would a job of these servers be handed out again at once, since one of them is down?"""
+        if not self._down:  # hardly ever is one; read without the lock, as the answer is old a moment later anyway
+            return False
+        try:
+            configs = [self._pools.server(name) for name in names]
+        except UnknownServer:  # it is none any more
+            return False
+        with self._lock:
+            servers = [self._server(config) for config in configs]
+            queues = self._queues.values()
+            return any(not server.breaker.closed and not surplus.is_kept(server, queues) for server in servers)
 
     @property
     def unfinished(self) -> tuple[int, int]:
@@ -284,7 +332,8 @@ class Dispatcher:
         queue = self._queues.get(key)
         if queue is None:
             servers = tuple(dict.fromkeys((self._server(source), self._server(destination))))
-            queue = self._queues[key] = Queue(key, servers)
+            most = min(self._most, source.max_connections, destination.max_connections)
+            queue = self._queues[key] = Queue(key, servers, Climb(most, self._first_lanes))
         return queue
 
     def _admit(self, entry: Entry, now: float) -> None:
@@ -315,13 +364,19 @@ class Dispatcher:
 
     def _next(self, now: float) -> tuple[Task, Lease] | None:
         self._promote(now)
+        self._grows_at = math.inf
         full: set[Server] = set()
         claimed: set[Server] = set()
         beyond_share: list[Queue] = []
         refused: list[Queue] = []  # a server of theirs is full
         held_up: list[Queue] = []  # would run if connects were not under way: they wait for their share of lanes
         for queue in self._turns.values():  # all of them only when nothing can go: cheap tests first
-            if self._down and not all(_is_open_to_jobs(server, now) for server in queue.servers):
+            if self._down and not all(server.is_open_to_jobs(now) for server in queue.servers):
+                continue
+            if not queue.climb.admits(now):
+                self._grows_at = min(self._grows_at, queue.climb.due)
+                continue
+            if not self._crew.has_room(now, newcomer=not any(server.lanes for server in queue.servers)):
                 continue
             if claimed and not claimed.isdisjoint(queue.servers):
                 continue
@@ -342,7 +397,9 @@ class Dispatcher:
                     claimed |= queue.claim(full, now)
         # Nobody within its share can go now. More than the share goes to those whose lanes nobody else waits for.
         for queue in beyond_share:
-            if not claimed.isdisjoint(queue.servers) or any(s.lanes >= self._most for s in queue.servers):
+            if not claimed.isdisjoint(queue.servers):
+                continue
+            if any(s.lanes >= self._most and self._crew.moving(now, s) >= self._most for s in queue.servers):
                 continue
             greedy = [server for server in queue.servers if server.lanes >= self._share]
             if any(server not in other.servers for server in greedy for other in held_up):
@@ -368,12 +425,43 @@ class Dispatcher:
         self._begin(entry, now)
         queue.forget_claims()
         entry.has_lane, entry.row_since = True, now
+        self._crew.enter(entry, now)
+        self._count_lanes(queue, 1, now)
         for server in queue.servers:
-            server.lanes += 1
             if not server.breaker.closed:
                 server.breaker.probe()
                 server.prober = entry
         return entry.task, lease
+
+    def _should_yield(self, last: Entry, now: float) -> bool:
+        """Should a row end, for another queue that could use its lane or its sessions?"""
+        queue, seconds = last.queue, now - last.row_since
+        if seconds > LONG_ROW_SECONDS:
+            return True
+        if seconds <= SHORT_ROW_SECONDS and all(server.lanes <= self._share for server in queue.servers):
+            return False
+        return len(self._turns) > 1 and any(self._would_gain(other, queue, now) for other in self._turns.values())
+
+    def _would_gain(self, queue: Queue, giving: Queue, now: float) -> bool:
+        """Could a job of `queue` run if a lane of `giving` ended, or get nearer to it?
+
+        Nearer: without any lane, it finds one of its servers full whenever the other is free, until it claims them.
+        """
+        if queue is giving or not queue.climb.admits(now):
+            return False
+        if not all(server.is_open_to_jobs(now) for server in queue.servers):
+            return False
+        if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):
+            return True
+        entry = queue.head()
+        others = [side for side in (entry.source, entry.destination) if self._server(side) not in giving.servers]
+        return all(self._server(side).lanes < self._share and self._pools.room(side) for side in others)
+
+    def _count_lanes(self, queue: Queue, change: int, now: float) -> None:
+        queue.lanes += change
+        queue.climb.lanes(now, queue.lanes)
+        for server in queue.servers:
+            server.lanes += change
 
     def _begin(self, entry: Entry, now: float) -> None:
         """Take the head of its queue to run."""
@@ -393,9 +481,11 @@ class Dispatcher:
         queue.running -= 1
         if not queue.running:
             queue.rate.end(now)
-        had_lane, entry.has_lane = entry.has_lane, False
+        if entry.has_lane:
+            entry.has_lane = False
+            self._crew.leave(entry)
+            self._count_lanes(queue, -1, now)
         for server in queue.servers:
-            server.lanes -= had_lane
             if server.prober is entry:  # neither `failed` nor `worked` may have been said of this server
                 server.prober = None
                 server.breaker.forgo()
@@ -419,65 +509,7 @@ class Dispatcher:
     def _seconds_to_next(self, now: float) -> float:
         """Return how long nothing becomes possible by time alone: the next delayed job, the next probe."""
         dues = [server.breaker.wait(now) or math.inf for server in self._down]
+        dues.append(max(0.0, self._grows_at - now))
         if self._delayed:
             dues.append(max(0.0, self._delayed[0][0] - now))
         return min(dues, default=math.inf)
-
-    def _beyond_breakers(self, now: float) -> list[tuple[Task, float]]:
-        handed: list[tuple[Task, float]] = []
-        for server in self._down:
-            queues = [queue for queue in self._queues.values() if server in queue.servers]
-            if sum(len(queue.waiting) for queue in queues) <= DOWN_KEEPS:
-                continue
-            wait = min(max(server.breaker.wait(now), SHORTEST_BUSY), LONGEST_BUSY)
-            surplus = _in_turn(queues)[DOWN_KEEPS:]
-            handed += self._hand_out(surplus, now, lambda _entry, wait=wait: wait)  # type: ignore[misc]  # bound per loop
-        return handed
-
-    def _beyond_share(self, now: float) -> list[tuple[Task, float]]:
-        slow: dict[Queue, float] = {}
-        for queue in self._queues.values():
-            if queue.waiting:
-                seconds, wait = queue.outlook(now)
-                if seconds > SLOW_SECONDS:
-                    slow[queue] = wait
-        handed: list[tuple[Task, float]] = []
-        groups = [([queue for queue in slow if server in queue.servers], 4) for server in self._servers.values()]
-        for queues, part in [*groups, (list(slow), 2)]:
-            handed += self._hand_out(self._surplus(queues, part), now, lambda entry: slow[entry.queue])
-        return handed
-
-    def _surplus(self, queues: list[Queue], part: int) -> list[Entry]:
-        """Return what is beyond 1/`part` of the window, in records or bytes, in the order of service."""
-        records, size_bytes = self._settings.window_records // part, self._settings.window_bytes // part
-        if sum(len(queue.waiting) for queue in queues) <= 1:
-            return []  # one job is never too many, however large its record
-        entries = _in_turn(queues)
-        kept = 0
-        for entry in entries:
-            records, size_bytes = records - 1, size_bytes - entry.task.size_bytes
-            if kept and (records < 0 or size_bytes < 0):
-                break
-            kept += 1
-        return entries[kept:]
-
-    def _hand_out(
-        self, entries: list[Entry], now: float, seconds: Callable[[Entry], float]
-    ) -> list[tuple[Task, float]]:
-        handed = []
-        for entry in reversed(entries):
-            wait = min(max(seconds(entry), SHORTEST_BUSY), LONGEST_BUSY)
-            if entry.state is State.DELAYED:
-                wait = max(wait, entry.due - now)
-            handed.append((entry.task, wait))
-            self._remove(entry, now)
-        return handed
-
-
-def _is_open_to_jobs(server: Server, now: float) -> bool:
-    """May a server get a job now: any, or one probe while it has no other."""
-    return server.breaker.closed or (server.breaker.admits(now) and server.lanes == 0)
-
-
-def _in_turn(queues: Iterable[Queue]) -> list[Entry]:
-    return sorted((entry for queue in queues for entry in queue.waiting.values()), key=lambda entry: entry.turn)

@@ -24,6 +24,7 @@ from etl.retry import TIERS, parked_until
 from etl.topics import Topics
 
 WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC, ISO 8601
+SERVERS = "etl-servers"  # the two names, so that a job of a server that is down is seen to be one without reading it
 OUTAGES = "etl-outages"  # how many in a row, decimal
 PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
 
@@ -144,6 +145,7 @@ class Envelopes:
             replays=task.replays,
             waiting_since=task.waiting_since,
             outages=task.outages,
+            servers=(task.job.source.hostname, task.job.destination.hostname),
             published=task.published,
             verified_by=task.verified_by if task.published else None,
             facts=task.facts if task.published else None,
@@ -167,6 +169,7 @@ class Carried:
     replays: int = 0
     waiting_since: float | None = None  # wall clock
     outages: int = 0
+    servers: tuple[str, ...] = ()
     published: bool = False
     verified_by: str | None = None
     facts: Facts | None = None
@@ -201,6 +204,7 @@ def _own_headers(carried: Carried) -> Headers:
         header.NOT_BEFORE: _iso(carried.not_before),
         header.REPLAYS: str(carried.replays) if carried.replays else None,
         WAITING_SINCE: _iso(carried.waiting_since),
+        SERVERS: " ".join(carried.servers) if carried.not_before is not None else None,
         OUTAGES: str(carried.outages) if carried.outages else None,
         PUBLISHED: _json(_publication(carried)) if carried.published else None,
     }
@@ -239,6 +243,7 @@ def _deferred(record: Record, here: Carried) -> Carried:
         not_before=_moment(_text(record, header.NOT_BEFORE)),
         waiting_since=_moment(_text(record, WAITING_SINCE)),
         outages=_count(_text(record, OUTAGES)),
+        servers=tuple((_text(record, SERVERS) or "").split()),
         published=published is not None,
         verified_by=_kind(published, "verified_by", str),
         facts=_facts(published),

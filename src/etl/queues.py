@@ -1,4 +1,4 @@
-"""What the dispatcher keeps: the jobs of a server pair in the order of service, their rate, a server's lanes.
+"""What the dispatcher keeps: the jobs of a pair of servers in the order of service, their rate, their lanes.
 
 State without decisions, guarded by the dispatcher's lock; the clock is handed in. Knows no pool, no Kafka.
 """
@@ -12,8 +12,9 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from etl.breaker import Breaker
+    from etl.climb import Climb
     from etl.config import ServerConfig
+    from etl.health import Server
     from etl.models.task import Task
 
 SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is set aside
@@ -74,20 +75,13 @@ class Rate:
 
 
 @dataclass(eq=False)
-class Server:
-    """One server, under all its names."""
-
-    breaker: Breaker
-    lanes: int = 0  # how many it holds now
-    prober: Entry | None = None  # the job that probes it
-
-
-@dataclass(eq=False)
 class Queue:
     """The jobs of one pair of servers."""
 
     key: object
     servers: tuple[Server, ...]  # one or two
+    climb: Climb
+    lanes: int = 0
     heap: list[tuple[int, int, Entry]] = field(
         default_factory=list
     )  # by rank, age; may hold what is not ready any more

@@ -3,6 +3,8 @@
     Policy(max_attempts, backoff, backoff_max, patience_seconds, memory_limit_seconds=5.0, jitter=…)
     Policy.of(settings) -> Policy
     policy.verdict(task, error, now_wall, breaker_wait=0.0) -> Again | Park | Dead | Abandon  (changes nothing)
+    policy.set_back(task, outage, now_wall, seconds) -> Park | Dead    of a job that is not even tried
+    set_back_seconds(age, count) -> seconds     how long such jobs of one server wait
     tier_for(remaining) -> index | None         None: less than the shortest tier remains, wait in memory
     parked_until(now, not_before) -> (tier index, due)
     Doubling(first, longest)(count) -> seconds  the wait after so many outages in a row, ± 20 %
@@ -16,7 +18,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from etl.errors import Fate, code_of, fate_of
+from etl.errors import EtlError, Fate, code_of, fate_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from etl.models.task import Task
 
 TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds; each is its own partitions of T-retry: first in, first due
+SET_BACK_PER_SECOND = 200.0  # jobs of servers that are down that a process takes from T-retry only to put them back
 SPREAD = 0.2  # waits of an outage vary by this part: processes that saw the same one do not come back together
 
 
@@ -72,9 +75,10 @@ class Park(Waiting):
 
 @dataclass(frozen=True)
 class Dead:
-    """Dead-letter, with a failed result. The attempt that ended so counts among the job's."""
+    """Dead-letter `error`, with a failed result. The attempt that ended so counts among the job's."""
 
     reason: str
+    error: BaseException
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Policy:
         if fate is Fate.ABANDON:
             return Abandon()
         if fate is Fate.DEAD:
-            return Dead(f"{code_of(error)}: no retry can help")
+            return Dead(f"{code_of(error)}: no retry can help", error)
         if fate is Fate.OUTAGE:
             return self._after_outage(task, error, now, breaker_wait)
         return self._after_failure(task, error, now)
@@ -123,7 +127,7 @@ class Policy:
     def _after_failure(self, task: Task, error: BaseException, now: float) -> Verdict:
         spent = len(task.attempts) + 1
         if spent >= self.max_attempts:
-            return Dead(f"{code_of(error)}: {spent} of {self.max_attempts} attempts spent")
+            return Dead(f"{code_of(error)}: {spent} of {self.max_attempts} attempts spent", error)
         delay = self.jitter() * Doubling(self.backoff, self.backoff_max).bare(spent)
         reason = f"{code_of(error)}: attempt {spent} of {self.max_attempts}"
         return self._wait(delay, now, reason, spent=True, since=None, outages=0)
@@ -132,7 +136,7 @@ class Policy:
         since = now if task.waiting_since is None else task.waiting_since
         patience_left = since + self.patience_seconds - now
         if patience_left <= 0:
-            return Dead(f"{code_of(error)}: waited {now - since:.0f} s for the server")
+            return _out_of_patience(error, now - since)
         outages = task.outages + 1
         delay = max(Doubling(self.backoff, self.backoff_max, self.jitter)(outages), breaker_wait)
         if delay > self.memory_limit_seconds:
@@ -141,12 +145,32 @@ class Policy:
         reason = f"{code_of(error)}: outage {outages} in a row"
         return self._wait(delay, now, reason, spent=False, since=since, outages=outages)
 
+    def set_back(self, task: Task, outage: BaseException, now: float, seconds: float) -> Park | Dead:
+        """Decide about a job that is not tried: its server has been met with `outage`. `now` is wall clock."""
+        since = now if task.waiting_since is None else task.waiting_since
+        patience_left = since + self.patience_seconds - now
+        if patience_left <= 0:
+            return _out_of_patience(outage, now - since)
+        not_before = now + min(seconds, patience_left)
+        return Park(False, since, task.outages, not_before, f"{code_of(outage)}: its server is down")
+
     def _wait(
         self, delay: float, now: float, reason: str, *, spent: bool, since: float | None, outages: int
     ) -> Again | Park:
         if delay <= self.memory_limit_seconds:
             return Again(spent, since, outages, delay)
         return Park(spent, since, outages, now + delay, reason)
+
+
+def set_back_seconds(age: float, count: int) -> float:
+    """Return how long a job waits, untried, whose server has been down for `age` seconds: a whole tier.
+
+    About as long again as the outage has lasted. And where many wait, a tier that is long enough: of `count` jobs set
+    back so far no more come due than may be set back again, so that a million of them keep nobody busy.
+    """
+    by_age = _rounded_down(max(age, TIERS[0]))
+    by_count = next((tier for tier in TIERS if count <= tier * SET_BACK_PER_SECOND), TIERS[-1])
+    return max(by_age, by_count)
 
 
 def tier_for(remaining: float) -> int | None:
@@ -166,3 +190,12 @@ def parked_until(now: float, not_before: float) -> tuple[int, float]:
 def _rounded_down(delay: float) -> float:
     tier = tier_for(delay)
     return delay if tier is None else TIERS[tier]
+
+
+def _out_of_patience(error: BaseException, seconds: float) -> Dead:
+    """Return the end of a job whose server did not come back: its last error, and how long it waited."""
+    hours = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
+    reason = f"waited {hours} for the server, longer than ETL_OUTAGE_PATIENCE_HOURS"
+    if isinstance(error, EtlError):
+        error = type(error)(f"{error} ({reason})", server=error.server)
+    return Dead(f"{code_of(error)}: {reason}", error)

@@ -74,6 +74,7 @@ class Runner:
                 _require_in_time(task.job)
             lease.open()
             opened = True
+            self._let_in(task)
             receipt = self._transfer(flight)
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             cause = flight.cause(error)
@@ -111,6 +112,7 @@ class Runner:
             if not flight.row.is_open:
                 flight.lease.open()
                 flight.row.is_open = True
+                self._let_in(flight.task)
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             self._failed_in_row(flight, error, answered=False)
             return False
@@ -254,8 +256,8 @@ class Runner:
                 task.sweep = True
                 self.dispatcher.later(task, verdict.delay)
         elif isinstance(verdict, Dead):
-            self._note(task, error, spent=True)
-            self.dead(task, error, started)
+            self._note(task, verdict.error, spent=True)
+            self.dead(task, verdict.error, started)
         elif self.ledger.owns(task.partition, task.incarnation) and not self.is_stopping():
             # Nobody took the partition away: we only cannot be sure that it is ours, while the broker is silent.
             task.sweep = True
@@ -267,6 +269,19 @@ class Runner:
         """Set a job aside in T-retry until `not_before` (wall clock)."""
         if self.add(task, State.DONE, self.envelopes.deferral(task, not_before)):
             log.info("job parked", **_context(task), error=reason, until=_utc(not_before))
+
+    def set_aside(self, task: Task, seconds: float, outage: BaseException | None) -> None:
+        """Set a job aside that was not tried: its server is busy, or down since it was met with `outage`."""
+        now = time.time()
+        if outage is None:
+            self.park(task, now + seconds, "server busy")
+            return
+        verdict = self.policy.set_back(task, outage, now, seconds)
+        if isinstance(verdict, Dead):
+            self.dead(task, verdict.error)
+            return
+        task.waiting_since = verdict.waiting_since
+        self.park(task, verdict.not_before, verdict.reason)
 
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""
@@ -348,12 +363,16 @@ class Runner:
 
     # --- servers
 
+    def _let_in(self, task: Task) -> None:
+        """Tell that both servers are there: at once, as the transfer may take long."""
+        for name in (task.job.source.hostname, task.job.destination.hostname):
+            self.dispatcher.worked(name)
+
     def _tell_dispatcher(self, task: Task, error: BaseException | None, *, answered: bool) -> None:
         if answered:
-            for name in (task.job.source.hostname, task.job.destination.hostname):
-                self.dispatcher.worked(name)
-        elif isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:
-            self.dispatcher.failed(error.server, error)
+            self.dispatcher.answered(task)
+        elif isinstance(error, EtlError) and error.server is not None:
+            self.dispatcher.failed(error.server, error, task)
 
     def _breaker_wait(self, error: BaseException) -> float:
         if isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:

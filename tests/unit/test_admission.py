@@ -10,13 +10,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pretend
 import pytest
 
 from etl import errors
-from etl.admission import Admission
+from etl.admission import Admission, Pace
 from etl.config import ConfigLoader
 from etl.dispatcher import Dispatcher
 from etl.envelopes import Envelopes
@@ -25,8 +26,9 @@ from etl.models.message import DLQMessage, TransferResult
 from etl.models.task import Facts, Record, Task
 from etl.models.wire import Batch, Message, Partition
 from etl.outcomes import Ledger
-from etl.retry import Policy
+from etl.retry import SET_BACK_PER_SECOND, Policy
 from etl.runner import Runner
+from etl.surplus import DOWN_KEEPS
 from etl.topics import Topics
 from etl.transfer import relay
 from etl.transfer.lane import Flight
@@ -425,3 +427,98 @@ def test_a_bug_met_by_one_record_is_a_dead_letter(scene: Scene, monkeypatch: pyt
     messages = scene.messages()
     assert set(messages) == {"jobs-dlq", "jobs-results"}
     assert result_in(messages["jobs-results"]).error_code == "UNKNOWN_ERROR"
+
+
+# --- a server that is down
+
+DOWN = errors.ServerUnavailable("refused", server="B")
+
+
+def parked(*more: tuple[str, bytes]) -> dict[str, Any]:
+    headers = ((header.GROUP, b"group"), (header.ORIGIN, b"jobs-0-7"), ("etl-servers", b"A B"), *more)
+    return {"headers": headers, "partition": Partition("jobs-retry", 1), "timestamp": NOW - 3600}
+
+
+def set_aside(scene: Scene) -> None:
+    for surplus in scene.dispatcher.overflow():
+        scene.runner.set_aside(*surplus)
+
+
+def test_what_is_set_aside_names_its_servers(scene: Scene) -> None:
+    """So that a job of a server that is down is seen to be one before it is read."""
+    scene.dispatcher.failed("B", DOWN)
+    for _ in range(DOWN_KEEPS + 1):
+        scene.accept()
+    set_aside(scene)
+    headers = dict(scene.messages()["jobs-retry"].headers)
+    assert headers["etl-servers"] == b"A B"
+    assert "etl-waiting-since" in headers
+    assert header.ATTEMPTS not in headers
+
+
+def test_due_jobs_of_a_server_that_is_down_are_set_back_at_a_bounded_rate(scene: Scene) -> None:
+    """A million of them come due: their partition is read no faster than they are put back."""
+    scene.dispatcher.failed("B", DOWN)
+    for _ in range(DOWN_KEEPS):
+        scene.accept(**parked())
+    assert scene.partitions.sleeping == {}
+    taken = 0
+    for _ in range(4):  # half a second each
+        while not scene.partitions.sleeping:
+            scene.accept(**parked())
+            set_aside(scene)
+            taken += 1
+        assert scene.partitions.sleeping == {Partition("jobs-retry", 1): (scene.offset - 1, scene.clock() + 0.5)}
+        assert taken <= SET_BACK_PER_SECOND * (1 + scene.clock() - NOW) + 4
+        scene.clock.pass_(0.5)
+        scene.partitions.sleeping.clear()
+    assert taken > SET_BACK_PER_SECOND * 2
+    assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
+
+
+def test_due_jobs_of_other_servers_and_new_ones_are_not_slowed(scene: Scene) -> None:
+    """Nor are jobs of a server that is down that come for the first time: behind them may be some of others."""
+    scene.dispatcher.failed("B", DOWN)
+    scene.admission.pace = Pace(0.0)
+    for _ in range(DOWN_KEEPS + 20):
+        scene.accept()
+    other = {**JOB, "destination": {"hostname": "A", "path": "/out/a"}}
+    to_others = parked()
+    to_others["headers"] = tuple((k, b"A A" if k == "etl-servers" else v) for k, v in to_others["headers"])
+    scene.accept(other, **to_others)
+    assert scene.partitions.sleeping == {}
+    scene.accept(**parked())
+    assert Partition("jobs-retry", 1) in scene.partitions.sleeping
+
+
+def test_patience_ends_for_jobs_that_nobody_tried(scene: Scene) -> None:
+    """The dead letter says what the server was met with, and how long the job waited."""
+    since = datetime.fromtimestamp(time.time() - 7200, UTC).isoformat().encode()
+    scene.dispatcher.failed("B", DOWN)
+    for _ in range(DOWN_KEEPS):
+        scene.accept()
+    scene.accept(**parked(("etl-waiting-since", since)))
+    set_aside(scene)
+    messages = scene.messages()
+    letter = DLQMessage.from_json(messages["jobs-dlq"].value or b"")
+    assert letter.error_code == "CONNECTION_ERROR"
+    assert "refused (waited 2.0 hours for the server" in letter.error
+    result = result_in(messages["jobs-results"])
+    assert (result.status, result.attempts) == ("FAILED", 0)
+
+
+def test_a_server_that_lets_us_in_is_back_before_its_first_file_is_done(scene: Scene) -> None:
+    """A probe may take hours: its login is enough."""
+    scene.dispatcher.failed("B", DOWN)
+    scene.accept()
+    scene.dispatcher._servers[scene.pools.key(scene.pools.server("B"))].breaker.open_until = 0.0
+    waits = []
+
+    def relayed() -> relay.Receipt:
+        waits.append(scene.dispatcher.breaker_wait("B"))
+        scene.accept({**JOB, "destination": {"hostname": "B", "path": "/out/b"}})
+        assert scene.dispatcher._down == set()
+        return good()
+
+    scene.run(relayed)
+    assert waits == [0.0]

@@ -10,8 +10,10 @@ import pytest
 from pretend import Clock, World
 
 from etl import errors
-from etl.dispatcher import DOWN_KEEPS, Dispatcher
+from etl.dispatcher import Dispatcher
 from etl.models.task import Task
+from etl.retry import SET_BACK_PER_SECOND
+from etl.surplus import DOWN_KEEPS
 from etl.transfer.lease import Lease
 from etl.transfer.pool import Pools
 
@@ -23,12 +25,12 @@ DOWN = errors.ServerUnavailable("refused")
 class Room:
     """A dispatcher with its pools, a clock, and the leases of what runs."""
 
-    def __init__(self, world: World, **settings: object) -> None:
+    def __init__(self, world: World, first_lanes: int = 1000, **settings: object) -> None:
         self.world = world
         self.clock = Clock()
         self.settings = pretend.settings(**settings)
         self.pools = Pools(world.config, self.settings, self.clock, world.create)
-        self.dispatcher = Dispatcher(self.pools, self.settings, self.clock, jitter=lambda: 0.5)
+        self.dispatcher = Dispatcher(self.pools, self.settings, self.clock, lambda: 0.5, first_lanes)
         self.leases: dict[Task, Lease] = {}
 
     def offer(self, *tasks: Task) -> None:
@@ -56,6 +58,13 @@ class Room:
         self.leases.pop(task).release(clean=True)
         if later is not None:
             self.dispatcher.later(task, later)
+        self.dispatcher.finish(task)
+
+    def refuse(self, task: Task, name: str, error: BaseException = DOWN) -> None:
+        """End a run as an outage of a server does: its sessions are gone, the job waits."""
+        self.leases.pop(task).release(clean=False)
+        self.dispatcher.failed(name, error, task)
+        self.dispatcher.later(task, 60.0)
         self.dispatcher.finish(task)
 
     def run(self, seconds: float = 0.0) -> Task:
@@ -296,51 +305,59 @@ def test_later_says_nothing_of_a_job_that_does_not_run() -> None:
 def test_an_outage_closes_the_server_for_a_while_then_one_probe_goes() -> None:
     with room() as r:
         r.offer(*tasks_of("A", "B", 3), *tasks_of("C", "D", 1, 10))
-        probe = r.must_take()
-        r.dispatcher.failed("B", DOWN)
-        r.end(probe, later=60.0)
+        r.refuse(r.must_take(), "B")
         assert pairs(r.take_all()) == "CD"
         assert r.dispatcher.breaker_wait("B") == 1.0
         r.clock.pass_(1.0)
         assert pairs(r.take_all()) == "AB"
 
 
-def test_a_server_that_answers_again_gets_all_its_lanes_back() -> None:
+def test_a_server_that_is_back_gets_its_lanes_back_a_few_at_a_time() -> None:
     with room() as r:
-        r.offer(*tasks_of("A", "B", 4))
-        first = r.must_take()
-        r.dispatcher.failed("B", DOWN)
-        r.end(first, later=60.0)
+        r.offer(*tasks_of("A", "B", 20))
+        r.refuse(r.must_take(), "B")
         r.clock.pass_(1.0)
-        assert r.take() is not None
+        running = [r.must_take()]
         assert r.take() is None
         r.dispatcher.worked("B")
-        assert len(r.take_all()) == 2
+        for lanes in (1, 2, 4, 8):
+            running += r.take_all()
+            assert len(running) == lanes
+            r.dispatcher.answered(running[0])
+            r.clock.pass_(0.25)
 
 
 def test_a_probe_that_says_nothing_of_the_server_is_followed_by_another() -> None:
     with room() as r:
         r.offer(*tasks_of("A", "B", 3))
-        first = r.must_take()
-        r.dispatcher.failed("B", DOWN)
-        r.end(first, later=60.0)
+        r.refuse(r.must_take(), "B")
         r.clock.pass_(1.0)
         r.end(r.must_take())  # it failed at its source, say
         assert r.take() is not None
 
 
 def test_a_failing_server_has_one_lane() -> None:
-    """A transfer that still runs there is its one lane: no probe beside it."""
+    """A connect that is still under way there is its one lane: no probe beside it."""
     with room() as r:
         r.offer(*tasks_of("A", "B", 4))
-        running = [r.must_take(), r.must_take()]
+        dialing, lease = _taken(r.dispatcher)
         r.dispatcher.failed("B", DOWN)
         r.clock.pass_(10.0)
         assert r.take() is None
-        r.end(running.pop(), later=60.0)
-        assert r.take() is None
-        r.end(running.pop(), later=60.0)
+        lease.release(clean=False)
+        r.dispatcher.later(dialing, 60.0)
+        r.dispatcher.finish(dialing)
         assert r.take() is not None
+
+
+def test_a_refusal_while_sessions_are_open_is_no_outage() -> None:
+    """Whatever was refused, the server is there: it gets no more lanes for a while, and the others go on."""
+    for error in (DOWN, errors.ServerBusy("421"), errors.AuthenticationFailed("530")):
+        with room() as r:
+            r.offer(*tasks_of("A", "B", 2))
+            r.must_take()
+            r.dispatcher.failed("B", error)
+            assert r.dispatcher.breaker_wait("B") == 0.0
 
 
 @pytest.mark.parametrize("error", [errors.FileMissing("gone"), errors.ConnectionLost("reset"), ValueError()])
@@ -369,7 +386,7 @@ def test_beyond_a_few_the_jobs_of_a_server_that_is_down_are_handed_out() -> None
         r.offer(*jobs, *others)
         assert r.dispatcher.overflow() == []
         r.dispatcher.failed("B", DOWN)
-        assert r.dispatcher.overflow() == [(task, 10.0) for task in reversed(jobs[DOWN_KEEPS:])]
+        assert r.dispatcher.overflow() == [(task, 10.0, DOWN) for task in reversed(jobs[DOWN_KEEPS:])]
         assert r.dispatcher.overflow() == []
         assert r.dispatcher.unfinished[0] == DOWN_KEEPS + 20
 
@@ -381,7 +398,85 @@ def test_what_is_handed_out_waits_as_long_as_the_breaker() -> None:
             r.clock.pass_(r.dispatcher.breaker_wait("B"))
         r.dispatcher.failed("B", DOWN)
         r.offer(*tasks_of("A", "B", DOWN_KEEPS + 1))
-        assert [delay for _, delay in r.dispatcher.overflow()] == [64.0]
+        assert [delay for _, delay, _ in r.dispatcher.overflow()] == [64.0]
+
+
+def test_the_longer_an_outage_the_longer_its_jobs_are_set_back() -> None:
+    """As long again as it has lasted, in whole tiers, up to an hour; then it begins anew."""
+    with room() as r:
+        waits = []
+        for age in (0, 30, 59, 60, 599, 600, 3599, 3600, 100_000):
+            r.clock.now = 1000.0 + age
+            r.dispatcher.failed("B", DOWN)
+            r.offer(*tasks_of("A", "B", DOWN_KEEPS + 1 if not age else 1, age))
+            ((_, seconds, outage),) = r.dispatcher.overflow()
+            assert outage is DOWN
+            waits.append(seconds if seconds in {10.0, 60.0, 600.0, 3600.0} else "the breaker's")
+        assert waits == [10.0, 10.0, 10.0, 60.0, 60.0, 600.0, 600.0, 3600.0, 3600.0]
+        r.dispatcher.worked("B")
+        r.dispatcher.failed("B", DOWN)
+        r.offer(pretend.task(200_000))
+        assert r.dispatcher.overflow()[0].seconds == 10.0
+
+
+def test_of_a_million_set_back_no_more_come_due_than_can_be_set_back_again() -> None:
+    """Each tier gets what is put back within its length; the rest goes to the next longer one at once."""
+    with room(window_records=10_000_000) as r:
+        r.dispatcher.failed("B", DOWN)
+        r.offer(*tasks_of("A", "B", DOWN_KEEPS))
+        counts: dict[float, int] = {}
+        for batch in range(150):
+            r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
+            for _, seconds, _ in r.dispatcher.overflow():
+                counts[seconds] = counts.get(seconds, 0) + 1
+        assert counts == {
+            10.0: 10 * SET_BACK_PER_SECOND,
+            60.0: 50 * SET_BACK_PER_SECOND,
+            600.0: 540 * SET_BACK_PER_SECOND,
+            3600.0: 150_000 - 600 * SET_BACK_PER_SECOND,
+        }
+
+
+def test_it_is_known_before_whether_a_job_would_be_set_back() -> None:
+    """Not the first few: they are probes. And not where both servers are well, or a name is nobody's any more."""
+    with room() as r:
+        r.dispatcher.failed("B", DOWN)
+        r.offer(*tasks_of("A", "B", DOWN_KEEPS - 1))
+        assert not r.dispatcher.sets_back(("A", "B"))
+        r.offer(pretend.task(100))
+        assert r.dispatcher.sets_back(("A", "B"))
+        assert r.dispatcher.sets_back(("B", "C"))
+        assert not r.dispatcher.sets_back(("A", "C"))
+        assert not r.dispatcher.sets_back(())
+        r.pools.server = _unknown  # type: ignore[method-assign,assignment]
+        assert not r.dispatcher.sets_back(("A", "GONE"))
+
+
+def _unknown(name: str) -> object:
+    raise errors.UnknownServer(name)
+
+
+def test_a_refused_login_keeps_its_server_closed_for_a_minute_then_longer() -> None:
+    """Ten thousand jobs wait for it: seven logins in the first hour, not seven in the first minute."""
+    world = World(A=8, B=8)
+    world["B"].refusal = errors.AuthenticationFailed("530", server="B")
+    with room(world) as r:
+        for number in range(40):
+            r.dispatcher.offer(pretend.task(number))
+        tries: list[float] = []
+        while r.clock() < 1000.0 + 3600:
+            taken = r.dispatcher.take(0.0)
+            if taken is not None:
+                task, lease = taken
+                tries.append(r.clock() - 1000.0)
+                with pytest.raises(errors.AuthenticationFailed) as caught:
+                    lease.open()
+                r.dispatcher.failed("B", caught.value, task)
+                r.dispatcher.later(task, 1.0)
+                r.dispatcher.finish(task)
+            r.clock.pass_(0.5)
+        assert len(tries) in {6, 7}
+        assert tries[1] >= 48
 
 
 def test_a_handed_out_job_frees_its_place_for_its_followers() -> None:
@@ -391,7 +486,7 @@ def test_a_handed_out_job_frees_its_place_for_its_followers() -> None:
         follower = pretend.task(51, "A", "B", "/out/same", priority="high")
         r.offer(*jobs, leader, follower)
         r.dispatcher.failed("B", DOWN)
-        handed = [task for task, _ in r.dispatcher.overflow()]
+        handed = [task for task, _, _ in r.dispatcher.overflow()]
         assert handed[0] is leader
         assert follower not in handed
         r.dispatcher.worked("B")
@@ -416,7 +511,7 @@ def test_beyond_a_quarter_of_the_window_a_slow_queue_is_handed_out_last_served_f
         for _ in range(10):
             r.run(seconds=2.0)
         handed = r.dispatcher.overflow()
-        assert [task for task, _ in handed] == list(reversed(jobs[35:]))
+        assert [task for task, _, _ in handed] == list(reversed(jobs[35:]))
         assert handed[0][1] == pytest.approx(160, rel=0.1)  # 80 jobs at 2 s each
         assert r.dispatcher.unfinished[0] == 25
 
@@ -448,7 +543,7 @@ def test_an_unknown_rate_is_slow_only_after_thirty_seconds_with_a_lane() -> None
         r.clock.pass_(1.0)
         handed = r.dispatcher.overflow()
         assert len(handed) == 64
-        assert {delay for _, delay in handed} == {300.0}
+        assert {delay for _, delay, _ in handed} == {300.0}
 
 
 def test_a_fast_queue_that_idled_for_long_is_still_fast() -> None:
@@ -473,7 +568,7 @@ def test_a_fast_server_that_falls_silent_does_not_keep_the_window() -> None:
         r.clock.pass_(2.0)
         handed = r.dispatcher.overflow()
         assert len(handed) == 54
-        assert all(100 <= delay <= 120 for _, delay in handed)  # a guess: looked at again before long
+        assert all(100 <= delay <= 120 for _, delay, _ in handed)  # a guess: looked at again before long
 
 
 def test_the_slow_queues_of_one_server_have_a_quarter_together() -> None:
@@ -482,7 +577,7 @@ def test_the_slow_queues_of_one_server_have_a_quarter_together() -> None:
         for _ in range(3):
             r.take()
         r.clock.pass_(31.0)
-        handed = pairs([task for task, _ in r.dispatcher.overflow()]).split()
+        handed = pairs([task for task, _, _ in r.dispatcher.overflow()]).split()
         assert handed.count("BD") == 15
         assert r.dispatcher.unfinished[0] == 63 - len(handed)
 

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from etl import errors
 from etl.config import Settings
 from etl.models.task import Attempt, Task
-from etl.retry import TIERS, Abandon, Again, Dead, Doubling, Park, Policy, parked_until, tier_for
+from etl.retry import (
+    SET_BACK_PER_SECOND,
+    TIERS,
+    Abandon,
+    Again,
+    Dead,
+    Doubling,
+    Park,
+    Policy,
+    parked_until,
+    set_back_seconds,
+    tier_for,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -103,7 +115,46 @@ def test_no_wait_is_longer_than_the_longest_unless_the_breaker_says_so() -> None
 
 def test_a_server_that_stays_down_beyond_the_patience_is_a_dead_letter() -> None:
     assert isinstance(policy().verdict(tried(outages=9, waiting_since=NOW - 3599), DOWN, NOW), Again)
-    assert isinstance(policy().verdict(tried(outages=9, waiting_since=NOW - 3600), DOWN, NOW), Dead)
+    dead = policy().verdict(tried(outages=9, waiting_since=NOW - 3600), DOWN, NOW)
+    assert isinstance(dead, Dead)
+    assert type(dead.error) is errors.ServerUnavailable
+    assert str(dead.error) == "refused (waited 1.0 hours for the server, longer than ETL_OUTAGE_PATIENCE_HOURS)"
+
+
+@pytest.mark.parametrize("kind", [errors.ServerUnavailable, errors.ServerBusy, errors.AuthenticationFailed])
+def test_the_end_of_the_patience_says_what_the_server_was_met_with_and_how_long_the_job_waited(
+    kind: type[errors.EtlError],
+) -> None:
+    """Also of a job that was never tried, as others had met the outage."""
+    outage = kind("it said no", server="B")
+    dead = policy().set_back(tried(waiting_since=NOW - 7200), outage, NOW, 600.0)
+    assert isinstance(dead, Dead)
+    assert type(dead.error) is kind
+    assert dead.error.server == "B"
+    assert str(dead.error).startswith("it said no (waited 2.0 hours")
+    assert "90 seconds" in str(policy(patience_seconds=60.0).set_back(tried(waiting_since=NOW - 90), outage, NOW, 1))
+
+
+def test_a_job_that_is_set_back_untried_spends_nothing_and_its_patience_begins() -> None:
+    assert policy().set_back(tried(attempts=2, outages=3), DOWN, NOW, 600.0) == Park(
+        spent=False,
+        waiting_since=NOW,
+        outages=3,
+        not_before=NOW + 600.0,
+        reason="CONNECTION_ERROR: its server is down",
+    )
+    again = policy().set_back(tried(waiting_since=NOW - 3000), DOWN, NOW, 3600.0)
+    assert isinstance(again, Park)
+    assert again.waiting_since == NOW - 3000
+    assert again.not_before == NOW + 600.0  # the last look is at the end of the patience, not beyond
+
+
+@given(st.floats(0, 1e6), st.integers(0, 10_000_000))
+def test_a_set_back_is_one_whole_tier(age: float, count: int) -> None:
+    seconds = set_back_seconds(age, count)
+    assert seconds in TIERS
+    assert seconds <= max(age, TIERS[0]) or count > TIERS[0] * SET_BACK_PER_SECOND
+    assert seconds == TIERS[-1] or count <= seconds * SET_BACK_PER_SECOND
 
 
 def test_the_last_attempt_is_at_the_end_of_the_patience_not_beyond() -> None:

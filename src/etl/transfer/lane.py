@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from etl.transfer.lease import Lease
     from etl.transfer.row import Stages
 
-SPARE_LANES = 1  # beyond ETL_WORKERS: for other servers when one holds all the rest, and stalls
-
 TAKE_SECONDS = 1.0  # how long a lane waits for work before it looks whether it should end
 JOIN_SECONDS = 1.0  # for a lane's second thread, once its line is empty
 PAUSE_SECONDS = 0.01  # after it got none: a dispatcher that was stopped answers at once

@@ -1,0 +1,60 @@
+"""How many lanes run at once: ETL_WORKERS of them, and some more in place of those that are long at one job.
+
+A lane in a transfer of ten minutes, or at a server that has fallen silent, moves nobody else's jobs. Lanes are cheap:
+up to SPARE_LANES more work for other servers meanwhile. State without a lock, guarded by the dispatcher's; the clock is
+handed in. Knows no pool, no Kafka.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etl.health import Server
+    from etl.queues import Entry
+
+SPARE_LANES = 8  # threads beyond ETL_WORKERS
+LONG_SECONDS = 3.0  # a lane that is at one job for longer does not count among the lanes that move
+
+
+class Crew:
+    """The lanes at work, by the job that each took last."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._at_work: dict[Entry, float] = {}  # since when; the oldest first
+
+    def __len__(self) -> int:
+        return len(self._at_work)
+
+    def enter(self, entry: Entry, now: float) -> None:
+        """A lane took its first job."""
+        self._at_work[entry] = now
+
+    def go_on(self, last: Entry, entry: Entry, now: float) -> None:
+        """The lane of `last` took `entry`."""
+        del self._at_work[last]
+        self._at_work[entry] = now
+
+    def leave(self, entry: Entry) -> None:
+        """The lane is free."""
+        del self._at_work[entry]
+
+    def moving(self, now: float, server: Server | None = None) -> int:
+        """Return how many lanes (of a server) are not long at one job."""
+        count = len(self._at_work) if server is None else server.lanes
+        for entry, since in self._at_work.items():
+            if now - since <= LONG_SECONDS:
+                break
+            count -= server is None or server in entry.queue.servers
+        return count
+
+    def has_room(self, now: float, *, newcomer: bool) -> bool:
+        """May one more lane go to work? `newcomer`: for servers that hold none; one lane more is kept for those."""
+        if len(self._at_work) >= self._workers + SPARE_LANES:
+            return False
+        return self.moving(now) < self._workers + newcomer
+
+    def is_over(self, now: float) -> bool:
+        """Are there too many at work, since those that were long at one job go on?"""
+        return self.moving(now) > self._workers + 1

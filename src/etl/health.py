@@ -1,0 +1,41 @@
+"""One server as the dispatcher sees it: may it get jobs, how many lanes it holds, how it has done lately.
+
+State with hardly a decision, guarded by the dispatcher's lock; the clock is handed in. Knows no pool, no Kafka.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from etl.gauges import Gauge
+from etl.retry import set_back_seconds
+
+if TYPE_CHECKING:
+    from etl.breaker import Breaker
+    from etl.queues import Entry
+
+
+@dataclass(eq=False)
+class Server:
+    """One server, under all its names."""
+
+    breaker: Breaker
+    gauge: Gauge = field(default_factory=Gauge)
+    lanes: int = 0  # how many it holds now
+    prober: Entry | None = None  # the job that probes it
+    set_back: int = 0  # jobs that were set back untried since it has been down
+
+    def is_open_to_jobs(self, now: float) -> bool:
+        """May it get a job now: any, or one probe while it has no other?"""
+        return self.breaker.closed or (self.breaker.admits(now) and self.lanes == 0)
+
+    def set_one_back(self, now: float) -> float:
+        """Count a job that is set back untried; return for how many seconds."""
+        self.set_back += 1
+        return max(self.breaker.wait(now), set_back_seconds(self.breaker.age(now), self.set_back))
+
+    def is_back(self) -> None:
+        """Note that it answered."""
+        self.breaker.up()
+        self.set_back = 0

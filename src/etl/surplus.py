@@ -1,0 +1,85 @@
+"""Which jobs are too many here: what the dispatcher hands out, to be set aside in T-retry.
+
+Picks, in the order of service, and changes nothing: whoever asks takes out what is yielded before the next is asked
+for. Guarded by the dispatcher's lock. Knows no pool, no Kafka.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from etl.queues import SLOW_SECONDS, State
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from etl.config import Settings
+    from etl.health import Server
+    from etl.models.task import Task
+    from etl.queues import Entry, Queue
+
+DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
+SHORTEST_BUSY, LONGEST_BUSY = 10.0, 3600.0  # how long "server busy" sets aside: the shortest and the longest tier
+
+
+class Surplus(NamedTuple):
+    """A job that is not here any more, and for how many seconds it is to wait."""
+
+    task: Task
+    seconds: float
+    outage: BaseException | None  # what its server was met with, if it is down; None: it is busy
+
+
+def is_kept(server: Server, queues: Iterable[Queue]) -> bool:
+    """Would one job more of a server that is down be kept here?"""
+    return sum(len(queue.waiting) for queue in queues if server in queue.servers) < DOWN_KEEPS
+
+
+def beyond_breakers(down: Collection[Server], queues: Collection[Queue], now: float) -> Iterator[tuple[Entry, float]]:
+    """Yield what is beyond a few of each server that is down, and how long its wait is: those served last first."""
+    for server in down:
+        its = [queue for queue in queues if server in queue.servers]
+        if sum(len(queue.waiting) for queue in its) <= DOWN_KEEPS:
+            continue
+        for entry in reversed(_in_turn(its)[DOWN_KEEPS:]):
+            yield entry, _bounded(server.set_one_back(now), entry, now)
+
+
+def beyond_share(
+    servers: Collection[Server], queues: Collection[Queue], settings: Settings, now: float
+) -> Iterator[tuple[Entry, float]]:
+    """Yield what is beyond a quarter of the window of one server's slow queues, or beyond half of it of them all."""
+    slow: dict[Queue, float] = {}
+    for queue in queues:
+        if queue.waiting:
+            seconds, wait = queue.outlook(now)
+            if seconds > SLOW_SECONDS:
+                slow[queue] = wait
+    groups = [([queue for queue in slow if server in queue.servers], 4) for server in servers]
+    for its, part in [*groups, (list(slow), 2)]:
+        for entry in reversed(_beyond(its, part, settings)):
+            yield entry, _bounded(slow[entry.queue], entry, now)
+
+
+def _beyond(queues: list[Queue], part: int, settings: Settings) -> list[Entry]:
+    """Return what is beyond 1/`part` of the window, in records or bytes, in the order of service."""
+    records, size_bytes = settings.window_records // part, settings.window_bytes // part
+    if sum(len(queue.waiting) for queue in queues) <= 1:
+        return []  # one job is never too many, however large its record
+    entries = _in_turn(queues)
+    kept = 0
+    for entry in entries:
+        records, size_bytes = records - 1, size_bytes - entry.task.size_bytes
+        if kept and (records < 0 or size_bytes < 0):
+            break
+        kept += 1
+    return entries[kept:]
+
+
+def _bounded(seconds: float, entry: Entry, now: float) -> float:
+    seconds = min(max(seconds, SHORTEST_BUSY), LONGEST_BUSY)
+    return max(seconds, entry.due - now) if entry.state is State.DELAYED else seconds
+
+
+def _in_turn(queues: Iterable[Queue]) -> list[Entry]:
+    return sorted((entry for queue in queues for entry in queue.waiting.values()), key=lambda entry: entry.turn)
