@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from contract_parts import LONG, LONG, SHORT, Bytes, content_of, writes_of
+from contract_parts import LONG, SHORT, Bytes, content_of, writes_of
 
 from etl.errors import ConnectionLost, EtlError, Fate, StorageFull, TransferTimeout
 from etl.models.message import FileTransferJob
