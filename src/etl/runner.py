@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -224,13 +224,14 @@ class Runner:
         if has_action:
             self.add(task, State.PUBLISHED, (), lambda: self._published(task))
             return
-        result = self._result(task, "SUCCESS", started).model_copy(
-            update={
-                "bytes": receipt.size_bytes,
-                "verified_by": receipt.verified_by,
-                "skipped": receipt.skipped,
-                "swapped": receipt.swapped,
-            }
+        result = self._result(
+            task,
+            "SUCCESS",
+            started,
+            bytes=receipt.size_bytes,
+            verified_by=receipt.verified_by,
+            skipped=receipt.skipped,
+            swapped=receipt.swapped,
         )
         if self.add(task, State.DONE, self.envelopes.result(task, result)):
             self.done += 1
@@ -285,9 +286,8 @@ class Runner:
 
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""
-        result = self._result(task, "FAILED", time.time() if started is None else started).model_copy(
-            update={"error": redact(str(error)), "error_code": code_of(error)}
-        )
+        began = time.time() if started is None else started
+        result = self._result(task, "FAILED", began, error=redact(str(error)), error_code=code_of(error))
         messages = self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
         if self.add(task, State.DONE, messages):
             self.done += 1
@@ -340,7 +340,7 @@ class Runner:
             Outcome(task.partition, task.record.offset, task.incarnation, state, messages, on_commit)
         )
 
-    def _result(self, task: Task, status: str, started: float) -> TransferResult:
+    def _result(self, task: Task, status: str, started: float, **more: Any) -> TransferResult:
         job = task.job
         return TransferResult(
             job_id=job.job_id or str(task.origin),
@@ -354,6 +354,7 @@ class Runner:
             worker=self.worker,
             metadata=job.metadata,
             flat=job.flat,
+            **more,
         )
 
     def _note(self, task: Task, error: BaseException, *, spent: bool) -> None:

@@ -34,13 +34,7 @@ def parse(document: bytes | bytearray | str | None) -> dict[str, Any]:
     if not text.strip():
         raise InvalidMessage("message: is empty")
     try:
-        data = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_integer,
-        )
+        data = _DECODER.decode(text)
     except InvalidMessage:
         raise
     except RecursionError:
@@ -73,6 +67,8 @@ def check(data: object) -> dict[str, Any]:
 
 def write(data: object, *, ascii_only: bool = False, spaced: bool = False) -> str:
     """Return `data` as one line of JSON; compact and in plain letters unless asked otherwise."""
+    if not (ascii_only or spaced):
+        return _COMPACT.encode(data)
     return json.dumps(data, ensure_ascii=ascii_only, separators=None if spaced else (",", ":"), allow_nan=False)
 
 
@@ -123,6 +119,8 @@ def _items(name: str, value: dict[Any, Any] | list[Any]) -> Iterator[tuple[str, 
 
 
 def _check_text(name: str, text: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -158,3 +156,10 @@ def _integer(digits: str) -> int:
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+# Made once: they are dear, and there is one message in and one out for each job.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer
+)
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
