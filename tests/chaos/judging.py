@@ -5,7 +5,7 @@ from __future__ import annotations
 from chaos.processes import Consumer
 from chaos.topics import Topics
 from chaos.watcher import Watcher
-from chaos.work import Work
+from chaos.work import Job, Work
 
 
 def judge(work: Work, topics: Topics, watcher: Watcher | None = None) -> None:
@@ -27,3 +27,11 @@ def end_in_good_order(*consumers: Consumer, limit: float = 20.0) -> None:
     for consumer in consumers:
         assert consumer.wait(limit) == 0, consumer.log.read_text()[-3000:]
         assert not consumer.temporary_files()
+
+
+def introduce(work: Work, topics: Topics, count: int = 1) -> list[Job]:
+    """Have a few jobs done first: of servers that never answered, half of the lanes are taken at most."""
+    jobs = [work.add_one(1000) for _ in range(count)]
+    topics.send(jobs)
+    topics.wait_for(jobs, 30)
+    return jobs

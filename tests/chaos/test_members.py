@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from chaos.ftp import Server
-from chaos.judging import end_in_good_order, judge
+from chaos.judging import end_in_good_order, introduce, judge
 from chaos.processes import Consumer
 from chaos.topics import Topics
 from chaos.watcher import Watcher
@@ -36,9 +36,10 @@ def test_a_consumer_asleep_beyond_its_session_publishes_nothing_afterwards(
     first = [consumers(name, work.settings, ETL_SLOT=slot).start() for name, slot in (("a", "0"), ("b", "1"))]
     sleeper, other = first
     topics.wait_until(lambda: all(c.events("partition taken over") for c in first), 30, "both to hold partitions")
+    introduce(work, topics, 24)
     with Watcher(work.jobs) as watcher:
         topics.send(early)
-        topics.wait_until(lambda: _flies(sleeper, source, work) and source.gate.waiting >= 8, 30, "transfers to run")
+        topics.wait_until(lambda: _flies(sleeper, source, work) and source.gate.waiting >= 4, 30, "transfers to run")
         held_back = set(source.asked("RETR")) - _finished(topics, work)
         asleep = time.monotonic()
         sleeper.freeze()

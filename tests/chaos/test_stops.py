@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from chaos.ftp import Server
-from chaos.judging import end_in_good_order, judge
+from chaos.judging import end_in_good_order, introduce, judge
 from chaos.processes import Consumer
 from chaos.topics import Topics
 from chaos.work import Job, Work
@@ -83,6 +83,7 @@ def test_sigterm_lets_running_transfers_finish(held: Held, topics: Topics, consu
     source.gate.hold(job.source.on_disk(job.source_path) for job in running)
     waiting = work.add(40, "replace", "delete", large_every=1000)
     consumer = consumers("a", work.settings, ETL_WORKERS="4", **ALONE).start()
+    first = introduce(work, topics)
     topics.send(running)
     topics.wait_until(lambda: source.gate.waiting == len(running), 30, "transfers to run")
     topics.send(waiting)
@@ -93,8 +94,8 @@ def test_sigterm_lets_running_transfers_finish(held: Held, topics: Topics, consu
     source.gate.open()
     assert consumer.wait(8) == 0
     topics.wait_for(running, 5)
-    assert topics.done == {job.id for job in running}
-    assert len(destination.asked("STOR")) == len(running)
+    assert topics.done == {job.id for job in [*first, *running]}
+    assert len(destination.asked("STOR")) == len([*first, *running])
     consumer.start()
     topics.wait_for(work.jobs, 60)
     end_in_good_order(consumer)
@@ -107,13 +108,14 @@ def test_transfers_longer_than_the_grace_time_are_reset(
 ) -> None:
     """They leave no partial file, the process still ends in time with exit code 0, the next one repeats them."""
     work, source, _ = held
-    for _ in range(5):
-        _make_folder(work.add_one(STREAMED, "fail", "move"))
-    source.gate.hold(job.source.on_disk(job.source_path) for job in work.jobs)
+    running = [work.add_one(STREAMED, "fail", "move") for _ in range(5)]
+    _make_folders(running)
+    source.gate.hold(job.source.on_disk(job.source_path) for job in running)
     consumer = consumers("a", work.settings, ETL_SHUTDOWN_GRACE_SECONDS="1", **ALONE).start()
-    topics.send(work.jobs)
-    topics.wait_until(lambda: source.gate.waiting == len(work.jobs), 30, "transfers to run")
-    topics.wait_until(lambda: len(work.partials()) == len(work.jobs), 5, "partial files")
+    first = introduce(work, topics)
+    topics.send(running)
+    topics.wait_until(lambda: source.gate.waiting == len(running), 30, "transfers to run")
+    topics.wait_until(lambda: len(work.partials()) == len(running), 5, "partial files")
     began = time.monotonic()
     consumer.terminate()
     assert consumer.wait(15) == 0
@@ -121,7 +123,7 @@ def test_transfers_longer_than_the_grace_time_are_reset(
     assert not work.partials()
     source.gate.open()
     topics.poll(0.5)
-    assert not topics.outcomes
+    assert topics.done == {job.id for job in first}
     consumer.start()
     topics.wait_for(work.jobs, 60)
     end_in_good_order(consumer)
@@ -131,12 +133,13 @@ def test_transfers_longer_than_the_grace_time_are_reset(
 def test_a_second_sigterm_ends_at_once(held: Held, topics: Topics, consumers: Callable[..., Consumer]) -> None:
     """The first asks, the second insists; the next process tidies up and repeats."""
     work, source, _ = held
-    for _ in range(5):
-        _make_folder(work.add_one(STREAMED, "skip", "delete"))
-    source.gate.hold(job.source.on_disk(job.source_path) for job in work.jobs)
+    running = [work.add_one(STREAMED, "skip", "delete") for _ in range(5)]
+    _make_folders(running)
+    source.gate.hold(job.source.on_disk(job.source_path) for job in running)
     consumer = consumers("a", work.settings, ETL_SHUTDOWN_GRACE_SECONDS="60", measured=False, **ALONE).start()
-    topics.send(work.jobs)
-    topics.wait_until(lambda: len(work.partials()) == len(work.jobs), 30, "transfers to run")
+    introduce(work, topics)
+    topics.send(running)
+    topics.wait_until(lambda: len(work.partials()) == len(running), 30, "transfers to run")
     consumer.terminate()
     with pytest.raises(subprocess.TimeoutExpired):
         consumer.wait(1.0)
@@ -151,6 +154,7 @@ def test_a_second_sigterm_ends_at_once(held: Held, topics: Topics, consumers: Ca
     judge(work, topics)
 
 
-def _make_folder(job: Job) -> None:
-    """Make the folder that a job goes to: its first bytes are stored at once, not when the next ones have come."""
-    job.destination.on_disk(job.destination_path).parent.mkdir(parents=True, exist_ok=True)
+def _make_folders(jobs: list[Job]) -> None:
+    """Make the folders that jobs go to: their first bytes are stored at once, not when the next ones have come."""
+    for job in jobs:
+        job.destination.on_disk(job.destination_path).parent.mkdir(parents=True, exist_ok=True)
