@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -38,9 +39,12 @@ def stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Stan
     monkeypatch.setattr(main, "FileTransferConsumer", Stand)
     monkeypatch.setattr(Stand, "doing", staticmethod(lambda _self: None))
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    thresholds = gc.get_threshold()
     yield Stand
     for number, handler in handlers:
         signal.signal(number, handler)
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
 
 
 def raising(error: BaseException) -> Callable[[Any], None]:
