@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from contract_parts import LONG, SHORT, Bytes, content_of, writes_of
+from contract_parts import SHORT, Bytes, content_of, writes_of
 
+from etl.config import TransferSettings
 from etl.errors import ConnectionLost, EtlError, Fate, StorageFull, TransferTimeout
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.transfer import relay
-from etl.transfer.ftp import sockets
+from etl.transfer.ftp import pace, sockets
 from servers.fake import FakeSession
 
 pytestmark = pytest.mark.contract
@@ -150,6 +151,21 @@ def test_a_server_that_loses_commands_is_found_by_its_silence(fake, session, buf
         assert content_of(ftp, "/a", buffer) == b"12345"
 
 
+def test_a_server_treated_gently_is_tried_again_some_day(fake, session, buffer, monkeypatch) -> None:
+    """It may only have been away at the wrong moment: that must not cost it half its speed for good."""
+    server = fake(files={"/a": b"12345"}, answers={"RETR": loses("retr", "500 What?")})
+    ftp = session(server)
+    for _ in range(2):
+        content_of(ftp, "/a", buffer)
+    del server.answers["RETR"]
+    assert session(server).control.pace.is_one_by_one
+    monkeypatch.setattr(pace, "GENTLE_SECONDS", 0.0)
+    session(server).control.pace.slow_down()
+    ftp = session(server)
+    content_of(ftp, "/a", buffer)
+    assert writes_of(server, lambda: content_of(ftp, "/a", buffer)) == [["SIZE", "MDTM", "EPSV", "RETR"]]
+
+
 def test_a_server_that_proved_itself_is_not_blamed_for_a_silence(fake, session, buffer) -> None:
     """Any server may fall silent; it goes on in pairs afterwards."""
     server = fake(files={"/a": b"12345"})
@@ -163,6 +179,9 @@ def test_a_server_that_proved_itself_is_not_blamed_for_a_silence(fake, session, 
     ftp = session(server, SHORT)
     content_of(ftp, "/a", buffer)
     assert writes_of(server, lambda: content_of(ftp, "/a", buffer)) == [["SIZE", "MDTM", "EPSV", "RETR"]]
+
+
+CALM = TransferSettings(connect_timeout=5, login_timeout=1, reply_timeout=1, stall_timeout=5)
 
 
 class Confused:
@@ -217,13 +236,12 @@ def test_a_server_confused_by_pairs_still_gets_its_job_done(fake, session, buffe
     files = {f"/a{number}": bytes([number]) * 1000 for number in range(6)} | {"/out/x": b""}
     odd = fake(files=files, features=features, answers=Confused(how, spares).answers())
     limits = relay.Limits(buffer, 0, 0)
-    patience = SHORT if how in {"loses", "swaps"} else LONG  # for those that never answer
     failures = 0
     fates = set()
 
     def run(number: int) -> bool:
         try:
-            reading, writing = session(odd if number % 2 else plain, patience), session(odd, patience)
+            reading, writing = session(odd if number % 2 else plain, CALM), session(odd, CALM)
             for more in (number, number + 1):  # the second one of a session shares writes
                 assert relay.run(a_task(more), reading, writing, "t", limits).verified_by == relay.SIZE
         except EtlError as error:

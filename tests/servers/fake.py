@@ -25,6 +25,7 @@ class FakeFTP:
     host = HOST
     username = "ftp-user"
     password = "pw-fake"
+    session_type: type[FakeSession]
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class FakeFTP:
                 return
             self.sessions += 1
             self.keep(sock)
-            self._spawn(FakeSession(self, sock).run)
+            self._spawn(self.session_type(self, sock).run)
 
     def keep(self, sock: socket.socket) -> socket.socket:
         """Note a socket that `close` must close."""
@@ -287,6 +288,7 @@ class FakeSession:
         return "226 Done."
 
 
+FakeFTP.session_type = FakeSession
 setattr(FakeSession, "pass", FakeSession.pass_)  # a method cannot be written under a word of Python
 
 

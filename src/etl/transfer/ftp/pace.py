@@ -7,6 +7,7 @@ command before the last one is done, is found by its first misstep and treated g
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 
     Address = tuple[str, str, int, str]
 
+GENTLE_SECONDS = 600.0  # then such a server is tried again: it may only have been away at the wrong moment
+
 log = structlog.get_logger(__name__)
 
 _lock = threading.Lock()  # guards the two below: sessions of one server run in many threads
 _proven: set[Address] = (
     set()
 )  # began a transfer whose command shared a write with the one that opened its data connection
-_confused: set[Address] = set()
+_confused: dict[Address, float] = {}  # until when they are treated gently (monotonic)
 
 
 def forget_paces() -> None:
@@ -38,7 +41,7 @@ class Pace:
     def __init__(self, server: ServerConfig) -> None:
         self._address = server.address
         self._name = server.hostname
-        self.is_one_by_one = self._address in _confused
+        self.is_one_by_one = _confused.get(self._address, 0.0) > time.monotonic()
         self._is_proven = self._address in _proven
 
     def worked(self) -> None:
@@ -61,6 +64,6 @@ class Pace:
         self.is_one_by_one = True
         with _lock:
             is_new = self._address not in _confused
-            _confused.add(self._address)
+            _confused[self._address] = time.monotonic() + GENTLE_SECONDS
         if is_new:
             log.info("server gets its commands one by one", server=self._name)
