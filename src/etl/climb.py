@@ -47,11 +47,6 @@ class Climb:
         self.limit = self._first
         self._begin(0.0)
 
-    @property
-    def due(self) -> float:
-        """When the limit may change without a job's end."""
-        return self._since + STEP_SECONDS
-
     def admits(self, now: float) -> bool:
         """May there be one lane more?"""
         if self._count >= self.limit:
@@ -95,6 +90,7 @@ class Climb:
 
     def _begin(self, now: float) -> None:
         self._since, self._cpu_since = now, self._cpu()
+        self.due = now + STEP_SECONDS  # when the limit may change without a job's end
         self._jobs = 0
         self._lane_seconds = 0.0
         self._now = now
@@ -113,6 +109,8 @@ class Climb:
             self._grow(now, seconds)
         elif seconds >= COMPARE_SECONDS:
             self._compare(now, seconds, is_busy=is_busy)
+        else:
+            self.due = self._since + COMPARE_SECONDS
 
     def _grow(self, now: float, seconds: float) -> None:
         """Take more where the limit was what held it back."""

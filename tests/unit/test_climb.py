@@ -181,3 +181,16 @@ def test_it_says_when_time_alone_may_bring_another_lane() -> None:
     assert not climb.admits(50.0)
     assert not climb.admits(climb.due - 0.01)
     assert climb.admits(climb.due)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["idle", "busy"])
+def test_what_is_due_is_never_in_the_past(share: float) -> None:
+    """Whoever waits until then would wait no time at all, again and again."""
+    cpu = [0.0]
+    climb, now = Climb(8, cpu=lambda: cpu[0]), 50.0
+    climb.lanes(now, 2)
+    for _ in range(400):
+        now, cpu[0] = now + 0.01, cpu[0] + 0.01 * share
+        climb.answered(now)
+        climb.admits(now)
+        assert climb.due > now
