@@ -8,16 +8,16 @@ commands out of order or cut the transfer. Knows replies and limits; knows no fi
 from __future__ import annotations
 
 import select
+import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import ConnectionLost, EtlError, InvalidPath, ServerBusy, ServerUnavailable, TransferTimeout
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
+from etl.transfer.ftp.sockets import limit_waits
 
 if TYPE_CHECKING:
-    import socket
-
     from etl.transfer.ftp.pace import Pace
     from etl.transfer.ftp.sockets import Sockets
 
@@ -96,6 +96,8 @@ class Control:
         self._due: deque[Pending] = deque()  # sent or corked, not answered yet
         self._transfer: Pending | None = None
         self._broken: EtlError | None = None
+        self._limits: dict[int, float] = {}  # of waits in the socket, as they are set now
+        sock.setblocking(True)
 
     def expect_welcome(self) -> Pending:
         """Return the reply that a server gives unasked."""
@@ -156,10 +158,19 @@ class Control:
         while self._broken is None:
             if (reply := self._take()) is not None:
                 self._give(reply)
-            elif _is_readable(self.sock):
-                self._feed(time.monotonic() + self._reply_limit, self._reply_limit, None)
-            else:
+            elif (data := self._received()) is None:
                 return
+            else:
+                self._parse(data)
+
+    def _received(self) -> bytes | None:
+        """Return what has come, None: nothing."""
+        try:
+            return self.sock.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._failed(f"{error}{self._while()}") from error
 
     def flush(self) -> None:
         """Send what is corked and read every reply that is due. Raises RuntimeError while a transfer runs."""
@@ -186,8 +197,7 @@ class Control:
     def say_goodbye(self) -> None:
         """Send QUIT, if that is possible at once and nothing is under way; its reply is not waited for."""
         if self._broken is None and not self._due:
-            self.sock.setblocking(False)
-            self.sock.send(b"QUIT\r\n")
+            self.sock.send(b"QUIT\r\n", socket.MSG_DONTWAIT)
 
     def _refuse_during_transfer(self, what: str) -> None:
         if self._transfer is not None and self._transfer in self._due:
@@ -209,11 +219,11 @@ class Control:
         if self._login_deadline:
             limit = max(0.001, self._login_deadline - time.monotonic())
         try:
-            self.sock.settimeout(limit)
+            self._limit_waits(socket.SO_SNDTIMEO, limit)
             self.sock.sendall(b"".join(line for _, line in batch))
+        except (BlockingIOError, TimeoutError) as error:  # TimeoutError: TCP_USER_TIMEOUT, which may be as long
+            raise self._timed_out(limit) from error
         except OSError as error:
-            if isinstance(error, TimeoutError) and error.errno is None:  # else ETIMEDOUT: a broken connection
-                raise self._timed_out(limit) from error
             # The reason may be readable still: a 421 sent before the server closed.
             self._read_farewell()
             raise self._failed(f"sending {batch[-1][0].command} failed: {error}") from error
@@ -221,8 +231,7 @@ class Control:
     def _read_farewell(self) -> None:
         """Read a 421 that came before the connection broke; raises what it says."""
         try:
-            self.sock.settimeout(0)
-            self._parser.feed(self.sock.recv(_CHUNK_BYTES))
+            self._parser.feed(self.sock.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT))
             reply = self._parser.take()
         except (OSError, GarbledReplyError):
             return
@@ -268,22 +277,29 @@ class Control:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._timed_out(limit)
-            if upstream is not None and upstream.unsent_bytes():
-                left = min(left, _PROGRESS_TICK)
             began = time.monotonic()
             try:
-                self.sock.settimeout(left)
+                self._limit_waits(socket.SO_RCVTIMEO, min(left, _PROGRESS_TICK))
                 data = self.sock.recv(_CHUNK_BYTES)
-            except OSError as error:
-                if not isinstance(error, TimeoutError) or error.errno is not None:  # with a number: ETIMEDOUT
-                    raise self._failed(f"{error}{self._while()}") from error
+            except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
                     deadline = time.monotonic() + limit
                 continue
-            if not data:
-                raise self._failed(f"the server closed the connection{self._while()}")
-            self._parser.feed(data)
+            except OSError as error:
+                raise self._failed(f"{error}{self._while()}") from error
+            self._parse(data)
             return deadline
+
+    def _parse(self, data: bytes) -> None:
+        """Take in what was received; nothing means the end."""
+        if not data:
+            raise self._failed(f"the server closed the connection{self._while()}")
+        self._parser.feed(data)
+
+    def _limit_waits(self, option: int, seconds: float) -> None:
+        if self._limits.get(option) != seconds:
+            self._limits[option] = seconds
+            limit_waits(self.sock, option, seconds)
 
     def _has_drained(self, upstream: Upstream | None, seconds: float) -> bool:
         try:

@@ -5,7 +5,6 @@ Knows the control connection it is agreed on, and no file.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import ftplib
 import os
@@ -17,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import ConnectionLost, EtlError, IOFailure, TransferTimeout
-from etl.transfer.ftp.sockets import Sockets, dial_peer, tune
+from etl.transfer.ftp.sockets import Sockets, dial_peer, limit_waits, tune
 from etl.transfer.ftp.watch import StalledError, Watch
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 
 
 class DataConnection:
-    """An open data connection: a socket that never blocks, and waits of its own that notice who stands still."""
+    """An open data connection: receives with a limit, sends what there is room for, and notices who stands still."""
 
     def __init__(self, sock: socket.socket, sockets: Sockets, server: str, watch: Watch) -> None:
         self._sock = sock
@@ -39,30 +38,34 @@ class DataConnection:
         self._server = server
         self._watch = watch
         self._unsent_bytes = 0  # when last looked at
-        sock.setblocking(False)
+        sock.setblocking(True)
+        limit_waits(sock, socket.SO_RCVTIMEO, watch.left())
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Receive once; 0 at the end of the file. Raises TransferTimeout, ConnectionLost."""
+    def readinto(self, buffer: memoryview, *, fill: bool = False) -> int:
+        """Receive once; 0 at the end of the file. Raises TransferTimeout, ConnectionLost.
+
+        `fill`: return only when the buffer is full, or nothing more came for a stall limit.
+        """
         try:
-            count = self._receive(buffer)
+            count = self._receive(buffer, socket.MSG_WAITALL if fill else 0)
         except OSError as error:
             raise self._fault(error) from error
         if not count and self._sockets.is_cut:  # an aborted session must not look like the end of a file
             raise self._fault(ConnectionAbortedError())
         return count
 
-    def _receive(self, buffer: memoryview) -> int:
-        seconds = 0.0
+    def _receive(self, buffer: memoryview, flags: int) -> int:
         while True:
-            with contextlib.suppress(BlockingIOError):
-                if count := self._sock.recv_into(buffer):
-                    self._watch.note(seconds, count)
+            began, count = time.monotonic(), 0
+            try:
+                count = self._sock.recv_into(buffer, 0, flags)
+                if not count:
+                    return 0
+            except BlockingIOError:
+                pass
+            self._watch.note(time.monotonic() - began, count)
+            if count:
                 return count
-            began, poll = time.monotonic(), select.poll()
-            poll.register(self._sock, select.POLLIN)
-            if not poll.poll(self._watch.left(seconds) * 1000):
-                self._watch.note(seconds + time.monotonic() - began, 0)
-            seconds += time.monotonic() - began
 
     def send(self, block: memoryview, *, is_last: bool) -> int:
         """Send what the kernel takes of a block; return how many bytes, 0: it takes none now.
@@ -70,7 +73,7 @@ class DataConnection:
         `is_last`: more than this block will not come, so that the end of the file travels with its last bytes.
         """
         try:
-            return self._sock.send(block, socket.MSG_MORE if is_last else 0)
+            return self._sock.send(block, socket.MSG_DONTWAIT | (socket.MSG_MORE if is_last else 0))
         except BlockingIOError:
             return 0
         except OSError as error:

@@ -58,7 +58,7 @@ class FTPParcel:
             return False
         room = memoryview(bytearray(size_bytes + 1))  # one byte more than there should be: so its end is seen
         filled = 0
-        while filled < len(room) and (count := self._receive(room[filled:])):
+        while filled < len(room) and (count := self._receive(room[filled:], fill=True)):
             filled += count
         self._ahead, self._is_longer = room[:filled], filled > size_bytes
         if self._at_end and not self._is_longer:
@@ -108,9 +108,9 @@ class FTPParcel:
             return SourceChanged(f"{where} grew while it was read", server=server)
         return SizeMismatch(f"{where}: more bytes came than were asked for", server=server)
 
-    def _receive(self, buffer: memoryview) -> int:
+    def _receive(self, buffer: memoryview, *, fill: bool = False) -> int:
         try:
-            count = self._data.readinto(buffer)
+            count = self._data.readinto(buffer, fill=fill)
         except EtlError as error:
             self._cut(error)
             raise

@@ -88,6 +88,16 @@ def round_trip(sock: socket.socket) -> float | None:
     return struct.unpack_from("=I", told, _RTT_AT)[0] / 1e6 if len(told) == _RTT_AT + 4 else None
 
 
+def limit_waits(sock: socket.socket, option: int, seconds: float) -> None:
+    """Have the kernel end every wait in a blocking call (BlockingIOError) after so many seconds.
+
+    `option`: SO_RCVTIMEO or SO_SNDTIMEO. Python's own time limits cost two calls more for each receive or send, and
+    at each the interpreter may go to another thread.
+    """
+    whole, rest = divmod(max(seconds, 0.001), 1.0)
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(whole), int(rest * 1_000_000)))
+
+
 def dial(sockets: Sockets, host: str, port: int, limit: float, silence_seconds: float) -> socket.socket:
     """Connect to a host by name, trying its addresses in turn, `limit` seconds in all. Raises OSError."""
     deadline = time.monotonic() + limit
