@@ -4,7 +4,7 @@
     .admits(now) -> bool                may it have one lane more than it has?
     .lanes(now, count)                  it has so many lanes from now on
     .answered(now)  .failed()  .restart()
-    .limit  .is_over  .due              lanes at most; are there more; when `admits` may say yes by time alone
+    .limit  .is_over  .due(now)         lanes at most; are there more; when `admits` may say yes by time alone
 
 A lane mostly waits for round trips, so more of them are faster until the servers say "enough", which the pools hear.
 Only where this process is busy (a link without latency) do lanes get into each other's way: there, and only there,
@@ -13,6 +13,7 @@ other numbers are tried and compared. When in doubt, more. Pure: the clocks are 
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,12 @@ class Climb:
         self._before: tuple[int, float] | None = None  # during a trial: the number it is compared with, and its rate
         self.limit = self._first
         self._begin(0.0)
+
+    def due(self, now: float) -> float:
+        """Return when the limit may change without a job's end."""
+        if not self._trusted:
+            return math.inf
+        return next((due for due in (self._since + STEP_SECONDS, self._since + COMPARE_SECONDS) if due > now), now + 1)
 
     def admits(self, now: float) -> bool:
         """May there be one lane more?"""
@@ -90,7 +97,6 @@ class Climb:
 
     def _begin(self, now: float) -> None:
         self._since, self._cpu_since = now, self._cpu()
-        self.due = now + STEP_SECONDS  # when the limit may change without a job's end
         self._jobs = 0
         self._lane_seconds = 0.0
         self._now = now
@@ -109,8 +115,6 @@ class Climb:
             self._grow(now, seconds)
         elif seconds >= COMPARE_SECONDS:
             self._compare(now, seconds, is_busy=is_busy)
-        else:
-            self.due = self._since + COMPARE_SECONDS
 
     def _grow(self, now: float, seconds: float) -> None:
         """Take more where the limit was what held it back."""

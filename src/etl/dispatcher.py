@@ -374,7 +374,7 @@ class Dispatcher:
             if self._down and not all(server.is_open_to_jobs(now) for server in queue.servers):
                 continue
             if not queue.climb.admits(now):
-                self._grows_at = min(self._grows_at, queue.climb.due)
+                self._grows_at = min(self._grows_at, queue.climb.due(now))
                 continue
             if not self._crew.has_room(now, newcomer=not any(server.lanes for server in queue.servers)):
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -179,8 +180,19 @@ def test_it_says_when_time_alone_may_bring_another_lane() -> None:
         assert climb.admits(50.0)
         climb.lanes(50.0, count)
     assert not climb.admits(50.0)
-    assert not climb.admits(climb.due - 0.01)
-    assert climb.admits(climb.due)
+    due = climb.due(50.0)
+    assert not climb.admits(due - 0.01)
+    assert climb.admits(due)
+    climb.failed()
+    assert climb.due(due) == math.inf
+
+
+def test_who_waits_for_a_lane_never_spins() -> None:
+    """Also while numbers of lanes are compared, which takes longer than a step."""
+    link = near(best=2)
+    for _ in range(300):
+        link.run(0.05)
+        assert link.climb.due(link.now) > link.now
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["idle", "busy"])
@@ -193,4 +205,4 @@ def test_what_is_due_is_never_in_the_past(share: float) -> None:
         now, cpu[0] = now + 0.01, cpu[0] + 0.01 * share
         climb.answered(now)
         climb.admits(now)
-        assert climb.due > now
+        assert climb.due(now) > now
