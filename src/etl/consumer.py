@@ -45,6 +45,7 @@ BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
 RESET_SECONDS = 0.7  # for lanes to end, and their partial files to be removed, once the grace time is over
 COMMIT_SECONDS = 1.5  # for the last commit
 PARKED_REPORT_SECONDS = 30.0
+SERVER_REPORT_SECONDS = 60.0
 IDLE_REPORT_SECONDS = 20.0  # without a partition of the jobs' topic: longer than a session of a dead member lasts
 
 
@@ -188,6 +189,7 @@ class FileTransferConsumer:
         lanes.start()
         reports = _ParkedReport(partitions, names.retry)
         idle = _IdleReport(intake, names.source)
+        health = _ServerReport(dispatcher)
         try:
             while not self._stop.is_set():
                 me.beat(polls=True)
@@ -200,6 +202,7 @@ class FileTransferConsumer:
                 partitions.steer(window_full=dispatcher.full)
                 reports.tick(time.monotonic())
                 idle.tick(time.monotonic())
+                health.tick(time.monotonic())
         except BrokerUnavailable as error:
             self._fail(error)
         finally:
@@ -262,6 +265,34 @@ class _ParkedReport:
         if count:
             seconds = None if next_due is None else round(max(0.0, next_due - time.time()), 1)
             log.info("jobs parked", topic=self._topic, count=count, next_due_seconds=seconds)
+
+
+class _ServerReport:
+    """Says every minute how the servers do that have work, or are down."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._due = time.monotonic() + SERVER_REPORT_SECONDS
+
+    def tick(self, now: float) -> None:
+        """Report when it is time."""
+        if now < self._due:
+            return
+        self._due = now + SERVER_REPORT_SECONDS
+        for name, report in self._dispatcher.servers().items():
+            if report.lanes or report.jobs_per_second >= 1 / SERVER_REPORT_SECONDS or report.state != "closed":
+                trip = report.round_trip_seconds
+                log.info(
+                    "server",
+                    server=name,
+                    state=report.state,
+                    next_probe_seconds=round(report.next_probe_seconds, 1),
+                    lanes=report.lanes,
+                    jobs_per_second=round(report.jobs_per_second, 2),
+                    error_share=round(report.error_share, 3),
+                    round_trip_ms=None if trip is None else round(trip * 1000, 1),
+                    set_back=report.set_back,
+                )
 
 
 class _IdleReport:

@@ -10,7 +10,7 @@
     .overflow() -> [Surplus(task, seconds, outage)]   to T-retry: they are not here any more
     .sets_back(names) -> bool         would a job of theirs be among these at once?
     .drop(predicate) -> [task]       those not running are gone; running ones go when they finish
-    .unfinished -> (records, bytes)  .full -> bool  .stats()  .stop()
+    .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
 
 Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Decides under one lock and does no I/O.
 """
@@ -32,7 +32,7 @@ from etl.breaker import Breaker
 from etl.climb import FIRST_LANES, Climb
 from etl.crew import Crew
 from etl.errors import Fate, UnknownServer, fate_of
-from etl.health import Server
+from etl.health import Report, Server
 from etl.queues import Entry, Queue, State
 from etl.retry import Doubling
 from etl.surplus import Surplus
@@ -314,6 +314,15 @@ class Dispatcher:
             running = sum(queue.running for queue in self._queues.values())
             return {"running": running, "waiting": len(self._entries) - running, "queues": len(self._turns)}
 
+    def servers(self) -> dict[str, Report]:
+        """Return how each server is and has done lately, by one of its names."""
+        with self._lock:
+            now = self._clock()
+            return {
+                server.config.hostname: server.report(now, self._pools.round_trip(server.config))
+                for server in self._servers.values()
+            }
+
     # --- under the lock ---------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
@@ -324,7 +333,7 @@ class Dispatcher:
         key = self._pools.key(config)
         server = self._servers.get(key)
         if server is None:
-            server = self._servers[key] = Server(Breaker(self._wait))
+            server = self._servers[key] = Server(config, Breaker(self._wait))
         return server
 
     def _queue(self, source: ServerConfig, destination: ServerConfig) -> Queue:

@@ -13,13 +13,28 @@ from etl.retry import set_back_seconds
 
 if TYPE_CHECKING:
     from etl.breaker import Breaker
+    from etl.config import ServerConfig
     from etl.queues import Entry
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a server is and has done lately, for display."""
+
+    state: str  # closed, open, or half open: as its breaker is
+    next_probe_seconds: float
+    lanes: int
+    jobs_per_second: float
+    error_share: float  # 0 to 1, of the runs of the last minute or so
+    round_trip_seconds: float | None
+    set_back: int  # jobs, since it has been down
 
 
 @dataclass(eq=False)
 class Server:
     """One server, under all its names."""
 
+    config: ServerConfig  # under the name that it was met by first
     breaker: Breaker
     gauge: Gauge = field(default_factory=Gauge)
     lanes: int = 0  # how many it holds now
@@ -34,6 +49,19 @@ class Server:
         """Count a job that is set back untried; return for how many seconds."""
         self.set_back += 1
         return max(self.breaker.wait(now), set_back_seconds(self.breaker.age(now), self.set_back))
+
+    def report(self, now: float, round_trip_seconds: float | None) -> Report:
+        """Say how it is."""
+        wait = self.breaker.wait(now)
+        return Report(
+            state="closed" if self.breaker.closed else "open" if wait else "half open",
+            next_probe_seconds=wait,
+            lanes=self.lanes,
+            jobs_per_second=self.gauge.per_second(now),
+            error_share=self.gauge.error_share,
+            round_trip_seconds=round_trip_seconds,
+            set_back=self.set_back,
+        )
 
     def is_back(self) -> None:
         """Note that it answered."""

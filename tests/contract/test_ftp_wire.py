@@ -222,6 +222,16 @@ def test_a_refused_login_is_an_outage_of_the_right_kind(fake, session, behaviour
     assert server.password not in str(caught.value)
 
 
+def test_the_round_trip_is_what_the_kernel_measured(fake, session) -> None:
+    """On loopback well below a tenth of a second; of a session that is closed nothing is known, and nothing raised."""
+    open_ = session(fake())
+    seconds = open_.round_trip_seconds()
+    assert seconds is not None
+    assert 0 < seconds < 0.1
+    open_.disconnect()
+    assert open_.round_trip_seconds() is None
+
+
 def test_a_password_that_a_server_repeats_is_not_shown(fake, session) -> None:
     """Some servers quote what they were sent."""
     server = fake(answers={"PASS": lambda _, argument: f"530 {argument} is wrong."})

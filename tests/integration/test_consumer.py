@@ -392,6 +392,8 @@ def test_patience_with_an_outage_has_an_end(desk: Desk, places: Any) -> None:
         desk.wait(desk.letters)
     assert (result["status"], result["error_code"]) == ("FAILED", "AUTHENTICATION_FAILED")
     assert "wrong-password" not in desk.letter("locked").to_json()
+    assert "530" in desk.letter("locked").error
+    assert "seconds for the server, longer than ETL_OUTAGE_PATIENCE_HOURS)" in desk.letter("locked").error
 
 
 def test_a_slow_server_holds_up_no_other(make_desk: Callable[..., Desk], places: Any) -> None:
@@ -441,6 +443,79 @@ def test_a_stalled_server_that_was_alone_leaves_a_lane_to_others(make_desk: Call
             finally:
                 released.set()
             desk.wait(lambda: len(desk.results()) == 40, 30)
+
+
+def test_two_stalled_servers_each_alone_when_its_jobs_came_leave_lanes_to_a_third(
+    make_desk: Callable[..., Desk], places: Any
+) -> None:
+    """Both had done well, took all lanes that they could get, and fell silent in mid transfer; so did nobody else."""
+    desk = make_desk(partitions=1)
+    numbers = range(30)
+    released = threading.Event()
+    silent = threading.Event()
+
+    def stall(session: FakeSession, argument: str) -> str:
+        if silent.is_set():
+            released.wait(60)
+        return session.retr(argument)
+
+    files = {f"/{number}": b"x" for number in numbers}
+    with FakeFTP(files, {"RETR": stall}) as one, FakeFTP(files, {"RETR": stall}) as two:
+        for number in numbers:
+            places.put(f"SRC:/in/{number}")
+        with desk.consuming(places.settings, login("ONE", one), login("TWO", two)):
+            try:
+                for name in ("ONE", "TWO"):
+                    silent.clear()
+                    desk.do(*(job(f"{name}:/{number}", f"HERE:/{name}{number}") for number in range(10)))
+                    silent.set()
+                    desk.send(*(job(f"{name}:/{number}", f"HERE:/{name}{number}") for number in range(10, 30)))
+                    time.sleep(4.0)  # long enough for it to take every lane that it can get
+                done = len(desk.results())
+                desk.send(*(job(f"SRC:/in/{number}", f"DST:/out/{number}", f"f{number}") for number in numbers))
+                desk.wait(lambda: len(desk.results()) == done + 30, 15)
+                assert {result["job_id"][0] for result in desk.results()[done:]} == {"f"}
+            finally:
+                released.set()
+            desk.wait(lambda: len(desk.results()) == 90, 30)
+    assert {result["status"] for result in desk.results()} == {"SUCCESS"}
+
+
+def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
+    make_desk: Callable[..., Desk], places: Any
+) -> None:
+    """In one partition: a transfer that lasts to the end, 1500 jobs of a server with one session, others behind."""
+    desk = make_desk(partitions=1)
+    ended = threading.Event()
+
+    def crawl(session: FakeSession, argument: str) -> str:
+        time.sleep(0.3)
+        return session.retr(argument)
+
+    def last(session: FakeSession, argument: str) -> str:
+        ended.wait(100)
+        return session.retr(argument)
+
+    slow_files = {f"/{number}": b"x" for number in range(1500)}
+    with FakeFTP(slow_files, {"RETR": crawl}) as slow, FakeFTP({"/long": b"x"}, {"RETR": last}) as long:
+        numbers = range(200)
+        for number in numbers:
+            places.put(f"SRC:/in/{number}")
+        desk.send(job("LONG:/long", "DST:/out/long", "long"))
+        desk.send(*(job(f"SLOW:/{number}", f"DST:/slow/{number}", f"s{number}") for number in range(1500)))
+        desk.send(*(job(f"SRC:/in/{number}", f"DST:/out/{number}", f"f{number}") for number in numbers))
+        settings = login("SLOW", slow, MAX_CONNECTIONS="1"), login("LONG", long), {"ETL_WINDOW_RECORDS": "200"}
+        try:
+            with desk.consuming(places.settings, *settings):
+                desk.wait(lambda: sum(result["job_id"][0] == "f" for result in desk.results()) == 200, 60)
+                done = [result["job_id"] for result in desk.results()]
+                assert "long" not in done
+                assert sum(name[0] == "s" for name in done) < 250
+                ended.set()
+                desk.outcome("long")
+                assert desk.letters() == []
+        finally:
+            ended.set()
 
 
 def test_jobs_of_one_destination_keep_their_order(make_desk: Callable[..., Desk], places: Any) -> None:
