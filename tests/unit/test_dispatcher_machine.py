@@ -41,7 +41,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.lines: dict[tuple[str, str], list[Task]] = {}  # unfinished, per destination, in the order of arrival
         self.due: dict[Task, float] = {}
         self.running: dict[Task, Lease] = {}
-        self.rows: dict[Lease, tuple[Task, float]] = {}  # who took it last, and since when somebody has it
+        self.rows: dict[Lease, tuple[Task | None, float]] = {}  # who took it last, and since when somebody has it
         self.dropped: set[Task] = set()  # while they ran
         self.over: set[Task] = set()
 
@@ -137,6 +137,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         if lease not in self.running.values():
             del self.rows[lease]
             lease.release(clean=True)
+        elif self.rows[lease][0] is task:  # its lane takes no more, while it ends what it took before
+            self.rows[lease] = None, self.rows[lease][1]
         self.dispatcher.finish(task)
         if later is None or task in self.dropped:
             self.gone(task)
