@@ -146,6 +146,9 @@ class Bare(Runner):
     def _tell_dispatcher(self, *_: object, **__: object) -> None:
         """There is none."""
 
+    def _let_in(self, _task: Task) -> None:
+        """The same."""
+
 
 class Bench:
     """One lane and its pools, kept warm between runs."""

@@ -1,4 +1,4 @@
-"""How many lanes one pair of servers is worth: few at first, more while that is faster.
+"""How many lanes one pair of servers is worth: few at first, soon all, and fewer where that is faster.
 
     Climb(most, first=FIRST_LANES, cpu=time.process_time)
     .admits(now) -> bool                may it have one lane more than it has?
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 FIRST_LANES = 2  # as fast as any number on a link without latency (FTP.md section 4)
 SETTLE_SECONDS = 0.1  # after a change, before anything is counted
-STEP_SECONDS = 0.2  # between two steps up while nothing is compared
+STEP_SECONDS = 0.1  # between two steps up while nothing is compared
 COMPARE_SECONDS = 0.5  # how long a number of lanes is measured
 ENOUGH_JOBS = 100  # in that time, for a comparison to mean something
 BUSY = 0.5  # of a processor core, used by this process: from here on more lanes may be slower
-GAIN = 1.1  # how much faster a larger number of lanes must be, to be kept
+GAIN = 1.05  # how much faster a smaller number of lanes must be, to be kept; a larger one must only be no slower
 FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS = 10.0, 60.0  # before another number is tried again
 
 
@@ -41,6 +41,7 @@ class Climb:
         self._count = 0  # of lanes
         self._proven = False  # a job was answered
         self._trusted = True  # none has failed since then
+        self._is_climbing = True  # it had not all yet
         self._hold = FIRST_HOLD_SECONDS
         self._next_trial = 0.0
         self._goes_up = True  # in the next trial
@@ -88,6 +89,7 @@ class Climb:
     def restart(self) -> None:
         """Begin with one lane: a server was down and is back."""
         self._before = None
+        self._is_climbing = True
         self.limit = 1
 
     @property
@@ -111,7 +113,7 @@ class Climb:
             return
         self._measure(now)
         is_busy = self._cpu() - self._cpu_since >= BUSY * seconds
-        if not is_busy and self._before is None:
+        if self._before is None and (self._is_climbing or not is_busy):
             self._grow(now, seconds)
         elif seconds >= COMPARE_SECONDS:
             self._compare(now, seconds, is_busy=is_busy)
@@ -120,6 +122,7 @@ class Climb:
         """Take more where the limit was what held it back."""
         if self._trusted and self._lane_seconds >= 0.75 * self.limit * seconds:
             self.limit = max(self.limit, min(self._cap, self.limit * 2))
+            self._is_climbing = self._is_climbing and self.limit < self._most
         self._begin(now)
 
     def _compare(self, now: float, seconds: float, *, is_busy: bool) -> None:
@@ -130,13 +133,14 @@ class Climb:
         if before is not None:
             lanes, rate_before = before
             is_more = self.limit > lanes
-            is_better = (rate >= rate_before * (GAIN if is_more else 1.0)) if is_clear else is_more
+            is_better = (rate >= rate_before * (1.0 if is_more else GAIN)) if is_clear else is_more
             if not is_better:
                 self.limit = lanes
                 self._goes_up = not is_more
                 self._next_trial = now + self._hold
                 self._hold = min(2 * self._hold, LONGEST_HOLD_SECONDS)
             else:
+                self._goes_up = is_more
                 self._hold = FIRST_HOLD_SECONDS
         elif not is_busy or used < 0.75 * self.limit:
             pass

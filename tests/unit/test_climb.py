@@ -206,3 +206,11 @@ def test_what_is_due_is_never_in_the_past(share: float) -> None:
         climb.answered(now)
         climb.admits(now)
         assert climb.due(now) > now
+
+
+def test_where_more_lanes_are_neither_faster_nor_slower_there_are_more() -> None:
+    """In doubt: whatever else the servers wait for, lanes hide it."""
+    link = Link(lambda lanes: 2000.0 if lanes > 1 else 1500.0, lambda _: 1.0)
+    link.run(20.0)
+    seen = link.run(100.0)
+    assert sum(lanes == 8 for lanes in seen) > 0.85 * len(seen)
