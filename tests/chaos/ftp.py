@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers.pyftpd import PyFTPD, StayingFS
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # as in servers.pyftpd
-    from pyftpdlib.handlers import FTPHandler
+from servers.pyftpd import DeafHandler, PyFTPD, StayingFS
 
 FIRST_BYTES = 32 * 1024  # what comes of a held file before the gate
 
@@ -75,7 +70,7 @@ class _GatedFS(StayingFS):
         return _Held(file, gate) if "r" in mode and filename in gate.held else file
 
 
-class _Recording(FTPHandler):
+class _Recording(DeafHandler):
     commands: list[Command]
     gate: Gate
 

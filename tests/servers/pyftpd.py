@@ -39,7 +39,15 @@ class Server(ThreadedFTPServer):
         super().__init__(*arguments, **named)
 
 
-class NoReplaceHandler(FTPHandler):
+class DeafHandler(FTPHandler):
+    """Once closed, hears no more of the commands that came in one write: they would open files that nobody closes."""
+
+    def found_terminator(self) -> None:
+        if not self._closed:
+            super().found_terminator()
+
+
+class NoReplaceHandler(DeafHandler):
     """Refuses RNTO onto a file that exists, as some Windows servers do."""
 
     def ftp_RNTO(self, path: str) -> Any:  # noqa: N802 - pyftpdlib's name
@@ -59,7 +67,7 @@ class PyFTPD:
     def __init__(
         self,
         root: Path,
-        handler: type[FTPHandler] = FTPHandler,
+        handler: type[FTPHandler] = DeafHandler,
         rights: str = ALL_RIGHTS,
         encoding: str = "utf-8",
         **attributes: Any,
