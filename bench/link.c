@@ -1,10 +1,11 @@
-/* A link with a fixed one-way delay between two network namespaces.
+/* Links with a fixed one-way delay between the network namespace it is started in and a new one of its own.
  *
- *   link NEAR NEAR_ADDRESS FAR FAR_ADDRESS ONE_WAY_MICROSECONDS DEVICE
+ *   link ONE_WAY_MICROSECONDS...
  *
- * A TUN device in each namespace; what one sends is given to the other after the delay, in order. Segmentation is left
- * to the far device (TSO), with an MTU of 1500, so that TCP counts segments as it would on a wire. Ends when killed;
- * its devices vanish with it.
+ * For each delay a TUN device on either side, "etl0", "etl1" and so on: near 10.99.N.1, far 10.99.N.2. What one sends is
+ * given to the other after the delay, in order. Segmentation is left to the far device (TSO), with an MTU of 1500, so
+ * that TCP counts segments as it would on a wire. Prints "up" once everything is there and runs until it is killed;
+ * namespace and devices vanish with it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,19 +24,18 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PACKET_BYTES = 65536 + 64, WAITING = 32768 };
+enum { PACKET_BYTES = 65536 + 64, WAITING = 32768, MOST = 8 };
 
 struct packet { int64_t due; ssize_t size; char *bytes; };
 
 struct way {
     int from, to;
+    int64_t delay;
     struct packet waiting[WAITING];
     size_t head, count;
     pthread_mutex_t lock;
     pthread_cond_t some;
 };
-
-static int64_t delay;
 
 static int64_t now(void)
 {
@@ -61,7 +61,7 @@ static void *take(void *argument)
                 continue;
             fail("read");
         }
-        int64_t due = now() + delay;
+        int64_t due = now() + way->delay;
         pthread_mutex_lock(&way->lock);
         if (way->count < WAITING) {
             struct packet *packet = &way->waiting[(way->head + way->count++) % WAITING];
@@ -73,6 +73,7 @@ static void *take(void *argument)
         }
         pthread_mutex_unlock(&way->lock);
     }
+    return NULL; /* never */
 }
 
 static void *give(void *argument)
@@ -94,52 +95,59 @@ static void *give(void *argument)
             perror("write"); /* the device goes down: the packet is lost, as on a wire */
         free(packet.bytes);
     }
+    return NULL; /* never */
 }
 
-static int device(const char *space, const char *name, const char *own, const char *other)
+static int device(int number, int own, int other)
 {
-    char path[256], command[512];
-    int home = open("/proc/self/ns/net", O_RDONLY);
-    snprintf(path, sizeof path, "/var/run/netns/%s", space);
-    int there = open(path, O_RDONLY);
-    if (there < 0 || setns(there, CLONE_NEWNET))
-        fail(space);
+    char command[512];
     int tun = open("/dev/net/tun", O_RDWR);
     struct ifreq request;
     memset(&request, 0, sizeof request);
-    strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+    snprintf(request.ifr_name, IFNAMSIZ, "etl%d", number);
     request.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR;
     if (tun < 0 || ioctl(tun, TUNSETIFF, &request) || ioctl(tun, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4))
         fail("tun");
     snprintf(command, sizeof command,
-             "ip addr add %s peer %s dev %s && ip link set %s mtu 1500 txqueuelen 20000 up", own, other, name, name);
-    if (system(command) || setns(home, CLONE_NEWNET))
+             "ip addr add 10.99.%d.%d peer 10.99.%d.%d dev etl%d && ip link set etl%d mtu 1500 txqueuelen 20000 up",
+             number, own, number, other, number, number);
+    if (system(command))
         fail(command);
-    close(there);
-    close(home);
     return tun;
 }
 
-int main(int count, char **arguments)
+static void join(int near, int far, int64_t delay)
 {
-    if (count != 7) {
-        fprintf(stderr, "usage: link NEAR NEAR_ADDRESS FAR FAR_ADDRESS ONE_WAY_MICROSECONDS DEVICE\n");
-        return 2;
-    }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    delay = strtoll(arguments[5], NULL, 10) * 1000;
-    int near = device(arguments[1], arguments[6], arguments[2], arguments[4]);
-    int far = device(arguments[3], arguments[6], arguments[4], arguments[2]);
-    static struct way ways[2];
+    struct way *ways = calloc(2, sizeof *ways);
     ways[0].from = ways[1].to = near;
     ways[0].to = ways[1].from = far;
     for (int number = 0; number < 2; number++) {
         pthread_t thread;
+        ways[number].delay = delay;
         pthread_mutex_init(&ways[number].lock, NULL);
         pthread_cond_init(&ways[number].some, NULL);
         if (pthread_create(&thread, NULL, take, &ways[number]) || pthread_create(&thread, NULL, give, &ways[number]))
             fail("thread");
     }
+}
+
+int main(int count, char **arguments)
+{
+    int near[MOST];
+    int links = count - 1;
+    if (links < 1 || links > MOST) {
+        fprintf(stderr, "usage: link ONE_WAY_MICROSECONDS...\n");
+        return 2;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int number = 0; number < links; number++)
+        near[number] = device(number, 1, 2);
+    if (unshare(CLONE_NEWNET) || system("ip link set lo up"))
+        fail("namespace");
+    for (int number = 0; number < links; number++)
+        join(near[number], device(number, 2, 1), strtoll(arguments[number + 1], NULL, 10) * 1000);
+    puts("up");
+    fflush(stdout);
     for (;;)
         pause();
 }

@@ -1,0 +1,220 @@
+"""The product as it ships: consumer processes of one group with a topic of their own, and jobs for them.
+
+A round begins with the first job sent to the topic and ends when a reader of committed records has the last outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from world import START_SECONDS, End, Files, Pair, World, cpu_seconds
+
+import stack
+from etl.broker import Reader, Writer
+
+PARTITIONS = 8
+RETRY_PARTITIONS = 8
+SAMPLE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one round came to."""
+
+    files: int
+    size_bytes: int  # of all
+    seconds: float
+    cpu: Mapping[str, float] = field(default_factory=dict)  # seconds, by who used them
+
+    @property
+    def rate(self) -> float:
+        """Files per second."""
+        return self.files / self.seconds
+
+
+def server_lines(name: str, end: End) -> list[str]:
+    """Return the settings of a server."""
+    settings = {"TYPE": "ftp", "HOST": end.host, "PORT": end.port, "USER": end.username, "PASS": end.password}
+    return [f"{name}_{key}={value}" for key, value in settings.items()]
+
+
+def job(pair: Pair, source: str, destination: str) -> tuple[bytes, bytes]:
+    """Return key and value of a job between the servers of a pair."""
+    return job_of(f"SRC{pair.rtt_ms}", source, f"DST{pair.rtt_ms}", destination)
+
+
+def job_of(source_name: str, source: str, target_name: str, destination: str) -> tuple[bytes, bytes]:
+    """Return key and value of a job between any two servers."""
+    ends = {
+        "source": {"hostname": source_name, "path": f"/{source}"},
+        "destination": {"hostname": target_name, "path": f"/{destination}"},
+    }
+    return f"{target_name}:{destination}".encode(), json.dumps(ends).encode()
+
+
+class Consumers:
+    """Processes of one group; each knows both servers over every link (SRC0, DST0, SRC10, ...)."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        lanes: int,
+        *,
+        processes: int = 1,
+        partitions: int = PARTITIONS,
+        more: Sequence[str] = (),
+    ) -> None:
+        self.world, self.name, self.lanes = world, name, lanes
+        self.topic = f"bench-{name}"
+        self.idle_bytes = 0
+        self._count, self._partitions, self._more = processes, partitions, more
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start them and wait until they share the partitions."""
+        env_file = self.world.folder / f"{self.name}.env"
+        lines = [f"ETL_WORKERS={self.lanes}", f"ETL_NUM_PARTITIONS={self._partitions}", "ETL_CONSUMER_COUNT=1"]
+        for rtt, pair in self.world.pairs.items():
+            lines += server_lines(f"SRC{rtt}", pair.source) + server_lines(f"DST{rtt}", pair.target)
+        env_file.touch(mode=0o600)
+        env_file.write_text("\n".join([*lines, *self._more]) + "\n")
+        command = [sys.executable, "-m", "etl.main", self.topic, self.topic, self.world.broker.bootstrap_servers]
+        for number in range(self._count):
+            with self._log(number).open("wb") as log:
+                process = subprocess.Popen(
+                    [*command, "--env-file", str(env_file)],
+                    env={name: value for name, value in os.environ.items() if not name.startswith("ETL_")},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            self._processes.append(process)
+        stack.wait_until(self._are_ready, START_SECONDS, f"start of {self.name}, see {self._log(0)}")
+        self.idle_bytes = self.rss_bytes()
+
+    def stop(self) -> None:
+        """End them in good order."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(5)
+        self._processes.clear()
+
+    def rss_bytes(self) -> int:
+        """Return the resident memory of the largest process."""
+        return max(psutil.Process(process.pid).memory_info().rss for process in self._processes)
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that a process had since `forget_peak`, as the kernel says."""
+        found = []
+        for process in self._processes:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            found.append(int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024)
+        return max(found)
+
+    def forget_peak(self) -> None:
+        """Have the kernel count the peak anew."""
+        for process in self._processes:
+            Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+    def cpu(self) -> dict[str, float]:
+        """Return the processor time used so far, in seconds."""
+        return {
+            "client": sum(cpu_seconds(process.pid) for process in self._processes),
+            "servers": self.world.server_cpu(),
+            "broker": cpu_seconds(self.world.broker.pid),
+        }
+
+    def move(self, pair: Pair, files: Files, count: int | None = None) -> Run:
+        """Have files copied; they are compared with their sources afterwards, outside the measured time."""
+        out, names = self.world.new_out(), files.names[:count]
+        jobs = [job(pair, f"{files.folder}/{name}", f"{out}/{name}") for name in names]
+        with self.results() as results, Writer(self.world.broker.bootstrap_servers) as writer:
+            cpu, started = self.cpu(), time.monotonic()
+            self.submit(writer, jobs)
+            for _ in names:
+                require_success(next(results))
+            seconds = time.monotonic() - started
+            used = {who: value - cpu[who] for who, value in self.cpu().items()}
+        self.world.check(files, out, len(names))
+        return Run(len(names), len(names) * files.size_bytes, seconds, used)
+
+    def submit(self, writer: Writer, jobs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send jobs; returns when the broker has them."""
+        for key, value in jobs:
+            writer.send(self.topic, key, value)
+        writer.flush()
+
+    @contextmanager
+    def results(self) -> Iterator[Iterator[bytes]]:
+        """Have the outcomes from now on, committed ones alone. Raises OutOfTimeError while it waits for one."""
+        with Reader(self.world.broker.bootstrap_servers, f"{self.topic}-results") as reader:
+            records = reader.follow(reader.ends())
+            next(records)  # connects, before any clock runs
+
+            def values() -> Iterator[bytes]:
+                for record in records:
+                    if record is None:
+                        self.world.left()
+                    else:
+                        yield record.value or b""
+
+            yield values()
+
+    @contextmanager
+    def sampled(self) -> Iterator[list[int]]:
+        """Note the memory now and then."""
+        end, found = threading.Event(), []
+
+        def sample() -> None:
+            while not end.wait(SAMPLE_SECONDS):
+                with suppress(psutil.NoSuchProcess):
+                    found.append(self.rss_bytes())
+
+        thread = threading.Thread(target=sample, name="sampler")
+        thread.start()
+        try:
+            yield found
+        finally:
+            end.set()
+            thread.join()
+
+    def _log(self, number: int) -> Path:
+        return self.world.folder / f"{self.name}-{number}.log"
+
+    def _are_ready(self) -> bool:
+        taken = []
+        for number, process in enumerate(self._processes):
+            log = self._log(number).read_text(errors="replace")
+            if process.poll() is not None:
+                raise RuntimeError(f"a consumer ended with {process.returncode}:\n{log[-3000:]}")
+            taken.append(log.count("partition taken over"))
+        # Several of them share what there is; the one that was first had all of it for a moment.
+        return min(taken) >= (self._partitions + RETRY_PARTITIONS) // self._count - 1
+
+
+def require_success(result: bytes) -> None:
+    """Raise RuntimeError for an outcome that is none."""
+    if b'"SUCCESS"' not in result:
+        raise RuntimeError(f"a job failed: {result!r}")
+
+
+def median_run(runs: Sequence[Run]) -> float:
+    """Return the median rate."""
+    return statistics.median(run.rate for run in runs)
