@@ -17,14 +17,11 @@ Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Decides 
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import posixpath
 import random
 import threading
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from etl import surplus
@@ -33,19 +30,20 @@ from etl.climb import FIRST_LANES, Climb
 from etl.crew import Crew
 from etl.errors import Fate, UnknownServer, fate_of
 from etl.health import Report, Server
-from etl.queues import Entry, Queue, State
+from etl.queues import Queue, State
 from etl.retry import Doubling
 from etl.surplus import Surplus
+from etl.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from etl.config import ServerConfig, Settings
     from etl.models.task import Task
+    from etl.queues import Entry
     from etl.transfer.lease import Lease
     from etl.transfer.pool import Pools
 
-RANKS = {"high": 0, "normal": 1, "low": 2}
 SHORT_ROW_SECONDS, LONG_ROW_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
 
@@ -71,17 +69,12 @@ class Dispatcher:
         # Guards everything below. Held only to decide; inside it only the lock of the pools is taken.
         self._lock = threading.Lock()
         self._possible = threading.Condition(self._lock)  # something may have become possible: one lane looks
-        self._numbers = itertools.count()
         self._servers: dict[object, Server] = {}
         self._down: set[Server] = set()  # whose breaker is not closed
         self._queues: dict[object, Queue] = {}
-        self._turns: OrderedDict[object, Queue] = OrderedDict()  # queues with ready jobs; the next in turn first
-        self._entries: dict[Task, Entry] = {}
-        self._places: dict[object, OrderedDict[int, Entry]] = {}  # per destination path; the first holds it
-        self._delayed: list[tuple[float, int, Entry]] = []  # by due time; may hold what is not delayed any more
+        self._table = Table(self._possible.notify)
         self._crew = Crew(settings.workers)
         self._grows_at = math.inf  # when a queue that has jobs ready may get another lane
-        self._bytes = 0
         self._stopped = False
         pools.on_release = self._wake
 
@@ -99,28 +92,12 @@ class Dispatcher:
         place = (self._pools.key(destination), posixpath.normpath(below.lstrip("/")))
         with self._lock:
             now = self._clock()
-            entry = Entry(
-                task,
-                next(self._numbers),
-                RANKS[task.job.priority],
-                self._queue(source, destination),
-                source,
-                destination,
-                place,
-                due=now + delay,
-            )
-            self._entries[task] = entry
-            self._bytes += task.size_bytes
-            entry.queue.waiting[entry.number] = entry
-            line = self._places.setdefault(place, OrderedDict())
-            line[entry.number] = entry
-            if len(line) == 1:
-                self._admit(entry, now)
+            self._table.add(task, self._queue(source, destination), (source, destination), place, now + delay, now)
 
     def later(self, task: Task, delay: float) -> None:
         """Have a running job run again `delay` seconds from now, once `finish` was called for this run."""
         with self._lock:
-            entry = self._entries.get(task)
+            entry = self._table.entries.get(task)
             if entry is not None and entry.state is State.RUNNING:
                 entry.again, entry.due = True, self._clock() + delay
 
@@ -149,8 +126,8 @@ class Dispatcher:
         """
         with self._lock:
             now = self._clock()
-            last = self._entries.get(task)
-            self._promote(now)
+            last = self._table.entries.get(task)
+            self._table.promote(now)
             if self._stopped or last is None or not last.has_lane or not last.queue.ready:
                 return None
             queue = last.queue
@@ -161,7 +138,7 @@ class Dispatcher:
                 return None
             if queue.climb.is_over or self._crew.is_over(now) or self._should_yield(last, now):
                 return None
-            self._begin(entry, now)
+            self._table.begin(entry, now)
             entry.row_since = last.row_since
             last.has_lane, entry.has_lane = False, True
             self._crew.go_on(last, entry, now)
@@ -170,19 +147,15 @@ class Dispatcher:
     def finish(self, task: Task) -> None:
         """End a job's run: its lane share is free; unless it is to run `later`, its destination too, and it is gone."""
         with self._lock:
-            entry = self._entries.get(task)
+            entry = self._table.entries.get(task)
             if entry is None or entry.state is not State.RUNNING:
                 return
             now = self._clock()
             again, entry.again = entry.again and not entry.dropped, False
             if entry.has_lane:
                 self._possible.notify()
-            self._land(entry, now, done=not again)
-            if again:
-                entry.queue.waiting[entry.number] = entry
-                self._admit(entry, now)
-            else:
-                self._remove(entry, now)
+            self._give_up_lane(entry, now)
+            self._table.land(entry, now, again=again)
 
     def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
         """Forget the jobs that `predicate` picks; return those that were not running.
@@ -191,12 +164,12 @@ class Dispatcher:
         """
         with self._lock:
             now = self._clock()
-            picked = [entry for task, entry in self._entries.items() if predicate(task)]
+            picked = [entry for task, entry in self._table.entries.items() if predicate(task)]
             gone = [entry for entry in picked if entry.state is not State.RUNNING]
             for entry in picked:
                 entry.dropped = True
             for entry in gone:
-                self._remove(entry, now)
+                self._table.remove(entry, now)
             self._possible.notify()
             return [entry.task for entry in gone]
 
@@ -227,7 +200,7 @@ class Dispatcher:
         """Note that a running job ended with an answer of its servers: the file is there, or cannot be."""
         with self._lock:
             now = self._clock()
-            entry = self._entries.get(task)
+            entry = self._table.entries.get(task)
             if entry is not None:
                 entry.queue.climb.answered(now)
                 for server in entry.queue.servers:
@@ -248,7 +221,7 @@ class Dispatcher:
             if is_outage:
                 server.breaker.down(now, error, rest)
                 self._down.add(server)
-            entry = None if task is None else self._entries.get(task)
+            entry = None if task is None else self._table.entries.get(task)
             if entry is not None and fate is Fate.RETRY:
                 entry.queue.climb.failed()
             self._possible.notify()
@@ -273,12 +246,12 @@ class Dispatcher:
             for entry, seconds in surplus.beyond_breakers(self._down, self._queues.values(), now):
                 errors = (server.breaker.error for server in entry.queue.servers)
                 handed.append(Surplus(entry.task, seconds, next((error for error in errors if error), None)))
-                self._remove(entry, now)
+                self._table.remove(entry, now)
             for entry, seconds in surplus.beyond_share(
                 self._servers.values(), self._queues.values(), self._settings, now
             ):
                 handed.append(Surplus(entry.task, seconds, None))
-                self._remove(entry, now)
+                self._table.remove(entry, now)
             if handed:
                 self._possible.notify()
         return handed
@@ -300,7 +273,7 @@ class Dispatcher:
     def unfinished(self) -> tuple[int, int]:
         """Records and bytes of all jobs here: waiting, delayed, running."""
         with self._lock:
-            return len(self._entries), self._bytes
+            return len(self._table.entries), self._table.size_bytes
 
     @property
     def full(self) -> bool:
@@ -312,7 +285,7 @@ class Dispatcher:
         """Return how many jobs wait, and how many run."""
         with self._lock:
             running = sum(queue.running for queue in self._queues.values())
-            return {"running": running, "waiting": len(self._entries) - running, "queues": len(self._turns)}
+            return {"running": running, "waiting": len(self._table.entries) - running, "queues": len(self._table.turns)}
 
     def servers(self) -> dict[str, Report]:
         """Return how each server is and has done lately, by one of its names."""
@@ -345,41 +318,15 @@ class Dispatcher:
             queue = self._queues[key] = Queue(key, servers, Climb(most, self._first_lanes))
         return queue
 
-    def _admit(self, entry: Entry, now: float) -> None:
-        """Let the first in the line of its destination go: ready, or delayed until it is due."""
-        if entry.due > now:
-            entry.state = State.DELAYED
-            heapq.heappush(self._delayed, (entry.due, entry.number, entry))
-            self._possible.notify()
-            return
-        if not entry.queue.ready:  # else a lane looked for this pair already, and it had to wait
-            self._possible.notify()
-        entry.queue.push(entry)
-        self._turns.setdefault(entry.queue.key, entry.queue)
-
-    def _unready(self, entry: Entry) -> None:
-        queue = entry.queue
-        queue.ready -= 1
-        if not queue.ready:
-            queue.heap.clear()
-            del self._turns[queue.key]
-
-    def _promote(self, now: float) -> None:
-        """Make the delayed jobs ready whose time has come."""
-        while self._delayed and self._delayed[0][0] <= now:
-            entry = heapq.heappop(self._delayed)[2]
-            if entry.state is State.DELAYED and entry.due <= now:
-                self._admit(entry, now)
-
     def _next(self, now: float) -> tuple[Task, Lease] | None:
-        self._promote(now)
+        self._table.promote(now)
         self._grows_at = math.inf
         full: set[Server] = set()
         claimed: set[Server] = set()
         beyond_share: list[Queue] = []
         refused: list[Queue] = []  # a server of theirs is full
         held_up: list[Queue] = []  # would run if connects were not under way: they wait for their share of lanes
-        for queue in self._turns.values():  # all of them only when nothing can go: cheap tests first
+        for queue in self._table.turns.values():  # all of them only when nothing can go: cheap tests first
             if self._down and not all(server.is_open_to_jobs(now) for server in queue.servers):
                 continue
             if not queue.climb.admits(now):
@@ -430,8 +377,8 @@ class Dispatcher:
         lease = self._pools.reserve(entry.source, entry.destination)
         if lease is None:
             return None
-        self._turns.move_to_end(queue.key)
-        self._begin(entry, now)
+        self._table.turns.move_to_end(queue.key)
+        self._table.begin(entry, now)
         queue.forget_claims()
         entry.has_lane, entry.row_since = True, now
         self._crew.enter(entry, now)
@@ -449,7 +396,9 @@ class Dispatcher:
             return True
         if seconds <= SHORT_ROW_SECONDS and all(server.lanes <= self._share for server in queue.servers):
             return False
-        return len(self._turns) > 1 and any(self._would_gain(other, queue, now) for other in self._turns.values())
+        return len(self._table.turns) > 1 and any(
+            self._would_gain(other, queue, now) for other in self._table.turns.values()
+        )
 
     def _would_gain(self, queue: Queue, giving: Queue, now: float) -> bool:
         """Could a job of `queue` run if a lane of `giving` ended, or get nearer to it?
@@ -472,53 +421,20 @@ class Dispatcher:
         for server in queue.servers:
             server.lanes += change
 
-    def _begin(self, entry: Entry, now: float) -> None:
-        """Take the head of its queue to run."""
-        queue = entry.queue
-        heapq.heappop(queue.heap)
-        self._unready(entry)
-        entry.state = State.RUNNING
-        del queue.waiting[entry.number]
-        if not queue.running:
-            queue.rate.begin(now)
-        queue.running += 1
-
-    def _land(self, entry: Entry, now: float, *, done: bool) -> None:
-        queue = entry.queue
-        if done:
-            queue.rate.count(now)
-        queue.running -= 1
-        if not queue.running:
-            queue.rate.end(now)
+    def _give_up_lane(self, entry: Entry, now: float) -> None:
+        """Free what a run held: its lane, unless a later one of its row has it; and its being a probe."""
         if entry.has_lane:
             entry.has_lane = False
             self._crew.leave(entry)
-            self._count_lanes(queue, -1, now)
-        for server in queue.servers:
+            self._count_lanes(entry.queue, -1, now)
+        for server in entry.queue.servers:
             if server.prober is entry:  # neither `failed` nor `worked` may have been said of this server
                 server.prober = None
                 server.breaker.forgo()
-
-    def _remove(self, entry: Entry, now: float) -> None:
-        """Forget a job; whoever is next in the line of its destination moves up."""
-        if entry.state is State.READY:
-            self._unready(entry)
-        entry.state = State.GONE
-        entry.queue.waiting.pop(entry.number, None)
-        del self._entries[entry.task]
-        self._bytes -= entry.task.size_bytes
-        line = self._places[entry.place]
-        was_first = next(iter(line)) == entry.number
-        del line[entry.number]
-        if not line:
-            del self._places[entry.place]
-        elif was_first:
-            self._admit(next(iter(line.values())), now)
 
     def _seconds_to_next(self, now: float) -> float:
         """Return how long nothing becomes possible by time alone: the next delayed job, the next probe."""
         dues = [server.breaker.wait(now) or math.inf for server in self._down]
         dues.append(max(0.0, self._grows_at - now))
-        if self._delayed:
-            dues.append(max(0.0, self._delayed[0][0] - now))
+        dues.append(max(0.0, self._table.next_due - now))
         return min(dues, default=math.inf)

@@ -198,9 +198,9 @@ class DispatcherMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept_of_what_is_over(self) -> None:
         d = self.dispatcher
-        assert sum(len(line) for line in d._places.values()) == len(d._entries)
-        assert sum(len(queue.waiting) for queue in d._queues.values()) == len(d._entries) - len(self.running)
-        assert all(queue.ready for queue in d._turns.values())
+        assert sum(len(line) for line in d._table.places.values()) == len(d._table.entries)
+        assert sum(len(queue.waiting) for queue in d._queues.values()) == len(d._table.entries) - len(self.running)
+        assert all(queue.ready for queue in d._table.turns.values())
         assert all(server.lanes == self.busy()[name] for name, server in self.by_name().items())
 
     def teardown(self) -> None:

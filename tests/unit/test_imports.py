@@ -24,7 +24,7 @@ ROWS = [
     ("offsets", "retry", "breaker", "climb", "gauges"),
     ("transfer", "+"),
     ("queues", "crew", "health"),
-    ("surplus",),
+    ("surplus", "table"),
     ("dispatcher",),
     ("broker",),
     ("topics",),
