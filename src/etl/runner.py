@@ -5,6 +5,7 @@ Runs in the lanes' threads. Knows no Kafka client and no protocol.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -266,10 +267,10 @@ class Runner:
         else:
             log.info("job abandoned", **_context(task), error=str(error))
 
-    def park(self, task: Task, not_before: float, reason: str) -> None:
+    def park(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
         """Set a job aside in T-retry until `not_before` (wall clock)."""
         if self.add(task, State.DONE, self.envelopes.deferral(task, not_before)):
-            log.info("job parked", **_context(task), error=reason, until=_utc(not_before))
+            log.log(level, "job parked", **_context(task), error=reason, until=_utc(not_before))
 
     def set_aside(self, task: Task, seconds: float, outage: BaseException | None) -> None:
         """Set a job aside that was not tried: its server is busy, or down since it was met with `outage`."""
@@ -281,8 +282,9 @@ class Runner:
         if isinstance(verdict, Dead):
             self.dead(task, verdict.error)
             return
+        is_news = task.waiting_since is None  # else it was said before: a million may be set back again and again
         task.waiting_since = verdict.waiting_since
-        self.park(task, verdict.not_before, verdict.reason)
+        self.park(task, verdict.not_before, verdict.reason, level=logging.INFO if is_news else logging.DEBUG)
 
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pretend
 import pytest
+import structlog
 
 from etl import errors
 from etl.admission import Admission, Pace
@@ -489,6 +490,19 @@ def test_due_jobs_of_other_servers_and_new_ones_are_not_slowed(scene: Scene) -> 
     assert scene.partitions.sleeping == {}
     scene.accept(**parked())
     assert Partition("jobs-retry", 1) in scene.partitions.sleeping
+
+
+def test_that_a_job_is_set_back_is_said_once(scene: Scene) -> None:
+    """A million of them, every hour for three days, would say nothing else."""
+    scene.dispatcher.failed("B", DOWN)
+    for _ in range(DOWN_KEEPS):
+        scene.accept()
+    since = datetime.fromtimestamp(time.time() - 60, UTC).isoformat().encode()
+    with structlog.testing.capture_logs() as logs:
+        scene.accept()
+        scene.accept(**parked(("etl-waiting-since", since)))
+        set_aside(scene)
+    assert [line["log_level"] for line in logs if line["event"] == "job parked"] == ["debug", "info"]
 
 
 def test_patience_ends_for_jobs_that_nobody_tried(scene: Scene) -> None:
