@@ -12,9 +12,11 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from xmlrpc.client import Fault
 
 from supervisor import childutils
 from supervisor.states import ProcessStates
+from supervisor.xmlrpc import Faults
 
 from etl import identity
 
@@ -27,10 +29,14 @@ def main() -> None:
     supervisor = childutils.getRPCInterface(os.environ).supervisor
     while True:
         headers, payload = childutils.listener.wait(sys.stdin, sys.stdout)
-        if headers["eventname"] == "PROCESS_STATE_EXITED":
-            end_if_no_use(supervisor, childutils.get_headers(payload))
-        else:
-            kill_hung(supervisor)
+        try:
+            if headers["eventname"] == "PROCESS_STATE_EXITED":
+                end_if_no_use(supervisor, childutils.get_headers(payload))
+            else:
+                kill_hung(supervisor)
+        except Fault as fault:
+            if fault.faultCode != Faults.SHUTDOWN_STATE:  # supervisord is ending: there is nothing to watch any more
+                raise
         childutils.listener.ok(sys.stdout)
 
 
