@@ -9,10 +9,13 @@ nothing was started.
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import math
 import os
+import re
 import shlex
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +28,7 @@ HOME = Path(__file__).resolve().parent.parent
 LOOPBACK = ("localhost", "127.0.0.1")
 EXIT_WRONG_SETTINGS = 2
 LAST_COMMIT_SECONDS = 10  # that a consumer may need after its grace time, before supervisord kills it
+SHORTEST_POLL_LIMIT = 5  # seconds; supervisord asks as often
 MAX_SOCKET_PATH = 90  # a UNIX socket's path ends at 104 bytes (macOS) or 108 (Linux)
 
 
@@ -40,7 +44,12 @@ def main() -> None:
     parser.add_argument("--env-file", help="file of settings (default: .env, if there)")
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     options = parser.parse_args()
-    broker_only = options.topic_ == "broker" and options.group_id_ is None
+    word = options.topic_ or ""
+    broker_only = word == "broker"
+    if broker_only and options.group_id_:
+        parser.error("`broker` runs the broker alone and takes no further words (a topic of that name: --topic)")
+    if word and not broker_only:
+        refuse_misspelled(parser, word)
     if broker_only:
         options.topic_ = None
     overrides = {
@@ -56,12 +65,21 @@ def main() -> None:
     try:
         settings = ConfigLoader(env_file=options.env_file, overrides=overrides).settings
         take_broker_settings(options.env_file)
+        check_own_settings()
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG_SETTINGS)
     if options.env_file:
         overrides["APPLIANCE_ENV_FILE"] = str(Path(options.env_file).absolute())
     become_supervisord(settings, overrides, broker_only=broker_only)
+
+
+def refuse_misspelled(parser: argparse.ArgumentParser, word: str) -> None:
+    """Refuse a first word that is nearly a command's name; as a topic it would run for ever."""
+    from etl import cli  # noqa: PLC0415 - loads every command: not for each start
+
+    if meant := cli.meant(word, [*cli.main.commands, "broker"]):
+        parser.error(f"no command {word!r}: did you mean {meant}? (a topic of that name: --topic)")
 
 
 def take_broker_settings(env_file: str | None) -> None:
@@ -78,6 +96,24 @@ def take_broker_settings(env_file: str | None) -> None:
             os.environ[name] = value[1:-1]
 
 
+def check_own_settings() -> None:
+    """Refuse what would only show later, as a process that never works; name what is nearly a setting of the broker."""
+    problems = []
+    if os.environ.get("KAFKA_AUTOSTART", "true").lower() not in {"true", "false"}:
+        problems.append(f"KAFKA_AUTOSTART: {os.environ['KAFKA_AUTOSTART']!r} is not true or false")
+    limit = os.environ.get("APPLIANCE_POLL_LIMIT_SECONDS") or "60"
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+", limit) or float(limit) < SHORTEST_POLL_LIMIT:
+        problems.append(f"APPLIANCE_POLL_LIMIT_SECONDS: {limit!r} is not a number from {SHORTEST_POLL_LIMIT}")
+    if problems:
+        raise SettingsError("\n  ".join(["settings of the appliance are wrong:", *problems]))
+    scripts = "".join((HOME / "kafka" / "bin" / name).read_text() for name in ("kafka-appliance.sh", "kafka-run.sh"))
+    known = {*re.findall(r"KAFKA_[A-Z_]+", scripts), "KAFKA_AUTOSTART"}
+    for name in sorted(name for name in os.environ if name.startswith("KAFKA_") and name not in known):
+        # Others' names begin so, too: only what is nearly ours is worth a word.
+        if near := difflib.get_close_matches(name, known, 1, 0.9):
+            print(f"appliance: {name} is no setting of the broker (nearest: {near[0]})", file=sys.stderr, flush=True)
+
+
 def become_supervisord(settings: Settings, overrides: dict[str, str], *, broker_only: bool) -> NoReturn:
     """Put into the environment what supervisord.conf reads there, and replace this process."""
     host, _, port = settings.bootstrap_servers.partition(":")
@@ -85,6 +121,11 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], *, broker_
     folder = run_folder()
     if host in LOOPBACK:
         os.environ.setdefault("KAFKA_PORT", port or "9092")
+    if own_broker:
+        # Its own script says whether it could start: in one sentence, before anything else runs.
+        checked = subprocess.run([HOME / "kafka" / "bin" / "kafka-appliance.sh", "--check"], check=False)
+        if checked.returncode:
+            sys.exit(checked.returncode)
     consumer = [sys.executable, "-m", "etl.main"]
     if env_file := overrides.pop("APPLIANCE_ENV_FILE", None):
         consumer += ["--env-file", env_file]

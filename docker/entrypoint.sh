@@ -12,7 +12,9 @@ esac
 export KAFKA_NETWORK_HOST=${KAFKA_NETWORK_HOST-$HOSTNAME}
 # Empty until appliance.py has checked the settings: the health check takes it for "starting".
 umask 077
-mkdir -p "$APPLIANCE_RUN_DIR"
+{ mkdir -p "$APPLIANCE_RUN_DIR" && : >"$APPLIANCE_RUN_DIR/environment"; } 2>/dev/null || {
+    echo "appliance: user $(id -u) cannot write to $APPLIANCE_RUN_DIR; a read-only container needs --tmpfs /tmp" >&2
+    exit 2
+}
 umask 022
-: >"$APPLIANCE_RUN_DIR/environment"
 exec "$home/.venv/bin/python" "$home/docker/appliance.py" "$@"

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Runs the embedded broker: formats its data folder if that is new, writes its settings, becomes the broker.
+# With --check it only looks whether it could. Exit code 2: wrong settings or a folder that is not ours; 1: what may
+# pass, a taken port or a full disk; both with one sentence.
 #
 #   KAFKA_DATA_DIR          folder of everything it keeps                 (default: build/kafka/data of this clone)
 #   KAFKA_PORT              loopback listener, for the processes here      (default: 9092)
@@ -20,16 +22,19 @@
 #   KAFKA_HEAP and others   see kafka-run.sh
 set -euo pipefail
 
+checking=false
+[[ ${1:-} != --check ]] || checking=true
 bin=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 data=${KAFKA_DATA_DIR:-$bin/../../build/kafka/data}
 port=${KAFKA_PORT:-9092}
 controller_port=${KAFKA_CONTROLLER_PORT:-9093}
 bind=${KAFKA_BIND_ADDRESS:-0.0.0.0}
+minimum_free=16 # MB; with none Java dies of its own files' pages, in a hundred lines
 
-# Wrong settings: exit code 2.
+# Wrong settings: exit code 2; what may pass: 1.
 refuse() {
     echo "kafka-appliance: $1" >&2
-    exit 2
+    exit "${2:-2}"
 }
 
 check_port() {
@@ -45,14 +50,26 @@ check_file() {
 
 check_port KAFKA_PORT "$port"
 check_port KAFKA_CONTROLLER_PORT "$controller_port"
+[[ -z ${KAFKA_HEAP:-} || $KAFKA_HEAP =~ ^[1-9][0-9]*[kKmMgG]?$ ]] ||
+    refuse "KAFKA_HEAP=$KAFKA_HEAP is not a size such as 512M"
 [[ -z ${KAFKA_EXTRA_PROPERTIES:-} || -r $KAFKA_EXTRA_PROPERTIES ]] ||
     refuse "KAFKA_EXTRA_PROPERTIES: $KAFKA_EXTRA_PROPERTIES cannot be read"
 { mkdir -p "$data" && [[ -w $data ]]; } 2>/dev/null ||
     refuse "user $(id -u), group $(id -g) cannot write to $data: give the folder to that user or group"
 data=$(cd "$data" && pwd)
 
+# Kafka takes its own lock only after it has written to the log of its metadata: two brokers on one volume would ruin it.
+# Held open until the broker ends; a broker that is just ending is waited for.
+if command -v flock >/dev/null; then
+    exec 8>"$data/in-use"
+    flock -w 5 8 || refuse "$data is in use by another broker: a volume is for one container at a time"
+fi
+free=$(df -Pk "$data" | awk 'NR == 2 { print int($4 / 1024) }')
+((free >= minimum_free)) || refuse "$data has $free MB free, fewer than $minimum_free: make room there" 1
+
 version=$(basename "$(compgen -G "${KAFKA_LIBS:-$bin/../../build/kafka/libs}/kafka_2.13-*.jar" | head -n 1)" .jar)
 version=${version#kafka_2.13-}
+[[ -n $version ]] || refuse "no Kafka in ${KAFKA_LIBS:-build/kafka/libs}; run: make bootstrap" 3
 if [[ -r $data/version ]]; then
     written_by=$(<"$data/version")
     [[ $(printf '%s\n' "$written_by" "$version" | sort -V | tail -n 1) == "$version" ]] ||
@@ -83,7 +100,7 @@ if [[ $protocol == *SSL ]]; then
     check_file KAFKA_TLS_CERT_FILE
     check_file KAFKA_TLS_KEY_FILE
     keystore=${APPLIANCE_RUN_DIR:-$data}/keystore.pem
-    (umask 077 && cat "$KAFKA_TLS_KEY_FILE" "$KAFKA_TLS_CERT_FILE" >"$keystore")
+    $checking || (umask 077 && cat "$KAFKA_TLS_KEY_FILE" "$KAFKA_TLS_CERT_FILE" >"$keystore")
     security+="listener.name.external.ssl.keystore.type=PEM"$'\n'
     security+="listener.name.external.ssl.keystore.location=$keystore"$'\n'
 fi
@@ -94,7 +111,7 @@ if [[ $protocol == SASL* ]]; then
     security+="org.apache.kafka.common.security.scram.ScramLoginModule required;"$'\n'
 fi
 
-{
+properties=$(
     echo "# Written by kafka-appliance.sh at every start; do not edit."
     cat "$bin/../config/server.properties"
     echo "listeners=$listeners,CONTROLLER://127.0.0.1:$controller_port"
@@ -104,20 +121,53 @@ fi
     echo "listener.security.protocol.map=CONTROLLER:PLAINTEXT,LOCAL:PLAINTEXT,NETWORK:PLAINTEXT,EXTERNAL:$protocol"
     printf '%s' "$security"
     [[ -z ${KAFKA_EXTRA_PROPERTIES:-} ]] || cat "$KAFKA_EXTRA_PROPERTIES"
-} >"$data/server.properties"
+)
 
-property() { sed -n "s/^$2=//p" "$1" | tail -n 1; }
+property() { sed -n "s/^$2=//p" <<<"$1" | tail -n 1; }
 
-folder=$(property "$data/server.properties" log.dirs)
-node=$(property "$data/server.properties" node.id)
+# The last of several wins, as with Kafka.
+folder=$(property "$properties" log.dirs)
+node=$(property "$properties" node.id)
 meta=$folder/meta.properties
 if [[ -e $meta ]]; then
-    [[ $(property "$meta" version) == 1 ]] || refuse "$folder is of a Kafka with ZooKeeper: this one cannot read it"
-    [[ $(property "$meta" node.id) == "$node" ]] ||
-        refuse "$folder belongs to node $(property "$meta" node.id) of another cluster; this is node $node"
-    [[ -z ${KAFKA_CLUSTER_ID:-} || $(property "$meta" cluster.id) == "$KAFKA_CLUSTER_ID" ]] ||
-        refuse "$folder belongs to cluster $(property "$meta" cluster.id), not to $KAFKA_CLUSTER_ID"
-else
+    written=$(<"$meta")
+    [[ $(property "$written" version) == 1 ]] || refuse "$folder is of a Kafka with ZooKeeper: this one cannot read it"
+    [[ $(property "$written" node.id) == "$node" ]] ||
+        refuse "$folder belongs to node $(property "$written" node.id) of another cluster; this is node $node"
+    [[ -z ${KAFKA_CLUSTER_ID:-} || $(property "$written" cluster.id) == "$KAFKA_CLUSTER_ID" ]] ||
+        refuse "$folder belongs to cluster $(property "$written" cluster.id), not to $KAFKA_CLUSTER_ID"
+fi
+
+setting_of() {
+    case $1 in
+        LOCAL) echo KAFKA_PORT ;;
+        NETWORK) echo KAFKA_NETWORK_PORT ;;
+        EXTERNAL) echo KAFKA_EXTERNAL_PORT ;;
+        CONTROLLER) echo KAFKA_CONTROLLER_PORT ;;
+        *) echo "listener $1" ;;
+    esac
+}
+
+# What Java says of a port that it cannot have is a stack of calls.
+IFS=, read -r -a listening <<<"$(property "$properties" listeners)"
+seen=" "
+for listener in "${listening[@]}"; do
+    name=${listener%%://*} number=${listener##*:} host=${listener#*://}
+    host=${host%:*}
+    if [[ $seen == *" $number="* ]]; then
+        other=${seen##*" $number="}
+        refuse "$(setting_of "${other%% *}") and $(setting_of "$name") are the same port, $number"
+    fi
+    seen+="$number=$name "
+    [[ -n $host && $host != 0.0.0.0 ]] || host=127.0.0.1
+    if (exec 3<>"/dev/tcp/$host/$number") 2>/dev/null; then
+        refuse "port $number ($(setting_of "$name")) is taken: end the program that listens there, or choose another" 1
+    fi
+done
+! $checking || exit 0
+
+printf '%s\n' "$properties" >"$data/server.properties"
+if ! [[ -e $meta ]]; then
     # 16 random bytes, base64 in its URL form; the leading letter keeps it from looking like an option.
     random_id() { echo "E$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)"; }
     cluster_id=${KAFKA_CLUSTER_ID:-$(random_id)}
@@ -137,7 +187,7 @@ echo "$version" >"$data/version"
 # The users of the listener outside live in the broker's own metadata: it must run to be told of a change.
 if [[ $protocol == SASL* ]]; then
     { "$bin/kafka-users.sh" "$KAFKA_USERS_FILE" "$data/users" "$port" ||
-        echo "kafka-appliance: the users of $KAFKA_USERS_FILE could not be made the broker's" >&2; } &
+        echo "kafka-appliance: the users of $KAFKA_USERS_FILE could not be made the broker's" >&2; } 8>&- &
 fi
 
 exec "$bin/kafka-server-start.sh" "$data/server.properties"

@@ -79,6 +79,8 @@ broker_heap() {
             break
         fi
     done
+    ((heap >= 96)) ||
+        echo "$command_name: this container may use $((heap * 4)) MB of memory; broker and consumers need 384 or more" >&2
     echo "$((heap > 512 ? 512 : heap < 192 ? 192 : heap))M"
 }
 

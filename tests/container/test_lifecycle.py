@@ -142,7 +142,51 @@ def test_a_volume_that_is_not_ours_ends_the_container_with_one_sentence(world: W
     assert prepared.returncode == 0, prepared.stderr
     done = run_once(options=["--volume", f"{volume}:/data"], env=FOLDERS, limit=60)
     assert done.returncode == 2, done.stdout
-    assert says in done.stdout
+    assert says in done.stderr
+    assert "supervisord" not in done.stdout + done.stderr
+
+
+def test_a_second_container_on_a_volume_is_refused_and_the_first_goes_on(world: World) -> None:
+    """Two brokers on one folder would ruin it; the second one ends with a sentence."""
+    volume = world.volume()
+    first = world.run(options=["--volume", f"{volume}:/data"], env=FOLDERS)
+    first.wait_healthy()
+    second = run_once(options=["--volume", f"{volume}:/data"], env=FOLDERS, limit=60)
+    assert second.returncode == 2, second.stdout
+    assert "in use by another broker" in second.stderr
+    first.wait_until_consuming()
+    first.exec("mkdir", "-p", "/data/a", "/data/b")
+    first.write("/data/a/x.txt", "alone")
+    first.exec("etl", "submit", "A:/x.txt", "B:/x.txt", "--wait", "--timeout", "60")
+    first.kill()
+    first.start()  # a killed one holds nothing
+    first.wait_healthy()
+
+
+def test_a_read_only_container_without_tmpfs_says_what_it_needs() -> None:
+    """One sentence, exit code 2."""
+    done = run_once(options=["--read-only"], env=FOLDERS, limit=60)
+    assert done.returncode == 2
+    assert "needs --tmpfs /tmp" in done.stderr
+
+
+@pytest.mark.long
+def test_a_disk_that_fills_up_costs_no_job_and_says_so(world: World) -> None:
+    """The broker waits for room, in one line each time; with room again all goes on by itself."""
+    appliance = world.run(options=["--tmpfs", "/data:size=80m,mode=1777"], env=FOLDERS | {"ETL_NUM_PARTITIONS": "2"})
+    appliance.wait_healthy()
+    appliance.wait_until_consuming()
+    appliance.exec("mkdir", "-p", "/data/a")  # not B's: the job waits until it is there
+    appliance.write("/data/a/x.txt", "waited")
+    appliance.exec("etl", "submit", "A:/x.txt", "B:/x.txt")
+    appliance.exec("sh", "-c", "dd if=/dev/zero of=/data/fill bs=1M", check=False)
+    (java,) = [pid for _user, pid, command in appliance.processes() if "kafka.Kafka" in command]
+    appliance.signal(java, "KILL")
+    appliance.wait_for("MB free, fewer than", 60)
+    appliance.exec("sh", "-c", "rm /data/fill; mkdir -p /data/b")
+    stack.wait_until(lambda: appliance.exec("cat", "/data/b/x.txt", check=False) == "waited", 150, "the file")
+    appliance.wait_healthy()
+    _assert_reported_once(appliance, "file-transfer-jobs-results", ["x.txt"])
 
 
 def _wait_for_part(appliance: Container) -> None:

@@ -84,7 +84,7 @@ def test_a_secured_listener_without_its_files_ends_the_container(image: str) -> 
     """One sentence that names the setting."""
     done = run_once("broker", env={"KAFKA_ADVERTISED_PROTOCOL": "SASL_SSL"}, limit=60)
     assert done.returncode == 2
-    assert "KAFKA_TLS_CERT_FILE" in done.stdout
+    assert "KAFKA_TLS_CERT_FILE" in done.stderr
 
 
 def test_the_users_of_the_file_are_the_users_of_the_listener(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -20,10 +20,8 @@ class DefaultGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `consume` in front unless the first word names a command or asks for help."""
-        if args and (meant := _meant(args[0], self.commands)):
-            raise click.UsageError(
-                f"no command {args[0]!r}: did you mean {meant}? (a topic of that name: --topic)", ctx
-            )
+        if args and (near := meant(args[0], self.commands)):
+            raise click.UsageError(f"no command {args[0]!r}: did you mean {near}? (a topic of that name: --topic)", ctx)
         if not args or (args[0] not in self.commands and args[0] not in {"--help", "--version"}):
             args = ["consume", *args]
         return super().parse_args(ctx, args)
@@ -40,7 +38,7 @@ class DefaultGroup(click.Group):
             sys.exit(EXIT_FAILED)
 
 
-def _meant(word: str, commands: Iterable[str]) -> str | None:
+def meant(word: str, commands: Iterable[str]) -> str | None:
     """Return the command that a word misspells: taken for a topic it would start a consumer and make topics."""
     near = difflib.get_close_matches(word, [name for name in commands if abs(len(name) - len(word)) <= 1], 1, 0.65)
     return near[0] if near and near[0] != word else None
