@@ -56,7 +56,7 @@ lint: bootstrap ## ruff, mypy, shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/bin/*.sh tests/*.sh
+	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/bin/*.sh tests/*.sh bench/*.sh
 
 .PHONY: format
 format: bootstrap ## rewrite the sources in the one format
