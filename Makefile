@@ -48,7 +48,7 @@ test-long: test-servers ## more kills, more faults, more files: the same tests w
 	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)
 
 .PHONY: bench
-bench: test-servers ## files per second, MB per second, memory; ARGS="--help" lists its options
+bench: test-servers ## all comparisons with rclone, lftp, curl and C, one table, some 15 minutes; ARGS="--help"
 	$(PYTHON) bench/run.py $(ARGS)
 
 .PHONY: lint

@@ -5,11 +5,11 @@ The files are of 1 KB, without latency: there is nothing that a backlog's cost c
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
 
 from ours import Consumers, job, require_success
 from table import Goal, Row
@@ -20,6 +20,8 @@ from etl.broker import Writer
 LANES = 4
 STEP = 1500  # jobs of one measurement
 FEW = 4 * STEP  # waiting jobs of the small backlog; the first step of either is not timed
+HALF = 2  # small backlogs before the large one, and after it
+LEAST = 2 * HALF * FEW  # waiting jobs of the large one: what is measured of it
 SPEED, MEMORY = 0.95, 1.05
 
 GROUP_LANES, GROUP_PARTITIONS = 2, 12
@@ -27,46 +29,41 @@ GROUP_JOBS = 1200  # for three; a third of it for one
 GROUP_RATIO = 2.5
 
 
-def compare(world: World, count: int, rounds: int, say: Callable[[str], None]) -> list[Row]:
-    """Measure a small and a large backlog in turns: one consumer for each, `STEP` jobs at a time."""
-    pair = world.pairs[0]
-    files = world.files("tiny", 100, KB)
-    with ExitStack() as ending, Writer(world.broker.bootstrap_servers) as writer:
-        few, many = (Consumers(world, name, LANES) for name in ("few", "many"))
-        out = world.new_out()
+def compare(world: World, count: int, say: Callable[[str], None]) -> list[Row]:
+    """Measure a small backlog before and after a large one, as many jobs of each; a consumer for either."""
+    rates: dict[str, list[float]] = {"few": [], "many": []}
+    memory: dict[str, list[float]] = {"few": [], "many": []}
+    files, out = world.files("tiny", 100, KB), world.new_out()
+    numbers = itertools.count()
+
+    def run(consumers: Consumers, waiting: int, timed: int) -> None:
+        world.left()
+        with consumers.results() as results, Writer(world.broker.bootstrap_servers) as writer:
+            consumers.submit(writer, _jobs(world.pairs[0], files.names, out, numbers, waiting))
+            _steps(results, STEP)  # some were done while the others were sent
+            rates[consumers.name] += _steps(results, timed)
+        memory[consumers.name].append(consumers.rss_bytes() / MB)
+
+    with ExitStack() as ending:
+        few, many = (Consumers(world, name, LANES) for name in rates)
         for consumers in (few, many):
             ending.callback(consumers.stop)
             consumers.start()
-        rates: dict[str, list[float]] = {"few": [], "many": []}
-        memory: dict[str, list[float]] = {"few": [], "many": []}
-        sent = 0
-        for _ in range(rounds):  # of the small backlog: that many jobs, and no more
-            world.left()
-            with few.results() as results:
-                jobs = _jobs(pair, files.names, out, sent, FEW)
-                sent += FEW
-                few.submit(writer, jobs)
-                _steps(results, STEP)  # some were done while the others were sent
-                rates["few"] += _steps(results, FEW - STEP)
-            memory["few"].append(few.rss_bytes() / MB)
-        few.stop()
-        with many.results() as results:
-            started = time.monotonic()
-            many.submit(writer, _jobs(pair, files.names, out, sent, count))
-            say(f"  {count} jobs sent in {time.monotonic() - started:.0f} s")
-            done = len(_steps(results, 2 * STEP)) * STEP
-            first, end = many.rss_bytes() / MB, time.monotonic() + 10 * rounds
-            while time.monotonic() < end and done + STEP < count:
-                rates["many"] += _steps(results, STEP)
-                memory["many"].append(many.rss_bytes() / MB)
-                done += STEP
-        say(f"  few: {_list(rates['few'])} files/s; many: {_list(rates['many'])} files/s")
-        say(f"  few: {_list(memory['few'])} MB; many: {first:.0f}, then {_list(memory['many'])} MB")
-    return _rows(count, rates, memory)
+        for _ in range(HALF):
+            run(few, FEW, FEW - STEP)
+        run(many, max(count, LEAST), LEAST - STEP)
+        many.stop()
+        for _ in range(HALF):
+            run(few, FEW, FEW - STEP)
+    for name, found in rates.items():
+        say(f"  {name}: {_list(found)} files/s; {_list(memory[name])} MB")
+    return _rows(max(count, LEAST), rates, memory)
 
 
-def _jobs(pair: Pair, names: tuple[str, ...], out: str, start: int, count: int) -> Iterator[tuple[bytes, bytes]]:
-    for number in range(start, start + count):
+def _jobs(
+    pair: Pair, names: Sequence[str], out: str, numbers: Iterator[int], count: int
+) -> Iterator[tuple[bytes, bytes]]:
+    for number in itertools.islice(numbers, count):
         yield job(pair, f"tiny/{names[number % len(names)]}", f"{out}/{number // 1000}/{number}")
 
 
@@ -74,7 +71,7 @@ def _steps(results: Iterator[bytes], count: int) -> list[float]:
     found, done = [], 0
     while done + STEP <= count:
         started = time.monotonic()
-        for result in islice(results, STEP):
+        for result in itertools.islice(results, STEP):
             require_success(result)
         done += STEP
         found.append(STEP / (time.monotonic() - started))
@@ -83,10 +80,10 @@ def _steps(results: Iterator[bytes], count: int) -> list[float]:
 
 def _rows(count: int, rates: dict[str, list[float]], memory: dict[str, list[float]]) -> list[Row]:
     deep, shallow = statistics.median(rates["many"]), statistics.median(rates["few"])
-    deep_mb, shallow_mb = max(memory["many"]), max(memory["few"])
+    deep_mb, shallow_mb = memory["many"][-1], memory["few"][-1]
     note = (
         f"Backlog: 1 KB files, RTT 0, {LANES} lanes; {count} jobs waiting against {FEW}, {STEP} timed at a time; "
-        "memory is what was resident after each."
+        "few, many, few. MB: in the end, after as many jobs of either."
     )
     speed = Goal(f" /{FEW} waiting", SPEED, deep / shallow)
     space = Goal(f" /{FEW} waiting", MEMORY, deep_mb / shallow_mb, at_most=True)

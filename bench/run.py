@@ -59,7 +59,7 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
     if part == "trips":
         return trips.compare(made, options.trips_rtt, say)
     if part == "backlog":
-        return backlog.compare(made, options.backlog, 3, say)
+        return backlog.compare(made, options.backlog, say)
     if part == "group":
         return backlog.group(made, 10, 3, say)
     return isolation.compare(made, 10, options.parked, options.rounds, say)
