@@ -41,6 +41,19 @@ def test_a_rename_that_refuses_to_replace_swaps_the_files(fake, session) -> None
     assert server.files == {"/f": b"newer", "/new": b"r"}
 
 
+def test_a_rename_that_was_refused_once_proves_nothing(fake, session) -> None:
+    """A server that had some other reason is not taken for one that never replaces: no name is absent for a moment."""
+
+    def once(its: FakeSession, argument: str) -> str:
+        its.server.answers.pop("RNTO")
+        return "550 Busy."
+
+    server = fake(files={"/f": b"old", "/.p": b"new"}, answers={"RNTO": once})
+    assert not session(server).publish(Stored("/.p", 3, 3), "/f", None).result().swapped
+    assert server.files == {"/f": b"new"}
+    assert not any(".old" in line for line in server.commands)
+
+
 def test_a_swap_that_fails_puts_the_old_file_back(fake, session) -> None:
     """Ours is refused after the old one stepped aside: the old one returns under its name."""
 

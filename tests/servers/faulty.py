@@ -307,8 +307,8 @@ class FaultySession(FakeSession):
     def fault_reset(self, argument: str) -> str | None:
         """Of either direction: the data connection is reset after some bytes."""
         if self.server.on_disk(argument).name.startswith("."):
-            self._place(argument).touch()
-            self.reply("150 Go on.")
+            if not self._begin(argument):
+                return None
             sock, content = self.data(), b""
         elif (begun := self._start(argument)) is not None:
             sock, content = begun
@@ -322,10 +322,9 @@ class FaultySession(FakeSession):
     def fault_stall(self, argument: str) -> None:
         """Of either direction: nothing more moves."""
         if self.server.on_disk(argument).name.startswith("."):
-            self._place(argument).touch()
-            self.reply("150 Go on.")
-            with self.data():
-                self.fault_hang(argument)
+            if self._begin(argument):
+                with self.data():
+                    self.fault_hang(argument)
         elif (begun := self._start(argument)) is not None:
             with begun[0] as sock:
                 sock.sendall(begun[1][: len(begun[1]) // 2])
@@ -370,28 +369,37 @@ class FaultySession(FakeSession):
     def fault_half(self, argument: str) -> str:
         return self._store(argument, limit=100)
 
-    def fault_full(self, argument: str) -> str:
-        """Take some bytes, then no more."""
+    def _begin(self, argument: str) -> bool:
+        """Begin an upload with a byte that nobody sent; False when its folder is missing."""
+        if not self._place(argument).parent.is_dir():
+            self.reply("553 No.")
+            return False
         self._place(argument).write_bytes(b"x")
         self.reply("150 Go on.")
+        return True
+
+    def fault_full(self, argument: str) -> str | None:
+        """Take some bytes, then no more."""
+        if not self._begin(argument):
+            return None
         with self.data() as sock:
             sock.recv(100)
         return "552 Disk full."
 
     def fault_full_after(self, argument: str) -> str:
-        self._store(argument)
-        return "452 Disk full."
+        stored = self._store(argument)
+        return "452 Disk full." if stored.startswith("226") else stored
 
     def fault_failed(self, argument: str) -> str:
-        self._store(argument)
-        return "451 Local error."
+        stored = self._store(argument)
+        return "451 Local error." if stored.startswith("226") else stored
 
     def fault_early(self, argument: str) -> None:
         """Say that all is well before it is, and go."""
-        self._place(argument).write_bytes(b"x")
-        self.reply("150 Go on.\r\n226 Done.")
-        self.data().close()
-        self.fault_drop(argument)
+        if self._begin(argument):
+            self.reply("226 Done.")
+            self.data().close()
+            self.fault_drop(argument)
 
     def fault_done_and_gone(self, argument: str) -> None:
         """Rename, and never say so."""

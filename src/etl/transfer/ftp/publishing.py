@@ -160,14 +160,15 @@ class Renaming:
                 return None
             if self._session.make_folders(target):
                 pass
-            elif self._session.ask("SIZE", target).result().is_success:
+            elif tried and self._session.ask("SIZE", target).result().is_success:
                 swapped = self._complete_swap(self._send_swap(source, target, aside), source, target, aside)
                 if swapped:
                     remember_refuser(self._session.server)
                 return swapped
             elif tried:
                 raise asking.why_not_written(self._session, target, refusal)
-            # else: another session may have made the folder since we were refused
+            # else: another session may have made the folder since we were refused, or the server had another reason
+            # that is gone. That it does not replace files is believed when it has said so twice.
             from_ = self._session.ask("RNFR", source)
             from_.result()  # before the RNTO is sent: a server may have lost what shared a write
             to = self._session.ask("RNTO", target)
