@@ -81,8 +81,7 @@ class Runner:
             cause = flight.cause(error)
             self._clean_up(flight)
             lease.release(clean=False)
-            self._tell_dispatcher(task, cause, answered=opened and fate_of(cause) is Fate.DEAD)
-            self._failed(task, cause, started)
+            self._ended_badly(task, cause, started, answered=opened)
         else:
             lease.release(clean=True)
             self._tell_dispatcher(task, None, answered=True)
@@ -121,10 +120,9 @@ class Runner:
 
     def fetch(self, flight: Flight) -> bool:
         """Open the source's file; take it into memory if it is small. False: it failed, and was reported."""
-        task, lease, options = flight.task, flight.lease, flight.task.job.options
+        task, lease = flight.task, flight.lease
         try:
-            if options.source_action != "keep":
-                lease.source.require_disposal(move=options.move_to is not None)
+            relay.require_disposal(task, lease.source)
             flight.parcel = parcel = relay.fetch(task, lease.source)
             size_bytes = parcel.facts.size_bytes
             if size_bytes is not None and self.store.take(size_bytes):
@@ -207,8 +205,12 @@ class Runner:
         if flight.aborted is None and flight.lease.aborted:
             self._set_back(task)  # a neighbour was reset; this job did nothing wrong
             return
+        self._ended_badly(task, cause, flight.began, answered=answered)
+
+    def _ended_badly(self, task: Task, cause: BaseException, started: float, *, answered: bool) -> None:
+        """Tell dispatcher and ledger. `answered`: the sessions were open, so an error for good is the servers' word."""
         self._tell_dispatcher(task, cause, answered=answered and fate_of(cause) is Fate.DEAD)
-        self._failed(task, cause, flight.began)
+        self._failed(task, cause, started)
 
     def _set_back(self, task: Task) -> None:
         """Have a job run again that was only in the way of another's failure."""

@@ -74,9 +74,7 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
 
     `source` may be `destination`: then the file goes through memory or a spool file.
     """
-    options = task.job.options
-    if options.source_action != "keep":
-        source.require_disposal(move=options.move_to is not None)
+    require_disposal(task, source)
     if task.sweep:
         sweep(task, destination, token)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
@@ -99,6 +97,13 @@ def is_plain(task: Task) -> bool:
     """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
     is_copy = not task.published and not task.sweep and task.job.options.overwrite == "replace"
     return is_copy and not _could_be_itself(task)
+
+
+def require_disposal(task: Task, source: Session) -> None:
+    """Raise SettingsError when the source's protocol can never do the job's source action: before a file is copied."""
+    options = task.job.options
+    if options.source_action != "keep":
+        source.require_disposal(move=options.move_to is not None)
 
 
 def fetch(task: Task, source: Session) -> Parcel:

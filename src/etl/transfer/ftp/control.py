@@ -29,10 +29,6 @@ _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
 class Upstream(Protocol):
     """The bytes of a transfer that the kernel is still sending."""
 
-    def unsent_bytes(self) -> int:
-        """Return how many there are."""
-        ...
-
     def drained(self, seconds: float) -> bool:
         """Did some leave in the `seconds` that were just waited? Raises when they are too few."""
         ...
