@@ -99,6 +99,18 @@ class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         wants_to_join = coordinator.need_rejoin
         coordinator.need_rejoin = lambda: wants_to_join() or coordinator.rejoining
 
+        # What was fetched of a partition and set aside because it was paused comes back only while the slot for records at
+        # hand is None; records that were used up stay in the slot. Without traffic elsewhere they would never come.
+        fetcher = self._fetcher
+        take = fetcher.fetched_records
+
+        def fetched_records(*arguments: Any, **named: Any) -> Any:
+            if not fetcher._next_partition_records:  # noqa: SLF001 - the library has no public way
+                fetcher._next_partition_records = None  # noqa: SLF001 - as above
+            return take(*arguments, **named)
+
+        fetcher.fetched_records = fetched_records
+
     def forget_unreadable(self) -> None:
         """Drop the fetched records that the last poll met an error in; the next one would not return from them."""
         fetcher = self._fetcher

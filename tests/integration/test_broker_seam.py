@@ -128,6 +128,23 @@ def test_a_member_goes_on_where_the_group_stands(desk: Desk, join: Callable[...,
     assert [record.value for record in second.read(1)] == [b"three"]
 
 
+def test_what_was_fetched_before_a_pause_comes_after_it(desk: Desk, join: Callable[..., Member]) -> None:
+    """Also when nothing else comes any more that would wake the library up: the last jobs would wait for ever."""
+    desk.send(*(b"%d" % number for number in range(50)))
+    member = join(max_poll_records=10)
+    member.join(2)
+    member.take_over(p(desk))
+    member.intake.resume([p(desk, 1)])
+    seen = [record.value for record in member.read(10)]
+    member.intake.pause([p(desk)])
+    desk.send(b"elsewhere", partition=1)
+    assert [record.value for record in member.read(1)] == [b"elsewhere"]
+    assert member.intake.poll(0.3) == []
+    member.intake.resume([p(desk)])
+    seen += [record.value for record in member.read(40, limit=5.0)]
+    assert seen == [b"%d" % number for number in range(50)]
+
+
 def test_records_that_are_gone_are_counted(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
     """The topic was truncated below the committed offset: how many were lost is reported, never a silent jump."""
     desk.send(*(b"%d" % number for number in range(10)))
