@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from etl.errors import ConnectionLost, EtlError
+from etl.errors import ConnectionLost, EtlError, StorageFull
 from etl.transfer.ftp import asking
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
 _TRIES = 3  # of a STOR whose folder somebody deletes again and again
+_MAY_MEAN_FULL = {426, 450, 451}  # final replies to an upload that the server ended
+_BLOCK_BYTES = 64 * 1024
 _SAY_ENOUGH = {421, 425, 426, 452, 530, 532, 552}  # refusals that no missing folder explains
 
 
@@ -180,8 +182,9 @@ class Upload:
             return None
         if stor.is_refused:
             return stor
+        error = self._reason(reply)
         self._remove_quietly()
-        raise asking.plain_error(self._session.name, self._whole, reply)
+        raise error
 
     def _was_refused(self, running: Running, error: EtlError) -> bool:
         """Did the data connection break because the STOR was refused?"""
@@ -193,19 +196,43 @@ class Upload:
     def _broken(self, running: Running, error: EtlError) -> EtlError:
         """End the session after a broken data connection; return what the server says to it, or else the error."""
         running.data.reset()
-        reply = self._remove_rest(running.command) if isinstance(error, ConnectionLost) else None
+        if isinstance(error, ConnectionLost):
+            with contextlib.suppress(EtlError):
+                reply = running.command.result(limit=_LAST_WORD_SECONDS)
+                error = self._reason(reply) if reply.code >= 400 else error
+                self._remove_quietly()
         self._session.abandon(error)
-        if reply is not None and reply.code >= 400:
-            return asking.plain_error(self._session.name, self._whole, reply)
         return error
 
-    def _remove_rest(self, stor: Pending) -> Reply | None:
-        """After a broken STOR: read the server's last word on it, which is returned, and delete what it kept."""
+    def _reason(self, reply: Reply) -> EtlError:
+        """Return the error for an upload that the server ended, before what it kept is deleted."""
+        error = asking.plain_error(self._session.name, self._whole, reply)
+        if reply.code in _MAY_MEAN_FULL and not isinstance(error, StorageFull) and self._takes_no_more():
+            return StorageFull(f"{error}; the file takes not one block more", server=error.server)
+        return error
+
+    def _takes_no_more(self) -> bool:
+        """Is a further block refused as the file was? pyftpdlib says "426 None" to a full disk."""
+        running = self._session.start("APPE", self._session.wire(self._whole))
+        if not isinstance(running, Running):
+            return False
+        try:
+            running.data.send(memoryview(bytes(_BLOCK_BYTES)), is_last=True)
+            running.data.finish_writing()
+        except EtlError:  # its reply tells
+            running.data.reset()
+        try:
+            return running.command.result(limit=_LAST_WORD_SECONDS).code in _MAY_MEAN_FULL
+        except EtlError:
+            return False
+        finally:
+            running.data.close()
+
+    def _remove_rest(self, stor: Pending) -> None:
+        """After a STOR that we broke off: read the server's last word on it, and delete what it kept."""
         with contextlib.suppress(EtlError):
-            reply = stor.result(limit=_LAST_WORD_SECONDS)
+            stor.result(limit=_LAST_WORD_SECONDS)
             self._remove_quietly()
-            return reply
-        return None
 
     def _remove_quietly(self) -> None:
         with contextlib.suppress(EtlError):
