@@ -148,6 +148,21 @@ def test_a_file_that_grows_while_it_is_read_has_changed(fake, session, buffer, l
     within(4, lambda: parcel.close(complete=True), SourceChanged, "grew")
 
 
+def test_a_file_that_shrinks_while_it_is_read_has_changed(fake, session, buffer) -> None:
+    """A server may notice by itself and break off: its 426 is no broken connection then."""
+
+    def shrink(its: FakeSession, argument: str) -> str:
+        its.reply("150 Here it comes.")
+        its.server.files[argument] = b"12"
+        its.send_data(b"123")
+        return "426 Failure."
+
+    ftp = session(fake(files={"/a": b"12345"}, answers={"RETR": shrink}))
+    parcel = ftp.read("/a")
+    assert drain(parcel, buffer) == b"123"
+    within(4, lambda: parcel.close(complete=True), SourceChanged, "Failure")
+
+
 def test_a_listing_that_never_ends_is_cut_off(fake, session, monkeypatch) -> None:
     """Its names are not kept, and there is a limit to reading on."""
     monkeypatch.setattr("etl.transfer.ftp.names.LISTING_LIMIT_BYTES", 1 << 20)

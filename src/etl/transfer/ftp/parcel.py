@@ -95,6 +95,9 @@ class FTPParcel:
             raise error
         reply = self._retr.result()
         if not reply.is_success:
+            if self._has_changed():  # vsftpd says 426 when it finds a file shorter than it was
+                where = f"{self._session.name}:{self.path}"
+                raise SourceChanged(f"{where} changed while it was read ({reply.text})", server=self._session.name)
             raise self._session.why_not_read(self.path, reply)
 
     def _why_longer(self) -> EtlError:
@@ -104,9 +107,15 @@ class FTPParcel:
             if self._at_end or not self._receive(rest):
                 break
         where, server = f"{self._session.name}:{self.path}", self._session.name
-        if self._at_end and self._retr.result().is_success and not self._session.unchanged(self).result():
+        if self._at_end and self._retr.result().is_success and self._has_changed():
             return SourceChanged(f"{where} grew while it was read", server=server)
         return SizeMismatch(f"{where}: more bytes came than were asked for", server=server)
+
+    def _has_changed(self) -> bool:
+        try:
+            return not self._session.unchanged(self).result()
+        except EtlError:  # what is known already says more than a broken session
+            return False
 
     def _receive(self, buffer: memoryview, *, fill: bool = False) -> int:
         try:
