@@ -80,10 +80,10 @@ class Topics:
             else:
                 return
 
-    def send(self, jobs: Iterable[Job]) -> None:
-        """Send jobs and wait until the broker has them."""
+    def send(self, jobs: Iterable[Job], key: Callable[[Job], str] = lambda job: job.id) -> None:
+        """Send jobs and wait until the broker has them; those of one key share a partition."""
         assert self._producer is not None
-        futures = [self._producer.send(self.name, value=job.message(), key=job.id.encode()) for job in jobs]
+        futures = [self._producer.send(self.name, value=job.message(), key=key(job).encode()) for job in jobs]
         self._producer.flush(timeout=30)
         for future in futures:
             future.get(timeout=30)

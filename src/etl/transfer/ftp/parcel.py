@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _PIECE_BYTES = 256 * 1024
-_REST_PIECES = 16  # how many such are read beyond the end of a file, to find out whether it has grown
+_REST_BYTES = 4 << 20  # read beyond the end of a file at most, to find out whether it has grown
 
 
 class Reader(Protocol):
@@ -103,9 +103,9 @@ class FTPParcel:
     def _why_longer(self) -> EtlError:
         """Return the error for a file of more bytes than were asked for: it has grown, or its size was a wrong one."""
         rest = memoryview(bytearray(_PIECE_BYTES))
-        for _ in range(_REST_PIECES):
-            if self._at_end or not self._receive(rest):
-                break
+        left_bytes = _REST_BYTES
+        while left_bytes > 0 and not self._at_end:
+            left_bytes -= self._receive(rest)
         where, server = f"{self._session.name}:{self.path}", self._session.name
         if self._at_end and self._retr.result().is_success and self._has_changed():
             return SourceChanged(f"{where} grew while it was read", server=server)
