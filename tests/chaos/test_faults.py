@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800 if LONG else 240)]
 SEEDS = tuple(range(20261125, 20261128)) if LONG else (20261125,)
 JOBS = 3000 if LONG else 500
 CHANCE = 0.03  # of each command that can go wrong; a job sends ten such or more
+STANDSTILL = 75  # seconds: a server that was down again and again may be left alone for a minute
 SETTINGS = {
     "ETL_CONNECT_TIMEOUT_SECONDS": "1",
     "ETL_LOGIN_TIMEOUT_SECONDS": "0.8",
@@ -37,6 +39,7 @@ SETTINGS = {
     "ETL_LOGIN_BACKOFF_SECONDS": "0.2",
     "ETL_WINDOW_RECORDS": "5000",
     "ETL_WORKERS": "8",
+    "PYTHONFAULTHANDLER": "1",
 }
 
 # The codes of failures that nobody waits for, and the faults that may be called so; others are tried again.
@@ -78,7 +81,7 @@ def test_all_faults_at_random(
         finals = {str(job.destination.on_disk(job.destination_path)): job.size_bytes for job in jobs}
         watcher.allow({path: size + len(GROWTH) for path, size in finals.items()})
         topics.send(jobs)
-        topics.wait_for(jobs, 1200 if LONG else 150)
+        wait_while_they_move(jobs, topics, consumer)
         time.sleep(1.0)  # a second result would come now
         topics.poll(0.3)
         tidy(work, servers, topics)
@@ -93,6 +96,19 @@ def test_all_faults_at_random(
     assert len(set(happened)) > 40
     assert not any(server.strangers for server in servers)
     assert topics.lag() == 0
+
+
+def wait_while_they_move(jobs: list[Job], topics: Topics, consumer: Consumer) -> None:
+    """Wait until all have results; when none comes for a while, have the process say in its log where it stands."""
+    wanted, known, moved = {job.id for job in jobs}, 0, time.monotonic()
+    while len(topics.done & wanted) < len(wanted):
+        if topics.poll() > known:
+            known, moved = len(topics.outcomes), time.monotonic()
+        if time.monotonic() - moved > STANDSTILL:
+            consumer.signal(signal.SIGABRT)
+            consumer.wait(20)
+            stacks = consumer.log.read_text(errors="replace").partition("Fatal Python error")[2]
+            raise AssertionError(f"{len(wanted) - known} jobs and no result for {STANDSTILL} s:\n{stacks[:20000]}")
 
 
 def tidy(work: Work, servers: list[FaultyFTP], topics: Topics) -> None:
