@@ -112,6 +112,25 @@ def test_a_first_word_that_is_a_commands_name_is_the_command(appliance: Applianc
     assert re.search(r"\d+\.\d+", run_once("--version").stdout)
 
 
+def test_verbose_is_verbose(appliance: Appliance) -> None:
+    """`docker run IMAGE -v`: this one was started so."""
+    assert re.search(r"\bDEBUG +consumer_0", appliance.logs())
+
+
+def test_the_image_is_small_and_what_built_it_stays_behind(image: str, base_image: str) -> None:
+    """Under 300 MB over its base; no Maven, compiler, pip or cache; labelled."""
+    sizes = [int(containers.docker("image", "inspect", "-f", "{{.Size}}", name).stdout) for name in (image, base_image)]
+    assert sizes[0] - sizes[1] < 300e6
+    labels = containers.docker("image", "inspect", "-f", "{{json .Config.Labels}}", image).stdout
+    for label in ("title", "version", "licenses"):
+        assert f"org.opencontainers.image.{label}" in labels
+    script = (
+        "command -v mvn gcc javac jlink pip || true; ls /opt/etl/.venv/bin | grep pip || true; ls -A /root/.m2 || true"
+    )
+    found = run_once("-c", script, options=["--entrypoint", "bash", "--user", "0"])
+    assert found.stdout == ""
+
+
 def test_no_process_is_roots(appliance: Appliance) -> None:
     """Not the first, not Java, not the consumers."""
     processes = appliance.processes()
