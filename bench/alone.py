@@ -148,6 +148,7 @@ class Bare(Runner):
         """Nobody is told."""
 
     def _failed(self, task: Task, error: BaseException, _started: float) -> None:
+        assert isinstance(self.dispatcher, Jobs)
         self.dispatcher.give_up(f"{task.job.source.path}: {error!r}")
 
 

@@ -22,6 +22,7 @@ from etl.config import ConfigLoader
 from etl.envelopes import Envelopes
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
+from etl.models.wire import Message
 from etl.retry import TIERS
 from etl.topics import Topics
 
@@ -116,7 +117,7 @@ def _park(world: World, topic: str, pair: Pair, names: Sequence[str], count: int
     outbox.open()
     now, (shortest, longest) = time.time(), PARKED_FOR
     try:
-        messages = []
+        messages: list[Message] = []
         for number in range(count):
             name = names[number % len(names)]
             key, value = _bad_job(pair, name, number % (2 * len(names)) < len(names), f"parked/{number}")

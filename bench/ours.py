@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from world import START_SECONDS, End, Files, Pair, World, cpu_seconds
+from world import START_SECONDS, End, Files, Pair, World, cpu_seconds, die_with_parent
 
 import stack
 from etl.broker import Reader, Writer
@@ -99,6 +99,7 @@ class Consumers:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call, no locks
                 )
             self._processes.append(process)
         stack.wait_until(self._are_ready, START_SECONDS, f"start of {self.name}, see {self._log(0)}")
@@ -118,7 +119,7 @@ class Consumers:
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the largest process."""
-        return max(psutil.Process(process.pid).memory_info().rss for process in self._processes)
+        return max(int(psutil.Process(process.pid).memory_info().rss) for process in self._processes)
 
     def peak_bytes(self) -> int:
         """Return the most memory that a process had since `forget_peak`, as the kernel says."""

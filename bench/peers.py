@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from ours import Run
 from world import REPOSITORY, End, Files, Pair, World, compiled
@@ -38,7 +37,7 @@ def url(end: End) -> str:
 class Peer:
     """A program that moves files from one server to the other."""
 
-    name: ClassVar[str]
+    name: str
     settings = ""  # what of its settings a reader must know
 
     def __init__(self, world: World) -> None:

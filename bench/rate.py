@@ -27,7 +27,10 @@ C_SHARE = 0.85
 class Contender(Protocol):
     """Whoever moves files."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Who it is."""
+        ...
 
     def move(self, pair: Pair, files: Files, count: int | None = None) -> Run:
         """Move them all; return what it took."""
@@ -75,8 +78,9 @@ def compare(world: World, rtt_ms: int, lanes: Sequence[int], rounds: int, say: C
                 ending.callback(one.stop)
             peers.append(Ceiling(world, C_THREADS))
         contenders: list[Contender] = [*ours, *peers, *alone]
-        for own in (*ours, *alone):
-            own.move(pair, files, WARM_FILES)  # opens the sessions
+        warm: list[Contender] = [*ours, *alone]
+        for contender in warm:
+            contender.move(pair, files, WARM_FILES)  # opens the sessions
         runs = dict(zip(contenders, alternated(world, contenders, pair, files, rounds), strict=True))
         for contender, done in runs.items():
             say(f"  {contender.name}: {', '.join(f'{rate:.0f}' for rate in sorted(rates(done)))} files/s")

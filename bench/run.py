@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,7 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
 def main() -> int:
     """Run the comparisons and print the table; the exit code says whether all goals were met."""
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # everything is taken down, as with Ctrl-C
     started = time.monotonic()
     peers.fetch()
     rtts = sorted({0, *(NEEDS_MS.get(part, 0) for part in options.parts), options.trips_rtt})

@@ -70,7 +70,7 @@ def render(rows: Sequence[Row]) -> str:
     cells = [["", *COLUMNS, "ratio", "goal", ""]]
     for row in rows:
         values = [_number(row.values.get(column)) for column in COLUMNS]
-        goals = list(row.goals) or [None]
+        goals: list[Goal | None] = [*row.goals] or [None]
         for number, goal in enumerate(goals):
             head = [row.what, *values] if number == 0 else [""] * (1 + len(COLUMNS))
             cells.append(

@@ -12,6 +12,7 @@ import ctypes
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "src")]
 import stack  # noqa: E402 - the servers of the tests, which are no package
 
 KB, MB, MIB = 1000, 1_000_000, 1 << 20
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNET, PR_SET_PDEATHSIG = 0x40000000, 1
 START_SECONDS = 60.0
 EVERYWHERE = "0.0.0.0"
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -200,6 +201,11 @@ def compiled(name: str, place: Path) -> Path:
     source = Path(__file__).with_name(name)
     subprocess.run(["gcc", "-O2", "-Wall", "-pthread", "-o", str(program), str(source)], check=True, timeout=60)
     return program
+
+
+def die_with_parent() -> None:
+    """In a child just forked: end when the benchmark does, however that ends."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _enter(namespace: int) -> None:
