@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import signal
 import threading
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import structlog
 
 import stack
+from etl import logs
 
 LEAVE_LIMIT = 3.0  # seconds that a test's threads and processes may need to be gone after its end
 
@@ -56,6 +60,19 @@ def _sockets() -> set[str]:
         if target.startswith("socket:"):
             sockets.add(target)
     return sockets
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A test that sets up logging, as every command does, must not decide what the next one hears."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    logs.configure("text", "INFO", (), io.StringIO())  # no secret of a test outlives it
+    structlog.reset_defaults()
+    for handler in [handler for handler in root.handlers if isinstance(handler, logs._Handler)]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

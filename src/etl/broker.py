@@ -99,8 +99,8 @@ class _Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         wants_to_join = coordinator.need_rejoin
         coordinator.need_rejoin = lambda: wants_to_join() or coordinator.rejoining
 
-        # What was fetched of a partition and set aside because it was paused comes back only while the slot for records at
-        # hand is None; records that were used up stay in the slot. Without traffic elsewhere they would never come.
+        # What was fetched of a partition and set aside because it was paused comes back only while the slot for records
+        # at hand is None; records that were used up stay in the slot. Without traffic elsewhere they would never come.
         fetcher = self._fetcher
         take = fetcher.fetched_records
 

@@ -118,7 +118,7 @@ def loses(verb: str, reply: str | None) -> Callable[[FakeSession, str], str | No
     """Answer a command with `reply` when it was not alone in its write."""
 
     def answer(its: FakeSession, argument: str) -> str | None:
-        if len(its.server.writes[-1]) > 1:
+        if len(its.write) > 1:
             return reply
         return getattr(its, verb)(argument)
 
@@ -197,8 +197,8 @@ class Confused:
 
     def _answer(self, verb: str) -> Callable[[FakeSession, str], str | None]:
         def answer(its: FakeSession, argument: str) -> str | None:
-            write = [sent for sent in its.server.writes[-1] if sent not in self._spares]
-            is_first = verb == its.server.writes[-1][0]
+            write = [sent for sent in its.write if sent not in self._spares]
+            is_first = verb == its.write[0]
             if verb in self._spares or len(write) < 2:
                 return getattr(its, verb.lower())(argument)
             if self._how == "closes":
@@ -215,7 +215,7 @@ class Confused:
     def _swapped(self, its: FakeSession, argument: str, verb: str) -> str | None:
         """Answer the last command of a write first."""
         now = getattr(its, verb.lower())(argument)
-        write = its.server.writes[-1]
+        write = its.write
         self._kept = [now, *(self._kept if verb != write[0] else [])]
         return "\r\n".join(self._kept) if verb == write[-1] else None
 

@@ -98,6 +98,7 @@ class FakeSession:
         self.waiting: socket.socket | None = None  # listening, for a passive data connection
         self.active: tuple[str, int] | None = None
         self.from_ = ""
+        self.write: list[str] = []  # the verbs that came together with the one that is served
 
     def reply(self, text: str) -> None:
         """Send a reply, of one or more lines."""
@@ -113,7 +114,8 @@ class FakeSession:
                 lines = (rest + chunk).split(b"\r\n")
                 rest = lines.pop()
                 texts = [line.decode("utf-8", "surrogateescape") for line in lines]
-                self.server.writes.append([text.partition(" ")[0] for text in texts])
+                self.write = [text.partition(" ")[0] for text in texts]
+                self.server.writes.append(self.write)
                 for text in texts:
                     self.server.commands.append(text)
                     self.serve(*text.partition(" ")[::2])

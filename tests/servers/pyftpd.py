@@ -22,7 +22,19 @@ ALL_RIGHTS = "elradfmwMT"
 
 
 class StayingFS(AbstractedFS):
-    """Enters folders without taking this whole process there."""
+    """Enters folders without taking this whole process there; knows the files it opened."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.opened: list[Any] = []
+
+    def open(self, filename: str, mode: str) -> Any:
+        self.opened = [file for file in self.opened if not file.closed]
+        self.opened.append(self.really_open(filename, mode))
+        return self.opened[-1]
+
+    def really_open(self, filename: str, mode: str) -> Any:
+        return super().open(filename, mode)
 
     def chdir(self, path: str) -> None:
         with os.scandir(path):  # raises what os.chdir would
@@ -32,7 +44,7 @@ class StayingFS(AbstractedFS):
 class UnbufferedFS(StayingFS):
     """Writes what it gets at once: 2.2.0 gives a full disk no reply at all when it shows only as the file is closed."""
 
-    def open(self, filename: str, mode: str) -> Any:
+    def really_open(self, filename: str, mode: str) -> Any:
         return Path(filename).open(mode, buffering=0)
 
 
@@ -47,11 +59,19 @@ class Server(ThreadedFTPServer):
 
 
 class DeafHandler(FTPHandler):
-    """Once closed, hears no more of the commands that came in one write: they would open files that nobody closes."""
+    """Once closed, hears no more of the commands that came in one write, and leaves no file open.
+
+    2.2.0 forgets the file of a transfer whose 1xx reply finds the client gone.
+    """
 
     def found_terminator(self) -> None:
         if not self._closed:
             super().found_terminator()
+
+    def close(self) -> None:
+        super().close()
+        for file in self.fs.opened if self.fs else ():
+            file.close()
 
 
 class NoReplaceHandler(DeafHandler):

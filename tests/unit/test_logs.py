@@ -26,18 +26,6 @@ log = structlog.get_logger("etl.test")
 SECRET = 'p"w/ö d\\%+'
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    root = logging.getLogger()
-    level = root.level
-    yield
-    logs.configure("text", "INFO", (), io.StringIO())  # no secret of a test outlives it
-    structlog.reset_defaults()
-    for handler in [handler for handler in root.handlers if isinstance(handler, logs._Handler)]:
-        root.removeHandler(handler)
-    root.setLevel(level)
-
-
 def configured(log_format: str = "json", level: str = "INFO", secrets=()) -> io.StringIO:
     stream = io.StringIO()
     logs.configure(log_format, level, secrets, stream)
