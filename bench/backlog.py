@@ -15,8 +15,6 @@ from ours import Consumers, job, require_success
 from table import Goal, Row
 from world import KB, MB, OutOfTimeError, Pair, World
 
-from etl.broker import Writer
-
 LANES = 4
 STEP = 1500  # jobs of one measurement
 FEW = 4 * STEP  # waiting jobs of the small backlog; the first step of either is not timed
@@ -38,8 +36,8 @@ def compare(world: World, count: int, say: Callable[[str], None]) -> list[Row]:
 
     def run(consumers: Consumers, waiting: int, timed: int) -> None:
         world.left()
-        with consumers.results() as results, Writer(world.broker.bootstrap_servers) as writer:
-            consumers.submit(writer, _jobs(world.pairs[0], files.names, out, numbers, waiting))
+        with consumers.results() as results:
+            consumers.submit(_jobs(world.pairs[0], files.names, out, numbers, waiting))
             _steps(results, STEP)  # some were done while the others were sent
             rates[consumers.name] += _steps(results, timed)
         memory[consumers.name].append(consumers.rss_bytes() / MB)
@@ -124,8 +122,8 @@ def group(world: World, rtt_ms: int, rounds: int, say: Callable[[str], None]) ->
 def _middle(world: World, team: Consumers, pair: Pair, names: tuple[str, ...]) -> float:
     out = world.new_out()
     times = []
-    with team.results() as results, Writer(world.broker.bootstrap_servers) as writer:
-        team.submit(writer, [job(pair, f"group/{name}", f"{out}/{name}") for name in names])
+    with team.results() as results:
+        team.submit([job(pair, f"group/{name}", f"{out}/{name}") for name in names])
         for _ in names:
             require_success(next(results))
             times.append(time.monotonic())

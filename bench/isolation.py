@@ -17,7 +17,7 @@ from ours import RETRY_PARTITIONS, Consumers, job, job_of, server_lines
 from table import Goal, Row, ratio
 from world import KB, MB, End, Files, Pair, World
 
-from etl.broker import Outbox, Writer
+from etl.broker import Outbox
 from etl.config import ConfigLoader
 from etl.envelopes import Envelopes
 from etl.models.message import FileTransferJob
@@ -87,9 +87,9 @@ def _round(world: World, consumers: Consumers, pair: Pair, files: Files, others:
         jobs.append(job(pair, f"{files.folder}/{name}", f"{out}/{name}"))
         if others:
             jobs.append(_bad_job(pair, next(bad), number % (2 * len(others)) < len(others), f"{out}-bad/{name}"))
-    with consumers.results() as results, Writer(world.broker.bootstrap_servers) as writer:
+    with consumers.results() as results:
         started = time.monotonic()
-        consumers.submit(writer, jobs)
+        consumers.submit(jobs)
         left = len(files.names)
         while left:
             result = next(results)

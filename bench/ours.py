@@ -81,6 +81,7 @@ class Consumers:
         self.idle_bytes = 0
         self._count, self._partitions, self._more = processes, partitions, more
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._writer: Writer | None = None  # for all rounds: who sends jobs all day does not begin by connecting
 
     def start(self) -> None:
         """Start them and wait until they share the partitions."""
@@ -104,9 +105,12 @@ class Consumers:
             self._processes.append(process)
         stack.wait_until(self._are_ready, START_SECONDS, f"start of {self.name}, see {self._log(0)}")
         self.idle_bytes = self.rss_bytes()
+        self._writer = Writer(self.world.broker.bootstrap_servers)
 
     def stop(self) -> None:
         """End them in good order."""
+        if self._writer is not None:
+            self._writer.close()
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -146,9 +150,9 @@ class Consumers:
         """Have files copied; they are compared with their sources afterwards, outside the measured time."""
         out, names = self.world.new_out(), files.names[:count]
         jobs = [job(pair, f"{files.folder}/{name}", f"{out}/{name}") for name in names]
-        with self.results() as results, Writer(self.world.broker.bootstrap_servers) as writer:
+        with self.results() as results:
             cpu, started = self.cpu(), time.monotonic()
-            self.submit(writer, jobs)
+            self.submit(jobs)
             for _ in names:
                 require_success(next(results))
             seconds = time.monotonic() - started
@@ -156,11 +160,12 @@ class Consumers:
         self.world.check(files, out, len(names))
         return Run(len(names), len(names) * files.size_bytes, seconds, used)
 
-    def submit(self, writer: Writer, jobs: Iterable[tuple[bytes, bytes]]) -> None:
+    def submit(self, jobs: Iterable[tuple[bytes, bytes]]) -> None:
         """Send jobs; returns when the broker has them."""
+        assert self._writer is not None
         for key, value in jobs:
-            writer.send(self.topic, key, value)
-        writer.flush()
+            self._writer.send(self.topic, key, value)
+        self._writer.flush()
 
     @contextmanager
     def results(self) -> Iterator[Iterator[bytes]]:

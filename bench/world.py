@@ -31,6 +31,8 @@ import stack  # noqa: E402 - the servers of the tests, which are no package
 KB, MB, MIB = 1000, 1_000_000, 1 << 20
 CLONE_NEWNET, PR_SET_PDEATHSIG = 0x40000000, 1
 START_SECONDS = 60.0
+CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")  # of the namespace of who opens it
+LOSS_BASED = ("cubic", "reno")  # what the servers of the field have; the same as long as nothing is lost
 EVERYWHERE = "0.0.0.0"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -77,6 +79,7 @@ class World:
         self.broker = stack.Broker(folder / "broker")
         self.pairs: dict[int, Pair] = {}
         self.servers: list[stack.Vsftpd] = []
+        self.congestion_control = CONGESTION_CONTROL.read_text().strip()
         self._far: int | None = None  # process that holds the far namespace
         self._random = random.Random(1)
         self._outs = 0
@@ -154,17 +157,31 @@ def world(rtts_ms: Sequence[int], deadline: float, folder: Path | None = None) -
             if _LIBC.unshare(CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "no network namespace of our own")
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+            made.congestion_control = _avoid_bbr()
         near = [_serve(made, name, "127.0.0.1", ending) for name in ("source", "target")]
         made.pairs[0] = Pair(0, *(_end(server, "127.0.0.1") for server in near))
         if delays:
             made._far = _link(place, delays, ending)  # noqa: SLF001 - made in steps
             with made.at_far_end():
+                _avoid_bbr()
                 far = [_serve(made, name, EVERYWHERE, ending) for name in ("source", "target")]
             for number, rtt in enumerate(delays):
                 made.pairs[rtt] = Pair(rtt, *(_end(server, f"10.99.{number}.2") for server in far))
         ending.callback(made.broker.stop, limit=10)
         made.broker.start()
         yield made
+
+
+def _avoid_bbr() -> str:
+    """Choose the congestion control of this namespace; return what it has now.
+
+    BBR spreads the first bursts of a connection, which costs every 100 KB file one more round trip, whoever sends it.
+    """
+    for name in LOSS_BASED:
+        with contextlib.suppress(OSError):  # not every one is loaded, or allowed
+            CONGESTION_CONTROL.write_text(name)
+            break
+    return CONGESTION_CONTROL.read_text().strip()
 
 
 def _serve(made: World, name: str, host: str, ending: contextlib.ExitStack) -> stack.Vsftpd:

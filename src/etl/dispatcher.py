@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from etl.transfer.pool import Pools
 
 SHORT_ROW_SECONDS, LONG_ROW_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
+NEAR_SECONDS = 0.5  # how long a connect may take while lanes are kept for those that wait for it
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
 
 
@@ -325,14 +326,14 @@ class Dispatcher:
         claimed: set[Server] = set()
         beyond_share: list[Queue] = []
         refused: list[Queue] = []  # a server of theirs is full
-        held_up: list[Queue] = []  # would run if connects were not under way: they wait for their share of lanes
+        held_up: list[Queue] = []  # will run once connects are through: they wait for their share of lanes
         for queue in self._table.turns.values():  # all of them only when nothing can go: cheap tests first
             if self._down and not all(server.is_open_to_jobs(now) for server in queue.servers):
                 continue
             if not queue.climb.admits(now):
                 self._grows_at = min(self._grows_at, queue.climb.due(now))
                 continue
-            if not self._crew.has_room(now, newcomer=not any(server.lanes for server in queue.servers)):
+            if not self._crew.has_room(now, newcomer=not all(server.lanes for server in queue.servers)):
                 continue
             if claimed and not claimed.isdisjoint(queue.servers):
                 continue
@@ -346,7 +347,8 @@ class Dispatcher:
                     return taken
                 full |= self._full_of(queue)
             if full.isdisjoint(queue.servers):
-                held_up.append(queue)
+                if self._is_near(queue):
+                    held_up.append(queue)
             else:
                 refused.append(queue)
                 if queue.overtaken:
@@ -372,14 +374,21 @@ class Dispatcher:
         sides = (entry.source, entry.destination)
         return {self._server(side) for side in sides if not self._pools.room(side)}
 
+    def _is_near(self, queue: Queue) -> bool:
+        """Did the connect that a queue waits for begin just now, so that it may soon be through?"""
+        entry = queue.head()
+        waits = (self._pools.held_up(side) for side in (entry.source, entry.destination))
+        return all(seconds is None or seconds < NEAR_SECONDS for seconds in waits)
+
     def _release(self, queue: Queue, now: float) -> tuple[Task, Lease] | None:
         entry = queue.head()
-        lease = self._pools.reserve(entry.source, entry.destination)
+        lease = self._reserve(entry.source, entry.destination)
         if lease is None:
             return None
         self._table.turns.move_to_end(queue.key)
         self._table.begin(entry, now)
         queue.forget_claims()
+        queue.yielded_to = -math.inf
         entry.has_lane, entry.row_since = True, now
         self._crew.enter(entry, now)
         self._count_lanes(queue, 1, now)
@@ -389,6 +398,14 @@ class Dispatcher:
                 server.prober = entry
         return entry.task, lease
 
+    def _reserve(self, source: ServerConfig, destination: ServerConfig) -> Lease | None:
+        """Take both sessions; of a server that none is open with, that alone: until it answers it holds no other's."""
+        if self._pools.key(source) != self._pools.key(destination):
+            for side in (source, destination):
+                if not self._pools.connected(side):
+                    return self._pools.reserve(side)
+        return self._pools.reserve(source, destination)
+
     def _should_yield(self, last: Entry, now: float) -> bool:
         """Should a row end, for another queue that could use its lane or its sessions?"""
         queue, seconds = last.queue, now - last.row_since
@@ -396,9 +413,13 @@ class Dispatcher:
             return True
         if seconds <= SHORT_ROW_SECONDS and all(server.lanes <= self._share for server in queue.servers):
             return False
-        return len(self._table.turns) > 1 and any(
-            self._would_gain(other, queue, now) for other in self._table.turns.values()
-        )
+        if len(self._table.turns) == 1:
+            return False
+        for other in self._table.turns.values():
+            if now - other.yielded_to > SHORT_ROW_SECONDS and self._would_gain(other, queue, now):
+                other.yielded_to = now  # one row is enough, until it had its turn
+                return True
+        return False
 
     def _would_gain(self, queue: Queue, giving: Queue, now: float) -> bool:
         """Could a job of `queue` run if a lane of `giving` ended, or get nearer to it?
@@ -409,10 +430,12 @@ class Dispatcher:
             return False
         if not all(server.is_open_to_jobs(now) for server in queue.servers):
             return False
-        if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):
-            return True
         entry = queue.head()
         others = [side for side in (entry.source, entry.destination) if self._server(side) not in giving.servers]
+        if any(self._pools.held_up(side) is not None for side in others):
+            return False
+        if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):
+            return True
         return all(self._server(side).lanes < self._share and self._pools.room(side) for side in others)
 
     def _count_lanes(self, queue: Queue, change: int, now: float) -> None:

@@ -92,6 +92,7 @@ class Queue:
     overtaken: dict[Server, int] = field(default_factory=dict)  # since it was refused first
     claims: set[Server] = field(default_factory=set)
     kept_since: float | None = None  # since when a claimed place is kept empty
+    yielded_to: float = -math.inf  # when a row of another queue ended for it, since its last turn
 
     def push(self, entry: Entry) -> None:
         """Make a job ready."""

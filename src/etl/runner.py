@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from etl.outcomes import Ledger
     from etl.retry import Policy
     from etl.transfer.lane import Flight
+    from etl.transfer.lease import Lease
     from etl.transfer.pool import Pools
     from etl.transfer.row import Row, Store
 
@@ -75,8 +76,8 @@ class Runner:
                 _require_in_time(task.job)
             lease.open()
             opened = True
-            self._let_in(task)
-            receipt = self._transfer(flight)
+            self._let_in(lease)
+            receipt = self._transfer(flight) if lease.is_pair else None
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             cause = flight.cause(error)
             self._clean_up(flight)
@@ -84,6 +85,9 @@ class Runner:
             self._ended_badly(task, cause, started, answered=opened)
         else:
             lease.release(clean=True)
+            if receipt is None:
+                self.dispatcher.later(task, 0.0)
+                return
             self._tell_dispatcher(task, None, answered=True)
             self._succeeded(task, receipt, started)
 
@@ -101,7 +105,7 @@ class Runner:
 
     def is_plain(self, flight: Flight) -> bool:
         """May this job go through two stages?"""
-        return relay.is_plain(flight.task) and not flight.lease.shared
+        return relay.is_plain(flight.task) and flight.lease.is_pair and not flight.lease.shared
 
     def open(self, flight: Flight) -> bool:
         """Have the sessions of its row open. False: the job failed, and was reported."""
@@ -112,7 +116,7 @@ class Runner:
             if not flight.row.is_open:
                 flight.lease.open()
                 flight.row.is_open = True
-                self._let_in(flight.task)
+                self._let_in(flight.lease)
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             self._failed_in_row(flight, error, answered=False)
             return False
@@ -368,9 +372,9 @@ class Runner:
 
     # --- servers
 
-    def _let_in(self, task: Task) -> None:
-        """Tell that both servers are there: at once, as the transfer may take long."""
-        for name in (task.job.source.hostname, task.job.destination.hostname):
+    def _let_in(self, lease: Lease) -> None:
+        """Tell that the servers are there: at once, as the transfer may take long."""
+        for name in lease.servers:
             self.dispatcher.worked(name)
 
     def _tell_dispatcher(self, task: Task, error: BaseException | None, *, answered: bool) -> None:

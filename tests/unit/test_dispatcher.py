@@ -33,6 +33,14 @@ class Room:
         self.dispatcher = Dispatcher(self.pools, self.settings, self.clock, lambda: 0.5, first_lanes)
         self.leases: dict[Task, Lease] = {}
 
+    def warm(self, *names: str) -> None:
+        """Have a session open with each of these servers."""
+        for name in names:
+            lease = self.pools.reserve(self.pools.server(name))
+            assert lease is not None
+            lease.open()
+            lease.release(clean=True)
+
     def offer(self, *tasks: Task) -> None:
         for task in tasks:
             self.dispatcher.offer(task)
@@ -172,6 +180,7 @@ def test_a_full_server_does_not_hold_lanes_free_for_itself() -> None:
 
 def test_lanes_are_kept_for_a_queue_whose_connects_are_under_way() -> None:
     with room(World(A=16, B=16, C=16, D=16), workers=16) as r:
+        r.warm("A", "B", "C", "D")
         r.offer(*tasks_of("A", "B", 16), *tasks_of("C", "D", 16, 20))
         warm = [r.must_take() for _ in range(2)]
         assert pairs(warm) == "AB CD"
@@ -182,6 +191,38 @@ def test_lanes_are_kept_for_a_queue_whose_connects_are_under_way() -> None:
         for task, lease in running:
             lease.release(clean=True)
             r.dispatcher.finish(task)
+
+
+def test_a_server_is_reached_by_itself_before_its_partner_lends_a_session() -> None:
+    """It may say nothing until the login's limit: no place at a good server waits for that."""
+    with room(World(A=1, B=1, C=1)) as r:
+        r.warm("A", "B")
+        r.offer(*tasks_of("A", "C", 2), *tasks_of("A", "B", 2, 10))
+        task, lease = _taken(r.dispatcher)
+        assert (lease.servers, lease.is_pair) == (("C",), False)
+        assert pairs(r.take_all()) == "AB"
+        lease.open()
+        lease.release(clean=True)
+        r.dispatcher.later(task, 0.0)
+        r.dispatcher.finish(task)
+        r.end(*r.leases)
+        again, lease = _taken(r.dispatcher)
+        assert (again, lease.servers) == (task, ("A", "C"))
+        lease.release(clean=True)
+        r.dispatcher.finish(task)
+
+
+def test_lanes_are_not_kept_for_a_connect_that_takes_long() -> None:
+    with room(World(A=8, B=8, C=8, D=8), workers=4) as r:
+        r.warm("A", "B", "D")
+        r.offer(*tasks_of("C", "D", 8, 20), *tasks_of("A", "B", 8))
+        task, lease = _taken(r.dispatcher)
+        assert lease.servers == ("C",)
+        assert pairs(r.take_all()) == "AB AB"
+        r.clock.pass_(1.0)
+        assert pairs(r.take_all()) == "AB"
+        lease.release(clean=False)
+        r.dispatcher.finish(task)
 
 
 def test_a_queue_whose_two_servers_are_never_free_at_once_is_served_all_the_same() -> None:
@@ -354,6 +395,7 @@ def test_a_refusal_while_sessions_are_open_is_no_outage() -> None:
     """Whatever was refused, the server is there: it gets no more lanes for a while, and the others go on."""
     for error in (DOWN, errors.ServerBusy("421"), errors.AuthenticationFailed("530")):
         with room() as r:
+            r.warm("A", "B")
             r.offer(*tasks_of("A", "B", 2))
             r.must_take()
             r.dispatcher.failed("B", error)
@@ -370,6 +412,7 @@ def test_other_errors_say_nothing_about_the_server(error: Exception) -> None:
 def test_too_many_connections_is_an_outage_only_when_none_of_ours_is_open() -> None:
     busy = errors.ServerBusy("421")
     with room() as r:
+        r.warm("A", "B")
         r.offer(*tasks_of("A", "B", 2))
         running = r.must_take()
         r.dispatcher.failed("B", busy)
@@ -461,6 +504,7 @@ def test_a_refused_login_keeps_its_server_closed_for_a_minute_then_longer() -> N
     world = World(A=8, B=8)
     world["B"].refusal = errors.AuthenticationFailed("530", server="B")
     with room(world) as r:
+        r.warm("A")
         for number in range(40):
             r.dispatcher.offer(pretend.task(number))
         tries: list[float] = []

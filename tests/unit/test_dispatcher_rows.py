@@ -132,6 +132,7 @@ def test_lanes_beyond_the_share_end_their_rows_at_once_when_others_wait() -> Non
         for task in greedy[:2]:
             assert r.dispatcher.another(task) is None
             r.end(task)
+            assert r.must_take().job.source.hostname == "C"
         assert follow(r, greedy[2]) is not None  # the rest is its share
 
 

@@ -82,9 +82,15 @@ class Lease:
         self._keeper = keeper
         self._places = [source] if destination is None else [source, destination]
         self.shared = shared  # one session serves both sides: the file goes through memory or a spool file
+        self.is_pair = shared or destination is not None  # else it is there to be opened: a job needs both sides
         self._lock = threading.Lock()  # guards _aborted, _released, and which sessions an abort meets
         self._aborted = False
         self._released = False
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The names of the servers whose sessions these are."""
+        return tuple(place.server.hostname for place in self._places)
 
     @property
     def source(self) -> Session:

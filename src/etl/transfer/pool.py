@@ -3,7 +3,8 @@
     Pools(config_lookup, settings, clock=time.monotonic, create=create_session, on_release=None)
     .server(name) -> ServerConfig   .key(server) -> pool key   .know(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
-    .room(server) -> int   .connected(server) -> int   .rest(server) -> seconds   .litter(server, path)
+    .room(server) -> int   .held_up(server) -> seconds | None   .connected(server) -> int   .rest(server) -> seconds
+    .litter(server, path)
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .shared  .release(clean)  .abort()  .aborted
 
@@ -133,6 +134,15 @@ class Pools:
         now = self.now()
         with self._lock:
             return 0 if self._closing else max(0, self._shelf(server).room(now))
+
+    def held_up(self, server: ServerConfig) -> float | None:
+        """Return since how many seconds no session can be had, though there is room: connects must end or wait first.
+
+        None: one can be had, or there is no room.
+        """
+        now = self.now()
+        with self._lock:
+            return self._shelf(server).held_up(now)
 
     def connected(self, server: ServerConfig) -> int:
         """Return how many sessions with a server are open."""

@@ -103,6 +103,7 @@ class Shelf:
     per_minute: float = math.inf  # new sessions, on average
     dials_left: float = math.inf  # of those that may be opened at once, as of `dials_at`
     dials_at: float = 0.0
+    dialled_at: float = 0.0  # when a connect began last
     refused_logins: int = 0  # in a row
     no_login_before: float = 0.0
     no_warming_before: float = 0.0
@@ -171,6 +172,15 @@ class Shelf:
         """Return how many sessions can be had now: idle ones, and those that may still be opened."""
         return self.limit_at(now) - self.taken
 
+    def held_up(self, now: float) -> float | None:
+        """Return since how many seconds no session can be had, though there is room: connects must end or wait first.
+
+        None: one can be had, or there is no room. Counted from the connect that began last.
+        """
+        if self.room(now) < 1 or self._may_dial(now) or any(held.is_fresh(now, self.ages) for held in self.idle):
+            return None
+        return now - self.dialled_at
+
     def pick(self, server: ServerConfig, now: float, beside: Place | None = None) -> Place | None:
         """Take a place: the fitting idle session used last, or a new one; None: no room, or too many connects.
 
@@ -184,7 +194,7 @@ class Shelf:
             # One that idled longer is pinged first, and replaced when dead: that counts as a connect.
             if (is_fresh or may_dial) and fits(held.server, server) and not self.has_expired(held, now):
                 self.idle.remove(held)
-                return self._take(Place(self, server, held, dials=not is_fresh))
+                return self._take(Place(self, server, held, dials=not is_fresh), now)
         return self._pick_new(server, now) if may_dial else None
 
     def pick_warm(self, now: float) -> Place | None:
@@ -197,11 +207,13 @@ class Shelf:
     def _pick_new(self, server: ServerConfig, now: float) -> Place:
         self.dials_left -= 1
         victim = self.idle.pop(0) if self.taken + len(self.idle) >= self.limit_at(now) else None
-        return self._take(Place(self, server, victim=victim, dials=True, is_new=True))
+        return self._take(Place(self, server, victim=victim, dials=True, is_new=True), now)
 
-    def _take(self, place: Place) -> Place:
+    def _take(self, place: Place, now: float) -> Place:
         self.taken += 1
-        self.dialing += place.dials
+        if place.dials:
+            self.dialing += 1
+            self.dialled_at = now
         return place
 
     def unpick(self, place: Place) -> None:
