@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from etl.envelopes import tier_of
@@ -102,7 +103,7 @@ class Admission:
         task.incarnation = incarnation
         task.published = task.published or published
         task.sweep = bool(task.attempts) or task.outages > 0 or self.partitions.sweeps(task.partition)
-        task.owned = lambda: self.partitions.owned(task.partition, incarnation)
+        task.owned = partial(self.partitions.owned, task.partition, incarnation)  # holds no task: it would be a cycle
         self._offer(task, carried)
 
     def _offer(self, task: Task, carried: Carried) -> None:

@@ -6,6 +6,7 @@ Real dispatcher, pools, ledger and envelopes; only the servers' sessions and the
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import threading
 import time
@@ -197,6 +198,23 @@ def test_a_good_job_is_one_result(scene: Scene) -> None:
     assert (result.status, result.bytes, result.verified_by, result.attempts) == ("SUCCESS", 11, "size", 1)
     assert (result.worker, result.metadata) == ("worker/1", {"n": 1})
     assert scene.ledger.outstanding == 0
+
+
+def test_a_job_that_is_done_needs_no_garbage_collector(scene: Scene) -> None:
+    """A cycle in each of a million jobs fills the memory between two full collections, which come late."""
+    scene.accept()
+    scene.run(good)
+    scene.commit()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            scene.accept()
+            scene.run(good)
+            scene.commit()
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
 
 
 def test_a_source_action_is_a_second_step(scene: Scene) -> None:
