@@ -173,6 +173,10 @@ class DataConnections:
         self._passive = passive
         self.extended = True  # EPSV/EPRT; False once the server refused it
         self.is_proven = False  # a transfer has begun in this way, in this session
+        try:
+            self.peer = control.sock.getpeername()
+        except OSError as error:
+            raise self.lost(f"the connection ended: {error}") from error
 
     @property
     def is_passive(self) -> bool:
@@ -185,6 +189,10 @@ class DataConnections:
             return Passive(self) if self._passive else Active(self)
         except OSError as error:
             raise self.lost(f"no port for a data connection: {error}") from error
+
+    def dial(self, port: int) -> socket.socket:
+        """Begin to connect to a port of the server. Raises OSError."""
+        return dial_peer(self.sockets, self.control.sock.family, self.peer, port, self.settings.stall_timeout)
 
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket."""
@@ -232,7 +240,7 @@ class Passive:
         """Read the reply, begin to connect."""
         if self._sock is not None:
             return
-        connections, settings = self._connections, self._connections.settings
+        connections = self._connections
         reply = self._pending.result()
         if (
             connections.extended
@@ -245,9 +253,9 @@ class Passive:
         if not reply.is_success and self._pending.follows:
             connections.control.pace.failed()
         self._port = self._port_in(reply)
-        self._deadline = time.monotonic() + settings.connect_timeout
+        self._deadline = time.monotonic() + connections.settings.connect_timeout
         try:
-            self._sock = dial_peer(connections.sockets, connections.control.sock, self._port, settings.stall_timeout)
+            self._sock = connections.dial(self._port)
         except OSError as error:
             raise connections.lost(f"no data connection to port {self._port}: {error}") from error
 
@@ -332,7 +340,7 @@ class Active:
     def connection(self, command: Pending | None = None) -> DataConnection | None:
         """Take the server's connection; others are turned away."""
         connections = self._connections
-        peer = connections.control.sock.getpeername()[0]
+        peer = connections.peer[0]
         limit = connections.settings.connect_timeout
         deadline = time.monotonic() + limit
         self._listener.settimeout(0)

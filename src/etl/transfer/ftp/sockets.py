@@ -134,17 +134,17 @@ def _resolve(host: str, port: int, limit: float) -> list[Any]:
     return answer
 
 
-def dial_peer(sockets: Sockets, control: socket.socket, port: int, silence_seconds: float) -> socket.socket:
-    """Begin to connect to another port of the host that `control` is connected to, whatever address it claims to have.
+def dial_peer(
+    sockets: Sockets, family: socket.AddressFamily, peer: tuple[Any, ...], port: int, silence_seconds: float
+) -> socket.socket:
+    """Begin to connect to another port of the host of `peer`, the control connection's, whatever it claims to be.
 
     An address taken from a reply would let a server point us at third hosts (FTP bounce, RFC 2577). Does not wait: the
     socket can be written to once the connection stands, or has failed (SO_ERROR). Raises OSError.
     """
-    peer = control.getpeername()
-    sock = sockets.add(socket.socket(control.family, socket.SOCK_STREAM))
+    sock = sockets.add(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
     try:
         tune(sock, silence_seconds)
-        sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             sock.connect((peer[0], port, *peer[2:]))
         if sockets.is_cut:
