@@ -152,6 +152,33 @@ def test_queues_that_cannot_run_anyway_shorten_no_row() -> None:
         assert len(row_of(r, lanes[0], limit=30, seconds=0.5)) == 30
 
 
+def test_a_server_that_is_being_reached_ends_no_row() -> None:
+    """It may be silent for long: a row that ends after each job moves half as many files."""
+    with room(World(A=8, B=8, C=8)) as r:
+        r.warm("A", "B")
+        r.offer(*tasks_of("A", "C", 100, 1000))
+        taken = r.dispatcher.take(0.0)
+        assert taken is not None
+        reaching, lease = taken
+        assert lease.servers == ("C",)
+        r.offer(*tasks_of("A", "B", 100))
+        assert len(row_of(r, r.must_take(), limit=30, seconds=0.6)) == 30
+        lease.release(clean=False)
+        r.dispatcher.finish(reaching)
+
+
+def test_one_row_ends_for_one_queue() -> None:
+    """A probe needs one lane for a moment, not the rows of all."""
+    with room(workers=4) as r:
+        r.offer(*tasks_of("A", "B", 100))
+        lanes = r.take_all()
+        r.offer(*tasks_of("C", "D", 100, 1000))
+        assert r.dispatcher.another(lanes[0]) is None
+        assert follow(r, lanes[1]) is not None
+        r.end(lanes[0])
+        assert r.must_take().job.source.hostname == "C"
+
+
 def test_a_breaker_that_opens_ends_the_row() -> None:
     with room() as r:
         r.offer(*tasks_of("A", "B", 10))
