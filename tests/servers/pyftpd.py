@@ -69,8 +69,9 @@ class DeafHandler(FTPHandler):
             super().found_terminator()
 
     def close(self) -> None:
+        opened = self.fs.opened if self.fs is not None else ()
         super().close()
-        for file in self.fs.opened if self.fs else ():
+        for file in opened:
             file.close()
 
 

@@ -223,7 +223,7 @@ def test_a_refused_login_lets_nobody_try_for_longer_and_longer() -> None:
             rests.append(pools.rest(pools.server("A")))
             clock.pass_(rests[-1])
         assert all(0.8 * 60 * 2**n <= rest <= 1.2 * 60 * 2**n for n, rest in enumerate(rests[:5]))
-        assert max(rests) <= 3600
+        assert max(rests) <= 3600.001  # of a clock that counts in floats
         world["A"].refusal = None
         lease(pools, "A", None).release(clean=False)
         assert pools.rest(pools.server("A")) == 0.0
