@@ -31,6 +31,7 @@ def compare(world: World, size_mib: int, rounds: int, say: Callable[[str], None]
         consumers = Consumers(world, "large", LANES)
         ending.callback(consumers.stop)
         consumers.start()
+        consumers.move(world.pairs[0], world.files("warm", LANES, MIB))  # opens the sessions
         return [_speed(world, consumers, size_mib, rounds, say), *_memory(world, consumers, say)]
 
 

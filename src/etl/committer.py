@@ -20,6 +20,7 @@ from etl.outcomes import Ledger
 log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.05, 5.0
+SHORTEST_INTERVAL = 0.25  # of the usual one, between two batches that nothing more could join
 RIVAL_FENCES, RIVAL_SECONDS = 5, 60.0  # so often fenced in that time: no chance, but a rival
 
 
@@ -80,6 +81,7 @@ class Committer:
         self._max_records = max_records
         self._clock = clock
         self._due = float("-inf")  # of the next batch
+        self._committed_at = float("-inf")
         self._failures = 0  # in a row
         self._fences: deque[float] = deque(maxlen=RIVAL_FENCES)
         self._unknown: Batch | None = None
@@ -107,6 +109,10 @@ class Committer:
         self._wake.set()
         return flush
 
+    def hurry(self) -> None:
+        """Look at once whether there is something to commit: the outcome came that all waited for. Any thread."""
+        self._wake.set()
+
     def stop(self, deadline: float) -> bool:
         """End the thread; has it ended before the deadline? What it leaves undone is repeated, not lost."""
         self._stopping.set()
@@ -132,7 +138,9 @@ class Committer:
                 self._recover(self._unknown, now)
             return
         flush = self._flush
-        hurried = not self._failures and (flush is not None or self._ledger.waiting >= self._max_records)
+        hurried = not self._failures and (
+            flush is not None or self._ledger.waiting >= self._max_records or self._is_all_there(now)
+        )
         if now < self._due and not hurried:
             return
         self._due = now + self._interval_seconds
@@ -146,6 +154,10 @@ class Committer:
         if flush is not None and self._is_flushed(flush, batch, waiting):
             self._flush = None
             flush.done.set()
+
+    def _is_all_there(self, now: float) -> bool:
+        """Would waiting gain nothing: no job runs whose outcome could come along? Not right after the last batch."""
+        return now - self._committed_at >= self._interval_seconds * SHORTEST_INTERVAL and self._ledger.complete
 
     def _is_flushed(self, flush: _Flush, batch: Batch | None, waiting_before: int) -> bool:
         waiting = self._ledger.waiting
@@ -178,6 +190,7 @@ class Committer:
             self._back_off(now)
             return False
         self._ledger.settle(batch, committed=True)
+        self._committed_at = now
         log.debug("committed", batch=batch.number, messages=len(batch.messages), partitions=len(batch.offsets))
         self._failures = 0
         return True

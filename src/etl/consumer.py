@@ -175,6 +175,7 @@ class FileTransferConsumer:
             interval_seconds=settings.commit_interval_seconds,
             max_records=settings.commit_max_records,
         )
+        ledger.on_complete = committer.hurry
         log.info(
             "consumer started",
             topic=self.topic,

@@ -73,6 +73,7 @@ class Ledger:
         self._incarnations = 0
         self._batches = 0
         self._in_flight: tuple[Batch, dict[Partition, _Share]] | None = None
+        self.on_complete: Callable[[], None] | None = None  # called without the lock when no outcome is missing
 
     # --- the consumer's side
 
@@ -162,7 +163,16 @@ class Ledger:
             if book is None or outcome.offset in book.waiting or not book.progress.knows(outcome.offset):
                 return False
             book.waiting[outcome.offset] = outcome
-            return True
+            complete = len(book.waiting) == book.progress.outstanding and self._is_complete()
+        if complete and self.on_complete is not None:
+            self.on_complete()
+        return True
+
+    @property
+    def complete(self) -> bool:
+        """Is there an outcome of every received record, and one at least to commit?"""
+        with self._lock:
+            return self._is_complete() and any(book.waiting for book in self._books.values())
 
     @property
     def waiting(self) -> int:
@@ -272,6 +282,9 @@ class Ledger:
         return True  # revoked meanwhile: its next owner will meet it
 
     # --- the caller holds the lock
+
+    def _is_complete(self) -> bool:
+        return all(len(book.waiting) == book.progress.outstanding for book in self._books.values())
 
     def _owned(self, partition: Partition, incarnation: int) -> _Book | None:
         book = self._books.get(partition)

@@ -86,10 +86,33 @@ class Bench:
 def test_outcomes_are_committed_together_when_their_time_has_come() -> None:
     bench = Bench()
     bench.finish(2)
+    bench.ledger.receive(HERE, 2)  # its job still runs
     assert bench.step(0.02) == pytest.approx(0.03)
     assert bench.broker.batches == []
     bench.step(0.03)
     assert bench.broker.results == [b"0", b"1"]
+
+
+def test_nobody_waits_for_outcomes_that_cannot_come() -> None:
+    """A lone job's outcome goes at once; one job after the other makes no more than four commits of each interval."""
+    bench = Bench(max_records=1000)
+    hurries: list[float] = []
+    bench.ledger.on_complete = lambda: hurries.append(bench.now)
+    bench.step(10.0)
+    bench.finish()
+    bench.step(0.001)
+    assert bench.broker.results == [b"0"]
+    assert len(hurries) == 1
+    before = len(bench.broker.batches)
+    for _ in range(100):
+        bench.finish()
+        bench.step(0.001)
+    assert len(bench.broker.batches) - before <= 100 * 0.001 / 0.05 * 4
+    bench.ledger.receive(HERE, bench.last + 1)
+    asked = len(hurries)
+    bench.ledger.receive(HERE, bench.last + 2)
+    assert bench.ledger.add(Outcome(HERE, bench.last + 2, bench.incarnation, State.DONE))
+    assert len(hurries) == asked, "one is missing"
 
 
 def test_many_outcomes_are_committed_before_their_time() -> None:
