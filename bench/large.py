@@ -60,6 +60,8 @@ def _memory(world: World, consumers: Consumers, say: Callable[[str], None]) -> l
             say(f"  8 x {size_mib} MiB left out: {needed >> 30} GiB of memory are needed, {free >> 30} are free")
             continue
         files = world.files(f"huge-{size_mib}", LANES, size_mib * MIB, sparse=True)
+        if not peaks:
+            consumers.move(pair, files)  # lanes come one after the other: each has had its buffer then
         consumers.forget_peak()
         consumers.move(pair, files)
         peaks[size_mib] = consumers.peak_bytes() / MB
