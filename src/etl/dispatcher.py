@@ -2,7 +2,7 @@
 
     Dispatcher(pools, settings, clock=time.monotonic, jitter=random.random)     sets pools.on_release
     .offer(task, delay=0.0)   raises UnknownServer, SettingsError: dead letters
-    .take(timeout) -> (task, lease) | None      .finish(task)     the lanes
+    .take(timeout) -> (task, lease) | None      .finish(task)     the lanes; the lease may be of one side, to be opened
     .another(task) -> task | None               one more for the same sessions
     .later(task, delay)       while it runs: it waits and runs again once `finish` was called; keeps its destination
     .worked(name)             a server let us in;   .failed(name, error, task=None)   it met a job with an error

@@ -65,7 +65,7 @@ class Runner:
     done: int = field(default=0)  # jobs that ended in this process; approximate: lanes count without a lock
 
     def run(self, flight: Flight) -> None:
-        """Do one job in a lane; never raises."""
+        """Do one job in a lane; with one side only, open it and have the job run again. Never raises."""
         task, lease = flight.task, flight.lease
         started = task.began or time.time()  # of a published job: when its copying began
         opened = False
@@ -85,7 +85,7 @@ class Runner:
             self._ended_badly(task, cause, started, answered=opened)
         else:
             lease.release(clean=True)
-            if receipt is None:
+            if receipt is None:  # the server is reached: now the job waits for both sides
                 self.dispatcher.later(task, 0.0)
                 return
             self._tell_dispatcher(task, None, answered=True)
@@ -168,8 +168,8 @@ class Runner:
             try:
                 row.lease.destination.prepare()
                 row.lease.destination.flush()
-            except Exception:  # noqa: BLE001 - the session is broken: the file that comes will find out
-                row.destination_is_clean = False
+            except Exception as error:  # noqa: BLE001 - the session is broken: the file that comes fails of it
+                row.lost, row.destination_is_clean = error, False
 
     def deliver(self, flight: Flight, is_followed: Callable[[], bool]) -> None:
         """Bring a fetched file to its destination, and report."""
@@ -177,7 +177,11 @@ class Runner:
         assert parcel is not None  # noqa: S101 - it was fetched
         destination, source = flight.lease.destination, flight.lease.source
         try:
+            if row.lost is not None:
+                raise row.lost
             if not row.destination_is_clean:
+                if held is None:
+                    row.source_is_clean = False  # its parcel is broken off below
                 self._set_back(task)
                 return
             _require_owned(task)

@@ -133,6 +133,19 @@ def expected(*sizes: int) -> dict[str, bytes]:
     return {f"/out/{number}": bytes([number + 1]) * size for number, size in enumerate(sizes)}
 
 
+def test_a_destination_that_never_gets_ready_fails_its_job(scene) -> None:
+    """It leaves as soon as a data connection is wanted: an error each time, not a job that runs for ever."""
+
+    def leave(its: FakeSession, _argument: str) -> None:
+        its.drop()
+
+    row = scene([1000], destination={"EPSV": leave})
+    row.offer(0)
+    row.run()
+    assert [type(error) for error in row.runner.errors[0]] == [errors.ConnectionLost]
+    assert row.published == {}
+
+
 def test_in_a_row_nothing_waits_for_the_other_side(scene) -> None:
     """Per file two writes at each server and a third for the rename, with what is certain to come next riding along."""
     count = 6

@@ -221,7 +221,7 @@ def test_a_refused_login_lets_nobody_try_for_longer_and_longer() -> None:
             with pytest.raises(errors.AuthenticationFailed):
                 taken.open()
             rests.append(pools.rest(pools.server("A")))
-            clock.pass_(rests[-1])
+            clock.pass_(rests[-1] + 0.001)
         assert all(0.8 * 60 * 2**n <= rest <= 1.2 * 60 * 2**n for n, rest in enumerate(rests[:5]))
         assert max(rests) <= 3600.001  # of a clock that counts in floats
         world["A"].refusal = None
@@ -243,7 +243,12 @@ def test_a_refused_login_leaves_the_open_sessions_at_work() -> None:
         assert refused(pools, "A", None)
         kept.release(clean=True)
         lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(clean=False)
+        assert refused(pools, "A", None), "the place is free, and still nobody logs in"
+        clock.pass_(50)
+        world["A"].refusal = None
         assert world["A"].connects == 1
+        lease(pools, "A", None).release(clean=True)
 
 
 def test_after_a_refused_connect_idle_sessions_prove_themselves_first() -> None:

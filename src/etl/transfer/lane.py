@@ -207,6 +207,7 @@ class Lanes:
                 self._ending.wait(TAKE_SECONDS)
                 continue
             if taken is None:
+                memory.clear()  # a lane at rest holds none
                 self._ending.wait(PAUSE_SECONDS)
             elif (flight := self._take_off(*taken, buffer)) is None:
                 taken[1].release(clean=True)

@@ -1,12 +1,12 @@
-"""Sessions: one pool per server, leased in pairs, reused while proven clean.
+"""Sessions: one pool per server, leased in pairs, or alone to be opened; reused while proven clean.
 
     Pools(config_lookup, settings, clock=time.monotonic, create=create_session, on_release=None)
     .server(name) -> ServerConfig   .key(server) -> pool key   .know(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
     .room(server) -> int   .held_up(server) -> seconds | None   .connected(server) -> int   .rest(server) -> seconds
-    .litter(server, path)
+    .litter(server, path)   .round_trip(server) -> seconds | None
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
-    Lease (lease.py): .open()  .source  .destination  .shared  .release(clean)  .abort()  .aborted
+    Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared  .release(clean)  .abort()  .aborted
 
 Knows settings and sessions; knows no job, no queue, no Kafka.
 """
@@ -294,9 +294,9 @@ class Pools:
                 for number, (key, shelf) in enumerate(self._shelves.items())
                 if key not in self._tending and shelf.needs_care(now)
             }
-            self._tending.update(threads)
-            for thread in threads.values():  # under the lock: `close` joins only what was started
+            for key, thread in threads.items():  # under the lock: `close` joins only what was started
                 thread.start()
+                self._tending[key] = thread
         return list(threads.values())
 
     def _tend(self, key: Key, shelf: Shelf) -> None:
@@ -354,7 +354,10 @@ class Pools:
     def _reap_on(self) -> None:
         pause = max(0.05, min(self._ages.ping_interval, self._ages.idle_timeout) / 4)
         while not self._end.is_set():
-            self._tend_all()
+            try:
+                self._tend_all()
+            except Exception:  # no thread to be had just now, or a bug: the next look may do better
+                log.exception("reaper failed")
             self._end.wait(pause)
 
     # --- the end ---

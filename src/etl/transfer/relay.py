@@ -5,6 +5,7 @@ No threads, no Kafka, no protocol: two sessions in, a receipt or an `etl.errors`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import tempfile
@@ -149,8 +150,9 @@ def deliver(
             _look_again(task, parcel.facts, destination)
         _require_owned(task)
     except EtlError:
-        destination.remove(stored.partial)
-        task.littered = False
+        with contextlib.suppress(EtlError):  # else it stays littered: the runner removes it through another session
+            destination.remove(stored.partial)
+            task.littered = False
         raise
     mtime = parcel.facts.mtime if job.options.preserve_mtime else None
     published = destination.publish(stored, job.destination.path, mtime).result()

@@ -56,6 +56,7 @@ class Row:
         self.is_open = False
         self.source_is_clean = True  # written by the fetching thread, or by the delivering one while that waits
         self.destination_is_clean = True  # written by the delivering thread
+        self.lost: BaseException | None = None  # why the destination could not get ready: the next file's error
 
     @property
     def is_over(self) -> bool:
@@ -131,6 +132,7 @@ class Delivery:
         """Say that a file is being fetched for a row; None: that none is."""
         with self._changed:
             self._coming = row
+            self._is_ready = self._is_ready and row is not None
             self._changed.notify_all()
 
     def put(self, flight: Flight) -> None:

@@ -177,7 +177,8 @@ class Shelf:
 
         None: one can be had, or there is no room. Counted from the connect that began last.
         """
-        if self.room(now) < 1 or self._may_dial(now) or any(held.is_fresh(now, self.ages) for held in self.idle):
+        may_open = self._may_dial(now) and now >= self.no_login_before
+        if self.room(now) < 1 or may_open or any(held.is_fresh(now, self.ages) for held in self.idle):
             return None
         return now - self.dialled_at
 
@@ -195,7 +196,7 @@ class Shelf:
             if (is_fresh or may_dial) and fits(held.server, server) and not self.has_expired(held, now):
                 self.idle.remove(held)
                 return self._take(Place(self, server, held, dials=not is_fresh), now)
-        return self._pick_new(server, now) if may_dial else None
+        return self._pick_new(server, now) if may_dial and now >= self.no_login_before else None
 
     def pick_warm(self, now: float) -> Place | None:
         """Take a place for a session that is to be opened ahead of need; None: there is no need, or no chance."""

@@ -78,7 +78,7 @@ class FTPTransfer(Streaming):
         except TimeoutError as error:
             raise ServerUnavailable(
                 f"{self.name}: no connection to {server.host}:{port} within {settings.connect_timeout:g} s "
-                "(ETL_CONNECT_TIMEOUT_SECONDS)",
+                f"(ETL_CONNECT_TIMEOUT_SECONDS): {error}",
                 server=self.name,
             ) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that is none
@@ -119,7 +119,7 @@ class FTPTransfer(Streaming):
         """Serve jobs of another name of the same address."""
         super().adopt(server)
         encoding = check_encoding(server.encoding or "utf-8", server.hostname)
-        home = self._names.read(self._names.wire(self._names.home))
+        home = Names(encoding, "").read(self._names.wire(self._names.home))
         self.name = server.hostname
         self._names = Names(encoding, server.base_path, home)
 
