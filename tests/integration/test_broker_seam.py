@@ -242,7 +242,7 @@ def test_who_does_not_poll_is_no_member(
     member.join(2)
     member.take_over(p(desk))
     assert member.intake.is_member()
-    monkeypatch.setattr(seam, "SESSION_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(seam.intake, "SESSION_TIMEOUT_SECONDS", 0.2)
     time.sleep(0.3)
     assert not member.intake.is_member()
 
@@ -270,7 +270,7 @@ def test_an_unknown_end_is_read_back(
     member.join(2)
     member.take_over(p(desk))
     outbox.commit(member.batch({p(desk): Commit(0, "before")}))
-    commit = seam._Producer.commit_transaction
+    commit = seam.outbox._Producer.commit_transaction
 
     def lose_the_reply(self: Any) -> None:
         if reached:
@@ -279,7 +279,7 @@ def test_an_unknown_end_is_read_back(
 
     batch = member.batch({p(desk): Commit(0, "unknown")}, result(desk))
     with monkeypatch.context() as patch:
-        patch.setattr(seam._Producer, "commit_transaction", lose_the_reply)
+        patch.setattr(seam.outbox._Producer, "commit_transaction", lose_the_reply)
         with pytest.raises(CommitUnknown):
             outbox.commit(batch)
     assert outbox.recover(batch)[p(desk)] == Commit(0, "unknown" if reached else "before")

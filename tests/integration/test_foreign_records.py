@@ -43,7 +43,7 @@ def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Polling goes on and returns, though the library does not by itself."""
-    read = seam._Records._read_msg
+    read = seam.records._Records._read_msg
 
     def read_all_but_one(self: Any, *args: Any) -> Any:
         record = read(self, *args)
@@ -51,7 +51,7 @@ def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
             raise CorruptRecordError("a test's")
         return record
 
-    monkeypatch.setattr(seam._Records, "_read_msg", read_all_but_one)
+    monkeypatch.setattr(seam.records._Records, "_read_msg", read_all_but_one)
     with KafkaProducer(bootstrap_servers=desk.bootstrap_servers) as producer:
         producer.send(desk.topic, b"corrupt", partition=0)
         producer.flush()

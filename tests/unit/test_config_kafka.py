@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etl import broker
+from etl.broker import connection
 from etl.config import ConfigLoader
 from etl.errors import SettingsError
 
@@ -24,14 +24,14 @@ LOGIN = {
 def plain_again() -> Iterator[None]:
     """What a test set up for every client of the process is undone."""
     yield
-    broker.secure(ConfigLoader(environ={}).settings)
+    connection.secure(ConfigLoader(environ={}).settings)
 
 
 def test_without_settings_clients_talk_plainly() -> None:
     """The default is a broker of our own on the loopback address."""
-    broker.secure(ConfigLoader(environ={}).settings)
-    assert broker._common("localhost:9092")["security_protocol"] == "PLAINTEXT"
-    assert not [name for name in broker._common("localhost:9092") if name.startswith(("sasl", "ssl"))]
+    connection.secure(ConfigLoader(environ={}).settings)
+    assert connection.common("localhost:9092")["security_protocol"] == "PLAINTEXT"
+    assert not [name for name in connection.common("localhost:9092") if name.startswith(("sasl", "ssl"))]
 
 
 def test_the_settings_reach_every_client(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_the_settings_reach_every_client(tmp_path: Path) -> None:
         "ETL_KAFKA_CA_FILE": str(tmp_path / "ca.pem"),
         "ETL_KAFKA_CHECK_HOSTNAME": "false",
     }
-    broker.secure(ConfigLoader(environ=LOGIN | more).settings)
-    common = broker._common("kafka:9093")
+    connection.secure(ConfigLoader(environ=LOGIN | more).settings)
+    common = connection.common("kafka:9093")
     assert {name: value for name, value in common.items() if name.startswith(("sasl", "ssl", "security"))} == {
         "security_protocol": "SASL_SSL",
         "sasl_mechanism": "SCRAM-SHA-512",

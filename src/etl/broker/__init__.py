@@ -1,0 +1,26 @@
+"""The seam to Kafka, and the only importer of its client: records in, transactions out, time limits on every call.
+
+Written against kafka-python 3.0 (pinned): where its public calls have no time limit or no answer, private ones are used
+instead, beside the reason, and nowhere outside this package.
+"""
+
+from etl.broker.admin import Admin, NotAllowed, TopicFacts
+from etl.broker.connection import MAX_MESSAGE_BYTES, is_listening, secure
+from etl.broker.intake import Intake, Truncated
+from etl.broker.outbox import Outbox
+from etl.broker.reader import Reader
+from etl.broker.writer import Writer
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "Admin",
+    "Intake",
+    "NotAllowed",
+    "Outbox",
+    "Reader",
+    "TopicFacts",
+    "Truncated",
+    "Writer",
+    "is_listening",
+    "secure",
+]

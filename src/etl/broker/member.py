@@ -1,0 +1,117 @@
+"""The library's consumer as a member of a group: how sure its membership is, and how partitions are shared out.
+
+Written against private names of the library, to see what it does not say and to mend what it forgets. Knows nothing of
+what the intake does with the records.
+"""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from kafka import KafkaConsumer
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.base import MemberState
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+
+SESSION_TIMEOUT_SECONDS = 15.0
+HEARTBEAT_SECONDS = 3.0
+LATE_HEARTBEAT_SECONDS = 2 * HEARTBEAT_SECONDS
+
+
+class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
+    """A consumer that tells how it stands with its group, and in which nothing gets stuck."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._confirmed_at = time.monotonic()
+        coordinator, beat = self._coordinator, self._coordinator.heartbeat
+        joined, answered = coordinator._enable_heartbeat, beat.received_heartbeat  # noqa: SLF001 - there is no public sign of it
+
+        def on_joined() -> None:
+            joined()
+            self._confirmed_at = time.monotonic()
+
+        def on_answered() -> None:
+            # What an answer confirms is the moment of the question: a process that slept reads an old one on waking.
+            answered()
+            self._confirmed_at = beat.last_send
+
+        coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
+
+        # A join that outlasts one poll may be finished when the library sees no reason to join any more (its leader has
+        # just noted the metadata that was the reason): then nobody collects it, and we are no member, for ever.
+        wants_to_join = coordinator.need_rejoin
+        coordinator.need_rejoin = lambda: wants_to_join() or coordinator.rejoining
+
+        # What was fetched of a partition and set aside because it was paused comes back only while the slot for records
+        # at hand is None; records that were used up stay in the slot. Without traffic elsewhere they would never come.
+        fetcher = self._fetcher
+        take = fetcher.fetched_records
+
+        def fetched_records(*arguments: Any, **named: Any) -> Any:
+            if not fetcher._next_partition_records:  # noqa: SLF001 - the library has no public way
+                fetcher._next_partition_records = None  # noqa: SLF001 - as above
+            return take(*arguments, **named)
+
+        fetcher.fetched_records = fetched_records
+
+    def forget_unreadable(self) -> None:
+        """Drop the fetched records that the last poll met an error in; the next one would not return from them."""
+        fetcher = self._fetcher
+        left, fetcher._next_partition_records = fetcher._next_partition_records, None  # noqa: SLF001 - no public way
+        if left is not None:
+            left.drain()
+
+    def is_overdue(self) -> bool:
+        """Are we a member whose heartbeat should have been answered by now? While we join there are none."""
+        coordinator = self._coordinator
+        with coordinator._lock:  # noqa: SLF001 - the library has no public sign of it
+            if coordinator.state is not MemberState.STABLE or coordinator.rejoin_needed:
+                return False
+        beat = coordinator.heartbeat
+        return bool(time.monotonic() - max(beat.last_receive, beat.last_reset) > LATE_HEARTBEAT_SECONDS)
+
+    def unconfirmed(self) -> float:
+        """Return for how long nobody has confirmed that we are a member, in seconds.
+
+        The library's own times start anew when it merely finds the coordinator again.
+        """
+        return time.monotonic() - self._confirmed_at
+
+    def is_displaced(self) -> bool:
+        """Has another live member taken our group instance id? The library stops its heartbeats then, and is silent."""
+        coordinator = self._coordinator
+        with coordinator._lock:  # noqa: SLF001 - the library has no public sign of it
+            joined = coordinator.state is MemberState.STABLE and not coordinator.rejoining
+            is_silent = not coordinator._heartbeat_enabled  # noqa: SLF001 - as above
+            return joined and is_silent and not coordinator.is_dynamic_member()
+
+
+class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped library
+    """Shares out each topic by itself, and claims nothing that was lost.
+
+    The library's own balances the sum over all topics: one process could get the jobs and the other the partitions
+    of `T-retry`. And a member that was thrown out would claim what others own by now.
+    """
+
+    def assign(self, cluster: Any, members: Any) -> dict[str, ConsumerProtocolAssignment]:
+        """Share out every topic among those members that want it."""
+        shares: dict[str, list[tuple[str, list[int]]]] = {member.member_id: [] for member in members}
+        for topic in sorted({topic for member in members for topic in member.metadata.topics}):
+            narrowed = [_narrowed(member, topic) for member in members if topic in member.metadata.topics]
+            for member_id, share in super().assign(cluster, narrowed).items():
+                shares[member_id] += share.assigned_partitions
+        return {who: ConsumerProtocolAssignment(self.version, share, b"") for who, share in shares.items()}
+
+    def forget(self) -> None:
+        """Claim nothing when we join next."""
+        self.member_assignment = None
+
+
+def _narrowed(member: Any, topic: str) -> SimpleNamespace:
+    said = member.metadata
+    owned = [claim for claim in said.owned_partitions or () if claim.topic == topic]
+    narrow = SimpleNamespace(topics=[topic], owned_partitions=owned, generation_id=said.generation_id)
+    return SimpleNamespace(member_id=member.member_id, metadata=narrow)

@@ -1,0 +1,94 @@
+"""Plain reading, for the command line: a topic's records outside any group."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Self
+
+from kafka import KafkaConsumer
+from kafka import TopicPartition as ClientPartition
+from kafka import errors as kafka_errors
+
+from etl.broker.connection import REQUEST_TIMEOUT_MS, common, made, translated
+from etl.broker.records import as_record
+from etl.errors import BrokerUnavailable
+from etl.models.task import Record
+
+
+class Reader:
+    """Reads a topic outside any group."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, *, committed: bool = True) -> None:
+        self._topic = topic
+        with translated(f"broker {bootstrap_servers} cannot be reached"):
+            self._client = made(
+                KafkaConsumer,
+                **common(bootstrap_servers) | {"request_timeout_ms": 30_000},
+                group_id=None,
+                auto_offset_reset="earliest",
+                enable_auto_commit=False,
+                isolation_level="read_committed" if committed else "read_uncommitted",
+                allow_auto_create_topics=False,
+                fetch_max_wait_ms=100,
+            )
+
+    def ends(self) -> dict[int, int]:
+        """Return the end offset of every partition. Raises BrokerUnavailable, also for a topic that is not there."""
+        with translated(f"topic {self._topic} cannot be read"):
+            tps = self._partitions()
+            ends = self._client.end_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
+            return {tp.partition: end for tp, end in ends.items()}
+
+    def _partitions(self) -> list[ClientPartition]:
+        found = self._client.partitions_for_topic(self._topic)
+        if not found:
+            raise BrokerUnavailable(f"topic {self._topic} does not exist")
+        return [ClientPartition(self._topic, partition) for partition in sorted(found)]
+
+    def scan(self, until: dict[int, int] | None = None, start: dict[int, int] | None = None) -> Iterator[Record]:
+        """Yield the records from `start` (default: the beginning) to `until` (default: the ends now)."""
+        until = dict(self.ends() if until is None else until)
+        tps = self._assign(start)
+        while any(self._at(tp) < until.get(tp.partition, 0) for tp in tps):
+            for record in self._poll(0.5):
+                if record.offset < until.get(record.partition, 0):
+                    yield record
+
+    def follow(self, start: dict[int, int]) -> Iterator[Record | None]:
+        """Yield records from `start` for ever; None about every half second when there is none."""
+        self._assign(start)
+        while True:
+            records = self._poll(0.5)
+            yield from records
+            if not records:
+                yield None
+
+    def _assign(self, start: dict[int, int] | None) -> list[ClientPartition]:
+        with translated(f"topic {self._topic} cannot be read"):
+            tps = self._partitions()
+            self._client.assign(tps)
+            first = self._client.beginning_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
+            for tp in tps:
+                self._client.seek(tp, max(first[tp], (start or {}).get(tp.partition, 0)))
+            return tps
+
+    def _at(self, tp: ClientPartition) -> int:
+        with translated(f"topic {self._topic} cannot be read"):
+            return int(self._client.position(tp, timeout_ms=REQUEST_TIMEOUT_MS) or 0)
+
+    def _poll(self, timeout: float) -> list[Record]:
+        with translated(f"topic {self._topic} cannot be read"):
+            polled = self._client.poll(timeout_ms=int(timeout * 1000))
+        return [as_record(raw) for batch in polled.values() for raw in batch]
+
+    def close(self) -> None:
+        """Disconnect."""
+        with contextlib.suppress(kafka_errors.KafkaError):
+            self._client.close(autocommit=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
