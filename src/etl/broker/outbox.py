@@ -98,7 +98,7 @@ class Outbox:
     def commit(self, batch: Batch) -> None:
         """Send a batch's messages and offsets in one transaction.
 
-        Raises CommitRejected (surely not committed), CommitUnknown (ask with `read_back`), MessageTooLarge,
+        Raises CommitRejected (surely not committed), CommitUnknown (ask with `recover`), MessageTooLarge,
         Fenced (surely not committed; somebody uses our id, or the transaction timed out while the broker was away),
         BrokerRefused (surely not committed; another live process is the member of the group that we were).
         """
