@@ -10,8 +10,8 @@ from __future__ import annotations
 import socket
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 from alone import Alone
 from table import Goal, Row
@@ -27,23 +27,15 @@ def compare(world: World, rtt_ms: int, say: Callable[[str], None]) -> list[Row]:
     pair, near = world.pairs[rtt_ms], world.pairs[0]
     files = world.files("trips", LONG, KB)
     trip = statistics.median(connect_seconds(pair) for _ in range(9))
-    alone = Alone(world, pair, 1)
-    try:
-        alone.move(pair, files, SHORT)  # opens the sessions
-        slopes = []
+    slopes = []
+    with _opened(world, pair, files) as alone:
         for _ in range(ROUNDS):
             world.left()
             short, long = alone.move(pair, files, SHORT).seconds, alone.move(pair, files, LONG).seconds
             slopes.append((long - short) / (LONG - SHORT) / trip)
         far_seconds = _lone(alone, files)
-    finally:
-        alone.stop()
-    alone = Alone(world, near, 1)
-    try:
-        alone.move(near, files, SHORT)
+    with _opened(world, near, files) as alone:
         near_seconds = _lone(alone, files)
-    finally:
-        alone.stop()
     lone = (far_seconds - near_seconds) / (trip - statistics.median(connect_seconds(near) for _ in range(9)))
     say(f"  {', '.join(f'{slope:.2f}' for slope in sorted(slopes))}; lone {lone:.2f}")
     note = f"Round trips: 1 KB files, RTT {trip * 1000:.1f} ms measured, one lane, transfer layer alone."
@@ -52,6 +44,17 @@ def compare(world: World, rtt_ms: int, say: Callable[[str], None]) -> list[Row]:
         Row("1 KB: round trips per verified job", {"ours": many}, [Goal("", TRIPS, many, 4.0, at_most=True)], [note]),
         Row("1 KB: round trips of a lone job", {"ours": lone}, [Goal("", LONE_TRIPS, lone, at_most=True)], [note]),
     ]
+
+
+@contextmanager
+def _opened(world: World, pair: Pair, files: Files) -> Iterator[Alone]:
+    """Give one lane whose sessions are open."""
+    alone = Alone(world, pair, 1)
+    try:
+        alone.move(pair, files, SHORT)
+        yield alone
+    finally:
+        alone.stop()
 
 
 def _lone(alone: Alone, files: Files) -> float:

@@ -79,7 +79,6 @@ class World:
         self.broker = stack.Broker(folder / "broker")
         self.pairs: dict[int, Pair] = {}
         self.servers: list[stack.Vsftpd] = []
-        self.congestion_control = CONGESTION_CONTROL.read_text().strip()
         self._far: int | None = None  # process that holds the far namespace
         self._random = random.Random(1)
         self._outs = 0
@@ -157,7 +156,7 @@ def world(rtts_ms: Sequence[int], deadline: float, folder: Path | None = None) -
             if _LIBC.unshare(CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "no network namespace of our own")
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
-            made.congestion_control = _avoid_bbr()
+            _avoid_bbr()
         near = [_serve(made, name, "127.0.0.1", ending) for name in ("source", "target")]
         made.pairs[0] = Pair(0, *(_end(server, "127.0.0.1") for server in near))
         if delays:
@@ -172,8 +171,8 @@ def world(rtts_ms: Sequence[int], deadline: float, folder: Path | None = None) -
         yield made
 
 
-def _avoid_bbr() -> str:
-    """Choose the congestion control of this namespace; return what it has now.
+def _avoid_bbr() -> None:
+    """Choose the congestion control of this namespace.
 
     BBR spreads the first bursts of a connection, which costs every 100 KB file one more round trip, whoever sends it.
     """
@@ -181,7 +180,6 @@ def _avoid_bbr() -> str:
         with contextlib.suppress(OSError):  # not every one is loaded, or allowed
             CONGESTION_CONTROL.write_text(name)
             break
-    return CONGESTION_CONTROL.read_text().strip()
 
 
 def _serve(made: World, name: str, host: str, ending: contextlib.ExitStack) -> stack.Vsftpd:

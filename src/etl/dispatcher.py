@@ -137,7 +137,7 @@ class Dispatcher:
                 return None
             if any(not server.breaker.closed for server in queue.servers):
                 return None
-            if queue.climb.is_over or self._crew.is_over(now) or self._should_yield(last, now):
+            if queue.climb.is_over or self._crew.is_over(now) or self._yields(last, now):
                 return None
             self._table.begin(entry, now)
             entry.row_since = last.row_since
@@ -370,19 +370,16 @@ class Dispatcher:
 
     def _full_of(self, queue: Queue) -> set[Server]:
         """Return which servers of a refused queue have no room; none: too many connects are under way."""
-        entry = queue.head()
-        sides = (entry.source, entry.destination)
-        return {self._server(side) for side in sides if not self._pools.room(side)}
+        return {self._server(side) for side in queue.head().sides if not self._pools.room(side)}
 
     def _is_near(self, queue: Queue) -> bool:
         """Did the connect that a queue waits for begin just now, so that it may soon be through?"""
-        entry = queue.head()
-        waits = (self._pools.held_up(side) for side in (entry.source, entry.destination))
+        waits = (self._pools.held_up(side) for side in queue.head().sides)
         return all(seconds is None or seconds < NEAR_SECONDS for seconds in waits)
 
     def _release(self, queue: Queue, now: float) -> tuple[Task, Lease] | None:
         entry = queue.head()
-        lease = self._reserve(entry.source, entry.destination)
+        lease = self._reserve(*entry.sides)
         if lease is None:
             return None
         self._table.turns.move_to_end(queue.key)
@@ -406,14 +403,12 @@ class Dispatcher:
                     return self._pools.reserve(side)
         return self._pools.reserve(source, destination)
 
-    def _should_yield(self, last: Entry, now: float) -> bool:
-        """Should a row end, for another queue that could use its lane or its sessions?"""
+    def _yields(self, last: Entry, now: float) -> bool:
+        """Must a row end, for another queue that could use its lane or its sessions? Notes for which."""
         queue, seconds = last.queue, now - last.row_since
         if seconds > LONG_ROW_SECONDS:
             return True
         if seconds <= SHORT_ROW_SECONDS and all(server.lanes <= self._share for server in queue.servers):
-            return False
-        if len(self._table.turns) == 1:
             return False
         for other in self._table.turns.values():
             if now - other.yielded_to > SHORT_ROW_SECONDS and self._would_gain(other, queue, now):
@@ -430,8 +425,7 @@ class Dispatcher:
             return False
         if not all(server.is_open_to_jobs(now) for server in queue.servers):
             return False
-        entry = queue.head()
-        others = [side for side in (entry.source, entry.destination) if self._server(side) not in giving.servers]
+        others = [side for side in queue.head().sides if self._server(side) not in giving.servers]
         if any(self._pools.held_up(side) is not None for side in others):
             return False
         if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):

@@ -172,6 +172,11 @@ class Entry:
     dropped: bool = False  # running, and never to wait afterwards
 
     @property
+    def sides(self) -> tuple[ServerConfig, ServerConfig]:
+        """Source and destination."""
+        return (self.source, self.destination)
+
+    @property
     def turn(self) -> tuple[int, int]:
         """Its place in the order of service."""
         return (self.rank, self.number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 import stack
+from background import Background
 from chaos.judging import end_in_good_order
 from chaos.processes import Consumer
 from chaos.topics import Topics
@@ -111,22 +111,13 @@ def judge_group(rivals: list[Rival], told: dict[str, Any], *, ordered: bool) -> 
         assert len(copied) == 1
 
 
-class Changer:
+class Changer(Background):
     """A thread that changes source files again and again, in one way, for a while."""
 
     def __init__(self, jobs: list[Job], how: str) -> None:
+        super().__init__("changer")
         self._jobs, self._how = jobs, how
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="changer")
         self.versions: dict[str, list[bytes]] = {job.id: [job.content] for job in jobs}
-
-    def __enter__(self) -> Changer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         for turn in range(1, 1000):

@@ -7,14 +7,15 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from background import Background
 from chaos.work import Job
 
 
-class Watcher:
+class Watcher(Background):
     """A thread that lists the folders of destinations again and again."""
 
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
-        self._stop = threading.Event()
+        super().__init__("watcher")
         self._lock = threading.Lock()  # guards the two below
         self._sizes: dict[str, set[int]] = {}  # final name -> sizes it may have
         self._lasting: set[str] = set()  # names that may never be absent
@@ -22,7 +23,6 @@ class Watcher:
         self.looks = 0
         self.wrong: set[str] = set()
         self.watch(jobs)
-        self._thread = threading.Thread(target=self._run, name="watcher")
 
     def watch(self, jobs: Iterable[Job]) -> None:
         """Watch the destinations of further jobs."""
@@ -40,14 +40,6 @@ class Watcher:
         with self._lock:
             for path, size in sizes.items():
                 self._sizes[path].add(size)
-
-    def __enter__(self) -> Watcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
 
 import stack
+from background import Background
 from workbench import Command, Desk, folder, job, login
 
 pytestmark = pytest.mark.e2e
@@ -20,27 +21,21 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 
-class Gauge:
+class Gauge(Background):
     """Samples a process's resident memory in a thread of its own: `peak`, in bytes."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__("gauge")
         self._process = psutil.Process(pid)
-        self._stop = threading.Event()
         self.peak = 0
-        self._thread = threading.Thread(target=self._sample, name="gauge")
 
-    def _sample(self) -> None:
+    def _run(self) -> None:
         while not self._stop.wait(0.02):
             self.peak = max(self.peak, self._process.memory_info().rss)
 
-    def __enter__(self) -> Gauge:
+    def __enter__(self) -> Self:
         self.peak = self._process.memory_info().rss
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        return super().__enter__()
 
 
 def sparse(path: Path, size_bytes: int) -> Path:

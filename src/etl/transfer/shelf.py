@@ -162,6 +162,10 @@ class Shelf:
         """May one more connect begin? `own`: those of the same lease, which come one after the other."""
         return self.dialing < (DIALS if self.connected else 1 + own) and self.connects_left(now) >= 1
 
+    def _may_open(self, now: float, own: int = 0) -> bool:
+        """May one more session be opened: a connect, and no refused login to wait after?"""
+        return now >= self.no_login_before and self._may_dial(now, own)
+
     def connects_left(self, now: float) -> float:
         """Return how many connects may begin by their number per minute."""
         self.dials_left = min(self._burst, self.dials_left + max(0.0, now - self.dials_at) * self.per_minute / 60)
@@ -177,8 +181,7 @@ class Shelf:
 
         None: one can be had, or there is no room. Counted from the connect that began last.
         """
-        may_open = self._may_dial(now) and now >= self.no_login_before
-        if self.room(now) < 1 or may_open or any(held.is_fresh(now, self.ages) for held in self.idle):
+        if self.room(now) < 1 or self._may_open(now) or any(held.is_fresh(now, self.ages) for held in self.idle):
             return None
         return now - self.dialled_at
 
@@ -189,14 +192,15 @@ class Shelf:
         """
         if self.room(now) < 1:
             return None
-        may_dial = self._may_dial(now, 0 if beside is None else beside.dials)
+        own = 0 if beside is None else beside.dials
+        may_dial = self._may_dial(now, own)
         for held in reversed(self.idle):
             is_fresh = held.is_fresh(now, self.ages)
             # One that idled longer is pinged first, and replaced when dead: that counts as a connect.
             if (is_fresh or may_dial) and fits(held.server, server) and not self.has_expired(held, now):
                 self.idle.remove(held)
                 return self._take(Place(self, server, held, dials=not is_fresh), now)
-        return self._pick_new(server, now) if may_dial and now >= self.no_login_before else None
+        return self._pick_new(server, now) if self._may_open(now, own) else None
 
     def pick_warm(self, now: float) -> Place | None:
         """Take a place for a session that is to be opened ahead of need; None: there is no need, or no chance."""

@@ -119,7 +119,7 @@ class FTPTransfer(Streaming):
         """Serve jobs of another name of the same address."""
         super().adopt(server)
         encoding = check_encoding(server.encoding or "utf-8", server.hostname)
-        home = Names(encoding, "").read(self._names.wire(self._names.home))
+        home = Names(encoding).read(self._names.wire(self._names.home))
         self.name = server.hostname
         self._names = Names(encoding, server.base_path, home)
 
