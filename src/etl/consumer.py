@@ -139,7 +139,7 @@ class FileTransferConsumer:
             settings.workers + SPARE_LANES,
             buffer_bytes=settings.buffer_bytes,
             transfer_timeout=settings.transfer_timeout_seconds,
-            on_bug=runner.bug,
+            on_bug=runner.dead,
             stages=runner,
         )
 

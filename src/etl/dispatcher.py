@@ -454,4 +454,4 @@ class Dispatcher:
         dues = [server.breaker.wait(now) or math.inf for server in self._down]
         dues.append(max(0.0, self._grows_at - now))
         dues.append(max(0.0, self._table.next_due - now))
-        return min(dues, default=math.inf)
+        return min(dues)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 import structlog
@@ -22,6 +24,8 @@ EXIT_WRONG_SETTINGS = 2
 EXIT_AT_ONCE = 130
 # Jobs leave hardly a cycle behind: at Python's own 700 objects a collection came every few jobs, and found nothing.
 GC_THRESHOLDS = (20_000, 10, 10)
+# A heap for each of many threads keeps what all of them once needed at the same time.
+HEAPS, M_ARENA_MAX = 2, -8
 ECHO_SECONDS = 0.2  # `timeout`, shells and supervisors may send one signal both to a process and to its group
 
 log = structlog.get_logger(__name__)
@@ -51,6 +55,8 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         log.warning("setting", says=warning)
     gc.freeze()  # what start-up made stays: no collection needs to look at it again
     gc.set_threshold(*GC_THRESHOLDS)
+    with suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)
     consumer = FileTransferConsumer(settings.topic, settings.group_id, settings.bootstrap_servers, config)
     _stop_on_signals(consumer)
     try:

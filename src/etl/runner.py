@@ -99,7 +99,7 @@ class Runner:
         limits = relay.Limits(
             flight.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )
-        return relay.run(task, lease.source, lease.destination, self.token, limits)
+        return relay.run(task, lease.source, lease.destination, self._token(flight), limits)
 
     # --- the same in two stages, of a row of jobs (`row.Stages`)
 
@@ -182,7 +182,7 @@ class Runner:
             if not row.destination_is_clean:
                 if held is None:
                     row.source_is_clean = False  # its parcel is broken off below
-                self._set_back(task)
+                self._run_again(task)
                 return
             _require_owned(task)
             receipt = relay.deliver(
@@ -190,7 +190,7 @@ class Runner:
                 parcel,
                 partial(relay.confirm, task, parcel, source) if held is None else (lambda _stored: held),
                 destination,
-                self.token,
+                self._token(flight),
                 flight.buffer,
                 is_followed,
             )
@@ -211,7 +211,7 @@ class Runner:
     def _failed_in_row(self, flight: Flight, error: BaseException, *, answered: bool) -> None:
         task, cause = flight.task, flight.cause(error)
         if flight.aborted is None and flight.lease.aborted:
-            self._set_back(task)  # a neighbour was reset; this job did nothing wrong
+            self._run_again(task)  # a neighbour was reset; this job did nothing wrong
             return
         self._ended_badly(task, cause, flight.began, answered=answered)
 
@@ -220,9 +220,9 @@ class Runner:
         self._tell_dispatcher(task, cause, answered=answered and fate_of(cause) is Fate.DEAD)
         self._failed(task, cause, started)
 
-    def _set_back(self, task: Task) -> None:
+    def _run_again(self, task: Task) -> None:
         """Have a job run again that was only in the way of another's failure."""
-        log.info("job set back", **_context(task))
+        log.info("job runs again", **_context(task))
         self.dispatcher.later(task, 0.0)
 
     # --- outcomes
@@ -336,10 +336,6 @@ class Runner:
                 error_code=error.code,
             )
 
-    def bug(self, task: Task, error: BaseException) -> None:
-        """Report a job that met a bug outside its transfer."""
-        self.dead(task, error)
-
     def add(
         self,
         task: Task,
@@ -392,13 +388,17 @@ class Runner:
             return self.dispatcher.breaker_wait(error.server)
         return 0.0
 
+    def _token(self, flight: Flight) -> str:
+        """Name a run, as no other of any process is named."""
+        return f"{self.token}{flight.number:x}"
+
     def _clean_up(self, flight: Flight) -> None:
         """Remove the partial file of a failed attempt through a new session, or have the server's next one do it."""
         task = flight.task
         if not task.littered:
             return
         server = self.pools.server(task.job.destination.hostname)
-        path = relay.partial_path(task, server, self.token)
+        path = relay.partial_path(task, server, self._token(flight))
         flight.lease.destination.disconnect()  # its place at the server is ours until the lease is given back
         try:
             with self.pools.create(server) as session:

@@ -33,6 +33,7 @@ from etl.runner import Runner
 from etl.surplus import DOWN_KEEPS
 from etl.topics import Topics
 from etl.transfer import relay
+from etl.transfer.base import Session
 from etl.transfer.lane import Flight
 from etl.transfer.pool import Pools
 from etl.transfer.row import Store
@@ -350,6 +351,27 @@ def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> No
         assert not task.littered
     assert len(scene.world["B"].removed) == 1
     assert scene.runner.untidy
+
+
+def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(scene: Scene) -> None:
+    """The next fresh session of the server removes it by its name, perhaps in the middle of that run."""
+    names: list[str] = []
+
+    def fail(job: Task, _source: object, destination: Session, token: str, _limits: object) -> relay.Receipt:
+        names.append(relay.partial_path(job, destination.server, token))
+        job.littered = True
+        scene.world["B"].refusal = ConnectionRefusedError("down")
+        raise errors.ConnectionLost("cut")
+
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", fail)
+        scene.fly()
+        scene.world["B"].refusal = None
+        time.sleep(0.55)  # half of the first back-off
+        scene.fly()
+    assert scene.world["B"].removed == names[:1]
+    assert len(set(names)) == 2
 
 
 # --- records of T-retry ---------------------------------------------------------------------------------------

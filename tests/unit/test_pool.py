@@ -370,6 +370,52 @@ def test_a_session_found_dead_is_replaced_for_the_same_job() -> None:
         taken.release(clean=True)
 
 
+def test_a_session_that_takes_the_place_of_a_dead_one_is_a_connect_of_its_minute() -> None:
+    world, clock = World(A=1), Clock()
+    world.configs["A"] = pretend.server("A", max_connections=1, connects_per_minute=1)
+    with pools_of(world, clock) as pools:
+        lease(pools, "A", None).release(clean=True)
+        clock.pass_(30)
+        world["A"].deaf = True
+        lease(pools, "A", None).release(clean=False)
+        assert world["A"].connects == 2
+        assert refused(pools, "A", None)
+
+
+def test_a_session_that_was_not_reached_is_neither_proven_nor_closed() -> None:
+    """The other side failed before its turn came, or the job did before it asked for any."""
+    world, clock = World(A=1, B=1), Clock()
+    with pools_of(world, clock, ping_interval_seconds=20.0) as pools:
+        lease(pools).release(clean=True)
+        session = world["B"].sessions[0]
+        clock.pass_(19)
+        taken = pools.reserve(pools.server("A"), pools.server("B"))
+        assert taken is not None
+        taken.release(clean=False)
+        world["A"].deaf = True
+        world["A"].refusal = errors.ServerUnavailable("A: away", server="A")
+        clock.pass_(2)
+        with pytest.raises(errors.ServerUnavailable):
+            lease(pools)
+        assert session.pings == 0
+        lease(pools, "B", None).release(clean=True)
+        assert session.pings == 1
+        assert world["B"].connects == 1
+
+
+def test_a_ping_that_is_answered_as_it_is_cut_proves_nothing() -> None:
+    world, clock = World(A=1), Clock()
+    with pools_of(world, clock, ping_timeout_seconds=0.05) as pools:
+        taken = lease(pools, "A", None)
+        session = world["A"].sessions[0]
+        session.ping = session.aborted.wait  # type: ignore[assignment,method-assign]
+        taken.release(clean=True)
+        clock.pass_(30)
+        again = lease(pools, "A", None)
+        assert again.source is not session
+        again.release(clean=True)
+
+
 def test_a_session_past_its_lifetime_is_not_kept() -> None:
     world, clock = World(A=1), Clock()
     with pools_of(world, clock, session_lifetime_seconds=100.0) as pools:
@@ -565,12 +611,13 @@ def test_a_fresh_session_removes_remembered_partial_files() -> None:
 
 
 def test_a_partial_file_that_cannot_be_removed_costs_a_session_not_the_job() -> None:
-    world = World(A=1)
+    world, clock = World(A=1), Clock()
     world["A"].stubborn.add("/bad")
-    with pools_of(world) as pools:
+    with pools_of(world, clock) as pools:
         pools.litter(world.config("A"), "/bad")
         pools.litter(world.config("A"), "/good")
         for _ in range(4):
+            clock.pass_(10)
             taken = lease(pools, "A", None)
             assert not taken.source.aborted.is_set()  # type: ignore[attr-defined]  # a PretendSession
             taken.release(clean=False)
@@ -610,6 +657,19 @@ def test_close_resets_leases_closes_idle_sessions_and_ends_the_reaper() -> None:
     assert refused(pools)
     taken.release(clean=True)
     assert world["A"].open == world["B"].open == 0
+
+
+def test_close_leaves_no_session_open_that_was_to_make_room_for_another() -> None:
+    world = World(A=1)
+    world.configs["OTHER"] = pretend.server("OTHER", host="a", password="x", max_connections=1)
+    pools = Pools(world.config, pretend.settings(), Clock(), world.create)
+    lease(pools, "A", None).release(clean=True)
+    taken = pools.reserve(pools.server("OTHER"))
+    assert taken is not None
+    assert pools.close(timeout=5.0)
+    taken.release(clean=False)
+    assert world["A"].open == 0
+    assert (pools.stats()["A/OTHER"]["open"], pools.stats()["A/OTHER"]["taken"]) == (0, 0)
 
 
 def test_close_resets_a_session_whose_farewell_blocks() -> None:

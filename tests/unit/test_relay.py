@@ -177,7 +177,7 @@ def test_without_preserve_mtime_the_stamp_is_the_servers_own() -> None:
 
 
 def test_a_partial_name_is_hidden_short_and_of_one_holder() -> None:
-    """Two processes never share one; no part of the original name is in it."""
+    """Two runs never share one; no part of the original name is in it."""
     scene = Scene()
     assert scene.partial.startswith("/out/.etl-")
     assert scene.partial.endswith(f"-{TOKEN}.part")

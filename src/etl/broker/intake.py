@@ -23,6 +23,9 @@ from etl.errors import BrokerRefused
 from etl.models.task import Record
 from etl.models.wire import Commit, Partition
 
+# Fetched ahead, of each partition and of all: some 500 jobs, however many wait. What is larger comes by itself.
+PARTITION_FETCH_BYTES, FETCH_BYTES = 128 << 10, 2 << 20
+
 log = structlog.get_logger(__name__)
 
 
@@ -91,6 +94,8 @@ class Intake:
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
                 max_poll_records=max_poll_records,
+                max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+                fetch_max_bytes=FETCH_BYTES,
                 # Also the limit of a rebalance: long enough for a member that is being restarted.
                 max_poll_interval_ms=30_000,
                 session_timeout_ms=int(SESSION_TIMEOUT_SECONDS * 1000),

@@ -2,7 +2,7 @@
 
     Lanes(work, run, count, *, buffer_bytes, transfer_timeout=0.0, clock=time.monotonic, on_bug=None, stages=None)
     run(flight) -> None     given by the consumer: flight.lease.open(), relay, release, report; never raises
-    Flight: .task .lease .started .deadline .buffer .aborted .abort(error) .cause(error)
+    Flight: .task .lease .number .started .deadline .buffer .aborted .abort(error) .cause(error)
     lanes.start() .abort(predicate, error) -> int .tick(now) -> int .flights()
     lanes.drain(deadline) -> bool  .stop(timeout) -> bool
 
@@ -14,6 +14,7 @@ it fetches the next; jobs that cannot be split are still given to `run`.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -62,6 +63,8 @@ class Work(Protocol):
 class Flight:
     """One run of one job in one lane."""
 
+    _numbers = itertools.count(1)
+
     def __init__(
         self,
         task: Task,
@@ -74,6 +77,7 @@ class Flight:
         self.lease = lease
         self.started = started  # of the lanes' clock, as is `deadline`
         self.deadline = deadline
+        self.number = next(self._numbers)  # unique in the process
         self.row = Row(lease)
         self.parcel: Parcel | None = None  # in a row: what was fetched
         self.unchanged: Elsewhere[bool] | None = None  # and, of a file in memory, what its source says at the end

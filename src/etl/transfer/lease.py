@@ -51,7 +51,11 @@ class Keeper(Protocol):
         ...
 
     def closed(self, place: Place) -> None:
-        """Count a session that was closed while its place goes on: the victim, or one found dead."""
+        """Count the victim as closed."""
+        ...
+
+    def discarded(self, place: Place) -> None:
+        """Count a session as closed that another takes the place of: one connect more."""
         ...
 
     def dialled(self, place: Place) -> None:
@@ -149,13 +153,13 @@ class Lease:
             if self._released:
                 return
             self._released = True
-            if self._aborted:
-                clean = set()
+            clean = set() if self._aborted else clean | {place for place in self._places if not place.is_touched}
         self._keeper.give_back(self, [(place, place in clean) for place in self._places])
 
     def _prepare(self, place: Place) -> None:
         keeper = self._keeper
         self._require_not_aborted()
+        place.is_touched = True
         if place.victim is not None:
             disconnect(place.victim)
             place.victim = None
@@ -217,7 +221,7 @@ class Lease:
         if held is not None:
             held.session.abort()
             disconnect(held)
-            self._keeper.closed(place)
+            self._keeper.discarded(place)
 
     def _require_not_aborted(self) -> None:
         if self.aborted:
@@ -234,7 +238,13 @@ def disconnect(held: Held) -> None:
 
 def is_alive(held: Held, now: Callable[[], float], limit: float) -> bool:
     """Ping a session; note the time when it answered. Takes `limit` seconds at most: then the session is cut."""
-    watch = threading.Timer(limit, held.session.abort)
+    was_cut = threading.Event()
+
+    def cut() -> None:
+        was_cut.set()
+        held.session.abort()
+
+    watch = threading.Timer(limit, cut)
     watch.name, watch.daemon = "ping-watch", True
     watch.start()
     try:
@@ -243,12 +253,12 @@ def is_alive(held: Held, now: Callable[[], float], limit: float) -> bool:
         log.info("idle session found dead", server=held.server.hostname, error=str(error))
         return False
     finally:
-        was_in_time = not watch.finished.is_set()
         watch.cancel()
         watch.join()
-    if was_in_time:
-        held.proven = now()
-    return was_in_time
+    if was_cut.is_set():
+        return False
+    held.proven = now()
+    return True
 
 
 def _session_of(place: Place) -> Session:

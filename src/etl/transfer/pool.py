@@ -1,6 +1,7 @@
 """Sessions: one pool per server, leased in pairs, or alone to be opened; reused while proven clean.
 
-    Pools(config_lookup, settings, clock=time.monotonic, create=create_session, on_release=None)
+    Pools(config_lookup, settings, clock=time.monotonic, create=create_session)
+    .on_release                                   called, without a lock, whenever a session or a connect became free
     .server(name) -> ServerConfig   .key(server) -> pool key   .know(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
     .room(server) -> int   .held_up(server) -> seconds | None   .connected(server) -> int   .rest(server) -> seconds
@@ -53,11 +54,10 @@ class Pools:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         create: Create = create_session,
-        on_release: Callable[[], None] | None = None,
     ) -> None:
         self.server = config_lookup
         self.now = clock
-        self.on_release = on_release  # called without a lock whenever a session or a connect became free
+        self.on_release: Callable[[], None] | None = None
         self._create = create
         self._limits = settings.transfer
         self._ages = Ages(
@@ -205,9 +205,15 @@ class Pools:
             place.shelf.welcomed()
 
     def closed(self, place: Place) -> None:
-        """Count a session that was closed while its place goes on."""
+        """Count the victim as closed."""
         with self._lock:
             place.shelf.connected -= 1
+
+    def discarded(self, place: Place) -> None:
+        """Count a session as closed that another takes the place of: one connect more."""
+        with self._lock:
+            place.shelf.connected -= 1
+            place.shelf.dials_left -= 1
 
     def dialled(self, place: Place) -> None:
         """Count a connect as over: another may begin."""
@@ -238,7 +244,7 @@ class Pools:
     def give_back(self, lease: Lease, places: list[tuple[Place, bool]]) -> None:
         """End a lease: keep the clean sessions, close the others; a place is free once its session is closed."""
         now = self.now()
-        doomed: list[tuple[Place, Held, bool]] = []
+        doomed: list[tuple[Shelf, Held, bool]] = []
         trips = [place.held.session.round_trip_seconds() if clean and place.held else None for place, clean in places]
         with self._lock:  # critical section: decide what is kept
             self._leases.discard(lease)
@@ -246,20 +252,24 @@ class Pools:
                 shelf = place.shelf
                 shelf.round_trip = shelf.round_trip if seconds is None else seconds
                 shelf.end_dial(place)
-                if place.victim is not None:  # its turn never came
+                if place.victim is not None and not self._closing:  # its turn never came
                     shelf.put(place.victim)
+                elif place.victim is not None:
+                    shelf.taken += 1
+                    doomed.append((shelf, place.victim, True))
                 if place.held is None:
                     shelf.taken -= 1
                 elif clean and not self._closing and shelf.keeps(place.held, now):
-                    place.held.used = place.held.proven = now
+                    if place.is_touched:
+                        place.held.used = place.held.proven = now
                     shelf.taken -= 1
                     shelf.put(place.held)
                 else:
-                    doomed.append((place, place.held, clean))
-        for place, held, clean in doomed:
+                    doomed.append((shelf, place.held, clean))
+        for shelf, held, clean in doomed:
             if not clean:
                 held.session.abort()  # no farewell on a session in an unknown state: it could block
-            self._close(place.shelf, held)
+            self._close(shelf, held)
         self._tell()
 
     def _close(self, shelf: Shelf, held: Held) -> None:

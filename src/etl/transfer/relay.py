@@ -66,7 +66,7 @@ class Limits:
 
 
 def partial_id(origin: Origin, token: str) -> str:
-    """Name the partial file of a job in one process: never two holders of the same name."""
+    """Name the partial file of one run of a job: what an earlier run left, or still writes, is never taken for it."""
     return f"{_job_hash(origin)}-{token}"
 
 
@@ -77,7 +77,7 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     """
     require_disposal(task, source)
     if task.sweep:
-        sweep(task, destination, token)
+        sweep(task, destination)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
         if not receipt.skipped:
             _probe_for_itself(task, source, destination, token, limits.buffer)
@@ -150,9 +150,7 @@ def deliver(
             _look_again(task, parcel.facts, destination)
         _require_owned(task)
     except EtlError:
-        with contextlib.suppress(EtlError):  # else it stays littered: the runner removes it through another session
-            destination.remove(stored.partial)
-            task.littered = False
+        _remove_if_possible(task, destination, stored)
         raise
     mtime = parcel.facts.mtime if job.options.preserve_mtime else None
     published = destination.publish(stored, job.destination.path, mtime).result()
@@ -164,6 +162,13 @@ def deliver(
         swapped=published.swapped,
         facts=parcel.facts,
     )
+
+
+def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> None:
+    """Remove a partial file; where that fails it stays `littered`: the runner removes it through another session."""
+    with contextlib.suppress(EtlError):
+        destination.remove(stored.partial)
+        task.littered = False
 
 
 def finish(task: Task, source: Session, destination: Session, facts: Facts | None) -> int:
@@ -198,15 +203,12 @@ def _look_if_possible(session: Session, path: str) -> Facts | None:
         return None
 
 
-def sweep(task: Task, destination: Session, token: str) -> None:
+def sweep(task: Task, destination: Session) -> None:
     """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
     final = task.job.destination.path
-    mine = partial_path(task, destination.server, token)
     before, after = destination.server.partial_pattern.split("{id}")
-    for name in destination.names(parent(mine), f"{before}{_job_hash(task.origin)}-"):
-        if name == basename(mine):
-            continue
-        path = beside(mine, name)
+    for name in destination.names(parent(final), f"{before}{_job_hash(task.origin)}-"):
+        path = beside(final, name)
         if name.endswith(after):
             destination.remove(path)
         elif name.endswith(after + ASIDE):
@@ -282,9 +284,11 @@ def _probe_for_itself(task: Task, source: Session, destination: Session, token: 
     stored = destination.write(partial_path(task, destination.server, token), empty, buffer)
     try:
         _refuse_itself(task, source, stored)
-    finally:
-        destination.remove(stored.partial)
-        task.littered = False
+    except EtlError:
+        _remove_if_possible(task, destination, stored)
+        raise
+    destination.remove(stored.partial)
+    task.littered = False
 
 
 def _look_again(task: Task, wanted: Facts, destination: Session) -> None:

@@ -82,6 +82,7 @@ class Place:
     dials: bool = False  # counted in shelf.dialing
     is_new: bool = False  # a connect, of which there may be so many a minute
     attempt: Session | None = None  # being connected
+    is_touched: bool = False  # its session was used, or is being opened
 
     @property
     def session(self) -> Session | None:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 from etl.errors import ConnectionLost, EtlError, InvalidPath, ServerBusy, ServerUnavailable, TransferTimeout
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
 from etl.transfer.ftp.sockets import limit_waits
+from etl.transfer.ftp.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
     from etl.transfer.ftp.pace import Pace
     from etl.transfer.ftp.sockets import Sockets
 
 _CHUNK_BYTES = 64 * 1024
-_PROGRESS_TICK = 1.0  # seconds between two looks at bytes that the kernel is still sending
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
 
 
@@ -275,7 +275,7 @@ class Control:
                 raise self._timed_out(limit)
             began = time.monotonic()
             try:
-                self._limit_waits(socket.SO_RCVTIMEO, min(left, _PROGRESS_TICK))
+                self._limit_waits(socket.SO_RCVTIMEO, min(left, PROGRESS_TICK))
                 data = self.sock.recv(_CHUNK_BYTES)
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import ConnectionLost, EtlError, IOFailure, TransferTimeout
 from etl.transfer.ftp.sockets import Sockets, dial_peer, limit_waits, tune
-from etl.transfer.ftp.watch import StalledError, Watch
+from etl.transfer.ftp.watch import PROGRESS_TICK, StalledError, Watch
 
 if TYPE_CHECKING:
     from etl.config import TransferSettings
     from etl.transfer.ftp.control import Control, Pending
     from etl.transfer.ftp.replies import Reply
 
-_PROGRESS_TICK = 1.0  # seconds between two looks at bytes that the kernel is still sending
 _PORT_REPLY_BYTES = 500  # of a reply that are searched for a port: the search takes the square of their number
 _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 
@@ -91,7 +90,7 @@ class DataConnection:
         unsent_bytes = self.unsent_bytes()
         while True:
             began = time.monotonic()
-            ready = dict(poll.poll(min(self._watch.left(), _PROGRESS_TICK) * 1000))
+            ready = dict(poll.poll(min(self._watch.left(), PROGRESS_TICK) * 1000))
             before, unsent_bytes = unsent_bytes, self.unsent_bytes()
             self._note(time.monotonic() - began, max(before - unsent_bytes, int(self._sock.fileno() in ready)))
             if ready:

@@ -5,6 +5,8 @@ Only waiting counts: whoever reads from a fast server to feed a slow one does no
 
 from __future__ import annotations
 
+PROGRESS_TICK = 1.0  # seconds between two looks at bytes that the kernel is still sending
+
 
 class StalledError(TimeoutError):
     """Raised when too little moved; says which setting was passed."""
