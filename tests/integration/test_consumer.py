@@ -481,36 +481,38 @@ def test_two_stalled_servers_each_alone_when_its_jobs_came_leave_lanes_to_a_thir
     assert {result["status"] for result in desk.results()} == {"SUCCESS"}
 
 
+@pytest.mark.timeout(300)
 def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
     make_desk: Callable[..., Desk], places: Any
 ) -> None:
-    """In one partition: a transfer that lasts to the end, 1500 jobs of a server with one session, others behind."""
+    """In one partition: a transfer that lasts to the end, 50,000 jobs of a server with one session, others behind."""
     desk = make_desk(partitions=1)
     ended = threading.Event()
+    slow_jobs, limit = 50_000, 200.0
 
     def crawl(session: FakeSession, argument: str) -> str:
         time.sleep(0.3)
         return session.retr(argument)
 
     def last(session: FakeSession, argument: str) -> str:
-        ended.wait(100)
+        ended.wait(limit + 40)
         return session.retr(argument)
 
-    slow_files = {f"/{number}": b"x" for number in range(1500)}
+    slow_files = {f"/{number}": b"x" for number in range(slow_jobs)}
     with FakeFTP(slow_files, {"RETR": crawl}) as slow, FakeFTP({"/long": b"x"}, {"RETR": last}) as long:
         numbers = range(200)
         for number in numbers:
             places.put(f"SRC:/in/{number}")
         desk.send(job("LONG:/long", "DST:/out/long", "long"))
-        desk.send(*(job(f"SLOW:/{number}", f"DST:/slow/{number}", f"s{number}") for number in range(1500)))
+        desk.send(*(job(f"SLOW:/{number}", f"DST:/slow/{number}", f"s{number}") for number in range(slow_jobs)))
         desk.send(*(job(f"SRC:/in/{number}", f"DST:/out/{number}", f"f{number}") for number in numbers))
         settings = login("SLOW", slow, MAX_CONNECTIONS="1"), login("LONG", long), {"ETL_WINDOW_RECORDS": "200"}
         try:
             with desk.consuming(places.settings, *settings):
-                desk.wait(lambda: sum(result["job_id"][0] == "f" for result in desk.results()) == 200, 60)
+                desk.wait(lambda: sum(result["job_id"][0] == "f" for result in desk.results()) == 200, limit)
                 done = [result["job_id"] for result in desk.results()]
                 assert "long" not in done
-                assert sum(name[0] == "s" for name in done) < 250
+                assert sum(name[0] == "s" for name in done) < 1000
                 ended.set()
                 desk.outcome("long")
                 assert desk.letters() == []
