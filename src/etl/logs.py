@@ -30,6 +30,8 @@ _MIN_CHARS_INSIDE_TEXT = 4  # a shorter secret is hidden only where it is the wh
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NEEDS_QUOTES = re.compile(r"[\s\"'=\\\x00-\x1f\x7f-\x9f]")
 
+_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: there is a line for each job
+
 Event = MutableMapping[str, Any]
 
 
@@ -51,11 +53,13 @@ class Redactor:
 
     def value(self, value: Any) -> Any:
         """Return a value of plain JSON types without the secrets; whatever is none of these becomes text."""
+        if type(value) is str:
+            return self.text(value)
         if isinstance(value, Mapping):
             return {self.text(str(key)): self.value(item) for key, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
             return [self.value(item) for item in value]
-        text = value if type(value) is str else _text_of(value)
+        text = _text_of(value)
         redacted = self.text(text)
         is_plain = value is None or isinstance(value, bool | int) or (isinstance(value, float) and value - value == 0)
         return value if is_plain and redacted == text else redacted
@@ -82,12 +86,16 @@ def _text_of(value: Any) -> str:
 
 def _escaped(text: str, keep: str = "") -> str:
     """Return text that cannot break a line or drive a terminal (file names come from strangers)."""
-    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+    return (
+        text
+        if text.isprintable()
+        else _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+    )
 
 
 def render_json(event: Event) -> str:
     """Return one JSON object, on one line."""
-    return json.dumps(event, ensure_ascii=False)
+    return _json(event)
 
 
 def render_text(event: Event) -> str:
@@ -106,10 +114,8 @@ def render_text(event: Event) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and (not text or _NEEDS_QUOTES.search(text)):
-        text = json.dumps(text, ensure_ascii=False)
-    return _escaped(text)
+    is_plain = isinstance(value, str) and value and not _NEEDS_QUOTES.search(value)
+    return _escaped(value if is_plain else _json(value))
 
 
 class _Output:
