@@ -86,11 +86,9 @@ def _text_of(value: Any) -> str:
 
 def _escaped(text: str, keep: str = "") -> str:
     """Return text that cannot break a line or drive a terminal (file names come from strangers)."""
-    return (
-        text
-        if text.isprintable()
-        else _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
-    )
+    if text.isprintable():
+        return text
+    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
 
 
 def render_json(event: Event) -> str:
