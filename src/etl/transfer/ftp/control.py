@@ -7,6 +7,7 @@ commands out of order or cut the transfer. Knows replies and limits; knows no fi
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.sockets import Sockets
 
 _CHUNK_BYTES = 64 * 1024
+_BREAK = re.compile(rb"[\r\n\0]")
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
 
 
@@ -36,6 +38,10 @@ class Upstream(Protocol):
 
 class Pending:
     """The reply of one command: a `Promise[Reply]`. A refusal is a reply too, and is returned."""
+
+    __slots__ = (
+        "_control", "begins", "command", "error", "follows", "preliminaries", "preliminary", "reply", "shared",
+    )  # fmt: skip
 
     def __init__(self, control: Control, command: str, *, begins: bool) -> None:
         self.command = command  # the verb only: arguments may be secret
@@ -114,9 +120,11 @@ class Control:
         if self._broken is not None:
             raise self._broken
         self._refuse_during_transfer(verb)
-        line = verb.encode("ascii") + (b"" if argument is None else b" " + argument)
-        if b"\r" in line or b"\n" in line or b"\0" in line:
-            raise InvalidPath(f"the argument of {verb} holds a line break or NUL", server=self.server)
+        line = verb.encode("ascii")
+        if argument is not None:
+            if _BREAK.search(argument):
+                raise InvalidPath(f"the argument of {verb} holds a line break or NUL", server=self.server)
+            line += b" " + argument
         pending = Pending(self, verb, begins=transfers)
         self._corked.append((pending, line + b"\r\n"))
         self._due.append(pending)

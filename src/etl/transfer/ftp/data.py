@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import ConnectionLost, EtlError, IOFailure, TransferTimeout
-from etl.transfer.ftp.sockets import Sockets, dial_peer, limit_waits, tune
+from etl.transfer.ftp.sockets import Sockets, dial_peer, is_connected, limit_waits, tune
 from etl.transfer.ftp.watch import PROGRESS_TICK, StalledError, Watch
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ class DataConnection:
         self._server = server
         self._watch = watch
         self._unsent_bytes = 0  # when last looked at
-        sock.setblocking(True)
-        limit_waits(sock, socket.SO_RCVTIMEO, watch.left())
+        self._receives = False  # set up to: who sends never blocks
 
     def readinto(self, buffer: memoryview, *, fill: bool = False) -> int:
         """Receive once; 0 at the end of the file. Raises TransferTimeout, ConnectionLost.
@@ -54,6 +53,10 @@ class DataConnection:
         return count
 
     def _receive(self, buffer: memoryview, flags: int) -> int:
+        if not self._receives:
+            self._sock.setblocking(True)
+            limit_waits(self._sock, socket.SO_RCVTIMEO, self._watch.left())
+            self._receives = True
         while True:
             began, count = time.monotonic(), 0
             try:
@@ -263,7 +266,7 @@ class Passive:
         connections, sock = self._connections, self._sock
         assert sock is not None  # noqa: S101 - agree() was called
         try:
-            if not connections.wait(sock, select.POLLOUT, command, self._deadline):
+            if not (is_connected(sock) or connections.wait(sock, select.POLLOUT, command, self._deadline)):
                 return None
         except TimeoutError as error:
             limit = connections.settings.connect_timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ def quoted_path(line: bytes) -> bytes | None:
     return found[1].replace(b'""', b'"') if found else None
 
 
+@functools.lru_cache(maxsize=64)  # each file's is read twice: before it is read and afterwards
 def time_in(line: bytes) -> float | None:
     """Return the time of a reply to MDTM or of a fact, as seconds since the epoch; None when there is none."""
     found = _TIME.match(line.strip())

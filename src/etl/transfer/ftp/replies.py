@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 LINE_LIMIT_BYTES = 8 * 1024
 LINE_LIMIT_COUNT = 1000
@@ -15,8 +15,7 @@ class GarbledReplyError(ValueError):
     """Raised when what a server sends is no reply, or has no end."""
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """One reply, of one or many lines (RFC 959 section 4.2), without their line ends."""
 
     code: int
@@ -70,8 +69,11 @@ class ReplyParser:
     def take(self) -> Reply | None:
         """Return the next whole reply; None when its end has not come yet. Raises GarbledReplyError."""
         while (line := self._take_line()) is not None:
-            if not self._lines and not _FIRST_LINE.match(line):
-                raise GarbledReplyError(f"{line[:60]!r} is no FTP reply")
+            if not self._lines:
+                if not _FIRST_LINE.match(line):
+                    raise GarbledReplyError(f"{line[:60]!r} is no FTP reply")
+                if line[3:4] != b"-":
+                    return Reply(int(line[:3]), (line,))
             self._lines.append(line)
             self._lines_bytes += len(line)
             if len(self._lines) > LINE_LIMIT_COUNT:
@@ -79,18 +81,18 @@ class ReplyParser:
             if self._lines_bytes > REPLY_LIMIT_BYTES:
                 raise GarbledReplyError(f"a reply of more than {REPLY_LIMIT_BYTES} bytes")
             first = self._lines[0]
-            if first[3:4] != b"-" or (len(self._lines) > 1 and line[:3] == first[:3] and line[3:4] in {b" ", b""}):
+            if len(self._lines) > 1 and line[:3] == first[:3] and line[3:4] in {b" ", b""}:
                 lines, self._lines, self._lines_bytes = tuple(self._lines), [], 0
                 return Reply(int(first[:3]), lines)
         return None
 
     def _take_line(self) -> bytes | None:
         end = self._buffer.find(b"\n", self._searched)
-        if end < 0:
-            self._searched = len(self._buffer)
-        if (end if end >= 0 else len(self._buffer)) > LINE_LIMIT_BYTES:
+        length = len(self._buffer) if end < 0 else end
+        if length > LINE_LIMIT_BYTES:
             raise GarbledReplyError(f"a reply with a line of more than {LINE_LIMIT_BYTES} bytes")
         if end < 0:
+            self._searched = length
             return None
         line = bytes(self._buffer[:end]).rstrip(b"\r")
         del self._buffer[: end + 1]
