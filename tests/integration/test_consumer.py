@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from kafka.structs import OffsetAndMetadata
 
 import stack
 from etl.broker import Intake, Outbox
+from etl.broker.intake import PARTITION_FETCH_BYTES
 from etl.models.wire import Partition
 from servers.fake import SILENCE, FakeFTP, FakeSession
 from workbench import Desk, folder, job, login, original
@@ -518,6 +520,20 @@ def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
                 assert desk.letters() == []
         finally:
             ended.set()
+
+
+def test_jobs_larger_than_what_is_fetched_ahead_hold_up_nobody(make_desk: Callable[..., Desk], places: Any) -> None:
+    """Messages of more than the limits of a fetch, in every partition, with small ones between them."""
+    desk = make_desk(partitions=4)
+    numbers = range(60)
+    for number in numbers:
+        places.put(f"SRC:/in/{number}")
+    text = {"text": random.Random(1).randbytes(PARTITION_FETCH_BYTES).hex()}  # twice as long, and hardly compressible
+    jobs = [job(f"SRC:/in/{number}", f"DST:/out/{number}") for number in numbers]
+    with desk.consuming(places.settings):
+        desk.do(*(one | {"metadata": text} if number % 3 == 0 else one for number, one in enumerate(jobs)))
+    assert {result["status"] for result in desk.results()} == {"SUCCESS"}
+    assert len(desk.results()) == len(numbers)
 
 
 def test_jobs_of_one_destination_keep_their_order(make_desk: Callable[..., Desk], places: Any) -> None:
