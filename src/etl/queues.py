@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etl.models.task import Task
 
 SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is set aside
+SURE_SECONDS = 3.0  # with a lane, before a rate says anything: the first job waits for logins
 QUIET_SECONDS = 10.0  # without a finished job for so long, a rate of the past says nothing
 OVERTAKEN = 8  # how often, at each of its servers, before a queue keeps a place there
 CLAIM_SECONDS = 2.0  # how long a place is kept empty for a queue whose other server is full
@@ -140,10 +141,10 @@ class Queue:
     def outlook(self, now: float) -> tuple[float, float]:
         """Return how many seconds the queue will take, and how long to set aside what is too much.
 
-        Without any rate nothing is known against a queue until it had a lane for long.
+        Without any rate nothing is known against a queue until it had a lane for long; nor with one that is young.
         """
         rate, quiet = self.rate.per_second(now), self.rate.quiet(now)
-        if rate is None and quiet < SLOW_SECONDS:
+        if (rate is None and quiet < SLOW_SECONDS) or self.rate.busy(now) < SURE_SECONDS:
             return 0.0, 0.0
         if rate is not None and quiet < QUIET_SECONDS:
             return len(self.waiting) / rate, len(self.waiting) / rate

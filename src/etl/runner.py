@@ -397,6 +397,7 @@ class Runner:
         task = flight.task
         if not task.littered:
             return
+        task.sweep = True  # what the server did with commands that were on their way nobody knows
         server = self.pools.server(task.job.destination.hostname)
         path = relay.partial_path(task, server, self._token(flight))
         flight.lease.destination.disconnect()  # its place at the server is ours until the lease is given back

@@ -140,8 +140,8 @@ class Shelf:
         if isinstance(error, AuthenticationFailed):
             self.refused_logins += 1
             rest = Doubling(self.ages.login_backoff, LONGEST_LOGIN_WAIT)(self.refused_logins)
-        self.no_login_before = now + rest
-        self.no_warming_before = now + max(rest, WARM_SECONDS)
+        self.no_login_before = max(self.no_login_before, now + rest)
+        self.no_warming_before = max(self.no_warming_before, now + max(rest, WARM_SECONDS))
         if not isinstance(error, ServerBusy):
             for held in self.idle:
                 held.proven = -math.inf  # pinged before it is used: it may be as dead as the server
