@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.pace import Pace
     from etl.transfer.ftp.sockets import Sockets
 
-_CHUNK_BYTES = 64 * 1024
+_CHUNK_BYTES = 8 * 1024
 _BREAK = re.compile(rb"[\r\n\0]")
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
 
@@ -39,9 +39,7 @@ class Upstream(Protocol):
 class Pending:
     """The reply of one command: a `Promise[Reply]`. A refusal is a reply too, and is returned."""
 
-    __slots__ = (
-        "_control", "begins", "command", "error", "follows", "preliminaries", "preliminary", "reply", "shared",
-    )  # fmt: skip
+    __slots__ = ("_control", "begins", "command", "error", "place", "preliminaries", "preliminary", "reply")
 
     def __init__(self, control: Control, command: str, *, begins: bool) -> None:
         self.command = command  # the verb only: arguments may be secret
@@ -50,9 +48,13 @@ class Pending:
         self.preliminaries = 0
         self.reply: Reply | None = None
         self.error: EtlError | None = None
-        self.shared = False  # it left in one write with others
-        self.follows = False  # and was not the first of them
+        self.place = 0  # among the commands of one write, from 1; 0: it left alone
         self._control = control
+
+    @property
+    def follows(self) -> bool:
+        """Did it leave in one write with others, and not as the first of them?"""
+        return self.place > 1
 
     @property
     def is_begun(self) -> bool:
@@ -69,7 +71,8 @@ class Pending:
 
         `upstream`: as long as its bytes leave, the time limit starts anew. `limit`: seconds, if not the usual.
         """
-        self._control.settle(self, upstream=upstream, limit=limit)
+        if self.reply is None:
+            self._control.settle(self, upstream=upstream, limit=limit)
         assert self.reply is not None  # noqa: S101 - settle() returns only then
         return self.reply
 
@@ -94,11 +97,11 @@ class Control:
         self._login_limit, self._reply_limit = login, reply
         self._login_deadline: float | None = time.monotonic() + login  # None: logged in
         self._parser = ReplyParser()
-        self._corked: deque[tuple[Pending, bytes]] = deque()
+        self._corked: list[tuple[Pending, bytes]] = []
         self._due: deque[Pending] = deque()  # sent or corked, not answered yet
         self._transfer: Pending | None = None
         self._broken: EtlError | None = None
-        self._limits: dict[int, float] = {}  # of waits in the socket, as they are set now
+        self._receive_limit = self._send_limit = 0.0  # of waits in the socket, as they are set now; 0: none
         sock.setblocking(True)
 
     def expect_welcome(self) -> Pending:
@@ -119,7 +122,8 @@ class Control:
         """
         if self._broken is not None:
             raise self._broken
-        self._refuse_during_transfer(verb)
+        if self._transfer is not None:
+            raise self._must_wait(verb)
         line = verb.encode("ascii")
         if argument is not None:
             if _BREAK.search(argument):
@@ -141,21 +145,23 @@ class Control:
         limit: float | None = None,
     ) -> None:
         """Send what is corked and read replies in order, up to that of `pending`."""
-        limit = limit or self._reply_limit
-        deadline = self._login_deadline or time.monotonic() + limit
+        limit, deadline = limit or self._reply_limit, 0.0
         while pending.reply is None and not (preliminary and pending.preliminary):
             if pending.error is not None:
                 raise pending.error
-            if self._broken is not None:
-                raise self._broken
-            self._write_corked()
-            deadline = self._read_one(deadline, limit, upstream)
+            if self._corked:
+                self._write_corked()
+            if (reply := self._take()) is not None:
+                self._give(reply)
+            else:
+                deadline = self._feed(deadline or self._deadline(limit), limit, upstream)
 
     def push(self) -> None:
         """Send what is corked, or of it the first command where the server wants one at a time; read nothing."""
         if self._broken is not None:
             raise self._broken
-        self._write_corked()
+        if self._corked:
+            self._write_corked()
 
     def peek(self) -> None:
         """Read the replies that have come; wait for none, nor for the rest of one."""
@@ -178,7 +184,8 @@ class Control:
 
     def flush(self) -> None:
         """Send what is corked and read every reply that is due. Raises RuntimeError while a transfer runs."""
-        self._refuse_during_transfer("flush")
+        if self._transfer is not None:
+            raise self._must_wait("flush")
         while self._due:
             self.settle(self._due[-1])
 
@@ -187,7 +194,10 @@ class Control:
         self.flush()
         if _is_readable(self.sock) or not self._parser.is_empty:
             # A 421 tells more than "spoke unasked": read it.
-            self._read_one(time.monotonic() + self._reply_limit, self._reply_limit, None)
+            deadline = self._deadline(self._reply_limit)
+            while (reply := self._take()) is None:
+                self._feed(deadline, self._reply_limit, None)
+            self._give(reply)
 
     def abandon(self, error: EtlError) -> None:
         """Make this connection unusable; what is due will never be read."""
@@ -197,34 +207,40 @@ class Control:
             pending.error = error
         self._due.clear()
         self._corked.clear()
+        self._transfer = None
 
     def say_goodbye(self) -> None:
         """Send QUIT, if that is possible at once and nothing is under way; its reply is not waited for."""
         if self._broken is None and not self._due:
             self.sock.send(b"QUIT\r\n", socket.MSG_DONTWAIT)
 
-    def _refuse_during_transfer(self, what: str) -> None:
-        if self._transfer is not None and self._transfer in self._due:
-            raise RuntimeError(f"{what} must wait for the end of {self._transfer.command}")
+    def _must_wait(self, what: str) -> RuntimeError:
+        return RuntimeError(f"{what} must wait for the end of {self._transfer.command if self._transfer else ''}")
+
+    def _deadline(self, limit: float) -> float:
+        return self._login_deadline or time.monotonic() + limit
 
     def _write_corked(self) -> None:
-        if not self._corked:
-            return
+        batch = self._corked
         if self.pace.is_one_by_one:
-            if self._corked[0][0] is not self._due[0]:
+            if batch[0][0] is not self._due[0]:
                 return  # the one before it is not answered yet
-            batch = [self._corked.popleft()]
+            batch, self._corked = batch[:1], batch[1:]
         else:
-            batch = list(self._corked)
-            self._corked.clear()
-        for number, (pending, _) in enumerate(batch):
-            pending.shared, pending.follows = len(batch) > 1, number > 0
+            self._corked = []
+        data = batch[0][1]
+        if len(batch) > 1:
+            data = b"".join([line for _, line in batch])
+            for place, (pending, _) in enumerate(batch, 1):
+                pending.place = place
         limit = self._reply_limit
         if self._login_deadline:
             limit = max(0.001, self._login_deadline - time.monotonic())
         try:
-            self._limit_waits(socket.SO_SNDTIMEO, limit)
-            self.sock.sendall(b"".join(line for _, line in batch))
+            if limit != self._send_limit:
+                limit_waits(self.sock, socket.SO_SNDTIMEO, limit)
+                self._send_limit = limit
+            self.sock.sendall(data)
         except (BlockingIOError, TimeoutError) as error:  # TimeoutError: TCP_USER_TIMEOUT, which may be as long
             raise self._timed_out(limit) from error
         except OSError as error:
@@ -242,16 +258,6 @@ class Control:
         if reply is not None and reply.code == 421:
             raise self._said_421(reply)
 
-    def _read_one(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
-        """Read one reply and give it to the command it belongs to.
-
-        Returns the deadline, which is `limit` seconds from the last byte that left `upstream`.
-        """
-        while (reply := self._take()) is None:
-            deadline = self._feed(deadline, limit, upstream)
-        self._give(reply)
-        return deadline
-
     def _take(self) -> Reply | None:
         try:
             return self._parser.take()
@@ -259,31 +265,38 @@ class Control:
             raise self._failed(f"the server sent {error}{self._while()}") from error
 
     def _give(self, reply: Reply) -> None:
-        if reply.code == 421:
+        """Give a reply to the command it belongs to."""
+        code = reply.code
+        if code == 421:
             raise self._said_421(reply)
         if not self._due:
             raise self._failed(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
-        if not reply.is_preliminary:
-            self._due.popleft()
+        if code >= 200:
             head.reply = reply
+            self._due.popleft()
+            if head is self._transfer:
+                self._transfer = None
         elif head.begins and head.preliminaries < _PRELIMINARY_LIMIT:
             head.preliminary = reply
             head.preliminaries += 1
         else:
             # Its replies are not in step with our commands: none that follows can be trusted.
             raise self._failed(f"the server answered {head.command} with {reply.text}")
-        self._note_pace(head)
+        if head.begins and head.follows and head.is_begun:
+            self.pace.worked()
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
         """Receive once; return the deadline, which moves while bytes leave `upstream`."""
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise self._timed_out(limit)
             began = time.monotonic()
+            wait = min(deadline - began, PROGRESS_TICK)
+            if wait <= 0:
+                raise self._timed_out(limit)
             try:
-                self._limit_waits(socket.SO_RCVTIMEO, min(left, PROGRESS_TICK))
+                if wait != self._receive_limit:
+                    limit_waits(self.sock, socket.SO_RCVTIMEO, wait)
+                    self._receive_limit = wait
                 data = self.sock.recv(_CHUNK_BYTES)
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
@@ -299,11 +312,6 @@ class Control:
         if not data:
             raise self._failed(f"the server closed the connection{self._while()}")
         self._parser.feed(data)
-
-    def _limit_waits(self, option: int, seconds: float) -> None:
-        if self._limits.get(option) != seconds:
-            self._limits[option] = seconds
-            limit_waits(self.sock, option, seconds)
 
     def _has_drained(self, upstream: Upstream | None, seconds: float) -> bool:
         try:
@@ -342,13 +350,9 @@ class Control:
         self.abandon(error)
         return error
 
-    def _note_pace(self, answered: Pending) -> None:
-        if answered.follows and answered is self._transfer and answered.is_begun:
-            self.pace.worked()
-
     def _doubt_pace(self) -> None:
         """A server that did not answer a command that shared a write may have been confused by that."""
-        if self._due and self._due[0].shared and not self._sockets.is_cut:
+        if self._due and self._due[0].place and not self._sockets.is_cut:
             self.pace.failed()
 
     def _said_421(self, reply: Reply) -> EtlError:

@@ -6,13 +6,12 @@ Knows the control connection it is agreed on, and no file.
 from __future__ import annotations
 
 import fcntl
-import ftplib
 import os
+import re
 import select
 import socket
 import struct
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import ConnectionLost, EtlError, IOFailure, TransferTimeout
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _PORT_REPLY_BYTES = 500  # of a reply that are searched for a port: the search takes the square of their number
+_PORT = re.compile(rb"(?:[0-9]{1,3},){4}([0-9]{1,3}),([0-9]{1,3})")  # the address is not read: dial_peer() says why
+_EXTENDED_PORT = re.compile(rb"\(([!-~])\1\1([0-9]{1,5})\1\)")  # RFC 2428 section 3
 _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 
 
@@ -36,7 +37,7 @@ class DataConnection:
         self._sockets = sockets
         self._server = server
         self._watch = watch
-        self._unsent_bytes = 0  # when last looked at
+        self._unsent_bytes: int | None = None  # when last looked at
         self._receives = False  # set up to: who sends never blocks
 
     def readinto(self, buffer: memoryview, *, fill: bool = False) -> int:
@@ -105,7 +106,6 @@ class DataConnection:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise self._fault(error) from error
-        self._unsent_bytes = self.unsent_bytes()
 
     def unsent_bytes(self) -> int:
         """Return how many bytes the other side has not acknowledged yet; 0 when that is not known."""
@@ -117,6 +117,8 @@ class DataConnection:
     def drained(self, seconds: float) -> bool:
         """Did the other side take bytes in the `seconds` that were just waited? Raises when it is too slow."""
         before, self._unsent_bytes = self._unsent_bytes, self.unsent_bytes()
+        if before is None:  # the first look; whether they move the next one tells
+            return self._unsent_bytes > 0
         if before:
             self._note(seconds, max(0, before - self._unsent_bytes))
         return self._unsent_bytes < before
@@ -266,7 +268,9 @@ class Passive:
         connections, sock = self._connections, self._sock
         assert sock is not None  # noqa: S101 - agree() was called
         try:
-            if not (is_connected(sock) or connections.wait(sock, select.POLLOUT, command, self._deadline)):
+            if is_connected(sock):
+                return connections.adopt(sock)
+            if not connections.wait(sock, select.POLLOUT, command, self._deadline):
                 return None
         except TimeoutError as error:
             limit = connections.settings.connect_timeout
@@ -291,16 +295,16 @@ class Passive:
             self._connections.sockets.close(self._sock)
 
     def _port_in(self, reply: Reply) -> int:
-        text = reply.lines[-1][:_PORT_REPLY_BYTES].decode("ascii", "replace")
         server = self._connections.server
         if not reply.is_success:
             raise IOFailure(f"{server}: no data connection: {reply.text}", server=server)
-        try:
-            # Of PASV's reply the port alone is used: dial_peer() says why.
-            parse = partial(ftplib.parse229, peer=("", 0)) if self._connections.extended else ftplib.parse227
-            port = parse(text)[1]
-        except (ftplib.Error, ValueError) as error:
-            raise IOFailure(f"{server}: no port in {reply.text}", server=server) from error
+        line = reply.lines[-1][:_PORT_REPLY_BYTES]
+        port = 0
+        if self._connections.extended:
+            if reply.code == 229 and (found := _EXTENDED_PORT.search(line)) is not None:
+                port = int(found[2])
+        elif reply.code == 227 and (found := _PORT.search(line)) is not None:
+            port = int(found[1]) << 8 | int(found[2])
         if not 0 < port < 65536:
             raise IOFailure(f"{server}: no port in {reply.text}", server=server)
         return port

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 LINE_LIMIT_BYTES = 8 * 1024
 LINE_LIMIT_COUNT = 1000
 REPLY_LIMIT_BYTES = 256 * 1024
+_USUAL = re.compile(rb"[1-5][0-9]{2}(?: [^\r\n]*)?\r?\n")  # a reply of one line
 _FIRST_LINE = re.compile(rb"([1-5][0-9]{2})(?:[ -]|$)")
 
 
@@ -15,7 +16,8 @@ class GarbledReplyError(ValueError):
     """Raised when what a server sends is no reply, or has no end."""
 
 
-class Reply(NamedTuple):
+@dataclass(slots=True)  # not frozen: a thousand are made a second
+class Reply:
     """One reply, of one or many lines (RFC 959 section 4.2), without their line ends."""
 
     code: int
@@ -52,22 +54,28 @@ class ReplyParser:
     """Turns bytes, cut anywhere, into replies in their order."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._searched = 0  # of the buffer: no line end before it
+        self._received = b""
+        self._at = 0  # of what was received: taken up to here
         self._lines: list[bytes] = []
         self._lines_bytes = 0
 
     @property
     def is_empty(self) -> bool:
         """Is nothing waiting to become a reply?"""
-        return not self._buffer and not self._lines
+        return self._at == len(self._received) and not self._lines
 
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
+    def feed(self, data: bytes) -> None:
         """Take what was received."""
-        self._buffer += data
+        self._received, self._at = self._received[self._at :] + data, 0
 
     def take(self) -> Reply | None:
         """Return the next whole reply; None when its end has not come yet. Raises GarbledReplyError."""
+        if not self._lines and (usual := _USUAL.match(self._received, self._at)) is not None:
+            end = usual.end()
+            if end - self._at <= LINE_LIMIT_BYTES:
+                self._at = end
+                text = usual[0].rstrip(b"\r\n")
+                return Reply(int(text[:3]), (text,))
         while (line := self._take_line()) is not None:
             if not self._lines:
                 if not _FIRST_LINE.match(line):
@@ -87,14 +95,11 @@ class ReplyParser:
         return None
 
     def _take_line(self) -> bytes | None:
-        end = self._buffer.find(b"\n", self._searched)
-        length = len(self._buffer) if end < 0 else end
-        if length > LINE_LIMIT_BYTES:
+        end = self._received.find(b"\n", self._at)
+        if (len(self._received) if end < 0 else end) - self._at > LINE_LIMIT_BYTES:
             raise GarbledReplyError(f"a reply with a line of more than {LINE_LIMIT_BYTES} bytes")
         if end < 0:
-            self._searched = length
             return None
-        line = bytes(self._buffer[:end]).rstrip(b"\r")
-        del self._buffer[: end + 1]
-        self._searched = 0
+        line = self._received[self._at : end].rstrip(b"\r")
+        self._at = end + 1
         return line

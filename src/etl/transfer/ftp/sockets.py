@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import queue
 import socket
 import struct
@@ -47,11 +49,13 @@ class Sockets:
         """Close a socket; `reset`: by RST, so that the other side does not take it for the end of a file."""
         with self._lock:
             self._open.discard(sock)
-        with contextlib.suppress(OSError):
+        try:
             if reset:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        with contextlib.suppress(OSError):  # the peer's reset may be reported once more here
             sock.close()
+        except OSError:  # the peer's reset may be reported once more here
+            with contextlib.suppress(OSError):
+                sock.close()
 
     def cut(self) -> None:
         """Make whatever blocks in one of the sockets return at once. Any thread; never raises."""
@@ -151,8 +155,9 @@ def dial_peer(
     sock = sockets.add(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
     try:
         tune(sock, silence_seconds)
-        with contextlib.suppress(BlockingIOError):
-            sock.connect((peer[0], port, *peer[2:]))
+        failure = sock.connect_ex((peer[0], port, *peer[2:]))
+        if failure not in {0, errno.EINPROGRESS}:
+            raise OSError(failure, os.strerror(failure))
         if sockets.is_cut:
             raise CutError("the session was aborted")
     except BaseException:
