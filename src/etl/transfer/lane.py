@@ -95,8 +95,7 @@ class Flight:
     @property
     def aborted(self) -> EtlError | None:
         """Why this run was ended from outside; None: it was not."""
-        with self._lock:
-            return self._aborted
+        return self._aborted
 
     def abort(self, error: EtlError) -> bool:
         """End the run, from any thread: what blocks in its sessions fails at once. False: it was aborted before."""
@@ -296,9 +295,10 @@ class Lanes:
 
     def _land(self, flight: Flight) -> None:
         self._work.finish(flight.task)
-        with self._landed:
+        with self._lock:
             self._flights.discard(flight)
-            self._landed.notify_all()
+            if not self._flights:
+                self._landed.notify_all()
 
     def _report(self, task: Task, error: BaseException) -> None:
         log.error("lane met a bug", job_id=task.job.job_id, origin=str(task.origin), exc_info=error)

@@ -87,7 +87,7 @@ class Lease:
         self._places = [source] if destination is None else [source, destination]
         self.shared = shared  # one session serves both sides: the file goes through memory or a spool file
         self.is_pair = shared or destination is not None  # else it is there to be opened: a job needs both sides
-        self._lock = threading.Lock()  # guards _aborted, _released, and which sessions an abort meets
+        self._lock = threading.Lock()  # guards changes of _aborted and _released, and which sessions an abort meets
         self._aborted = False
         self._released = False
 
@@ -109,8 +109,7 @@ class Lease:
     @property
     def aborted(self) -> bool:
         """Was the lease aborted?"""
-        with self._lock:
-            return self._aborted
+        return self._aborted
 
     def open(self) -> None:
         """Make every session ready: close what is in the way, ping what idled long, connect what is missing.

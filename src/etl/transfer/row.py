@@ -7,7 +7,7 @@ while the fetching one waits. Knows no protocol, no queue, no outcome.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from etl.transfer.lease import Lease
 
 SMALL_BYTES = 1 << 20  # the largest file that is held whole: streaming larger ones costs less (FTP.md section 4)
-WAITING = 1  # fetched files per lane that wait for their delivery
+WAITING = 1  # fetched files per lane that are delivered, or wait for it, while another is handed over
 
 log = structlog.get_logger(__name__)
 
@@ -116,12 +116,15 @@ class Delivery:
         self._stages = stages
         self._on_bug = on_bug
         self._landed = landed
-        self._changed = threading.Condition()  # guards the four below
-        self._line: deque[Flight] = deque()
+        self._line: SimpleQueue[Flight | Row | None] = SimpleQueue()  # a row: get ready for it; None: the end
+        self._delivered: SimpleQueue[None] = SimpleQueue()  # one for each flight
+        # Written by the lane alone:
         self._coming: Row | None = None  # a file for it is being fetched
-        self._is_ready = False  # the destination knows
-        self._is_busy = False
-        self._is_ending = False
+        self._put_count = 0  # flights handed over
+        self._undelivered = 0  # of them, as far as the lane knows
+        # Written by the delivering thread alone:
+        self._taken_count = 0  # flights taken out of the line
+        self._ready_for: Row | None = None  # its destination knows that a file comes
         self._thread = threading.Thread(target=self._loop, name=f"{name}-out", daemon=True)
 
     def start(self) -> None:
@@ -130,29 +133,30 @@ class Delivery:
 
     def announce(self, row: Row | None) -> None:
         """Say that a file is being fetched for a row; None: that none is."""
-        with self._changed:
-            self._coming = row
-            self._is_ready = self._is_ready and row is not None
-            self._changed.notify_all()
+        self._coming = row
+        if row is not None:
+            self._line.put(row)
 
     def put(self, flight: Flight) -> None:
         """Hand over a fetched file; waits while others wait."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._line) < WAITING)
-            self._line.append(flight)
-            self._coming = None
-            self._changed.notify_all()
+        self._wait_until(WAITING)
+        self._put_count += 1
+        self._undelivered += 1
+        self._coming = None
+        self._line.put(flight)
 
     def wait(self) -> None:
         """Wait until everything handed over was delivered."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._line and not self._is_busy)
+        self._wait_until(0)
+
+    def _wait_until(self, undelivered: int) -> None:
+        while self._undelivered > undelivered:
+            self._delivered.get()
+            self._undelivered -= 1
 
     def stop(self) -> None:
         """End the thread once its line is empty."""
-        with self._changed:
-            self._is_ending = True
-            self._changed.notify_all()
+        self._line.put(None)
 
     def join(self, timeout: float) -> bool:
         """Wait for the end of the thread; True when it ended, or never began."""
@@ -160,44 +164,39 @@ class Delivery:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _is_followed(self) -> bool:
-        with self._changed:
-            self._is_ready = bool(self._line) or self._coming is not None
-            return self._is_ready
-
-    def _has_work(self) -> bool:
-        return bool(self._line) or self._must_expect() or self._is_ending
-
-    def _must_expect(self) -> bool:
-        return self._coming is not None and not self._is_ready
-
     def _loop(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(self._has_work)
-                flight = self._line.popleft() if self._line else None
-                row = self._coming if flight is None and self._must_expect() else None
-                if flight is None and row is None:
-                    return
-                self._is_busy = True
-                self._is_ready = flight is None
-                self._changed.notify_all()
+        while (item := self._line.get()) is not None:
             try:
-                if flight is not None:
-                    self._deliver(flight)
-                elif row is not None:
-                    self._stages.expect(row)
+                if isinstance(item, Row):
+                    self._expect(item)
+                else:
+                    self._deliver(item)
             except BaseException:  # a bug; the lane goes on
                 log.exception("delivery met a bug")
-            with self._changed:
-                self._is_busy = False
-                self._changed.notify_all()
+
+    def _expect(self, row: Row) -> None:
+        if row is self._coming and row is not self._ready_for:
+            self._ready_for = row
+            self._stages.expect(row)
 
     def _deliver(self, flight: Flight) -> None:
+        self._taken_count += 1
+        self._ready_for = None
+
+        def is_followed() -> bool:
+            # Read in this order: `put` writes in the other.
+            if self._coming is None and self._put_count == self._taken_count:
+                return False
+            self._ready_for = flight.row
+            return True
+
         try:
-            self._stages.deliver(flight, self._is_followed)
+            self._stages.deliver(flight, is_followed)
         except BaseException as error:  # noqa: BLE001 - a bug; the lane goes on, with other sessions
             flight.row.destination_is_clean = False
             self._on_bug(flight.task, error)
         finally:
-            self._landed(flight)
+            try:
+                self._landed(flight)
+            finally:
+                self._delivered.put(None)

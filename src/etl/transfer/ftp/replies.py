@@ -70,6 +70,8 @@ class ReplyParser:
 
     def take(self) -> Reply | None:
         """Return the next whole reply; None when its end has not come yet. Raises GarbledReplyError."""
+        if self._at == len(self._received):
+            return None
         if not self._lines and (usual := _USUAL.match(self._received, self._at)) is not None:
             end = usual.end()
             if end - self._at <= LINE_LIMIT_BYTES:

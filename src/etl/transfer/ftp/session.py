@@ -302,7 +302,7 @@ class FTPTransfer(Streaming):
         self._settle_all()
         whole = self._names.whole(path)
         wire = self._names.wire(whole)
-        size, mdtm, running = self.ask("SIZE", whole), self.ask("MDTM", whole), self.start("RETR", wire)
+        size, mdtm, running = self.command("SIZE", wire), self.command("MDTM", wire), self.start("RETR", wire)
         if (refused := _refused(running)) is not None and self.was_confused(refused):
             running = self.start("RETR", wire)
             refused = _refused(running)
@@ -368,8 +368,8 @@ class FTPTransfer(Streaming):
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask size and time again."""
-        whole = self._names.whole(parcel.path)
-        size, mdtm = self.ask("SIZE", whole), self.ask("MDTM", whole)
+        wire = self._names.wire(self._names.whole(parcel.path))
+        size, mdtm = self.command("SIZE", wire), self.command("MDTM", wire)
         return self._later(lambda: _facts(size.result(), mdtm.result()) == parcel.facts, asks_more=False)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
@@ -418,11 +418,13 @@ class FTPTransfer(Streaming):
 
     def _settle_all(self) -> None:
         """Settle promises before a transfer whose answers may need commands, which a transfer forbids."""
-        if any(later.asks_more for later in self._unsettled):
+        if self._unsettled and any(later.asks_more for later in self._unsettled):
             self.flush()
 
     def _settle_answered(self) -> None:
         """Settle promises that take no more than the replies that are read in passing."""
+        if not self._unsettled:
+            return
         waiting = [later for later in self._unsettled if not later.asks_more]
         self._unsettled = [later for later in self._unsettled if later.asks_more]
         for later in waiting:

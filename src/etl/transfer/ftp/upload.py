@@ -26,7 +26,7 @@ _BLOCK_BYTES = 64 * 1024
 _SAY_ENOUGH = {421, 425, 426, 452, 530, 532, 552}  # refusals that no missing folder explains
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Running:
     """A transfer on its way: the command was sent, the data connection stands; its 1xx may not have been read."""
 
