@@ -170,8 +170,10 @@ class Control:
                 self._give(reply)
             elif (data := self._received()) is None:
                 return
+            elif data:
+                self._parser.feed(data)
             else:
-                self._parse(data)
+                raise self._ended()
 
     def _received(self) -> bytes | None:
         """Return what has come, None: nothing."""
@@ -304,14 +306,10 @@ class Control:
                 continue
             except OSError as error:
                 raise self._failed(f"{error}{self._while()}") from error
-            self._parse(data)
-            return deadline
-
-    def _parse(self, data: bytes) -> None:
-        """Take in what was received; nothing means the end."""
-        if not data:
-            raise self._failed(f"the server closed the connection{self._while()}")
-        self._parser.feed(data)
+            if data:
+                self._parser.feed(data)
+                return deadline
+            raise self._ended()
 
     def _has_drained(self, upstream: Upstream | None, seconds: float) -> bool:
         try:
@@ -322,6 +320,9 @@ class Control:
 
     def _while(self) -> str:
         return f" before its reply to {self._due[0].command}" if self._due else ""
+
+    def _ended(self) -> EtlError:
+        return self._failed(f"the server closed the connection{self._while()}")
 
     def _failed(self, what: str) -> EtlError:
         self._doubt_pace()

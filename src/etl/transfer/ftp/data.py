@@ -177,6 +177,7 @@ class DataConnections:
         self._passive = passive
         self.extended = True  # EPSV/EPRT; False once the server refused it
         self.is_proven = False  # a transfer has begun in this way, in this session
+        self.family = control.sock.family  # each look at it makes an enum anew
         try:
             self.peer = control.sock.getpeername()
         except OSError as error:
@@ -196,7 +197,7 @@ class DataConnections:
 
     def dial(self, port: int) -> socket.socket:
         """Begin to connect to a port of the server. Raises OSError."""
-        return dial_peer(self.sockets, self.control.sock.family, self.peer, port, self.settings.stall_timeout)
+        return dial_peer(self.sockets, self.family, self.peer, port, self.settings.stall_timeout)
 
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket."""
@@ -250,7 +251,7 @@ class Passive:
             connections.extended
             and not connections.is_proven
             and reply.code >= 500
-            and connections.control.sock.family == socket.AF_INET
+            and connections.family == socket.AF_INET
         ):
             connections.extended = False
             reply = self._ask().result()
