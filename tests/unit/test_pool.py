@@ -271,6 +271,25 @@ def test_after_a_refused_connect_idle_sessions_prove_themselves_first() -> None:
         kept.release(clean=False)
 
 
+def test_while_nobody_may_log_in_an_idle_session_is_lent_only_once_it_proved_itself() -> None:
+    """One found dead by the lane would be replaced at once: another login of a locked account."""
+    world = World(A=8)
+    with pools_of(world, login_backoff_seconds=100.0) as pools:
+        idle = lease(pools, "A", None), lease(pools, "A", None)
+        unlucky = pools.reserve(pools.server("A"))
+        assert unlucky is not None
+        for taken in idle:
+            taken.release(clean=True)
+        world["A"].refusal = errors.AuthenticationFailed("530")
+        with pytest.raises(errors.AuthenticationFailed):
+            unlucky.open()
+        assert refused(pools, "A", None)
+        pools.reap()
+        lease(pools, "A", None).release(clean=True)
+        assert world["A"].open == 2
+    assert world["A"].connects == 2
+
+
 def test_a_failed_connect_gives_both_sides_back_and_names_the_server() -> None:
     world = World(A=1, B=1)
     world["B"].refusal = errors.ServerUnavailable("refused")

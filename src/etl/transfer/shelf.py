@@ -194,14 +194,14 @@ class Shelf:
         if self.room(now) < 1:
             return None
         own = 0 if beside is None else beside.dials
-        may_dial = self._may_dial(now, own)
+        may_open = self._may_open(now, own)
         for held in reversed(self.idle):
             is_fresh = held.is_fresh(now, self.ages)
-            # One that idled longer is pinged first, and replaced when dead: that counts as a connect.
-            if (is_fresh or may_dial) and fits(held.server, server) and not self.has_expired(held, now):
+            # One that idled longer is pinged first, and replaced when dead: that counts as a connect, and a login.
+            if (is_fresh or may_open) and fits(held.server, server) and not self.has_expired(held, now):
                 self.idle.remove(held)
                 return self._take(Place(self, server, held, dials=not is_fresh), now)
-        return self._pick_new(server, now) if self._may_open(now, own) else None
+        return self._pick_new(server, now) if may_open else None
 
     def pick_warm(self, now: float) -> Place | None:
         """Take a place for a session that is to be opened ahead of need; None: there is no need, or no chance."""
