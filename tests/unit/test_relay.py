@@ -428,6 +428,20 @@ def test_a_sweep_removes_this_jobs_partials_and_no_others() -> None:
     assert sorted(scene.destination.files) == sorted([*others, "/out/a"])
 
 
+@pytest.mark.parametrize("pattern", [".etl-{id}.part", ".etl-{id}", "{id}.old"])
+def test_a_sweep_puts_back_what_an_attempt_moved_aside_whatever_partial_names_end_with(pattern: str) -> None:
+    """It is the only copy of the file that was there; with one in its place it is a leftover."""
+    scene = Scene()
+    scene.destination.server = dataclasses.replace(scene.destination.server, partial_pattern=pattern)
+    partial = relay.partial_path(scene.task, scene.destination.server, "dead0000")
+    scene.destination.files = {partial: File(b"half"), f"{partial}.old": File(b"old")}
+    relay.sweep(scene.task, scene.destination)
+    assert scene.at_destination == {"/out/a": b"old"}
+    scene.destination.files[f"{partial}.old"] = File(b"older")
+    relay.sweep(scene.task, scene.destination)
+    assert scene.at_destination == {"/out/a": b"old"}
+
+
 def test_no_listing_is_paid_in_normal_work() -> None:
     """Only an unclean takeover or a failed attempt looks."""
     scene = Scene()

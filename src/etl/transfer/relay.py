@@ -209,13 +209,10 @@ def sweep(task: Task, destination: Session) -> None:
     before, after = destination.server.partial_pattern.split("{id}")
     for name in destination.names(parent(final), f"{before}{_job_hash(task.origin)}-"):
         path = beside(final, name)
-        if name.endswith(after):
+        if name.endswith(after + ASIDE) and destination.look(final) is None:  # asked first: `after` may be empty
+            destination.dispose(path, final).result()
+        elif name.endswith((after, after + ASIDE)):
             destination.remove(path)
-        elif name.endswith(after + ASIDE):
-            if destination.look(final) is None:
-                destination.dispose(path, final).result()
-            else:
-                destination.remove(path)
 
 
 def partial_path(task: Task, server: ServerConfig, token: str) -> str:
