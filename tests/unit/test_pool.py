@@ -422,6 +422,25 @@ def test_a_session_that_was_not_reached_is_neither_proven_nor_closed() -> None:
         assert world["B"].connects == 1
 
 
+def test_a_connect_that_never_began_is_none_of_its_minute() -> None:
+    """The source failed each time before the destination's turn came, or the job did."""
+    world, clock = World(A=1, B=2), Clock()
+    world.configs["B"] = pretend.server("B", max_connections=2, connects_per_minute=1)
+    world["A"].refusal = errors.ServerUnavailable("A: away", server="A")
+    with pools_of(world, clock) as pools:
+        for _ in range(3):
+            with pytest.raises(errors.ServerUnavailable):
+                lease(pools)
+            taken = pools.reserve(pools.server("B"))
+            assert taken is not None
+            taken.release(clean=True)
+        assert pools.stats()["B"]["connects_left"] == 2
+        world["B"].refusal = errors.ServerUnavailable("B: away", server="B")
+        with pytest.raises(errors.ServerUnavailable):
+            lease(pools, "B", None)
+        assert pools.stats()["B"]["connects_left"] == 1, "one that failed counts"
+
+
 def test_a_ping_that_is_answered_as_it_is_cut_proves_nothing() -> None:
     world, clock = World(A=1), Clock()
     with pools_of(world, clock, ping_timeout_seconds=0.05) as pools:

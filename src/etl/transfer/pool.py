@@ -252,6 +252,7 @@ class Pools:
                 shelf = place.shelf
                 shelf.round_trip = shelf.round_trip if seconds is None else seconds
                 shelf.end_dial(place)
+                shelf.dials_left += place.is_new and not place.is_touched
                 if place.victim is not None and not self._closing:  # its turn never came
                     shelf.put(place.victim)
                 elif place.victim is not None:
