@@ -441,6 +441,27 @@ def test_a_connect_that_never_began_is_none_of_its_minute() -> None:
         assert pools.stats()["B"]["connects_left"] == 1, "one that failed counts"
 
 
+@pytest.mark.parametrize("by_the_reaper", [True, False])
+def test_a_session_that_cannot_be_pinged_for_want_of_a_thread_counts_as_dead(
+    monkeypatch: pytest.MonkeyPatch, by_the_reaper: bool
+) -> None:
+    """Nothing would limit the ping. Its place is free, and the job gets another session."""
+    world, clock = World(A=1), Clock()
+    with pools_of(world, clock) as pools:
+        lease(pools, "A", None).release(clean=True)
+        clock.pass_(30)
+        monkeypatch.setattr(threading.Timer, "start", _no_thread)
+        if by_the_reaper:
+            pools.reap()
+            assert pools.stats()["A"]["taken"] == pools.stats()["A"]["open"] == world["A"].open == 0
+        lease(pools, "A", None).release(clean=True)
+        assert (world["A"].connects, world["A"].peak, world["A"].sessions[0].pings) == (2, 1, 0)
+
+
+def _no_thread(_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_a_ping_that_is_answered_as_it_is_cut_proves_nothing() -> None:
     world, clock = World(A=1), Clock()
     with pools_of(world, clock, ping_timeout_seconds=0.05) as pools:

@@ -245,7 +245,11 @@ def is_alive(held: Held, now: Callable[[], float], limit: float) -> bool:
 
     watch = threading.Timer(limit, cut)
     watch.name, watch.daemon = "ping-watch", True
-    watch.start()
+    try:
+        watch.start()
+    except RuntimeError as error:  # no thread to be had: nothing would limit the ping
+        log.info("idle session not pinged: closed", server=held.server.hostname, error=str(error))
+        return False
     try:
         held.session.ping()
     except Exception as error:  # noqa: BLE001 - whatever a ping raises: the session is dead
