@@ -237,7 +237,7 @@ class FileTransferConsumer:
             count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)
             drained = lanes.drain(time.monotonic() + RESET_SECONDS)
-        tidy = drained and not runner.untidy
+        tidy = drained and runner.ends_tidy()
         if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
             log.warning("last commit not confirmed: what it held is repeated")
         committer.stop(time.monotonic() + COMMIT_SECONDS)

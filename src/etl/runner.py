@@ -61,7 +61,7 @@ class Runner:
     envelopes: Envelopes
     store: Store
     is_stopping: Callable[[], bool]
-    untidy: bool = False  # a partial file may be left behind somewhere
+    untidy: bool = False  # something may be left behind at a server, and no job of this process will look for it
     done: int = field(default=0)  # jobs that ended in this process; approximate: lanes count without a lock
 
     def run(self, flight: Flight) -> None:
@@ -275,6 +275,8 @@ class Runner:
             task.sweep = True
             self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
         else:
+            # When a partition is taken away its next owner looks anyway; when the process stops, it must be told to.
+            self.untidy = self.untidy or (task.sweep and self.is_stopping())
             log.info("job abandoned", **_context(task), error=str(error))
 
     def park(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
@@ -391,6 +393,15 @@ class Runner:
     def _token(self, flight: Flight) -> str:
         """Name a run, as no other of any process is named."""
         return f"{self.token}{flight.number:x}"
+
+    def ends_tidy(self) -> bool:
+        """Forget the jobs that wait; return whether the next owners need not look for what was left. Once lanes ended.
+
+        Of a job in T-retry its record says that it was tried; one of T that was to look first has no other witness.
+        """
+        topic = self.envelopes.topics.source
+        unswept = self.dispatcher.drop(lambda task: task.sweep and not task.published and task.partition.topic == topic)
+        return not (self.untidy or unswept)
 
     def _clean_up(self, flight: Flight) -> None:
         """Remove the partial file of a failed attempt through a new session, or have the server's next one do it."""

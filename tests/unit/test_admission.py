@@ -350,7 +350,61 @@ def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> No
         scene.dispatcher.drop(lambda _task: True)
         assert not task.littered
     assert len(scene.world["B"].removed) == 1
-    assert scene.runner.untidy
+    assert not scene.runner.ends_tidy()
+
+
+def littering(error: errors.EtlError, act: Callable[[], object] = lambda: None) -> Callable[..., relay.Receipt]:
+    def run(task: Task, *_: object) -> relay.Receipt:
+        task.littered = True
+        act()
+        raise error
+
+    return run
+
+
+def test_a_job_broken_off_by_the_stop_leaves_it_to_the_next_owner_to_look(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its partial file was removed; whether the server was in the middle of the rename nobody knows."""
+    monkeypatch.setattr(relay, "run", littering(errors.OwnershipLost("the process stops"), scene.stopping.set))
+    scene.accept()
+    scene.fly()
+    assert len(scene.world["B"].removed) == 1
+    assert not scene.runner.ends_tidy()
+
+
+def test_a_job_that_never_wrote_leaves_nothing_when_the_stop_breaks_it_off(scene: Scene) -> None:
+    scene.accept()
+    scene.stopping.set()
+    scene.run(raising(errors.OwnershipLost("the process stops")))
+    assert scene.runner.ends_tidy()
+
+
+@pytest.mark.parametrize(("topic", "tidy"), [("jobs", False), ("jobs-retry", True)])
+def test_a_job_that_still_has_to_look_when_the_process_ends_leaves_it_to_the_next_owner(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, topic: str, tidy: bool
+) -> None:
+    """Its record in T does not say that it was tried; one in T-retry does."""
+    monkeypatch.setattr(relay, "run", littering(errors.ConnectionLost("cut")))
+    parked = ((header.GROUP, b"group"), ("etl-outages", b"1")) if topic == "jobs-retry" else ()
+    scene.accept(headers=parked, partition=Partition(topic, 0), timestamp=0.0)
+    scene.fly()
+    assert scene.dispatcher.unfinished[0] == 1
+    assert scene.runner.ends_tidy() == tidy
+
+
+@pytest.mark.parametrize("action", ["keep", "delete"])
+def test_a_job_that_failed_and_then_went_well_leaves_nothing(scene: Scene, action: str) -> None:
+    """Also where its source is still to be deleted."""
+    scene.accept({**JOB, "options": {"source_action": action}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", littering(errors.ConnectionLost("cut")))
+        scene.fly()
+    time.sleep(0.55)  # half of the first back-off
+    scene.run(good)
+    scene.commit()
+    assert scene.dispatcher.unfinished[0] == (action == "delete")
+    assert scene.runner.ends_tidy()
 
 
 def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(scene: Scene) -> None:
