@@ -93,7 +93,8 @@ def _escaped(text: str, keep: str = "") -> str:
 
 def render_json(event: Event) -> str:
     """Return one JSON object, on one line."""
-    return _json(event)
+    line = _json(event)  # with C0 escaped; DEL and C1 are left, which are rare: a plain line costs nothing
+    return line if line.isascii() and "\x7f" not in line else _escaped(line)
 
 
 def render_text(event: Event) -> str:

@@ -76,6 +76,19 @@ def test_no_value_breaks_a_line_or_drives_a_terminal(log_format):
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize("control", ["\x00", "\x1b", "\x7f", "\x80", "\x85", "\x9b", "\x9f", "\u2028"])
+def test_json_escapes_every_control_character(control):
+    """A CSI of one character (U+009B) drives a terminal as ESC [ does."""
+    stream = configured()
+    log.info("read", path=f"/ö{control}2J", **{f"k{control}": control})
+    assert control not in stream.getvalue()
+    assert "/ö" in stream.getvalue()
+    (line,) = objects(stream)
+    assert (line["path"], line[f"k{control}"]) == (f"/ö{control}2J", control)
+    log.info("read", path=f"/o{control}")
+    assert control not in stream.getvalue()
+
+
 def test_below_the_level_nothing_is_written():
     """DEBUG is silent at INFO, in whatever case the level is written."""
     stream = configured(level="info")
