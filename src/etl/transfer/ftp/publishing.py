@@ -192,7 +192,7 @@ class Renaming:
         for tried in range(_TRIES):
             moved_aside = swap.aside_to.result().is_success
             if swap.to.result().is_success:
-                # Always: an earlier try of ours that broke off in the middle may have left it there.
+                # Always: of a source's move the hidden name is its target's, and an earlier try may have left it there.
                 self._session.ask("DELE", aside).result()
                 return moved_aside
             first, refusal = swap.from_.result(), swap.to.result()
