@@ -282,10 +282,19 @@ def test_a_failed_job_is_exit_code_1_and_json_stays_json(kafka: Kafka) -> None:
 
 
 def test_no_result_in_time_is_exit_code_1(kafka: Kafka) -> None:
-    """Claim: --timeout ends the wait."""
-    result = jobs("submit", "SRC:/a", "DST:/b", "--wait", "--timeout", "0.05")
+    """Claim: --timeout ends the wait, and the jobs without a result are named, twenty of them."""
+    kafka.answer = lambda record: succeed(record) if record.offset % 2 else None
+    lines = [json.dumps({**JOB, "job_id": f"j{number}"}) for number in range(50)]
+    result = jobs("submit", "-", "--wait", "--timeout", "0.5", given="\n".join(lines))
     assert result.exit_code == 1
-    assert "no result within 0.05 s: 1 job" in result.stderr
+    assert "no result within 0.5 s: 25 jobs" in result.stderr
+    named = [line for line in result.stderr.splitlines() if line.startswith("no result: ")]
+    assert named == [f"no result: j{number}" for number in range(0, 40, 2)]
+    assert "and 5 more without a result" in result.stderr
+    result = jobs("submit", "SRC:/a", "DST:/b", "--job-id", "lost", "--wait", "--timeout", "0.05", "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no result: lost\n" in result.stderr
+    assert "without a result" not in result.stderr
 
 
 def test_a_broker_that_fails_while_sending_is_one_sentence(kafka: Kafka) -> None:

@@ -13,7 +13,7 @@ import click
 from etl import broker
 from etl.cli import terminal
 from etl.cli.options import with_config
-from etl.cli.waiting import Sent, Waiting, print_summary
+from etl.cli.waiting import Expected, Sent, Waiting, print_missing, print_summary
 from etl.config import ConfigLoader
 from etl.errors import BrokerUnavailable, InvalidMessage
 from etl.models import FileTransferJob
@@ -89,11 +89,13 @@ def submit(
     with Waiting(settings.bootstrap_servers, topics) as waiting:
         started = time.monotonic()
         sent = _send(settings.bootstrap_servers, topics.source, drafts)
-        results = waiting.results(sent, timeout, as_json=as_json)
+        expected = Expected(sent)
+        results = waiting.results(expected, timeout, as_json=as_json)
     print_summary(results, len(sent), time.monotonic() - started, as_json=as_json)
-    if len(results) < len(sent):
-        click.echo(f"no result within {timeout:g} s: {terminal.plural(len(sent) - len(results), 'job')}", err=True)
-    if len(results) < len(sent) or not all(result.succeeded for result in results):
+    missing = expected.missing()
+    if missing and timeout is not None:
+        print_missing(missing, timeout)
+    if missing or not all(result.succeeded for result in results):
         sys.exit(1)
 
 

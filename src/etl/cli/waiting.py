@@ -19,7 +19,7 @@ from etl.models import TransferResult, header
 from etl.models.task import Record
 from etl.topics import Topics
 
-FAILURES_SHOWN = 20
+JOBS_SHOWN = 20  # of those that failed, and of those without a result
 TURN_RECORDS = 500  # of one topic before the other one is looked at
 
 
@@ -58,6 +58,10 @@ class Expected:
 
     def __len__(self) -> int:
         return len(self._by_place)
+
+    def missing(self) -> list[Sent]:
+        """Return the jobs without a result, in the order in which they were sent."""
+        return list(self._by_place.values())
 
     def take(self, record: Record, result: TransferResult) -> bool:
         """Is this the result of one of ours that had none yet? Its place says so exactly, else its id."""
@@ -100,9 +104,8 @@ class Waiting:
     ) -> None:
         self.close()
 
-    def results(self, sent: Sequence[Sent], timeout: float | None, *, as_json: bool) -> list[TransferResult]:
-        """Return the results of these jobs, as many as came within `timeout` seconds; each is printed if `as_json`."""
-        expected = Expected(sent)
+    def results(self, expected: Expected, timeout: float | None, *, as_json: bool) -> list[TransferResult]:
+        """Take what is expected, as far as it comes within `timeout` seconds; print each result if `as_json`."""
         found: list[TransferResult] = []
         deadline = None if timeout is None else time.monotonic() + timeout
         columns = (
@@ -149,10 +152,10 @@ def _read(record: Record | None) -> TransferResult | None:
 def print_summary(results: Sequence[TransferResult], jobs: int, seconds: float, *, as_json: bool) -> None:
     """Say how many files and bytes moved how fast, and name what failed; on standard error beside JSON lines."""
     failures = [result for result in results if not result.succeeded]
-    for result in failures[:FAILURES_SHOWN]:
+    for result in failures[:JOBS_SHOWN]:
         click.echo(terminal.visible(f"failed: {result.job_id}: {result.error_code}: {result.error}"), err=True)
-    if len(failures) > FAILURES_SHOWN:
-        click.echo(f"and {len(failures) - FAILURES_SHOWN} more failed", err=True)
+    if len(failures) > JOBS_SHOWN:
+        click.echo(f"and {len(failures) - JOBS_SHOWN} more failed", err=True)
     done = len(results) - len(failures)
     moved = sum(result.bytes or 0 for result in results if result.succeeded)
     seconds = max(seconds, 0.001)
@@ -161,3 +164,12 @@ def print_summary(results: Sequence[TransferResult], jobs: int, seconds: float, 
         f" in {seconds:.1f} s ({done / seconds:.1f} files/s, {terminal.size(moved / seconds)}/s)",
         err=as_json,
     )
+
+
+def print_missing(missing: Sequence[Sent], timeout: float) -> None:
+    """Say which jobs had no result in time."""
+    click.echo(f"no result within {timeout:g} s: {terminal.plural(len(missing), 'job')}", err=True)
+    for job in missing[:JOBS_SHOWN]:
+        click.echo(terminal.visible(f"no result: {job.job_id}"), err=True)
+    if len(missing) > JOBS_SHOWN:
+        click.echo(f"and {len(missing) - JOBS_SHOWN} more without a result", err=True)
