@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pytest
 from click.testing import CliRunner, Result
 
 from etl import broker
 from etl.cli import letters, main, terminal
+from etl.config import PROTOCOLS, ProtocolSpec
 from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced
 from etl.models import DLQMessage, FileTransferJob, TransferResult, header
 from etl.models.task import Attempt, Origin, Record
 from etl.models.wire import Message
+from etl.transfer import BaseTransfer, TransferFactory
 
 pytestmark = pytest.mark.unit
 
@@ -562,6 +564,59 @@ def test_a_server_that_lies_about_the_size_fails(folder: Path, monkeypatch: pyte
     monkeypatch.setattr("etl.transfer.local.LocalTransfer.look", lambda *_: None)
     result = etl("servers", "check", "GOOD", "--write")
     assert "SIZE_MISMATCH" in result.stdout
+
+
+class FourMethods(BaseTransfer):
+    """A protocol of somebody's own: as little as there may be."""
+
+    spec = ProtocolSpec(default_port=1, needs_login=False)
+    uploaded: ClassVar[list[str]] = []
+
+    def connect(self) -> None: ...
+
+    def disconnect(self) -> None: ...
+
+    def download(self, remote_path: str, local_path: str) -> None: ...
+
+    def upload(self, local_path: str, remote_path: str) -> None:
+        self.uploaded.append(remote_path)
+
+
+class Removing(FourMethods):
+    def names(self, folder: str) -> list[str]:
+        return ["a", "b"]
+
+    def remove(self, path: str) -> None:
+        self.uploaded.remove(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "said", "unchecked"),
+    [
+        (FourMethods, (), "ok, connect() raised nothing; not checked: list (no names())", ["list"]),
+        (FourMethods, ("--write",), "; not checked: list (no names()), write (no remove())", ["list", "write"]),
+        (Removing, (), "ok, 2 names in its folder\n", []),
+        (Removing, ("--write",), "ok, 2 names in its folder; not checked: size (no size())", ["size"]),
+    ],
+)
+def test_what_a_users_protocol_cannot_show_is_said(
+    kafka: Kafka,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[FourMethods],
+    arguments: tuple[str, ...],
+    said: str,
+    unchecked: list[str],
+) -> None:
+    """Claim: what was not checked is named, and nothing is written that could not be removed."""
+    monkeypatch.setitem(TransferFactory._classes, "mine", kind)
+    monkeypatch.setitem(PROTOCOLS, "mine", kind.spec)
+    Path(".env").write_text("OWN_TYPE=mine\nOWN_HOST=127.0.0.1\n")
+    result = etl("servers", "check", *arguments)
+    assert result.exit_code == 0, result.output
+    assert said in result.stdout
+    told = json.loads(etl("servers", "check", "--json", *arguments).stdout)
+    assert (told["ok"], told["unchecked"]) == (True, unchecked)
+    assert kind.uploaded == []
 
 
 def test_an_unknown_server_is_wrong_usage(folder: Path) -> None:

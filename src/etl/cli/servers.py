@@ -36,6 +36,7 @@ class Trial:
     server: ServerConfig
     ms: dict[str, float] = field(default_factory=dict)
     names: int | None = None  # in the base folder
+    unchecked: dict[str, str] = field(default_factory=dict)  # step: the method that a user's protocol has not
     failed: str | None = None  # the step
     error: str | None = None
     error_code: str | None = None
@@ -57,6 +58,17 @@ class Trial:
             return "ok" if "login" in self.ms or self.failed == "login" else "-"
         return f"{self.ms[step]:.0f}" if step in self.ms else "-"
 
+    @property
+    def result(self) -> str:
+        """What the table says in the end."""
+        if self.failed:
+            return f"{self.error_code}: {self.error}"
+        found = (
+            "connect() raised nothing" if self.names is None else f"{terminal.plural(self.names, 'name')} in its folder"
+        )
+        missing = ", ".join(f"{step} (no {method}())" for step, method in self.unchecked.items())
+        return f"ok, {found}" + (f"; not checked: {missing}" if missing else "")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the trial for a program."""
         return {
@@ -65,6 +77,7 @@ class Trial:
             "ok": self.failed is None,
             "ms": {step: round(ms, 1) for step, ms in self.ms.items()},
             "names": self.names,
+            "unchecked": list(self.unchecked),
             "failed": self.failed,
             "error": self.error,
             "error_code": self.error_code,
@@ -135,8 +148,14 @@ def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Tria
     try:
         session = create_session(server, limits)
         trial.run("login", session.connect)
-        trial.names = len(trial.run("list", lambda: session.names("")))
-        if write:
+        lacks = session.lacks()
+        if "names" in lacks:
+            trial.unchecked["list"] = "names"
+        else:
+            trial.names = len(trial.run("list", lambda: session.names("")))
+        if write and "remove" in lacks:  # the file would stay there
+            trial.unchecked["write"] = "remove"
+        elif write:
             _write(trial, session, limits)
     except Exception as error:  # noqa: BLE001 - a user's own protocol may raise anything; it is this server's failure
         trial.failed = trial.failed or "reach"
@@ -155,20 +174,23 @@ def _write(trial: Trial, session: Session, limits: TransferSettings) -> None:
     partial = trial.server.partial_pattern.replace("{id}", f"check-{token}")
     final = f"etl-check-{token}"
     try:
-        trial.run("write", lambda: _round(session, partial, final))
+        trial.run("write", lambda: _round(trial, session, partial, final))
     except BaseException:
         _tidy(trial.server, limits, (partial, final))
         raise
 
 
-def _round(session: Session, partial: str, final: str) -> None:
+def _round(trial: Trial, session: Session, partial: str, final: str) -> None:
     """Write, rename, ask the size and remove."""
     stored = session.write(partial, _Probe(), memoryview(bytearray(64 * 1024)))
     session.publish(stored, final, None).result()
-    facts = session.look(final)
-    found = facts.size_bytes if facts is not None else 0
-    if found not in (None, len(PROBE)):
-        raise SizeMismatch(f"wrote {len(PROBE)} bytes, the server has {found}")
+    if "size" in session.lacks():
+        trial.unchecked["size"] = "size"
+    else:
+        facts = session.look(final)
+        found = facts.size_bytes if facts is not None else 0
+        if found not in (None, len(PROBE)):
+            raise SizeMismatch(f"wrote {len(PROBE)} bytes, the server has {found}")
     session.remove(final)
 
 
@@ -189,11 +211,6 @@ def _print(trials: Sequence[Trial], steps: Sequence[str]) -> None:
     for trial in trials:
         server = trial.server
         place = f"{server.host}:{server.port}" if server.port else server.host or server.base_path
-        result = (
-            f"{trial.error_code}: {trial.error}"
-            if trial.failed
-            else f"ok, {terminal.plural(trial.names or 0, 'name')} in its folder"
-        )
-        rows.append((server.hostname, server.type, place, *(trial.shown(step) for step in steps), result))
+        rows.append((server.hostname, server.type, place, *(trial.shown(step) for step in steps), trial.result))
     columns = ["server", "type", "address", *(f"{step} ms" if step != "reach" else step for step in steps), "result"]
     terminal.console().print(terminal.table(columns, rows, numbers=[f"{step} ms" for step in steps]))

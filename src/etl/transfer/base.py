@@ -251,6 +251,10 @@ class Session(BaseTransfer):
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """Return the bare names in a folder that begin with `prefix`; empty when it is not there."""
 
+    def lacks(self) -> tuple[str, ...]:
+        """Return what this protocol cannot do, of `names`, `size` and `remove`: asked before a server is tried out."""
+        return ()
+
     def prepare(self) -> None:
         """Get ready for a `write` that is sure to follow; costs no wait: what there is to send goes with the next."""
 

@@ -195,6 +195,10 @@ class Staged(Session):
             except FileNotFoundError:
                 return []
 
+    def lacks(self) -> tuple[str, ...]:
+        """Return which of the methods the class has not."""
+        return tuple(method for method in ("names", "size", "remove") if self._offered(method) is None)
+
     # --- parts ----------------------------------------------------------------------------------------------
 
     @property
