@@ -189,6 +189,14 @@ def code_of(error: BaseException) -> str:
     return error.code if isinstance(error, EtlError) else EtlError.code
 
 
+def known_codes() -> list[str]:
+    """Return every code that an error can have, those of users' own protocols included."""
+    kinds: list[type[EtlError]] = [EtlError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return sorted({kind.code for kind in kinds})
+
+
 def fate_of(error: BaseException) -> Fate:
     """Return what becomes of a job after `error`; a bug is a dead letter, so one poisonous file stops no line."""
     return error.fate if isinstance(error, EtlError) else Fate.DEAD

@@ -370,6 +370,15 @@ def test_dead_letters_are_chosen(dead: Kafka, arguments: tuple[str, ...], offset
     assert places(*arguments) == offsets
 
 
+@pytest.mark.parametrize("command", ["list", "replay"])
+def test_a_code_that_no_error_has_is_wrong_usage(dead: Kafka, command: str) -> None:
+    """Claim: exit code 2 and the known ones, before anything is read or sent."""
+    result = jobs("dlq", command, "--code", "FILE_NOT_FOUND", "--code", "file_missing")
+    assert result.exit_code == 2
+    assert "no error has the code FILE_MISSING; known: ALREADY_EXISTS, AUTHENTICATION_FAILED" in result.stderr
+    assert dead.calls == []
+
+
 def test_the_table_shows_what_and_why_and_nothing_that_moves_the_cursor(dead: Kafka) -> None:
     """Claim: one line each; what is no dead letter is counted, never fatal."""
     result = jobs("dlq", "list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from etl.cli import letters, terminal
 from etl.cli.letters import Filters, Letter
 from etl.cli.options import with_config
 from etl.config import ConfigLoader
-from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage
+from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage, known_codes
 from etl.models import FileTransferJob, document, header
 from etl.models.wire import Message
 from etl.topics import Topics
@@ -84,6 +84,7 @@ def dlq() -> None:
 @with_config
 def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> None:
     """Print the dead letters of a topic, oldest first."""
+    _require_known(filters.codes)
     topics = Topics.of(config.settings.topic, config.settings)
     found, strangers = letters.read(config.settings.bootstrap_servers, topics.dlq)
     filters = dataclasses.replace(filters, replayed=all_)
@@ -132,6 +133,7 @@ def replay(config: ConfigLoader, names: tuple[str, ...], filters: Filters, dry_r
 
     Each at most once, however often and by how many at once this runs.
     """
+    _require_known(filters.codes)
     settings = config.settings
     topics = Topics.of(settings.topic, settings)
     if dry_run:
@@ -151,6 +153,14 @@ def replay(config: ConfigLoader, names: tuple[str, ...], filters: Filters, dry_r
     print(f"{terminal.plural(sent, 'dead letter')} sent back to {topics.source}")
     if names and not sent:
         sys.exit(1)
+
+
+def _require_known(codes: Iterable[str]) -> None:
+    """Raise BadParameter for a code that no error has: a slip of the pen would find nothing, and say so calmly."""
+    known = known_codes()
+    if unknown := sorted(set(codes).difference(known)):
+        names = terminal.visible(", ".join(unknown))
+        raise click.BadParameter(f"no error has the code {names}; known: {', '.join(known)}", param_hint="--code")
 
 
 def _asks() -> bool:
