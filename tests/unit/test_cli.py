@@ -405,7 +405,7 @@ def test_one_dead_letter_is_shown_whole(dead: Kafka) -> None:
 
 def test_a_replay_sends_originals_and_markers_together(dead: Kafka) -> None:
     """Claim: the outbox is opened before anything is read; bytes, id, count and the producer's headers go along."""
-    result = jobs("dlq", "replay", "--yes")
+    result = jobs("dlq", "replay", "--all", "--yes")
     assert result.exit_code == 0, result.output
     assert dead.calls[:2] == ["outbox etl-replay-jobs-dlq", "open"]
     assert dead.calls[-2:] == ["transact 6", "close"]
@@ -419,7 +419,7 @@ def test_a_replay_sends_originals_and_markers_together(dead: Kafka) -> None:
     assert marker.header("etl-marker") == b"replayed"
     assert places() == []
     assert places("--all") == [0, 1, 2]
-    assert "nothing to send back" in jobs("dlq", "replay").stdout
+    assert "nothing to send back" in jobs("dlq", "replay", "--all").stdout
     assert len(dead.topics["jobs"]) == 3
 
 
@@ -439,6 +439,18 @@ def test_a_replay_of_named_ones(dead: Kafka) -> None:
     assert "its start in base64" in jobs("dlq", "show", "big").stdout
 
 
+@pytest.mark.parametrize("arguments", [(), ("--yes",), ("--all", "0:0"), ("--all", "--server", "DST")])
+def test_all_are_sent_back_only_when_told_so(dead: Kafka, arguments: tuple[str, ...]) -> None:
+    """Claim: a script whose list of ids came out empty replays nothing; to look needs no word."""
+    result = jobs("dlq", "replay", *arguments)
+    assert result.exit_code == 2
+    assert "--all" in result.stderr
+    assert dead.calls == []
+    assert jobs("dlq", "replay", "--job-id", "", "--yes").stdout.endswith("0 dead letters sent back to jobs\n")
+    assert dead.topics["jobs"] == []
+    assert "j0" in jobs("dlq", "replay", "--dry-run").stdout
+
+
 def test_a_dry_run_touches_nothing(dead: Kafka) -> None:
     """Claim: it shows what would go, and opens no producer."""
     result = jobs("dlq", "replay", "--dry-run", "--code", "FILE_NOT_FOUND")
@@ -451,11 +463,11 @@ def test_a_dry_run_touches_nothing(dead: Kafka) -> None:
 def test_a_terminal_is_asked(dead: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claim: no is no; --yes asks nobody."""
     monkeypatch.setattr("etl.cli.dlq._asks", lambda: True)
-    result = jobs("dlq", "replay", given="n\n")
+    result = jobs("dlq", "replay", "--all", given="n\n")
     assert result.exit_code == 1
     assert "send 3 dead letters back to jobs? [y/N]" in result.stdout
     assert dead.topics["jobs"] == []
-    assert jobs("dlq", "replay", "--yes").exit_code == 0
+    assert jobs("dlq", "replay", "--all", "--yes").exit_code == 0
     assert len(dead.topics["jobs"]) == 3
 
 
@@ -470,7 +482,7 @@ def test_a_terminal_is_asked(dead: Kafka, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_replay_that_fails_says_what_was_sent(dead: Kafka, failure: BrokerUnavailable, said: str) -> None:
     """Claim: exit code 1, one sentence, and the producer closed."""
     dead.failure = failure
-    result = jobs("dlq", "replay")
+    result = jobs("dlq", "replay", "--all")
     assert result.exit_code == 1
     assert said in result.stderr
     assert dead.calls[-1] == "close"
@@ -481,7 +493,7 @@ def test_large_replays_go_in_several_transactions(kafka: Kafka) -> None:
     for number in range(1001):
         kafka.bury(b"%d" % number)
     kafka.bury(b"x" * 9_000_000)
-    result = jobs("dlq", "replay")
+    result = jobs("dlq", "replay", "--all")
     assert result.exit_code == 0
     assert [call for call in kafka.calls if call.startswith("transact")] == [
         "transact 2000",
@@ -516,7 +528,7 @@ def test_no_password_is_printed(kafka: Kafka) -> None:
         result = jobs(*command)
         assert result.exit_code == 0
         assert "Distinctive-7" not in result.output
-    assert jobs("dlq", "replay").exit_code == 0
+    assert jobs("dlq", "replay", "--all").exit_code == 0
     assert b"Distinctive-7" in (kafka.topics["jobs"][0].value or b"")
 
 

@@ -125,14 +125,22 @@ def show(config: ConfigLoader, name: str, as_json: bool) -> None:
 @dlq.command()
 @click.argument("names", metavar="[ID|PARTITION:OFFSET]...", nargs=-1)
 @_with_filters
+@click.option("--all", "all_", is_flag=True, help="All that were not sent back yet.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be sent back.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @with_config
-def replay(config: ConfigLoader, names: tuple[str, ...], filters: Filters, dry_run: bool, yes: bool) -> None:
-    """Send dead letters back to their topic: those named or filtered, without either all.
+def replay(
+    config: ConfigLoader, names: tuple[str, ...], filters: Filters, all_: bool, dry_run: bool, yes: bool
+) -> None:
+    """Send dead letters back to their topic: those named or filtered, or --all.
 
     Each at most once, however often and by how many at once this runs.
     """
+    is_chosen = bool(names) or filters.are_given
+    if all_ and is_chosen:
+        raise click.UsageError("--all goes with no name and no filter")
+    if not (all_ or is_chosen or dry_run):  # a script whose list of ids came out empty
+        raise click.UsageError("name dead letters, choose them by a filter, or say --all")
     _require_known(filters.codes)
     settings = config.settings
     topics = Topics.of(settings.topic, settings)

@@ -98,6 +98,11 @@ class Filters:
     replayed: bool = False  # those sent back already, too
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
+    @property
+    def are_given(self) -> bool:
+        """Was anything given?"""
+        return self != Filters(replayed=self.replayed, now=self.now)
+
     def match(self, letter: Letter) -> bool:
         """Is this one meant?"""
         ends = [letter.endpoint(side) for side in ("source", "destination")]
