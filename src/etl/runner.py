@@ -148,8 +148,7 @@ class Runner:
         if parcel is None or unchanged is None:
             return
         try:
-            parcel.close(complete=True)
-            unchanged.follow(source.unchanged(parcel))
+            unchanged.follow(source.confirm(parcel))
         except BaseException as error:  # noqa: BLE001 - it is the delivery's: there it is reported
             flight.row.source_is_clean = False
             unchanged.fail(error)

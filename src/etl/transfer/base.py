@@ -107,7 +107,10 @@ class Stored:
 
     @property
     def size_bytes(self) -> int | None:
-        """The size as the server says, None: not told. Waits for its reply; raises when the file is not there."""
+        """The size as the server says, None: not told. Waits for its reply.
+
+        Raises when the file is not there, or what the server said at the end of the upload.
+        """
         return self._size.result()
 
 
@@ -190,8 +193,7 @@ class Session(BaseTransfer):
     """What the relay works with: a session that streams. Built-in protocols are these; `Staged` wraps the others.
 
     Paths are as in the job; the session puts them under the server's `base_path`. Sequence of a job on the source:
-    `read` → `Parcel` … `close(complete=True)` → `unchanged` → (`dispose`); on the destination: (`look`) → `write` →
-    `publish`.
+    `read` → `Parcel` … `confirm` → (`dispose`); on the destination: (`look`) → `write` → `publish`.
     After any exception the session's state is unknown: it is discarded, never reused.
     """
 
@@ -222,6 +224,14 @@ class Session(BaseTransfer):
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Are size and time of the parcel's file still those it had before it was read?"""
 
+    def confirm(self, parcel: Parcel) -> Promise[bool]:
+        """End the reading of a parcel, all of whose bytes were taken, and ask whether it is `unchanged`.
+
+        What the server says of the transfer is raised here, or by the promise.
+        """
+        parcel.close(complete=True)
+        return self.unchanged(parcel)
+
     def require_disposal(self, *, move: bool) -> None:
         """Raise SettingsError when this protocol can never delete (or move) a source. Asked before a file is copied."""
 
@@ -231,17 +241,20 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
-        """Stream a parcel to a new file through `buffer`, making missing parents; read the final reply; ask the size.
+        """Stream a parcel to a new file through `buffer`, making missing parents; ask the size.
 
         The bytes are those of the parcel up to the size in its facts: that there are no more, its `close` finds out.
 
         A folder somebody deleted in between is made again. Raises StorageFull, PermissionRefused, ... and whatever
-        the parcel raises.
+        the parcel raises; what the server says at the end may be left to `Stored.size_bytes`.
         """
 
     @abstractmethod
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
-        """Stamp the partial file with `mtime` (best effort; None: leave it), then rename it to `final`."""
+        """Stamp the partial file with `mtime` (best effort; None: leave it), then rename it to `final`.
+
+        Of an upload that failed at its end nothing is renamed: that is raised.
+        """
 
     @abstractmethod
     def remove(self, path: str) -> bool:

@@ -114,8 +114,7 @@ def fetch(task: Task, source: Session) -> Parcel:
 
 def confirm(task: Task, parcel: Parcel, source: Session, stored: Stored) -> Promise[bool]:
     """End the reading of a parcel and ask whether its file is still what it was; the answer is not waited for."""
-    parcel.close(complete=True)
-    unchanged = source.unchanged(parcel)
+    unchanged = source.confirm(parcel)
     source.push()
     _refuse_itself(task, source, stored)
     return unchanged
@@ -324,15 +323,16 @@ def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:
     job = task.job
     if facts.size_bytes is not None and facts.size_bytes != stored.sent_bytes:
         raise SizeMismatch(f"{job.source}: {stored.sent_bytes} of {facts.size_bytes} bytes came")
+    size_bytes = stored.size_bytes  # raises what the server says of the upload, also where nobody wants the size
     if job.options.verify == "none":
         return NOTHING
-    if stored.size_bytes is None:
+    if size_bytes is None:
         if job.options.verify == "size":
             raise SizeMismatch(f"{job.destination}: the server does not tell the size", server=job.destination.hostname)
         return NOTHING
-    if stored.size_bytes != stored.sent_bytes:
+    if size_bytes != stored.sent_bytes:
         raise SizeMismatch(
-            f"{job.destination}: {stored.size_bytes} of {stored.sent_bytes} bytes were stored",
+            f"{job.destination}: {size_bytes} of {stored.sent_bytes} bytes were stored",
             server=job.destination.hostname,
         )
     return SIZE

@@ -2,7 +2,8 @@
 
 A command waits (corked) until somebody asks for a reply; then all that wait leave in one write, or one by one where
 the server wants that (`pace`). While a transfer runs nothing is written at all: three of four servers answer such
-commands out of order or cut the transfer. Knows replies and limits; knows no file.
+commands out of order or cut the transfer. The fourth reads none before its last word on the transfer: there the next
+commands may leave once the data has ended (`overtake`). Knows replies and limits; knows no file.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Control:
         self._corked: list[tuple[Pending, bytes]] = []
         self._due: deque[Pending] = deque()  # sent or corked, not answered yet
         self._transfer: Pending | None = None
+        self._overtaken: Pending | None = None  # a transfer whose last reply is due, while commands sent behind it are
         self._broken: EtlError | None = None
         self._receive_limit = self._send_limit = 0.0  # of waits in the socket, as they are set now; 0: none
         sock.setblocking(True)
@@ -135,6 +137,10 @@ class Control:
         if transfers:
             self._transfer = pending
         return pending
+
+    def overtake(self) -> None:
+        """Let commands leave before the last reply of the transfer, whose data has ended; see `Pace.may_overtake`."""
+        self._overtaken, self._transfer = self._transfer, None
 
     def settle(
         self,
@@ -279,6 +285,9 @@ class Control:
             self._due.popleft()
             if head is self._transfer:
                 self._transfer = None
+            elif self._overtaken is not None and head is not self._overtaken:
+                self._overtaken = None  # a command behind it was answered
+                self.pace.overtook()
         elif head.begins and head.preliminaries < _PRELIMINARY_LIMIT:
             head.preliminary = reply
             head.preliminaries += 1
@@ -352,8 +361,12 @@ class Control:
         return error
 
     def _doubt_pace(self) -> None:
-        """A server that did not answer a command that shared a write may have been confused by that."""
-        if self._due and self._due[0].place and not self._sockets.is_cut:
+        """A server that did not answer a command that shared a write, or came early, may have been confused by that."""
+        if self._sockets.is_cut or not self._due:
+            return
+        if self._overtaken is not None:
+            self.pace.failed_to_overtake()
+        if self._due[0].place:
             self.pace.failed()
 
     def _said_421(self, reply: Reply) -> EtlError:

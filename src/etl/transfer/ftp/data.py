@@ -107,6 +107,18 @@ class DataConnection:
         except OSError as error:
             raise self._fault(error) from error
 
+    def wait_for_end(self, control: socket.socket) -> bool | None:
+        """After `finish_writing`: wait until the server has ended its side, too.
+
+        False: it says something on `control` first; None: neither within a tick.
+        """
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(control, select.POLLIN)
+        ready = dict(poll.poll(PROGRESS_TICK * 1000))
+        event = ready.get(self._sock.fileno(), 0)
+        return None if not ready or event & select.POLLERR else bool(event)
+
     def unsent_bytes(self) -> int:
         """Return how many bytes the other side has not acknowledged yet; 0 when that is not known."""
         try:

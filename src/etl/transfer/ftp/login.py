@@ -23,6 +23,7 @@ def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names
     welcome = control.expect_welcome().result()
     if not welcome.is_success:
         raise _not_welcome(server, welcome)
+    control.pace.meet(b" ".join(welcome.lines))
     reply = control.send("USER", _credential(server, server.username, encoding)).result()
     if reply.code == 331:
         reply = control.send("PASS", _credential(server, server.password, encoding)).result()

@@ -2,6 +2,9 @@
 
 Four common servers take hundreds (FTP.md section 5.1); one that reads a line and throws away the rest, or begins a
 command before the last one is done, is found by its first misstep and treated gently from then on.
+
+One of the four, vsftpd, waits at the end of a RETR until the client's end has acknowledged the last byte, and reads no
+command meanwhile: those that follow may be on their way by then, which saves a round trip for each file.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ GENTLE_SECONDS = 600.0  # then such a server is tried again: it may only have be
 
 log = structlog.get_logger(__name__)
 
-_lock = threading.Lock()  # guards the two below: sessions of one server run in many threads
+_lock = threading.Lock()  # guards the four below: sessions of one server run in many threads
 _proven: set[Address] = (
     set()
 )  # began a transfer whose command shared a write with the one that opened its data connection
 _confused: dict[Address, float] = {}  # until when they are treated gently (monotonic)
+_overtaken: set[Address] = set()  # answered a command that was sent before the last reply of a transfer
+_hasty: dict[Address, float] = {}  # until when none is sent so early (monotonic)
 
 
 def forget_paces() -> None:
@@ -33,6 +38,8 @@ def forget_paces() -> None:
     with _lock:
         _proven.clear()
         _confused.clear()
+        _overtaken.clear()
+        _hasty.clear()
 
 
 class Pace:
@@ -43,6 +50,29 @@ class Pace:
         self._name = server.hostname
         self.is_one_by_one = _confused.get(self._address, 0.0) > time.monotonic()
         self._is_proven = self._address in _proven
+        self._is_patient = False
+
+    def meet(self, welcome: bytes) -> None:
+        """Take note of a server's first words."""
+        self._is_patient = b"vsFTPd" in welcome and _hasty.get(self._address, 0.0) <= time.monotonic()
+
+    @property
+    def may_overtake(self) -> bool:
+        """May commands be sent before the last reply of a RETR whose data has ended?"""
+        return self._is_patient and not self.is_one_by_one
+
+    def overtook(self) -> None:
+        """Note that such a command was answered."""
+        if self._address not in _overtaken:
+            with _lock:
+                _overtaken.add(self._address)
+
+    def failed_to_overtake(self) -> None:
+        """Note that a session ended before such a command was answered."""
+        if self._address not in _overtaken:
+            self._is_patient = False
+            with _lock:
+                _hasty[self._address] = time.monotonic() + GENTLE_SECONDS
 
     def worked(self) -> None:
         """Note that a transfer command was answered that did not have a write of its own."""

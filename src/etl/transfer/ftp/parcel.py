@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from etl.errors import ConnectionLost, EtlError, SizeMismatch, SourceChanged
+from etl.transfer.ftp import asking
 
 if TYPE_CHECKING:
     from etl.models.task import Facts
@@ -81,6 +82,22 @@ class FTPParcel:
         self._given_bytes += count
         return count
 
+    @property
+    def is_whole(self) -> bool:
+        """Did all bytes come, and the end?"""
+        return self._at_end and not (self._is_longer or self._is_closed)
+
+    def leave(self) -> None:
+        """End the reading of a whole parcel; what the final reply says `judged` tells later."""
+        self._is_closed = True
+
+    def judged(self, *, is_same: bool) -> bool:
+        """Return whether the file is the same as before, or raise what the final reply says."""
+        reply = self._retr.result()
+        if reply.is_success:
+            return is_same
+        raise asking.plain_error(self._session.name, self.path, reply) if is_same else self._changed(reply)
+
     def close(self, *, complete: bool) -> None:
         """Read the final reply, or cut the transfer."""
         if self._is_closed:
@@ -95,10 +112,12 @@ class FTPParcel:
             raise error
         reply = self._retr.result()
         if not reply.is_success:
-            if self._has_changed():  # vsftpd says 426 when it finds a file shorter than it was
-                where = f"{self._session.name}:{self.path}"
-                raise SourceChanged(f"{where} changed while it was read ({reply.text})", server=self._session.name)
-            raise self._session.why_not_read(self.path, reply)
+            raise self._changed(reply) if self._has_changed() else self._session.why_not_read(self.path, reply)
+
+    def _changed(self, reply: Reply) -> EtlError:
+        # vsftpd says 426 when it finds a file shorter than it was
+        where = f"{self._session.name}:{self.path}"
+        return SourceChanged(f"{where} changed while it was read ({reply.text})", server=self._session.name)
 
     def _why_longer(self) -> EtlError:
         """Return the error for a file of more bytes than were asked for: it has grown, or its size was a wrong one."""

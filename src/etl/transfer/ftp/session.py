@@ -316,9 +316,15 @@ class FTPTransfer(Streaming):
         """Stream a parcel into a new file; its size is asked for with whatever is sent next."""
         self._settle_all()
         whole = self._names.whole(partial)
-        sent_bytes = Upload(self, whole, parcel, buffer).run()
+        upload = Upload(self, whole, parcel, buffer)
+        sent_bytes = upload.run()
         size = self.ask("SIZE", whole)
-        return Stored(partial, sent_bytes, size=Later(lambda: self._stored_size(whole, size), asks_more=True))
+
+        def stored_size() -> int | None:
+            upload.judge()
+            return self._stored_size(whole, size)
+
+        return Stored(partial, sent_bytes, size=Later(stored_size, asks_more=True))
 
     def _stored_size(self, whole: str, size: Pending) -> int | None:
         size_bytes = size_in(size.result().line) if size.result().is_success else None
@@ -368,9 +374,22 @@ class FTPTransfer(Streaming):
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask size and time again."""
+        is_same = self._ask_again(parcel)
+        return self._later(is_same, asks_more=False)
+
+    def confirm(self, parcel: Parcel) -> Promise[bool]:
+        """Do so where that is possible without waiting for the final reply, which is read with the answers."""
+        if not (self.control.pace.may_overtake and isinstance(parcel, FTPParcel) and parcel.is_whole):
+            return super().confirm(parcel)
+        parcel.leave()
+        self.control.overtake()
+        is_same = self._ask_again(parcel)
+        return self._later(lambda: parcel.judged(is_same=is_same()), asks_more=False)
+
+    def _ask_again(self, parcel: Parcel) -> Callable[[], bool]:
         wire = self._names.wire(self._names.whole(parcel.path))
         size, mdtm = self.command("SIZE", wire), self.command("MDTM", wire)
-        return self._later(lambda: _facts(size.result(), mdtm.result()) == parcel.facts, asks_more=False)
+        return lambda: _facts(size.result(), mdtm.result()) == parcel.facts
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete or move a file."""
@@ -386,6 +405,7 @@ class FTPTransfer(Streaming):
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp and rename, in one write that leaves at once; a data connection opened ahead comes up meanwhile."""
+        _ = stored.size_bytes  # raises what the server said at the end of the upload
         partial, target = self._names.whole(stored.partial), self._names.whole(final)
         stamped = self._stamping.stamp(partial, mtime)
         published = self._later(self._renaming.publishing(partial, target, stored.sent_bytes, stamped))

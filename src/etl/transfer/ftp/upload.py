@@ -79,10 +79,13 @@ class Upload:
         self._held_bytes = 0  # of the buffer: what a second STOR would begin with
         self._is_whole = False  # that is the whole file
         self._sent_bytes = 0
+        self._unjudged: Pending | None = None  # the STOR, while its final reply was not looked at
         self._is_ahead = False  # the data connection was opened before the STOR
 
     def run(self) -> int:
         """Stream; return the number of bytes. When the STOR is refused make the folders on its way and try again.
+
+        What the server says at the end may be left to `judge`.
 
         No list of known folders is kept: a STOR into a folder that is there costs no question, and a folder that
         somebody deleted is found out by the refusal. On failure nothing is left of the file, if that can be.
@@ -172,19 +175,47 @@ class Upload:
         return room[:count]
 
     def _end(self, running: Running) -> Pending | None:
-        """Read the final reply."""
+        """Read the final reply, or leave it for `judge`."""
         data, stor = running.data, running.command
         try:
-            reply = stor.result(data)
+            if self._has_last_word_only(running):
+                self._session.control.overtake()
+                self._unjudged = stor
+                return None
+            stor.result(data)
         finally:
             data.close()
-        if reply.is_success:
-            return None
         if stor.is_refused:
             return stor
-        error = self._reason(reply)
-        self._remove_quietly()
-        raise error
+        self._require_success(stor)
+        return None
+
+    def _has_last_word_only(self, running: Running) -> bool:
+        """Is the final reply all that is to come, and may the next commands be sent before it?"""
+        data, stor, control = running.data, running.command, self._session.control
+        if not control.pace.may_overtake:
+            return False
+        while stor.reply is None:
+            has_ended = data.wait_for_end(control.sock)
+            if has_ended is None:
+                break
+            control.peek()
+            if has_ended:
+                return stor.reply is None and stor.is_begun
+        return False
+
+    def judge(self) -> None:
+        """Read the final reply if that was not done; raises what it says."""
+        if (stor := self._unjudged) is not None:
+            self._unjudged = None
+            self._require_success(stor)
+
+    def _require_success(self, stor: Pending) -> None:
+        reply = stor.result()
+        if not reply.is_success:
+            error = self._reason(reply)
+            self._remove_quietly()
+            raise error
 
     def _was_refused(self, running: Running, error: EtlError) -> bool:
         """Did the data connection break because the STOR was refused?"""
