@@ -91,6 +91,7 @@ KINDS = {
     "ftp-euckr": ALL,
     "ftp-no-replace": ALL,
     "vsftpd": ALL,
+    "vsftpd-far": ALL,
     "staged": {"poverty"},
     "staged-rich": RICH,
 }
@@ -117,11 +118,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def kind(request: pytest.FixtureRequest) -> tuple[str, Any]:
     """Name each subject in turn, with its shared server, which must be up before a test's guard counts processes."""
     name: str = request.param
-    return name, request.getfixturevalue(name) if name == "vsftpd" else None
+    return name, request.getfixturevalue("vsftpd") if name.startswith("vsftpd") else None
 
 
 @pytest.fixture
-def subject(kind: tuple[str, Any], tmp_path: Path) -> Iterator[Subject]:
+def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
     """Give each protocol in turn; every session that a test opened is closed after it."""
     sessions: list[Session] = []
     root = tmp_path / "root"
@@ -134,7 +135,8 @@ def subject(kind: tuple[str, Any], tmp_path: Path) -> Iterator[Subject]:
     elif name.startswith("staged"):
         wrapped = Rich if name == "staged-rich" else Four
         config, make = ServerConfig("OWN", "own", base_path=str(root)), _staged(wrapped)
-    elif name == "vsftpd":
+    elif name.startswith("vsftpd"):
+        monkeypatch.setattr(pace, "FAR_SECONDS", 0.0 if name == "vsftpd-far" else 60.0)
         base = f"/contract-{uuid.uuid4().hex[:8]}"
         root = real.root / base.lstrip("/")
         root.mkdir()

@@ -9,6 +9,7 @@ from etl.models.task import Facts
 from servers.fake import FakeFTP
 
 SHORT = TransferSettings(connect_timeout=0.3, login_timeout=0.3, reply_timeout=0.3, stall_timeout=0.3)
+PATIENT = "220 (vsFTPd 3.0.3)"  # the welcome of a server that reads no command before its last word on a transfer
 LONG = TransferSettings(connect_timeout=5, login_timeout=5, reply_timeout=5, stall_timeout=5)
 
 

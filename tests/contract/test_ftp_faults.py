@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from contract_parts import PATIENT
 
 from etl.config import ServerConfig, TransferSettings
 from etl.errors import EtlError, Fate
@@ -49,13 +50,17 @@ TRUTH = {
 }
 
 
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Callable[[str, Plan], FaultyFTP]]:
-    """Start faulty servers; they are closed after the test."""
+@pytest.fixture(params=["", PATIENT], ids=["plain", "patient"])
+def servers(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, Plan], FaultyFTP]]:
+    """Start faulty servers; they are closed after the test. Patient ones get commands before their last word."""
     made: list[FaultyFTP] = []
+    monkeypatch.setattr(pace, "FAR_SECONDS", 0.0)
+    more = {"welcome": request.param, "lingers": 0.05} if request.param else {}
 
     def start(name: str, plan: Plan) -> FaultyFTP:
-        made.append(FaultyFTP(tmp_path / name, plan))
+        made.append(FaultyFTP(tmp_path / name, plan, **more))
         return made[-1]
 
     yield start

@@ -9,6 +9,7 @@ or SILENCE. Commands without one behave as a plain server would.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -33,12 +34,15 @@ class FakeFTP:
         answers: Mapping[str, Any] | None = None,
         features: tuple[str, ...] = ("EPSV", "MDTM", "SIZE", "UTF8"),
         welcome: str | object = "220 Fake.",
+        lingers: float = 0.0,
     ) -> None:
         self.files = dict(files or {})
         self.folders = {"/"} | {path[:cut] for path in self.files for cut in range(1, len(path)) if path[cut] == "/"}
         self.answers = dict(answers or {})
         self.features = features
         self.welcome = welcome
+        self.lingers = lingers  # seconds before the last word on a transfer, at most: a command ends the wait
+        self.overtaken = 0  # how often one came
         self.times: dict[str, str] = {}
         self.commands: list[str] = []
         self.writes: list[list[str]] = []
@@ -137,6 +141,8 @@ class FakeSession:
         if callable(answer):
             answer = answer(self, argument) if verb in self.server.answers else answer(argument)
         if answer is not None:
+            if verb in {"RETR", "STOR"} and self.server.lingers:
+                self.server.overtaken += bool(select.select([self.sock], [], [], self.server.lingers)[0])
             self.reply(answer)
 
     # --- the plain server -----------------------------------------------------------------------------------

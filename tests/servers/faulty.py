@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from servers.fake import HOST, FakeFTP, FakeSession
 
@@ -68,12 +69,12 @@ class Plan:
 class FaultyFTP(FakeFTP):
     """The server: `root` is its `/`."""
 
-    def __init__(self, root: Path, plan: Plan) -> None:
+    def __init__(self, root: Path, plan: Plan, **more: Any) -> None:
         self.root, self.plan = root, plan
         self.happened: list[tuple[str, str]] = []
         self.strangers = 0
         root.mkdir(parents=True, exist_ok=True)
-        super().__init__(features=("EPSV", "MDTM", "MFMT", "SIZE", "UTF8"))
+        super().__init__(features=("EPSV", "MDTM", "MFMT", "SIZE", "UTF8"), **more)
 
     def on_disk(self, path: str) -> Path:
         """Return where a path lies."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from etl.errors import AuthenticationFailed, EtlError, InvalidPath, ServerBusy, ServerUnavailable
 from etl.transfer.ftp.names import Names, quoted_path
+from etl.transfer.ftp.sockets import round_trip
 
 if TYPE_CHECKING:
     from etl.config import ServerConfig
@@ -23,7 +24,7 @@ def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names
     welcome = control.expect_welcome().result()
     if not welcome.is_success:
         raise _not_welcome(server, welcome)
-    control.pace.meet(b" ".join(welcome.lines))
+    control.pace.meet(b" ".join(welcome.lines), round_trip(control.sock))
     reply = control.send("USER", _credential(server, server.username, encoding)).result()
     if reply.code == 331:
         reply = control.send("PASS", _credential(server, server.password, encoding)).result()

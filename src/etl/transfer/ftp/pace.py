@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Address = tuple[str, str, int, str]
 
 GENTLE_SECONDS = 600.0  # then such a server is tried again: it may only have been away at the wrong moment
+FAR_SECONDS = 0.001  # a round trip from here on is worth more than looking at two sockets for it
 
 log = structlog.get_logger(__name__)
 
@@ -52,9 +53,10 @@ class Pace:
         self._is_proven = self._address in _proven
         self._is_patient = False
 
-    def meet(self, welcome: bytes) -> None:
-        """Take note of a server's first words."""
-        self._is_patient = b"vsFTPd" in welcome and _hasty.get(self._address, 0.0) <= time.monotonic()
+    def meet(self, welcome: bytes, round_trip_seconds: float | None) -> None:
+        """Take note of a server's first words, and of how far away it is."""
+        is_far = (round_trip_seconds or 0.0) >= FAR_SECONDS
+        self._is_patient = is_far and b"vsFTPd" in welcome and _hasty.get(self._address, 0.0) <= time.monotonic()
 
     @property
     def may_overtake(self) -> bool:
