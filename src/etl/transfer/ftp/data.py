@@ -107,15 +107,15 @@ class DataConnection:
         except OSError as error:
             raise self._fault(error) from error
 
-    def wait_for_end(self, control: socket.socket) -> bool | None:
+    def wait_for_end(self, control: socket.socket, seconds: float) -> bool | None:
         """After `finish_writing`: wait until the server has ended its side, too.
 
-        False: it says something on `control` first; None: neither within a tick.
+        False: it says something on `control` first; None: neither in so many seconds.
         """
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(control, select.POLLIN)
-        ready = dict(poll.poll(PROGRESS_TICK * 1000))
+        ready = dict(poll.poll(max(0.0, seconds) * 1000))
         event = ready.get(self._sock.fileno(), 0)
         return None if not ready or event & select.POLLERR else bool(event)
 

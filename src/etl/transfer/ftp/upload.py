@@ -7,6 +7,7 @@ has come all that was sent is still in the buffer, so that a refused STOR can be
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
+_END_SECONDS = 1.0  # for a server's end of a data connection, before its last word alone is waited for
 _TRIES = 3  # of a STOR whose folder somebody deletes again and again
 _MAY_MEAN_FULL = {426, 450, 451}  # final replies to an upload that the server ended
 _BLOCK_BYTES = 64 * 1024
@@ -195,8 +197,9 @@ class Upload:
         data, stor, control = running.data, running.command, self._session.control
         if not control.pace.may_overtake:
             return False
-        while stor.reply is None:
-            has_ended = data.wait_for_end(control.sock)
+        deadline = time.monotonic() + _END_SECONDS
+        while stor.reply is None and (left := deadline - time.monotonic()) > 0:
+            has_ended = data.wait_for_end(control.sock, left)
             if has_ended is None:
                 break
             control.peek()
