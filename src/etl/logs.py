@@ -27,6 +27,7 @@ FORMATS = ("text", "json")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 HIDDEN = "***"
 _MIN_CHARS_INSIDE_TEXT = 4  # a shorter secret is hidden only where it is the whole value: it would hit every line
+_RESERVED = frozenset({"time", "level", "process"})  # names of fields that are ours
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NEEDS_QUOTES = re.compile(r"[\s\"'=\\\x00-\x1f\x7f-\x9f]")
 
@@ -42,8 +43,22 @@ class Redactor:
         given = [secret for secret in secrets if secret]
         self._whole = {form for secret in given for form in _forms(secret)}
         inside = {form for s in given if len(s) >= _MIN_CHARS_INSIDE_TEXT for form in _forms(s)}
-        longest_first = sorted(inside, key=lambda form: (-len(form), form))
-        self._inside = re.compile("|".join(map(re.escape, longest_first))) if inside else None
+        self._inside = _any_of(inside) if inside else None
+
+    def is_plain(self, fields: Mapping[str, Any]) -> bool:
+        """Is it sure at one glance that these are but texts and finite numbers, and no secret among or in them?"""
+        texts = list(fields)
+        for value in fields.values():
+            kind = type(value)
+            if kind is str:
+                texts.append(value)
+            elif kind is int or (kind is float and value - value == 0):
+                texts.append(str(value))
+            else:
+                return False
+        if not self._whole.isdisjoint(texts):
+            return False
+        return self._inside is None or self._inside.search("\n".join(texts)) is None
 
     def text(self, text: str) -> str:
         """Return `text` without the secrets."""
@@ -63,6 +78,17 @@ class Redactor:
         redacted = self.text(text)
         is_plain = value is None or isinstance(value, bool | int) or (isinstance(value, float) and value - value == 0)
         return value if is_plain and redacted == text else redacted
+
+
+def _any_of(forms: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds any of these, of several at one place the longest.
+
+    By their first letters: of a thousand alternatives each would be tried at every letter of a line.
+    """
+    rests: dict[str, list[str]] = {}
+    for form in sorted(forms, key=lambda form: (-len(form), form)):
+        rests.setdefault(form[0], []).append(re.escape(form[1:]))
+    return re.compile("|".join(f"{re.escape(first)}(?:{'|'.join(group)})" for first, group in rests.items()))
 
 
 def _forms(secret: str) -> set[str]:
@@ -101,11 +127,9 @@ def render_text(event: Event) -> str:
     """Return `time LEVEL [process] event key=value ...`; a traceback follows on lines of its own."""
     rest = dict(event)
     process = rest.pop("process", "")
-    head = f"{rest.pop('time')} {rest.pop('level').upper():7} {process}{' ' if process else ''}"
-    head += _escaped(str(rest.pop("event")))
+    head = f"{rest.pop('time')} {rest.pop('level').upper():7} {process}{' ' if process else ''}{rest.pop('event')}"
     trace = rest.pop("exception", None)
-    pairs = [f"{_escaped(key)}={_shown(value)}" for key, value in rest.items()]
-    lines = [" ".join([head, *pairs])]
+    lines = [_escaped(" ".join([head, *(f"{key}={_shown(value)}" for key, value in rest.items())]))]
     if trace:
         text = _escaped(str(trace), keep="\n\t")
         lines += [f"{process} {line}" for line in text.split("\n")] if process else [text]
@@ -113,8 +137,9 @@ def render_text(event: Event) -> str:
 
 
 def _shown(value: Any) -> str:
-    is_plain = isinstance(value, str) and value and not _NEEDS_QUOTES.search(value)
-    return _escaped(value if is_plain else _json(value))
+    if isinstance(value, str) and value and not _NEEDS_QUOTES.search(value):
+        return value
+    return str(value) if type(value) is int or type(value) is float else _json(value)  # finite: as in JSON, but faster
 
 
 class _Output:
@@ -131,26 +156,31 @@ class _Output:
         """Write one event; never raises, a log must not end a transfer."""
         now = datetime.now(UTC) if created is None else datetime.fromtimestamp(created, UTC)
         head = {"time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "level": level, **self._process}
-        fields = {**get_contextvars(), **event}
+        fields = {"event": "", **get_contextvars(), **event}
         if trace:
             fields["exception"] = trace
-        fields = {"event": fields.pop("event", ""), **fields}
         try:
-            body = {self._key(name): self.redactor.value(value) for name, value in fields.items()}
-            line = self._render({**head, **body})
+            if not (self.redactor.is_plain(fields) and _RESERVED.isdisjoint(fields)):
+                fields = {self._key(name): self.redactor.value(value) for name, value in fields.items()}
+            line = self._render({**head, **fields})
         except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything
             line = self._render({**head, "event": "log line failed", "why": type(error).__name__})
-        try:
-            line.encode(getattr(self._stream, "encoding", None) or "utf-8")
-        except UnicodeEncodeError:  # an ASCII terminal, a file name that is no UTF-8: escapes that JSON has, too
-            line = re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], line)
+        if not line.isascii():
+            line = self._encodable(line)
         # A closed pipe or a full disk under the log: there is nowhere to say so, and the work goes on.
         with self._lock, suppress(OSError, ValueError):
             self._stream.write(line + "\n")
             self._stream.flush()
 
+    def _encodable(self, line: str) -> str:
+        try:
+            line.encode(getattr(self._stream, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:  # an ASCII terminal, a file name that is no UTF-8: escapes that JSON has, too
+            return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], line)
+        return line
+
     def _key(self, name: str) -> str:
-        if name in {"time", "level", "process"}:
+        if name in _RESERVED:
             return f"{name}_"
         return name if name in {"event", "logger", "exception"} else self.redactor.text(name)
 
@@ -231,6 +261,7 @@ def configure(
     structlog.configure(
         processors=[_Processor(_current)],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.ReturnLoggerFactory(),  # not used, as the processor takes every event out
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
