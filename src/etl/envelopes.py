@@ -55,11 +55,9 @@ class Envelopes:
         `source` is a record when it could not be parsed.
         """
         topic = self.topics.results if result.succeeded else self.topics.failed
-        if isinstance(source, Task):
-            carried = self._carried(source)
-        else:
-            carried = replace(self.read(source), group=self.group, job_id=result.job_id)
-        return (self._result(topic, _own_headers(carried), result),)
+        origin = source.origin if isinstance(source, Task) else self.read(source).origin
+        headers = _encoded({header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(origin)})
+        return (self._result(topic, headers, result),)
 
     def dead_letter(
         self, source: Task | Record, error: BaseException | str, *, job_id: str | None = None
@@ -133,8 +131,7 @@ class Envelopes:
             short = result.model_copy(update={"metadata": None, "error": error})
             return (replace(self._result(topic, headers, short), shrink=None),)
 
-        named = tuple(pair for pair in headers if pair[0] in {header.JOB_ID, header.GROUP, header.ORIGIN})
-        return Message(topic, result.job_id.encode(), result.to_json().encode(), named, shrink=shrink)
+        return Message(topic, result.job_id.encode(), result.to_json().encode(), headers, shrink=shrink)
 
     def _carried(self, task: Task) -> Carried:
         return Carried(
@@ -208,7 +205,11 @@ def _own_headers(carried: Carried) -> Headers:
         OUTAGES: str(carried.outages) if carried.outages else None,
         PUBLISHED: _json(_publication(carried)) if carried.published else None,
     }
-    return tuple((name, value.encode("utf-8", "replace")) for name, value in values.items() if value is not None)
+    return _encoded({name: value for name, value in values.items() if value is not None})
+
+
+def _encoded(values: dict[str, str]) -> Headers:
+    return tuple([(name, value.encode("utf-8", "replace")) for name, value in values.items()])
 
 
 def _publication(carried: Carried) -> dict[str, Any]:

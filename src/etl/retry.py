@@ -15,6 +15,7 @@ Pure: wall clock and randomness are handed in. Knows errors and tasks; no topic,
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -175,7 +176,7 @@ def set_back_seconds(age: float, count: int) -> float:
 
 def tier_for(remaining: float) -> int | None:
     """Return the longest tier that is not longer than `remaining` seconds; None: wait in memory."""
-    return max((index for index, tier in enumerate(TIERS) if tier <= remaining), default=None)
+    return bisect_right(TIERS, remaining) - 1 if remaining >= TIERS[0] else None
 
 
 def parked_until(now: float, not_before: float) -> tuple[int, float]:

@@ -24,9 +24,8 @@ def normalise_path(path: str) -> str:
     """
     if not path:
         raise ValueError("is empty")
-    for letter in path:
-        if unicodedata.category(letter) in ("Cc", "Cs"):
-            raise ValueError(f"holds the control character {letter!a}")
+    if (control := _control(path)) is not None:
+        raise ValueError(f"holds the control character {control!a}")
     if len(path.encode("utf-8")) > PATH_LIMIT_BYTES:
         raise ValueError(f"is longer than {PATH_LIMIT_BYTES} bytes")
     parts: list[str] = []
@@ -48,9 +47,16 @@ def _label(text: str) -> str:
         raise ValueError("is empty")
     if len(text) > LABEL_LIMIT:
         raise ValueError(f"is longer than {LABEL_LIMIT} characters")
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+    if _control(text) is not None:
         raise ValueError("holds a control character")
     return text
+
+
+def _control(text: str) -> str | None:
+    """Return the first control character, or half of a surrogate pair."""
+    if text.isprintable():
+        return None
+    return next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")), None)
 
 
 def _text(value: object) -> str:

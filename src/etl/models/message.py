@@ -55,6 +55,10 @@ class Endpoint(_Shape):
     def __str__(self) -> str:
         return f"{self.hostname}:{self.path}"
 
+    def to_dict(self) -> dict[str, str]:
+        """Return both fields."""
+        return {"hostname": self.hostname, "path": self.path}
+
 
 class TransferOptions(_Shape):
     """How a file is transferred; everything may be left out."""
@@ -126,14 +130,13 @@ class FileTransferJob(_Shape):
 
     @classmethod
     def _from_checked(cls, data: dict[str, Any]) -> Self:
-        flat = not ({"source", "destination"} & set(data)) and any(
-            name in data for name in FLAT_FIELDS if name != "metadata"
-        )
+        is_nested = "source" in data or "destination" in data
+        flat = not is_nested and any(name in data for name in FLAT_FIELDS if name != "metadata")
         known: Iterable[str] = FLAT_FIELDS if flat else NESTED_FIELDS
         problems = [_unknown(name, known) for name in data if name not in known]
-        fields = _nest(data) if flat else {name: data[name] for name in NESTED_FIELDS if name in data}
+        given = _nest(data) if flat else data
         # Serialisers write null for what was not set: it means the same as leaving it out.
-        fields = {name: value for name, value in fields.items() if value is not None}
+        fields = {name: given[name] for name in NESTED_FIELDS if given.get(name) is not None}
         if isinstance(fields.get("options"), dict):
             fields["options"] = {
                 name: value
@@ -172,8 +175,8 @@ class FileTransferJob(_Shape):
             return {name: value for name, value in result.items() if value is not None}
         if self.job_id is not None:
             result["job_id"] = self.job_id
-        result["source"] = {"hostname": self.source.hostname, "path": self.source.path}
-        result["destination"] = {"hostname": self.destination.hostname, "path": self.destination.path}
+        result["source"] = self.source.to_dict()
+        result["destination"] = self.destination.to_dict()
         result["message_version"] = self.message_version
         if self.priority != "normal":
             result["priority"] = self.priority
@@ -228,8 +231,8 @@ class TransferResult(BaseModel):
             result["dst_id"] = destination.hostname if destination else None
             result["dst_path"] = destination.path if destination else None
         else:
-            result["source"] = source.model_dump() if source else None
-            result["destination"] = destination.model_dump() if destination else None
+            result["source"] = source.to_dict() if source else None
+            result["destination"] = destination.to_dict() if destination else None
         result["bytes"] = self.bytes
         result["duration_seconds"] = self.duration_seconds
         result["attempts"] = self.attempts
