@@ -22,7 +22,7 @@ import posixpath
 import random
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from etl import surplus
 from etl.breaker import Breaker
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from etl.config import ServerConfig, Settings
+    from etl.models.message import FileTransferJob
     from etl.models.task import Task
     from etl.queues import Entry
     from etl.transfer.lease import Lease
@@ -47,6 +48,15 @@ if TYPE_CHECKING:
 SHORT_ROW_SECONDS, LONG_ROW_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
 NEAR_SECONDS = 0.5  # how long a connect may take while lanes are kept for those that wait for it
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
+
+
+class _Pair(NamedTuple):
+    """Two servers under two of their names: these do not change while we live."""
+
+    ends: tuple[ServerConfig, ServerConfig]
+    queue: Queue
+    key: object  # of the destination's pool
+    folder: str  # of the destination
 
 
 class Dispatcher:
@@ -73,6 +83,7 @@ class Dispatcher:
         self._servers: dict[object, Server] = {}
         self._down: set[Server] = set()  # whose breaker is not closed
         self._queues: dict[object, Queue] = {}
+        self._pairs: dict[tuple[str, str], _Pair] = {}  # by the names of source and destination
         self._table = Table(self._possible.notify)
         self._crew = Crew(settings.workers)
         self._grows_at = math.inf  # when a queue that has jobs ready may get another lane
@@ -86,14 +97,12 @@ class Dispatcher:
 
         Raises UnknownServer, or SettingsError for a pair that could never get its sessions.
         """
-        source = self._pools.server(task.job.source.hostname)
-        destination = self._pools.server(task.job.destination.hostname)
-        self._pools.check(source, destination)
-        below = f"/{destination.base_path}/{task.job.destination.path}"
-        place = (self._pools.key(destination), posixpath.normpath(below.lstrip("/")))
+        pair = self._pair(task.job)
+        below = f"{pair.folder}/{task.job.destination.path}"
+        place = (pair.key, posixpath.normpath(below.lstrip("/")))
         with self._lock:
             now = self._clock()
-            self._table.add(task, self._queue(source, destination), (source, destination), place, now + delay, now)
+            self._table.add(task, pair.queue, pair.ends, place, now + delay, now)
 
     def later(self, task: Task, delay: float) -> None:
         """Have a running job run again `delay` seconds from now, once `finish` was called for this run."""
@@ -101,6 +110,18 @@ class Dispatcher:
             entry = self._table.entries.get(task)
             if entry is not None and entry.state is State.RUNNING:
                 entry.again, entry.due = True, self._clock() + delay
+
+    def _pair(self, job: FileTransferJob) -> _Pair:
+        """Return what is known of a job's two servers. Raises as `offer`."""
+        ends = (self._pools.server(job.source.hostname), self._pools.server(job.destination.hostname))
+        names = (ends[0].hostname, ends[1].hostname)
+        pair = self._pairs.get(names)
+        if pair is None:
+            self._pools.check(*ends)
+            with self._lock:
+                queue = self._queue(*ends)
+            pair = self._pairs[names] = _Pair(ends, queue, self._pools.key(ends[1]), f"/{ends[1].base_path}")
+        return pair
 
     # --- jobs go ----------------------------------------------------------------------------------------------
 
