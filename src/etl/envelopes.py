@@ -10,9 +10,9 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from etl.errors import InvalidMessage
 from etl.logs import redact
@@ -67,8 +67,8 @@ class Envelopes:
         `source` is a record when it could not be parsed: then what its headers say of it is carried along.
         """
         record = source.record if isinstance(source, Task) else source
-        carried = self._carried(source) if isinstance(source, Task) else replace(self.read(record), group=self.group)
-        carried = replace(carried, job_id=job_id or carried.job_id or str(carried.origin))
+        carried = self._carried(source) if isinstance(source, Task) else self.read(record)._replace(group=self.group)
+        carried = carried._replace(job_id=job_id or carried.job_id or str(carried.origin))
         letter = DLQMessage.from_record(
             record,
             error,
@@ -78,7 +78,7 @@ class Envelopes:
             origin=carried.origin,
         )
         letter = letter.model_copy(update={"error": redact(letter.error)})
-        headers = _foreign_headers(record) + _own_headers(replace(carried, attempts=()))
+        headers = _foreign_headers(record) + _own_headers(carried._replace(attempts=()))
         message = Message(self.topics.dlq, record.key, letter.to_json().encode(), headers)
         return (_shrinking(message, letter, SHORT_FORMS_BYTES),)
 
@@ -87,7 +87,7 @@ class Envelopes:
 
         Where `T-retry` refuses its size, a dead letter and a failed result take its place.
         """
-        carried = replace(self._carried(task), not_before=not_before)
+        carried = self._carried(task)._replace(not_before=not_before)
         tier, _due = parked_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
         key = task.record.key
@@ -129,7 +129,7 @@ class Envelopes:
         def shrink() -> tuple[Message, ...]:
             error = result.error[:ERROR_LIMIT] if result.error else None
             short = result.model_copy(update={"metadata": None, "error": error})
-            return (replace(self._result(topic, headers, short), shrink=None),)
+            return (self._result(topic, headers, short)._replace(shrink=None),)
 
         return Message(topic, result.job_id.encode(), result.to_json().encode(), headers, shrink=shrink)
 
@@ -154,8 +154,7 @@ def tier_of(partition: int) -> int:
     return partition % len(TIERS)
 
 
-@dataclass(frozen=True)
-class Carried:
+class Carried(NamedTuple):
     """What the headers of a record say of its job. The defaults are those of a record without any."""
 
     origin: Origin
@@ -236,8 +235,7 @@ def _iso(wall: float | None) -> str | None:
 
 def _deferred(record: Record, here: Carried) -> Carried:
     published = _object(record, PUBLISHED)
-    return replace(
-        here,
+    return here._replace(
         origin=_origin(_text(record, header.ORIGIN) or "") or here.origin,
         group=_text(record, header.GROUP),
         attempts=_attempts(record),
@@ -328,4 +326,4 @@ def _shrinking(message: Message, letter: DLQMessage, limits_bytes: tuple[int, ..
         value = letter.shortened(limit_bytes).to_json().encode()
         return (_shrinking(Message(message.topic, key, value, headers), letter, shorter),)
 
-    return replace(message, shrink=shrink)
+    return message._replace(shrink=shrink)

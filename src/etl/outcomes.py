@@ -9,7 +9,8 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from etl.models.wire import Batch, Commit, Message, Partition
 from etl.offsets import Choice, Progress, State
@@ -17,8 +18,7 @@ from etl.offsets import Choice, Progress, State
 POSITION_INTERVAL_SECONDS = 1.0  # between commits of a partition that only say that its position moved
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a record ended. `incarnation` is the one of the partition's assignment in which it was received.
 
     PUBLISHED: its copy is in place, the source action is left. Commits that state, with no message; then
@@ -277,7 +277,7 @@ class Ledger:
                     if any(candidate is message for candidate in outcome.messages):
                         at = next(i for i, candidate in enumerate(outcome.messages) if candidate is message)
                         messages = outcome.messages[:at] + shorter + outcome.messages[at + 1 :]
-                        book.waiting[offset] = replace(outcome, messages=messages)
+                        book.waiting[offset] = outcome._replace(messages=messages)
                         return True
         return True  # revoked meanwhile: its next owner will meet it
 

@@ -21,8 +21,7 @@ class Commit(NamedTuple):
     metadata: str
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One record to be sent. `partition` None: the client chooses by the key.
 
     `shrink` gives what is sent instead when the topic refuses its size: a shorter form, or other messages
