@@ -11,6 +11,7 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping
 from enum import Enum
+from itertools import groupby
 from typing import NamedTuple
 
 from etl.models.wire import Commit
@@ -153,7 +154,7 @@ class Progress:
 
         Lowest offsets first. The first unfinished record, when ready, is always among them: so waiting ends.
         """
-        offsets = sorted(offset for offset in ready if self.knows(offset))[:at_most]
+        offsets = [offset for offset in self._outstanding if offset in ready][:at_most] if ready else []
 
         def first(count: int) -> Choice:
             chosen = offsets[:count]
@@ -195,14 +196,26 @@ class Progress:
 
     def _after(self, done: Collection[int], published: Collection[int]) -> _View:
         finished = done if isinstance(done, frozenset | set) else set(done)
-        remaining = [offset for offset in self._outstanding if offset not in finished]
-        runs = self._joined([*self._runs, *(Run(o, o + 1) for o in finished if self.knows(o))], remaining)
+        runs, remaining = self._divided(finished)
+        runs = self._joined([*self._runs, *runs], remaining)
         base = remaining[0] if remaining else max(self._floor, self._position)
         at = bisect_right(runs, base, key=lambda run: run.start)
         if at and base < runs[at - 1].end:
             base = runs[at - 1].end  # carried from the last owner, not read again yet
         marks = {o for o in self._published.union(published) if o not in finished and o >= base}
         return _View(base, [run for run in runs if run.end > base], sorted(marks))
+
+    def _divided(self, finished: Collection[int]) -> tuple[list[Run], list[int]]:
+        """Divide what is outstanding into runs of what is finished, and the rest."""
+        runs: list[Run] = []
+        remaining: list[int] = []
+        for is_finished, group in groupby(self._outstanding, finished.__contains__):
+            offsets = list(group)
+            if is_finished:
+                runs.append(Run(offsets[0], offsets[-1] + 1))
+            else:
+                remaining += offsets
+        return runs, remaining
 
     def _joined(self, runs: list[Run], remaining: list[int]) -> list[Run]:
         """Join runs between which nothing unfinished was received; in order."""
