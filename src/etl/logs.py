@@ -129,7 +129,7 @@ def render_text(event: Event) -> str:
     process = rest.pop("process", "")
     head = f"{rest.pop('time')} {rest.pop('level').upper():7} {process}{' ' if process else ''}{rest.pop('event')}"
     trace = rest.pop("exception", None)
-    lines = [_escaped(" ".join([head, *(f"{key}={_shown(value)}" for key, value in rest.items())]))]
+    lines = [_escaped(" ".join([head, *[f"{key}={_shown(value)}" for key, value in rest.items()]]))]
     if trace:
         text = _escaped(str(trace), keep="\n\t")
         lines += [f"{process} {line}" for line in text.split("\n")] if process else [text]

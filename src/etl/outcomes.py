@@ -116,9 +116,11 @@ class Ledger:
                 book.progress.position = position
 
     def owns(self, partition: Partition, incarnation: int) -> bool:
-        """Is that assignment of the partition still in force?"""
-        with self._lock:
-            return self._owned(partition, incarnation) is not None
+        """Is that assignment of the partition still in force?
+
+        Read without the lock: the answer is old a moment later anyway, and no lane has to wait for a batch.
+        """
+        return self._owned(partition, incarnation) is not None
 
     def was_clean(self, partition: Partition) -> bool:
         """Did the last owner end in good order, so that no partial file can lie about?"""
@@ -281,14 +283,14 @@ class Ledger:
                         return True
         return True  # revoked meanwhile: its next owner will meet it
 
+    def _owned(self, partition: Partition, incarnation: int) -> _Book | None:
+        book = self._books.get(partition)
+        return book if book is not None and book.incarnation == incarnation else None
+
     # --- the caller holds the lock
 
     def _is_complete(self) -> bool:
         return all(len(book.waiting) == book.progress.outstanding for book in self._books.values())
-
-    def _owned(self, partition: Partition, incarnation: int) -> _Book | None:
-        book = self._books.get(partition)
-        return book if book is not None and book.incarnation == incarnation else None
 
     def _flying(self, batch: Batch) -> dict[Partition, _Share]:
         if self._in_flight is None or self._in_flight[0] is not batch:

@@ -80,6 +80,15 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         """
         return time.monotonic() - self._confirmed_at
 
+    def is_member(self, member_id: str | None) -> bool:
+        """Are we, in some generation of the group, the member of that id?
+
+        Asked several times for each job: without the library's lock, which is held for as long as a request takes. Id
+        and generation are one object, which is replaced as a whole.
+        """
+        now = self._coordinator._generation  # noqa: SLF001 - the public call takes the lock
+        return bool(now.generation_id >= 0 and now.member_id == member_id)
+
     def is_displaced(self) -> bool:
         """Has another live member taken our group instance id? The library stops its heartbeats then, and is silent."""
         coordinator = self._coordinator
