@@ -134,6 +134,7 @@ class Committer:
 
     def _step(self, now: float) -> None:
         if self._unknown is not None:
+            self._ledger.write()  # jobs go on, and are told of, while the broker is silent
             if now >= self._due:
                 self._recover(self._unknown, now)
             return

@@ -186,7 +186,7 @@ class _Output:
 
 
 class _Processor:
-    """The last processor of structlog: takes the event out."""
+    """The last processor of structlog: takes the event out. `at`: when it was (wall clock), if not just now."""
 
     def __init__(self, output: _Output) -> None:
         self._output = output
@@ -195,7 +195,7 @@ class _Processor:
         fields = dict(event)
         trace = _trace_of(fields.pop("exc_info", None))
         level = {"warn": "warning", "exception": "error", "fatal": "critical"}.get(method, method)
-        self._output.write(level, None, fields, trace)
+        self._output.write(level, fields.pop("at", None), fields, trace)
         raise structlog.DropEvent
 
 

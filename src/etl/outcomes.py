@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
     DONE: nothing is left. No message at all is right for a record that is none of ours.
 
     `on_commit` is called once, without any lock, when the commit is in and the partition still ours.
+    `write` says the messages in place of `messages`: called once, in the committer's thread, without any lock.
     """
 
     partition: Partition
@@ -34,6 +35,7 @@ class Outcome(NamedTuple):
     state: State = State.DONE
     messages: tuple[Message, ...] = ()
     on_commit: Callable[[], None] | None = None
+    write: Callable[[], tuple[Message, ...]] | None = None
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Ledger:
         self._lock = threading.Lock()  # guards all below; and makes offsets and membership one moment
         self._books: dict[Partition, _Book] = {}
         self._turn: deque[Partition] = deque()  # which partition is served first
+        self._unwritten: list[Outcome] = []
         self._incarnations = 0
         self._batches = 0
         self._in_flight: tuple[Batch, dict[Partition, _Share]] | None = None
@@ -165,6 +168,8 @@ class Ledger:
             if book is None or outcome.offset in book.waiting or not book.progress.knows(outcome.offset):
                 return False
             book.waiting[outcome.offset] = outcome
+            if outcome.write is not None:
+                self._unwritten.append(outcome)
             complete = len(book.waiting) == book.progress.outstanding and self._is_complete()
         if complete and self.on_complete is not None:
             self.on_complete()
@@ -183,6 +188,19 @@ class Ledger:
             return sum(len(book.waiting) for book in self._books.values())
 
     # --- the committer's side
+
+    def write(self) -> None:
+        """Have the messages written of all outcomes that left it to us.
+
+        All at once: in a lane, between two files, each would cost three times as much, as no cache holds the code.
+        """
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, []
+        written = [outcome._replace(messages=outcome.write(), write=None) for outcome in unwritten if outcome.write]
+        with self._lock:
+            for outcome in written:
+                if (book := self._owned(outcome.partition, outcome.incarnation)) is not None:
+                    book.waiting[outcome.offset] = outcome
 
     def batch(
         self,
@@ -203,6 +221,7 @@ class Ledger:
         Raises:
             RuntimeError: a batch is in flight.
         """
+        self.write()
         with self._lock:
             if self._in_flight is not None:
                 raise RuntimeError("a batch is in flight")
@@ -301,7 +320,7 @@ class Ledger:
         shares: dict[Partition, _Share] = {}
         for partition in self._turn:
             book = self._books[partition]
-            ready = {offset: outcome.state for offset, outcome in book.waiting.items()}
+            ready = {offset: outcome.state for offset, outcome in book.waiting.items() if outcome.write is None}
             choice = book.progress.plan(ready, limit)
             limit -= len(choice.done) + len(choice.published)
             if choice.done or choice.published or everything or self._has_news(book, now):

@@ -232,22 +232,32 @@ class Runner:
         task.facts = receipt.facts
         task.began = started if has_action else None
         if has_action:
-            self.add(task, State.PUBLISHED, (), lambda: self._published(task))
+            self.add(task, State.PUBLISHED, on_commit=lambda: self._published(task))
             return
-        result = self._result(
-            task,
-            "SUCCESS",
-            started,
-            bytes=receipt.size_bytes,
-            verified_by=receipt.verified_by,
-            skipped=receipt.skipped,
-            swapped=receipt.swapped,
-        )
-        if self.add(task, State.DONE, self.envelopes.result(task, result)):
+        if self.add(task, State.DONE, write=partial(self._tell, task, receipt, started, time.time())):
             self.done += 1
-            told = {"skipped": True} if receipt.skipped else {}
-            seconds = round(time.time() - started, 3)
-            log.info("job done", **_context(task), bytes=receipt.size_bytes, seconds=seconds, **told)
+
+    def _tell(self, task: Task, receipt: relay.Receipt, started: float, finished: float) -> tuple[Message, ...]:
+        """Write of a job that is done: the line in the log, and the result. Called by the committer."""
+        try:
+            result = self._result(
+                task,
+                "SUCCESS",
+                started,
+                finished,
+                bytes=receipt.size_bytes,
+                verified_by=receipt.verified_by,
+                skipped=receipt.skipped,
+                swapped=receipt.swapped,
+            )
+            messages = self.envelopes.result(task, result)
+        except Exception as error:  # a bug met by one job must not end the process, again and again
+            log.exception("job failed", **_context(task), error_code=code_of(error))
+            return self._failure(task, error, started, finished)
+        told = {"skipped": True} if receipt.skipped else {}
+        seconds = round(finished - started, 3)
+        log.info("job done", **_context(task), bytes=receipt.size_bytes, seconds=seconds, **told, at=finished)
+        return messages
 
     def _published(self, task: Task) -> None:
         # A task of its own: the lane may still be ending the run that published it.
@@ -299,13 +309,15 @@ class Runner:
 
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""
-        began = time.time() if started is None else started
-        result = self._result(task, "FAILED", began, error=redact(str(error)), error_code=code_of(error))
-        messages = self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
-        if self.add(task, State.DONE, messages):
+        now = time.time()
+        if self.add(task, State.DONE, self._failure(task, error, now if started is None else started, now)):
             self.done += 1
             bug = None if isinstance(error, EtlError) else error
             log.error("job failed", **_context(task), error=str(error), error_code=code_of(error), exc_info=bug)
+
+    def _failure(self, task: Task, error: BaseException, started: float, finished: float) -> tuple[Message, ...]:
+        result = self._result(task, "FAILED", started, finished, error=redact(str(error)), error_code=code_of(error))
+        return self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
 
     def refuse(self, record: Record, carried: Carried, incarnation: int, error: EtlError) -> None:
         """Report a message that is no job."""
@@ -341,25 +353,26 @@ class Runner:
         self,
         task: Task,
         state: State,
-        messages: tuple[Message, ...],
+        messages: tuple[Message, ...] = (),
         on_commit: Callable[[], None] | None = None,
+        write: Callable[[], tuple[Message, ...]] | None = None,
     ) -> bool:
         """Hand an outcome to the ledger; False when the job is not ours any more."""
         return self.ledger.add(
-            Outcome(task.partition, task.record.offset, task.incarnation, state, messages, on_commit)
+            Outcome(task.partition, task.record.offset, task.incarnation, state, messages, on_commit, write)
         )
 
-    def _result(self, task: Task, status: str, started: float, **more: Any) -> TransferResult:
+    def _result(self, task: Task, status: str, started: float, finished: float, **more: Any) -> TransferResult:
         job = task.job
         return TransferResult(
             job_id=job.job_id or str(task.origin),
             status=status,  # type: ignore[arg-type]  # one of the two literals, by the callers
             source=job.source,
             destination=job.destination,
-            duration_seconds=round(time.time() - started, 6),
+            duration_seconds=round(finished - started, 6),
             attempts=len(task.attempts) + (status == "SUCCESS"),
             started_at=datetime.fromtimestamp(started, UTC),
-            finished_at=datetime.now(UTC),
+            finished_at=datetime.fromtimestamp(finished, UTC),
             worker=self.worker,
             metadata=job.metadata,
             flat=job.flat,
