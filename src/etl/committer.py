@@ -13,6 +13,7 @@ from typing import Protocol
 
 import structlog
 
+from etl import logs
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.wire import Batch, Partition
 from etl.outcomes import Ledger
@@ -133,8 +134,9 @@ class Committer:
         return max(0.0, self._due - now)
 
     def _step(self, now: float) -> None:
+        with logs.together():
+            self._ledger.write()  # in any case: jobs go on, and are told of, while the broker is silent
         if self._unknown is not None:
-            self._ledger.write()  # jobs go on, and are told of, while the broker is silent
             if now >= self._due:
                 self._recover(self._unknown, now)
             return

@@ -12,8 +12,8 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TextIO
 from urllib.parse import quote, quote_plus
@@ -167,9 +167,17 @@ class _Output:
             line = self._render({**head, "event": "log line failed", "why": type(error).__name__})
         if not line.isascii():
             line = self._encodable(line)
+        lines: list[str] | None = getattr(_gathered, "lines", None)
+        if lines is None:
+            self.put(line)
+        else:
+            lines.append(line)
+
+    def put(self, text: str) -> None:
+        """Write one line or more, in one piece."""
         # A closed pipe or a full disk under the log: there is nowhere to say so, and the work goes on.
         with self._lock, suppress(OSError, ValueError):
-            self._stream.write(line + "\n")
+            self._stream.write(text + "\n")
             self._stream.flush()
 
     def _encodable(self, line: str) -> str:
@@ -226,6 +234,7 @@ def _trace_of(error: Any) -> str | None:
 
 
 _current = _Output(render_text, Redactor(), sys.stderr)
+_gathered = threading.local()  # `lines` of a thread that is within `together`
 
 
 def configure(
@@ -274,6 +283,19 @@ def configure(
 def redact(text: str) -> str:
     """Return `text` without the passwords given to `configure`; for what leaves the process by other ways."""
     return _current.redactor.text(text)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Have the lines of this thread leave in one piece, when the context ends: one call of the system for them all."""
+    lines: list[str] = []
+    _gathered.lines = lines
+    try:
+        yield
+    finally:
+        _gathered.lines = None
+        if lines:
+            _current.put("\n".join(lines))
 
 
 def job_context(**fields: Any) -> AbstractContextManager[None]:

@@ -275,6 +275,25 @@ def test_a_bug_is_a_dead_letter(scene: Scene) -> None:
     assert (letter.error_code, letter.error) == ("UNKNOWN_ERROR", "a bug")
 
 
+def test_a_bug_in_the_result_of_a_good_job_is_a_dead_letter(scene: Scene) -> None:
+    """Results are written by the committer, which ends the process at an error: once, not for ever."""
+    scene.accept()
+    scene.run(good)
+    with pytest.MonkeyPatch.context() as patch:
+        write = TransferResult.to_json
+
+        def broken(result: TransferResult) -> str:
+            if result.succeeded:
+                raise ZeroDivisionError("a bug")
+            return write(result)
+
+        patch.setattr(TransferResult, "to_json", broken)
+        messages = scene.messages()
+    assert DLQMessage.from_json(messages["jobs-dlq"].value).error == "a bug"
+    assert result_in(messages["jobs-results"]).status == "FAILED"
+    assert scene.ledger.outstanding == 0
+
+
 def test_attempts_run_out(scene: Scene) -> None:
     """The first failure waits in memory with its history, the last is a dead letter that lists all."""
     scene.accept()

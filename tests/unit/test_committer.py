@@ -125,6 +125,26 @@ def test_many_outcomes_are_committed_before_their_time() -> None:
     assert len(bench.broker.results) == 7
 
 
+def test_jobs_are_told_of_while_the_end_of_a_commit_is_unknown() -> None:
+    """Their lines in the log come with their messages, and do not wait for the broker."""
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [CommitUnknown("no answer")]
+    bench.step(0.05)
+    bench.broker.next_recover = [BrokerUnavailable("away")] * 3
+    told: list[int] = []
+    bench.ledger.receive(HERE, 1)
+
+    def write() -> tuple[Message, ...]:
+        told.append(1)
+        return (Message("results", b"1", b"{}"),)
+
+    bench.ledger.add(Outcome(HERE, 1, bench.incarnation, write=write))
+    bench.step(0.05)
+    assert told == [1]
+    assert bench.broker.results == []
+
+
 def test_a_rejected_commit_is_tried_again_after_a_growing_pause_with_fresh_membership() -> None:
     bench = Bench()
     bench.finish(9)

@@ -316,3 +316,42 @@ def test_lines_of_many_threads_are_whole():
     for thread in threads:
         thread.join()
     assert len(objects(stream)) == 400
+
+
+def test_a_line_may_tell_when_it_was():
+    """`at`, of the wall clock: for what is told later than it was."""
+    stream = configured()
+    log.info("job done", job_id="j1", at=1_700_000_000.5)
+    assert objects(stream) == [
+        {"time": "2023-11-14T22:13:20.500Z", "level": "info", "event": "job done", "job_id": "j1"}
+    ]
+
+
+def test_lines_written_together_leave_in_one_piece_and_hold_up_nobody_elses():
+    """Of that thread alone, also when it ends with an error; afterwards each goes by itself again."""
+    stream = configured()
+
+    def gather() -> None:
+        with logs.together():
+            log.info("one")
+            log.info("two")
+            thread = threading.Thread(target=lambda: log.info("beside"))
+            thread.start()
+            thread.join()
+            assert [line["event"] for line in objects(stream)] == ["beside"]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        gather()
+    assert [line["event"] for line in objects(stream)] == ["beside", "one", "two"]
+    log.info("after")
+    assert objects(stream)[-1]["event"] == "after"
+
+
+def test_of_many_secrets_each_is_hidden_and_the_longest_of_those_at_one_place():
+    """Also where one begins as another does."""
+    secrets = [f"{first}{number:03d}-word" for first in "ab+" for number in range(100)] + ["a000-word-and-more"]
+    stream = configured(secrets=secrets)
+    for secret in secrets:
+        log.info("x", path=f"/<{secret}>/y")
+    assert {line["path"] for line in objects(stream)} == {"/<***>/y"}

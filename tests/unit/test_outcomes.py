@@ -71,6 +71,58 @@ def test_only_partitions_with_news_are_committed() -> None:
     assert desk.take() is None
 
 
+def test_messages_may_be_written_when_the_next_batch_is_taken() -> None:
+    """Once, without the lock; meanwhile the outcome is known, and a batch that failed has the same ones again."""
+    desk = Desk()
+    desk.receive(0, 1)
+    written = []
+
+    def write() -> tuple[Message, ...]:
+        assert not desk.ledger._lock.locked()
+        written.append(desk.ledger.waiting)
+        return (Message("results", b"late", b"{}"),)
+
+    assert desk.ledger.add(Outcome(HERE, 0, desk.incarnation[HERE], write=write))
+    assert not desk.ledger.add(Outcome(HERE, 0, desk.incarnation[HERE], write=write)), "a second outcome"
+    desk.finish(1)
+    assert (written, desk.ledger.complete) == ([], True)
+    batch = desk.take()
+    assert batch is not None
+    desk.ledger.settle(batch, committed=False)
+    assert [message.key for message in batch.messages] == [b"late", b"1"]
+    assert desk.commit().messages == batch.messages
+    assert written == [2]
+
+
+def test_an_outcome_that_comes_while_messages_are_written_goes_into_the_next_batch() -> None:
+    desk = Desk()
+    desk.receive(0, 1)
+
+    def later() -> tuple[Message, ...]:
+        return (Message("results", b"1", b"{}"),)
+
+    def write() -> tuple[Message, ...]:
+        desk.ledger.add(Outcome(HERE, 1, desk.incarnation[HERE], write=later))
+        return (Message("results", b"0", b"{}"),)
+
+    desk.ledger.add(Outcome(HERE, 0, desk.incarnation[HERE], write=write))
+    first, second = desk.commit(), desk.commit()
+    assert [message.key for batch in (first, second) for message in batch.messages] == [b"0", b"1"]
+    assert (first.offsets[HERE].offset, second.offsets[HERE].offset) == (1, 2)
+
+
+def test_what_is_written_of_a_partition_that_was_taken_away_is_dropped() -> None:
+    desk = Desk()
+    desk.receive(0)
+
+    def write() -> tuple[Message, ...]:
+        desk.ledger.revoke([HERE])
+        return (Message("results", b"0", b"{}"),)
+
+    desk.ledger.add(Outcome(HERE, 0, desk.incarnation[HERE], write=write))
+    assert desk.take() is None
+
+
 def test_membership_is_asked_under_the_lock_so_that_no_revocation_comes_between() -> None:
     desk = Desk()
     desk.receive(0)
