@@ -57,4 +57,5 @@ class Crew:
 
     def is_over(self, now: float) -> bool:
         """Are there too many at work, since those that were long at one job go on?"""
-        return self.moving(now) > self._workers + 1
+        most = self._workers + 1
+        return len(self._at_work) > most and self.moving(now) > most

@@ -156,7 +156,7 @@ class Dispatcher:
             entry = queue.head()
             if entry.source is not last.source or entry.destination is not last.destination:
                 return None
-            if any(not server.breaker.closed for server in queue.servers):
+            if self._down and not self._down.isdisjoint(queue.servers):
                 return None
             if queue.climb.is_over or self._crew.is_over(now) or self._yields(last, now):
                 return None
@@ -429,6 +429,8 @@ class Dispatcher:
         queue, seconds = last.queue, now - last.row_since
         if seconds > LONG_ROW_SECONDS:
             return True
+        if len(self._table.turns) == 1:
+            return False  # nobody else has a job that could run
         if seconds <= SHORT_ROW_SECONDS and all(server.lanes <= self._share for server in queue.servers):
             return False
         for other in self._table.turns.values():

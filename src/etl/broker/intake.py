@@ -229,8 +229,8 @@ class Intake:
 
     def is_member(self) -> bool:
         """Can nobody else own our partitions yet? Confirmed and polled within the session limit."""
-        fresh = max(self._client.unconfirmed(), time.monotonic() - self._polled_at) < SESSION_TIMEOUT_SECONDS
-        return bool(fresh and self._client.is_member(self._member))
+        since = min(self._client.confirmed_at, self._polled_at)
+        return bool(time.monotonic() - since < SESSION_TIMEOUT_SECONDS and self._client.is_member(self._member))
 
     def close(self, timeout: float = 3.0) -> None:
         """Leave the group (a static member only disconnects, unless it was made with `leave_on_stop`)."""

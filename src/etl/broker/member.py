@@ -25,18 +25,20 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._confirmed_at = time.monotonic()
+        # When somebody confirmed last that we are a member. The library's own times start anew when it merely finds the
+        # coordinator again.
+        self.confirmed_at = time.monotonic()
         coordinator, beat = self._coordinator, self._coordinator.heartbeat
         joined, answered = coordinator._enable_heartbeat, beat.received_heartbeat  # noqa: SLF001 - there is no public sign of it
 
         def on_joined() -> None:
             joined()
-            self._confirmed_at = time.monotonic()
+            self.confirmed_at = time.monotonic()
 
         def on_answered() -> None:
             # What an answer confirms is the moment of the question: a process that slept reads an old one on waking.
             answered()
-            self._confirmed_at = beat.last_send
+            self.confirmed_at = beat.last_send
 
         coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
 
@@ -72,13 +74,6 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
                 return False
         beat = coordinator.heartbeat
         return bool(time.monotonic() - max(beat.last_receive, beat.last_reset) > LATE_HEARTBEAT_SECONDS)
-
-    def unconfirmed(self) -> float:
-        """Return for how long nobody has confirmed that we are a member, in seconds.
-
-        The library's own times start anew when it merely finds the coordinator again.
-        """
-        return time.monotonic() - self._confirmed_at
 
     def is_member(self, member_id: str | None) -> bool:
         """Are we, in some generation of the group, the member of that id?
