@@ -112,9 +112,9 @@ class Admission:
         asked = options.not_before.timestamp() if isinstance(options.not_before, datetime) else now
         remaining = max(carried.not_before or now, asked) - now
         try:
-            self.config.get_server_config(task.job.source.hostname)
-            self.config.get_server_config(task.job.destination.hostname)
             if tier_for(remaining) is not None:
+                for end in (task.job.source, task.job.destination):
+                    self.config.get_server_config(end.hostname)  # told of now if it is unknown, not when the job is due
                 self.runner.park(task, now + remaining, "not due yet")
             else:
                 self.dispatcher.offer(task, max(0.0, remaining))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -28,7 +27,7 @@ JOB = {"source": {"hostname": "A", "path": "in/a"}, "destination": {"hostname": 
 
 def record(value: bytes | None = None, **fields: object) -> Record:
     value = json.dumps(JOB).encode() if value is None else value
-    return replace(Record("jobs", 3, 14, b"B:out/a", value), **fields)  # type: ignore[arg-type]
+    return Record("jobs", 3, 14, b"B:out/a", value)._replace(**fields)  # type: ignore[arg-type]
 
 
 def task(of: Record | None = None, **fields: object) -> Task:

@@ -48,6 +48,6 @@ def as_record(raw: Any) -> Record:
         raw.offset,
         raw.key,
         raw.value,
-        tuple((name, value or b"") for name, value in raw.headers),
+        tuple([(name, value or b"") for name, value in raw.headers]),
         raw.timestamp / 1000,
     )

@@ -28,6 +28,8 @@ def normalise_path(path: str) -> str:
         raise ValueError(f"holds the control character {control!a}")
     if len(path.encode("utf-8")) > PATH_LIMIT_BYTES:
         raise ValueError(f"is longer than {PATH_LIMIT_BYTES} bytes")
+    if not ("//" in path or "/." in path or path.startswith(".") or path.endswith("/")):
+        return path
     parts: list[str] = []
     pieces = path.split("/")
     for piece in pieces:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from etl.models.wire import Partition
 
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from etl.models.message import FileTransferJob
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """Kafka's envelope, as far as we need it. `timestamp` in seconds since the epoch, UTC."""
 
     topic: str
@@ -26,7 +25,10 @@ class Record:
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name, or None."""
-        return next((value for key, value in reversed(self.headers) if key == name), None)
+        for key, value in reversed(self.headers):
+            if key == name:
+                return value
+        return None
 
 
 @dataclass(frozen=True)
