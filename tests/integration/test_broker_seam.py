@@ -261,25 +261,6 @@ def test_messages_and_offsets_are_one(desk: Desk, join: Callable[..., Member], o
     assert outbox.recover(batch)[p(desk)] == Commit(0, "m1")
 
 
-def test_a_key_has_the_same_partition_whoever_sends(make_desk: Callable[..., Desk]) -> None:
-    """Results of one job stay together, also beside those of other clients; headers and values are what was given."""
-    desk = make_desk(partitions=5)
-    headers = (("etl-job-id", b"1"), ("h", b""))
-    with Writer(desk.bootstrap_servers) as writer:
-        for number in range(40):
-            writer.send(desk.topic, b"job-%d" % number, b"plain")
-    outbox = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}")
-    outbox.transact([Message(desk.topic, b"job-%d" % number, b"%d" % number, headers) for number in range(40)])
-    outbox.close()
-    with Reader(desk.bootstrap_servers, desk.topic) as reader:
-        records = list(reader.scan())
-    plain = {record.key: record.partition for record in records if record.value == b"plain"}
-    ours = {record.key: record for record in records if record.value != b"plain"}
-    assert {key: record.partition for key, record in ours.items()} == plain
-    assert len(set(plain.values())) == 5
-    assert all((r.headers, r.value) == (headers, (r.key or b"")[4:]) for r in ours.values())
-
-
 @pytest.mark.parametrize("reached", [True, False])
 def test_an_unknown_end_is_read_back(
     reached: bool, desk: Desk, join: Callable[..., Member], outbox: Outbox, monkeypatch: pytest.MonkeyPatch

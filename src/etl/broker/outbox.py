@@ -13,7 +13,6 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
-from kafka.partitioner import murmur2
 from kafka.structs import OffsetAndMetadata
 
 from etl.broker.connection import (
@@ -31,39 +30,11 @@ from etl.broker.connection import (
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.wire import Batch, Commit, Message, Partition
 
-LARGE_BYTES = 1 << 20  # messages beyond this are measured to the byte before they are sent
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
     """A producer whose transactional calls end: the library waits for their replies without a limit."""
-
-    def begin_transaction(self) -> None:
-        super().begin_transaction()
-        self._places: dict[str, list[ClientPartition]] = {}  # partitions of the topics met in this transaction
-        self._joined: set[ClientPartition] = set()  # those that are part of it
-
-    def append(self, message: Message) -> Any:
-        """Do what `send` does for the usual message, and wake nobody: `wake` follows. Returns the same future.
-
-        `send` looks for each message anew at what holds for all of a transaction, and at what we know to be right.
-        """
-        topic, key, value = message.topic, message.key, message.value
-        if key is None or value is None or message.partition is not None or len(value) > LARGE_BYTES:
-            return self.send(topic, value, key, list(message.headers), message.partition)
-        places = self._places.get(topic)
-        if places is None:
-            known = sorted(self.partitions_for(topic))
-            places = self._places[topic] = [ClientPartition(topic, number) for number in known]
-        place = places[(murmur2(key) & 0x7FFFFFFF) % len(places)]  # as every client of Kafka does
-        if place not in self._joined:
-            self._transaction_manager.maybe_add_partition_to_transaction(place)
-            self._joined.add(place)
-        return self._accumulator.append(place, None, key, value, message.headers)[0]
-
-    def wake(self) -> None:
-        """Have sent what was appended."""
-        self._sender.wakeup()
 
     def _within(self, result: Any, what: str) -> None:
         self._sender.wakeup()
@@ -178,11 +149,16 @@ class Outbox:
         try:
             for index, message in enumerate(messages):
                 try:
-                    future = producer.append(message)
+                    future = producer.send(
+                        message.topic,
+                        value=message.value,
+                        key=message.key,
+                        headers=list(message.headers),
+                        partition=message.partition,
+                    )
                 except kafka_errors.MessageSizeTooLargeError as error:
                     raise MessageTooLarge(in_words(error), index=index) from error
                 futures.append(future)
-            producer.wake()
             # Not flush(): it fails when the client splits a batch that is too large for the topic.
             end = time.monotonic() + TRANSACTION_TIMEOUT_SECONDS
             for future in futures:
