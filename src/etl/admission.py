@@ -100,11 +100,10 @@ class Admission:
             self.runner.refuse(record, carried, incarnation, error)
             return
         task = carried.task(record, job)
-        partition = task.partition
         task.incarnation = incarnation
         task.published = task.published or published
-        task.sweep = bool(task.attempts) or task.outages > 0 or self.partitions.sweeps(partition)
-        task.owned = partial(self.partitions.owned, partition, incarnation)  # holds no task: it would be a cycle
+        task.sweep = bool(task.attempts) or task.outages > 0 or self.partitions.sweeps(task.partition)
+        task.owned = partial(self.partitions.owned, task.partition, incarnation)  # holds no task: it would be a cycle
         self._offer(task, carried)
 
     def _offer(self, task: Task, carried: Carried) -> None:

@@ -92,8 +92,7 @@ class Task:
         True
     )  # is the partition of `record` still ours, as far as this process can know?
     size_bytes: int = 0  # of the record, for the window
+    partition: Partition = field(init=False)  # of the record
 
-    @property
-    def partition(self) -> Partition:
-        """The partition of the record."""
-        return Partition(self.record.topic, self.record.partition)
+    def __post_init__(self) -> None:
+        self.partition = Partition(self.record.topic, self.record.partition)
