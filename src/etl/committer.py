@@ -135,7 +135,7 @@ class Committer:
 
     def _step(self, now: float) -> None:
         with logs.together():
-            self._ledger.write()  # in any case: jobs go on, and are told of, while the broker is silent
+            self._ledger.write()  # also while the end of a commit is unknown: jobs go on, and are told of
         if self._unknown is not None:
             if now >= self._due:
                 self._recover(self._unknown, now)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from etl import identity, topics
+from etl import identity, logs, topics
 from etl.admission import Admission
 from etl.broker import Admin, Intake, NotAllowed, Outbox, is_listening, secure
 from etl.committer import Committer
@@ -237,10 +237,12 @@ class FileTransferConsumer:
             count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)
             drained = lanes.drain(time.monotonic() + RESET_SECONDS)
-        tidy = drained and runner.ends_tidy()
+        tidy = drained and runner.give_up_waiting()
         if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
             log.warning("last commit not confirmed: what it held is repeated")
-        committer.stop(time.monotonic() + COMMIT_SECONDS)
+        if committer.stop(time.monotonic() + COMMIT_SECONDS):
+            with logs.together():
+                runner.ledger.write()  # what it did not come to: those files are in place, and the log says so
         lanes.stop(RESET_SECONDS)
         intake.close()
 

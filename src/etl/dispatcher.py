@@ -77,13 +77,14 @@ class Dispatcher:
         self._first_lanes = first_lanes
         self._share = max(1, settings.workers // 2)
         self._most = settings.workers  # of one server while no other wants them
+        # By the names of source and destination; found out without a lock, as finding it out twice does no harm.
+        self._pairs: dict[tuple[str, str], _Pair] = {}
         # Guards everything below. Held only to decide; inside it only the lock of the pools is taken.
         self._lock = threading.Lock()
         self._possible = threading.Condition(self._lock)  # something may have become possible: one lane looks
         self._servers: dict[object, Server] = {}
         self._down: set[Server] = set()  # whose breaker is not closed
         self._queues: dict[object, Queue] = {}
-        self._pairs: dict[tuple[str, str], _Pair] = {}  # by the names of source and destination
         self._table = Table(self._possible.notify)
         self._crew = Crew(settings.workers)
         self._grows_at = math.inf  # when a queue that has jobs ready may get another lane

@@ -203,7 +203,8 @@ class _Processor:
         fields = dict(event)
         trace = _trace_of(fields.pop("exc_info", None))
         level = {"warn": "warning", "exception": "error", "fatal": "critical"}.get(method, method)
-        self._output.write(level, fields.pop("at", None), fields, trace)
+        at = fields.pop("at") if isinstance(fields.get("at"), float) else None
+        self._output.write(level, at, fields, trace)
         raise structlog.DropEvent
 
 

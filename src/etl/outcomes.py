@@ -69,7 +69,7 @@ class Ledger:
 
     def __init__(self, token: str | None = None) -> None:
         self._token = token or secrets.token_hex(8)
-        self._lock = threading.Lock()  # guards all below; and makes offsets and membership one moment
+        self._lock = threading.Lock()  # guards all below, and makes offsets and membership one moment
         self._books: dict[Partition, _Book] = {}
         self._turn: deque[Partition] = deque()  # which partition is served first
         self._unwritten: list[Outcome] = []

@@ -252,7 +252,7 @@ class Runner:
             )
             messages = self.envelopes.result(task, result)
         except Exception as error:  # a bug met by one job must not end the process, again and again
-            log.exception("job failed", **_context(task), error_code=code_of(error))
+            log.exception("job failed", **_context(task), error=str(error), error_code=code_of(error))
             return self._failure(task, error, started, finished)
         told = {"skipped": True} if receipt.skipped else {}
         seconds = round(finished - started, 3)
@@ -285,7 +285,8 @@ class Runner:
             self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
         else:
             # When a partition is taken away its next owner looks anyway; when the process stops, it must be told to.
-            self.untidy = self.untidy or (task.sweep and self.is_stopping())
+            if task.sweep and self.is_stopping():
+                self.untidy = True
             log.info("job abandoned", **_context(task), error=str(error))
 
     def park(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
@@ -406,10 +407,11 @@ class Runner:
         """Name a run, as no other of any process is named."""
         return f"{self.token}{flight.number:x}"
 
-    def ends_tidy(self) -> bool:
-        """Forget the jobs that wait; return whether the next owners need not look for what was left. Once lanes ended.
+    def give_up_waiting(self) -> bool:
+        """Drop the jobs that were to look for leftovers first; return whether the next owners need not look, either.
 
-        Of a job in T-retry its record says that it was tried; one of T that was to look first has no other witness.
+        Called once all lanes have ended. Of a job in T-retry its record says that it was tried; one of T that was to
+        look first has no other witness.
         """
         topic = self.envelopes.topics.source
         unswept = self.dispatcher.drop(lambda task: task.sweep and not task.published and task.partition.topic == topic)

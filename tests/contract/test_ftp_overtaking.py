@@ -9,7 +9,9 @@ import pytest
 from contract_parts import PATIENT, SHORT, Bytes, drain
 
 from etl.errors import ConnectionLost, EtlError, SourceChanged, StorageFull
-from etl.models.task import Facts
+from etl.models.message import FileTransferJob
+from etl.models.task import Facts, Origin, Record, Task
+from etl.transfer import relay
 from etl.transfer.base import Promise
 from etl.transfer.ftp import pace
 from servers.fake import FakeFTP, FakeSession
@@ -176,6 +178,45 @@ def test_a_server_that_loses_what_comes_early_gets_nothing_early(patient, sessio
     for _ in range(2):
         assert confirmed(ftp, "/a", buffer).result()
     assert server.overtaken == 1
+
+
+def test_what_one_session_found_out_holds_for_those_that_are_open(patient, session, buffer) -> None:
+    """Eight sessions do not all fail at it."""
+    server = patient(lingers=SHORT_LINGER_SECONDS)
+    ftp, other = session(server), session(server)
+    ftp.control.pace.failed_to_overtake()
+    assert confirmed(other, "/a", buffer).result()
+    assert not server.overtaken
+
+
+@pytest.mark.parametrize("verify", ["auto", "none"])
+def test_a_bad_last_reply_is_found_whatever_is_to_be_compared(patient, session, buffer, verify: str) -> None:
+    """Of a job that wants no size compared, too."""
+    server = patient(answers={"STOR": lambda its, argument: its.stor(argument).replace("226", "451")})
+    job = {"source": {"hostname": "A", "path": "/a"}, "destination": {"hostname": "B", "path": "/c"}}
+    job = FileTransferJob.from_dict({**job, "job_id": "j", "options": {"verify": verify}})
+    task = Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), job)
+    with pytest.raises(EtlError, match="451"):
+        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0))
+    assert server.files == FILES
+
+
+def test_a_copy_whose_probe_failed_is_not_taken_for_another_place(patient, session, buffer) -> None:
+    """Before a source is deleted an empty file shows whether it is the copy itself: that file must have been stored."""
+
+    def stor(its: FakeSession, argument: str) -> str:
+        its.stor(argument)
+        its.server.files.pop(argument, None)
+        return "451 Quota."
+
+    server = patient()
+    server.answers["STOR"] = stor
+    job = {"source": {"hostname": "A", "path": "/a"}, "destination": {"hostname": "B", "path": "/a"}}
+    options = {"source_action": "delete", "overwrite": "skip"}
+    job = FileTransferJob.from_dict({**job, "job_id": "j", "options": options})
+    task = Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), job)
+    with pytest.raises(EtlError, match="451"):
+        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0))
 
 
 def test_a_server_that_answered_once_is_not_blamed_for_a_silence(patient, session, buffer) -> None:

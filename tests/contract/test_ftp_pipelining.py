@@ -80,8 +80,9 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
     return Waits(monkeypatch)
 
 
-def a_task(number: int = 0) -> Task:
+def a_task(number: int = 0, **options: str) -> Task:
     job = {
+        "options": options,
         "job_id": f"j{number}",
         "source": {"hostname": "A", "path": f"/a{number}"},
         "destination": {"hostname": "B", "path": f"/out/b{number}"},
@@ -109,6 +110,23 @@ def test_a_lone_job_in_warm_sessions_waits_seven_times(fake, session, waits: Wai
         assert source.writes[read:] == [["SIZE", "MDTM", "EPSV", "RETR"], ["SIZE", "MDTM"]]
         assert destination.writes[written:] == [["EPSV"], ["STOR"], ["SIZE"], ["MFMT", "RNFR", "RNTO"]]
         assert destination.files[f"/out/b{number}"] == files[f"/a{number}"]
+
+
+@pytest.mark.parametrize("tells_sizes", [True, False])
+def test_who_wants_no_size_compared_does_not_wait_for_one(fake, session, buffer, tells_sizes: bool) -> None:
+    """The question rides along; where it has no answer no folder is listed instead."""
+    source = fake(files={"/a0": b"1", "/a1": b"22"})
+    destination = fake(files={"/out/x": b""}, features=("MDTM", "MFMT", "EPSV"))
+    if not tells_sizes:
+        destination.answers["SIZE"] = "500 What?"
+    reading, writing = session(source), session(destination)
+    for number in range(2):
+        before = len(destination.writes)
+        receipt = relay.run(a_task(number, verify="none"), reading, writing, "t", relay.Limits(buffer, 0, 0))
+        assert receipt.verified_by == relay.NOTHING
+    assert [verb for write in destination.writes[before:] for verb in write] == [
+        "EPSV", "STOR", "SIZE", "MFMT", "RNFR", "RNTO",
+    ]  # fmt: skip
 
 
 # --- servers that cannot follow ---------------------------------------------------------------------------------

@@ -128,7 +128,19 @@ def test_the_address_in_a_passive_reply_is_not_followed(fake, session, buffer) -
     assert sent.count("PASV") == 2
 
 
-@pytest.mark.parametrize("reply", ["227 Ok.", "227 (1,2,3)", "229 (|||0|)", "229 (|||99999|)", "229 ()", "425 No."])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "227 Ok.",
+        "227 (1,2,3)",
+        "229 (|||0|)",
+        "229 (|||99999|)",
+        "229 ()",
+        "425 No.",
+        "227 (1,2,3,4,5,1234)",
+        "227 (1,2,3,4,1,300)",
+    ],
+)
 def test_a_passive_reply_without_a_port_is_an_error(fake, session, reply: str) -> None:
     """Nonsense is named, and the job may try again."""
     server = fake(files={"/a": b""}, answers={"EPSV": reply if reply[:3] != "227" else "500 No.", "PASV": reply})

@@ -146,6 +146,49 @@ def test_a_destination_that_never_gets_ready_fails_its_job(scene) -> None:
     assert row.published == {}
 
 
+def test_sessions_are_given_back_only_when_nobody_uses_them(scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The destination is being got ready for a file that turns out to be missing: that is waited for."""
+
+    def slow(its: FakeSession, argument: str) -> str:
+        time.sleep(0.3)
+        return its.epsv(argument)
+
+    due: list[int] = []
+    give_back = Pools.give_back
+
+    def looked_at(pools: Pools, lease: Any, places: Any) -> None:
+        due.extend(len(place.held.session.control._due) for place, _ in places if place.held is not None)
+        give_back(pools, lease, places)
+
+    monkeypatch.setattr(Pools, "give_back", looked_at)
+    row = scene([], destination={"EPSV": slow})
+    row.offer(0)
+    row.run()
+    assert [type(error) for error in row.runner.errors[0]] == [errors.FileMissing]
+    assert due
+    assert not any(due)
+
+
+def test_a_session_that_broke_at_the_end_of_a_row_is_not_lent_again(scene) -> None:
+    """The source leaves before it has said whether the last file changed: the file fails, the next one does not."""
+    asked = itertools.count()
+
+    def leave(its: FakeSession, argument: str) -> str | None:
+        if next(asked) == 1:
+            its.drop()
+            return None
+        return its.mdtm(argument)
+
+    row = scene([1000, 1000], source={"MDTM": leave})
+    row.offer(0)
+    row.run()
+    assert len(row.runner.errors[0]) == 1
+    row.offer(1)
+    row.wait()
+    assert 1 not in row.runner.errors
+    assert row.source.sessions == 2
+
+
 def test_in_a_row_nothing_waits_for_the_other_side(scene) -> None:
     """Per file two writes at each server and a third for the rename, with what is certain to come next riding along."""
     count = 6

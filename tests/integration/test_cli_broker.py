@@ -181,7 +181,7 @@ def test_dead_letters_are_replayed_once(broker: Broker, topic: str) -> None:
     assert f"nothing to send back in {topic}-dlq\n0 dead letters" in etl("dlq", "replay", "--all").stdout
     assert len(records(broker, topic)) == 5
     assert f"0 dead letters in {topic}-dlq (5 sent back already" in etl("dlq", "list").stdout
-    assert etl("dlq", "list", "--all").stdout.count("sent back; no such file") == 5
+    assert etl("dlq", "list", "--replayed").stdout.count("sent back; no such file") == 5
     bury(broker, topic, 1, first=5)
     assert json.loads(etl("dlq", "list", "--json").stdout)["job_id"] == "j5"
 

@@ -369,7 +369,7 @@ def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> No
         scene.dispatcher.drop(lambda _task: True)
         assert not task.littered
     assert len(scene.world["B"].removed) == 1
-    assert not scene.runner.ends_tidy()
+    assert not scene.runner.give_up_waiting()
 
 
 def littering(error: errors.EtlError, act: Callable[[], object] = lambda: None) -> Callable[..., relay.Receipt]:
@@ -389,14 +389,14 @@ def test_a_job_broken_off_by_the_stop_leaves_it_to_the_next_owner_to_look(
     scene.accept()
     scene.fly()
     assert len(scene.world["B"].removed) == 1
-    assert not scene.runner.ends_tidy()
+    assert not scene.runner.give_up_waiting()
 
 
 def test_a_job_that_never_wrote_leaves_nothing_when_the_stop_breaks_it_off(scene: Scene) -> None:
     scene.accept()
     scene.stopping.set()
     scene.run(raising(errors.OwnershipLost("the process stops")))
-    assert scene.runner.ends_tidy()
+    assert scene.runner.give_up_waiting()
 
 
 @pytest.mark.parametrize(("topic", "tidy"), [("jobs", False), ("jobs-retry", True)])
@@ -409,7 +409,7 @@ def test_a_job_that_still_has_to_look_when_the_process_ends_leaves_it_to_the_nex
     scene.accept(headers=parked, partition=Partition(topic, 0), timestamp=0.0)
     scene.fly()
     assert scene.dispatcher.unfinished[0] == 1
-    assert scene.runner.ends_tidy() == tidy
+    assert scene.runner.give_up_waiting() == tidy
 
 
 @pytest.mark.parametrize("action", ["keep", "delete"])
@@ -423,7 +423,7 @@ def test_a_job_that_failed_and_then_went_well_leaves_nothing(scene: Scene, actio
     scene.run(good)
     scene.commit()
     assert scene.dispatcher.unfinished[0] == (action == "delete")
-    assert scene.runner.ends_tidy()
+    assert scene.runner.give_up_waiting()
 
 
 def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(scene: Scene) -> None:

@@ -418,7 +418,7 @@ def test_a_replay_sends_originals_and_markers_together(dead: Kafka) -> None:
     assert json.loads(marker.value or b"")["replayed"] == {"partition": 0, "offset": 0}
     assert marker.header("etl-marker") == b"replayed"
     assert places() == []
-    assert places("--all") == [0, 1, 2]
+    assert places("--replayed") == [0, 1, 2]
     assert "nothing to send back" in jobs("dlq", "replay", "--all").stdout
     assert len(dead.topics["jobs"]) == 3
 

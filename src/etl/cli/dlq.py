@@ -79,7 +79,7 @@ def dlq() -> None:
 
 @dlq.command("list")
 @_with_filters
-@click.option("--all", "all_", is_flag=True, help="Those that were sent back already, too.")
+@click.option("--replayed", "all_", is_flag=True, help="Those that were sent back already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @with_config
 def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> None:
@@ -97,7 +97,7 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
     if chosen:
         terminal.console().print(_table(chosen))
     hidden = sum(letter.replayed for letter in found) if not all_ else 0
-    note = f" ({hidden} sent back already, see --all)" if hidden else ""
+    note = f" ({hidden} sent back already, see --replayed)" if hidden else ""
     print(f"{terminal.plural(len(chosen), 'dead letter')} in {topics.dlq}{note}")
 
 

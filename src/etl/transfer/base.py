@@ -71,7 +71,7 @@ class Elsewhere(Generic[T_co]):
         promise.then(self._settled.release)
 
     def fail(self, error: BaseException) -> None:
-        """Settle with an error, unless it is settled."""
+        """Settle with an error, unless it is settled. Called by the thread that keeps it, and not after `follow`."""
         if self._settled.locked():
             self._error = error
             self._settled.release()
@@ -100,17 +100,22 @@ class Stored:
         size_bytes: int | None = None,
         *,
         size: Promise[int | None] | None = None,
+        ended: Promise[None] | None = None,
     ) -> None:
         self.partial = partial
         self.sent_bytes = sent_bytes
         self._size = size or Settled(size_bytes)
+        self._ended = ended
+
+    def require_stored(self) -> None:
+        """Raise what the server said at the end of the upload, if `write` did not wait for that."""
+        if self._ended is not None:
+            self._ended.result()
 
     @property
     def size_bytes(self) -> int | None:
-        """The size as the server says, None: not told. Waits for its reply.
-
-        Raises when the file is not there, or what the server said at the end of the upload.
-        """
+        """The size as the server says, None: not told. Waits for its reply; raises when the file is not there."""
+        self.require_stored()
         return self._size.result()
 
 
@@ -227,7 +232,7 @@ class Session(BaseTransfer):
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the reading of a parcel, all of whose bytes were taken, and ask whether it is `unchanged`.
 
-        What the server says of the transfer is raised here, or by the promise.
+        What the server says of the transfer is raised here, or by the promise: then the session goes on.
         """
         parcel.close(complete=True)
         return self.unchanged(parcel)
@@ -246,7 +251,7 @@ class Session(BaseTransfer):
         The bytes are those of the parcel up to the size in its facts: that there are no more, its `close` finds out.
 
         A folder somebody deleted in between is made again. Raises StorageFull, PermissionRefused, ... and whatever
-        the parcel raises; what the server says at the end may be left to `Stored.size_bytes`.
+        the parcel raises; what the server says at the end may be left to `Stored.require_stored`.
         """
 
     @abstractmethod

@@ -255,7 +255,6 @@ class Lanes:
                     coming.row = row
         finally:
             stages.settle(row)
-            delivery.announce(None)
             delivery.wait()
             row.end()
         if coming is not None:  # it waits its turn: a lease of its own is what it needs

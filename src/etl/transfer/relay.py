@@ -279,6 +279,7 @@ def _probe_for_itself(task: Task, source: Session, destination: Session, token: 
     task.littered = True
     stored = destination.write(partial_path(task, destination.server, token), empty, buffer)
     try:
+        stored.require_stored()
         _refuse_itself(task, source, stored)
     except EtlError:
         _remove_if_possible(task, destination, stored)
@@ -323,9 +324,10 @@ def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:
     job = task.job
     if facts.size_bytes is not None and facts.size_bytes != stored.sent_bytes:
         raise SizeMismatch(f"{job.source}: {stored.sent_bytes} of {facts.size_bytes} bytes came")
-    size_bytes = stored.size_bytes  # raises what the server says of the upload, also where nobody wants the size
     if job.options.verify == "none":
+        stored.require_stored()
         return NOTHING
+    size_bytes = stored.size_bytes
     if size_bytes is None:
         if job.options.verify == "size":
             raise SizeMismatch(f"{job.destination}: the server does not tell the size", server=job.destination.hostname)

@@ -7,6 +7,7 @@ while the fetching one waits. Knows no protocol, no queue, no outcome.
 from __future__ import annotations
 
 import threading
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from etl.transfer.lease import Lease
 
 SMALL_BYTES = 1 << 20  # the largest file that is held whole: streaming larger ones costs less (FTP.md section 4)
-WAITING = 1  # fetched files per lane that are delivered, or wait for it, while another is handed over
+WAITING = 1  # files of a lane that are handed over and not yet delivered, when one more may be
 
 log = structlog.get_logger(__name__)
 
@@ -116,26 +117,25 @@ class Delivery:
         self._stages = stages
         self._on_bug = on_bug
         self._landed = landed
-        self._line: SimpleQueue[Flight | Row | None] = SimpleQueue()  # a row: get ready for it; None: the end
-        self._delivered: SimpleQueue[None] = SimpleQueue()  # one for each flight
-        # Written by the lane alone:
-        self._coming: Row | None = None  # a file for it is being fetched
-        self._put_count = 0  # flights handed over
-        self._undelivered = 0  # of them, as far as the lane knows
-        # Written by the delivering thread alone:
-        self._taken_count = 0  # flights taken out of the line
-        self._ready_for: Row | None = None  # its destination knows that a file comes
+        self._line: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # steps; None: the end
+        self._delivered: SimpleQueue[None] = SimpleQueue()  # one for each flight, or fence
+        # Each of these is written by one thread. `put` counts before it takes `_coming` back, `is_followed` reads in
+        # the other order: so a file on its way is always seen in one of them.
+        self._coming: Row | None = None  # the lane: a file for it is being fetched
+        self._put_count = 0  # the lane: flights handed over
+        self._undelivered = 0  # the lane: flights and fences handed over, as far as it knows
+        self._taken_count = 0  # the delivering thread: flights begun
+        self._ready_for: Row | None = None  # the delivering thread: its destination knows that a file comes
         self._thread = threading.Thread(target=self._loop, name=f"{name}-out", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def announce(self, row: Row | None) -> None:
-        """Say that a file is being fetched for a row; None: that none is."""
+    def announce(self, row: Row) -> None:
+        """Say that a file is being fetched for a row."""
         self._coming = row
-        if row is not None:
-            self._line.put(row)
+        self._line.put(partial(self._expect, row))
 
     def put(self, flight: Flight) -> None:
         """Hand over a fetched file; waits while others wait."""
@@ -143,10 +143,14 @@ class Delivery:
         self._put_count += 1
         self._undelivered += 1
         self._coming = None
-        self._line.put(flight)
+        self._line.put(partial(self._deliver, flight))
 
     def wait(self) -> None:
-        """Wait until everything handed over was delivered."""
+        """Wait until everything handed over was delivered, and no destination is being got ready."""
+        if self._coming is not None:  # announced, and no file followed: it may be its turn just now
+            self._coming = None
+            self._undelivered += 1
+            self._line.put(partial(self._delivered.put, None))
         self._wait_until(0)
 
     def _wait_until(self, undelivered: int) -> None:
@@ -165,12 +169,9 @@ class Delivery:
         return not self._thread.is_alive()
 
     def _loop(self) -> None:
-        while (item := self._line.get()) is not None:
+        while (step := self._line.get()) is not None:
             try:
-                if isinstance(item, Row):
-                    self._expect(item)
-                else:
-                    self._deliver(item)
+                step()
             except BaseException:  # a bug; the lane goes on
                 log.exception("delivery met a bug")
 
@@ -184,7 +185,6 @@ class Delivery:
         self._ready_for = None
 
         def is_followed() -> bool:
-            # Read in this order: `put` writes in the other.
             if self._coming is None and self._put_count == self._taken_count:
                 return False
             self._ready_for = flight.row

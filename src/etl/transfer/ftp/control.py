@@ -191,7 +191,12 @@ class Control:
             raise self._failed(f"{error}{self._while()}") from error
 
     def flush(self) -> None:
-        """Send what is corked and read every reply that is due. Raises RuntimeError while a transfer runs."""
+        """Send what is corked and read every reply that is due.
+
+        Raises RuntimeError while a transfer runs, and the session's first error once it is broken.
+        """
+        if self._broken is not None:
+            raise self._broken
         if self._transfer is not None:
             raise self._must_wait("flush")
         while self._due:

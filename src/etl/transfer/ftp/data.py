@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.control import Control, Pending
     from etl.transfer.ftp.replies import Reply
 
-_PORT_REPLY_BYTES = 500  # of a reply that are searched for a port: the search takes the square of their number
-_PORT = re.compile(rb"(?:[0-9]{1,3},){4}([0-9]{1,3}),([0-9]{1,3})")  # the address is not read: dial_peer() says why
-_EXTENDED_PORT = re.compile(rb"\(([!-~])\1\1([0-9]{1,5})\1\)")  # RFC 2428 section 3
+_PORT_LINE_BYTES = 500  # of a reply that are searched for a port
+_PORT = re.compile(rb"(?:[0-9]{1,3},){4}([0-9]{1,3}),([0-9]{1,3})(?![0-9])")  # the address is not read: see dial_peer()
+_EXTENDED_PORT = re.compile(rb"\(([!-~])[^()]*?\1[^()]*?\1 *([0-9]{1,5})\1\)")  # RFC 2428 section 3
 _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 
 
@@ -311,13 +311,14 @@ class Passive:
         server = self._connections.server
         if not reply.is_success:
             raise IOFailure(f"{server}: no data connection: {reply.text}", server=server)
-        line = reply.lines[-1][:_PORT_REPLY_BYTES]
+        line = reply.lines[-1][:_PORT_LINE_BYTES]
         port = 0
         if self._connections.extended:
             if reply.code == 229 and (found := _EXTENDED_PORT.search(line)) is not None:
                 port = int(found[2])
         elif reply.code == 227 and (found := _PORT.search(line)) is not None:
-            port = int(found[1]) << 8 | int(found[2])
+            high, low = int(found[1]), int(found[2])
+            port = high * 256 + low if max(high, low) < 256 else 0
         if not 0 < port < 65536:
             raise IOFailure(f"{server}: no port in {reply.text}", server=server)
         return port
@@ -329,10 +330,9 @@ class Active:
     def __init__(self, connections: DataConnections) -> None:
         self.born = time.monotonic()
         self._connections = connections
-        control = connections.control.sock
-        self._is_old = control.family == socket.AF_INET
-        own = control.getsockname()
-        self._listener: socket.socket = socket.socket(control.family, socket.SOCK_STREAM)
+        self._is_old = connections.family == socket.AF_INET
+        own = connections.control.sock.getsockname()
+        self._listener: socket.socket = socket.socket(connections.family, socket.SOCK_STREAM)
         connections.sockets.add(self._listener)
         try:
             self._listener.bind((own[0], 0, *own[2:]))

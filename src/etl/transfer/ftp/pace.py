@@ -3,12 +3,13 @@
 Four common servers take hundreds (FTP.md section 5.1); one that reads a line and throws away the rest, or begins a
 command before the last one is done, is found by its first misstep and treated gently from then on.
 
-One of the four, vsftpd, waits at the end of a RETR until the client's end has acknowledged the last byte, and reads no
-command meanwhile: those that follow may be on their way by then, which saves a round trip for each file.
+One of the four, vsftpd, waits at the end of a transfer until the client's end has acknowledged its own, and reads no
+command meanwhile: those that follow may be on their way by then, which saves a round trip for each file and side.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ _proven: set[Address] = (
     set()
 )  # began a transfer whose command shared a write with the one that opened its data connection
 _confused: dict[Address, float] = {}  # until when they are treated gently (monotonic)
-_overtaken: set[Address] = set()  # answered a command that was sent before the last reply of a transfer
+_early: set[Address] = set()  # answered a command that was sent before their last word on a transfer
 _hasty: dict[Address, float] = {}  # until when none is sent so early (monotonic)
 
 
@@ -39,7 +40,7 @@ def forget_paces() -> None:
     with _lock:
         _proven.clear()
         _confused.clear()
-        _overtaken.clear()
+        _early.clear()
         _hasty.clear()
 
 
@@ -51,28 +52,29 @@ class Pace:
         self._name = server.hostname
         self.is_one_by_one = _confused.get(self._address, 0.0) > time.monotonic()
         self._is_proven = self._address in _proven
-        self._is_patient = False
+        self._is_patient = False  # it takes commands before its last word, and a round trip is worth it
 
     def meet(self, welcome: bytes, round_trip_seconds: float | None) -> None:
         """Take note of a server's first words, and of how far away it is."""
-        is_far = (round_trip_seconds or 0.0) >= FAR_SECONDS
-        self._is_patient = is_far and b"vsFTPd" in welcome and _hasty.get(self._address, 0.0) <= time.monotonic()
+        self._is_patient = b"vsFTPd" in welcome and (round_trip_seconds or 0.0) >= FAR_SECONDS
+        with _lock:
+            if _hasty.get(self._address, math.inf) <= time.monotonic():
+                del _hasty[self._address]
 
     @property
     def may_overtake(self) -> bool:
-        """May commands be sent before the last reply of a RETR whose data has ended?"""
-        return self._is_patient and not self.is_one_by_one
+        """May commands be sent before the last reply to a transfer whose data has ended?"""
+        return self._is_patient and not self.is_one_by_one and self._address not in _hasty
 
     def overtook(self) -> None:
         """Note that such a command was answered."""
-        if self._address not in _overtaken:
+        if self._address not in _early:
             with _lock:
-                _overtaken.add(self._address)
+                _early.add(self._address)
 
     def failed_to_overtake(self) -> None:
         """Note that a session ended before such a command was answered."""
-        if self._address not in _overtaken:
-            self._is_patient = False
+        if self._address not in _early:
             with _lock:
                 _hasty[self._address] = time.monotonic() + GENTLE_SECONDS
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 LINE_LIMIT_BYTES = 8 * 1024
 LINE_LIMIT_COUNT = 1000
 REPLY_LIMIT_BYTES = 256 * 1024
-_USUAL = re.compile(rb"[1-5][0-9]{2}(?: [^\r\n]*)?\r?\n")  # a reply of one line
+_USUAL = re.compile(rb"(([1-5][0-9]{2})(?: [^\r\n]*)?)\r?\n")  # a reply of one line
 _FIRST_LINE = re.compile(rb"([1-5][0-9]{2})(?:[ -]|$)")
 
 
@@ -76,8 +76,7 @@ class ReplyParser:
             end = usual.end()
             if end - self._at <= LINE_LIMIT_BYTES:
                 self._at = end
-                text = usual[0].rstrip(b"\r\n")
-                return Reply(int(text[:3]), (text,))
+                return Reply(int(usual[2]), (usual[1],))
         while (line := self._take_line()) is not None:
             if not self._lines:
                 if not _FIRST_LINE.match(line):

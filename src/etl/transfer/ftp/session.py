@@ -319,12 +319,12 @@ class FTPTransfer(Streaming):
         upload = Upload(self, whole, parcel, buffer)
         sent_bytes = upload.run()
         size = self.ask("SIZE", whole)
-
-        def stored_size() -> int | None:
-            upload.judge()
-            return self._stored_size(whole, size)
-
-        return Stored(partial, sent_bytes, size=Later(stored_size, asks_more=True))
+        return Stored(
+            partial,
+            sent_bytes,
+            size=Later(lambda: self._stored_size(whole, size), asks_more=True),
+            ended=Later(upload.judge, asks_more=True) if upload.is_unjudged else None,
+        )
 
     def _stored_size(self, whole: str, size: Pending) -> int | None:
         size_bytes = size_in(size.result().line) if size.result().is_success else None
@@ -405,7 +405,7 @@ class FTPTransfer(Streaming):
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp and rename, in one write that leaves at once; a data connection opened ahead comes up meanwhile."""
-        _ = stored.size_bytes  # raises what the server said at the end of the upload
+        stored.require_stored()
         partial, target = self._names.whole(stored.partial), self._names.whole(final)
         stamped = self._stamping.stamp(partial, mtime)
         published = self._later(self._renaming.publishing(partial, target, stored.sent_bytes, stamped))

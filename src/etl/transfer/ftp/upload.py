@@ -207,11 +207,15 @@ class Upload:
                 return stor.reply is None and stor.is_begun
         return False
 
+    @property
+    def is_unjudged(self) -> bool:
+        """Is the server's last word still to be read?"""
+        return self._unjudged is not None
+
     def judge(self) -> None:
-        """Read the final reply if that was not done; raises what it says."""
-        if (stor := self._unjudged) is not None:
-            self._unjudged = None
-            self._require_success(stor)
+        """Read it; raises what it says."""
+        assert self._unjudged is not None  # noqa: S101 - see `is_unjudged`
+        self._require_success(self._unjudged)
 
     def _require_success(self, stor: Pending) -> None:
         reply = stor.result()
