@@ -51,7 +51,7 @@ LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have g
 
 
 class _Pair(NamedTuple):
-    """Two servers under two of their names: these do not change while we live."""
+    """What is known of two servers by the names that jobs give them; settings do not change while the process lives."""
 
     ends: tuple[ServerConfig, ServerConfig]
     queue: Queue
