@@ -102,7 +102,8 @@ class Admission:
         task = carried.task(record, job)
         task.incarnation = incarnation
         task.published = task.published or published
-        task.sweep = bool(task.attempts) or task.outages > 0 or self.partitions.sweeps(task.partition)
+        was_tried = bool(task.attempts) or task.outages > 0
+        task.sweep_since = time.monotonic() if was_tried else self.partitions.sweep_since(task.partition)
         task.owned = partial(self.partitions.owned, task.partition, incarnation)  # holds no task: it would be a cycle
         self._offer(task, carried)
 

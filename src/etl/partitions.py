@@ -27,6 +27,7 @@ TAKE_OVER_SECONDS = 2.0  # spent at most on one partition before others get thei
 @dataclass
 class _Held:
     incarnation: int
+    taken_over_at: float  # monotonic
     to_sweep: int  # of its next jobs, how many look for partial files of a predecessor
     waits_for: int | None = None  # offset of a record that is not due yet
     wakes_at: float = 0.0  # wall clock
@@ -62,7 +63,7 @@ class Partitions:
             incarnation = self._ledger.assign(partition, committed.offset, committed.metadata)
             clean = self._ledger.was_clean(partition)
             with self._lock:
-                self._held[partition] = _Held(incarnation, 0 if clean else self._window)
+                self._held[partition] = _Held(incarnation, time.monotonic(), 0 if clean else self._window)
             self._paused.add(partition)  # by the intake, when it was assigned
             log.info(
                 "partition taken over",
@@ -96,14 +97,17 @@ class Partitions:
         """Can nobody else have this partition, as far as this process can know? Any thread."""
         return self._ledger.owns(partition, incarnation) and self._intake.is_member()
 
-    def sweeps(self, partition: Partition) -> bool:
-        """Should the next job of this partition look for partial files that its last owner may have left?"""
+    def sweep_since(self, partition: Partition) -> float | None:
+        """Should the next job of this partition look for partial files that its last owner may have left?
+
+        Then this returns since when (monotonic) that owner has written none.
+        """
         with self._lock:
             held = self._held.get(partition)
             if held is None or held.to_sweep <= 0:
-                return False
+                return None
             held.to_sweep -= 1
-            return True
+            return held.taken_over_at
 
     def sleep(self, partition: Partition, offset: int, until: float) -> None:
         """Go on with a partition at `offset`, but not before `until` (wall clock)."""

@@ -18,12 +18,12 @@ from etl.errors import DeadlineExceeded, EtlError, Fate, OwnershipLost, code_of,
 from etl.logs import redact
 from etl.models import document
 from etl.models.message import TransferResult
-from etl.models.task import Attempt
+from etl.models.task import SWEEP_ANEW, Attempt
 from etl.models.wire import Partition
 from etl.offsets import State
 from etl.outcomes import Outcome
 from etl.retry import Abandon, Again, Dead, Park
-from etl.transfer import relay
+from etl.transfer import partials, relay
 from etl.transfer.base import Elsewhere
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Runner:
     store: Store
     is_stopping: Callable[[], bool]
     untidy: bool = False  # something may be left behind at a server, and no job of this process will look for it
+    leftovers: partials.Leftovers = field(default_factory=partials.Leftovers)
     done: int = field(default=0)  # jobs that ended in this process; approximate: lanes count without a lock
 
     def run(self, flight: Flight) -> None:
@@ -99,13 +100,13 @@ class Runner:
         limits = relay.Limits(
             flight.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )
-        return relay.run(task, lease.source, lease.destination, self._token(flight), limits)
+        return relay.run(task, lease.source, lease.destination, self._token(flight), limits, self.leftovers)
 
     # --- the same in two stages, of a row of jobs (`row.Stages`)
 
     def is_plain(self, flight: Flight) -> bool:
         """May this job go through two stages?"""
-        return relay.is_plain(flight.task) and flight.lease.is_pair and not flight.lease.shared
+        return flight.lease.is_pair and not flight.lease.shared and relay.is_plain(flight.task, self.leftovers)
 
     def open(self, flight: Flight) -> bool:
         """Have the sessions of its row open. False: the job failed, and was reported."""
@@ -274,18 +275,18 @@ class Runner:
                 self.park(task, verdict.not_before, str(error))
             else:
                 log.info("job waits", **_context(task), error=str(error), seconds=round(verdict.delay, 3))
-                task.sweep = True
+                task.sweep_since = SWEEP_ANEW
                 self.dispatcher.later(task, verdict.delay)
         elif isinstance(verdict, Dead):
             self._note(task, verdict.error, spent=True)
             self.dead(task, verdict.error, started)
         elif self.ledger.owns(task.partition, task.incarnation) and not self.is_stopping():
             # Nobody took the partition away: we only cannot be sure that it is ours, while the broker is silent.
-            task.sweep = True
+            task.sweep_since = SWEEP_ANEW
             self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
         else:
             # When a partition is taken away its next owner looks anyway; when the process stops, it must be told to.
-            if task.sweep and self.is_stopping():
+            if task.sweep_since is not None and self.is_stopping():
                 self.untidy = True
             log.info("job abandoned", **_context(task), error=str(error))
 
@@ -414,7 +415,9 @@ class Runner:
         look first has no other witness.
         """
         topic = self.envelopes.topics.source
-        unswept = self.dispatcher.drop(lambda task: task.sweep and not task.published and task.partition.topic == topic)
+        unswept = self.dispatcher.drop(
+            lambda task: task.sweep_since is not None and not task.published and task.partition.topic == topic
+        )
         return not (self.untidy or unswept)
 
     def _clean_up(self, flight: Flight) -> None:
@@ -422,9 +425,9 @@ class Runner:
         task = flight.task
         if not task.littered:
             return
-        task.sweep = True  # what the server did with commands that were on their way nobody knows
+        task.sweep_since = SWEEP_ANEW  # what the server did with commands that were on their way nobody knows
         server = self.pools.server(task.job.destination.hostname)
-        path = relay.partial_path(task, server, self._token(flight))
+        path = partials.partial_path(task, server, self._token(flight))
         flight.lease.destination.disconnect()  # its place at the server is ours until the lease is given back
         try:
             with self.pools.create(server) as session:

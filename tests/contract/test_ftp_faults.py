@@ -13,7 +13,7 @@ from etl.config import ServerConfig, TransferSettings
 from etl.errors import EtlError, Fate
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
-from etl.transfer import FTPTransfer, relay
+from etl.transfer import FTPTransfer, partials, relay
 from etl.transfer.ftp import pace, publishing
 from servers.faulty import FAULTS, GROWTH, FaultyFTP, Plan
 
@@ -87,13 +87,13 @@ def attempt(source: FaultyFTP, destination: FaultyFTP, buffer: memoryview, *, wa
         for plan in plans:
             plan.is_over = warm  # the first job of a session waits more often than those after it
         for _ in range(2 if warm else 1):
-            relay.run(task, *sessions, "t", relay.Limits(buffer, 0, 0))
+            relay.run(task, *sessions, "t", relay.Limits(buffer, 0, 0), partials.Leftovers())
             for plan in plans:
                 plan.is_over = False
     except EtlError as error:
         if task.littered:
             with session_of("B", destination) as tidy:
-                tidy.remove(relay.partial_path(task, tidy.server, "t"))
+                tidy.remove(partials.partial_path(task, tidy.server, "t"))
         return error
     finally:
         for session in sessions:

@@ -11,7 +11,7 @@ from contract_parts import PATIENT, SHORT, Bytes, drain
 from etl.errors import ConnectionLost, EtlError, SourceChanged, StorageFull
 from etl.models.message import FileTransferJob
 from etl.models.task import Facts, Origin, Record, Task
-from etl.transfer import relay
+from etl.transfer import partials, relay
 from etl.transfer.base import Promise
 from etl.transfer.ftp import pace
 from servers.fake import FakeFTP, FakeSession
@@ -197,7 +197,7 @@ def test_a_bad_last_reply_is_found_whatever_is_to_be_compared(patient, session, 
     job = FileTransferJob.from_dict({**job, "job_id": "j", "options": {"verify": verify}})
     task = Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), job)
     with pytest.raises(EtlError, match="451"):
-        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0))
+        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0), partials.Leftovers())
     assert server.files == FILES
 
 
@@ -216,7 +216,7 @@ def test_a_copy_whose_probe_failed_is_not_taken_for_another_place(patient, sessi
     job = FileTransferJob.from_dict({**job, "job_id": "j", "options": options})
     task = Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), job)
     with pytest.raises(EtlError, match="451"):
-        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0))
+        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0), partials.Leftovers())
 
 
 def test_a_server_that_answered_once_is_not_blamed_for_a_silence(patient, session, buffer) -> None:

@@ -15,7 +15,7 @@ from etl.config import TransferSettings
 from etl.errors import ConnectionLost, EtlError, Fate, StorageFull, TransferTimeout
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
-from etl.transfer import relay
+from etl.transfer import partials, relay
 from etl.transfer.ftp import pace, sockets
 from servers.fake import FakeSession
 
@@ -100,7 +100,7 @@ def test_a_lone_job_in_warm_sessions_waits_seven_times(fake, session, waits: Wai
     limits = relay.Limits(buffer, 0, 0)
 
     def run(number: int) -> None:
-        receipt = relay.run(a_task(number), reading, writing, "t", limits)
+        receipt = relay.run(a_task(number), reading, writing, "t", limits, partials.Leftovers())
         assert receipt.verified_by == relay.SIZE
 
     run(0)
@@ -122,7 +122,9 @@ def test_who_wants_no_size_compared_does_not_wait_for_one(fake, session, buffer,
     reading, writing = session(source), session(destination)
     for number in range(2):
         before = len(destination.writes)
-        receipt = relay.run(a_task(number, verify="none"), reading, writing, "t", relay.Limits(buffer, 0, 0))
+        receipt = relay.run(
+            a_task(number, verify="none"), reading, writing, "t", relay.Limits(buffer, 0, 0), partials.Leftovers()
+        )
         assert receipt.verified_by == relay.NOTHING
     assert [verb for write in destination.writes[before:] for verb in write] == [
         "EPSV", "STOR", "SIZE", "MFMT", "RNFR", "RNTO",
@@ -261,7 +263,10 @@ def test_a_server_confused_by_pairs_still_gets_its_job_done(fake, session, buffe
         try:
             reading, writing = session(odd if number % 2 else plain, CALM), session(odd, CALM)
             for more in (number, number + 1):  # the second one of a session shares writes
-                assert relay.run(a_task(more), reading, writing, "t", limits).verified_by == relay.SIZE
+                assert (
+                    relay.run(a_task(more), reading, writing, "t", limits, partials.Leftovers()).verified_by
+                    == relay.SIZE
+                )
         except EtlError as error:
             fates.add(error.fate)
             return False

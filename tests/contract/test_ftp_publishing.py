@@ -6,6 +6,7 @@ import pytest
 from contract_parts import writes_of
 
 from etl.errors import (
+    ConnectionLost,
     EtlError,
     Fate,
     InvalidPath,
@@ -223,3 +224,11 @@ def test_a_listing_may_give_whole_paths(fake, session) -> None:
 def test_a_refused_listing_is_an_empty_folder(fake, session) -> None:
     """Many servers say 550 for a folder without files."""
     assert session(fake(files={"/d/a": b""}, answers={"NLST": "550 No files found."})).names("/d") == []
+
+
+@pytest.mark.parametrize("code", [421, 425, 426])
+def test_a_listing_that_got_no_connection_says_nothing_of_the_folder(fake, session, code: int) -> None:
+    """Taken for empty, what a predecessor left there would stay."""
+    ftp = session(fake(files={"/d/a": b""}, answers={"NLST": f"{code} Not now."}))
+    with pytest.raises(ConnectionLost, match=f"{code} Not now"):
+        ftp.names("/d")

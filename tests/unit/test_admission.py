@@ -32,7 +32,7 @@ from etl.retry import SET_BACK_PER_SECOND, Policy
 from etl.runner import Runner
 from etl.surplus import DOWN_KEEPS
 from etl.topics import Topics
-from etl.transfer import relay
+from etl.transfer import partials, relay
 from etl.transfer.base import Session
 from etl.transfer.lane import Flight
 from etl.transfer.pool import Pools
@@ -74,8 +74,8 @@ class FakePartitions:
     def sleep(self, partition: Partition, offset: int, until: float) -> None:
         self.sleeping[partition] = (offset, until)
 
-    def sweeps(self, partition: Partition) -> bool:
-        return self.dirty
+    def sweep_since(self, partition: Partition) -> float | None:
+        return 0.0 if self.dirty else None
 
     def owned(self, partition: Partition, incarnation: int) -> bool:
         return self.ours and self.ledger.owns(partition, incarnation)
@@ -300,7 +300,7 @@ def test_attempts_run_out(scene: Scene) -> None:
     task = scene.run(raising(errors.ConnectionLost("cut")))
     assert scene.messages() == {}
     assert [attempt.what for attempt in task.attempts] == ["CONNECTION_ERROR: cut"]
-    assert task.sweep
+    assert task.sweep_since is not None
     time.sleep(0.55)  # half of the first back-off: the jitter of the policy above
     scene.run(raising(errors.SizeMismatch("short")))
     messages = scene.messages()
@@ -430,8 +430,8 @@ def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(
     """The next fresh session of the server removes it by its name, perhaps in the middle of that run."""
     names: list[str] = []
 
-    def fail(job: Task, _source: object, destination: Session, token: str, _limits: object) -> relay.Receipt:
-        names.append(relay.partial_path(job, destination.server, token))
+    def fail(job: Task, _source: object, destination: Session, token: str, *_rest: object) -> relay.Receipt:
+        names.append(partials.partial_path(job, destination.server, token))
         job.littered = True
         scene.world["B"].refusal = ConnectionRefusedError("down")
         raise errors.ConnectionLost("cut")

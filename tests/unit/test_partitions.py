@@ -179,15 +179,15 @@ def test_only_the_first_window_after_an_unclean_end_is_swept() -> None:
     scene = Scene(P0, window=3)
     scene.intake.told[P0] = (begun.offsets[P0], None)
     scene.take_over()
-    assert [scene.partitions.sweeps(P0) for _ in range(5)] == [True, True, True, False, False]
-    assert not scene.partitions.sweeps(P1)
+    assert [scene.partitions.sweep_since(P0) is not None for _ in range(5)] == [True, True, True, False, False]
+    assert scene.partitions.sweep_since(P1) is None
 
     ended = scene.commit(clean=True)
     assert ended is not None
     heir = Scene(P0, window=3)
     heir.intake.told[P0] = (ended.offsets[P0], None)
     heir.take_over()
-    assert not heir.partitions.sweeps(P0)
+    assert heir.partitions.sweep_since(P0) is None
 
 
 def test_after_a_clean_end_nothing_is_fetched_before_that_is_revoked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 
 from etl import errors
 from etl.config import ServerConfig
-from etl.models.message import FileTransferJob
-from etl.models.task import Facts, Origin, Record, Task
-from etl.transfer import relay
+from etl.models.message import Endpoint, FileTransferJob
+from etl.models.task import SWEEP_ANEW, Facts, Origin, Record, Task
+from etl.transfer import partials, relay
 from etl.transfer.base import Parcel, Promise, Published, Session, Settled, Stored
 
 pytestmark = pytest.mark.unit
@@ -142,11 +143,14 @@ class Scene:
         self.task = Task(
             Record("jobs", 2, 77, None, b"{}"), ORIGIN, FileTransferJob.from_dict(job), owned=lambda: self.owned
         )
-        self.partial = relay.partial_path(self.task, self.destination.server, TOKEN)
+        self.leftovers = partials.Leftovers()
+        self.partial = partials.partial_path(self.task, self.destination.server, TOKEN)
 
     def run(self, *, shared: bool = False, memory: int = 1 << 20, spool: int = 1 << 20) -> relay.Receipt:
         limits = relay.Limits(memoryview(bytearray(4)), memory, spool)
-        return relay.run(self.task, self.source, self.source if shared else self.destination, TOKEN, limits)
+        return relay.run(
+            self.task, self.source, self.source if shared else self.destination, TOKEN, limits, self.leftovers
+        )
 
     @property
     def at_destination(self) -> dict[str, bytes]:
@@ -181,11 +185,11 @@ def test_a_partial_name_is_hidden_short_and_of_one_holder() -> None:
     scene = Scene()
     assert scene.partial.startswith("/out/.etl-")
     assert scene.partial.endswith(f"-{TOKEN}.part")
-    assert relay.partial_path(scene.task, scene.destination.server, "cafe0002") != scene.partial
+    assert partials.partial_path(scene.task, scene.destination.server, "cafe0002") != scene.partial
     other = Task(scene.task.record, Origin("jobs", 2, 78), scene.task.job)
-    assert relay.partial_path(other, scene.destination.server, TOKEN) != scene.partial
+    assert partials.partial_path(other, scene.destination.server, TOKEN) != scene.partial
     visible = dataclasses.replace(scene.destination.server, partial_pattern="x{id}y")
-    assert relay.partial_path(scene.task, visible, TOKEN).startswith("/out/x")
+    assert partials.partial_path(scene.task, visible, TOKEN).startswith("/out/x")
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": "newer"}])
@@ -414,16 +418,16 @@ def test_a_sweep_removes_this_jobs_partials_and_no_others() -> None:
     """Those of earlier attempts, whoever made them."""
     scene = Scene()
     others = [
-        relay.partial_path(
+        partials.partial_path(
             Task(scene.task.record, Origin("jobs", 2, 7), scene.task.job), scene.destination.server, "x"
         ),
         "/out/.etl-notes.txt",
         "/elsewhere/.etl-x.part",
     ]
-    mine = relay.partial_path(scene.task, scene.destination.server, "dead0000")
+    mine = partials.partial_path(scene.task, scene.destination.server, "dead0000")
     for path in (*others, mine):
         scene.destination.files[path] = File(b"half")
-    scene.task.sweep = True
+    scene.task.sweep_since = SWEEP_ANEW
     scene.run()
     assert sorted(scene.destination.files) == sorted([*others, "/out/a"])
 
@@ -433,13 +437,53 @@ def test_a_sweep_puts_back_what_an_attempt_moved_aside_whatever_partial_names_en
     """It is the only copy of the file that was there; with one in its place it is a leftover."""
     scene = Scene()
     scene.destination.server = dataclasses.replace(scene.destination.server, partial_pattern=pattern)
-    partial = relay.partial_path(scene.task, scene.destination.server, "dead0000")
+    partial = partials.partial_path(scene.task, scene.destination.server, "dead0000")
     scene.destination.files = {partial: File(b"half"), f"{partial}.old": File(b"old")}
-    relay.sweep(scene.task, scene.destination)
+    relay.sweep(scene.task, scene.destination, scene.leftovers)
     assert scene.at_destination == {"/out/a": b"old"}
     scene.destination.files[f"{partial}.old"] = File(b"older")
-    relay.sweep(scene.task, scene.destination)
+    relay.sweep(scene.task, scene.destination, scene.leftovers)
     assert scene.at_destination == {"/out/a": b"old"}
+
+
+def test_one_listing_tells_of_all_jobs_that_may_trust_it() -> None:
+    """Of a predecessor's jobs in one folder, only the first pays for it; what was tried meanwhile has its own."""
+    scene = Scene()
+    mine = scene.partial.replace(TOKEN, "dead0000")
+    scene.destination.files[mine] = File(b"half")
+    scene.task.sweep_since = 0.0
+    other = dataclasses.replace(scene.task, origin=Origin("jobs", 2, 78))
+    assert not relay.is_plain(other, scene.leftovers)
+    relay.sweep(other, scene.destination, scene.leftovers)
+    assert relay.is_plain(other, scene.leftovers)
+    assert not relay.is_plain(scene.task, scene.leftovers)
+    relay.sweep(scene.task, scene.destination, scene.leftovers)
+    assert scene.destination.files == {}
+    assert scene.said.count("B names /out") == 1
+    for since in (time.monotonic(), SWEEP_ANEW):
+        other.sweep_since = since
+        assert not relay.is_plain(other, scene.leftovers)
+    relay.sweep(other, scene.destination, scene.leftovers)
+    assert scene.said.count("B names /out") == 2
+
+
+def test_listings_are_kept_for_some_folders_and_some_leftovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies about at a server, it is not kept in memory."""
+    monkeypatch.setattr(partials, "LEFTOVERS_KEPT", 2)
+    monkeypatch.setattr(partials, "FOLDERS_KEPT", 2)
+    scene = Scene()
+    scene.task.sweep_since = 0.0
+    for token in ("a", "b", "c"):
+        scene.destination.files[scene.partial.replace(TOKEN, token)] = File(b"half")
+    assert len(scene.leftovers.of(scene.task, scene.destination)) == 3
+    assert scene.leftovers.known(scene.task) is None
+    for folder in ("x", "y", "z"):
+        job = dataclasses.replace(scene.task.job, destination=Endpoint(hostname="B", path=f"/{folder}/a"))
+        task = dataclasses.replace(scene.task, job=job)
+        assert scene.leftovers.of(task, scene.destination) == []
+        assert scene.leftovers.known(task) == []
+    first = dataclasses.replace(scene.task.job, destination=Endpoint(hostname="B", path="/x/a"))
+    assert scene.leftovers.known(dataclasses.replace(scene.task, job=first)) is None
 
 
 def test_no_listing_is_paid_in_normal_work() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -70,6 +71,9 @@ class Attempt:
     what: str
 
 
+SWEEP_ANEW = math.inf  # for `Task.sweep_since`: no listing is new enough but one of its own
+
+
 @dataclass(eq=False)
 class Task:
     """One job in this process. Mutable state belongs to whoever holds the task: dispatcher, lane, then outcomes."""
@@ -87,7 +91,8 @@ class Task:
     began: float | None = None  # the same: wall clock, when the copying began
     littered: bool = False  # a partial file of this process may lie at the destination
     incarnation: int = 0  # of the assignment in which the record was received
-    sweep: bool = False  # look for partial files of earlier attempts first
+    # Partial files of earlier runs are looked for first, by a listing that is no older (monotonic clock); None: not.
+    sweep_since: float | None = None
     owned: Callable[[], bool] = lambda: (
         True
     )  # is the partition of `record` still ours, as far as this process can know?

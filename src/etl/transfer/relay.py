@@ -27,14 +27,15 @@ from etl.errors import (
 )
 from etl.models.task import Facts
 from etl.transfer.base import ASIDE
-from etl.transfer.paths import basename, beside, parent
+from etl.transfer.partials import partial_path
+from etl.transfer.paths import basename, beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etl.config import ServerConfig
-    from etl.models.task import Origin, Task
+    from etl.models.task import Task
     from etl.transfer.base import Parcel, Promise, Session, Stored
+    from etl.transfer.partials import Leftovers
 
 SIZE = "size"
 SIZE_AND_TIME = "size+time"
@@ -65,19 +66,14 @@ class Limits:
     spool_bytes: int
 
 
-def partial_id(origin: Origin, token: str) -> str:
-    """Name the partial file of one run of a job: what an earlier run left, or still writes, is never taken for it."""
-    return f"{_job_hash(origin)}-{token}"
-
-
-def run(task: Task, source: Session, destination: Session, token: str, limits: Limits) -> Receipt:
+def run(task: Task, source: Session, destination: Session, token: str, limits: Limits, leftovers: Leftovers) -> Receipt:
     """Bring the job's file under its final name, whole and verified; or raise, leaving what was there.
 
     `source` may be `destination`: then the file goes through memory or a spool file.
     """
     require_disposal(task, source)
-    if task.sweep:
-        sweep(task, destination)
+    if task.sweep_since is not None:
+        sweep(task, destination, leftovers)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
         if not receipt.skipped:
             _probe_for_itself(task, source, destination, token, limits.buffer)
@@ -94,10 +90,11 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
         parcel.close(complete=False)
 
 
-def is_plain(task: Task) -> bool:
+def is_plain(task: Task, leftovers: Leftovers) -> bool:
     """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
-    is_copy = not task.published and not task.sweep and task.job.options.overwrite == "replace"
-    return is_copy and not _could_be_itself(task)
+    if task.published or task.job.options.overwrite != "replace" or _could_be_itself(task):
+        return False
+    return task.sweep_since is None or leftovers.known(task) == []
 
 
 def require_disposal(task: Task, source: Session) -> None:
@@ -202,26 +199,16 @@ def _look_if_possible(session: Session, path: str) -> Facts | None:
         return None
 
 
-def sweep(task: Task, destination: Session) -> None:
+def sweep(task: Task, destination: Session, leftovers: Leftovers) -> None:
     """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
     final = task.job.destination.path
-    before, after = destination.server.partial_pattern.split("{id}")
-    for name in destination.names(parent(final), f"{before}{_job_hash(task.origin)}-"):
+    _, after = destination.server.partial_pattern.split("{id}")
+    for name in leftovers.of(task, destination):
         path = beside(final, name)
-        if name.endswith(after + ASIDE) and destination.look(final) is None:  # asked first: `after` may be empty
+        if name.endswith(after + ASIDE) and destination.look(final) is None:
             destination.dispose(path, final).result()
-        elif name.endswith((after, after + ASIDE)):
+        else:
             destination.remove(path)
-
-
-def partial_path(task: Task, server: ServerConfig, token: str) -> str:
-    """Return the hidden name beside the job's final one."""
-    name = server.partial_pattern.replace("{id}", partial_id(task.origin, token))
-    return beside(task.job.destination.path, name)
-
-
-def _job_hash(origin: Origin) -> str:
-    return hashlib.blake2b(str(origin).encode(), digest_size=8).hexdigest()
 
 
 def _already_there(task: Task, source: Session, destination: Session, buffer: memoryview) -> Receipt | None:

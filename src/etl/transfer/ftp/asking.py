@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SAY_FULL = ("no space", "disk full", "quota", "not enough space", "failure writing to local file")
 
 UNKNOWN_COMMAND = {500, 501, 502, 504}  # codes of a server that cannot do it at all
+NO_CONNECTION = {421, 425, 426}  # whatever the command was about
 
 
 class Asker(Protocol):
@@ -125,7 +126,7 @@ def plain_error(name: str, path: str, reply: Reply) -> EtlError:
     message = f"{name}:{path}: {reply.text}"
     if reply.code in {452, 552} or _says_full(reply):
         return StorageFull(message, server=name)
-    if reply.code in {421, 425, 426}:
+    if reply.code in NO_CONNECTION:
         return ConnectionLost(message, server=name)
     if reply.code in {530, 532}:
         return PermissionRefused(message, server=name)

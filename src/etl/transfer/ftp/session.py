@@ -183,18 +183,20 @@ class FTPTransfer(Streaming):
         ways += [("NLST", b"-a"), ("NLST", None)]  # without -a vsftpd hides names with a leading dot
         for verb, argument in ways:
             listing = Listing(with_facts=verb == "MLSD", prefix=self._names.wire(prefix))
-            if self._list(verb, argument, listing) and (listing.count or verb == "MLSD"):
+            if self._list(whole_path, verb, argument, listing) and (listing.count or verb == "MLSD"):
                 return [self._names.read(name) for name in listing.names] if listing.count else None
         return None
 
-    def _list(self, verb: str, argument: bytes | None, listing: Listing) -> bool:
-        """Read a listing; False when it is refused."""
+    def _list(self, whole_path: str, verb: str, argument: bytes | None, listing: Listing) -> bool:
+        """Read a listing; False when it is refused. Raises ConnectionLost when that says nothing of the folder."""
         running = self.start(verb, argument)
-        if not isinstance(running, Running):
-            return False
-        if not (running.command.started().is_preliminary or running.command.is_begun):
-            running.data.close()
-            return False
+        if (refused := _refused(running)) is not None:
+            if isinstance(running, Running):
+                running.data.close()
+            if self.was_confused(refused):
+                return self._list(whole_path, verb, argument, listing)
+            return self._was_listed(whole_path, refused.result())
+        assert isinstance(running, Running)  # noqa: S101 - what is not was refused
         buffer = memoryview(bytearray(64 * 1024))
         try:
             while count := running.data.readinto(buffer):
@@ -206,7 +208,12 @@ class FTPTransfer(Streaming):
             raise broken from error
         listing.end()
         running.data.close()
-        return running.command.result().is_success
+        return self._was_listed(whole_path, running.command.result())
+
+    def _was_listed(self, whole_path: str, reply: Reply) -> bool:
+        if reply.code in asking.NO_CONNECTION:
+            raise asking.plain_error(self.name, whole_path, reply)
+        return reply.is_success
 
     # --- transfers ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,89 @@
+"""Partial files: the hidden names that files have until they are whole, and what earlier runs left under such names.
+
+No threads of its own, no protocol; called by many lanes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+from etl.transfer.base import ASIDE
+from etl.transfer.paths import beside, parent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etl.config import ServerConfig
+    from etl.models.task import Origin, Task
+    from etl.transfer.base import Session
+
+FOLDERS_KEPT = 1024
+LEFTOVERS_KEPT = 1000  # of one folder; one with more is listed by each job that asks
+
+_JOB_HASH_BYTES = 8
+
+
+def partial_path(task: Task, server: ServerConfig, token: str) -> str:
+    """Return the hidden name beside the job's final one, of one run alone.
+
+    What an earlier run left, or still writes, is never taken for it. `token` names the run.
+    """
+    name = server.partial_pattern.replace("{id}", f"{_job_hash(task.origin)}-{token}")
+    return beside(task.job.destination.path, name)
+
+
+def _job_hash(origin: Origin) -> str:
+    return hashlib.blake2b(str(origin).encode(), digest_size=_JOB_HASH_BYTES).hexdigest()
+
+
+class _Listed(NamedTuple):
+    asked_at: float  # on the clock of `Task.sweep_since`
+    names: dict[str, list[str]]  # by hash of their jobs
+
+
+class Leftovers:
+    """What partial files of earlier runs lie in which folder: one listing answers for all jobs that may trust it.
+
+    After a kill, a thousand jobs of every partition look for what their predecessors left, and a folder may hold tens
+    of thousands of files.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards _folders
+        self._folders: OrderedDict[tuple[str, str], _Listed] = OrderedDict()
+
+    def known(self, task: Task) -> list[str] | None:
+        """Return the names that the job's earlier runs left, as far as a listing is known that tells; None: ask."""
+        key = task.job.destination.hostname, parent(task.job.destination.path)
+        with self._lock:
+            listed = self._folders.get(key)
+            if listed is None or task.sweep_since is None or listed.asked_at < task.sweep_since:
+                return None
+            self._folders.move_to_end(key)
+        return listed.names.get(_job_hash(task.origin), [])
+
+    def of(self, task: Task, destination: Session) -> list[str]:
+        """Return the names that the job's earlier runs left beside its file; lists their folder if need be."""
+        if (names := self.known(task)) is not None:
+            return names
+        server, folder = destination.server, parent(task.job.destination.path)
+        before, after = server.partial_pattern.split("{id}")
+        begins = re.compile(re.escape(before) + "([0-9a-f]{%d})-" % (2 * _JOB_HASH_BYTES))  # noqa: UP031 - braces
+        found: dict[str, list[str]] = {}
+        asked_at = self._clock()
+        for name in destination.names(folder, before):
+            if (match := begins.match(name)) and name.endswith((after, after + ASIDE)):
+                found.setdefault(match[1], []).append(name)
+        if sum(map(len, found.values())) <= LEFTOVERS_KEPT:
+            with self._lock:
+                self._folders[server.hostname, folder] = _Listed(asked_at, found)
+                self._folders.move_to_end((server.hostname, folder))
+                if len(self._folders) > FOLDERS_KEPT:
+                    self._folders.popitem(last=False)
+        return found.get(_job_hash(task.origin), [])
