@@ -477,13 +477,15 @@ def test_listings_are_kept_for_some_folders_and_some_leftovers(monkeypatch: pyte
         scene.destination.files[scene.partial.replace(TOKEN, token)] = File(b"half")
     assert len(scene.leftovers.of(scene.task, scene.destination)) == 3
     assert scene.leftovers.known(scene.task) is None
-    for folder in ("x", "y", "z"):
-        job = dataclasses.replace(scene.task.job, destination=Endpoint(hostname="B", path=f"/{folder}/a"))
-        task = dataclasses.replace(scene.task, job=job)
-        assert scene.leftovers.of(task, scene.destination) == []
-        assert scene.leftovers.known(task) == []
-    first = dataclasses.replace(scene.task.job, destination=Endpoint(hostname="B", path="/x/a"))
-    assert scene.leftovers.known(dataclasses.replace(scene.task, job=first)) is None
+
+    def in_folder(name: str) -> Task:
+        destination = Endpoint(hostname="B", path=f"/{name}/a")
+        return dataclasses.replace(scene.task, job=scene.task.job.model_copy(update={"destination": destination}))
+
+    for name in ("x", "y", "z"):
+        assert scene.leftovers.of(in_folder(name), scene.destination) == []
+        assert scene.leftovers.known(in_folder(name)) == []
+    assert scene.leftovers.known(in_folder("x")) is None
 
 
 def test_no_listing_is_paid_in_normal_work() -> None:
