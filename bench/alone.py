@@ -141,15 +141,18 @@ class Jobs:
         self.done.set()
 
 
-class Bare(Runner):
-    """The product's stages without outcomes."""
+class Untold:
+    """Stands for the product's `Endings`: no outcomes."""
 
-    def _succeeded(self, *_: object) -> None:
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def succeeded(self, *_: object) -> None:
         """Nobody is told."""
 
-    def _failed(self, task: Task, error: BaseException, _started: float) -> None:
-        assert isinstance(self.dispatcher, Jobs)
-        self.dispatcher.give_up(f"{task.job.source.path}: {error!r}")
+    def failed(self, task: Task, error: BaseException, _started: float) -> None:
+        """Nothing may fail here."""
+        self._jobs.give_up(f"{task.job.source.path}: {error!r}")
 
 
 def a_task(number: int, source: str, target: str) -> Task:
@@ -164,9 +167,8 @@ def a_task(number: int, source: str, target: str) -> Task:
 
 def run(pools: Pools, lanes: int, tasks: Sequence[Task]) -> dict[str, float]:
     """Run jobs through lanes; return what it took."""
-    settings, none, jobs = pools_settings(lanes), None, Jobs(pools, tasks)
-    store = Store(settings.store_bytes)
-    runner = Bare(settings, "bench", "bench", pools, jobs, none, none, none, store, lambda: False)  # type: ignore[arg-type]
+    settings, jobs = pools_settings(lanes), Jobs(pools, tasks)
+    runner = Runner(settings, "bench", pools, jobs, Untold(jobs), Store(settings.store_bytes))  # type: ignore[arg-type]
     threads = Lanes(jobs, runner.run, lanes, buffer_bytes=settings.buffer_bytes, stages=runner)
     cpu, started = time.process_time(), time.monotonic()
     threads.start()

@@ -23,11 +23,11 @@ from etl.retry import SET_BACK_PER_SECOND, TIERS, tier_for
 if TYPE_CHECKING:
     from etl.config import ConfigLoader
     from etl.dispatcher import Dispatcher
+    from etl.endings import Endings
     from etl.envelopes import Carried, Envelopes
     from etl.models.task import Record, Task
     from etl.outcomes import Ledger
     from etl.partitions import Partitions
-    from etl.runner import Runner
     from etl.topics import Topics
 
 
@@ -63,7 +63,7 @@ class Admission:
     partitions: Partitions
     ledger: Ledger
     dispatcher: Dispatcher
-    runner: Runner
+    endings: Endings
     clock: Callable[[], float] = time.time
     pace: Pace = field(default_factory=lambda: Pace(SET_BACK_PER_SECOND))
 
@@ -97,7 +97,7 @@ class Admission:
         try:
             job = FileTransferJob.from_json(record.value)
         except EtlError as error:
-            self.runner.refuse(record, carried, incarnation, error)
+            self.endings.refuse(record, carried, incarnation, error)
             return
         task = carried.task(record, job)
         task.incarnation = incarnation
@@ -115,11 +115,11 @@ class Admission:
             if tier_for(remaining) is not None:
                 for end in (task.job.source, task.job.destination):
                     self.config.get_server_config(end.hostname)  # told of now if it is unknown, not when the job is due
-                self.runner.park(task, now + remaining, "not due yet")
+                self.endings.park(task, now + remaining, "not due yet")
             else:
                 self.dispatcher.offer(task, max(0.0, remaining))
         except Exception as error:  # noqa: BLE001 - a bug met by one record must not end the process, again and again
-            self.runner.dead(task, error)
+            self.endings.dead(task, error)
 
 
 def _due(record: Record, carried: Carried) -> float:

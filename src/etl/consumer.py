@@ -19,6 +19,7 @@ from etl.committer import Committer
 from etl.config import ConfigLoader
 from etl.crew import SPARE_LANES
 from etl.dispatcher import Dispatcher
+from etl.endings import Endings
 from etl.envelopes import Envelopes
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.outcomes import Ledger
@@ -121,25 +122,15 @@ class FileTransferConsumer:
         pools.know(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
         envelopes = Envelopes(names, self.group_id, limits.retry_partitions_per_tier)
-        runner = Runner(
-            settings,
-            me.name,
-            me.token,
-            pools,
-            dispatcher,
-            ledger,
-            Policy.of(settings),
-            envelopes,
-            Store(settings.store_bytes),
-            self._stop.is_set,
-        )
+        endings = Endings(me.name, dispatcher, ledger, Policy.of(settings), envelopes, self._stop.is_set)
+        runner = Runner(settings, me.token, pools, dispatcher, endings, Store(settings.store_bytes))
         lanes = Lanes(
             dispatcher,
             runner.run,
             settings.workers + SPARE_LANES,
             buffer_bytes=settings.buffer_bytes,
             transfer_timeout=settings.transfer_timeout_seconds,
-            on_bug=runner.dead,
+            on_bug=endings.dead,
             stages=runner,
         )
 
@@ -163,7 +154,7 @@ class FileTransferConsumer:
         if intake is None:
             return
         partitions = Partitions(intake, ledger, settings.window_records)
-        admission = Admission(names, self.group_id, self.config, envelopes, partitions, ledger, dispatcher, runner)
+        admission = Admission(names, self.group_id, self.config, envelopes, partitions, ledger, dispatcher, endings)
         outbox = Outbox(self.bootstrap_servers, me.transactional_id, self.group_id)
         with contextlib.suppress(BrokerUnavailable):  # else with the first commit
             outbox.open()  # ends at once what a killed predecessor left open: its partitions would wait for it
@@ -198,7 +189,7 @@ class FileTransferConsumer:
                 for record in intake.poll(POLL_SECONDS):
                     admission.accept(record)
                 for surplus in dispatcher.overflow():
-                    runner.set_aside(*surplus)
+                    endings.set_aside(*surplus)
                 lanes.tick(time.monotonic())
                 partitions.steer(window_full=dispatcher.full)
                 reports.tick(time.monotonic())
@@ -207,10 +198,10 @@ class FileTransferConsumer:
         except BrokerUnavailable as error:
             self._fail(error)
         finally:
-            self._shut_down(intake, partitions, dispatcher, lanes, committer, runner)
+            self._shut_down(intake, partitions, dispatcher, lanes, committer, endings)
             outbox.close()
             pools.close()
-            log.info("consumer stopped", jobs=runner.done)
+            log.info("consumer stopped", jobs=endings.done)
 
     def _shut_down(
         self,
@@ -219,7 +210,7 @@ class FileTransferConsumer:
         dispatcher: Dispatcher,
         lanes: Lanes,
         committer: Committer,
-        runner: Runner,
+        endings: Endings,
     ) -> None:
         """End in order: nothing new in, what runs may finish, the rest is reset, one last commit, leave the group."""
         grace = self.config.settings.shutdown_grace_seconds
@@ -237,12 +228,12 @@ class FileTransferConsumer:
             count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)
             drained = lanes.drain(time.monotonic() + RESET_SECONDS)
-        tidy = drained and runner.give_up_waiting()
+        tidy = drained and endings.give_up_waiting()
         if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
             log.warning("last commit not confirmed: what it held is repeated")
         if committer.stop(time.monotonic() + COMMIT_SECONDS):
             with logs.together():
-                runner.ledger.write()  # what it did not come to: those files are in place, and the log says so
+                endings.ledger.write()  # what it did not come to: those files are in place, and the log says so
         lanes.stop(RESET_SECONDS)
         intake.close()
 

@@ -13,6 +13,7 @@ import pytest
 from etl import errors
 from etl.config import ConfigLoader, ServerConfig
 from etl.dispatcher import Dispatcher
+from etl.endings import Endings
 from etl.models.message import FileTransferJob
 from etl.models.task import SWEEP_ANEW, Origin, Record, Task
 from etl.runner import Runner
@@ -28,22 +29,23 @@ FEATURES = ("SIZE", "MDTM", "MFMT", "EPSV")
 ONE_MIB = 1 << 20
 
 
-class Told(Runner):
-    """A runner that writes down how jobs ended; a failed one runs again as often as `again` says."""
+class Told(Endings):
+    """Writes down how jobs ended; a failed one runs again as often as `again` says."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        none: Any = None
+        super().__init__("w", dispatcher, none, none, none, lambda: False)
         self.receipts: dict[int, relay.Receipt] = {}
         self.errors: dict[int, list[BaseException]] = {}
         self.again = 0
-        self.reports = threading.Condition()
+        self.lock = threading.Lock()
 
-    def _succeeded(self, task: Task, receipt: relay.Receipt, started: float) -> None:
-        with self.reports:
+    def succeeded(self, task: Task, receipt: relay.Receipt, started: float) -> None:
+        with self.lock:
             assert task.origin.offset not in self.receipts
             self.receipts[task.origin.offset] = receipt
 
-    def _failed(self, task: Task, error: BaseException, started: float) -> None:
+    def failed(self, task: Task, error: BaseException, started: float) -> None:
         self.errors.setdefault(task.origin.offset, []).append(error)
         if len(self.errors[task.origin.offset]) <= self.again:
             task.sweep_since = SWEEP_ANEW
@@ -62,11 +64,9 @@ class Scene:
         self.settings = ConfigLoader(environ={"ETL_WORKERS": "1"}).settings
         self.pools = Pools(servers.__getitem__, self.settings)
         self.dispatcher = Dispatcher(self.pools, self.settings)
-        none: Any = None
         self.store = Store(store_bytes)
-        self.runner = Told(
-            self.settings, "w", "tok", self.pools, self.dispatcher, none, none, none, self.store, lambda: False
-        )
+        self.told = Told(self.dispatcher)
+        self.runner = Runner(self.settings, "tok", self.pools, self.dispatcher, self.told, self.store)
         self.lanes = Lanes(
             self.dispatcher, self.runner.run, 1, buffer_bytes=ONE_MIB, on_bug=self._bug, stages=self.runner
         )
@@ -143,7 +143,7 @@ def test_a_destination_that_never_gets_ready_fails_its_job(scene) -> None:
     row = scene([1000], destination={"EPSV": leave})
     row.offer(0)
     row.run()
-    assert [type(error) for error in row.runner.errors[0]] == [errors.ConnectionLost]
+    assert [type(error) for error in row.told.errors[0]] == [errors.ConnectionLost]
     assert row.published == {}
 
 
@@ -165,7 +165,7 @@ def test_sessions_are_given_back_only_when_nobody_uses_them(scene, monkeypatch: 
     row = scene([], destination={"EPSV": slow})
     row.offer(0)
     row.run()
-    assert [type(error) for error in row.runner.errors[0]] == [errors.FileMissing]
+    assert [type(error) for error in row.told.errors[0]] == [errors.FileMissing]
     assert due
     assert not any(due)
 
@@ -183,10 +183,10 @@ def test_a_session_that_broke_at_the_end_of_a_row_is_not_lent_again(scene) -> No
     row = scene([1000, 1000], source={"MDTM": leave})
     row.offer(0)
     row.run()
-    assert len(row.runner.errors[0]) == 1
+    assert len(row.told.errors[0]) == 1
     row.offer(1)
     row.wait()
-    assert 1 not in row.runner.errors
+    assert 1 not in row.told.errors
     assert row.source.sessions == 2
 
 
@@ -226,7 +226,7 @@ def test_a_lone_job_is_not_held_back(scene) -> None:
     for number in range(3):
         row.offer(number)
         row.wait()
-        assert number in row.runner.receipts
+        assert number in row.told.receipts
     assert row.published == expected(10, 20, 30)
     assert row.source.sessions == row.destination.sessions == 1
 
@@ -239,7 +239,7 @@ def test_small_files_cross_whole_and_others_as_a_stream(scene, store_bytes: int)
     row.offer(*range(len(sizes)))
     row.run()
     assert row.published == expected(*sizes)
-    assert row.runner.errors == {}
+    assert row.told.errors == {}
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -249,10 +249,10 @@ def test_a_missing_file_fails_alone(scene, number: int) -> None:
     del row.source.files[f"/{number}"]
     row.offer(*range(5))
     row.run()
-    assert {key: [type(error) for error in found] for key, found in row.runner.errors.items()} == {
+    assert {key: [type(error) for error in found] for key, found in row.told.errors.items()} == {
         number: [errors.FileMissing]
     }
-    assert sorted(row.runner.receipts) == sorted(set(range(5)) - {number})
+    assert sorted(row.told.receipts) == sorted(set(range(5)) - {number})
     assert len(row.published) == 4
 
 
@@ -278,9 +278,9 @@ def test_a_file_that_cannot_be_stored_fails_alone(scene, number: int, how: str) 
     row = scene([1000] * 5, destination={"RNTO": rnto} if how == "unrenamed" else {"STOR": answers[how]})
     row.offer(*range(5))
     row.run()
-    assert list(row.runner.errors) == [number]
-    assert len(row.runner.errors[number]) == 1
-    assert sorted(row.runner.receipts) == sorted(set(range(5)) - {number})
+    assert list(row.told.errors) == [number]
+    assert len(row.told.errors[number]) == 1
+    assert sorted(row.told.receipts) == sorted(set(range(5)) - {number})
     wanted = expected(*[1000] * 5)
     del wanted[f"/out/{number}"]
     assert row.published == wanted
@@ -298,7 +298,7 @@ def test_a_changed_source_is_not_published(scene) -> None:
     row = scene([1000] * 5, source={"RETR": retr})
     row.offer(*range(5))
     row.run()
-    assert [type(error) for error in row.runner.errors[2]] == [errors.SourceChanged]
+    assert [type(error) for error in row.told.errors[2]] == [errors.SourceChanged]
     assert sorted(row.published) == ["/out/0", "/out/1", "/out/3", "/out/4"]
 
 
@@ -312,7 +312,7 @@ def test_a_failed_final_reply_of_the_source_is_not_published(scene) -> None:
 
     row.offer(*range(5))
     row.run()
-    assert list(row.runner.errors) == [2]
+    assert list(row.told.errors) == [2]
     assert sorted(row.published) == ["/out/0", "/out/1", "/out/3", "/out/4"]
 
 
@@ -325,7 +325,7 @@ def test_a_lost_partition_is_asked_for_before_each_rename(scene) -> None:
             asked = iter([True, True, False])
             task.owned = lambda asked=asked: next(asked, False)
     row.run()
-    assert [type(error) for error in row.runner.errors[3]] == [errors.OwnershipLost]
+    assert [type(error) for error in row.told.errors[3]] == [errors.OwnershipLost]
     assert sorted(row.published) == ["/out/0", "/out/1", "/out/2", "/out/4"]
 
 
@@ -353,8 +353,8 @@ def test_an_abort_ends_its_own_job_and_no_other(scene, stage: str) -> None:
     assert row.lanes.abort(lambda task: task.origin.offset == wanted, lost) == 1
     release.set()
     row.wait()
-    assert row.runner.errors == {wanted: [lost]}
-    assert sorted(row.runner.receipts) == sorted(set(range(5)) - {wanted})
+    assert row.told.errors == {wanted: [lost]}
+    assert sorted(row.told.receipts) == sorted(set(range(5)) - {wanted})
 
 
 def test_jobs_that_look_first_are_run_by_themselves(scene) -> None:
@@ -365,12 +365,12 @@ def test_jobs_that_look_first_are_run_by_themselves(scene) -> None:
     row.offer(4, 5)
     row.run()
     assert row.published == expected(*[1000] * 6)
-    assert row.runner.errors == {}
+    assert row.told.errors == {}
 
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(Told, "open"), (Dispatcher, "another"), (relay, "fetch"), (relay, "deliver"), (FTPTransfer, "unchanged")],
+    [(Runner, "open"), (Dispatcher, "another"), (relay, "fetch"), (relay, "deliver"), (FTPTransfer, "unchanged")],
 )
 def test_a_bug_in_a_stage_is_reported_and_the_lane_goes_on(
     scene, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
@@ -386,10 +386,10 @@ def test_a_bug_in_a_stage_is_reported_and_the_lane_goes_on(
 
     monkeypatch.setattr(owner, name, buggy)
     row.offer(*range(6))
-    row.run(bugs=int(owner is Told))
-    failed = len(row.bugs) + sum(len(found) for found in row.runner.errors.values())
+    row.run(bugs=int(owner is Runner))
+    failed = len(row.bugs) + sum(len(found) for found in row.told.errors.values())
     assert failed == (owner is not Dispatcher), "a dispatcher that cannot say what is next fails no job"
-    assert len(row.runner.receipts) == 6 - failed
+    assert len(row.told.receipts) == 6 - failed
 
 
 def test_jobs_that_look_for_a_predecessors_files_list_their_folder_once(scene) -> None:

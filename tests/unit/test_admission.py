@@ -22,6 +22,7 @@ from etl import errors
 from etl.admission import Admission, Pace
 from etl.config import ConfigLoader
 from etl.dispatcher import Dispatcher
+from etl.endings import Endings
 from etl.envelopes import Envelopes
 from etl.models import header
 from etl.models.message import DLQMessage, TransferResult
@@ -97,18 +98,9 @@ class Scene:
         for partition in (P0, *(Partition("jobs-retry", number) for number in range(4))):
             self.partitions.held[partition] = self.ledger.assign(partition, 0)
         self.stopping = threading.Event()
-        self.runner = Runner(
-            self.settings,
-            "worker/1",
-            "cafe",
-            self.pools,
-            self.dispatcher,
-            self.ledger,
-            Policy(2, 1.0, 300.0, 3600.0, jitter=lambda: 0.5),
-            self.envelopes,
-            Store(1 << 20),
-            self.stopping.is_set,
-        )
+        policy = Policy(2, 1.0, 300.0, 3600.0, jitter=lambda: 0.5)
+        self.endings = Endings("worker/1", self.dispatcher, self.ledger, policy, self.envelopes, self.stopping.is_set)
+        self.runner = Runner(self.settings, "cafe", self.pools, self.dispatcher, self.endings, Store(1 << 20))
         self.admission = Admission(
             self.topics,
             "group",
@@ -117,7 +109,7 @@ class Scene:
             self.partitions,  # type: ignore[arg-type]
             self.ledger,
             self.dispatcher,
-            self.runner,
+            self.endings,
             self.clock,
         )
         self.offset = 0
@@ -369,7 +361,7 @@ def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> No
         scene.dispatcher.drop(lambda _task: True)
         assert not task.littered
     assert len(scene.world["B"].removed) == 1
-    assert not scene.runner.give_up_waiting()
+    assert not scene.endings.give_up_waiting()
 
 
 def littering(error: errors.EtlError, act: Callable[[], object] = lambda: None) -> Callable[..., relay.Receipt]:
@@ -389,14 +381,14 @@ def test_a_job_broken_off_by_the_stop_leaves_it_to_the_next_owner_to_look(
     scene.accept()
     scene.fly()
     assert len(scene.world["B"].removed) == 1
-    assert not scene.runner.give_up_waiting()
+    assert not scene.endings.give_up_waiting()
 
 
 def test_a_job_that_never_wrote_leaves_nothing_when_the_stop_breaks_it_off(scene: Scene) -> None:
     scene.accept()
     scene.stopping.set()
     scene.run(raising(errors.OwnershipLost("the process stops")))
-    assert scene.runner.give_up_waiting()
+    assert scene.endings.give_up_waiting()
 
 
 @pytest.mark.parametrize(("topic", "tidy"), [("jobs", False), ("jobs-retry", True)])
@@ -409,7 +401,7 @@ def test_a_job_that_still_has_to_look_when_the_process_ends_leaves_it_to_the_nex
     scene.accept(headers=parked, partition=Partition(topic, 0), timestamp=0.0)
     scene.fly()
     assert scene.dispatcher.unfinished[0] == 1
-    assert scene.runner.give_up_waiting() == tidy
+    assert scene.endings.give_up_waiting() == tidy
 
 
 @pytest.mark.parametrize("action", ["keep", "delete"])
@@ -423,7 +415,7 @@ def test_a_job_that_failed_and_then_went_well_leaves_nothing(scene: Scene, actio
     scene.run(good)
     scene.commit()
     assert scene.dispatcher.unfinished[0] == (action == "delete")
-    assert scene.runner.give_up_waiting()
+    assert scene.endings.give_up_waiting()
 
 
 def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(scene: Scene) -> None:
@@ -558,7 +550,7 @@ def parked(*more: tuple[str, bytes]) -> dict[str, Any]:
 
 def set_aside(scene: Scene) -> None:
     for surplus in scene.dispatcher.overflow():
-        scene.runner.set_aside(*surplus)
+        scene.endings.set_aside(*surplus)
 
 
 def test_what_is_set_aside_names_its_servers(scene: Scene) -> None:

@@ -30,7 +30,7 @@ ROWS = [
     ("topics",),
     ("outcomes", "envelopes"),
     ("committer",),
-    ("partitions",),
+    ("partitions", "endings"),
     ("runner",),
     ("admission",),
     ("consumer",),
