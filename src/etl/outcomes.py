@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     DONE: nothing is left. No message at all is right for a record that is none of ours.
 
     `on_commit` is called once, without any lock, when the commit is in and the partition still ours.
-    `write` says the messages in place of `messages`: called once, in the committer's thread, without any lock.
+    `write` says the messages in place of `messages`: called once, without any lock, by the committer or at the stop.
     """
 
     partition: Partition

@@ -225,20 +225,14 @@ class Runner:
         return f"{self.token}{flight.number:x}"
 
     def _clean_up(self, flight: Flight) -> None:
-        """Remove the partial file of a failed attempt through a new session, or have the server's next one do it."""
+        """Remove the partial file of a failed attempt, or have the server's next session do it."""
         task = flight.task
         if not task.littered:
             return
         task.sweep_since = SWEEP_ANEW  # what the server did with commands that were on their way nobody knows
         server = self.pools.server(task.job.destination.hostname)
-        path = partials.partial_path(task, server, self._token(flight))
         flight.lease.destination.disconnect()  # its place at the server is ours until the lease is given back
-        try:
-            with self.pools.create(server) as session:
-                session.remove(path)
-        except Exception as error:  # noqa: BLE001 - the failure that matters is the transfer's
-            log.info("partial file left for later", server=server.hostname, path=path, error=str(error))
-            self.pools.litter(server, path)
+        if not self.pools.tidy(server, partials.partial_path(task, server, self._token(flight))):
             self.endings.untidy = True
         task.littered = False
 

@@ -196,11 +196,30 @@ def test_a_file_moves_to_another_file_system(session: LocalTransfer, root: Path)
     def refuse(source: object, target: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
+    synced: list[Path] = []
+
+    def sync(descriptor: int) -> None:
+        assert (root / "a").exists(), "a power cut would take the file"
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "_rename", refuse)
+        patch.setattr(os, "fsync", sync)
         session.dispose("/a", "/sub/b").result()
+    assert [path.parent for path in synced] == [root / "sub", root]
     assert [path.name for path in root.rglob("*") if path.is_file()] == ["b"]
     assert (root / "sub/b").read_bytes() == b"content"
+
+
+def test_a_published_file_survives_a_power_cut_before_its_source_goes(session: LocalTransfer, root: Path) -> None:
+    """Its name is written to the disk, too; of a folder that is gone there is nothing to keep."""
+    synced: list[Path] = []
+    (root / "sub").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        session.sync("/sub/b")
+        session.sync("/gone/b")
+    assert synced == [root / "sub"]
 
 
 def test_a_partial_file_that_is_gone_may_be_written_again(session: LocalTransfer) -> None:

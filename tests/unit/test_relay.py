@@ -121,6 +121,9 @@ class Memory(Session):
         self.say(f"remove {path}")
         return self.files.pop(path, None) is not None
 
+    def sync(self, path: str) -> None:
+        self.say(f"sync {path}")
+
     def names(self, folder: str, prefix: str = "") -> list[str]:
         self.say(f"names {folder}")
         return [path.rpartition("/")[2] for path in self.files if path.startswith(f"{folder}/{prefix}")]
@@ -512,6 +515,8 @@ def test_finish_deletes_or_moves_the_source(facts: Facts | None) -> None:
     moved = Scene(source_action={"move": "/done/a"})
     assert finish(moved, facts=facts) == 11
     assert list(moved.source.files) == ["/done/a"]
+    said = [what.split()[1] for what in moved.said]
+    assert said.index("sync") < said.index("dispose"), "a power cut must not take both"
 
 
 def test_finish_of_a_source_that_is_gone_is_done() -> None:

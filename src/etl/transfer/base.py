@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-ELSEWHERE_SECONDS = 600.0  # longer than any limit of a session
+ELSEWHERE_SECONDS = 2 * 86_400.0  # a bug must not keep a thread for ever; longer than any limit that settings allow
 
 # Where a server refuses to rename over a file, the old one waits under the partial file's name with this ending.
 ASIDE = ".old"
@@ -77,7 +77,7 @@ class Elsewhere(Generic[T_co]):
             self._settled.release()
 
     def result(self) -> T_co:
-        """Wait for the other thread, whose every wait has a limit of its own."""
+        """Wait for the other thread, whose waits have limits of their own."""
         if not self._settled.acquire(timeout=ELSEWHERE_SECONDS):
             raise TransferTimeout("the other side of the lane does not answer")
         self._settled.release()
@@ -204,7 +204,10 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def abort(self) -> None:
-        """Make whatever blocks in this session fail at once. The one method that any thread may call; never raises."""
+        """Make what blocks in this session fail at once; a name being looked up takes until the connect limit.
+
+        The one method that any thread may call; never raises.
+        """
 
     @abstractmethod
     def ping(self) -> None:
@@ -260,6 +263,9 @@ class Session(BaseTransfer):
 
         Of an upload that failed at its end nothing is renamed: that is raised.
         """
+
+    def sync(self, path: str) -> None:
+        """See to it that a published file survives a power cut, where that is ours to do: its source is about to go."""
 
     @abstractmethod
     def remove(self, path: str) -> bool:

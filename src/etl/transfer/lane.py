@@ -214,7 +214,7 @@ class Lanes:
                 self._ending.wait(PAUSE_SECONDS)
             elif (flight := self._take_off(*taken, buffer)) is None:
                 taken[1].release(clean=True)
-            elif delivery is None or self._stages is None or not self._stages.is_plain(flight):
+            elif delivery is None or self._stages is None or not self._is_plain(flight, self._stages):
                 self._fly(flight)
             else:
                 self._fly_row(flight, self._stages, delivery, buffer)
@@ -233,6 +233,13 @@ class Lanes:
         self._work.finish(task)
         return None
 
+    def _is_plain(self, flight: Flight, stages: Stages) -> bool:
+        try:
+            return stages.is_plain(flight)
+        except Exception:  # a bug must not silently cost a lane; run by itself, the job tells whose it is
+            log.exception("lane could not tell what a job needs", job_id=flight.task.job.job_id)
+            return False
+
     def _fly(self, flight: Flight) -> None:
         try:
             self._run(flight)
@@ -247,7 +254,7 @@ class Lanes:
         row = flight.row
         coming: Flight | None = flight
         try:
-            while coming is not None and not row.is_over and stages.is_plain(coming):
+            while coming is not None and not row.is_over and self._is_plain(coming, stages):
                 flight, coming = coming, None  # from here on it is fetched, delivered or failed, and landed
                 task = self._fetch(flight, stages, delivery)
                 coming = None if task is None else self._take_off(task, row.lease, buffer)
@@ -276,13 +283,28 @@ class Lanes:
         if not is_fetched:
             self._land(flight)
             return None
+        if flight.unchanged is None:
+            return self._stream(flight, delivery)
         task = self._another(flight)
         delivery.put(flight)
-        if flight.unchanged is None:
-            delivery.wait()
-        else:
-            stages.confirm(flight)
+        stages.confirm(flight)
         return task
+
+    def _stream(self, flight: Flight, delivery: Delivery) -> Task | None:
+        """Have a file delivered that is not in memory, and wait for it; return the job that follows in the row.
+
+        That one is asked for only when the file has arrived: it would wait behind it, though other lanes are free.
+        """
+        following: list[Task] = []
+
+        def follow() -> bool:
+            if (task := self._another(flight)) is not None:
+                following.append(task)
+            return task is not None
+
+        delivery.put(flight, follow)
+        delivery.wait()
+        return following[0] if following else None
 
     def _another(self, flight: Flight) -> Task | None:
         """Ask for the job that follows, while this one runs: once it has landed its sessions are another's."""

@@ -1,12 +1,12 @@
 """A lease: one or two sessions for one job, made ready by the lane, given back with a verdict.
 
-Owns the I/O of a lease (connect, ping, close); what is taken and free is the pools' business (`Keeper`).
+Owns the I/O of a lease (connect, ping, close); what is taken and free is the pools' business (`pool.Pools`).
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,76 +14,28 @@ from etl.errors import (
     AuthenticationFailed,
     ConnectionLost,
     EtlError,
-    Fate,
     ServerUnavailable,
-    fate_of,
 )
 from etl.transfer.shelf import Held
 
 if TYPE_CHECKING:
-    from collections import OrderedDict
     from collections.abc import Callable
 
     from etl.config import ServerConfig
     from etl.transfer.base import Session
-    from etl.transfer.shelf import Piece, Place
+    from etl.transfer.pool import Pools
+    from etl.transfer.shelf import Place
 
 LITTER_TRIES = 3
 
 log = structlog.get_logger(__name__)
 
 
-class Keeper(Protocol):
-    """What a lease tells the pools, and asks of them. None of these does I/O, but for `give_back`."""
-
-    ping_limit: float  # seconds
-
-    def now(self) -> float:
-        """Return the time of the pools' clock."""
-        ...
-
-    def create(self, server: ServerConfig) -> Session:
-        """Return a new, unconnected session."""
-        ...
-
-    def opened(self, place: Place) -> None:
-        """Count a session that connected."""
-        ...
-
-    def closed(self, place: Place) -> None:
-        """Count the victim as closed."""
-        ...
-
-    def discarded(self, place: Place) -> None:
-        """Count a session as closed that another takes the place of: one connect more."""
-        ...
-
-    def dialled(self, place: Place) -> None:
-        """Count a connect as over."""
-        ...
-
-    def refused(self, place: Place, error: Exception) -> None:
-        """Note a connect that failed."""
-        ...
-
-    def take_litter(self, place: Place) -> OrderedDict[str, Piece]:
-        """Hand out partial files to remove."""
-        ...
-
-    def put_litter(self, place: Place, litter: OrderedDict[str, Piece]) -> None:
-        """Take back those that were not removed."""
-        ...
-
-    def give_back(self, lease: Lease, places: list[tuple[Place, bool]]) -> None:
-        """End a lease: per place, whether its session is clean. Closes those that are not."""
-        ...
-
-
 class Lease:
     """One or two sessions for one job. `open` and `release` belong to the lane, `abort` to any thread."""
 
-    def __init__(self, keeper: Keeper, source: Place, destination: Place | None, *, shared: bool = False) -> None:
-        self._keeper = keeper
+    def __init__(self, pools: Pools, source: Place, destination: Place | None, *, shared: bool = False) -> None:
+        self._pools = pools
         self._places = [source] if destination is None else [source, destination]
         self.shared = shared  # one session serves both sides: the file goes through memory or a spool file
         self.is_pair = shared or destination is not None  # else it is there to be opened: a job needs both sides
@@ -153,17 +105,17 @@ class Lease:
                 return
             self._released = True
             clean = set() if self._aborted else clean | {place for place in self._places if not place.is_touched}
-        self._keeper.give_back(self, [(place, place in clean) for place in self._places])
+        self._pools.give_back(self, [(place, place in clean) for place in self._places])
 
     def _prepare(self, place: Place) -> None:
-        keeper = self._keeper
+        pools = self._pools
         self._require_not_aborted()
         place.is_touched = True
         if place.victim is not None:
             disconnect(place.victim)
             place.victim = None
-            keeper.closed(place)
-        if place.held is not None and place.dials and not is_alive(place.held, keeper.now, keeper.ping_limit):
+            pools.closed(place)
+        if place.held is not None and place.dials and not is_alive(place.held, pools.now, pools.ping_limit):
             self._discard(place)
         if place.held is None:
             self._connect(place, tidy=True)
@@ -171,12 +123,12 @@ class Lease:
             place.held.session.adopt(place.server)
             place.held.server = place.server
         if place.dials:
-            keeper.dialled(place)
+            pools.dialled(place)
         self._require_not_aborted()
 
     def _connect(self, place: Place, *, tidy: bool) -> None:
-        keeper, server = self._keeper, place.server
-        session = keeper.create(server)
+        pools, server = self._pools, place.server
+        session = pools.create(server)
         with self._lock:
             place.attempt = session  # from here on `abort` reaches it
         self._require_not_aborted()
@@ -185,21 +137,21 @@ class Lease:
         except Exception as error:
             session.abort()
             disconnect(Held(session, server, 0.0, 0.0, 0.0))
-            named = _named(error, server)
-            if fate_of(named) is Fate.OUTAGE and not self.aborted:
-                keeper.refused(place, named)
-            raise named from error
-        now = keeper.now()
+            reason = named(error, server)
+            if not self.aborted:
+                pools.refused(server, reason)
+            raise reason from error
+        now = pools.now()
         with self._lock:
             place.held, place.attempt = Held(session, server, opened=now, used=now, proven=now), None
-        keeper.opened(place)
+        pools.opened(place)
         if tidy and not self._tidy(place, session):
             self._discard(place)  # it saw an error: never used again, not even for the job it was opened for
             self._connect(place, tidy=False)
 
     def _tidy(self, place: Place, session: Session) -> bool:
         """Remove remembered partial files, best effort; False when the session saw an error."""
-        litter = self._keeper.take_litter(place)
+        litter = self._pools.take_litter(place)
         while litter:
             path, piece = litter.popitem(last=False)
             try:
@@ -209,7 +161,7 @@ class Lease:
                 piece.tries += 1
                 if piece.tries < LITTER_TRIES:
                     litter[path] = piece
-                self._keeper.put_litter(place, litter)
+                self._pools.put_litter(place, litter)
                 return False
             log.info("partial file removed", server=place.server.hostname, path=path)
         return True
@@ -220,7 +172,7 @@ class Lease:
         if held is not None:
             held.session.abort()
             disconnect(held)
-            self._keeper.discarded(place)
+            self._pools.discarded(place)
 
     def _require_not_aborted(self) -> None:
         if self.aborted:
@@ -270,7 +222,7 @@ def _session_of(place: Place) -> Session:
     return place.held.session
 
 
-def _named(error: Exception, server: ServerConfig) -> Exception:
+def named(error: Exception, server: ServerConfig) -> Exception:
     """Return a connect's error as one of ours, with the server's name."""
     if isinstance(error, EtlError):
         error.server = error.server or server.hostname

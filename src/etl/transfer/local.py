@@ -152,6 +152,12 @@ class LocalTransfer(Streaming):
                 raise IOFailure(f"{self.server.hostname}:{stored.partial} is gone") from error
             return Settled(Published(stamped=stamped))
 
+    def sync(self, path: str) -> None:
+        """Have the folder know the file's name."""
+        # Nothing can be kept of a folder that somebody deleted since.
+        with self._translated(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _sync(parent(self._inside(path)))
+
     def remove(self, path: str) -> bool:
         """Delete a file."""
         with self._translated(path):
@@ -227,9 +233,11 @@ class LocalTransfer(Streaming):
         partial = Path(parent(target), hidden)
         try:
             shutil.copy2(source, partial)
+            _sync(str(partial))
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+        _sync(parent(target))
         Path(source).unlink()
 
     def _stamp(self, real: str, mtime: float) -> bool:
@@ -254,6 +262,18 @@ class LocalTransfer(Streaming):
             raise kind(f"{where}: {error.strerror or error}", server=name) from error
         except UnicodeError as error:
             raise InvalidPath(f"{where} is no name on this system: {error}", server=name) from error
+
+
+def _sync(real: str) -> None:
+    """Have the system write a file or a folder to the disk, all of it."""
+    descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems know no such thing of folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 class _Guarded(FileParcel):

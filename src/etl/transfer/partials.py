@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from etl.models.task import Origin, Task
     from etl.transfer.base import Session
 
-FOLDERS_KEPT = 1024
-LEFTOVERS_KEPT = 1000  # of one folder; one with more is listed by each job that asks
+FOLDERS_KEPT = 1000
+LEFTOVERS_KEPT = 10_000  # in all folders, some 2 MB; a folder with more is listed by each job that asks
 
 _JOB_HASH_BYTES = 8
 
@@ -45,6 +45,11 @@ class _Listed(NamedTuple):
     asked_at: float  # on the clock of `Task.sweep_since`
     names: dict[str, list[str]]  # by hash of their jobs
 
+    @property
+    def size(self) -> int:
+        """How many names there are."""
+        return sum(map(len, self.names.values()))
+
 
 class Leftovers:
     """What partial files of earlier runs lie in which folder: one listing answers for all jobs that may trust it.
@@ -55,35 +60,44 @@ class Leftovers:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # guards _folders
-        self._folders: OrderedDict[tuple[str, str], _Listed] = OrderedDict()
+        self._lock = threading.Lock()  # guards the two below
+        self._folders: OrderedDict[tuple[str, str], _Listed] = OrderedDict()  # used last last
+        self._kept = 0  # names in all of them
 
     def known(self, task: Task) -> list[str] | None:
         """Return the names that the job's earlier runs left, as far as a listing is known that tells; None: ask."""
-        key = task.job.destination.hostname, parent(task.job.destination.path)
+        folder = _folder(task)
         with self._lock:
-            listed = self._folders.get(key)
+            listed = self._folders.get(folder)
             if listed is None or task.sweep_since is None or listed.asked_at < task.sweep_since:
                 return None
-            self._folders.move_to_end(key)
+            self._folders.move_to_end(folder)
         return listed.names.get(_job_hash(task.origin), [])
 
     def of(self, task: Task, destination: Session) -> list[str]:
         """Return the names that the job's earlier runs left beside its file; lists their folder if need be."""
         if (names := self.known(task)) is not None:
             return names
-        server, folder = destination.server, parent(task.job.destination.path)
-        before, after = server.partial_pattern.split("{id}")
+        before, after = destination.server.partial_pattern.split("{id}")
         begins = re.compile(re.escape(before) + "([0-9a-f]{%d})-" % (2 * _JOB_HASH_BYTES))  # noqa: UP031 - braces
         found: dict[str, list[str]] = {}
         asked_at = self._clock()
-        for name in destination.names(folder, before):
+        for name in destination.names(parent(task.job.destination.path), before):
             if (match := begins.match(name)) and name.endswith((after, after + ASIDE)):
                 found.setdefault(match[1], []).append(name)
-        if sum(map(len, found.values())) <= LEFTOVERS_KEPT:
-            with self._lock:
-                self._folders[server.hostname, folder] = _Listed(asked_at, found)
-                self._folders.move_to_end((server.hostname, folder))
-                if len(self._folders) > FOLDERS_KEPT:
-                    self._folders.popitem(last=False)
+        self._keep(_folder(task), _Listed(asked_at, found))
         return found.get(_job_hash(task.origin), [])
+
+    def _keep(self, folder: tuple[str, str], listed: _Listed) -> None:
+        with self._lock:
+            if (former := self._folders.pop(folder, None)) is not None:
+                self._kept -= former.size
+            self._folders[folder] = listed
+            self._kept += listed.size
+            while len(self._folders) > FOLDERS_KEPT or self._kept > LEFTOVERS_KEPT:
+                self._kept -= self._folders.popitem(last=False)[1].size
+
+
+def _folder(task: Task) -> tuple[str, str]:
+    destination = task.job.destination
+    return destination.hostname.upper(), parent(destination.path)

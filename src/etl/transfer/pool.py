@@ -5,7 +5,7 @@
     .server(name) -> ServerConfig   .key(server) -> pool key   .know(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
     .room(server) -> int   .held_up(server) -> seconds | None   .connected(server) -> int   .rest(server) -> seconds
-    .litter(server, path)   .round_trip(server) -> seconds | None
+    .litter(server, path)   .tidy(server, path) -> bool   .round_trip(server) -> seconds | None
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared  .release(clean)  .abort()  .aborted
 
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import SettingsError
+from etl.errors import Fate, SettingsError, fate_of
 from etl.transfer.base import Session, TransferFactory
-from etl.transfer.lease import Lease, disconnect, is_alive
+from etl.transfer.lease import Lease, disconnect, is_alive, named
 from etl.transfer.shelf import Ages, Shelf, fits, same_view
 from etl.transfer.staged import Staged
 
@@ -162,6 +162,25 @@ class Pools:
         if forgotten is not None:
             log.warning("partial file forgotten", server=server.hostname, path=forgotten)
 
+    def tidy(self, server: ServerConfig, path: str) -> bool:
+        """Remove a partial file now, through a session of its own; else remember it, and return False.
+
+        For a lane whose own session broke and is closed: the place of that one is still the lane's.
+        """
+        with self._lock:
+            may_connect = not self._closing and self._shelf(server).take_connect(self.now())
+        if may_connect:
+            try:
+                with self.create(server) as session:
+                    session.remove(path)
+            except Exception as error:  # noqa: BLE001 - the failure that matters is the transfer's
+                log.info("partial file left for later", server=server.hostname, path=path, error=str(error))
+                self.refused(server, named(error, server))
+            else:
+                return True
+        self.litter(server, path)
+        return False
+
     def round_trip(self, server: ServerConfig) -> float | None:
         """Return the seconds of a round trip to a server, as one of its sessions told last; None: not known."""
         with self._lock:
@@ -221,14 +240,16 @@ class Pools:
             place.shelf.end_dial(place)
         self._tell()
 
-    def refused(self, place: Place, error: Exception) -> None:
+    def refused(self, server: ServerConfig, error: Exception) -> None:
         """Note a connect that failed."""
+        if fate_of(error) is not Fate.OUTAGE:
+            return
         now = self.now()
         with self._lock:
-            has_shrunk = place.shelf.refused(error, now)
-            limit = place.shelf.limit_at(now)
+            shelf = self._shelf(server)
+            has_shrunk, limit = shelf.refused(error, now), shelf.limit_at(now)
         if has_shrunk:
-            log.warning("pool shrunk: no more sessions", server=place.server.hostname, limit=limit, error=str(error))
+            log.warning("pool shrunk: no more sessions", server=server.hostname, limit=limit, error=str(error))
 
     def take_litter(self, place: Place) -> OrderedDict[str, Piece]:
         """Hand out partial files to remove."""

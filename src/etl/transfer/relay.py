@@ -188,6 +188,7 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
         is_another = not _same_content(task, source, destination, memoryview(bytearray(COMPARED_BYTES)))
         _require_owned(task)
     if not is_another:
+        destination.sync(job.destination.path)
         source.dispose(job.source.path, options.move_to).result()
     return size_bytes
 
@@ -362,7 +363,7 @@ def _deliver_through_spool(task: Task, parcel: Parcel, session: Session, token: 
     size_bytes = parcel.facts.size_bytes or 0
     if size_bytes > limits.spool_bytes:
         raise StorageFull(f"{task.job.source} has {size_bytes} bytes, the spool may take {limits.spool_bytes}")
-    with tempfile.SpooledTemporaryFile(limits.memory_bytes, prefix="etl-") as file:
+    with tempfile.SpooledTemporaryFile(max(1, limits.memory_bytes), prefix="etl-") as file:
         count_bytes = 0
         while count := parcel.readinto(limits.buffer):
             count_bytes += count

@@ -137,13 +137,17 @@ class Delivery:
         self._coming = row
         self._line.put(partial(self._expect, row))
 
-    def put(self, flight: Flight) -> None:
-        """Hand over a fetched file; waits while others wait."""
+    def put(self, flight: Flight, follow: Callable[[], bool] | None = None) -> None:
+        """Hand over a fetched file; waits while others wait.
+
+        `follow`: asked near the end of its delivery, is another file sure to come? Without it, whether one was
+        announced by then.
+        """
         self._wait_until(WAITING)
         self._put_count += 1
         self._undelivered += 1
         self._coming = None
-        self._line.put(partial(self._deliver, flight))
+        self._line.put(partial(self._deliver, flight, follow or self._is_followed))
 
     def wait(self) -> None:
         """Wait until everything handed over was delivered, and no destination is being got ready."""
@@ -180,12 +184,15 @@ class Delivery:
             self._ready_for = row
             self._stages.expect(row)
 
-    def _deliver(self, flight: Flight) -> None:
+    def _is_followed(self) -> bool:
+        return self._coming is not None or self._put_count != self._taken_count
+
+    def _deliver(self, flight: Flight, follow: Callable[[], bool]) -> None:
         self._taken_count += 1
         self._ready_for = None
 
         def is_followed() -> bool:
-            if self._coming is None and self._put_count == self._taken_count:
+            if not follow():
                 return False
             self._ready_for = flight.row
             return True

@@ -167,6 +167,12 @@ class Shelf:
         """May one more session be opened: a connect, and no refused login to wait after?"""
         return now >= self.no_login_before and self._may_dial(now, own)
 
+    def take_connect(self, now: float) -> bool:
+        """Count one connect more, of whoever has a place already; False: not now."""
+        may = now >= self.no_login_before and self.connects_left(now) >= 1
+        self.dials_left -= may
+        return may
+
     def connects_left(self, now: float) -> float:
         """Return how many connects may begin by their number per minute."""
         self.dials_left = min(self._burst, self.dials_left + max(0.0, now - self.dials_at) * self.per_minute / 60)
