@@ -70,8 +70,8 @@ class Committer:
         membership: Callable[[], object | None],
         on_fatal: Callable[[BaseException], None],
         *,
-        interval_seconds: float = 0.05,
-        max_records: int = 500,
+        interval_seconds: float,
+        max_records: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.endings import context
-from etl.errors import DeadlineExceeded, EtlError, Fate, OwnershipLost, fate_of
+from etl.errors import DeadlineExceeded, EtlError, Fate, fate_of
 from etl.models.task import SWEEP_ANEW
 from etl.transfer import partials, relay
 from etl.transfer.base import Elsewhere
@@ -54,7 +54,7 @@ class Runner:
         opened = False
         log.debug("job taken", job_id=task.job.job_id, attempts=len(task.attempts), published=task.published)
         try:
-            _require_owned(task)
+            relay.require_owned(task)
             if not task.published:
                 _require_in_time(task.job)
             lease.open()
@@ -94,7 +94,7 @@ class Runner:
         """Have the sessions of its row open. False: the job failed, and was reported."""
         flight.began = time.time()
         try:
-            _require_owned(flight.task)
+            relay.require_owned(flight.task)
             _require_in_time(flight.task.job)
             if not flight.row.is_open:
                 flight.lease.open()
@@ -166,7 +166,7 @@ class Runner:
                     row.source_is_clean = False  # its parcel is broken off below
                 self._run_again(task)
                 return
-            _require_owned(task)
+            relay.require_owned(task)
             receipt = relay.deliver(
                 task,
                 parcel,
@@ -235,11 +235,6 @@ class Runner:
         if not self.pools.tidy(server, partials.partial_path(task, server, self._token(flight))):
             self.endings.untidy = True
         task.littered = False
-
-
-def _require_owned(task: Task) -> None:
-    if not task.owned():
-        raise OwnershipLost(f"the partition of job {task.job.job_id} may not be ours any more")
 
 
 def _require_in_time(job: FileTransferJob) -> None:

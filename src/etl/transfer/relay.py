@@ -144,7 +144,7 @@ def deliver(
         verified_by = _compare_sizes(task, parcel.facts, stored)
         if job.options.overwrite != "replace":
             _look_again(task, parcel.facts, destination)
-        _require_owned(task)
+        require_owned(task)
     except EtlError:
         _remove_if_possible(task, destination, stored)
         raise
@@ -177,7 +177,7 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
     published = facts or _look_if_possible(destination, job.destination.path)
     size_bytes = (published.size_bytes if published else None) or 0
     here = source.look(job.source.path)
-    _require_owned(task)
+    require_owned(task)
     if options.source_action == "keep" or here is None:
         return size_bytes
     is_another = published is not None and here.size_bytes != published.size_bytes
@@ -186,7 +186,7 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
     elif published is not None and not is_another and not here.same_file(published):
         # Not every server keeps time stamps: what is deleted is, to the byte, what was copied.
         is_another = not _same_content(task, source, destination, memoryview(bytearray(COMPARED_BYTES)))
-        _require_owned(task)
+        require_owned(task)
     if not is_another:
         destination.sync(job.destination.path)
         source.dispose(job.source.path, options.move_to).result()
@@ -333,9 +333,10 @@ def _require(promise: Promise[bool], error: EtlError) -> None:
         raise error
 
 
-def _require_owned(task: Task) -> None:
+def require_owned(task: Task) -> None:
+    """Raise OwnershipLost unless the job is surely still ours."""
     if not task.owned():
-        raise OwnershipLost(f"the partition of job {task.job.job_id} is not ours any more")
+        raise OwnershipLost(f"the partition of job {task.job.job_id} may not be ours any more")
 
 
 # --- one session for both sides -------------------------------------------------------------------------------
