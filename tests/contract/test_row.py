@@ -435,3 +435,22 @@ def test_jobs_that_look_for_a_predecessors_files_list_their_folder_once(scene) -
     row.run()
     assert row.published == expected(*[1000] * 6)
     assert sum(command.startswith("NLST") for command in row.destination.commands) == 1
+
+
+def test_sessions_are_opened_ahead_of_need(fake) -> None:
+    """They are logged in before the first job, and serve it."""
+    server = fake()
+    config = ServerConfig("A", "ftp", server.host, server.port, server.username, server.password, prewarm=2)
+    pools = Pools({"A": config}.__getitem__, ConfigLoader(environ={}).settings)
+    pools.know([config])
+    pools.start()
+    try:
+        wait_for(lambda: pools.stats()["A"]["idle"] == 2)
+        lease = pools.reserve(config)
+        assert lease is not None
+        lease.open()
+        lease.source.ping()
+        lease.release(clean=True)
+        assert server.sessions == 2
+    finally:
+        assert pools.close()
