@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +23,6 @@ from etl.broker import Reader, Writer
 
 PARTITIONS = 8
 RETRY_PARTITIONS = 8
-SAMPLE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -183,24 +180,6 @@ class Consumers:
 
             yield values()
 
-    @contextmanager
-    def sampled(self) -> Iterator[list[int]]:
-        """Note the memory now and then."""
-        end, found = threading.Event(), []
-
-        def sample() -> None:
-            while not end.wait(SAMPLE_SECONDS):
-                with suppress(psutil.NoSuchProcess):
-                    found.append(self.rss_bytes())
-
-        thread = threading.Thread(target=sample, name="sampler")
-        thread.start()
-        try:
-            yield found
-        finally:
-            end.set()
-            thread.join()
-
     def _log(self, number: int) -> Path:
         return self.world.folder / f"{self.name}-{number}.log"
 
@@ -219,8 +198,3 @@ def require_success(result: bytes) -> None:
     """Raise RuntimeError for an outcome that is none."""
     if b'"SUCCESS"' not in result:
         raise RuntimeError(f"a job failed: {result!r}")
-
-
-def median_run(runs: Sequence[Run]) -> float:
-    """Return the median rate."""
-    return statistics.median(run.rate for run in runs)

@@ -43,7 +43,7 @@ class Peer:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def move(self, pair: Pair, files: Files, count: int | None = None) -> Run:
+    def move(self, pair: Pair, files: Files) -> Run:
         """Copy a folder; compared afterwards, outside the measured time."""
         out = self._world.new_out()
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -51,7 +51,7 @@ class Peer:
         seconds = time.monotonic() - started
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        self._world.check(files, out, count)
+        self._world.check(files, out)
         return Run(len(files.names), len(files.names) * files.size_bytes, seconds, {"client": cpu})
 
     def _run(self, pair: Pair, files: Files, out: str) -> None:
@@ -134,9 +134,9 @@ class Ceiling(Peer):
         self._program = compiled("ceiling.c", world.folder)
         self._seconds = 0.0
 
-    def move(self, pair: Pair, files: Files, count: int | None = None) -> Run:
+    def move(self, pair: Pair, files: Files) -> Run:
         """Copy a folder; the time is what the program says."""
-        run = super().move(pair, files, count)
+        run = super().move(pair, files)
         return Run(run.files, run.size_bytes, self._seconds, run.cpu)
 
     def _run(self, pair: Pair, files: Files, out: str) -> None:

@@ -32,7 +32,7 @@ class Contender(Protocol):
         """Who it is."""
         ...
 
-    def move(self, pair: Pair, files: Files, count: int | None = None) -> Run:
+    def move(self, pair: Pair, files: Files) -> Run:
         """Move them all; return what it took."""
         ...
 
@@ -56,9 +56,9 @@ def rates(runs: Sequence[Run]) -> list[float]:
     return [run.rate for run in runs]
 
 
-def cpu_ms(runs: Sequence[Run], who: str) -> float | None:
-    """Return the median processor time per file, in ms."""
-    return statistics.median(run.cpu[who] / run.files * 1000 for run in runs) if runs else None
+def cpu_ms(runs: Sequence[Run], who: str) -> float:
+    """Return the median processor time per file, in ms, of at least one round."""
+    return statistics.median(run.cpu[who] / run.files * 1000 for run in runs)
 
 
 def compare(world: World, rtt_ms: int, lanes: Sequence[int], rounds: int, say: Callable[[str], None]) -> list[Row]:
@@ -78,9 +78,9 @@ def compare(world: World, rtt_ms: int, lanes: Sequence[int], rounds: int, say: C
                 ending.callback(one.stop)
             peers.append(Ceiling(world, C_THREADS))
         contenders: list[Contender] = [*ours, *peers, *alone]
-        warm: list[Contender] = [*ours, *alone]
-        for contender in warm:
-            contender.move(pair, files, WARM_FILES)  # opens the sessions
+        lasting: list[Consumers | Alone] = [*ours, *alone]
+        for client in lasting:
+            client.move(pair, files, WARM_FILES)  # opens the sessions
         runs = dict(zip(contenders, alternated(world, contenders, pair, files, rounds), strict=True))
         for contender, done in runs.items():
             say(f"  {contender.name}: {', '.join(f'{rate:.0f}' for rate in sorted(rates(done)))} files/s")
@@ -125,12 +125,9 @@ def _alone_row(lanes: int, runs: Sequence[Run], ceiling: Sequence[Run]) -> Row:
 
 def _cpu_rows(runs: Sequence[Run], peers: dict[str, list[Run]]) -> list[Row]:
     everybody = {"ours": list(runs), **peers}
-    client = {name: value for name, done in everybody.items() if (value := cpu_ms(done, "client")) is not None}
+    client = {name: cpu_ms(done, "client") for name, done in everybody.items() if done}
     rows = [Row("  client's CPU: ms/file", client)]
-    for who in ("servers", "broker"):
-        value = cpu_ms(runs, who)
-        if value is not None:
-            rows.append(
-                Row(f"  {who}' CPU: ms/file" if who == "servers" else "  broker's CPU: ms/file", {"ours": value})
-            )
+    if runs:
+        rows.append(Row("  servers' CPU: ms/file", {"ours": cpu_ms(runs, "servers")}))
+        rows.append(Row("  broker's CPU: ms/file", {"ours": cpu_ms(runs, "broker")}))
     return rows
