@@ -79,17 +79,27 @@ class Rclone(Peer):
     arguments = ("--transfers=8", "--checkers=8", "--no-check-dest", "--no-update-modtime")
     settings = "rclone copy " + " ".join(arguments)
 
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        # Here and not in a round: each takes a process, which would be counted as rclone's time and processor time.
+        self._hidden = {end.password: _obscured(end.password) for end in world.ends()}
+
     def _run(self, pair: Pair, files: Files, out: str) -> None:
         program = found(self.name) or self.name
         environment = {"RCLONE_CONFIG": "/dev/null"}
         for name, end in (("SOURCE", pair.source), ("TARGET", pair.target)):
-            hidden = subprocess.run(
-                [program, "obscure", "-"], input=end.password, capture_output=True, text=True, check=True, timeout=30
-            )
             values = {"TYPE": "ftp", "HOST": end.host, "PORT": str(end.port), "USER": end.username}
-            values["PASS"] = hidden.stdout.strip()
+            values["PASS"] = self._hidden[end.password]
             environment |= {f"RCLONE_CONFIG_{name}_{key}": value for key, value in values.items()}
         self._do([program, "copy", f"SOURCE:/{files.folder}", f"TARGET:/{out}", *self.arguments], environment)
+
+
+def _obscured(password: str) -> str:
+    """Return a password as rclone wants to have it."""
+    command = [found(Rclone.name) or Rclone.name, "obscure", "-"]
+    return subprocess.run(
+        command, input=password, capture_output=True, text=True, check=True, timeout=30
+    ).stdout.strip()
 
 
 class Lftp(Peer):

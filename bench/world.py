@@ -90,6 +90,10 @@ class World:
             raise OutOfTimeError
         return seconds
 
+    def ends(self) -> list[End]:
+        """Return every server over every link."""
+        return [end for pair in self.pairs.values() for end in (pair.source, pair.target)]
+
     @contextlib.contextmanager
     def at_far_end(self) -> Iterator[None]:
         """Be in the far namespace for a while, in this thread: what is started or bound now is there."""
