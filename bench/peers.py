@@ -58,15 +58,19 @@ class Peer:
         raise NotImplementedError
 
     def _do(self, command: Sequence[str], environment: Mapping[str, str] | None = None, given: str = "") -> str:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "HOME": str(self._world.folder), **(environment or {})},
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=self._world.left(),
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                env={**os.environ, "HOME": str(self._world.folder), **(environment or {})},
+                input=given,
+                capture_output=True,
+                text=True,
+                timeout=self._world.left(),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            self._world.left()  # says so: the limit is over
+            raise
         if done.returncode:
             raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
         return done.stdout

@@ -65,8 +65,8 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     return statistics.median(a / b for a, b in pairs) if pairs else None
 
 
-def render(rows: Sequence[Row]) -> str:
-    """Return the table for people."""
+def render(rows: Sequence[Row], missing: Sequence[str] = ()) -> str:
+    """Return the table for people; `missing` says what is not in it."""
     cells = [["", *COLUMNS, "ratio", "goal", ""]]
     for row in rows:
         values = [_number(row.values.get(column)) for column in COLUMNS]
@@ -86,7 +86,7 @@ def render(rows: Sequence[Row]) -> str:
         lines.append("  ".join(padded).rstrip())
     lines.insert(1, "-" * max(map(len, lines)))
     notes = list(dict.fromkeys(note for row in rows for note in row.notes))
-    return "\n".join([*lines, "", *(f"* {note}" for note in notes)])
+    return "\n".join([*lines, *missing, "", *(f"* {note}" for note in notes)])
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, object]]:

@@ -79,6 +79,7 @@ class World:
         self.broker = stack.Broker(folder / "broker")
         self.pairs: dict[int, Pair] = {}
         self.servers: list[stack.Vsftpd] = []
+        self.was_cut_short = False  # somebody was told that no time is left
         self._far: int | None = None  # process that holds the far namespace
         self._random = random.Random(1)
         self._outs = 0
@@ -87,6 +88,7 @@ class World:
         """Return the seconds that are left. Raises OutOfTimeError when there are none."""
         seconds = self.deadline - time.monotonic()
         if seconds <= 0:
+            self.was_cut_short = True
             raise OutOfTimeError
         return seconds
 

@@ -51,3 +51,9 @@ def test_what_could_not_be_had_is_a_dash():
     lines = table.render([row]).splitlines()
     assert lines[2].split() == ["100", "KB", "100", "-", "-", "-", "-", "-", ">=", "2", "not", "measured"]
     assert lines[-1] == "* how"
+
+
+def test_what_is_missing_stands_below_the_table():
+    """Whoever reads the table alone sees that something is not in it."""
+    lines = table.render([table.Row("100 KB", {}, [], ["how"])], ["rate-10: left out"]).splitlines()
+    assert lines[-3:] == ["rate-10: left out", "", "* how"]
