@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from ours import Consumers, job, require_success
 from table import Goal, Row
-from world import KB, MB, Pair, World
+from world import KB, MB, Files, Pair, World
 
 LANES = 4
 STEP = 1500  # jobs of one measurement
@@ -106,7 +106,7 @@ def group(world: World, rtt_ms: int, rounds: int, say: Callable[[str], None]) ->
         for number in range(rounds):
             for count in rates if number % 2 == 0 else reversed(rates):
                 world.left()
-                rates[count].append(_middle(world, teams[count], pair, files.names[: GROUP_JOBS // 3 * count]))
+                rates[count].append(_middle(world, teams[count], pair, files, GROUP_JOBS // 3 * count))
     say(f"  one: {_list(rates[1])} files/s; three: {_list(rates[3])} files/s")
     one, three = (statistics.median(rates[count]) for count in (1, 3))
     note = (
@@ -117,14 +117,15 @@ def group(world: World, rtt_ms: int, rounds: int, say: Callable[[str], None]) ->
     return [Row("3 consumers x 2 lanes: files/s", {"ours": three}, [goal], [note])]
 
 
-def _middle(world: World, team: Consumers, pair: Pair, names: tuple[str, ...]) -> float:
-    out = world.new_out()
+def _middle(world: World, team: Consumers, pair: Pair, files: Files, count: int) -> float:
+    out, names = world.new_out(), files.names[:count]
     times = []
     with team.results() as results:
-        team.submit([job(pair, f"group/{name}", f"{out}/{name}") for name in names])
+        team.submit([job(pair, f"{files.folder}/{name}", f"{out}/{name}") for name in names])
         for _ in names:
             require_success(next(results))
             times.append(time.monotonic())
+    world.check(files, out, count)
     first, last = len(times) // 10, len(times) * 6 // 10
     return (last - first) / (times[last] - times[first])
 

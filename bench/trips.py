@@ -33,9 +33,9 @@ def compare(world: World, rtt_ms: int, say: Callable[[str], None]) -> list[Row]:
             world.left()
             short, long = alone.move(pair, files, SHORT).seconds, alone.move(pair, files, LONG).seconds
             slopes.append((long - short) / (LONG - SHORT) / trip)
-        far_seconds = _lone(alone, files)
+        far_seconds = _lone(world, alone, files)
     with _opened(world, near, files) as alone:
-        near_seconds = _lone(alone, files)
+        near_seconds = _lone(world, alone, files)
     lone = (far_seconds - near_seconds) / (trip - statistics.median(connect_seconds(near) for _ in range(9)))
     say(f"  {', '.join(f'{slope:.2f}' for slope in sorted(slopes))}; lone {lone:.2f}")
     note = f"Round trips: 1 KB files, RTT {trip * 1000:.1f} ms measured, one lane, transfer layer alone."
@@ -57,8 +57,10 @@ def _opened(world: World, pair: Pair, files: Files) -> Iterator[Alone]:
         alone.stop()
 
 
-def _lone(alone: Alone, files: Files) -> float:
-    runs = (alone.pass_on([f"trips/{files.names[number]}"], [f"lone/{number}"], files) for number in range(LONE))
+def _lone(world: World, alone: Alone, files: Files) -> float:
+    out = world.new_out()
+    runs = [alone.pass_on([f"{files.folder}/{name}"], [f"{out}/{name}"], files) for name in files.names[:LONE]]
+    world.check(files, out, LONE)
     return statistics.median(run.seconds for run in runs)
 
 
