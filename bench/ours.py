@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import psutil
 from world import START_SECONDS, End, Files, Pair, World, cpu_seconds, die_with_parent
@@ -58,6 +59,42 @@ def job_of(source_name: str, source: str, target_name: str, destination: str) ->
         "destination": {"hostname": target_name, "path": f"/{destination}"},
     }
     return f"{target_name}:{destination}".encode(), json.dumps(ends).encode()
+
+
+class Results:
+    """Committed outcomes, from the moment it is made. Raises OutOfTimeError while one is waited for."""
+
+    def __init__(self, world: World, reader: Reader) -> None:
+        self._world, self._reader = world, reader
+        self._start = reader.ends()
+        self._records = reader.follow(self._start)
+        next(self._records)  # connects, before any clock runs
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        while (record := next(self._records)) is None:
+            self._world.left()
+        return record.value or b""
+
+    def catch_up(self, most: int) -> int:
+        """Pass over what was committed already, until no more than `most` came meanwhile; return how many it were.
+
+        To be called before the first is read. What is read next comes as it is committed, but for some `most`.
+        """
+        passed = 0
+        while True:
+            self._world.left()
+            ends, found = self._reader.ends(), 0
+            for record in self._reader.scan(ends, self._start):
+                require_success(record.value or b"")
+                found += 1
+            self._start = ends
+            passed += found
+            if found <= most:
+                self._records = self._reader.follow(ends)
+                return passed
 
 
 class Consumers:
@@ -165,20 +202,10 @@ class Consumers:
         self._writer.flush()
 
     @contextmanager
-    def results(self) -> Iterator[Iterator[bytes]]:
-        """Have the outcomes from now on, committed ones alone. Raises OutOfTimeError while it waits for one."""
+    def results(self) -> Iterator[Results]:
+        """Have the outcomes from now on, committed ones alone."""
         with Reader(self.world.broker.bootstrap_servers, f"{self.topic}-results") as reader:
-            records = reader.follow(reader.ends())
-            next(records)  # connects, before any clock runs
-
-            def values() -> Iterator[bytes]:
-                for record in records:
-                    if record is None:
-                        self.world.left()
-                    else:
-                        yield record.value or b""
-
-            yield values()
+            yield Results(self.world, reader)
 
     def _log(self, number: int) -> Path:
         return self.world.folder / f"{self.name}-{number}.log"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +138,20 @@ class World:
         for name in names:
             if not _is_same(self.source_root / files.folder / name, arrived / name):
                 raise RuntimeError(f"not the same as its source: {out}/{name}")
+        shutil.rmtree(arrived)
+
+    def check_copies(self, out: str, source: Callable[[Path], str], least: int) -> None:
+        """Compare all that arrived below a folder with its source (of its path), and remove it.
+
+        Raises RuntimeError, also when fewer than `least` files arrived.
+        """
+        arrived = self.target_root / out
+        found = [path for path in arrived.rglob("*") if not path.is_dir()]
+        if len(found) < least:
+            raise RuntimeError(f"{least} files were moved, the destination holds {len(found)}")
+        for path in found:
+            if not _is_same(self.source_root / source(path), path):
+                raise RuntimeError(f"not the same as its source: {path.relative_to(self.target_root)}")
         shutil.rmtree(arrived)
 
     def server_cpu(self) -> float:
