@@ -2,7 +2,7 @@
 
     Climb(most, first=FIRST_LANES, cpu=time.process_time)
     .admits(now) -> bool                may it have one lane more than it has?
-    .lanes(now, count)                  it has so many lanes from now on
+    .set_lanes(now, count)              it has so many lanes from now on
     .answered(now)  .failed()  .restart()
     .limit  .is_over  .due(now)         lanes at most; are there more; when `admits` may say yes by time alone
 
@@ -66,7 +66,7 @@ class Climb:
         """Are there more lanes than it is worth?"""
         return self._count > self.limit
 
-    def lanes(self, now: float, count: int) -> None:
+    def set_lanes(self, now: float, count: int) -> None:
         """Note how many lanes there are from now on."""
         if not self._count and count and now - self._now > STEP_SECONDS:
             self._begin(now)  # it idled

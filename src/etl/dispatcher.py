@@ -458,7 +458,7 @@ class Dispatcher:
 
     def _count_lanes(self, queue: Queue, change: int, now: float) -> None:
         queue.lanes += change
-        queue.climb.lanes(now, queue.lanes)
+        queue.climb.set_lanes(now, queue.lanes)
         for server in queue.servers:
             server.lanes += change
 

@@ -1,6 +1,7 @@
 """What the dispatcher keeps: the jobs of a pair of servers in the order of service, their rate, their lanes.
 
-State without decisions, guarded by the dispatcher's lock; the clock is handed in. Knows no pool, no Kafka.
+State, and what follows from that of one queue: which places are kept for it (`claim`), how long it will take
+(`outlook`). Guarded by the dispatcher's lock; the clock is handed in. Knows no pool, no Kafka.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Link:
 
     def set_lanes(self, count: int) -> None:
         self.lanes = count
-        self.climb.lanes(self.now, count)
+        self.climb.set_lanes(self.now, count)
 
 
 def far(most: int = 8, per_lane: float = 14.0, **more: float) -> Link:
@@ -166,8 +166,8 @@ def test_a_queue_that_has_not_enough_jobs_grows_no_further() -> None:
     climb, now = link.climb, 100.0
     for _ in range(100):
         assert climb.admits(now)
-        climb.lanes(now, 1)
-        climb.lanes(now + 0.05, 0)
+        climb.set_lanes(now, 1)
+        climb.set_lanes(now + 0.05, 0)
         climb.answered(now + 0.05)
         now += 0.1
     assert climb.limit == FIRST_LANES
@@ -178,7 +178,7 @@ def test_it_says_when_time_alone_may_bring_another_lane() -> None:
     climb = Climb(8, cpu=lambda: 0.0)
     for count in (1, 2):
         assert climb.admits(50.0)
-        climb.lanes(50.0, count)
+        climb.set_lanes(50.0, count)
     assert not climb.admits(50.0)
     due = climb.due(50.0)
     assert not climb.admits(due - 0.01)
@@ -200,7 +200,7 @@ def test_what_is_due_is_never_in_the_past(share: float) -> None:
     """Whoever waits until then would wait no time at all, again and again."""
     cpu = [0.0]
     climb, now = Climb(8, cpu=lambda: cpu[0]), 50.0
-    climb.lanes(now, 2)
+    climb.set_lanes(now, 2)
     for _ in range(400):
         now, cpu[0] = now + 0.01, cpu[0] + 0.01 * share
         climb.answered(now)
