@@ -308,7 +308,7 @@ class Dispatcher:
         """Return how many jobs wait, and how many run."""
         with self._lock:
             running = sum(queue.running for queue in self._queues.values())
-            return {"running": running, "waiting": len(self._table.entries) - running, "queues": len(self._table.turns)}
+            return {"running": running, "waiting": len(self._table.entries) - running, "queues": len(self._table.ready)}
 
     def servers(self) -> dict[str, Report]:
         """Return how each server is and has done lately, by one of its names."""
@@ -349,7 +349,7 @@ class Dispatcher:
         beyond_share: list[Queue] = []
         refused: list[Queue] = []  # a server of theirs is full
         held_up: list[Queue] = []  # will run once connects are through: they wait for their share of lanes
-        for queue in self._table.turns.values():  # all of them only when nothing can go: cheap tests first
+        for queue in self._table.ready.values():  # all of them only when nothing can go: cheap tests first
             if self._down and not all(server.is_open_to_jobs(now) for server in queue.servers):
                 continue
             if not queue.climb.admits(now):
@@ -404,7 +404,7 @@ class Dispatcher:
         lease = self._reserve(*entry.sides)
         if lease is None:
             return None
-        self._table.turns.move_to_end(queue.key)
+        self._table.ready.move_to_end(queue.key)
         self._table.begin(entry, now)
         queue.forget_claims()
         queue.yielded_to = -math.inf
@@ -430,11 +430,11 @@ class Dispatcher:
         queue, seconds = last.queue, now - last.row_since
         if seconds > LONG_ROW_SECONDS:
             return True
-        if len(self._table.turns) == 1:
+        if len(self._table.ready) == 1:
             return False  # nobody else has a job that could run
         if seconds <= SHORT_ROW_SECONDS and all(server.lanes <= self._share for server in queue.servers):
             return False
-        for other in self._table.turns.values():
+        for other in self._table.ready.values():
             if now - other.yielded_to > SHORT_ROW_SECONDS and self._would_gain(other, queue, now):
                 other.yielded_to = now  # one row is enough, until it had its turn
                 return True

@@ -30,7 +30,7 @@ class Table:
         self._tell = tell
         self._numbers = itertools.count()
         self.entries: dict[Task, Entry] = {}
-        self.turns: OrderedDict[object, Queue] = OrderedDict()  # queues with ready jobs; the next in turn first
+        self.ready: OrderedDict[object, Queue] = OrderedDict()  # queues with ready jobs; the next in turn first
         self.places: dict[object, OrderedDict[int, Entry]] = {}  # per destination path; the first holds it
         self._delayed: list[tuple[float, int, Entry]] = []  # by due time; may hold what is not delayed any more
         self.size_bytes = 0
@@ -117,11 +117,11 @@ class Table:
         if not entry.queue.ready:  # else a lane looked for this pair already, and it had to wait
             self._tell()
         entry.queue.push(entry)
-        self.turns.setdefault(entry.queue.key, entry.queue)
+        self.ready.setdefault(entry.queue.key, entry.queue)
 
     def _unready(self, entry: Entry) -> None:
         queue = entry.queue
         queue.ready -= 1
         if not queue.ready:
             queue.heap.clear()
-            del self.turns[queue.key]
+            del self.ready[queue.key]

@@ -200,7 +200,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         d = self.dispatcher
         assert sum(len(line) for line in d._table.places.values()) == len(d._table.entries)
         assert sum(len(queue.waiting) for queue in d._queues.values()) == len(d._table.entries) - len(self.running)
-        assert all(queue.ready for queue in d._table.turns.values())
+        assert all(queue.ready for queue in d._table.ready.values())
         assert all(server.lanes == self.busy()[name] for name, server in self.by_name().items())
 
     def teardown(self) -> None:
