@@ -346,7 +346,7 @@ class Dispatcher:
         self._grows_at = math.inf
         full: set[Server] = set()
         claimed: set[Server] = set()
-        beyond_share: list[Queue] = []
+        sated: list[Queue] = []  # a server of theirs has its share of the lanes
         refused: list[Queue] = []  # a server of theirs is full
         held_up: list[Queue] = []  # will run once connects are through: they wait for their share of lanes
         for queue in self._table.ready.values():  # all of them only when nothing can go: cheap tests first
@@ -361,11 +361,9 @@ class Dispatcher:
                 continue
             if full.isdisjoint(queue.servers):
                 if any(server.lanes >= self._share for server in queue.servers):
-                    beyond_share.append(queue)
+                    sated.append(queue)
                     continue
-                if (taken := self._release(queue, now)) is not None:
-                    for other in refused:
-                        queue.overtake(other)
+                if (taken := self._release(queue, refused, now)) is not None:
                     return taken
                 full |= self._full_of(queue)
             if full.isdisjoint(queue.servers):
@@ -376,30 +374,31 @@ class Dispatcher:
                 if queue.overtaken:
                     claimed |= queue.claim(full, now)
         # Nobody within its share can go now. More than the share goes to those whose lanes nobody else waits for.
-        for queue in beyond_share:
-            if not claimed.isdisjoint(queue.servers):
+        for queue in sated:
+            if not claimed.isdisjoint(queue.servers) or not self._may_exceed(queue, held_up, now):
                 continue
-            if any(s.lanes >= self._most and self._crew.moving(now, s) >= self._most for s in queue.servers):
-                continue
-            greedy = [server for server in queue.servers if server.lanes >= self._share]
-            if any(server not in other.servers for server in greedy for other in held_up):
-                continue
-            if (taken := self._release(queue, now)) is not None:
-                for other in refused:
-                    queue.overtake(other)
+            if (taken := self._release(queue, refused, now)) is not None:
                 return taken
         return None
 
+    def _may_exceed(self, queue: Queue, held_up: list[Queue], now: float) -> bool:
+        """May its servers hold more than their share: not all there are, and none that others will want at once?"""
+        if any(s.lanes >= self._most and self._crew.moving(now, s) >= self._most for s in queue.servers):
+            return False
+        greedy = [server for server in queue.servers if server.lanes >= self._share]
+        return all(server in other.servers for server in greedy for other in held_up)
+
     def _full_of(self, queue: Queue) -> set[Server]:
         """Return which servers of a refused queue have no room; none: too many connects are under way."""
-        return {self._server(side) for side in queue.head().sides if not self._pools.room(side)}
+        return {server for side, server in _ends(queue) if not self._pools.room(side)}
 
     def _is_near(self, queue: Queue) -> bool:
         """Did the connect that a queue waits for begin just now, so that it may soon be through?"""
         waits = (self._pools.held_up(side) for side in queue.head().sides)
         return all(seconds is None or seconds < NEAR_SECONDS for seconds in waits)
 
-    def _release(self, queue: Queue, now: float) -> tuple[Task, Lease] | None:
+    def _release(self, queue: Queue, refused: list[Queue], now: float) -> tuple[Task, Lease] | None:
+        """Let the head of a queue go, if there are sessions for it; those `refused` were before it in turn."""
         entry = queue.head()
         lease = self._reserve(*entry.sides)
         if lease is None:
@@ -415,6 +414,8 @@ class Dispatcher:
             if not server.breaker.closed:
                 server.breaker.probe()
                 server.prober = entry
+        for other in refused:
+            queue.overtake(other)
         return entry.task, lease
 
     def _reserve(self, source: ServerConfig, destination: ServerConfig) -> Lease | None:
@@ -449,12 +450,12 @@ class Dispatcher:
             return False
         if not all(server.is_open_to_jobs(now) for server in queue.servers):
             return False
-        others = [side for side in queue.head().sides if self._server(side) not in giving.servers]
-        if any(self._pools.held_up(side) is not None for side in others):
+        others = [(side, server) for side, server in _ends(queue) if server not in giving.servers]
+        if any(self._pools.held_up(side) is not None for side, _ in others):
             return False
         if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):
             return True
-        return all(self._server(side).lanes < self._share and self._pools.room(side) for side in others)
+        return all(server.lanes < self._share and self._pools.room(side) for side, server in others)
 
     def _count_lanes(self, queue: Queue, change: int, now: float) -> None:
         queue.lanes += change
@@ -479,3 +480,8 @@ class Dispatcher:
         dues.append(max(0.0, self._grows_at - now))
         dues.append(max(0.0, self._table.next_due - now))
         return min(dues)
+
+
+def _ends(queue: Queue) -> Iterable[tuple[ServerConfig, Server]]:
+    """Return source and destination of a queue's next job, by its names of them, and what is known of them."""
+    return zip(queue.head().sides, (queue.servers[0], queue.servers[-1]), strict=True)
