@@ -1,4 +1,4 @@
-"""Which job runs next: queues per server pair, turns, shares, priorities, order by destination, what waits too long.
+"""The jobs' way through this process, behind one lock: they come, go to lanes, wait again, or are too many.
 
     Dispatcher(pools, settings, clock=time.monotonic, jitter=random.random)     sets pools.on_release
     .offer(task, delay=0.0)   raises UnknownServer, SettingsError: dead letters
@@ -12,12 +12,12 @@
     .drop(predicate) -> [task]       those not running are gone; running ones go when they finish
     .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
 
-Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Decides under one lock and does no I/O.
+Owns the lock, and what is known of servers and their pairs; whose turn it is, is decided by `turns`, and what is too
+much by `surplus`. Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Does no I/O.
 """
 
 from __future__ import annotations
 
-import math
 import posixpath
 import random
 import threading
@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from etl import surplus
 from etl.breaker import Breaker
 from etl.climb import FIRST_LANES, Climb
-from etl.crew import Crew
 from etl.errors import Fate, UnknownServer, fate_of
 from etl.health import Report, Server
 from etl.queues import Queue, State
 from etl.retry import Doubling
 from etl.surplus import Surplus
 from etl.table import Table
+from etl.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,12 +41,9 @@ if TYPE_CHECKING:
     from etl.config import ServerConfig, Settings
     from etl.models.message import FileTransferJob
     from etl.models.task import Task
-    from etl.queues import Entry
     from etl.transfer.lease import Lease
     from etl.transfer.pool import Pools
 
-SHORT_ROW_SECONDS, LONG_ROW_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
-NEAR_SECONDS = 0.5  # how long a connect may take while lanes are kept for those that wait for it
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
 
 
@@ -75,8 +72,6 @@ class Dispatcher:
         self._clock = clock
         self._wait = Doubling(settings.retry_backoff_seconds, settings.retry_backoff_max_seconds, jitter)
         self._first_lanes = first_lanes
-        self._share = max(1, settings.workers // 2)
-        self._most = settings.workers  # of one server while no other wants them
         # By the names of source and destination; found out without a lock, as finding it out twice does no harm.
         self._pairs: dict[tuple[str, str], _Pair] = {}
         # Guards everything below. Held only to decide; inside it only the lock of the pools is taken.
@@ -86,8 +81,7 @@ class Dispatcher:
         self._down: set[Server] = set()  # whose breaker is not closed
         self._queues: dict[object, Queue] = {}
         self._table = Table(self._possible.notify)
-        self._crew = Crew(settings.workers)
-        self._grows_at = math.inf  # when a queue that has jobs ready may get another lane
+        self._turns = Turns(pools, self._table, self._down, settings.workers)
         self._stopped = False
         pools.on_release = self._wake
 
@@ -132,13 +126,14 @@ class Dispatcher:
         with self._possible:
             while not self._stopped:
                 now = self._clock()
-                if (taken := self._next(now)) is not None:
+                self._table.promote(now)
+                if (taken := self._turns.next(now)) is not None:
                     self._possible.notify()  # there may be more than one: the next lane looks
                     return taken
                 left = end - time.monotonic()
                 if left <= 0:
                     return None
-                self._possible.wait(min(left, LONGEST_PAUSE, self._seconds_to_next(now)))
+                self._possible.wait(min(left, LONGEST_PAUSE, self._turns.seconds_to_next(now)))
         return None
 
     def another(self, task: Task) -> Task | None:
@@ -149,23 +144,9 @@ class Dispatcher:
         """
         with self._lock:
             now = self._clock()
-            last = self._table.entries.get(task)
             self._table.promote(now)
-            if self._stopped or last is None or not last.has_lane or not last.queue.ready:
-                return None
-            queue = last.queue
-            entry = queue.head()
-            if entry.source is not last.source or entry.destination is not last.destination:
-                return None
-            if self._down and not self._down.isdisjoint(queue.servers):
-                return None
-            if queue.climb.is_over or self._crew.is_over(now) or self._yields(last, now):
-                return None
-            self._table.begin(entry, now)
-            entry.row_since = last.row_since
-            last.has_lane, entry.has_lane = False, True
-            self._crew.go_on(last, entry, now)
-            return entry.task
+            last = self._table.entries.get(task)
+            return None if self._stopped or last is None else self._turns.go_on(last, now)
 
     def finish(self, task: Task) -> None:
         """End a job's run: its lane share is free; unless it is to run `later`, its destination too, and it is gone."""
@@ -177,7 +158,7 @@ class Dispatcher:
             again, entry.again = entry.again and not entry.dropped, False
             if entry.has_lane:
                 self._possible.notify()
-            self._give_up_lane(entry, now)
+            self._turns.leave(entry, now)
             self._table.land(entry, now, again=again)
 
     def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
@@ -201,6 +182,10 @@ class Dispatcher:
         with self._possible:
             self._stopped = True
             self._possible.notify_all()
+
+    def _wake(self) -> None:
+        with self._possible:
+            self._possible.notify()
 
     # --- servers ----------------------------------------------------------------------------------------------
 
@@ -321,10 +306,6 @@ class Dispatcher:
 
     # --- under the lock ---------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        with self._possible:
-            self._possible.notify()
-
     def _server(self, config: ServerConfig) -> Server:
         key = self._pools.key(config)
         server = self._servers.get(key)
@@ -337,151 +318,6 @@ class Dispatcher:
         queue = self._queues.get(key)
         if queue is None:
             servers = tuple(dict.fromkeys((self._server(source), self._server(destination))))
-            most = min(self._most, source.max_connections, destination.max_connections)
+            most = min(self._settings.workers, source.max_connections, destination.max_connections)
             queue = self._queues[key] = Queue(key, servers, Climb(most, self._first_lanes))
         return queue
-
-    def _next(self, now: float) -> tuple[Task, Lease] | None:
-        self._table.promote(now)
-        self._grows_at = math.inf
-        full: set[Server] = set()
-        claimed: set[Server] = set()
-        sated: list[Queue] = []  # a server of theirs has its share of the lanes
-        refused: list[Queue] = []  # a server of theirs is full
-        held_up: list[Queue] = []  # will run once connects are through: they wait for their share of lanes
-        for queue in self._table.ready.values():  # all of them only when nothing can go: cheap tests first
-            if self._down and not all(server.is_open_to_jobs(now) for server in queue.servers):
-                continue
-            if not queue.climb.admits(now):
-                self._grows_at = min(self._grows_at, queue.climb.due(now))
-                continue
-            if not self._crew.has_room(now, newcomer=not all(server.lanes for server in queue.servers)):
-                continue
-            if claimed and not claimed.isdisjoint(queue.servers):
-                continue
-            if full.isdisjoint(queue.servers):
-                if any(server.lanes >= self._share for server in queue.servers):
-                    sated.append(queue)
-                    continue
-                if (taken := self._release(queue, refused, now)) is not None:
-                    return taken
-                full |= self._full_of(queue)
-            if full.isdisjoint(queue.servers):
-                if self._is_near(queue):
-                    held_up.append(queue)
-            else:
-                refused.append(queue)
-                if queue.overtaken:
-                    claimed |= queue.claim(full, now)
-        # Nobody within its share can go now. More than the share goes to those whose lanes nobody else waits for.
-        for queue in sated:
-            if not claimed.isdisjoint(queue.servers) or not self._may_exceed(queue, held_up, now):
-                continue
-            if (taken := self._release(queue, refused, now)) is not None:
-                return taken
-        return None
-
-    def _may_exceed(self, queue: Queue, held_up: list[Queue], now: float) -> bool:
-        """May its servers hold more than their share: not all there are, and none that others will want at once?"""
-        if any(s.lanes >= self._most and self._crew.moving(now, s) >= self._most for s in queue.servers):
-            return False
-        greedy = [server for server in queue.servers if server.lanes >= self._share]
-        return all(server in other.servers for server in greedy for other in held_up)
-
-    def _full_of(self, queue: Queue) -> set[Server]:
-        """Return which servers of a refused queue have no room; none: too many connects are under way."""
-        return {server for side, server in _ends(queue) if not self._pools.room(side)}
-
-    def _is_near(self, queue: Queue) -> bool:
-        """Did the connect that a queue waits for begin just now, so that it may soon be through?"""
-        waits = (self._pools.held_up(side) for side in queue.head().sides)
-        return all(seconds is None or seconds < NEAR_SECONDS for seconds in waits)
-
-    def _release(self, queue: Queue, refused: list[Queue], now: float) -> tuple[Task, Lease] | None:
-        """Let the head of a queue go, if there are sessions for it; those `refused` were before it in turn."""
-        entry = queue.head()
-        lease = self._reserve(*entry.sides)
-        if lease is None:
-            return None
-        self._table.ready.move_to_end(queue.key)
-        self._table.begin(entry, now)
-        queue.forget_claims()
-        queue.yielded_to = -math.inf
-        entry.has_lane, entry.row_since = True, now
-        self._crew.enter(entry, now)
-        self._count_lanes(queue, 1, now)
-        for server in queue.servers:
-            if not server.breaker.closed:
-                server.breaker.probe()
-                server.prober = entry
-        for other in refused:
-            queue.overtake(other)
-        return entry.task, lease
-
-    def _reserve(self, source: ServerConfig, destination: ServerConfig) -> Lease | None:
-        """Take both sessions; of a server that none is open with, that alone: until it answers it holds no other's."""
-        if self._pools.key(source) != self._pools.key(destination):
-            for side in (source, destination):
-                if not self._pools.connected(side):
-                    return self._pools.reserve(side)
-        return self._pools.reserve(source, destination)
-
-    def _yields(self, last: Entry, now: float) -> bool:
-        """Must a row end, for another queue that could use its lane or its sessions? Notes for which."""
-        queue, seconds = last.queue, now - last.row_since
-        if seconds > LONG_ROW_SECONDS:
-            return True
-        if len(self._table.ready) == 1:
-            return False  # nobody else has a job that could run
-        if seconds <= SHORT_ROW_SECONDS and all(server.lanes <= self._share for server in queue.servers):
-            return False
-        for other in self._table.ready.values():
-            if now - other.yielded_to > SHORT_ROW_SECONDS and self._would_gain(other, queue, now):
-                other.yielded_to = now  # one row is enough, until it had its turn
-                return True
-        return False
-
-    def _would_gain(self, queue: Queue, giving: Queue, now: float) -> bool:
-        """Could a job of `queue` run if a lane of `giving` ended, or get nearer to it?
-
-        Nearer: without any lane, it finds one of its servers full whenever the other is free, until it claims them.
-        """
-        if queue is giving or not queue.climb.admits(now):
-            return False
-        if not all(server.is_open_to_jobs(now) for server in queue.servers):
-            return False
-        others = [(side, server) for side, server in _ends(queue) if server not in giving.servers]
-        if any(self._pools.held_up(side) is not None for side, _ in others):
-            return False
-        if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):
-            return True
-        return all(server.lanes < self._share and self._pools.room(side) for side, server in others)
-
-    def _count_lanes(self, queue: Queue, change: int, now: float) -> None:
-        queue.lanes += change
-        queue.climb.set_lanes(now, queue.lanes)
-        for server in queue.servers:
-            server.lanes += change
-
-    def _give_up_lane(self, entry: Entry, now: float) -> None:
-        """Free what a run held: its lane, unless a later one of its row has it; and its being a probe."""
-        if entry.has_lane:
-            entry.has_lane = False
-            self._crew.leave(entry)
-            self._count_lanes(entry.queue, -1, now)
-        for server in entry.queue.servers:
-            if server.prober is entry:  # neither `failed` nor `worked` may have been said of this server
-                server.prober = None
-                server.breaker.forgo()
-
-    def _seconds_to_next(self, now: float) -> float:
-        """Return how long nothing becomes possible by time alone: the next delayed job, the next probe."""
-        dues = [server.breaker.wait(now) or math.inf for server in self._down]
-        dues.append(max(0.0, self._grows_at - now))
-        dues.append(max(0.0, self._table.next_due - now))
-        return min(dues)
-
-
-def _ends(queue: Queue) -> Iterable[tuple[ServerConfig, Server]]:
-    """Return source and destination of a queue's next job, by its names of them, and what is known of them."""
-    return zip(queue.head().sides, (queue.servers[0], queue.servers[-1]), strict=True)

@@ -91,7 +91,7 @@ def test_moving_lanes_are_counted_per_server() -> None:
         r.clock.pass_(LONG_SECONDS + 1)
         r.offer(pretend.task(1, "A", "C"))
         r.must_take()
-        crew, servers = r.dispatcher._crew, r.dispatcher._servers
+        crew, servers = r.dispatcher._turns._crew, r.dispatcher._servers
         a, b, c = (servers[r.pools.key(r.pools.server(name))] for name in "ABC")
         assert [crew.moving(r.clock(), server) for server in (a, b, c)] == [1, 0, 1]
         assert crew.moving(r.clock()) == 1

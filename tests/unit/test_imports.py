@@ -25,6 +25,7 @@ ROWS = [
     ("transfer", "+"),
     ("queues", "crew", "health"),
     ("surplus", "table"),
+    ("turns",),
     ("dispatcher",),
     ("broker", "+"),
     ("topics",),
