@@ -52,7 +52,6 @@ def test_a_standstill_ends_with_a_byte() -> None:
     for _ in range(10):
         waits(watch, 9, 1.0, 0)
         assert watch.left() == 1.0
-        assert watch.left(0.5) == 0.5
         watch.note(1.0, 1)
 
 

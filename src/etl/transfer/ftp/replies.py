@@ -24,11 +24,6 @@ class Reply:
     lines: tuple[bytes, ...]
 
     @property
-    def is_preliminary(self) -> bool:
-        """Does another reply to the same command follow (1xx)?"""
-        return self.code < 200
-
-    @property
     def is_success(self) -> bool:
         """Was the command carried out (2xx)?"""
         return 200 <= self.code < 300

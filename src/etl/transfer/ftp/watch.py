@@ -27,9 +27,9 @@ class Watch:
         self._waited = 0.0  # seconds, and bytes in them, of the stretch that is averaged
         self._moved_bytes = 0
 
-    def left(self, waited: float = 0.0) -> float:
-        """Return how many seconds may still be waited for a byte, beside some that were not noted yet."""
-        return max(0.0, self._limit - self._still - waited)
+    def left(self) -> float:
+        """Return how many seconds may still be waited for a byte."""
+        return max(0.0, self._limit - self._still)
 
     def note(self, seconds: float, moved_bytes: int) -> None:
         """Count a wait and what moved in it. Raises StalledError."""
