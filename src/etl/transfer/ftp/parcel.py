@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError, SizeMismatch, SourceChanged
 from etl.transfer.ftp import asking
 
 if TYPE_CHECKING:
     from etl.models.task import Facts
-    from etl.transfer.base import Parcel, Promise
     from etl.transfer.ftp.control import Pending
     from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.replies import Reply
+    from etl.transfer.ftp.session import FTPTransfer
 
 _PIECE_BYTES = 256 * 1024
 _REST_BYTES = 4 << 20  # read beyond the end of a file at most, to find out whether it has grown
 
 
-class Reader(Protocol):
-    """What a parcel needs of its session."""
-
-    name: str
-
-    def abandon(self, error: EtlError) -> None:
-        """Make the session unusable."""
-        ...
-
-    def why_not_read(self, path: str, refusal: Reply) -> EtlError:
-        """Return the error for a refused RETR."""
-        ...
-
-    def unchanged(self, parcel: Parcel) -> Promise[bool]:
-        """Are size and time of the parcel's file still those it had before it was read?"""
-        ...
-
-
 class FTPParcel:
     """A RETR that runs. Its session writes nothing until `close`."""
 
-    def __init__(self, session: Reader, path: str, facts: Facts, retr: Pending, data: DataConnection) -> None:
+    def __init__(self, session: FTPTransfer, path: str, facts: Facts, retr: Pending, data: DataConnection) -> None:
         self.path = path
         self.facts = facts
         self._session = session

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from etl.errors import IOFailure, PermissionRefused
 from etl.transfer.base import ASIDE, Published
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etl.config import ServerConfig
     from etl.transfer.ftp.control import Pending
     from etl.transfer.ftp.replies import Reply
+    from etl.transfer.ftp.session import FTPTransfer
 
 _TRIES = 3  # of a rename, each after something that stood in its way was put right
 
@@ -43,28 +44,10 @@ def forget_refusers() -> None:
         _refusers.clear()
 
 
-class Publisher(asking.Asker, Protocol):
-    """What is needed of a session beside asking."""
-
-    server: ServerConfig
-
-    def wire(self, whole_path: str) -> bytes:
-        """Return the bytes of a whole path."""
-        ...
-
-    def command(self, verb: str, argument: bytes) -> Pending:
-        """Queue any command."""
-        ...
-
-    def make_folders(self, whole: str) -> bool:
-        """Make the missing folders above a path."""
-        ...
-
-
 class Stamping:
     """Sets a file's time: MFMT where it is offered, else the two-argument MDTM that vsftpd knows."""
 
-    def __init__(self, session: Publisher) -> None:
+    def __init__(self, session: FTPTransfer) -> None:
         self._session = session
         self._is_refused = False  # by this server, as far as this session has seen
 
@@ -97,7 +80,7 @@ class _Swap:
 class Renaming:
     """Renames files, replacing what has the new name."""
 
-    def __init__(self, session: Publisher) -> None:
+    def __init__(self, session: FTPTransfer) -> None:
         self._session = session
 
     def publishing(

@@ -145,7 +145,7 @@ class FTPTransfer(Streaming):
             raise ConnectionLost(f"{self.name}: not connected", server=self.name)
         return self._control
 
-    # --- what the parts of the session need (asking.Asker, parcel.Reader) -----------------------------------
+    # --- what the parts of the session need -----------------------------------------------------------------
 
     def ask(self, verb: str, whole_path: str) -> Pending:
         """Queue a command about a whole path."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError, StorageFull
 from etl.transfer.ftp import asking
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
-    from etl.transfer.ftp.control import Control, Pending
+    from etl.transfer.ftp.control import Pending
     from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.replies import Reply
+    from etl.transfer.ftp.session import FTPTransfer
 
 _LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
 _END_SECONDS = 1.0  # for a server's end of a data connection, before its last word alone is waited for
@@ -36,44 +37,10 @@ class Running:
     data: DataConnection
 
 
-class Writer(asking.Asker, Protocol):
-    """What is needed of a session beside asking."""
-
-    @property
-    def control(self) -> Control:
-        """The control connection."""
-        ...
-
-    @property
-    def is_prepared(self) -> bool:
-        """Has the next transfer a data connection already?"""
-        ...
-
-    def start(self, verb: str, argument: bytes | None) -> Running | Pending:
-        """Begin a transfer; the command when it was refused at once."""
-        ...
-
-    def was_confused(self, command: Pending) -> bool:
-        """Was a command refused only because it shared a write with another?"""
-        ...
-
-    def wire(self, whole_path: str) -> bytes:
-        """Return the bytes of a whole path."""
-        ...
-
-    def make_folders(self, whole: str) -> bool:
-        """Make the missing folders above a path."""
-        ...
-
-    def abandon(self, error: EtlError) -> None:
-        """Make the session unusable."""
-        ...
-
-
 class Upload:
     """Streams one parcel into a new file through a buffer."""
 
-    def __init__(self, session: Writer, whole: str, parcel: Parcel, buffer: memoryview) -> None:
+    def __init__(self, session: FTPTransfer, whole: str, parcel: Parcel, buffer: memoryview) -> None:
         self._session = session
         self._whole = whole
         self._parcel = parcel
