@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etl.config import ServerConfig
 from etl.errors import EtlError, InvalidPath
-from etl.transfer.ftp import data, pace
+from etl.transfer.ftp import opening, pace
 from etl.transfer.ftp.control import Control, Pending
 from etl.transfer.ftp.names import Names
 from etl.transfer.ftp.replies import Reply
@@ -108,7 +108,7 @@ class Said:
 def test_a_port_is_read_or_refused(text: bytes, extended: bool, begins_well: bool) -> None:
     """From any reply: a number that is a port, or our error; quickly, whatever it holds."""
     line = (b"229 (|||" if extended else b"227 (1,2,3,4,") + text if begins_well else b"227 " + text
-    passive = data.Passive.__new__(data.Passive)
+    passive = opening.Passive.__new__(opening.Passive)
     passive._connections = Said(extended=extended)  # type: ignore[assignment]  # all that it looks at
     try:
         port = passive._port_in(Reply(int(line[:3]), (line,)))

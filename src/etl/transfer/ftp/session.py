@@ -19,7 +19,6 @@ from etl.models.task import Facts
 from etl.transfer.base import Promise, Published, Stored
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.control import Control, Pending
-from etl.transfer.ftp.data import DataConnections, Opening
 from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import (
     GarbledListingError,
@@ -30,6 +29,7 @@ from etl.transfer.ftp.names import (
     size_in,
     time_in,
 )
+from etl.transfer.ftp.opening import DataConnections, Opening
 from etl.transfer.ftp.pace import Pace
 from etl.transfer.ftp.parcel import FTPParcel
 from etl.transfer.ftp.promises import Later
