@@ -25,8 +25,7 @@ from etl.errors import (
     StorageFull,
     TransferTimeout,
 )
-from etl.transfer.ftp import session as session_module
-from etl.transfer.ftp import sockets
+from etl.transfer.ftp import sockets, starting
 from servers.fake import FakeSession
 from servers.pyftpd import PyFTPD
 
@@ -417,7 +416,7 @@ def test_a_connection_opened_ahead_that_got_old_is_replaced(fake, session, buffe
     content_of(ftp, "/x", buffer)
     ftp.prepare()
     ftp.flush()
-    monkeypatch.setattr(session_module, "_PREPARED_SECONDS", 0.0)
+    monkeypatch.setattr(starting, "_PREPARED_SECONDS", 0.0)
     ftp.write("/.p", Bytes(b"12345"), buffer)
     assert server.files["/.p"] == b"12345"
     ftp.ping()
@@ -433,7 +432,7 @@ def test_real_servers_say_nothing_to_one_that_is_replaced(
     ftp = session(server)
     ftp.write(f"{folder}/a", Bytes(b"1"), buffer)
     assert content_of(ftp, f"{folder}/a", buffer) == b"1"
-    monkeypatch.setattr(session_module, "_PREPARED_SECONDS", 0.0)
+    monkeypatch.setattr(starting, "_PREPARED_SECONDS", 0.0)
     for number in range(20):
         ftp.prepare()
         ftp.flush()

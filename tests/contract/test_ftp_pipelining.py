@@ -159,6 +159,16 @@ def test_a_server_that_refuses_pairs_is_asked_again_one_by_one(fake, session, bu
     assert writes_of(server, lambda: content_of(other, "/a", buffer)) == [["SIZE"], ["MDTM"], ["EPSV"], ["RETR"]]
 
 
+def test_a_listing_refused_for_its_pair_is_asked_for_again(fake, session) -> None:
+    """A folder is not taken for an empty one; the refused command's data connection is not used again."""
+    server = fake(files={"/a": b""}, answers={"NLST": loses("nlst", "503 Bad sequence.")})
+    ftp = session(server)
+    assert ftp.names("/") == ["a"]
+    once = [["CWD"], ["EPSV", "NLST"], ["EPSV"], ["NLST"]]
+    assert writes_of(server, lambda: ftp.names("/")) == once
+    assert ftp.names("/") == ["a"]
+
+
 def test_a_server_that_loses_commands_is_found_by_its_silence(fake, session, buffer) -> None:
     """The first pair costs a time limit; the attempt after it works."""
     server = fake(files={"/a": b"12345"}, answers={"RETR": loses("retr", None)})
@@ -363,6 +373,6 @@ def test_a_connection_opened_ahead_and_not_used_ends_its_session(fake, session, 
     content_of(ftp, "/x", buffer)
     ftp.prepare()
     ftp.ping()
-    monkeypatch.setattr("etl.transfer.ftp.session._PREPARED_SECONDS", 0.0)
+    monkeypatch.setattr("etl.transfer.ftp.starting._PREPARED_SECONDS", 0.0)
     with pytest.raises(ConnectionLost, match="not used"):
         ftp.ping()

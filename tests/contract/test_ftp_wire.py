@@ -319,7 +319,7 @@ def test_a_promise_asked_at_a_wrong_time_may_be_asked_again(fake, session, buffe
     ftp._control.flush()
     refused = ftp.dispose("/none")
     ftp._control.flush()
-    running = ftp.start("RETR", b"/b")
+    running = ftp.starting.start("RETR", b"/b")
     with pytest.raises(RuntimeError):
         refused.result()
     assert promise.result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -29,24 +28,22 @@ from etl.transfer.ftp.names import (
     size_in,
     time_in,
 )
-from etl.transfer.ftp.opening import DataConnections, Opening
+from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftp.pace import Pace
 from etl.transfer.ftp.parcel import FTPParcel
 from etl.transfer.ftp.promises import Later
 from etl.transfer.ftp.publishing import Renaming, Stamping
+from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
-from etl.transfer.ftp.upload import Running, Upload
+from etl.transfer.ftp.starting import Starting
+from etl.transfer.ftp.upload import Upload
 from etl.transfer.paths import basename, parent
 from etl.transfer.streaming import Streaming
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
-    from etl.transfer.ftp.replies import Reply
 
 T = TypeVar("T")
-
-_PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: servers have limits of their own
-_MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
 
 
 class FTPTransfer(Streaming):
@@ -62,8 +59,7 @@ class FTPTransfer(Streaming):
         self._features: frozenset[str] = frozenset()
         self._unsettled: list[Later[Published] | Later[None] | Later[bool]] = []
         self._control: Control | None = None
-        self._data: DataConnections | None = None
-        self._prepared: Opening | None = None  # a data connection for the next transfer
+        self._starting: Starting | None = None
         self._stamping = Stamping(self)
         self._renaming = Renaming(self)
 
@@ -107,7 +103,7 @@ class FTPTransfer(Streaming):
 
     def ping(self) -> None:
         """Send NOOP; any reply but a farewell is a sign of life, if nothing unasked came before it."""
-        self._require_fresh()
+        self.starting.require_fresh()
         self.control.require_quiet()
         self.control.send("NOOP").result()
 
@@ -130,20 +126,31 @@ class FTPTransfer(Streaming):
             with contextlib.suppress(EtlError):  # whoever holds the promise is told
                 later.result()
         self.control.flush()
-        self._connect_prepared()
+        self.starting.connect_prepared()
 
     def _begin(self, control: Control) -> None:
         self._control = control
         self._names, self._features = log_in(control, self.server, self._names.encoding)
         passive = self.settings.passive if self.server.passive is None else self.server.passive
-        self._data = DataConnections(control, self._sockets, self.settings, self.name, passive=passive)
+        ways = DataConnections(control, self._sockets, self.settings, self.name, passive=passive)
+        self._starting = Starting(self, control, ways)
 
     @property
     def control(self) -> Control:
         """The control connection. Raises ConnectionLost before `connect`."""
         if self._control is None:
-            raise ConnectionLost(f"{self.name}: not connected", server=self.name)
+            raise self._not_connected()
         return self._control
+
+    @property
+    def starting(self) -> Starting:
+        """The way transfers start. Raises ConnectionLost before `connect`."""
+        if self._starting is None:
+            raise self._not_connected()
+        return self._starting
+
+    def _not_connected(self) -> ConnectionLost:
+        return ConnectionLost(f"{self.name}: not connected", server=self.name)
 
     # --- what the parts of the session need -----------------------------------------------------------------
 
@@ -189,14 +196,9 @@ class FTPTransfer(Streaming):
 
     def _list(self, whole_path: str, verb: str, argument: bytes | None, listing: Listing) -> bool:
         """Read a listing; False when it is refused. Raises ConnectionLost when that says nothing of the folder."""
-        running = self.start(verb, argument)
-        if (refused := _refused(running)) is not None:
-            if isinstance(running, Running):
-                running.data.close()
-            if self.was_confused(refused):
-                return self._list(whole_path, verb, argument, listing)
-            return self._was_listed(whole_path, refused.result())
-        assert isinstance(running, Running)  # noqa: S101 - what is not was refused
+        running = self.starting.begin(verb, argument)
+        if isinstance(running, Reply):
+            return self._was_listed(whole_path, running)
         buffer = memoryview(bytearray(64 * 1024))
         try:
             while count := running.data.readinto(buffer):
@@ -219,103 +221,20 @@ class FTPTransfer(Streaming):
 
     def prepare(self) -> None:
         """Queue the opening of a data connection."""
-        if self._prepared is None:
-            self._prepared = self._data_connections.open()
-
-    def _connect_prepared(self) -> None:
-        """Begin to connect, if the reply to the opening command was asked for; what fails here is tried again."""
-        if self._prepared is not None:
-            try:
-                self._prepared.agree()
-            except EtlError:
-                self._prepared.cancel()
-                self._prepared = None
+        self.starting.prepare()
 
     def push(self) -> None:
         """Send what is corked."""
         self.control.push()
-
-    @property
-    def _data_connections(self) -> DataConnections:
-        if self._data is None:
-            raise ConnectionLost(f"{self.name}: not connected", server=self.name)
-        return self._data
-
-    def _require_fresh(self) -> None:
-        """Raise for a data connection opened ahead that waited too long: closing it might be answered, unasked."""
-        if self._prepared is not None and time.monotonic() - self._prepared.born > _PREPARED_SECONDS:
-            error = ConnectionLost(f"{self.name}: a data connection opened ahead was not used", server=self.name)
-            self.abandon(error)
-            raise error
-
-    @property
-    def is_prepared(self) -> bool:
-        """Has the next transfer a data connection already?"""
-        return self._prepared is not None
-
-    def _opening(self) -> Opening:
-        """Return the way to the next data connection: the one opened ahead, while it is good."""
-        stale, self._prepared = self._prepared, None
-        if stale is None or time.monotonic() - stale.born <= _PREPARED_SECONDS:
-            return stale or self._data_connections.open()
-        # Asked for while the old one stands: the server closes that by itself then (FTP.md section 5.1), and has no
-        # reason to say a word about it.
-        fresh = self._data_connections.open()
-        try:
-            fresh.agree()
-        except BaseException:
-            fresh.cancel()
-            raise
-        finally:
-            stale.cancel()
-        return fresh
-
-    def start(self, verb: str, argument: bytes | None) -> Running | Pending:
-        """Begin a transfer: command and data connection. Returns the command when it is refused meanwhile.
-
-        Once passive mode is proven in this session, its opening command and the transfer's leave in one write. Not so
-        in active mode: pyftpdlib answers PORT when its connection stands, and loses what came before that.
-        """
-        ways, data, opening = self._data_connections, None, self._opening()
-        try:
-            if not (ways.is_passive and ways.is_proven) or self.control.pace.is_one_by_one:
-                opening.agree()
-                data = opening.connection() if ways.is_passive else None
-            command = self.control.send(verb, argument, transfers=True)
-            self.control.push()
-            opening.agree()
-            self._settle_answered()
-            data = data or opening.connection(command)
-            if data is None:
-                opening.cancel()
-                return command
-        except BaseException as error:
-            opening.cancel()
-            if isinstance(error, EtlError):
-                self.abandon(error)
-            raise
-        ways.is_proven = True
-        return Running(command, data)
-
-    def was_confused(self, command: Pending) -> bool:
-        """Was a transfer refused only because its command shared a write? It may be tried again, by itself, then."""
-        if not command.follows or self.control.pace.is_one_by_one or command.result().code not in _MAY_BE_CONFUSED:
-            return False
-        self.control.pace.failed()
-        return self.control.pace.is_one_by_one
 
     def read(self, path: str) -> Parcel:
         """Ask size and time, open the file."""
         self._settle_all()
         whole = self._names.whole(path)
         wire = self._names.wire(whole)
-        size, mdtm, running = self.command("SIZE", wire), self.command("MDTM", wire), self.start("RETR", wire)
-        if (refused := _refused(running)) is not None and self.was_confused(refused):
-            running = self.start("RETR", wire)
-            refused = _refused(running)
-        if refused is not None:
-            raise asking.why_not_read(self, whole, refused.result())
-        assert isinstance(running, Running)  # noqa: S101 - it is not refused
+        size, mdtm, running = self.command("SIZE", wire), self.command("MDTM", wire), self.starting.begin("RETR", wire)
+        if isinstance(running, Reply):
+            raise asking.why_not_read(self, whole, running)
         facts = _facts(size.result(), mdtm.result())
         return FTPParcel(self, path, facts, running.command, running.data)
 
@@ -417,7 +336,7 @@ class FTPTransfer(Streaming):
         stamped = self._stamping.stamp(partial, mtime)
         published = self._later(self._renaming.publishing(partial, target, stored.sent_bytes, stamped))
         self.control.push()
-        self._connect_prepared()
+        self.starting.connect_prepared()
         return published
 
     def remove(self, path: str) -> bool:
@@ -448,7 +367,7 @@ class FTPTransfer(Streaming):
         if self._unsettled and any(later.asks_more for later in self._unsettled):
             self.flush()
 
-    def _settle_answered(self) -> None:
+    def settle_answered(self) -> None:
         """Settle promises that take no more than the replies that are read in passing."""
         if not self._unsettled:
             return
@@ -461,14 +380,3 @@ class FTPTransfer(Streaming):
 
 def _facts(size: Reply, mdtm: Reply) -> Facts:
     return Facts(size_in(size.line) if size.is_success else None, time_in(mdtm.line) if mdtm.is_success else None)
-
-
-def _refused(running: Running | Pending) -> Pending | None:
-    """Return the command of a transfer when it is refused; waits for its first reply."""
-    if not isinstance(running, Running):
-        return running
-    running.command.started()
-    if not running.command.is_refused:
-        return None
-    running.data.close()
-    return running.command

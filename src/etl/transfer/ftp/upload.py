@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError, StorageFull
 from etl.transfer.ftp import asking
+from etl.transfer.ftp.starting import Running
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
     from etl.transfer.ftp.control import Pending
-    from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.replies import Reply
     from etl.transfer.ftp.session import FTPTransfer
 
@@ -27,14 +26,6 @@ _TRIES = 3  # of a STOR whose folder somebody deletes again and again
 _MAY_MEAN_FULL = {426, 450, 451}  # final replies to an upload that the server ended
 _BLOCK_BYTES = 64 * 1024
 _SAY_ENOUGH = {421, 425, 426, 452, 530, 532, 552}  # refusals that no missing folder explains
-
-
-@dataclass(slots=True)
-class Running:
-    """A transfer on its way: the command was sent, the data connection stands; its 1xx may not have been read."""
-
-    command: Pending
-    data: DataConnection
 
 
 class Upload:
@@ -67,7 +58,7 @@ class Upload:
         tries = _TRIES
         while (refused := self._try()) is not None:
             tries -= 1
-            if self._session.was_confused(refused) or self._was_stale(refused):
+            if self._session.starting.was_confused(refused) or self._was_stale(refused):
                 continue
             # Once more even when nothing had to be made: another job may have made the folder just now.
             if refused.result().code in _SAY_ENOUGH or tries == 0:
@@ -87,8 +78,9 @@ class Upload:
 
     def _try(self) -> Pending | None:
         """Send the file; return the STOR when it was refused before anything was stored."""
-        self._is_ahead = self._session.is_prepared
-        running = self._session.start("STOR", self._session.wire(self._whole))
+        starting = self._session.starting
+        self._is_ahead = starting.is_prepared
+        running = starting.start("STOR", self._session.wire(self._whole))
         if not isinstance(running, Running):
             return running
         piece, self._sent_bytes = self._buffer[: self._held_bytes], 0
@@ -218,7 +210,7 @@ class Upload:
 
     def _takes_no_more(self) -> bool:
         """Is a further block refused as the file was? pyftpdlib says "426 None" to a full disk."""
-        running = self._session.start("APPE", self._session.wire(self._whole))
+        running = self._session.starting.start("APPE", self._session.wire(self._whole))
         if not isinstance(running, Running):
             return False
         try:

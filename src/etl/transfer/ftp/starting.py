@@ -1,0 +1,132 @@
+"""How a transfer starts: a data connection, opened ahead or not, and the command; again where that confused the server.
+
+Knows what may share a write; knows no file.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etl.errors import ConnectionLost, EtlError
+
+if TYPE_CHECKING:
+    from etl.transfer.ftp.control import Control, Pending
+    from etl.transfer.ftp.data import DataConnection
+    from etl.transfer.ftp.opening import DataConnections, Opening
+    from etl.transfer.ftp.replies import Reply
+    from etl.transfer.ftp.session import FTPTransfer
+
+_PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: servers have limits of their own
+_MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
+
+
+@dataclass(slots=True)
+class Running:
+    """A transfer on its way: the command was sent, the data connection stands; its 1xx may not have been read."""
+
+    command: Pending
+    data: DataConnection
+
+
+class Starting:
+    """Starts the transfers of one session that is logged in."""
+
+    def __init__(self, session: FTPTransfer, control: Control, ways: DataConnections) -> None:
+        self._session = session
+        self._control = control
+        self._ways = ways
+        self._prepared: Opening | None = None  # a data connection for the next transfer
+
+    @property
+    def is_prepared(self) -> bool:
+        """Has the next transfer a data connection already?"""
+        return self._prepared is not None
+
+    def prepare(self) -> None:
+        """Queue the opening of a data connection."""
+        if self._prepared is None:
+            self._prepared = self._ways.open()
+
+    def connect_prepared(self) -> None:
+        """Begin to connect, if the reply to the opening command was asked for; what fails here is tried again."""
+        if self._prepared is not None:
+            try:
+                self._prepared.agree()
+            except EtlError:
+                self._prepared.cancel()
+                self._prepared = None
+
+    def require_fresh(self) -> None:
+        """Raise for a data connection opened ahead that waited too long: closing it might be answered, unasked."""
+        if self._prepared is not None and time.monotonic() - self._prepared.born > _PREPARED_SECONDS:
+            name = self._session.name
+            error = ConnectionLost(f"{name}: a data connection opened ahead was not used", server=name)
+            self._control.abandon(error)
+            raise error
+
+    def begin(self, verb: str, argument: bytes | None) -> Running | Reply:
+        """Start a transfer and wait until the server has accepted it; returns the reply when it is refused."""
+        while True:
+            started = self.start(verb, argument)
+            if isinstance(started, Running):
+                started.command.started()
+                if not started.command.is_refused:
+                    return started
+                started.data.close()
+                started = started.command
+            if not self.was_confused(started):
+                return started.result()
+
+    def start(self, verb: str, argument: bytes | None) -> Running | Pending:
+        """Start a transfer: command and data connection. Returns the command when it is refused meanwhile.
+
+        Once passive mode is proven in this session, its opening command and the transfer's leave in one write. Not so
+        in active mode: pyftpdlib answers PORT when its connection stands, and loses what came before that.
+        """
+        ways, control, data, opening = self._ways, self._control, None, self._opening()
+        try:
+            if not (ways.is_passive and ways.is_proven) or control.pace.is_one_by_one:
+                opening.agree()
+                data = opening.connection() if ways.is_passive else None
+            command = control.send(verb, argument, transfers=True)
+            control.push()
+            opening.agree()
+            self._session.settle_answered()
+            data = data or opening.connection(command)
+            if data is None:
+                opening.cancel()
+                return command
+        except BaseException as error:
+            opening.cancel()
+            if isinstance(error, EtlError):
+                control.abandon(error)
+            raise
+        ways.is_proven = True
+        return Running(command, data)
+
+    def was_confused(self, command: Pending) -> bool:
+        """Was a transfer refused only because its command shared a write? It may be tried again, by itself, then."""
+        pace = self._control.pace
+        if not command.follows or pace.is_one_by_one or command.result().code not in _MAY_BE_CONFUSED:
+            return False
+        pace.failed()
+        return pace.is_one_by_one
+
+    def _opening(self) -> Opening:
+        """Return the way to the next data connection: the one opened ahead, while it is good."""
+        stale, self._prepared = self._prepared, None
+        if stale is None or time.monotonic() - stale.born <= _PREPARED_SECONDS:
+            return stale or self._ways.open()
+        # Asked for while the old one stands: the server closes that by itself then (FTP.md section 5.1), and has no
+        # reason to say a word about it.
+        fresh = self._ways.open()
+        try:
+            fresh.agree()
+        except BaseException:
+            fresh.cancel()
+            raise
+        finally:
+            stale.cancel()
+        return fresh
