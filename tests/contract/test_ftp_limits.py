@@ -164,7 +164,7 @@ def test_a_file_that_shrinks_while_it_is_read_has_changed(fake, session, buffer)
 
 def test_a_listing_that_never_ends_is_cut_off(fake, session, monkeypatch) -> None:
     """Its names are not kept, and there is a limit to reading on."""
-    monkeypatch.setattr("etl.transfer.ftp.names.LISTING_LIMIT_BYTES", 1 << 20)
+    monkeypatch.setattr("etl.transfer.ftp.listing.LIMIT_BYTES", 1 << 20)
 
     def endless(its: FakeSession, _: str) -> None:
         its.reply("150 Take this.")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from etl.errors import InvalidPath
 from etl.transfer import paths
 from etl.transfer.ftp import names
+from etl.transfer.ftp.listing import LINE_BYTES, NAME_BYTES, GarbledListingError, Listing
 from etl.transfer.ftp.names import Names
 
 pytestmark = pytest.mark.unit
@@ -99,7 +100,7 @@ def test_no_listing_breaks_its_parser(listing: bytes, cuts: list[int], with_fact
 
 def names_listed(listing: bytes, cuts: list[int], *, with_facts: bool, prefix: bytes = b"") -> list[bytes]:
     """Feed a listing in pieces."""
-    taker, start = names.Listing(with_facts=with_facts, prefix=prefix), 0
+    taker, start = Listing(with_facts=with_facts, prefix=prefix), 0
     for cut in [*sorted(cuts), len(listing)]:
         taker.feed(listing[start:cut])
         start = max(start, cut)
@@ -109,14 +110,14 @@ def names_listed(listing: bytes, cuts: list[int], *, with_facts: bool, prefix: b
 
 def test_a_listing_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """One endless line, endless lines, or endless names that are wanted: memory stays bounded."""
-    with pytest.raises(names.GarbledListingError, match="a line of more"):
-        names_listed(b"x" * (names.LISTING_LINE_BYTES + 1), [], with_facts=False)
-    monkeypatch.setattr(names, "LISTING_LIMIT_BYTES", 1000)
-    with pytest.raises(names.GarbledListingError):
+    with pytest.raises(GarbledListingError, match="a line of more"):
+        names_listed(b"x" * (LINE_BYTES + 1), [], with_facts=False)
+    monkeypatch.setattr("etl.transfer.ftp.listing.LIMIT_BYTES", 1000)
+    with pytest.raises(GarbledListingError):
         names_listed(b"x\n" * 501, [], with_facts=False, prefix=b"y")
-    monkeypatch.setattr(names, "LISTING_LIMIT_BYTES", 1 << 20)
-    monkeypatch.setattr(names, "LISTING_KEPT_BYTES", 100 * names.NAME_BYTES)
-    with pytest.raises(names.GarbledListingError):
+    monkeypatch.setattr("etl.transfer.ftp.listing.LIMIT_BYTES", 1 << 20)
+    monkeypatch.setattr("etl.transfer.ftp.listing.KEPT_BYTES", 100 * NAME_BYTES)
+    with pytest.raises(GarbledListingError):
         names_listed(b"x\n" * 101, [], with_facts=False)
 
 

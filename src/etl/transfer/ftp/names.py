@@ -1,4 +1,4 @@
-"""Names and times as a server writes them: encoding, folders, listings, time stamps. Pure."""
+"""Names and times as a server writes them: encoding, folders, facts, time stamps. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ from etl.errors import InvalidPath, SettingsError
 from etl.transfer.paths import below, parent
 
 _TIME = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\.\d+)?(?:\D|$)")
-LISTING_LIMIT_BYTES = 1 << 30  # read of one listing, kept of it, and in one line
-LISTING_KEPT_BYTES = 64 << 20
-LISTING_LINE_BYTES = 16 * 1024
-NAME_BYTES = 60  # memory of a name beside its bytes
 _QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
 
 
@@ -117,53 +113,3 @@ def facts_in(line: bytes) -> tuple[dict[str, bytes], bytes]:
         if sign:
             facts[key.decode("ascii", "replace").lower()] = value
     return facts, name
-
-
-class GarbledListingError(ValueError):
-    """Raised when a listing is none, or has no end."""
-
-
-class Listing:
-    """Takes a listing (NLST, or MLSD `with_facts`) in pieces, cut anywhere; keeps the names that begin with `prefix`.
-
-    Bare names they are, without the folder itself and its parent. A folder may hold millions: nothing else is kept.
-    """
-
-    def __init__(self, *, with_facts: bool, prefix: bytes = b"") -> None:
-        self.names: list[bytes] = []
-        self.count = 0  # of all names
-        self._with_facts = with_facts
-        self._prefix = prefix
-        self._rest = b""  # a line whose end has not come
-        self._taken_bytes, self._kept_bytes = 0, 0
-
-    def feed(self, piece: bytes) -> None:
-        """Take a piece. Raises GarbledListingError for one that is too large altogether."""
-        self._taken_bytes += len(piece)
-        lines = (self._rest + piece).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            self._add(line)
-        if len(self._rest) > LISTING_LINE_BYTES:
-            raise GarbledListingError(f"a listing with a line of more than {LISTING_LINE_BYTES} bytes")
-        if self._taken_bytes > LISTING_LIMIT_BYTES or self._kept_bytes > LISTING_KEPT_BYTES:
-            raise GarbledListingError(f"a listing of more than {self._taken_bytes - len(piece)} bytes")
-
-    def end(self) -> None:
-        """Take the last line, if it has no end."""
-        self._add(self._rest)
-        self._rest = b""
-
-    def _add(self, line: bytes) -> None:
-        line = line.rstrip(b"\r")
-        if self._with_facts:
-            facts, line = facts_in(line)
-            if facts.get("type", b"").lower() in {b"cdir", b"pdir"}:
-                return
-        name = line.rpartition(b"/")[2]
-        if name in {b"", b".", b".."}:
-            return
-        self.count += 1
-        if name.startswith(self._prefix):
-            self.names.append(name)
-            self._kept_bytes += len(name) + NAME_BYTES

@@ -7,27 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from etl.config import ProtocolSpec, ServerConfig, TransferSettings
-from etl.errors import (
-    ConnectionLost,
-    EtlError,
-    FileMissing,
-    IOFailure,
-    ServerUnavailable,
-)
+from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, ServerUnavailable
 from etl.models.task import Facts
 from etl.transfer.base import Promise, Published, Stored
-from etl.transfer.ftp import asking
+from etl.transfer.ftp import asking, listing
 from etl.transfer.ftp.control import Control, Pending
 from etl.transfer.ftp.login import log_in
-from etl.transfer.ftp.names import (
-    GarbledListingError,
-    Listing,
-    Names,
-    check_encoding,
-    folders_above,
-    size_in,
-    time_in,
-)
+from etl.transfer.ftp.names import Names, check_encoding, folders_above, size_in, time_in
 from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftp.pace import Pace
 from etl.transfer.ftp.parcel import FTPParcel
@@ -179,43 +165,9 @@ class FTPTransfer(Streaming):
         return asking.why_not_read(self, self._names.whole(path), refusal)
 
     def names_in(self, whole_path: str, prefix: str) -> list[str] | None:
-        """Return the bare names in a folder that begin with `prefix`, hidden ones included.
-
-        None when it cannot be entered or shows no names at all. The folder is entered first and listed without an
-        argument: no name can be an option or a pattern then.
-        """
-        if not self.ask("CWD", whole_path).result().is_success:
-            return None
-        ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if self.offers("MLST") else []
-        ways += [("NLST", b"-a"), ("NLST", None)]  # without -a vsftpd hides names with a leading dot
-        for verb, argument in ways:
-            listing = Listing(with_facts=verb == "MLSD", prefix=self._names.wire(prefix))
-            if self._list(whole_path, verb, argument, listing) and (listing.count or verb == "MLSD"):
-                return [self._names.read(name) for name in listing.names] if listing.count else None
-        return None
-
-    def _list(self, whole_path: str, verb: str, argument: bytes | None, listing: Listing) -> bool:
-        """Read a listing; False when it is refused. Raises ConnectionLost when that says nothing of the folder."""
-        running = self.starting.begin(verb, argument)
-        if isinstance(running, Reply):
-            return self._was_listed(whole_path, running)
-        buffer = memoryview(bytearray(64 * 1024))
-        try:
-            while count := running.data.readinto(buffer):
-                listing.feed(bytes(buffer[:count]))
-        except (EtlError, GarbledListingError) as error:
-            running.data.reset()
-            broken = error if isinstance(error, EtlError) else IOFailure(f"{self.name}: {error}", server=self.name)
-            self.abandon(broken)
-            raise broken from error
-        listing.end()
-        running.data.close()
-        return self._was_listed(whole_path, running.command.result())
-
-    def _was_listed(self, whole_path: str, reply: Reply) -> bool:
-        if reply.code in asking.NO_CONNECTION:
-            raise asking.plain_error(self.name, whole_path, reply)
-        return reply.is_success
+        """Return the bare names in a folder that begin with `prefix`; None when it shows no names at all."""
+        found = listing.names_in(self, whole_path, self._names.wire(prefix))
+        return None if found is None else [self._names.read(name) for name in found]
 
     # --- transfers ------------------------------------------------------------------------------------------
 

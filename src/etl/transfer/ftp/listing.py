@@ -1,0 +1,108 @@
+"""Listing a folder: the commands, from the most telling one on, and the names in what they bring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etl.errors import EtlError, IOFailure
+from etl.transfer.ftp import asking
+from etl.transfer.ftp.names import facts_in
+from etl.transfer.ftp.replies import Reply
+
+if TYPE_CHECKING:
+    from etl.transfer.ftp.session import FTPTransfer
+
+LIMIT_BYTES = 1 << 30  # read of one listing, kept of it, and in one line
+KEPT_BYTES = 64 << 20
+LINE_BYTES = 16 * 1024
+NAME_BYTES = 60  # memory of a name beside its bytes
+_BUFFER_BYTES = 64 * 1024
+
+
+def names_in(session: FTPTransfer, whole_path: str, prefix: bytes) -> list[bytes] | None:
+    """Return the bare names in a folder that begin with `prefix`, hidden ones included.
+
+    None when it cannot be entered or shows no names at all. The folder is entered first and listed without an argument:
+    no name can be an option or a pattern then.
+    """
+    if not session.ask("CWD", whole_path).result().is_success:
+        return None
+    ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if session.offers("MLST") else []
+    ways += [("NLST", b"-a"), ("NLST", None)]  # without -a vsftpd hides names with a leading dot
+    for verb, argument in ways:
+        listing = Listing(with_facts=verb == "MLSD", prefix=prefix)
+        reply = _list(session, verb, argument, listing)
+        if reply.code in asking.NO_CONNECTION:  # it says nothing of the folder
+            raise asking.plain_error(session.name, whole_path, reply)
+        if reply.is_success and (listing.count or verb == "MLSD"):
+            return listing.names if listing.count else None
+    return None
+
+
+def _list(session: FTPTransfer, verb: str, argument: bytes | None, listing: Listing) -> Reply:
+    """Read a listing; return the final reply, or the refusal."""
+    running = session.starting.begin(verb, argument)
+    if isinstance(running, Reply):
+        return running
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    try:
+        while count := running.data.readinto(buffer):
+            listing.feed(bytes(buffer[:count]))
+    except (EtlError, GarbledListingError) as error:
+        running.data.reset()
+        broken = error if isinstance(error, EtlError) else IOFailure(f"{session.name}: {error}", server=session.name)
+        session.abandon(broken)
+        raise broken from error
+    listing.end()
+    running.data.close()
+    return running.command.result()
+
+
+class GarbledListingError(ValueError):
+    """Raised when a listing is none, or has no end."""
+
+
+class Listing:
+    """Takes a listing (NLST, or MLSD `with_facts`) in pieces, cut anywhere; keeps the names that begin with `prefix`.
+
+    Bare names they are, without the folder itself and its parent. A folder may hold millions: nothing else is kept.
+    """
+
+    def __init__(self, *, with_facts: bool, prefix: bytes = b"") -> None:
+        self.names: list[bytes] = []
+        self.count = 0  # of all names
+        self._with_facts = with_facts
+        self._prefix = prefix
+        self._rest = b""  # a line whose end has not come
+        self._taken_bytes, self._kept_bytes = 0, 0
+
+    def feed(self, piece: bytes) -> None:
+        """Take a piece. Raises GarbledListingError for one that is too large altogether."""
+        self._taken_bytes += len(piece)
+        lines = (self._rest + piece).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            self._add(line)
+        if len(self._rest) > LINE_BYTES:
+            raise GarbledListingError(f"a listing with a line of more than {LINE_BYTES} bytes")
+        if self._taken_bytes > LIMIT_BYTES or self._kept_bytes > KEPT_BYTES:
+            raise GarbledListingError(f"a listing of more than {self._taken_bytes - len(piece)} bytes")
+
+    def end(self) -> None:
+        """Take the last line, if it has no end."""
+        self._add(self._rest)
+        self._rest = b""
+
+    def _add(self, line: bytes) -> None:
+        line = line.rstrip(b"\r")
+        if self._with_facts:
+            facts, line = facts_in(line)
+            if facts.get("type", b"").lower() in {b"cdir", b"pdir"}:
+                return
+        name = line.rpartition(b"/")[2]
+        if name in {b"", b".", b".."}:
+            return
+        self.count += 1
+        if name.startswith(self._prefix):
+            self.names.append(name)
+            self._kept_bytes += len(name) + NAME_BYTES
