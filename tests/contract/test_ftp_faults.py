@@ -14,7 +14,7 @@ from etl.errors import EtlError, Fate
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.transfer import FTPTransfer, partials, relay
-from etl.transfer.ftp import pace, publishing
+from etl.transfer.ftp import known, pace
 from servers.faulty import FAULTS, GROWTH, FaultyFTP, Plan
 
 pytestmark = pytest.mark.contract
@@ -65,8 +65,7 @@ def servers(
 
     yield start
     for server in made:
-        publishing.forget_refusers()
-        pace.forget_paces()
+        known.forget()
         server.close()
 
 

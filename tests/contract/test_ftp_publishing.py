@@ -15,7 +15,7 @@ from etl.errors import (
 )
 from etl.models.task import Facts
 from etl.transfer.base import Stored
-from etl.transfer.ftp import publishing
+from etl.transfer.ftp import known
 from servers.fake import FakeSession
 
 pytestmark = pytest.mark.contract
@@ -78,7 +78,7 @@ def test_a_swap_that_crashed_in_the_middle_is_finished(fake, session) -> None:
     """The final name is absent, the old file aside: ours takes the name."""
     server = fake(files={"/.p": b"new", "/.p.old": b"old"}, answers={"RNTO": no_replace})
     ftp = session(server)
-    publishing.remember_refuser(ftp.server)
+    known.of(ftp.server.address).refuses_to_replace = True
     ftp.publish(Stored("/.p", 3, 3), "/f", None).result()
     assert server.files == {"/f": b"new"}
 
@@ -89,7 +89,7 @@ def test_publishing_makes_a_folder_that_vanished(fake, session) -> None:
         server = fake(files={"/.p": b"new"}, answers=answers)
         ftp = session(server)
         if answers:
-            publishing.remember_refuser(ftp.server)
+            known.of(ftp.server.address).refuses_to_replace = True
         ftp.publish(Stored("/.p", 3, 3), "/a/b/f", None).result()
         assert server.files == {"/a/b/f": b"new"}
 

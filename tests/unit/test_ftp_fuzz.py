@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etl.config import ServerConfig
 from etl.errors import EtlError, InvalidPath
-from etl.transfer.ftp import opening, pace
+from etl.transfer.ftp import known, opening, pace
 from etl.transfer.ftp.control import Control, Pending
 from etl.transfer.ftp.names import Names
 from etl.transfer.ftp.replies import Reply
@@ -40,7 +40,7 @@ def outcome(pending: Pending) -> Reply | EtlError:
 def talk(stream: bytes, verbs: list[tuple[str, bool]], *, one_by_one: bool, peeks: bool) -> list[Pending]:
     """Send commands to a server that says `stream`, come what may, and hangs up; return what became of each."""
     ours, theirs = socket.socketpair()
-    pace.forget_paces()
+    known.forget()
     manner = pace.Pace(SERVER)
     manner.is_one_by_one = one_by_one
     with ours, theirs:

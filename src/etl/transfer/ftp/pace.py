@@ -9,95 +9,69 @@ command meanwhile: those that follow may be on their way by then, which saves a 
 
 from __future__ import annotations
 
-import math
-import threading
 import time
 from typing import TYPE_CHECKING
 
 import structlog
 
+from etl.transfer.ftp import known
+
 if TYPE_CHECKING:
     from etl.config import ServerConfig
-
-    Address = tuple[str, str, int, str]
 
 GENTLE_SECONDS = 600.0  # then such a server is tried again: it may only have been away at the wrong moment
 FAR_SECONDS = 0.001  # a round trip from here on is worth more than looking at two sockets for it
 
 log = structlog.get_logger(__name__)
 
-_lock = threading.Lock()  # guards the four below: sessions of one server run in many threads
-_proven: set[Address] = (
-    set()
-)  # began a transfer whose command shared a write with the one that opened its data connection
-_confused: dict[Address, float] = {}  # until when they are treated gently (monotonic)
-_early: set[Address] = set()  # answered a command that was sent before their last word on a transfer
-_hasty: dict[Address, float] = {}  # until when none is sent so early (monotonic)
-
-
-def forget_paces() -> None:
-    """Begin anew: every server is tried again."""
-    with _lock:
-        _proven.clear()
-        _confused.clear()
-        _early.clear()
-        _hasty.clear()
+forget_paces = known.forget  # its name in the fixtures of tests/contract
 
 
 class Pace:
     """How one session writes its commands; what it learns holds for all sessions of its server."""
 
     def __init__(self, server: ServerConfig) -> None:
-        self._address = server.address
         self._name = server.hostname
-        self.is_one_by_one = _confused.get(self._address, 0.0) > time.monotonic()
-        self._is_proven = self._address in _proven
+        self._known = known.of(server.address)
+        self.is_one_by_one = self._known.gentle_until > time.monotonic()
         self._is_patient = False  # it takes commands before its last word, and a round trip is worth it
 
     def meet(self, welcome: bytes, round_trip_seconds: float | None) -> None:
         """Take note of a server's first words, and of how far away it is."""
         self._is_patient = b"vsFTPd" in welcome and (round_trip_seconds or 0.0) >= FAR_SECONDS
-        with _lock:
-            if _hasty.get(self._address, math.inf) <= time.monotonic():
-                del _hasty[self._address]
 
     @property
     def may_overtake(self) -> bool:
         """May commands be sent before the last reply to a transfer whose data has ended?"""
-        return self._is_patient and not self.is_one_by_one and self._address not in _hasty
+        return self._is_patient and not self.is_one_by_one and self._known.hasty_until <= time.monotonic()
 
     def overtook(self) -> None:
         """Note that such a command was answered."""
-        if self._address not in _early:
-            with _lock:
-                _early.add(self._address)
+        self._known.answers_early = True
 
     def failed_to_overtake(self) -> None:
         """Note that a session ended before such a command was answered."""
-        if self._address not in _early:
-            with _lock:
-                _hasty[self._address] = time.monotonic() + GENTLE_SECONDS
+        if not self._known.answers_early:
+            self._known.hasty_until = time.monotonic() + GENTLE_SECONDS
 
     def worked(self) -> None:
         """Note that a transfer command was answered that did not have a write of its own."""
-        if not self._is_proven:
-            self._is_proven = True
-            with _lock:
-                _proven.add(self._address)
+        self._known.is_proven = True
 
     def failed(self) -> None:
         """Note that a session ended while it waited for the reply to a second command of one write.
 
         Any server may fall silent: only one that never managed is taken to be confused by it.
         """
-        if self._address not in _proven:
+        if not self._known.is_proven:
             self.slow_down()
 
     def slow_down(self) -> None:
         """Write one command at a time from now on, to this server."""
         self.is_one_by_one = True
-        with _lock:
-            is_new = self._address not in _confused
-            _confused[self._address] = time.monotonic() + GENTLE_SECONDS
-        if is_new:
+        with known.lock:
+            now = time.monotonic()
+            is_news = self._known.gentle_until <= now
+            self._known.gentle_until = now + GENTLE_SECONDS
+        if is_news:
             log.info("server gets its commands one by one", server=self._name)

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.errors import IOFailure, PermissionRefused
 from etl.transfer.base import ASIDE, Published
-from etl.transfer.ftp import asking
+from etl.transfer.ftp import asking, known
 from etl.transfer.ftp.names import size_in, stamp, time_in
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
-    from etl.config import ServerConfig
     from etl.transfer.ftp.control import Pending
     from etl.transfer.ftp.replies import Reply
     from etl.transfer.ftp.session import FTPTransfer
 
 _TRIES = 3  # of a rename, each after something that stood in its way was put right
 
-_refusers_lock = threading.Lock()  # guards `_refusers`: sessions of one server run in many threads
-_refusers: set[tuple[str, str, int, str]] = set()  # addresses of servers that do not rename over a file
-
-
-def refuses_to_replace(server: ServerConfig) -> bool:
-    """Is a server known not to rename over a file?"""
-    with _refusers_lock:
-        return server.address in _refusers
-
-
-def remember_refuser(server: ServerConfig) -> None:
-    """Note that a server does not rename over a file."""
-    with _refusers_lock:
-        _refusers.add(server.address)
-
-
-def forget_refusers() -> None:
-    """Begin anew: every server is tried again."""
-    with _refusers_lock:
-        _refusers.clear()
+forget_refusers = known.forget  # its name in the fixtures of tests/contract
 
 
 class Stamping:
@@ -82,6 +61,7 @@ class Renaming:
 
     def __init__(self, session: FTPTransfer) -> None:
         self._session = session
+        self._known = known.of(session.server.address)
 
     def publishing(
         self, partial: str, final: str, size_bytes: int, stamped: Callable[[], bool]
@@ -117,7 +97,7 @@ class Renaming:
         """Queue a rename. The answer: was the old file swapped out; None: the source is gone."""
         if source == target:
             return lambda: False
-        if refuses_to_replace(self._session.server):
+        if self._known.refuses_to_replace:
             swap = self._send_swap(source, target, aside)
             return lambda: self._complete_swap(swap, source, target, aside)
         first, second = self._send(source, target)
@@ -146,7 +126,7 @@ class Renaming:
             elif tried and self._session.ask("SIZE", target).result().is_success:
                 swapped = self._complete_swap(self._send_swap(source, target, aside), source, target, aside)
                 if swapped:
-                    remember_refuser(self._session.server)
+                    self._known.refuses_to_replace = True
                 return swapped
             elif tried:
                 raise asking.why_not_written(self._session, target, refusal)

@@ -1,0 +1,37 @@
+"""What is known of each server: what one session found out, all sessions of its address hold to."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+Address = tuple[str, str, int, str]  # ServerConfig.address
+
+lock = threading.Lock()  # guards `_known`, and who is the first to tell of a change (Pace.slow_down)
+_known: dict[Address, Known] = {}
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """The record of one address. Sessions of many threads set its fields, each in one step.
+
+    Times are of the monotonic clock; one that has passed means nothing any more.
+    """
+
+    is_proven: bool = False  # began a transfer whose command shared a write with its data connection's
+    answers_early: bool = False  # answered a command that was sent before its last word on a transfer
+    refuses_to_replace: bool = False  # does not rename over a file
+    gentle_until: float = 0.0  # its new sessions send one command at a time
+    hasty_until: float = 0.0  # it gets no command before its last word
+
+
+def of(address: Address) -> Known:
+    """Return the record of an address, which is the same for all who ask."""
+    with lock:
+        return _known.setdefault(address, Known())
+
+
+def forget() -> None:
+    """Begin anew: every server is tried again, by sessions that are made from now on."""
+    with lock:
+        _known.clear()

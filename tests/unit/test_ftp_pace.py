@@ -1,0 +1,69 @@
+"""What is known of a server holds for all its sessions, and for ten minutes where it may have been an accident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from etl.config import ServerConfig
+from etl.transfer.ftp import known
+from etl.transfer.ftp.pace import GENTLE_SECONDS, Pace
+
+pytestmark = pytest.mark.unit
+
+SERVER = ServerConfig("FAKE", "ftp", "pace.example", 21, "user")
+SAME = ServerConfig("OTHER", "ftp", "PACE.example", 21, "user")
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> Iterator[None]:
+    """Know nothing, before and afterwards."""
+    known.forget()
+    yield
+    known.forget()
+
+
+def a_while_later(seconds: float) -> None:
+    """Let time pass: what is known of the server lies so much further back."""
+    record = known.of(SERVER.address)
+    record.gentle_until -= seconds
+    record.hasty_until -= seconds
+
+
+def far(server: ServerConfig = SERVER) -> Pace:
+    """Make the pace of a session with a patient server that is far away."""
+    pace = Pace(server)
+    pace.meet(b"220 (vsFTPd 3.0.3)", 1.0)
+    return pace
+
+
+def test_a_server_that_is_confused_again_is_logged_again() -> None:
+    """Once, however many sessions find it out; and once more when its ten minutes are over."""
+    with structlog.testing.capture_logs() as said:
+        for _ in range(2):
+            for pace in [Pace(SERVER), Pace(SAME), Pace(SERVER)]:
+                pace.failed()
+                assert pace.is_one_by_one
+            a_while_later(GENTLE_SECONDS - 1)
+            assert Pace(SERVER).is_one_by_one
+            a_while_later(1)
+            assert not Pace(SERVER).is_one_by_one
+    assert [line["event"] for line in said] == ["server gets its commands one by one"] * 2
+
+
+def test_ten_minutes_without_early_commands_end_for_open_sessions_too() -> None:
+    """A session that stays open need not be opened anew for it."""
+    pace, other = far(), far(SAME)
+    assert pace.may_overtake
+    pace.failed_to_overtake()
+    a_while_later(GENTLE_SECONDS - 1)
+    assert not pace.may_overtake
+    assert not other.may_overtake
+    a_while_later(1)
+    assert pace.may_overtake
+    assert other.may_overtake
+    other.overtook()
+    pace.failed_to_overtake()
+    assert other.may_overtake
