@@ -16,7 +16,7 @@ from contract_parts import LONG
 from etl.config import ServerConfig, TransferSettings
 from etl.transfer import FTPTransfer, LocalTransfer
 from etl.transfer.base import BaseTransfer, Session
-from etl.transfer.ftp import pace, publishing
+from etl.transfer.ftp import known, pace
 from etl.transfer.staged import Staged
 from servers.fake import FakeFTP
 from servers.pyftpd import NoReplaceHandler, PyFTPD
@@ -196,8 +196,7 @@ def fake() -> Iterator[Callable[..., FakeFTP]]:
 
     yield start
     for server in servers:
-        publishing.forget_refusers()
-        pace.forget_paces()
+        known.forget()
         server.close()
 
 

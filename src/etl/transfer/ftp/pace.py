@@ -24,8 +24,6 @@ FAR_SECONDS = 0.001  # a round trip from here on is worth more than looking at t
 
 log = structlog.get_logger(__name__)
 
-forget_paces = known.forget  # its name in the fixtures of tests/contract
-
 
 class Pace:
     """How one session writes its commands; what it learns holds for all sessions of its server."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _TRIES = 3  # of a rename, each after something that stood in its way was put right
 
-forget_refusers = known.forget  # its name in the fixtures of tests/contract
-
 
 class Stamping:
     """Sets a file's time: MFMT where it is offered, else the two-argument MDTM that vsftpd knows."""
