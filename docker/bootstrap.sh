@@ -84,7 +84,7 @@ has_jars || command -v mvn >/dev/null || missing+=(maven)
 first_of_apt() {
     local name
     for name in "$@"; do
-        if apt-cache policy "$name" | grep -q 'Candidate: [0-9]'; then
+        if [[ $(apt-cache policy "$name") == *"Candidate: "[0-9]* ]]; then
             echo "$name"
             return
         fi

@@ -40,7 +40,7 @@ install_packages() {
     local name
     local -a missing=()
     for name in "$@"; do
-        dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
+        [[ $(dpkg-query -W -f '${Status}' "$name" 2>/dev/null) == *'ok installed' ]] || missing+=("$name")
     done
     ((${#missing[@]})) || return 0
     say "installing ${missing[*]}"

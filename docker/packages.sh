@@ -8,7 +8,7 @@ set -euo pipefail
 first_of_apt() {
     local name
     for name in "$@"; do
-        if apt-cache policy "$name" | grep -q 'Candidate: [0-9]'; then
+        if [[ $(apt-cache policy "$name") == *"Candidate: "[0-9]* ]]; then
             echo "$name"
             return
         fi

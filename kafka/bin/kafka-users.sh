@@ -32,7 +32,7 @@ while IFS=: read -r name password || [[ -n $name ]]; do
 done <"$users_file"
 if [[ -r $applied ]]; then
     while IFS= read -r name; do
-        if ! printf '%s\n' "${names[@]}" | grep -qxF -- "$name"; then
+        if ! grep -qxF -- "$name" <<<"$(printf '%s\n' "${names[@]}")"; then
             "$bin/kafka-configs.sh" --alter --entity-type users --entity-name "$name" \
                 --delete-config SCRAM-SHA-512 >/dev/null
         fi
