@@ -77,10 +77,10 @@ class Admission:
         parked = record.topic == self.topics.retry
         is_ours = not parked or carried.group == self.group_id
         if parked and is_ours and (due := _due(record, carried)) > self.clock():
-            self.partitions.sleep(partition, record.offset, due)
+            self.partitions.sleep(partition, record.offset, due, is_due=False)
             return
         if parked and is_ours and self.dispatcher.sets_back(carried.servers) and not self.pace.take(self.clock()):
-            self.partitions.sleep(partition, record.offset, self.clock() + SET_BACK_PAUSE_SECONDS)
+            self.partitions.sleep(partition, record.offset, self.clock() + SET_BACK_PAUSE_SECONDS, is_due=True)
             return
         try:
             state = self.ledger.receive(partition, record.offset)
@@ -102,8 +102,10 @@ class Admission:
         task = carried.task(record, job)
         task.incarnation = incarnation
         task.published = task.published or published
-        was_tried = bool(task.attempts) or task.outages > 0
-        task.sweep_since = time.monotonic() if was_tried else self.partitions.sweep_since(task.partition)
+        if carried.unswept or task.attempts or task.outages > 0:
+            task.sweep_since = time.monotonic()
+        else:
+            task.sweep_since = self.partitions.sweep_since(task.partition, record.offset)
         task.owned = partial(self.partitions.owned, task.partition, incarnation)  # holds no task: it would be a cycle
         self._offer(task, carried)
 

@@ -222,13 +222,9 @@ class Endings:
     def give_up_waiting(self) -> bool:
         """Drop the jobs that were to look for leftovers first; return whether the next owners need not look, either.
 
-        Called once all lanes have ended. Of a job in T-retry its record says that it was tried; one of T that was to
-        look first has no other witness.
+        Called once all lanes have ended.
         """
-        topic = self.envelopes.topics.source
-        unswept = self.dispatcher.drop(
-            lambda task: task.sweep_since is not None and not task.published and task.partition.topic == topic
-        )
+        unswept = self.dispatcher.drop(lambda task: task.sweep_since is not None and not task.published)
         return not (self.untidy or unswept)
 
 

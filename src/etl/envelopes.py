@@ -26,6 +26,7 @@ from etl.topics import Topics
 WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC, ISO 8601
 SERVERS = "etl-servers"  # the two names, so that a job of a server that is down is seen to be one without reading it
 OUTAGES = "etl-outages"  # how many in a row, decimal
+UNSWEPT = "etl-unswept"  # partial files of its earlier runs may lie at its destination
 PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
 
 SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # of a dead letter, tried in turn: no topic refuses the last
@@ -87,7 +88,7 @@ class Envelopes:
 
         Where `T-retry` refuses its size, a dead letter and a failed result take its place.
         """
-        carried = self._carried(task)._replace(not_before=not_before)
+        carried = self._carried(task)._replace(not_before=not_before, unswept=task.sweep_since is not None)
         tier, _due = parked_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
         key = task.record.key
@@ -166,6 +167,7 @@ class Carried(NamedTuple):
     waiting_since: float | None = None  # wall clock
     outages: int = 0
     servers: tuple[str, ...] = ()
+    unswept: bool = False
     published: bool = False
     verified_by: str | None = None
     facts: Facts | None = None
@@ -202,6 +204,7 @@ def _own_headers(carried: Carried) -> Headers:
         WAITING_SINCE: _iso(carried.waiting_since),
         SERVERS: " ".join(carried.servers) if carried.not_before is not None else None,
         OUTAGES: str(carried.outages) if carried.outages else None,
+        UNSWEPT: "1" if carried.unswept else None,
         PUBLISHED: _json(_publication(carried)) if carried.published else None,
     }
     return _encoded({name: value for name, value in values.items() if value is not None})
@@ -243,6 +246,7 @@ def _deferred(record: Record, here: Carried) -> Carried:
         waiting_since=_moment(_text(record, WAITING_SINCE)),
         outages=_count(_text(record, OUTAGES)),
         servers=tuple((_text(record, SERVERS) or "").split()),
+        unswept=record.header(UNSWEPT) is not None,
         published=published is not None,
         verified_by=_kind(published, "verified_by", str),
         facts=_facts(published),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 TAKE_OVER_SECONDS = 2.0  # spent at most on one partition before others get their turn
+OUTSTANDING = 2000  # records without a committed outcome, at least as many are allowed
+POLLED = 200  # records that may still come of a poll when no more are wanted
 
 
 @dataclass
@@ -29,17 +31,21 @@ class _Held:
     incarnation: int
     taken_over_at: float  # monotonic
     to_sweep: int  # of its next jobs, how many look for partial files of a predecessor
+    sweep_until: int  # offset: what its predecessors received lies before it
     waits_for: int | None = None  # offset of a record that is not due yet
     wakes_at: float = 0.0  # wall clock
 
 
 class Partitions:
-    """What is held; `window` is how many jobs a process has at work at most, so how many a dead one may have left."""
+    """What is held; `window` is how many jobs a process has at work at most.
+
+    With what is done and not committed there are twice as many at most: so many files a dead process may have left.
+    """
 
     def __init__(self, intake: Intake, ledger: Ledger, window: int, clock: Callable[[], float] = time.time) -> None:
         self._intake = intake
         self._ledger = ledger
-        self._window = window
+        self._outstanding_limit = max(2 * window, OUTSTANDING)
         self._clock = clock
         self._lock = threading.Lock()  # guards _held
         self._held: dict[Partition, _Held] = {}
@@ -51,19 +57,20 @@ class Partitions:
             taken = self._intake.take_over(partition, TAKE_OVER_SECONDS)
             if taken is None:
                 break  # the broker is away: poll, and come back
-            committed, truncated = taken
-            if truncated is not None:
+            committed = taken.committed
+            if taken.lost is not None:
                 log.error(
                     "records lost: the topic no longer holds the committed offset",
                     topic=partition.topic,
                     partition=partition.partition,
-                    lost=truncated.lost,
-                    goes_on_at=truncated.start,
+                    lost=taken.lost,
+                    goes_on_at=committed.offset,
                 )
             incarnation = self._ledger.assign(partition, committed.offset, committed.metadata)
             clean = self._ledger.was_clean(partition)
+            to_sweep = 0 if clean else self._outstanding_limit + POLLED
             with self._lock:
-                self._held[partition] = _Held(incarnation, time.monotonic(), 0 if clean else self._window)
+                self._held[partition] = _Held(incarnation, time.monotonic(), to_sweep, taken.end)
             self._paused.add(partition)  # by the intake, when it was assigned
             log.info(
                 "partition taken over",
@@ -97,24 +104,35 @@ class Partitions:
         """Can nobody else have this partition, as far as this process can know? Any thread."""
         return self._ledger.owns(partition, incarnation) and self._intake.is_member()
 
-    def sweep_since(self, partition: Partition) -> float | None:
-        """Should the next job of this partition look for partial files that its last owner may have left?
+    def sweep_since(self, partition: Partition, offset: int) -> float | None:
+        """Should the job at `offset`, the next of this partition, look for partial files that its last owner left?
 
         Then this returns since when (monotonic) that owner has written none.
         """
         with self._lock:
             held = self._held.get(partition)
-            if held is None or held.to_sweep <= 0:
+            if held is None or held.to_sweep <= 0 or offset >= held.sweep_until:
                 return None
             held.to_sweep -= 1
             return held.taken_over_at
 
-    def sleep(self, partition: Partition, offset: int, until: float) -> None:
-        """Go on with a partition at `offset`, but not before `until` (wall clock)."""
+    def swept(self) -> bool:
+        """Was every job received that a predecessor of ours may have had at work?"""
+        with self._lock:
+            left = {partition: held.sweep_until for partition, held in self._held.items() if held.to_sweep > 0}
+        return all((self._intake.position(partition) or 0) >= end for partition, end in left.items())
+
+    def sleep(self, partition: Partition, offset: int, until: float, *, is_due: bool) -> None:
+        """Go on with a partition at `offset`, but not before `until` (wall clock).
+
+        Not `is_due`: nor was it for our predecessors, which came no further.
+        """
         with self._lock:
             held = self._held.get(partition)
             if held is None:
                 return
+            if not is_due:
+                held.sweep_until = min(held.sweep_until, offset)
             held.waits_for, held.wakes_at = offset, until
         self._intake.pause([partition])
         self._paused.add(partition)
@@ -123,6 +141,7 @@ class Partitions:
     def steer(self, *, window_full: bool) -> None:
         """Pause and resume so that nothing comes that could not be worked on; tell the ledger how far reading is."""
         now = self._clock()
+        window_full = window_full or self._ledger.outstanding >= self._outstanding_limit
         with self._lock:
             held = dict(self._held)
             for state in held.values():

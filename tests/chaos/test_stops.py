@@ -154,6 +154,31 @@ def test_a_second_sigterm_ends_at_once(held: Held, topics: Topics, consumers: Ca
     judge(work, topics)
 
 
+def test_a_stop_before_all_was_swept_leaves_the_rest_to_the_next(
+    held: Held, topics: Topics, consumers: Callable[..., Consumer]
+) -> None:
+    """Killed in the middle of uploads; its successor is stopped once it has the partitions; the third tidies up."""
+    work, source, _ = held
+    running = [work.add_one(STREAMED) for _ in range(8)]
+    _make_folders(running)
+    source.gate.hold(job.source.on_disk(job.source_path) for job in running)
+    consumer = consumers("a", work.settings, measured=False, **ALONE).start()
+    introduce(work, topics)
+    topics.send(running)
+    topics.wait_until(lambda: len(work.partials()) == len(running), 30, "transfers to run")
+    taken = len(consumer.events("partition taken over"))
+    consumer.kill()
+    assert work.partials()
+    consumer.start()
+    topics.wait_until(lambda: len(consumer.events("partition taken over")) == 2 * taken, 30, "partitions")
+    end_in_good_order(consumer)
+    source.gate.open()
+    consumer.start()
+    topics.wait_for(work.jobs, 60)
+    end_in_good_order(consumer)
+    judge(work, topics)
+
+
 def _make_folders(jobs: list[Job]) -> None:
     """Make the folders that jobs go to: their first bytes are stored at once, not when the next ones have come."""
     for job in jobs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from etl.config import ServerConfig
 from etl.errors import (
     ConnectionLost,
     EtlError,
+    FileMissing,
     InvalidPath,
     IOFailure,
     PermissionRefused,
@@ -188,13 +190,14 @@ def test_a_name_too_long_is_no_path(session: LocalTransfer, buffer: memoryview) 
         session.write("/" + "x" * 300, Bytes(b"x"), buffer)
 
 
+def refuse_to_rename(source: object, target: object) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+
 def test_a_file_moves_to_another_file_system(session: LocalTransfer, root: Path) -> None:
     """By a copy under a hidden name, where a rename cannot."""
     (root / "a").write_bytes(b"content")
     (root / "sub").mkdir()
-
-    def refuse(source: object, target: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     synced: list[Path] = []
 
@@ -203,12 +206,44 @@ def test_a_file_moves_to_another_file_system(session: LocalTransfer, root: Path)
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "_rename", refuse)
+        patch.setattr(session, "_rename", refuse_to_rename)
         patch.setattr(os, "fsync", sync)
         session.dispose("/a", "/sub/b").result()
     assert [path.parent for path in synced] == [root / "sub", root]
     assert [path.name for path in root.rglob("*") if path.is_file()] == ["b"]
     assert (root / "sub/b").read_bytes() == b"content"
+
+
+def test_what_a_killed_move_left_goes_with_the_next(
+    session: LocalTransfer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that move the same file never make a half one: the first loses its copy, and finds the file moved."""
+    (root / "a").write_bytes(b"content")
+    (root / "sub").mkdir()
+    (root / "sub/.other").write_bytes(b"")
+    copy = shutil.copy2
+    began: list[Path] = []
+
+    def copy_twice(source: str, target: Path) -> None:
+        began.append(target)
+        target.write_bytes(b"con")
+        if len(began) == 1:
+            session.dispose("/a", "/sub/b").result()
+        else:
+            assert not began[0].exists()
+            copy(source, target)
+
+    monkeypatch.setattr(session, "_rename", refuse_to_rename)
+    monkeypatch.setattr(shutil, "copy2", copy_twice)
+    with pytest.raises(FileMissing):
+        session.dispose("/a", "/sub/b").result()
+    assert sorted(path.name for path in root.rglob("*") if path.is_file()) == [".other", "b"]
+    assert (root / "sub/b").read_bytes() == b"content"
+    (root / "a").write_bytes(b"again")
+    monkeypatch.setattr(shutil, "copy2", lambda source, target: None)  # its copy is taken away while it is made
+    with pytest.raises(ConnectionLost, match="somebody else"):
+        session.dispose("/a", "/sub/b").result()
+    assert (root / "a").exists()
 
 
 def test_a_published_file_survives_a_power_cut_before_its_source_goes(session: LocalTransfer, root: Path) -> None:

@@ -39,7 +39,7 @@ class Member:
         wait_until(lambda: self.intake.poll(0.05) or len(self.intake.new_partitions()) == count, 20, "assignment")
         return self.intake.new_partitions()
 
-    def take_over(self, partition: Partition) -> tuple[Commit, seam.Truncated | None]:
+    def take_over(self, partition: Partition) -> seam.TakenOver:
         """Take a partition over and fetch from it; the others silently, as the consumer does."""
         for other in self.intake.new_partitions():
             if other != partition:
@@ -48,7 +48,7 @@ class Member:
         self.intake.resume([partition])
         return told
 
-    def _take_over(self, partition: Partition) -> tuple[Commit, seam.Truncated | None]:
+    def _take_over(self, partition: Partition) -> seam.TakenOver:
         deadline = time.monotonic() + 20
         while (told := self.intake.take_over(partition)) is None:
             assert time.monotonic() < deadline, "not taken over"
@@ -105,7 +105,7 @@ def test_without_a_commit_a_group_starts_at_the_earliest(desk: Desk, join: Calla
     member = join()
     assert member.join(2) == [p(desk, 0), p(desk, 1)]
     assert member.intake.poll(0.3) == []  # silent until it is taken over
-    assert member.take_over(p(desk)) == (Commit(0, ""), None)
+    assert member.take_over(p(desk)) == seam.TakenOver(Commit(0, ""), end=2)
     records = member.read(2)
     assert [record.value for record in records] == [b"one", b"two"]
     assert (records[0].key, records[0].header("h"), records[0].offset) == (b"key", b"1", 0)
@@ -124,7 +124,7 @@ def test_a_member_goes_on_where_the_group_stands(desk: Desk, join: Callable[...,
     first.intake.close()
     second = join()
     second.join(2)
-    assert second.take_over(p(desk)) == (Commit(2, "said"), None)
+    assert second.take_over(p(desk)) == seam.TakenOver(Commit(2, "said"), end=3)
     assert [record.value for record in second.read(1)] == [b"three"]
 
 
@@ -158,9 +158,7 @@ def test_records_that_are_gone_are_counted(desk: Desk, join: Callable[..., Membe
     admin.close()
     second = join()
     second.join(2)
-    committed, truncated = second.take_over(p(desk))
-    assert truncated == seam.Truncated(p(desk), 5, 8)
-    assert committed == Commit(8, "")
+    assert second.take_over(p(desk)) == seam.TakenOver(Commit(8, ""), end=10, lost=5)
     assert [record.value for record in second.read(2)] == [b"8", b"9"]
 
 

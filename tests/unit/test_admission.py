@@ -72,10 +72,10 @@ class FakePartitions:
     def asleep(self, partition: Partition) -> bool:
         return partition in self.sleeping
 
-    def sleep(self, partition: Partition, offset: int, until: float) -> None:
+    def sleep(self, partition: Partition, offset: int, until: float, *, is_due: bool) -> None:
         self.sleeping[partition] = (offset, until)
 
-    def sweep_since(self, partition: Partition) -> float | None:
+    def sweep_since(self, partition: Partition, offset: int) -> float | None:
         return 0.0 if self.dirty else None
 
     def owned(self, partition: Partition, incarnation: int) -> bool:
@@ -391,17 +391,31 @@ def test_a_job_that_never_wrote_leaves_nothing_when_the_stop_breaks_it_off(scene
     assert scene.endings.give_up_waiting()
 
 
-@pytest.mark.parametrize(("topic", "tidy"), [("jobs", False), ("jobs-retry", True)])
 def test_a_job_that_still_has_to_look_when_the_process_ends_leaves_it_to_the_next_owner(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, topic: str, tidy: bool
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its record in T does not say that it was tried; one in T-retry does."""
+    """Its record does not say that it was tried."""
     monkeypatch.setattr(relay, "run", littering(errors.ConnectionLost("cut")))
-    parked = ((header.GROUP, b"group"), ("etl-outages", b"1")) if topic == "jobs-retry" else ()
-    scene.accept(headers=parked, partition=Partition(topic, 0), timestamp=0.0)
+    scene.accept()
     scene.fly()
     assert scene.dispatcher.unfinished[0] == 1
-    assert scene.endings.give_up_waiting() == tidy
+    assert not scene.endings.give_up_waiting()
+
+
+@pytest.mark.parametrize("dirty", [True, False])
+def test_a_job_set_aside_untried_remembers_whether_it_has_to_look(scene: Scene, dirty: bool) -> None:
+    """Its partition is another then, whose owner may have nothing to look for."""
+    scene.partitions.dirty = dirty
+    scene.accept()
+    (task,) = scene.dispatcher.drop(lambda _task: True)
+    scene.endings.park(task, NOW + 60, "server busy")
+    aside = scene.messages()["jobs-retry"]
+    assert aside.partition is not None
+    scene.partitions.dirty = False
+    scene.clock.pass_(61)
+    scene.accept(aside.value, headers=aside.headers, partition=Partition("jobs-retry", aside.partition))
+    (task,) = scene.dispatcher.drop(lambda _task: True)
+    assert (task.sweep_since is not None) == dirty
 
 
 @pytest.mark.parametrize("action", ["keep", "delete"])

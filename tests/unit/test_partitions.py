@@ -9,7 +9,8 @@ import pretend
 import pytest
 import structlog.testing
 
-from etl.broker import Truncated
+from etl import partitions
+from etl.broker import TakenOver
 from etl.models.wire import Batch, Commit, Partition
 from etl.offsets import State
 from etl.outcomes import Ledger
@@ -18,7 +19,8 @@ from etl.partitions import Partitions
 pytestmark = pytest.mark.unit
 
 P0, P1 = Partition("jobs", 0), Partition("jobs", 1)
-Told = tuple[Commit, Truncated | None] | None
+Told = TakenOver | None
+END = 100  # of every partition
 
 
 class FakeIntake:
@@ -36,10 +38,10 @@ class FakeIntake:
         return list(self.new)
 
     def take_over(self, partition: Partition, timeout: float) -> Told:
-        told = self.told.get(partition, (Commit(0, ""), None))
+        told = self.told.get(partition, TakenOver(Commit(0, ""), END))
         if told is not None:
             self.new.remove(partition)
-            self.positions[partition] = told[0].offset
+            self.positions[partition] = told.committed.offset
         return told
 
     def position(self, partition: Partition) -> int | None:
@@ -111,7 +113,7 @@ def test_a_broker_that_is_away_is_asked_again() -> None:
 def test_lost_records_are_reported_with_their_number() -> None:
     """Never a silent jump."""
     scene = Scene(P0)
-    scene.intake.told[P0] = (Commit(50, ""), Truncated(P0, 43, 50))
+    scene.intake.told[P0] = TakenOver(Commit(50, ""), END, lost=43)
     (lost, _taken) = scene.take_over()
     assert (lost["log_level"], lost["lost"], lost["goes_on_at"]) == ("error", 43, 50)
 
@@ -130,7 +132,7 @@ def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> Non
     """Where its next record waits, the partition is read again from that record on."""
     scene = Scene(P0, P1)
     scene.take_over()
-    scene.partitions.sleep(P0, 7, scene.clock() + 10)
+    scene.partitions.sleep(P0, 7, scene.clock() + 10, is_due=True)
     scene.partitions.steer(window_full=False)
     assert scene.partitions.asleep(P0)
     assert scene.intake.silent == {P0}
@@ -140,7 +142,7 @@ def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> Non
     scene.partitions.steer(window_full=False)
     assert not scene.partitions.asleep(P0)
     assert scene.intake.silent == set()
-    scene.partitions.sleep(Partition("jobs", 9), 0, 0.0)  # revoked meanwhile: nothing happens
+    scene.partitions.sleep(Partition("jobs", 9), 0, 0.0, is_due=True)  # revoked meanwhile: nothing happens
     assert scene.partitions.parked("other") == (0, None)
 
 
@@ -168,26 +170,69 @@ def test_who_is_no_member_owns_nothing() -> None:
     assert not scene.partitions.owned(P0, incarnation)
 
 
-def test_only_the_first_window_after_an_unclean_end_is_swept() -> None:
-    """A dead owner may have left as many partial files as it had jobs at work; a clean one none."""
+def after_a_kill(*, end: int = END) -> Scene:
+    """Return a scene whose partition was taken over from an owner that did not end in good order."""
     dead = Scene(P0)
     dead.take_over(begin=False)
     dead.ledger.receive(P0, 0)
     begun = dead.commit()
     assert begun is not None
-
-    scene = Scene(P0, window=3)
-    scene.intake.told[P0] = (begun.offsets[P0], None)
+    scene = Scene(P0)
+    scene.intake.told[P0] = TakenOver(begun.offsets[P0], end)
     scene.take_over()
-    assert [scene.partitions.sweep_since(P0) is not None for _ in range(5)] == [True, True, True, False, False]
-    assert scene.partitions.sweep_since(P1) is None
+    return scene
 
-    ended = scene.commit(clean=True)
+
+def test_what_a_dead_owner_may_have_had_at_work_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many jobs as a process may have without a committed outcome, and none that was sent since."""
+    monkeypatch.setattr(partitions, "OUTSTANDING", 20)
+    monkeypatch.setattr(partitions, "POLLED", 3)
+    scene = after_a_kill()
+    assert sum(scene.partitions.sweep_since(P0, offset) is not None for offset in range(50)) == 23
+    assert scene.partitions.sweep_since(P1, 0) is None
+    scene = after_a_kill(end=5)
+    assert [offset for offset in range(10) if scene.partitions.sweep_since(P0, offset) is not None] == [*range(5)]
+
+
+def test_after_a_clean_end_nothing_is_swept() -> None:
+    ended = after_a_kill().commit(clean=True)
     assert ended is not None
-    heir = Scene(P0, window=3)
-    heir.intake.told[P0] = (ended.offsets[P0], None)
+    heir = Scene(P0)
+    heir.intake.told[P0] = TakenOver(ended.offsets[P0], END)
     heir.take_over()
-    assert heir.partitions.sweep_since(P0) is None
+    assert heir.partitions.sweep_since(P0, 0) is None
+    assert heir.partitions.swept()
+
+
+def test_all_is_swept_once_everything_was_received_that_lay_there() -> None:
+    """A stop before that is no clean end: the next owner has to look, too."""
+    scene = after_a_kill(end=5)
+    assert not scene.partitions.swept()
+    scene.intake.positions[P0] = 4
+    assert not scene.partitions.swept()
+    scene.partitions.sleep(P0, 4, scene.clock() + 10, is_due=True)
+    assert not scene.partitions.swept()
+    scene.partitions.sleep(P0, 4, scene.clock() + 10, is_due=False)  # nor was it for the dead owner
+    assert scene.partitions.swept()
+    scene = after_a_kill(end=5)
+    scene.intake.positions[P0] = 5
+    assert scene.partitions.swept()
+    scene = after_a_kill(end=5)
+    scene.partitions.revoked([P0])
+    assert scene.partitions.swept()
+
+
+def test_no_more_is_fetched_than_the_next_owner_would_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outcomes that are not committed count, too: after a kill those jobs are done again."""
+    monkeypatch.setattr(partitions, "OUTSTANDING", 3)
+    scene = Scene(P0, window=1)
+    scene.take_over()
+    for offset in range(3):
+        scene.partitions.steer(window_full=False)
+        assert scene.intake.silent == set()
+        scene.ledger.receive(P0, offset)
+    scene.partitions.steer(window_full=False)
+    assert scene.intake.silent == {P0}
 
 
 def test_after_a_clean_end_nothing_is_fetched_before_that_is_revoked() -> None:
@@ -197,7 +242,7 @@ def test_after_a_clean_end_nothing_is_fetched_before_that_is_revoked() -> None:
     ended = first.commit(clean=True)
     assert ended is not None
     heir = Scene(P0)
-    heir.intake.told[P0] = (ended.offsets[P0], None)
+    heir.intake.told[P0] = TakenOver(ended.offsets[P0], END)
     heir.take_over(begin=False)
     heir.partitions.steer(window_full=False)
     assert heir.intake.silent == {P0}

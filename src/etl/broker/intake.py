@@ -29,12 +29,15 @@ PARTITION_FETCH_BYTES, FETCH_BYTES = 128 << 10, 2 << 20
 log = structlog.get_logger(__name__)
 
 
-class Truncated(NamedTuple):
-    """A partition whose committed offset is gone from the topic: `lost` records were never read."""
+class TakenOver(NamedTuple):
+    """Where the group stands in a partition, and the partition's `end`: no owner before us received what lies beyond.
 
-    partition: Partition
-    lost: int
-    start: int
+    `lost`: the committed offset is gone from the topic, and so many records were never read.
+    """
+
+    committed: Commit
+    end: int
+    lost: int | None = None
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped library
@@ -156,8 +159,8 @@ class Intake:
         """Return the assigned partitions that wait for `take_over`."""
         return sorted(self._new)
 
-    def take_over(self, partition: Partition, timeout: float = 5.0) -> tuple[Commit, Truncated | None] | None:
-        """Read where the group stands in a partition and start there: (what is committed, what was lost).
+    def take_over(self, partition: Partition, timeout: float = 5.0) -> TakenOver | None:
+        """Read where the group stands in a partition and start there.
 
         None: not now (broker away, the last owner's transaction still open): call again.
         """
@@ -166,16 +169,15 @@ class Intake:
         try:
             committed = self._client.committed(tp, metadata=True, timeout_ms=limit_ms)
             first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
-            truncated = None
+            end = self._client.end_offsets([tp], timeout_ms=limit_ms)[tp]
+            lost = None
             if committed is None:
-                offset, metadata = first, ""
+                start = Commit(first, "")
+            elif first <= committed.offset <= end:
+                start = Commit(committed.offset, committed.metadata or "")
             else:
-                offset, metadata = committed.offset, committed.metadata or ""
-                last = self._client.end_offsets([tp], timeout_ms=limit_ms)[tp]
-                if not first <= offset <= last:
-                    truncated = Truncated(partition, max(0, first - offset), first)
-                    offset, metadata = first, ""
-            self._client.seek(tp, offset)
+                start, lost = Commit(first, ""), max(0, first - committed.offset)
+            self._client.seek(tp, start.offset)
         except (kafka_errors.KafkaError, ValueError, KeyError, AssertionError) as error:
             log.debug(
                 "partition not ready", topic=partition.topic, partition=partition.partition, error=in_words(error)
@@ -183,7 +185,7 @@ class Intake:
             return None
         self._new.discard(partition)
         self._member = self._client.group_metadata().member_id
-        return Commit(offset, metadata), truncated
+        return TakenOver(start, end, lost)
 
     def position(self, partition: Partition) -> int | None:
         """Return the offset of the next record to come, past transaction markers; None when it is not known now."""

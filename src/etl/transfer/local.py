@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -228,13 +229,25 @@ class LocalTransfer(Streaming):
         Path(source).replace(target)
 
     def _move_across(self, source: str, target: str) -> None:
-        """Move to another file system: copy under a hidden name, rename, delete."""
-        hidden = self.server.partial_pattern.replace("{id}", uuid.uuid4().hex)
-        partial = Path(parent(target), hidden)
+        """Move to another file system: copy under a hidden name, rename, delete.
+
+        First goes what an earlier try left; one that still runs somewhere fails then, and finds the file moved.
+        """
+        folder = Path(parent(target))
+        begin = hashlib.blake2b(f"{source}\0{target}".encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        before, after = self.server.partial_pattern.split("{id}")
+        for path in folder.iterdir():
+            if path.name.startswith(f"{before}{begin}-") and path.name.endswith(after):
+                path.unlink(missing_ok=True)
+        partial = folder / f"{before}{begin}-{uuid.uuid4().hex}{after}"
         try:
             shutil.copy2(source, partial)
             _sync(str(partial))
             partial.replace(target)
+        except FileNotFoundError as error:
+            if not os.path.lexists(source):
+                raise
+            raise ConnectionLost(f"{partial.name} is gone: somebody else moves the same file") from error
         finally:
             partial.unlink(missing_ok=True)
         _sync(parent(target))
