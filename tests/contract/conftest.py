@@ -172,7 +172,7 @@ def _ftp(config: ServerConfig) -> Session:
 
 
 def _staged(wrapped: type[BaseTransfer]) -> Callable[[ServerConfig], Session]:
-    return lambda config: Staged(wrapped(config, LIMITS))
+    return lambda config: Staged(wrapped(config, LIMITS), spool_limit_bytes=10 << 30)
 
 
 def _ftp_config(server: Any, **settings: Any) -> ServerConfig:

@@ -132,7 +132,7 @@ def test_a_server_out_of_reach_is_an_outage(spools: Path, foreign: Exception) ->
     """No attempt is spent."""
     memory = Memory(ServerConfig("OWN", "own", "host"))
     memory.error = foreign
-    session = Staged(memory)
+    session = Staged(memory, spool_limit_bytes=5000)
     with pytest.raises(ServerUnavailable):
         session.connect()
     session.disconnect()
@@ -205,7 +205,7 @@ def test_files_larger_than_the_spool_may_be_are_refused(wrapped: Staged, spools:
 
 def test_a_rename_that_refuses_to_replace_is_helped(spools: Path, buffer) -> None:
     """The old file is deleted first: the one place where the final name may be absent for a moment."""
-    session = Staged(NoReplace(ServerConfig("OWN", "own", "host", base_path="/base")))
+    session = Staged(NoReplace(ServerConfig("OWN", "own", "host", base_path="/base")), spool_limit_bytes=5000)
     for content in (b"1", b"22"):
         stored = session.write("/.p", Bytes(content), buffer)
         assert stored.size_bytes == len(content)
@@ -221,7 +221,7 @@ def test_a_size_that_differs_after_the_upload_is_told(spools: Path, buffer) -> N
         def size(self, path: str) -> int:
             return 1
 
-    session = Staged(Short(ServerConfig("OWN", "own", "host")))
+    session = Staged(Short(ServerConfig("OWN", "own", "host")), spool_limit_bytes=5000)
     with pytest.raises(SizeMismatch):
         session.publish(session.write("/.p", Bytes(b"123"), buffer), "/a", None).result()
     session.disconnect()

@@ -39,13 +39,11 @@ from etl.transfer.streaming import FileParcel, write_all
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
 
-SPOOL_LIMIT_BYTES = 10 << 30
-
 
 class Staged(Session):
     """Any `BaseTransfer` as a session, through files in a private temporary folder."""
 
-    def __init__(self, transfer: BaseTransfer, spool_limit_bytes: int = SPOOL_LIMIT_BYTES) -> None:
+    def __init__(self, transfer: BaseTransfer, spool_limit_bytes: int) -> None:
         super().__init__(transfer.server, transfer.settings)
         self.transfer = transfer
         self.spec = transfer.spec  # type: ignore[misc]  # the wrapped class's, of this one object
