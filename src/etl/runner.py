@@ -160,7 +160,8 @@ class Runner:
         destination, source = flight.lease.destination, flight.lease.source
         try:
             if row.lost is not None:
-                raise row.lost
+                error, row.lost = row.lost, None  # of one file: those that follow did nothing wrong
+                raise error
             if not row.destination_is_clean:
                 if held is None:
                     row.source_is_clean = False  # its parcel is broken off below

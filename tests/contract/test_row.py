@@ -148,6 +148,31 @@ def test_a_destination_that_never_gets_ready_fails_its_job(scene) -> None:
     assert row.published == {}
 
 
+def test_a_destination_that_does_not_get_ready_fails_one_job(scene) -> None:
+    """The one that follows was fetched meanwhile; it did nothing wrong, and spends no attempt."""
+    fetched, left = threading.Event(), threading.Event()
+
+    def retr(its: FakeSession, path: str) -> str:
+        if path == "/1":
+            fetched.set()
+        return its.retr(path)
+
+    def leave(its: FakeSession, argument: str) -> str | None:
+        if left.is_set():
+            return its.epsv(argument)
+        left.set()
+        assert fetched.wait(5)
+        time.sleep(0.2)  # it is handed over
+        its.drop()
+        return None
+
+    row = scene([1000, 2000], source={"RETR": retr}, destination={"EPSV": leave})
+    row.offer(0, 1)
+    row.run()
+    assert list(row.told.errors) == [0]
+    assert row.published == {"/out/1": expected(1000, 2000)["/out/1"]}
+
+
 def test_sessions_are_given_back_only_when_nobody_uses_them(scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The destination is being got ready for a file that turns out to be missing: that is waited for."""
 

@@ -57,7 +57,7 @@ class Row:
         self.is_open = False
         self.source_is_clean = True  # written by the fetching thread, or by the delivering one while that waits
         self.destination_is_clean = True  # written by the delivering thread
-        self.lost: BaseException | None = None  # why the destination could not get ready: the next file's error
+        self.lost: BaseException | None = None  # why the destination did not get ready: the next file's error
 
     @property
     def is_over(self) -> bool:
