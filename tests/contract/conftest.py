@@ -83,7 +83,7 @@ class Subject:
 
 
 RICH = {"look", "dispose", "remove", "unchanged", "size", "names"}
-ALL = RICH | {"time", "abort"}
+ALL = RICH | {"time", "abort", "base"}
 KINDS = {
     "local": ALL,
     "ftp": ALL,

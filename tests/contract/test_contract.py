@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -253,6 +254,18 @@ def test_removing_says_whether_there_was_something(subject) -> None:
     assert session.remove("/in/file")
     assert not session.remove("/in/file")
     assert not session.remove("/no/such/file")
+
+
+@pytest.mark.needs("base")
+def test_a_base_path_that_is_no_folder_is_told(subject) -> None:
+    """Its names would be those of an empty folder; asked for, it is not made."""
+    session = subject.open()
+    session.require_base()
+    shutil.rmtree(subject.root)
+    assert session.names("") == []
+    with pytest.raises(EtlError, match=r"^FILES: .* is no folder$"):
+        session.require_base()
+    assert not subject.root.exists()
 
 
 @pytest.mark.needs("names")

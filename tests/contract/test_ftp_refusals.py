@@ -242,6 +242,25 @@ def test_a_missing_file_is_missing_whatever_the_server_says(fake, session) -> No
         session(server).read("/b/c/d")
 
 
+@pytest.mark.parametrize(
+    ("base", "kind", "said"),
+    [
+        ("/no", FileMissing, "FAKE: the base path /no is no folder"),
+        ("/no/where", FileMissing, "FAKE: the base path /no/where is no folder: /no is not there"),
+        ("/d/a", PermissionRefused, "FAKE:/d/a: /d/a may not be entered"),
+        ("/d/b", IOFailure, "FAKE:/d/b: /d/b is a file, no folder"),
+    ],
+)
+def test_what_keeps_us_from_the_base_path_is_told(fake, session, base: str, kind: type[EtlError], said: str) -> None:
+    """It is not there, or may not be entered (its folder shows it, and SIZE does not know it), or is a file."""
+    hidden = {"SIZE": lambda its, path: "550 No." if path == "/d/a" else its.size(path)}
+    server = fake(files={"/d/a": b"1", "/d/b": b"1"}, answers=hidden)
+    with pytest.raises(kind) as caught:
+        session(server, base_path=base).require_base()
+    assert str(caught.value) == said
+    assert not any(command.startswith("MKD") for command in server.commands)
+
+
 def test_a_folder_that_may_not_be_entered_is_told(fake, session) -> None:
     """Its parent lists it, so it is there."""
     server = fake(

@@ -263,3 +263,17 @@ def test_a_real_server_is_checked(vsftpd: Vsftpd, monkeypatch: pytest.MonkeyPatc
         assert result.exit_code == 1
         assert "AUTHENTICATION_FAILED" in result.stdout
         assert vsftpd.password not in result.output
+
+
+def test_a_base_path_that_is_not_there_is_no_empty_folder(vsftpd: Vsftpd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim: the list step fails and names server and path; --write does not make the folder."""
+    base = f"/{uuid.uuid4().hex}"
+    values = {"TYPE": "ftp", "HOST": vsftpd.host, "PORT": str(vsftpd.port), "USER": vsftpd.username}
+    for key, value in (values | {"PASS": vsftpd.password, "BASE_PATH": base}).items():
+        monkeypatch.setenv(f"GOOD_{key}", value)
+    result = etl("servers", "check", "--write", "--json")
+    assert result.exit_code == 1
+    trial = json.loads(result.stdout)
+    assert (trial["ok"], trial["failed"], set(trial["ms"])) == (False, "list", {"login"})
+    assert trial["error"] == f"GOOD: the base path {base} is no folder"
+    assert not Path(vsftpd.root, base.lstrip("/")).exists()

@@ -152,7 +152,7 @@ def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Tria
         if "names" in lacks:
             trial.unchecked["list"] = "names"
         else:
-            trial.names = len(trial.run("list", lambda: session.names("")))
+            trial.names = trial.run("list", lambda: _count(session))
         if write and "remove" in lacks:  # the file would stay there
             trial.unchecked["write"] = "remove"
         elif write:
@@ -167,6 +167,12 @@ def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Tria
         if session is not None:
             session.disconnect()
     return trial
+
+
+def _count(session: Session) -> int:
+    """Return how many names the base folder holds, which must be there: to `names` alone, none is an empty one."""
+    session.require_base()
+    return len(session.names(""))
 
 
 def _write(trial: Trial, session: Session, limits: TransferSettings) -> None:

@@ -275,6 +275,9 @@ class Session(BaseTransfer):
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """Return the bare names in a folder that begin with `prefix`; empty when it is not there."""
 
+    def require_base(self) -> None:
+        """Raise what keeps us from the base path, unless it is a folder; makes none. For protocols without: nothing."""
+
     def lacks(self) -> tuple[str, ...]:
         """Return what this protocol cannot do, of `names`, `size` and `remove`: asked before a server is tried out."""
         return ()

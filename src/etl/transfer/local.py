@@ -169,6 +169,10 @@ class LocalTransfer(Streaming):
                 return False
             return True
 
+    def require_base(self) -> None:
+        """Look for the base path."""
+        self.connect()
+
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """List a folder."""
         with self._translated(folder):

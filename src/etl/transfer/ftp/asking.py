@@ -121,6 +121,17 @@ def why_not_written(asker: Asker, path: str, refusal: Reply) -> EtlError:
     return _described(asker, folder, kind, decided_by, refusal)
 
 
+def why_no_base(asker: Asker, base: str, refusal: Reply) -> EtlError:
+    """Return the error for a base path that the server does not let us enter."""
+    if (plain := _plain(asker, base, refusal)) is not None:
+        return plain
+    kind, decided_by = kind_of(asker, base)
+    if kind is Kind.MISSING:
+        why = "" if decided_by == base else f": {decided_by} is not there"
+        return FileMissing(f"{asker.name}: the base path {base} is no folder{why}", server=asker.name)
+    return _described(asker, base, Kind.CLOSED, decided_by, refusal)
+
+
 def plain_error(name: str, path: str, reply: Reply) -> EtlError:
     """Return the error that a reply's code alone gives (RFC 959 section 4.2.1)."""
     message = f"{name}:{path}: {reply.text}"

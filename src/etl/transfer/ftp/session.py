@@ -296,6 +296,13 @@ class FTPTransfer(Streaming):
         whole = self._names.whole(path)
         return self._deleted(whole, self.ask("DELE", whole).result())
 
+    def require_base(self) -> None:
+        """Enter the base path, or the login's folder."""
+        self._settle_all()
+        entered = self.ask("CWD", self._names.top).result()
+        if not entered.is_success:
+            raise asking.why_no_base(self, self._names.top, entered)
+
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """List a folder."""
         self._settle_all()
