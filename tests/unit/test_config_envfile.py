@@ -72,7 +72,7 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(env_file, conten
 
 def test_values_are_taken_as_they_stand(env_file):
     """No interpolation, no escapes; a # inside a word and an = are part of the value."""
-    values, warnings = read_env_file(env_file("A_B=a=b#c\nA_C='$HOME #x'\nA_D=\"한 글\"\nA_E=\n# A_F=1\n\n   # x\n"))
+    values, warnings, _ = read_env_file(env_file("A_B=a=b#c\nA_C='$HOME #x'\nA_D=\"한 글\"\nA_E=\n# A_F=1\n\n   # x\n"))
     assert values == {"A_B": "a=b#c", "A_C": "$HOME #x", "A_D": "한 글", "A_E": ""}
     assert warnings == []
 
@@ -97,26 +97,28 @@ def test_values_are_taken_as_they_stand(env_file):
 )
 def test_what_the_three_would_read_differently_is_a_warning(env_file, line, value, why):
     """The value is taken as docker does; the warning names key and line, never the value."""
-    values, warnings = read_env_file(env_file(f"# first\n{line}\n"))
+    values, warnings, _ = read_env_file(env_file(f"# first\n{line}\n"))
     assert values == {"A_B": value}
     assert len(warnings) == 1
     assert "line 2: A_B " in warnings[0]
     assert why in warnings[0]
 
 
-@pytest.mark.parametrize("line", ["hunter2", "hunt er2=x", "=hunter2", "hunter2: x", "한글=hunter2"])
-def test_a_line_that_is_no_setting_is_a_warning_that_does_not_repeat_it(env_file, line):
-    """It may be the second line of a secret."""
-    values, warnings = read_env_file(env_file(f"{line}\n"))
-    assert values == {}
-    assert len(warnings) == 1
-    assert "line 1" in warnings[0]
-    assert "hunt" not in warnings[0]
+@pytest.mark.parametrize("line", ["hunter2", "A_PORT hunter2", "hunt er2=x", "=hunter2", "hunter2: x", "한글=hunter2"])
+def test_a_line_that_is_no_setting_is_an_error_that_does_not_repeat_it(env_file, line):
+    """It may be the second line of a secret; beside it stands what else is wrong."""
+    path = env_file(f"ETL_WORKERS=0\n{line}\n")
+    assert read_env_file(path)[0] == {"ETL_WORKERS": "0"}
+    with pytest.raises(SettingsError) as caught:
+        ConfigLoader(path, {})
+    said = str(caught.value)
+    assert said.startswith(f"2 settings are wrong:\n  env file {path}, line 2: is no NAME=value\n  ETL_WORKERS: ")
+    assert "hunt" not in said
 
 
 def test_a_key_given_twice_is_a_warning_and_the_last_one_holds(env_file):
     """As with docker and compose."""
-    values, warnings = read_env_file(env_file("A_B=1\nA_B=2\n"))
+    values, warnings, _ = read_env_file(env_file("A_B=1\nA_B=2\n"))
     assert values == {"A_B": "2"}
     assert "A_B is given twice" in warnings[0]
 
@@ -130,6 +132,20 @@ def test_a_key_of_the_file_that_belongs_to_nothing_is_a_warning(env_file):
     assert [warning.split(": ", 1)[1] for warning in loader.warnings] == [
         "DST_USER belongs to no setting and no server",
         "DLQ_TOPIC_SUFIX belongs to no setting and no server (nearest: DLQ_TOPIC_SUFFIX)",
+    ]
+
+
+def test_warnings_stand_beside_what_is_wrong(env_file):
+    """A misspelled name is the very reason why its setting is missing."""
+    path = env_file("SRC_TYPE=ftp\nSCR_HOST=127.0.0.1\nSRC_USER=u\nSRC_USER=u\nSRC_PASS=p\n")
+    with pytest.raises(SettingsError) as caught:
+        ConfigLoader(path, {})
+    assert str(caught.value).splitlines() == [
+        "1 setting is wrong:",
+        "  SRC_HOST: is missing",
+        "warnings:",
+        f"  env file {path}, line 4: SRC_USER is given twice; the last one holds",
+        f"  env file {path}: SCR_HOST belongs to no setting and no server",
     ]
 
 

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -234,7 +234,7 @@ class ConfigLoader:
     over both.
 
     Raises:
-        SettingsError: one message that names every wrong setting.
+        SettingsError: one message that names every wrong setting, and the warnings.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class ConfigLoader:
             env_file = Path(".env")
         if env_file is not None:
             try:
-                in_file, self.warnings = read_env_file(env_file)
+                in_file, self.warnings, problems = read_env_file(env_file)
             except SettingsError as error:
                 problems["env file"] = str(error).removeprefix("env file ")
         file_names = {name.upper() for name in in_file}
@@ -272,12 +272,12 @@ class ConfigLoader:
             name: validation.server(name, of_server) for name, of_server in properties.items()
         }
         problems.update(validation.problems)
-        if problems:
-            raise SettingsError(_all_of(problems))
         self.warnings += _idle_keys(in_file, properties, env_file)
         for name, server in self.servers.items():
             if f"{name}_PORT" in environ and f"{name}_PORT" not in values:
                 self.warnings.append(f"{name}_PORT is a service link, no port number: {server.port} is used")
+        if problems:
+            raise SettingsError(_all_of(problems, self.warnings))
 
     @property
     def ftp_passive_mode(self) -> bool:
@@ -324,9 +324,11 @@ def _load_plugins(validation: _Validation) -> None:
             validation.wrong(row.name, f"module {module!r} cannot be imported: {type(error).__name__}: {error}")
 
 
-def _all_of(problems: Mapping[str, str]) -> str:
+def _all_of(problems: Mapping[str, str], warnings: Sequence[str]) -> str:
+    """Return one message, with the warnings: a misspelled name is often why another setting is missing."""
     count = "1 setting is" if len(problems) == 1 else f"{len(problems)} settings are"
-    return "\n  ".join([f"{count} wrong:", *(f"{name}: {what}" for name, what in problems.items())])
+    text = "\n  ".join([f"{count} wrong:", *(f"{name}: {what}" for name, what in problems.items())])
+    return "\n  ".join([f"{text}\nwarnings:", *warnings]) if warnings else text
 
 
 def _idle_keys(in_file: Iterable[str], servers: Iterable[str], path: str | Path | None) -> list[str]:

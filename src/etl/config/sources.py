@@ -40,10 +40,10 @@ def _why_read_differently(value: str) -> str | None:
     return "has a # after a blank (put the value in quotes)" if re.search(r"(^|\s)#", body) else None
 
 
-def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str]]:
-    """Return the values of a file of settings, keys as written, and warnings (which hold no value).
+def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str, str]]:
+    """Return the values of a file of settings, keys as written, warnings, and the lines that are wrong (where: why).
 
-    One `NAME=value` a line, UTF-8; the rest of the line is the value, nothing is interpolated.
+    One `NAME=value` a line, UTF-8; the rest of the line is the value, nothing is interpolated. No text holds a value.
     Raises SettingsError when the file cannot be read.
     """
     try:
@@ -56,6 +56,7 @@ def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str]]:
         raise SettingsError(f"env file {path}: cannot be read: {why}") from None
     values: dict[str, str] = {}
     warnings: list[str] = []
+    wrong: dict[str, str] = {}
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.removesuffix("\r").lstrip(" \t")
         if not line or line.startswith("#"):
@@ -64,8 +65,7 @@ def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str]]:
         name = written.removeprefix("export ").strip(" \t")
         where = f"env file {path}, line {number}"
         if not equals or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            # What stands there may be a piece of a secret: it is not repeated.
-            warnings.append(f"{where}: is no NAME=value and was left out")
+            wrong[where] = "is no NAME=value"  # it may be a piece of a secret, and is not repeated
             continue
         reason = "has blanks or `export` before its =" if name != written else _why_read_differently(value)
         if reason:
@@ -73,7 +73,7 @@ def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str]]:
         if name in values:
             warnings.append(f"{where}: {name} is given twice; the last one holds")
         values[name] = unquoted(value.strip(" \t"))
-    return values, warnings
+    return values, warnings, wrong
 
 
 def without_links(environ: Mapping[str, str], is_server: Callable[[str], bool]) -> dict[str, str]:
