@@ -314,10 +314,21 @@ def test_an_unknown_etl_name_is_an_error_with_the_nearest_known_one(wrong, near)
 
 
 def test_names_that_are_never_servers():
-    """ETL_, KAFKA_ and KUBERNETES_ are taken; so are the names of the global settings."""
-    environ = {"KAFKA_UI_TYPE": "ftp", "KUBERNETES_X_TYPE": "ftp", "KAFKA_UI_HOST": "x", "_TYPE": "ftp"}
+    """What other programs have under KAFKA_ and KUBERNETES_ is none, nor is a type without a name."""
+    environ = {"KAFKA_UI_TYPE": "ftp", "KUBERNETES_X_TYPE": "web", "KUBERNETES_X_HOST": "x", "_TYPE": "ftp"}
     assert load(environ).servers == {}
-    assert "ETL_A_TYPE: unknown setting" in complaint(ETL_A_TYPE="ftp")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("KAFKA", "HOST"), ("KAFKA_STORE", "HOST"), ("KUBERNETES_X", "BASE_PATH"), ("ETL", "HOST"), ("ETL_FOO", "PORT")],
+)
+def test_a_server_whose_name_is_taken_is_one_error(name, place):
+    """It would vanish, or each of its variables be an unknown setting with a useless hint."""
+    text = complaint({f"{name}_TYPE": "ftp", f"{name}_{place}": "21", f"{name}_USER": "u", f"{name}_PASS": "p"})
+    prefix = name.split("_")[0] + "_"
+    said = f"{name}_TYPE: no server can be called {name}: its variables must not begin with {prefix}"
+    assert text.splitlines() == ["1 setting is wrong:", f"  {said}"]
 
 
 def test_a_server_called_ftp_does_not_own_the_global_settings():

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,26 @@ class _Validation:
             )
 
     def _check_names(self) -> None:
+        misnamed: set[str] = set()
+        for name, prefix in self._servers_in_vain():
+            self.wrong(f"{name}_TYPE", f"no server can be called {name}: its variables must not begin with {prefix}")
+            misnamed |= {f"{name}_{key}" for key in SERVER_PROPERTIES}
         for name, value in self.values.items():
-            if name.startswith("ETL_") and value and name not in SETTINGS:
+            if name.startswith("ETL_") and value and name not in SETTINGS and name not in misnamed:
                 self.wrong(name, f"unknown setting{_nearest(name, SETTINGS)}")
+
+    def _servers_in_vain(self) -> Iterator[tuple[str, str]]:
+        """Yield names that look like servers and can be none, with the prefix that is taken.
+
+        A type alone is not enough where the prefix is not ours: other programs have variables there.
+        """
+        for key, value in self.values.items():
+            name = key.removesuffix("_TYPE")
+            prefix = next((prefix for prefix in _NEVER_SERVERS if key.startswith(prefix)), None)
+            if name == key or prefix is None or value.strip().lower() not in PROTOCOLS:
+                continue
+            if prefix == "ETL_" or any(self.values.get(f"{name}_{place}") for place in ("HOST", "BASE_PATH")):
+                yield name, prefix
 
     def server_names(self) -> set[str]:
         """Return the names that are servers: of a known type, or with both a type and a host."""
