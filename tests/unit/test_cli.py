@@ -293,6 +293,8 @@ def test_no_result_in_time_is_exit_code_1(kafka: Kafka) -> None:
     named = [line for line in result.stderr.splitlines() if line.startswith("no result: ")]
     assert named == [f"no result: j{number}" for number in range(0, 40, 2)]
     assert "and 5 more without a result" in result.stderr
+    for place in ("--describe --group etl-worker-group\n", "job parked in", "etl dlq list --topic jobs\n"):
+        assert place in result.stderr
     result = jobs("submit", "SRC:/a", "DST:/b", "--job-id", "lost", "--wait", "--timeout", "0.05", "--json")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "no result: lost\n" in result.stderr

@@ -94,7 +94,7 @@ def submit(
     print_summary(results, len(sent), time.monotonic() - started, as_json=as_json)
     missing = expected.missing()
     if missing and timeout is not None:
-        print_missing(missing, timeout)
+        print_missing(missing, timeout, settings)
     if missing or not all(result.succeeded for result in results):
         sys.exit(1)
 

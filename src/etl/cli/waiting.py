@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from etl import broker
 from etl.cli import terminal
+from etl.config import Settings
 from etl.errors import InvalidMessage
 from etl.models import TransferResult, header
 from etl.models.task import Record
@@ -166,10 +167,19 @@ def print_summary(results: Sequence[TransferResult], jobs: int, seconds: float, 
     )
 
 
-def print_missing(missing: Sequence[Sent], timeout: float) -> None:
-    """Say which jobs had no result in time."""
+def print_missing(missing: Sequence[Sent], timeout: float, settings: Settings) -> None:
+    """Say which jobs had no result in time, and where to look for them."""
     click.echo(f"no result within {timeout:g} s: {terminal.plural(len(missing), 'job')}", err=True)
     for job in missing[:JOBS_SHOWN]:
         click.echo(terminal.visible(f"no result: {job.job_id}"), err=True)
     if len(missing) > JOBS_SHOWN:
         click.echo(f"and {len(missing) - JOBS_SHOWN} more without a result", err=True)
+    of_group = f"--bootstrap-server {settings.bootstrap_servers} --describe --group {settings.group_id}"
+    click.echo(
+        "what was sent stays on the topic and may still be done; where to look:\n"
+        f"  does a consumer of {settings.topic} run, and how much is before the job (LAG)?"
+        f" kafka-consumer-groups.sh {of_group}\n"
+        "  does the job wait for a server? job waits, job parked in the consumers' logs; etl servers check\n"
+        f"  has it failed meanwhile? etl dlq list --topic {settings.topic}",
+        err=True,
+    )
