@@ -391,6 +391,20 @@ def test_the_table_shows_what_and_why_and_nothing_that_moves_the_cursor(dead: Ka
     assert "1 record that cannot be read as a dead letter: 0:3" in result.stderr
 
 
+def test_the_counts_are_of_what_was_asked_for(dead: Kafka) -> None:
+    """Claim: with a filter the last line says how many of how many; those sent back are counted by it, too."""
+    assert jobs("dlq", "replay", "--job-id", "j2", "--yes").exit_code == 0
+    expected = {
+        (): "2 dead letters in jobs-dlq (1 sent back already, see --replayed)",
+        ("--replayed",): "3 dead letters in jobs-dlq",
+        ("--server", "KR"): "0 of 2 dead letters in jobs-dlq (1 sent back already, see --replayed)",
+        ("--server", "KR", "--replayed"): "1 of 3 dead letters in jobs-dlq",
+        ("--code", "FILE_NOT_FOUND"): "1 of 2 dead letters in jobs-dlq",
+    }
+    said = {arguments: jobs("dlq", "list", *arguments).stdout.splitlines()[-1] for arguments in expected}
+    assert said == expected
+
+
 def test_one_dead_letter_is_shown_whole(dead: Kafka) -> None:
     """Claim: by id or place; control characters and history readable; what is not there is an error."""
     shown = jobs("dlq", "show", "j2").stdout

@@ -87,8 +87,9 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
     _require_known(filters.codes)
     topics = Topics.of(config.settings.topic, config.settings)
     found, strangers = letters.read(config.settings.bootstrap_servers, topics.dlq)
-    filters = dataclasses.replace(filters, replayed=all_)
-    chosen = [letter for letter in found if filters.match(letter)]
+    filters = dataclasses.replace(filters, replayed=True)
+    matching = [letter for letter in found if filters.match(letter)]
+    chosen = [letter for letter in matching if all_ or not letter.replayed]
     _report_strangers(strangers)
     if as_json:
         for letter in chosen:
@@ -96,9 +97,11 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
         return
     if chosen:
         terminal.console().print(_table(chosen))
-    hidden = sum(letter.replayed for letter in found) if not all_ else 0
+    hidden = len(matching) - len(chosen)
     note = f" ({hidden} sent back already, see --replayed)" if hidden else ""
-    print(f"{terminal.plural(len(chosen), 'dead letter')} in {topics.dlq}{note}")
+    part = f"{len(chosen)} of " if filters.are_given else ""
+    there = sum(all_ or not letter.replayed for letter in found)
+    print(f"{part}{terminal.plural(there, 'dead letter')} in {topics.dlq}{note}")
 
 
 @dlq.command()
