@@ -19,7 +19,7 @@ from servers.fake import FakeFTP, FakeSession
 pytestmark = pytest.mark.contract
 
 FILES = {"/a": b"12345", "/b": b"678"}
-LINGER_SECONDS = 5.0  # a command ends it
+LINGER_SECONDS = 2.0  # a command ends it; well below the limit of a reply
 SHORT_LINGER_SECONDS = 0.2
 
 
