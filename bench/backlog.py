@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ours import Consumers, job, require_success
-from table import Goal, Row
+from table import Goal, Row, ratio
 from world import KB, MB, Files, Pair, World
 
 LANES = 4
@@ -129,12 +129,11 @@ def group(world: World, rtt_ms: int, rounds: int, say: Callable[[str], None]) ->
                 world.left()
                 rates[count].append(_middle(world, teams[count], pair, files, GROUP_JOBS // 3 * count))
     say(f"  one: {_list(rates[1])} files/s; three: {_list(rates[3])} files/s")
-    ratio = statistics.median(three / one for one, three in zip(rates[1], rates[3], strict=True))
     note = (
         f"Three consumers: 100 KB files, RTT {rtt_ms} ms, {GROUP_LANES} lanes each, {GROUP_PARTITIONS} partitions, "
         f"{rounds} rounds in alternating order; timed between a tenth and six tenths of the jobs, while all have work."
     )
-    goal = Goal(" /one", GROUP_RATIO, ratio)
+    goal = Goal(" /one", GROUP_RATIO, ratio(rates[3], rates[1]))
     return [Row("3 consumers x 2 lanes: files/s", {"ours": statistics.median(rates[3])}, [goal], [note])]
 
 

@@ -62,7 +62,8 @@ data=$(cd "$data" && pwd)
 # Held open until the broker ends; a broker that is just ending is waited for.
 if command -v flock >/dev/null; then
     exec 8>"$data/in-use"
-    flock -w 5 8 || refuse "$data is in use by another broker, which must end first: a folder or volume of data is for one broker at a time"
+    flock -w 5 8 ||
+        refuse "$data is in use by another broker, which must end first: a folder or volume of data is for one broker at a time"
 fi
 free=$(df -Pk "$data" | awk 'NR == 2 { print int($4 / 1024) }')
 ((free >= minimum_free)) || refuse "$data has $free MB free, fewer than $minimum_free: make room there" 1

@@ -89,7 +89,11 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
     found, strangers = letters.read(config.settings.bootstrap_servers, topics.dlq)
     filters = dataclasses.replace(filters, replayed=True)
     matching = [letter for letter in found if filters.match(letter)]
-    chosen = [letter for letter in matching if all_ or not letter.replayed]
+
+    def shown(some: list[Letter]) -> list[Letter]:
+        return some if all_ else [letter for letter in some if not letter.replayed]
+
+    chosen = shown(matching)
     _report_strangers(strangers)
     if as_json:
         for letter in chosen:
@@ -100,8 +104,7 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
     hidden = len(matching) - len(chosen)
     note = f" ({hidden} sent back already, see --replayed)" if hidden else ""
     part = f"{len(chosen)} of " if filters.are_given else ""
-    there = sum(all_ or not letter.replayed for letter in found)
-    print(f"{part}{terminal.plural(there, 'dead letter')} in {topics.dlq}{note}")
+    print(f"{part}{terminal.plural(len(shown(found)), 'dead letter')} in {topics.dlq}{note}")
 
 
 @dlq.command()
