@@ -38,7 +38,7 @@ def translated(what: str) -> Iterator[None]:
 def in_words(error: BaseException) -> str:
     """Return an error of the client as text: its kind, what it says, and what else may be behind a timeout."""
     kind, text = type(error).__name__, str(error)
-    said = text if text.startswith(kind) else f"{kind}: {text}" if text else kind  # the client's own begin with it
+    said = text if kind in text else f"{kind}: {text}" if text else kind  # the client's own name it
     if (
         isinstance(error, kafka_errors.KafkaTimeoutError)
         and _security.get("security_protocol", "PLAINTEXT") != "PLAINTEXT"
