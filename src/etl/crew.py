@@ -1,8 +1,9 @@
 """How many lanes run at once: ETL_WORKERS of them, and some more in place of those that are long at one job.
 
-A lane in a transfer of ten minutes, or at a server that has fallen silent, moves nobody else's jobs. Lanes are cheap:
-up to SPARE_LANES more work for other servers meanwhile. State without a lock, guarded by the dispatcher's; the clock is
-handed in. Knows no pool, no Kafka.
+A lane in a transfer of ten minutes, or at a server that has fallen silent, moves nobody else's jobs, and one that
+knocks at a server moves none at all. Lanes are cheap: up to SPARE_LANES more work for other servers meanwhile.
+
+State without a lock, guarded by the dispatcher's; the clock is handed in. Knows no pool, no Kafka.
 """
 
 from __future__ import annotations
@@ -23,39 +24,49 @@ class Crew:
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._at_work: dict[Entry, float] = {}  # since when; the oldest first
+        self._knocking: set[Entry] = set()
 
     def __len__(self) -> int:
-        return len(self._at_work)
+        return len(self._at_work) + len(self._knocking)
 
-    def enter(self, entry: Entry, now: float) -> None:
-        """A lane took its first job."""
-        self._at_work[entry] = now
+    def enter(self, entry: Entry, now: float, *, knocks: bool) -> None:
+        """A lane took its first job. `knocks`: it only tries whether a server lets it in, that none is open with."""
+        if knocks:
+            self._knocking.add(entry)
+        else:
+            self._at_work[entry] = now
 
     def go_on(self, last: Entry, entry: Entry, now: float) -> None:
         """The lane of `last` took `entry`."""
-        del self._at_work[last]
+        self.leave(last)
         self._at_work[entry] = now
 
     def leave(self, entry: Entry) -> None:
         """The lane is free."""
-        del self._at_work[entry]
+        if self._at_work.pop(entry, None) is None:
+            self._knocking.remove(entry)
 
     def moving(self, now: float, server: Server | None = None) -> int:
-        """Return how many lanes (of a server) are not long at one job."""
-        count = len(self._at_work) if server is None else server.lanes
+        """Return how many lanes (of a server) have both sessions of a job, and are not long at it."""
+        count = len(self._at_work)
+        if server is not None:
+            count = server.lanes - sum(server in entry.queue.servers for entry in self._knocking)
         for entry, since in self._at_work.items():
             if now - since <= LONG_SECONDS:
                 break
             count -= server is None or server in entry.queue.servers
         return count
 
-    def has_room(self, now: float, *, newcomer: bool) -> bool:
-        """May one more lane go to work? `newcomer`: for servers that hold none; one lane more is kept for those."""
-        if len(self._at_work) >= self._workers + SPARE_LANES:
+    def has_room(self, now: float, *, newcomer: bool, knocks: bool) -> bool:
+        """May one more lane go to work? `newcomer`: for servers that hold none; one lane more is kept for those.
+
+        Those that knock are never so many that they take the places of those that move.
+        """
+        if len(self) >= self._workers + SPARE_LANES:
             return False
-        return self.moving(now) < self._workers + newcomer
+        return len(self._knocking) < SPARE_LANES if knocks else self.moving(now) < self._workers + newcomer
 
     def is_over(self, now: float) -> bool:
         """Are there too many at work, since those that were long at one job go on?"""
         most = self._workers + 1
-        return len(self._at_work) > most and self.moving(now) > most
+        return len(self) > most and self.moving(now) > most

@@ -61,7 +61,7 @@ class Turns:
             if not queue.climb.admits(now):
                 self._grows_at = min(self._grows_at, queue.climb.due(now))
                 continue
-            if not self._crew.has_room(now, newcomer=not all(server.lanes for server in queue.servers)):
+            if not self._has_room(queue, now):
                 continue
             if claimed and not claimed.isdisjoint(queue.servers):
                 continue
@@ -94,6 +94,12 @@ class Turns:
         dues.append(max(0.0, self._table.next_due - now))
         return min(dues)
 
+    def _has_room(self, queue: Queue, now: float) -> bool:
+        """Is there a lane for a queue's next job?"""
+        newcomer = not all(server.lanes for server in queue.servers)
+        knocks = newcomer and self._unreached(*queue.head().sides) is not None
+        return self._crew.has_room(now, newcomer=newcomer, knocks=knocks)
+
     def _may_exceed(self, queue: Queue, held_up: list[Queue], now: float) -> bool:
         """May its servers hold more than their share: not all there are, and none that others will want at once?"""
         if any(s.lanes >= self._most and self._crew.moving(now, s) >= self._most for s in queue.servers):
@@ -121,7 +127,7 @@ class Turns:
         queue.forget_claims()
         queue.yielded_to = -math.inf
         entry.has_lane, entry.row_since = True, now
-        self._crew.enter(entry, now)
+        self._crew.enter(entry, now, knocks=not lease.is_pair)
         self._count_lanes(queue, 1, now)
         for server in queue.servers:
             if not server.breaker.closed:
@@ -133,11 +139,17 @@ class Turns:
 
     def _reserve(self, source: ServerConfig, destination: ServerConfig) -> Lease | None:
         """Take both sessions; of a server that none is open with, that alone: until it answers it holds no other's."""
-        if self._pools.key(source) != self._pools.key(destination):
-            for side in (source, destination):
-                if not self._pools.connected(side):
-                    return self._pools.reserve(side)
-        return self._pools.reserve(source, destination)
+        unreached = self._unreached(source, destination)
+        return self._pools.reserve(source, destination) if unreached is None else self._pools.reserve(unreached)
+
+    def _unreached(self, source: ServerConfig, destination: ServerConfig) -> ServerConfig | None:
+        """Return which of two servers no session is open with, so that a lane has to knock there first; None: neither.
+
+        Where both are one server its own session is both, and there is nobody to hold up.
+        """
+        if self._pools.key(source) == self._pools.key(destination):
+            return None
+        return next((side for side in (source, destination) if not self._pools.connected(side)), None)
 
     # --- it goes on -------------------------------------------------------------------------------------------
 

@@ -30,9 +30,23 @@ def test_alone_there_are_as_many_lanes_as_the_setting_says() -> None:
 
 def test_two_pairs_share_the_lanes_and_a_newcomer_finds_one() -> None:
     with room(World(**NAMES), workers=4) as r:
+        r.warm(*"ABCDEF")
         stall(r, "A", "B", 0)
         assert pairs(stall(r, "C", "D", 100)) == "CD"
         assert stall(r, "E", "F", 200) == []
+
+
+def test_lanes_that_knock_at_silent_servers_are_no_others_lanes() -> None:
+    with room(World(**NAMES), workers=4) as r:
+        r.warm("A", "B")
+        for number, silent in enumerate("CDEFGHIJKLMN"):
+            r.offer(*tasks_of(silent, "B", 2, 10 * number))
+        knocking = list(iter(lambda: r.dispatcher.take(0.0), None))
+        assert [lease.is_pair for _, lease in knocking] == [False] * SPARE_LANES
+        assert pairs(stall(r, "A", "B", 1000)) == "AB AB AB AB"
+        for task, lease in knocking:
+            lease.release(clean=False)
+            r.dispatcher.finish(task)
 
 
 def test_two_stalled_servers_each_alone_when_its_jobs_came_leave_lanes_to_a_third() -> None:
@@ -86,6 +100,7 @@ def test_when_the_long_jobs_end_the_lanes_beyond_the_setting_end_their_rows() ->
 
 def test_moving_lanes_are_counted_per_server() -> None:
     with room(World(A=8, B=8, C=8), workers=8) as r:
+        r.warm("A", "B", "C")
         r.offer(pretend.task(0, "A", "B"))
         r.must_take()
         r.clock.pass_(LONG_SECONDS + 1)

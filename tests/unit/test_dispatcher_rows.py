@@ -143,6 +143,7 @@ def test_queues_that_cannot_run_anyway_shorten_no_row() -> None:
         for _ in range(8):
             r.clock.pass_(r.dispatcher.breaker_wait("X"))
             r.dispatcher.failed("X", DOWN)
+        r.warm(*"ABCD")
         r.offer(*tasks_of("C", "D", 100, 1000))
         slow = r.must_take()
         assert slow.job.source.hostname == "C"
