@@ -5,6 +5,7 @@ Belongs to the consumer's main thread. Knows no Kafka client.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -117,7 +118,8 @@ class Admission:
             if tier_for(remaining) is not None:
                 for end in (task.job.source, task.job.destination):
                     self.config.get_server_config(end.hostname)  # told of now if it is unknown, not when the job is due
-                self.endings.park(task, now + remaining, "not due yet")
+                level = logging.INFO if carried.not_before is None else logging.DEBUG  # else it was said before
+                self.endings.park(task, now + remaining, "not due yet", level=level)
             else:
                 self.dispatcher.offer(task, max(0.0, remaining))
         except Exception as error:  # noqa: BLE001 - a bug met by one record must not end the process, again and again

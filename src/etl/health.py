@@ -48,7 +48,7 @@ class Server:
     def set_one_back(self, now: float) -> float:
         """Count a job that is set back untried; return for how many seconds."""
         self.set_back += 1
-        return max(self.breaker.wait(now), set_back_seconds(self.breaker.age(now), self.set_back))
+        return set_back_seconds(self.breaker.age(now), self.breaker.wait(now), self.set_back)
 
     def report(self, now: float, round_trip_seconds: float | None) -> Report:
         """Say how it is."""

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from etl.models.task import Task
 
 TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds; each is its own partitions of T-retry: first in, first due
-SET_BACK_PER_SECOND = 200.0  # jobs of servers that are down that a process takes from T-retry only to put them back
+SET_BACK_PER_SECOND = 100.0  # jobs of servers that are down that a process takes from T-retry only to put them back
+TIER_SLIP = 0.5  # seconds: a wait of a whole tier is written down a moment after it was decided, and is one still
 SPREAD = 0.2  # waits of an outage vary by this part: processes that saw the same one do not come back together
 
 
@@ -163,15 +164,17 @@ class Policy:
         return Park(spent, since, outages, now + delay, reason)
 
 
-def set_back_seconds(age: float, count: int) -> float:
-    """Return how long a job waits, untried, whose server has been down for `age` seconds: a whole tier.
+def set_back_seconds(age: float, probe_in: float, count: int) -> float:
+    """Return how long a job waits, untried, whose server has been down for `age` seconds: a whole tier, so one record.
 
-    About as long again as the outage has lasted. And where many wait, a tier that is long enough: of `count` jobs set
-    back so far no more come due than may be set back again, so that a million of them keep nobody busy.
+    About as long again as the outage has lasted, or as it is until the next probe, at most twice as long. And where
+    many wait, a tier that is long enough: of `count` jobs set back so far no more come due than may be set back again,
+    so that a million of them keep nobody busy.
     """
     by_age = _rounded_down(max(age, TIERS[0]))
+    by_probe = next((tier for tier in reversed(TIERS) if tier <= 2 * probe_in), TIERS[0])
     by_count = next((tier for tier in TIERS if count <= tier * SET_BACK_PER_SECOND), TIERS[-1])
-    return max(by_age, by_count)
+    return max(by_age, by_probe, by_count)
 
 
 def tier_for(remaining: float) -> int | None:
@@ -184,7 +187,7 @@ def parked_until(now: float, not_before: float) -> tuple[int, float]:
 
     A record in tier i is due TIERS[i] after its append, or at its `not_before` if that is sooner.
     """
-    tier = tier_for(not_before - now) or 0
+    tier = tier_for(not_before - now + TIER_SLIP) or 0
     return tier, min(not_before, now + TIERS[tier])
 
 

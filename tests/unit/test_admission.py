@@ -502,15 +502,19 @@ def test_records_of_other_groups_are_done_unread(scene: Scene) -> None:
 
 def test_a_hop_is_parked_again(scene: Scene) -> None:
     """Due in its tier, but not at its time: it moves on to the tier of what remains."""
-    scene.accept(JOB, headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 700)), retry(0), NOW - 10)
+    with structlog.testing.capture_logs() as logs:
+        scene.accept(JOB, headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 700)), retry(0), NOW - 10)
     parked = scene.messages()["jobs-retry"]
     assert parked.partition == 2
+    assert [line["log_level"] for line in logs if line["event"] == "job parked"] == ["debug"]  # it was said before
 
 
 def test_not_before_in_the_far_future_is_parked_at_once(scene: Scene) -> None:
     """It costs no memory; a near one waits here."""
-    scene.accept({**JOB, "options": {"not_before": utc(NOW + 5000)}})
+    with structlog.testing.capture_logs() as logs:
+        scene.accept({**JOB, "options": {"not_before": utc(NOW + 5000)}})
     assert scene.messages()["jobs-retry"].partition == 3
+    assert [line["log_level"] for line in logs if line["event"] == "job parked"] == ["info"]
     scene.accept({**JOB, "options": {"not_before": utc(NOW + 5)}})
     assert scene.messages() == {}
     assert scene.dispatcher.unfinished[0] == 1

@@ -149,11 +149,11 @@ def test_a_job_that_is_set_back_untried_spends_nothing_and_its_patience_begins()
     assert again.not_before == NOW + 600.0  # the last look is at the end of the patience, not beyond
 
 
-@given(st.floats(0, 1e6), st.integers(0, 10_000_000))
-def test_a_set_back_is_one_whole_tier(age: float, count: int) -> None:
-    seconds = set_back_seconds(age, count)
+@given(st.floats(0, 1e6), st.floats(0, 3600), st.integers(0, 10_000_000))
+def test_a_set_back_is_one_whole_tier(age: float, probe_in: float, count: int) -> None:
+    seconds = set_back_seconds(age, probe_in, count)
     assert seconds in TIERS
-    assert seconds <= max(age, TIERS[0]) or count > TIERS[0] * SET_BACK_PER_SECOND
+    assert seconds <= max(age, 2 * probe_in, TIERS[0]) or count > TIERS[0] * SET_BACK_PER_SECOND
     assert seconds == TIERS[-1] or count <= seconds * SET_BACK_PER_SECOND
 
 
@@ -208,6 +208,12 @@ def test_hops_through_the_tiers_end_at_the_time_and_never_beyond(seconds: float)
         now, hops = due, hops + 1
     assert 0 <= not_before - now < TIERS[0] + 1e-3
     assert hops <= seconds / TIERS[-1] + 6 + 10 + 6
+
+
+@pytest.mark.parametrize("tier", range(len(TIERS)))
+def test_a_wait_of_a_whole_tier_is_one_hop_though_it_is_written_down_later(tier: int) -> None:
+    not_before = NOW + TIERS[tier]
+    assert parked_until(NOW + 0.3, not_before) == (tier, not_before)
 
 
 def test_a_park_shorter_than_every_tier_is_due_at_its_time() -> None:
