@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from etl.topics import Topics
 
 
-SET_BACK_PAUSE_SECONDS = 0.5  # before a partition goes on whose next job would be set back too soon
+SET_BACK_PAUSE_SECONDS = 1.0  # before a partition goes on whose next job would be set back too soon: all are read again
 
 
 class Pace:

@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from etl import errors
-from etl.admission import Admission, Pace
+from etl.admission import SET_BACK_PAUSE_SECONDS, Admission, Pace
 from etl.config import ConfigLoader
 from etl.dispatcher import Dispatcher
 from etl.endings import Endings
@@ -590,14 +590,16 @@ def test_due_jobs_of_a_server_that_is_down_are_set_back_at_a_bounded_rate(scene:
         scene.accept(**parked())
     assert scene.partitions.sleeping == {}
     taken = 0
-    for _ in range(4):  # half a second each
+    for _ in range(4):
         while not scene.partitions.sleeping:
             scene.accept(**parked())
             set_aside(scene)
             taken += 1
-        assert scene.partitions.sleeping == {Partition("jobs-retry", 1): (scene.offset - 1, scene.clock() + 0.5)}
+        assert scene.partitions.sleeping == {
+            Partition("jobs-retry", 1): (scene.offset - 1, scene.clock() + SET_BACK_PAUSE_SECONDS)
+        }
         assert taken <= SET_BACK_PER_SECOND * (1 + scene.clock() - NOW) + 4
-        scene.clock.pass_(0.5)
+        scene.clock.pass_(SET_BACK_PAUSE_SECONDS)
         scene.partitions.sleeping.clear()
     assert taken > SET_BACK_PER_SECOND * 2
     assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
