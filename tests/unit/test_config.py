@@ -512,3 +512,23 @@ def test_get_config_loads_once(monkeypatch):
         assert get_config().settings.topic == "of-the-process"
     finally:
         get_config.cache_clear()
+
+
+def ftp(name: str, host: str = "lake", user: str = "etl", password: str = "right", port: str = "21") -> dict[str, str]:
+    properties = {"TYPE": "ftp", "HOST": host, "USER": user, "PASS": password, "PORT": port}
+    return {f"{name}_{key}": value for key, value in properties.items()}
+
+
+def test_one_login_with_two_passwords_is_a_warning():
+    """One of them is hardly right, and the two names share the wait after a refused login. No password is shown."""
+    loader = load(ftp("IN"), ftp("OUT", host="LAKE", password="stale"), ftp("SAME"))
+    assert loader.warnings == [
+        "IN and OUT are one login, etl at LAKE:21, with two passwords: after one is refused, jobs of both names wait"
+    ]
+    assert set(loader.servers) == {"IN", "OUT", "SAME"}
+
+
+@pytest.mark.parametrize("other", [{"host": "mill"}, {"user": "root"}, {"port": "2121"}], ids=["host", "user", "port"])
+def test_other_logins_have_passwords_of_their_own(other):
+    """Neither another server nor another user of the same one."""
+    assert load(ftp("IN"), ftp("OUT", password="its own", **other)).warnings == []

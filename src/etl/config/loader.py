@@ -290,6 +290,7 @@ class ConfigLoader:
         }
         problems.update(validation.problems)
         self.warnings += _idle_keys(in_file, properties, env_file)
+        self.warnings += _torn_logins(self.servers)
         for name, server in self.servers.items():
             if f"{name}_PORT" in environ and f"{name}_PORT" not in values:
                 self.warnings.append(f"{name}_PORT is a service link, no port number: {server.port} is used")
@@ -360,6 +361,22 @@ def _idle_keys(in_file: Iterable[str], servers: Iterable[str], path: str | Path 
         f"env file {path}: {name} belongs to no setting and no server{_nearest(name.upper(), SETTINGS, 0.75)}"
         for name in idle
     ]
+
+
+def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:
+    """Return a warning for each name of a login that has another password there: one of the two is hardly right."""
+    first: dict[tuple[str, str, int, str], str] = {}
+    torn = []
+    for name, server in servers.items():
+        if not server.host or not server.username:
+            continue
+        other = first.setdefault(server.address, name)
+        if servers[other].password != server.password:
+            torn.append(
+                f"{other} and {name} are one login, {server.username} at {server.host}:{server.port}, with two"
+                " passwords: after one is refused, jobs of both names wait"
+            )
+    return torn
 
 
 @cache
