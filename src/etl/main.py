@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -53,6 +54,8 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
     )
     for warning in config.warnings:
         log.warning("setting", says=warning)
+    if not config.servers:
+        log.warning("no servers are set: every job that comes here becomes a dead letter", folder=str(Path.cwd()))
     gc.freeze()  # what start-up made stays: no collection needs to look at it again
     gc.set_threshold(*GC_THRESHOLDS)
     with suppress(AttributeError):  # another C library than glibc
