@@ -21,8 +21,9 @@ LOGIN = {
 
 
 @pytest.fixture(autouse=True)
-def plain_again() -> Iterator[None]:
-    """What a test set up for every client of the process is undone."""
+def plain_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test set up for every client of the process is undone. A clone may have an .env of its own."""
+    monkeypatch.chdir(tmp_path)
     yield
     connection.secure(ConfigLoader(environ={}).settings)
 

@@ -55,8 +55,9 @@ def test_the_kustomization_lists_every_manifest() -> None:
     assert sorted(load("kustomization.yaml")["resources"]) == MANIFESTS
 
 
-def test_the_settings_are_ones_the_product_takes(tmp_path: Path) -> None:
+def test_the_settings_are_ones_the_product_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ConfigMap and the mounted secrets, read as a pod reads them."""
+    monkeypatch.chdir(tmp_path)  # a clone may have an .env of its own
     secrets = load("secret.yaml")["stringData"]
     (tmp_path / "etl").mkdir()
     for name, value in secrets.items():
