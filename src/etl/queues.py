@@ -94,6 +94,7 @@ class Queue:
     overtaken: dict[Server, int] = field(default_factory=dict)  # since it was refused first
     claims: set[Server] = field(default_factory=set)
     kept_since: float | None = None  # since when a claimed place is kept empty
+    crowded_since: float | None = None  # since when it has been slow, and jobs of it are set aside
     yielded_to: float = -math.inf  # when a row of another queue ended for it, since its last turn
 
     def push(self, entry: Entry) -> None:
@@ -139,20 +140,23 @@ class Queue:
         self.claims.clear()
         self.kept_since = None
 
-    def outlook(self, now: float) -> tuple[float, float]:
-        """Return how many seconds the queue will take, and how long to set aside what is too much.
+    def crowded(self, now: float) -> float:
+        """Note that a job is set aside, as the queue is slow; return for how many seconds that has been so."""
+        self.crowded_since = now if self.crowded_since is None else self.crowded_since
+        return now - self.crowded_since
+
+    def outlook(self, now: float) -> float:
+        """Return how many seconds the queue will take.
 
         Without any rate nothing is known against a queue until it had a lane for long; nor with one that is young.
         """
         rate, quiet = self.rate.per_second(now), self.rate.quiet(now)
         if (rate is None and quiet < SLOW_SECONDS) or self.rate.busy(now) < SURE_SECONDS:
-            return 0.0, 0.0
-        if rate is not None and quiet < QUIET_SECONDS:
-            return len(self.waiting) / rate, len(self.waiting) / rate
-        # Nothing finished for long: each lane does at most one job in that time. A guess: look again before long.
-        bound = max(1, self.running) / quiet
-        seconds = len(self.waiting) / (bound if rate is None else min(rate, bound))
-        return seconds, min(seconds, 10 * quiet)
+            return 0.0
+        if rate is None or quiet >= QUIET_SECONDS:
+            bound = max(1, self.running) / quiet  # nothing finished for long: each lane does one job in it at most
+            rate = bound if rate is None else min(rate, bound)
+        return len(self.waiting) / rate
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """Which jobs are too many here: what the dispatcher hands out, to be set aside in T-retry.
 
-Picks, in the order of service, and changes nothing: whoever asks takes out what is yielded before the next is asked
+Picks, in the order of service, and notes that it did: whoever asks takes out what is yielded before the next is asked
 for. Guarded by the dispatcher's lock. Knows no pool, no Kafka.
 """
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
 SHORTEST_BUSY, LONGEST_BUSY = 10.0, 3600.0  # how long "server busy" sets aside: the shortest and the longest tier
+# At most so many times as long as that has been so: a rate may be that of a few large files, and small ones follow.
+CROWDED = 4.0
 
 
 class Surplus(NamedTuple):
@@ -51,14 +53,14 @@ def beyond_share(
     """Yield what is beyond a quarter of the window of one server's slow queues, or beyond half of it of them all."""
     slow: dict[Queue, float] = {}
     for queue in queues:
-        if queue.waiting:
-            seconds, wait = queue.outlook(now)
-            if seconds > SLOW_SECONDS:
-                slow[queue] = wait
+        if queue.waiting and (seconds := queue.outlook(now)) > SLOW_SECONDS:
+            slow[queue] = seconds
+        else:
+            queue.crowded_since = None
     groups = [([queue for queue in slow if server in queue.servers], 4) for server in servers]
     for its, part in [*groups, (list(slow), 2)]:
         for entry in reversed(_beyond(its, part, settings)):
-            yield entry, _bounded(slow[entry.queue], entry, now)
+            yield entry, _bounded(min(slow[entry.queue], CROWDED * entry.queue.crowded(now)), entry, now)
 
 
 def _beyond(queues: list[Queue], part: int, settings: Settings) -> list[Entry]:
