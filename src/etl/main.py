@@ -39,6 +39,9 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up: its settings may be the wrong ones
         return EXIT_WRONG_SETTINGS
+    if not config.servers:
+        print(_no_servers(config, env_file), file=sys.stderr)  # noqa: T201 - as above
+        return EXIT_WRONG_SETTINGS
     settings = config.settings
     # As supervisord calls it: its processes share one output.
     process = "" if settings.slot is None else f"consumer_{settings.slot:02d}"
@@ -54,8 +57,6 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
     )
     for warning in config.warnings:
         log.warning("setting", says=warning)
-    if not config.servers:
-        log.warning("no servers are set: every job that comes here becomes a dead letter", folder=str(Path.cwd()))
     gc.freeze()  # what start-up made stays: no collection needs to look at it again
     gc.set_threshold(*GC_THRESHOLDS)
     with suppress(AttributeError):  # another C library than glibc
@@ -71,6 +72,16 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         log.error("stopped", error=str(error), error_code=error.code)  # noqa: TRY400 - a traceback says nothing more
         return EXIT_FAILED
     return EXIT_OK
+
+
+def _no_servers(config: ConfigLoader, env_file: str | None) -> str:
+    """Say that no job could be done; mostly because of another folder than that of `.env`."""
+    lines = [
+        "no servers are set (NAME_TYPE=ftp, ...): every job that comes here would become a dead letter",
+        f"looked for in the environment and in {env_file or '.env'}, in {Path.cwd()}",
+        *config.warnings,
+    ]
+    return "\n  ".join(lines)
 
 
 def _stop_on_signals(consumer: FileTransferConsumer) -> None:

@@ -36,6 +36,7 @@ class Stand:
 @pytest.fixture(autouse=True)
 def stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Stand]]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INBOX_TYPE", "local")
     monkeypatch.setattr(main, "FileTransferConsumer", Stand)
     monkeypatch.setattr(Stand, "doing", staticmethod(lambda _self: None))
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -69,18 +70,14 @@ def test_wrong_settings_are_2(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert main.run(env_file=str(tmp_path / "missing")) == main.EXIT_WRONG_SETTINGS
 
 
-def test_a_consumer_without_servers_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Started in another folder than that of its .env, it makes dead letters of its share of the jobs."""
-    said = "no servers are set: every job that comes here becomes a dead letter"
-    assert main.run() == main.EXIT_OK
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if said in line]
-    assert "WARNING" in line
-    assert str(tmp_path) in line
-    monkeypatch.setenv("INBOX_TYPE", "local")
-    assert main.run() == main.EXIT_OK
-    assert said not in capsys.readouterr().out
+def test_no_servers_are_2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Started in another folder than that of its .env it would make dead letters of its share of the jobs."""
+    monkeypatch.delenv("INBOX_TYPE")
+    (tmp_path / ".env").write_text("TOOL_TPYE=ftp\n")
+    assert main.run() == main.EXIT_WRONG_SETTINGS
+    said = capsys.readouterr().err
+    for part in ("no servers are set", str(tmp_path), "TOOL_TPYE"):
+        assert part in said
 
 
 def test_topics_that_cannot_work_are_2(
