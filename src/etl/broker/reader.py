@@ -43,7 +43,7 @@ class Reader:
     def _partitions(self) -> list[ClientPartition]:
         found = self._client.partitions_for_topic(self._topic)
         if not found:
-            raise BrokerUnavailable(f"topic {self._topic} does not exist")
+            raise BrokerUnavailable(f"topic {self._topic} does not exist; a consumer makes it as it starts")
         return [ClientPartition(self._topic, partition) for partition in sorted(found)]
 
     def scan(self, until: dict[int, int] | None = None, start: dict[int, int] | None = None) -> Iterator[Record]:

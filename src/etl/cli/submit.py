@@ -41,7 +41,7 @@ class Draft:
 @click.option("--overwrite", type=click.Choice(["replace", "skip", "fail", "newer"]), help="If the destination exists.")
 @click.option("--source-action", metavar="keep|delete|move:PATH", help="What becomes of the source.")
 @click.option("--wait", is_flag=True, help="Wait until each job has its result; exit code 1 if any failed.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait at most.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait at most; else for ever.")
 @click.option("--json", "as_json", is_flag=True, help="Print results (without --wait: what was sent) as JSON lines.")
 @with_config
 def submit(
