@@ -130,7 +130,7 @@ def test_a_key_of_the_file_that_belongs_to_nothing_is_a_warning(env_file):
     )
     loader = ConfigLoader(path, {"UNRELATED": "x"})
     assert [warning.split(": ", 1)[1] for warning in loader.warnings] == [
-        "DST_USER belongs to no setting and no server",
+        "DST_USER belongs to no setting and no server (no DST_TYPE is set)",
         "DLQ_TOPIC_SUFIX belongs to no setting and no server (nearest: DLQ_TOPIC_SUFFIX)",
     ]
 
@@ -145,7 +145,7 @@ def test_warnings_stand_beside_what_is_wrong(env_file):
         "  SRC_HOST: is missing",
         "warnings:",
         f"  env file {path}, line 4: SRC_USER is given twice; the last one holds",
-        f"  env file {path}: SCR_HOST belongs to no setting and no server",
+        f"  env file {path}: SCR_HOST belongs to no setting and no server (no SCR_TYPE is set)",
     ]
 
 

@@ -357,10 +357,15 @@ def _idle_keys(in_file: Iterable[str], servers: Iterable[str], path: str | Path 
         for name in in_file
         if name.upper() not in SETTINGS and not name.upper().startswith((*owned, "KAFKA_", "ETL_"))
     ]
-    return [
-        f"env file {path}: {name} belongs to no setting and no server{_nearest(name.upper(), SETTINGS, 0.75)}"
-        for name in idle
-    ]
+    return [f"env file {path}: {name} belongs to no setting and no server{_hint(name.upper())}" for name in idle]
+
+
+def _hint(idle: str) -> str:
+    """Return what may be meant by a name that belongs to nothing."""
+    server = next((idle[: -len(key) - 1] for key in SERVER_PROPERTIES if idle.endswith(f"_{key}")), "")
+    if server and not idle.endswith("_TYPE"):
+        return f" (no {server}_TYPE is set)"
+    return _nearest(idle, SETTINGS, 0.75)
 
 
 def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:
