@@ -171,10 +171,9 @@ def set_back_seconds(age: float, probe_in: float, count: int) -> float:
     many wait, a tier that is long enough: of `count` jobs set back so far no more come due than may be set back again,
     so that a million of them keep nobody busy.
     """
-    by_age = _rounded_down(max(age, TIERS[0]))
-    by_probe = next((tier for tier in reversed(TIERS) if tier <= 2 * probe_in), TIERS[0])
+    by_time = _rounded_down(max(age, 2 * probe_in, TIERS[0]))
     by_count = next((tier for tier in TIERS if count <= tier * SET_BACK_PER_SECOND), TIERS[-1])
-    return max(by_age, by_probe, by_count)
+    return max(by_time, by_count)
 
 
 def tier_for(remaining: float) -> int | None:
