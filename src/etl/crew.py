@@ -23,7 +23,7 @@ class Crew:
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._at_work: dict[Entry, float] = {}  # since when; the oldest first
+        self._at_work: dict[Entry, float] = {}  # since when
         self._knocking: set[Entry] = set()
 
     def __len__(self) -> int:
@@ -48,14 +48,10 @@ class Crew:
 
     def moving(self, now: float, server: Server | None = None) -> int:
         """Return how many lanes (of a server) have both sessions of a job, and are not long at it."""
-        count = len(self._at_work)
-        if server is not None:
-            count = server.lanes - sum(server in entry.queue.servers for entry in self._knocking)
-        for entry, since in self._at_work.items():
-            if now - since <= LONG_SECONDS:
-                break
-            count -= server is None or server in entry.queue.servers
-        return count
+        return sum(
+            now - since <= LONG_SECONDS and (server is None or server in entry.queue.servers)
+            for entry, since in self._at_work.items()
+        )
 
     def has_room(self, now: float, *, newcomer: bool, knocks: bool) -> bool:
         """May one more lane go to work? `newcomer`: for servers that hold none; one lane more is kept for those.
