@@ -588,6 +588,7 @@ def test_an_unknown_rate_is_slow_only_after_thirty_seconds_with_a_lane() -> None
         r.clock.pass_(1.0)
         handed = r.dispatcher.overflow()
         assert len(handed) == 64
+        assert {delay for _, delay, _ in handed} == {10.0}
 
 
 def test_a_fast_queue_that_idled_for_long_is_still_fast() -> None:
@@ -610,7 +611,9 @@ def test_a_fast_server_that_falls_silent_does_not_keep_the_window() -> None:
         r.clock.pass_(9.0)
         assert r.dispatcher.overflow() == []
         r.clock.pass_(2.0)
-        assert len(r.dispatcher.overflow()) == 54
+        handed = r.dispatcher.overflow()
+        assert len(handed) == 54
+        assert {delay for _, delay, _ in handed} == {10.0}  # a guess: looked at again before long
 
 
 def test_the_slow_queues_of_one_server_have_a_quarter_together() -> None:
