@@ -188,8 +188,9 @@ class FileTransferConsumer:
                 partitions.take_over_new()
                 for record in intake.poll(POLL_SECONDS):
                     admission.accept(record)
-                for surplus in dispatcher.overflow():
-                    endings.set_aside(*surplus)
+                with logs.together():
+                    for surplus in dispatcher.overflow():
+                        endings.set_aside(*surplus)
                 lanes.tick(time.monotonic())
                 partitions.steer(window_full=dispatcher.full)
                 reports.tick(time.monotonic())

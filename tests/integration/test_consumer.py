@@ -487,13 +487,16 @@ def test_two_stalled_servers_each_alone_when_its_jobs_came_leave_lanes_to_a_thir
 def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
     make_desk: Callable[..., Desk], places: Any
 ) -> None:
-    """In one partition: a transfer that lasts to the end, 50,000 jobs of a server with one session, others behind."""
+    """In one partition: a transfer that lasts to the end, 50,000 jobs of a server with one session, others behind.
+
+    Those go when all slow ones before them were read and set aside, not when these are done, which takes hours.
+    """
     desk = make_desk(partitions=1)
     ended = threading.Event()
     slow_jobs, limit = 50_000, 200.0
 
     def crawl(session: FakeSession, argument: str) -> str:
-        time.sleep(0.3)
+        time.sleep(0.5)
         return session.retr(argument)
 
     def last(session: FakeSession, argument: str) -> str:
@@ -514,7 +517,7 @@ def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
                 desk.wait(lambda: sum(result["job_id"][0] == "f" for result in desk.results()) == 200, limit)
                 done = [result["job_id"] for result in desk.results()]
                 assert "long" not in done
-                assert sum(name[0] == "s" for name in done) < 250
+                assert sum(name[0] == "s" for name in done) < slow_jobs / 100
                 ended.set()
                 desk.outcome("long")
                 assert desk.letters() == []
