@@ -63,15 +63,17 @@ def main() -> None:
         if value is not None
     }
     try:
-        settings = ConfigLoader(env_file=options.env_file, overrides=overrides).settings
+        config = ConfigLoader(env_file=options.env_file, overrides=overrides)
         take_broker_settings(options.env_file)
         check_own_settings()
+        if not broker_only:
+            config.require_servers()
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG_SETTINGS)
     if options.env_file:
         overrides["APPLIANCE_ENV_FILE"] = str(Path(options.env_file).absolute())
-    become_supervisord(settings, overrides, broker_only=broker_only)
+    become_supervisord(config.settings, overrides, broker_only=broker_only)
 
 
 def refuse_misspelled(parser: argparse.ArgumentParser, word: str) -> None:

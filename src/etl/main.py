@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -36,11 +35,9 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
     """Consume until told to stop; return the exit code. The first signal asks, the second insists."""
     try:
         config = ConfigLoader(env_file=env_file, overrides=overrides)
+        config.require_servers()
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up: its settings may be the wrong ones
-        return EXIT_WRONG_SETTINGS
-    if not config.servers:
-        print(_no_servers(config, env_file), file=sys.stderr)  # noqa: T201 - as above
         return EXIT_WRONG_SETTINGS
     settings = config.settings
     # As supervisord calls it: its processes share one output.
@@ -72,16 +69,6 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         log.error("stopped", error=str(error), error_code=error.code)  # noqa: TRY400 - a traceback says nothing more
         return EXIT_FAILED
     return EXIT_OK
-
-
-def _no_servers(config: ConfigLoader, env_file: str | None) -> str:
-    """Say that no job could be done; mostly because of another folder than that of `.env`."""
-    lines = [
-        "no servers are set (NAME_TYPE=ftp, ...): every job that comes here would become a dead letter",
-        f"looked for in the environment and in {env_file or '.env'}, in {Path.cwd()}",
-        *config.warnings,
-    ]
-    return "\n  ".join(lines)
 
 
 def _stop_on_signals(consumer: FileTransferConsumer) -> None:

@@ -40,8 +40,10 @@ def refusal(*command: str, **settings: str) -> tuple[int, str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> dict[str, str]:
-    """A broker's own folder and free ports."""
+    """A broker's own folder and free ports, and a server."""
     return {
+        "HERE_TYPE": "local",
+        "HERE_BASE_PATH": str(tmp_path),
         "KAFKA_DATA_DIR": str(tmp_path / "data"),
         "KAFKA_PORT": str(stack.free_port()),
         "KAFKA_CONTROLLER_PORT": str(stack.free_port()),
@@ -80,6 +82,17 @@ def test_wrong_settings_of_the_broker_end_the_appliance_before_anything_runs(
     code, said = refusal(*APPLIANCE, **place | settings)
     assert code == 2
     assert says in said
+
+
+def test_an_appliance_without_servers_does_not_start_its_broker(place: dict[str, str]) -> None:
+    """Its consumers would not start, either. The broker alone needs none."""
+    del place["HERE_TYPE"]
+    code, said = refusal(*APPLIANCE, **place)
+    assert code == 2
+    assert "no servers are set" in said
+    code, said = refusal(*APPLIANCE, "broker", **place | {"KAFKA_HEAP": "much"})
+    assert code == 2
+    assert "KAFKA_HEAP=much is not a size" in said
 
 
 def test_a_misspelled_setting_of_the_broker_is_named(place: dict[str, str]) -> None:

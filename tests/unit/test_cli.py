@@ -693,10 +693,13 @@ def test_wrong_settings_are_one_message_and_exit_code_2(kafka: Kafka, command: t
     assert etl(*command, "--env-file", "not-there").exit_code == 2
 
 
-def test_no_servers_is_said(kafka: Kafka) -> None:
-    """Claim: an empty set-up tells what to set."""
-    assert "no servers: set NAME_TYPE" in etl("config", "check").stdout
-    assert "no servers: set NAME_TYPE" in etl("servers", "check").stdout
+@pytest.mark.parametrize("command", [("config", "check"), ("servers", "check"), ("servers", "check", "A")])
+def test_no_servers_is_a_wrong_setting(kafka: Kafka, command: tuple[str, ...]) -> None:
+    """Claim: an empty set-up tells what to set, and where it looked; a consumer would not start with it."""
+    result = etl(*command)
+    assert result.exit_code == 2
+    for part in ("no servers are set", "NAME_TYPE", str(Path.cwd() / ".env")):
+        assert part in result.stderr
 
 
 def test_sizes_are_readable() -> None:

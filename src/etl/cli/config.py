@@ -21,14 +21,12 @@ def config() -> None:
 @with_config
 def check(config: ConfigLoader) -> None:
     """Validate all settings and print the servers; exit code 2 and one message when something is wrong."""
+    config.require_servers()
     settings = config.settings
     console = terminal.console()
     console.print(f"topic {settings.topic}, group {settings.group_id}, broker {settings.bootstrap_servers}")
     processes = terminal.plural(settings.consumer_count, "process")
     console.print(f"{processes} of {terminal.plural(settings.workers, 'lane')}")
-    if not config.servers:
-        console.print("no servers: set NAME_TYPE, NAME_HOST, NAME_USER and NAME_PASS for each")
-        return
     console.print()
     console.print(_servers(config.servers, settings.consumer_count))
     console.print()

@@ -119,10 +119,8 @@ def servers() -> None:
 @with_config
 def check(config: ConfigLoader, names: tuple[str, ...], write: bool, as_json: bool) -> None:
     """Reach, log in to and list each server (default: all); exit code 1 if any failed. Times in milliseconds."""
+    config.require_servers()
     chosen = {server.hostname: server for server in _chosen(config, names)}
-    if not chosen:
-        print("no servers: set NAME_TYPE, NAME_HOST, NAME_USER and NAME_PASS for each")
-        return
     limits = config.settings.transfer
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="check") as threads:
         trials = list(threads.map(lambda server: _try(server, limits, write=write), chosen.values()))

@@ -264,6 +264,7 @@ class ConfigLoader:
         problems: dict[str, str] = {}
         self.warnings: list[str] = []
         in_file: dict[str, str] = {}
+        self._looked_in = Path(env_file or ".env").absolute()
         if env_file is None and Path(".env").exists():
             env_file = Path(".env")
         if env_file is not None:
@@ -295,7 +296,9 @@ class ConfigLoader:
             if f"{name}_PORT" in environ and f"{name}_PORT" not in values:
                 self.warnings.append(f"{name}_PORT is a service link, no port number: {server.port} is used")
         if problems:
-            raise SettingsError(_all_of(problems, self.warnings))
+            count = "1 setting is" if len(problems) == 1 else f"{len(problems)} settings are"
+            text = "\n  ".join([f"{count} wrong:", *(f"{name}: {what}" for name, what in problems.items())])
+            raise SettingsError(_beside(self.warnings, text))
 
     @property
     def ftp_passive_mode(self) -> bool:
@@ -309,6 +312,15 @@ class ConfigLoader:
         for server in self.servers.values():
             found |= {value for name, value in server.options.items() if _SECRET_NAME.search(f"_{name}")}
         return tuple(sorted(found - {""}))
+
+    def require_servers(self) -> None:
+        """Raise SettingsError where none is set: every job would become a dead letter. Mostly it is another folder."""
+        if not self.servers:
+            text = (
+                "no servers are set: each has NAME_TYPE, and mostly NAME_HOST, NAME_USER and NAME_PASS\n"
+                f"  looked for in the environment and in {self._looked_in}"
+            )
+            raise SettingsError(_beside(self.warnings, text))
 
     def get_server_config(self, hostname: str) -> ServerConfig:
         """Return the server of that name, in any case. Raises UnknownServer, which names the nearest."""
@@ -342,10 +354,8 @@ def _load_plugins(validation: _Validation) -> None:
             validation.wrong(row.name, f"module {module!r} cannot be imported: {type(error).__name__}: {error}")
 
 
-def _all_of(problems: Mapping[str, str], warnings: Sequence[str]) -> str:
+def _beside(warnings: Sequence[str], text: str) -> str:
     """Return one message, with the warnings: a misspelled name is often why another setting is missing."""
-    count = "1 setting is" if len(problems) == 1 else f"{len(problems)} settings are"
-    text = "\n  ".join([f"{count} wrong:", *(f"{name}: {what}" for name, what in problems.items())])
     return "\n  ".join([f"{text}\nwarnings:", *warnings]) if warnings else text
 
 
