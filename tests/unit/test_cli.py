@@ -1,8 +1,11 @@
 """The commands, with a broker in memory: what they send, print and refuse, and their exit codes."""
 
 import json
+import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -299,6 +302,16 @@ def test_no_result_in_time_is_exit_code_1(kafka: Kafka) -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     assert "no result: lost\n" in result.stderr
     assert "without a result" not in result.stderr
+
+
+def test_ctrl_c_while_waiting_says_that_the_jobs_were_sent(kafka: Kafka) -> None:
+    """Claim: who stops waiting is told that the jobs go on, and sees it in the exit code."""
+    kafka.answer = lambda record: succeed(record) if record.offset == 0 else None
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    lines = [json.dumps({**JOB, "job_id": f"j{number}"}) for number in range(3)]
+    result = jobs("submit", "-", "--wait", given="\n".join(lines))
+    assert result.exit_code == 130
+    assert "no longer waiting: 3 jobs sent, 2 without a result yet" in result.stderr
 
 
 def test_a_broker_that_fails_while_sending_is_one_sentence(kafka: Kafka) -> None:

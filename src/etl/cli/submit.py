@@ -13,13 +13,14 @@ import click
 from etl import broker
 from etl.cli import terminal
 from etl.cli.options import with_config
-from etl.cli.waiting import Expected, Sent, Waiting, print_missing, print_summary
+from etl.cli.waiting import Expected, Sent, Waiting, print_interrupted, print_missing, print_summary
 from etl.config import ConfigLoader
 from etl.errors import BrokerUnavailable, InvalidMessage
 from etl.models import FileTransferJob
 from etl.topics import Topics
 
 BAD_LINES_SHOWN = 20
+EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ def submit(
         started = time.monotonic()
         sent = _send(settings.bootstrap_servers, topics.source, drafts)
         expected = Expected(sent)
-        results = waiting.results(expected, timeout, as_json=as_json)
+        try:
+            results = waiting.results(expected, timeout, as_json=as_json)
+        except KeyboardInterrupt:
+            print_interrupted(len(sent), len(expected))
+            sys.exit(EXIT_INTERRUPTED)
     print_summary(results, len(sent), time.monotonic() - started, as_json=as_json)
     missing = expected.missing()
     if missing and timeout is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,6 +168,15 @@ def print_summary(results: Sequence[TransferResult], jobs: int, seconds: float, 
     )
 
 
+def print_interrupted(sent: int, missing: int) -> None:
+    """Say that Ctrl-C ended the waiting alone."""
+    click.echo(
+        f"\nno longer waiting: {terminal.plural(sent, 'job')} sent, {missing} without a result yet;"
+        " what was sent stays on the topic, and is done all the same",
+        err=True,
+    )
+
+
 def print_missing(missing: Sequence[Sent], timeout: float, settings: Settings) -> None:
     """Say which jobs had no result in time, and where to look for them."""
     click.echo(f"no result within {timeout:g} s: {terminal.plural(len(missing), 'job')}", err=True)
@@ -174,11 +184,13 @@ def print_missing(missing: Sequence[Sent], timeout: float, settings: Settings) -
         click.echo(terminal.visible(f"no result: {job.job_id}"), err=True)
     if len(missing) > JOBS_SHOWN:
         click.echo(f"and {len(missing) - JOBS_SHOWN} more without a result", err=True)
+    name = "kafka-consumer-groups.sh"
+    tool = name if shutil.which(name) else f"kafka/bin/{name}"  # on the path in the image, not in a clone
     of_group = f"--bootstrap-server {settings.bootstrap_servers} --describe --group {settings.group_id}"
     click.echo(
         "what was sent stays on the topic and may still be done; where to look:\n"
         f"  does a consumer of {settings.topic} run, and how much is before the job (LAG)?"
-        f" kafka-consumer-groups.sh {of_group}\n"
+        f" {tool} {of_group}\n"
         "  does the job wait for a server? job waits, job parked in the consumers' logs; etl servers check\n"
         f"  has it failed meanwhile? etl dlq list --topic {settings.topic}",
         err=True,

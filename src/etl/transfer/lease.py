@@ -205,7 +205,7 @@ def is_alive(held: Held, now: Callable[[], float], limit: float) -> bool:
     try:
         held.session.ping()
     except Exception as error:  # noqa: BLE001 - whatever a ping raises: the session is dead
-        log.info("idle session found dead", server=held.server.hostname, error=str(error))
+        log.info("idle session closed", server=held.server.hostname, error=str(error))
         return False
     finally:
         watch.cancel()

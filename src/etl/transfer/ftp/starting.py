@@ -62,7 +62,7 @@ class Starting:
         """Raise for a data connection opened ahead that waited too long: closing it might be answered, unasked."""
         if self._prepared is not None and time.monotonic() - self._prepared.born > _PREPARED_SECONDS:
             name = self._session.name
-            error = ConnectionLost(f"{name}: a data connection opened ahead was not used", server=name)
+            error = ConnectionLost(f"{name}: its data connection, opened ahead, had no use in time", server=name)
             self._control.abandon(error)
             raise error
 
