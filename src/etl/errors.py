@@ -145,6 +145,12 @@ class IOFailure(EtlError, OSError):
     fate = Fate.RETRY
 
 
+class NotAFile(IOFailure):
+    """Raised when a folder, or something else that is no file, is where a file should be, or the reverse."""
+
+    fate = Fate.DEAD
+
+
 class OwnershipLost(EtlError):
     """Raised when the job's partition is not ours any more, or the process stops: nothing is reported."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from contract_parts import Bytes, drain
 
-from etl.errors import EtlError, FileMissing, InvalidPath, IOFailure, SettingsError
+from etl.errors import EtlError, FileMissing, InvalidPath, IOFailure, NotAFile, SettingsError
 from etl.models.task import Facts
 from etl.transfer.base import Session, Stored
 
@@ -163,15 +163,17 @@ def test_a_missing_file_is_told(subject, path: str) -> None:
 def test_a_folder_is_no_file(subject) -> None:
     """Reading a folder fails, and not as a missing file."""
     (subject.root / "folder").mkdir()
-    with pytest.raises(IOFailure):
+    with pytest.raises(IOFailure) as caught:
         subject.open().read("/folder")
+    assert isinstance(caught.value, NotAFile) or "base" not in subject.can
 
 
 def test_a_file_on_the_way_to_a_new_one_is_told(subject, buffer: memoryview) -> None:
     """A path that needs a folder where a file is cannot be written, and the file stays."""
     subject.put("file", b"x")
-    with pytest.raises(EtlError):
+    with pytest.raises(EtlError) as caught:
         copy_in(subject.open(), "/file/below", b"y", buffer)
+    assert isinstance(caught.value, NotAFile) or "base" not in subject.can
     assert subject.files() == {"file"}
 
 

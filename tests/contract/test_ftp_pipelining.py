@@ -374,5 +374,5 @@ def test_a_connection_opened_ahead_and_not_used_ends_its_session(fake, session, 
     ftp.prepare()
     ftp.ping()
     monkeypatch.setattr("etl.transfer.ftp.starting._PREPARED_SECONDS", 0.0)
-    with pytest.raises(ConnectionLost, match="not used"):
+    with pytest.raises(ConnectionLost, match="no use in time"):
         ftp.ping()

@@ -221,7 +221,7 @@ class Session(BaseTransfer):
     def look(self, path: str) -> Facts | None:
         """Return size and time of a file; None when it, or a folder on its way, is not there.
 
-        Raises IOFailure when something other than a file has the name, PermissionRefused when we may not look.
+        Raises NotAFile when something other than a file has the name, PermissionRefused when we may not look.
         """
 
     @abstractmethod

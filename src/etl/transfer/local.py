@@ -23,6 +23,7 @@ from etl.errors import (
     FileMissing,
     InvalidPath,
     IOFailure,
+    NotAFile,
     PermissionRefused,
     ServerUnavailable,
     StorageFull,
@@ -43,6 +44,9 @@ _KINDS: dict[int, type[EtlError]] = {
     errno.ENOSPC: StorageFull,
     errno.EDQUOT: StorageFull,
     errno.EFBIG: StorageFull,
+    errno.EISDIR: NotAFile,
+    errno.ENOTDIR: NotAFile,
+    errno.EEXIST: NotAFile,  # of a folder that is to be made
     errno.ENAMETOOLONG: InvalidPath,
     errno.ESTALE: ConnectionLost,
 }
@@ -94,7 +98,7 @@ class LocalTransfer(Streaming):
         """Compare size and time."""
         try:
             return Settled(self.look(parcel.path) == parcel.facts)
-        except IOFailure:  # a folder has its name now
+        except NotAFile:  # a folder has its name now
             return Settled(value=False)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
@@ -202,7 +206,7 @@ class LocalTransfer(Streaming):
 
     def _facts(self, path: str, found: os.stat_result) -> Facts:
         if not stat.S_ISREG(found.st_mode):
-            raise IOFailure(f"{self.server.hostname}:{path} is no ordinary file", server=self.server.hostname)
+            raise NotAFile(f"{self.server.hostname}:{path} is no ordinary file", server=self.server.hostname)
         return Facts(found.st_size, found.st_mtime)
 
     def _create(self, real: str) -> int:

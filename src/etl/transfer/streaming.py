@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etl.errors import FileMissing, IOFailure, SizeMismatch
+from etl.errors import FileMissing, NotAFile, SizeMismatch
 from etl.models.task import Facts
 from etl.transfer.base import Session
 from etl.transfer.paths import beside
@@ -29,9 +29,9 @@ class FileParcel:
         try:
             self.stat = os.fstat(descriptor)
             if stat.S_ISDIR(self.stat.st_mode):
-                raise IOFailure(f"{local_path} is a folder")
+                raise NotAFile(f"{local_path} is a folder")
             if not stat.S_ISREG(self.stat.st_mode):
-                raise IOFailure(f"{local_path} is no ordinary file")
+                raise NotAFile(f"{local_path} is no ordinary file")
             self._file = os.fdopen(descriptor, "rb", buffering=0)
         except BaseException:
             os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, PermissionRefused, StorageFull
+from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, NotAFile, PermissionRefused, StorageFull
 from etl.transfer.ftp.names import facts_in, folders_above, size_in
 from etl.transfer.paths import basename, parent
 
@@ -162,10 +162,10 @@ def _described(asker: Asker, path: str, kind: Kind, decided_by: str, refusal: Re
         what = "no such file" if decided_by == path else f"no such folder: {decided_by}"
         return FileMissing(f"{where}: {what}", server=asker.name)
     if kind is Kind.FOLDER:
-        return IOFailure(f"{where} is a folder", server=asker.name)
+        return NotAFile(f"{where} is a folder", server=asker.name)
     if kind is Kind.CLOSED:
         reply = asker.ask("SIZE", decided_by).result()
         if reply.is_success and size_in(reply.line) is not None:
-            return IOFailure(f"{where}: {decided_by} is a file, no folder", server=asker.name)
+            return NotAFile(f"{where}: {decided_by} is a file, no folder", server=asker.name)
         return PermissionRefused(f"{where}: {decided_by} may not be entered", server=asker.name)
     return PermissionRefused(f"{where}: not permitted ({refusal.text})", server=asker.name)

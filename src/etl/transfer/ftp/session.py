@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from etl.config import ProtocolSpec, ServerConfig, TransferSettings
-from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, ServerUnavailable
+from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, NotAFile, ServerUnavailable
 from etl.models.task import Facts
 from etl.transfer.base import Promise, Published, Stored
 from etl.transfer.ftp import asking, listing
@@ -229,7 +229,7 @@ class FTPTransfer(Streaming):
 
     def _no_folder(self, folder: str, refusal: Reply) -> EtlError:
         if self.ask("SIZE", folder).result().is_success:
-            return IOFailure(f"{self.name}:{folder} is a file, no folder", server=self.name)
+            return NotAFile(f"{self.name}:{folder} is a file, no folder", server=self.name)
         return asking.why_not_written(self, folder, refusal)
 
     # --- questions and changes ------------------------------------------------------------------------------
