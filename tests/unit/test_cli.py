@@ -307,9 +307,11 @@ def test_no_result_in_time_is_exit_code_1(kafka: Kafka) -> None:
 def test_ctrl_c_while_waiting_says_that_the_jobs_were_sent(kafka: Kafka) -> None:
     """Claim: who stops waiting is told that the jobs go on, and sees it in the exit code."""
     kafka.answer = lambda record: succeed(record) if record.offset == 0 else None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     lines = [json.dumps({**JOB, "job_id": f"j{number}"}) for number in range(3)]
     result = jobs("submit", "-", "--wait", given="\n".join(lines))
+    signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert "no longer waiting: 3 jobs sent, 2 without a result yet" in result.stderr
 
