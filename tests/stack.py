@@ -330,7 +330,12 @@ class Vsftpd(Server):
         return self
 
     def kill(self) -> None:
-        """End it at once with all its sessions."""
+        """End it at once with all its sessions: each leads a process group of its own, and would go on."""
+        if self.running:
+            self.freeze()  # else it might make one more meanwhile
+            for session in psutil.Process(self.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    session.kill()
         super().kill()
         with contextlib.suppress(FileNotFoundError, PermissionError):
             self._pam_service.unlink()

@@ -386,6 +386,41 @@ def test_an_outage_spends_no_attempt_and_drains_nothing(
     assert {path.name for path in (down.root / "out").iterdir()} == {str(number) for number in range(20)}
 
 
+def test_a_server_that_dies_in_the_middle_of_its_work_loses_nothing(
+    short_tiers: tuple[float, ...], desk: Desk, places: Any, make_vsftpd: Callable[..., stack.Vsftpd]
+) -> None:
+    """Killed with all its sessions, twice, as source and destination of half of all jobs; the others go on."""
+    dying = make_vsftpd(local_max_rate="1000000")
+    numbers = range(200)
+    contents = {f"{number}": random.Random(number).randbytes(50_000) for number in numbers}
+    (dying.root / "in").mkdir(mode=0o777)
+    for name, content in contents.items():
+        places.put(f"SRC:/in/{name}", content)
+        (dying.root / "in" / name).write_bytes(content)
+    settings = places.settings | login("DYING", dying)
+    settings |= {"ETL_RETRY_BACKOFF_MAX_SECONDS": "2", "ETL_RETRY_MAX_ATTEMPTS": "20"}
+
+    def done(letter: str) -> int:
+        return sum(result["job_id"][0] == letter for result in desk.results())
+
+    with desk.consuming(settings):
+        desk.send(*(job(f"SRC:/in/{name}", f"DYING:/out/{name}", f"d{name}") for name in contents))
+        desk.send(*(job(f"DYING:/in/{name}", f"DST:/from/{name}", f"s{name}") for name in contents), partition=1)
+        for least in (20, 60):
+            desk.wait(lambda least=least: min(done("d"), done("s")) >= least, 60, "work begun")
+            dying.kill()
+            before = done("g")
+            desk.send(*(job(f"SRC:/in/{name}", f"DST:/out/{least}/{name}", f"g{least}-{name}") for name in contents))
+            desk.wait(lambda before=before: done("g") == before + 200, 30, "the others")
+            dying.start()
+        desk.wait(lambda: len(desk.results()) == 800, 90, "all")
+        desk.wait(lambda: desk.lag() == 0, 20, "lag 0")
+    assert {result["status"] for result in desk.results()} == {"SUCCESS"}
+    assert desk.letters() == []
+    for folder_there in (dying.root / "out", places.path("DST:/from"), places.path("DST:/out/20")):
+        assert {path.name: path.read_bytes() for path in folder_there.iterdir()} == contents
+
+
 def test_patience_with_an_outage_has_an_end(desk: Desk, places: Any) -> None:
     """ETL_OUTAGE_PATIENCE_HOURS; a refused login counts as an outage, too: the password may be on its way."""
     places.put("SRC:/in/a")

@@ -115,6 +115,15 @@ def test_a_shared_server_may_be_restarted_by_a_test(vsftpd: stack.Vsftpd) -> Non
     assert vsftpd.pid != before
 
 
+def test_a_killed_server_takes_its_sessions_along(vsftpd: stack.Vsftpd) -> None:
+    """A test that takes a server away must not leave it at work."""
+    with contextlib.closing(login(vsftpd)) as session:
+        vsftpd.kill()
+        with pytest.raises((EOFError, OSError)):
+            session.pwd()
+    vsftpd.start()
+
+
 def test_a_restarted_server_is_there_for_the_next_test(vsftpd: stack.Vsftpd) -> None:
     """Continues the test before."""
     login(vsftpd).quit()
