@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from etl.gauges import Gauge
-from etl.retry import set_back_seconds
+from etl.retry import SetBacks
 
 if TYPE_CHECKING:
     from etl.breaker import Breaker
@@ -27,7 +27,7 @@ class Report:
     jobs_per_second: float
     error_share: float  # 0 to 1, of the runs of the last minute or so
     round_trip_seconds: float | None
-    set_back: int  # jobs, since it has been down
+    set_back: int  # how often a job was, since it has been down
 
 
 @dataclass(eq=False)
@@ -39,7 +39,8 @@ class Server:
     gauge: Gauge = field(default_factory=Gauge)
     lanes: int = 0  # how many it holds now
     prober: Entry | None = None  # the job that probes it
-    set_back: int = 0  # jobs that were set back untried since it has been down
+    set_back: int = 0  # how often a job was set back untried since it has been down
+    set_backs: SetBacks = field(default_factory=SetBacks)
 
     def is_open_to_jobs(self, now: float) -> bool:
         """May it get a job now: any, or one probe while it has no other?"""
@@ -48,7 +49,7 @@ class Server:
     def set_one_back(self, now: float) -> float:
         """Count a job that is set back untried; return for how many seconds."""
         self.set_back += 1
-        return set_back_seconds(self.breaker.age(now), self.breaker.wait(now), self.set_back)
+        return self.set_backs.seconds(self.breaker.age(now), self.breaker.wait(now), now)
 
     def report(self, now: float, round_trip_seconds: float | None) -> Report:
         """Say how it is."""

@@ -4,7 +4,7 @@
     Policy.of(settings) -> Policy
     policy.verdict(task, error, now_wall, breaker_wait=0.0) -> Again | Park | Dead | Abandon  (changes nothing)
     policy.set_back(task, outage, now_wall, seconds) -> Park | Dead    of a job that is not even tried
-    set_back_seconds(age, count) -> seconds     how long such jobs of one server wait
+    SetBacks().seconds(age, probe_in, now)      how long such jobs of one server wait
     tier_for(remaining) -> index | None         None: less than the shortest tier remains, wait in memory
     parked_until(now, not_before) -> (tier index, due)
     Doubling(first, longest)(count) -> seconds  the wait after so many outages in a row, ± 20 %
@@ -14,6 +14,7 @@ Pure: wall clock and randomness are handed in. Knows errors and tasks; no topic,
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -91,6 +92,32 @@ class Abandon:
 Verdict = Again | Park | Dead | Abandon
 
 
+class SetBacks:
+    """How long jobs of one server wait, untried, while it is down: a whole tier each, so one record.
+
+    About as long again as the outage has lasted, or as it is until the next probe, at most twice as long. And where
+    many wait, a tier that is long enough: within its length it gets no more jobs than may be set back again when they
+    come due, so that a million of them keep nobody busy. Of jobs that come again only the latest wait counts.
+    """
+
+    def __init__(self) -> None:
+        self._began = [-math.inf] * len(TIERS)  # by tier: since when jobs are counted, its own length at most
+        self._count = [0] * len(TIERS)
+
+    def seconds(self, age: float, probe_in: float, now: float) -> float:
+        """Return the wait of one more job of a server that has been down for `age` seconds."""
+        tier = tier_for(max(age, 2 * probe_in, TIERS[0])) or 0
+        while tier < len(TIERS) - 1 and self._is_full(tier, now):
+            tier += 1
+        self._count[tier] += 1
+        return TIERS[tier]
+
+    def _is_full(self, tier: int, now: float) -> bool:
+        if now - self._began[tier] >= TIERS[tier]:
+            self._began[tier], self._count[tier] = now, 0
+        return self._count[tier] >= TIERS[tier] * SET_BACK_PER_SECOND
+
+
 @dataclass(frozen=True)
 class Policy:
     """The limits, in seconds; `jitter` returns a number in [0, 1)."""
@@ -162,18 +189,6 @@ class Policy:
         if delay <= self.memory_limit_seconds:
             return Again(spent, since, outages, delay)
         return Park(spent, since, outages, now + delay, reason)
-
-
-def set_back_seconds(age: float, probe_in: float, count: int) -> float:
-    """Return how long a job waits, untried, whose server has been down for `age` seconds: a whole tier, so one record.
-
-    About as long again as the outage has lasted, or as it is until the next probe, at most twice as long. And where
-    many wait, a tier that is long enough: of `count` jobs set back so far no more come due than may be set back again,
-    so that a million of them keep nobody busy.
-    """
-    by_time = _rounded_down(max(age, 2 * probe_in, TIERS[0]))
-    by_count = next((tier for tier in TIERS if count <= tier * SET_BACK_PER_SECOND), TIERS[-1])
-    return max(by_time, by_count)
 
 
 def tier_for(remaining: float) -> int | None:

@@ -20,8 +20,8 @@ from etl.retry import (
     Doubling,
     Park,
     Policy,
+    SetBacks,
     parked_until,
-    set_back_seconds,
     tier_for,
 )
 
@@ -149,12 +149,15 @@ def test_a_job_that_is_set_back_untried_spends_nothing_and_its_patience_begins()
     assert again.not_before == NOW + 600.0  # the last look is at the end of the patience, not beyond
 
 
-@given(st.floats(0, 1e6), st.floats(0, 3600), st.integers(0, 10_000_000))
+@given(st.floats(0, 1e6), st.floats(0, 3600), st.integers(0, 3000))
 def test_a_set_back_is_one_whole_tier(age: float, probe_in: float, count: int) -> None:
-    seconds = set_back_seconds(age, probe_in, count)
-    assert seconds in TIERS
-    assert seconds <= max(age, 2 * probe_in, TIERS[0]) or count > TIERS[0] * SET_BACK_PER_SECOND
-    assert seconds == TIERS[-1] or count <= seconds * SET_BACK_PER_SECOND
+    set_backs = SetBacks()
+    waits = [set_backs.seconds(age, probe_in, NOW) for _ in range(count)]
+    for seconds in set(waits):
+        assert seconds in TIERS
+        assert seconds == TIERS[-1] or waits.count(seconds) <= seconds * SET_BACK_PER_SECOND
+    assert not waits or waits[0] <= max(age, 2 * probe_in, TIERS[0])
+    assert waits == sorted(waits)
 
 
 def test_the_last_attempt_is_at_the_end_of_the_patience_not_beyond() -> None:
