@@ -17,7 +17,7 @@ from etl.admission import Admission
 from etl.broker import Admin, Intake, NotAllowed, Outbox, is_listening, secure
 from etl.committer import Committer
 from etl.config import ConfigLoader
-from etl.crew import SPARE_LANES
+from etl.crew import KNOCKING_LANES, SPARE_LANES
 from etl.dispatcher import Dispatcher
 from etl.endings import Endings
 from etl.envelopes import Envelopes
@@ -127,7 +127,7 @@ class FileTransferConsumer:
         lanes = Lanes(
             dispatcher,
             runner.run,
-            settings.workers + SPARE_LANES,
+            settings.workers + SPARE_LANES + KNOCKING_LANES,
             buffer_bytes=settings.buffer_bytes,
             transfer_timeout=settings.transfer_timeout_seconds,
             on_bug=endings.dead,

@@ -1,7 +1,8 @@
 """How many lanes run at once: ETL_WORKERS of them, and some more in place of those that are long at one job.
 
-A lane in a transfer of ten minutes, or at a server that has fallen silent, moves nobody else's jobs, and one that
-knocks at a server moves none at all. Lanes are cheap: up to SPARE_LANES more work for other servers meanwhile.
+A lane in a transfer of ten minutes, or at a server that has fallen silent, moves nobody else's jobs. Lanes are cheap:
+up to SPARE_LANES more work for other servers meanwhile. One that knocks at a server moves no job at all: KNOCKING_LANES
+do nothing else, so that silent servers take no lane of those that answer.
 
 State without a lock, guarded by the dispatcher's; the clock is handed in. Knows no pool, no Kafka.
 """
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from etl.health import Server
     from etl.queues import Entry
 
-SPARE_LANES = 8  # threads beyond ETL_WORKERS
+SPARE_LANES, KNOCKING_LANES = 8, 16  # threads beyond ETL_WORKERS
 LONG_SECONDS = 3.0  # a lane that is at one job for longer does not count among the lanes that move
 
 
@@ -25,9 +26,6 @@ class Crew:
         self._workers = workers
         self._at_work: dict[Entry, float] = {}  # since when
         self._knocking: set[Entry] = set()
-
-    def __len__(self) -> int:
-        return len(self._at_work) + len(self._knocking)
 
     def enter(self, entry: Entry, now: float, *, knocks: bool) -> None:
         """A lane took its first job. `knocks`: it only tries whether a server lets it in, that none is open with."""
@@ -53,16 +51,17 @@ class Crew:
             for entry, since in self._at_work.items()
         )
 
-    def has_room(self, now: float, *, newcomer: bool, knocks: bool) -> bool:
-        """May one more lane go to work? `newcomer`: for servers that hold none; one lane more is kept for those.
+    def holding(self, server: Server) -> int:
+        """Return how many lanes hold a session of a server, and one of its partner."""
+        return sum(server in entry.queue.servers for entry in self._at_work)
 
-        Those that knock are never so many that they take the places of those that move.
-        """
-        if len(self) >= self._workers + SPARE_LANES:
-            return False
-        return len(self._knocking) < SPARE_LANES if knocks else self.moving(now) < self._workers + newcomer
+    def has_room(self, now: float, *, newcomer: bool, knocks: bool) -> bool:
+        """May one more lane go to work? `newcomer`: for servers that hold none; one lane more is kept for those."""
+        if knocks:
+            return len(self._knocking) < KNOCKING_LANES
+        return len(self._at_work) < self._workers + SPARE_LANES and self.moving(now) < self._workers + newcomer
 
     def is_over(self, now: float) -> bool:
         """Are there too many at work, since those that were long at one job go on?"""
         most = self._workers + 1
-        return len(self) > most and self.moving(now) > most
+        return len(self._at_work) > most and self.moving(now) > most

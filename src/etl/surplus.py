@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
 SHORTEST_BUSY, LONGEST_BUSY = 10.0, 3600.0  # how long "server busy" sets aside: the shortest and the longest tier
 # At most so many times as long as that has been so: a rate may be that of a few large files, and small ones follow.
-CROWDED = 4.0
+CROWDED = 1.0
 
 
 class Surplus(NamedTuple):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from etl.transfer.pool import Pools
 
 SHORT_ROW_SECONDS, LONG_ROW_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
+RECENT_SECONDS = 60.0  # for how long a place is kept for a pair of servers that had a lane: its next jobs may be near
 NEAR_SECONDS = 0.5  # how long a connect may take while lanes are kept for those that wait for it
 
 
@@ -43,6 +44,7 @@ class Turns:
         self._crew = Crew(workers)
         self._share = max(1, workers // 2)
         self._most = workers  # of one server while no other wants them
+        self._ran: dict[Queue, float] = {}  # when each queue had a lane with both sessions last
         self._grows_at = math.inf  # when a queue that has jobs ready may get another lane
 
     # --- a row begins -----------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ class Turns:
     def _has_room(self, queue: Queue, now: float) -> bool:
         """Is there a lane for a queue's next job?"""
         newcomer = not all(server.lanes for server in queue.servers)
-        knocks = newcomer and self._unreached(*queue.head().sides) is not None
+        knocks = self._unreached(queue) is not None
         return self._crew.has_room(now, newcomer=newcomer, knocks=knocks)
 
     def _may_exceed(self, queue: Queue, held_up: list[Queue], now: float) -> bool:
@@ -105,7 +107,19 @@ class Turns:
         if any(s.lanes >= self._most and self._crew.moving(now, s) >= self._most for s in queue.servers):
             return False
         greedy = [server for server in queue.servers if server.lanes >= self._share]
+        if any(self._keeps_last(server, queue, now) for server in greedy):
+            return False
         return all(server in other.servers for server in greedy for other in held_up)
+
+    def _keeps_last(self, server: Server, queue: Queue, now: float) -> bool:
+        """Is the last session of a server kept for another queue than this, that had a lane just now?
+
+        It may have no job ready in this instant; a partner that falls silent with all sessions would keep it from them.
+        """
+        if self._crew.holding(server) + 1 < server.config.max_connections:
+            return False
+        self._ran = {other: at for other, at in self._ran.items() if other.lanes or now - at <= RECENT_SECONDS}
+        return any(other is not queue and not other.lanes and server in other.servers for other in self._ran)
 
     def _full_of(self, queue: Queue) -> set[Server]:
         """Return which servers of a refused queue have no room; none: too many connects are under way."""
@@ -119,7 +133,7 @@ class Turns:
     def _begin(self, queue: Queue, refused: list[Queue], now: float) -> tuple[Task, Lease] | None:
         """Begin with the head of a queue, if there are sessions for it; those `refused` were before it in turn."""
         entry = queue.head()
-        lease = self._reserve(*entry.sides)
+        lease = self._reserve(queue)
         if lease is None:
             return None
         self._table.ready.move_to_end(queue.key)
@@ -128,6 +142,8 @@ class Turns:
         queue.yielded_to = -math.inf
         entry.has_lane, entry.row_since = True, now
         self._crew.enter(entry, now, knocks=not lease.is_pair)
+        if lease.is_pair:
+            self._ran[queue] = now
         self._count_lanes(queue, 1, now)
         for server in queue.servers:
             if not server.breaker.closed:
@@ -137,19 +153,21 @@ class Turns:
             queue.overtake(other)
         return entry.task, lease
 
-    def _reserve(self, source: ServerConfig, destination: ServerConfig) -> Lease | None:
+    def _reserve(self, queue: Queue) -> Lease | None:
         """Take both sessions; of a server that none is open with, that alone: until it answers it holds no other's."""
-        unreached = self._unreached(source, destination)
-        return self._pools.reserve(source, destination) if unreached is None else self._pools.reserve(unreached)
+        unreached = self._unreached(queue)
+        return self._pools.reserve(*queue.head().sides) if unreached is None else self._pools.reserve(unreached)
 
-    def _unreached(self, source: ServerConfig, destination: ServerConfig) -> ServerConfig | None:
+    def _unreached(self, queue: Queue) -> ServerConfig | None:
         """Return which of two servers no session is open with, so that a lane has to knock there first; None: neither.
 
-        Where both are one server its own session is both, and there is nobody to hold up.
+        Of two one that is down: the job is its probe. Where both are one server its own session is both, and there is
+        nobody to hold up.
         """
-        if self._pools.key(source) == self._pools.key(destination):
+        if len(queue.servers) == 1:
             return None
-        return next((side for side in (source, destination) if not self._pools.connected(side)), None)
+        unreached = [(side, server) for side, server in _ends(queue) if not self._pools.connected(side)]
+        return min(unreached, key=lambda end: end[1].breaker.closed)[0] if unreached else None
 
     # --- it goes on -------------------------------------------------------------------------------------------
 
@@ -195,6 +213,8 @@ class Turns:
             return False
         if not all(server.is_open_to_jobs(now) for server in queue.servers):
             return False
+        if self._unreached(queue) is not None:
+            return False  # whoever knocks there takes none of these sessions, and has lanes of its own
         others = [(side, server) for side, server in _ends(queue) if server not in giving.servers]
         if any(self._pools.held_up(side) is not None for side, _ in others):
             return False
@@ -209,6 +229,8 @@ class Turns:
         if entry.has_lane:
             entry.has_lane = False
             self._crew.leave(entry)
+            if entry.queue in self._ran:
+                self._ran[entry.queue] = now
             self._count_lanes(entry.queue, -1, now)
         for server in entry.queue.servers:
             if server.prober is entry:  # neither `failed` nor `worked` may have been said of this server

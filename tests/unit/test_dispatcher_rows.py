@@ -108,6 +108,7 @@ def test_alone_a_row_goes_on_for_half_a_minute() -> None:
 
 def test_a_row_ends_soon_when_another_queue_could_use_its_lane() -> None:
     with room() as r:
+        r.warm("A", "B", "C", "D")
         r.offer(*tasks_of("A", "B", 100), *tasks_of("C", "D", 100, 1000))
         assert len(row_of(r, r.must_take(), seconds=0.2)) == 4
 
@@ -115,6 +116,7 @@ def test_a_row_ends_soon_when_another_queue_could_use_its_lane() -> None:
 def test_a_row_ends_soon_when_another_queue_could_use_one_of_its_sessions() -> None:
     """A has one session: A→C waits for it, though A's lanes are beyond any share."""
     with room(World(A=1, B=8, C=8)) as r:
+        r.warm("A", "B", "C")
         r.offer(*tasks_of("A", "B", 100), *tasks_of("A", "C", 100, 1000))
         row = row_of(r, r.must_take(), seconds=0.2)
         assert len(row) == 4
@@ -124,6 +126,7 @@ def test_a_row_ends_soon_when_another_queue_could_use_one_of_its_sessions() -> N
 
 def test_lanes_beyond_the_share_end_their_rows_at_once_when_others_wait() -> None:
     with room(workers=4) as r:
+        r.warm("A", "B", "C", "D")
         r.offer(*tasks_of("A", "B", 100))
         greedy = r.take_all()
         assert len(greedy) == 4
@@ -171,6 +174,7 @@ def test_a_server_that_is_being_reached_ends_no_row() -> None:
 def test_one_row_ends_for_one_queue() -> None:
     """A probe needs one lane for a moment, not the rows of all."""
     with room(workers=4) as r:
+        r.warm("A", "B", "C", "D")
         r.offer(*tasks_of("A", "B", 100))
         lanes = r.take_all()
         r.offer(*tasks_of("C", "D", 100, 1000))
@@ -270,6 +274,7 @@ def test_a_job_that_becomes_due_in_mid_row_is_taken_in_its_turn() -> None:
 def test_a_row_keeps_nobody_from_a_place_that_was_claimed() -> None:
     """A→B was overtaken at both its servers until it claims them: the rows beside it end all the same."""
     with room(World(A=1, B=1, C=8, D=8), workers=8) as r:
+        r.warm("A", "B", "C", "D")
         r.offer(*tasks_of("A", "C", 500), *tasks_of("D", "B", 500, 1000))
         rows = [r.must_take(), r.must_take()]
         r.offer(pretend.task(9999, "A", "B"))

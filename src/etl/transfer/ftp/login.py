@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _SAYS_A_LIMIT = ("too many", "maximum", "limit", "connections")
+_SAYS_THE_LOGIN = ("incorrect", "attempt", "fail", "lock", "password", "tls", "ssl")  # "too many failed logins"
 
 
 def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names, frozenset[str]]:
@@ -94,5 +95,7 @@ def _refused(server: ServerConfig, reply: Reply) -> EtlError:
 
 
 def _says_a_limit(reply: Reply) -> bool:
-    """Does a refusal speak of a limit? English it is, but the code (421, 530) leaves it open."""
-    return reply.code == 421 or any(words in reply.text.lower() for words in _SAYS_A_LIMIT)
+    """Does a refusal speak of a limit, and not of the login? English it is, but the code (421, 530) leaves it open."""
+    text = reply.text.lower()
+    says_login = any(words in text for words in _SAYS_THE_LOGIN)
+    return reply.code == 421 or (any(words in text for words in _SAYS_A_LIMIT) and not says_login)
