@@ -39,10 +39,12 @@ class Crew:
         self.leave(last)
         self._at_work[entry] = now
 
-    def leave(self, entry: Entry) -> None:
-        """The lane is free."""
-        if self._at_work.pop(entry, None) is None:
+    def leave(self, entry: Entry) -> bool:
+        """The lane is free. Return whether it had both sessions; it knocked otherwise."""
+        had_both = self._at_work.pop(entry, None) is not None
+        if not had_both:
             self._knocking.remove(entry)
+        return had_both
 
     def moving(self, now: float, server: Server | None = None) -> int:
         """Return how many lanes (of a server) have both sessions of a job, and are not long at it."""

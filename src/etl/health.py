@@ -40,7 +40,7 @@ class Server:
     lanes: int = 0  # how many it holds now
     prober: Entry | None = None  # the job that probes it
     set_back: int = 0  # how often a job was set back untried since it has been down
-    set_backs: SetBacks = field(default_factory=SetBacks)
+    waits: SetBacks = field(default_factory=SetBacks)
 
     def is_open_to_jobs(self, now: float) -> bool:
         """May it get a job now: any, or one probe while it has no other?"""
@@ -49,7 +49,7 @@ class Server:
     def set_one_back(self, now: float) -> float:
         """Count a job that is set back untried; return for how many seconds."""
         self.set_back += 1
-        return self.set_backs.seconds(self.breaker.age(now), self.breaker.wait(now), now)
+        return self.waits.seconds(self.breaker.age(now), self.breaker.wait(now), now)
 
     def report(self, now: float, round_trip_seconds: float | None) -> Report:
         """Say how it is."""

@@ -113,6 +113,7 @@ class SetBacks:
         return TIERS[tier]
 
     def _is_full(self, tier: int, now: float) -> bool:
+        """Has a tier got what it may within its length? Counts anew once that is over."""
         if now - self._began[tier] >= TIERS[tier]:
             self._began[tier], self._count[tier] = now, 0
         return self._count[tier] >= TIERS[tier] * SET_BACK_PER_SECOND

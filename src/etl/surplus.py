@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
 SHORTEST_BUSY, LONGEST_BUSY = 10.0, 3600.0  # how long "server busy" sets aside: the shortest and the longest tier
-# At most so many times as long as that has been so: a rate may be that of a few large files, and small ones follow.
-CROWDED = 1.0
 
 
 class Surplus(NamedTuple):
@@ -60,7 +58,8 @@ def beyond_share(
     groups = [([queue for queue in slow if server in queue.servers], 4) for server in servers]
     for its, part in [*groups, (list(slow), 2)]:
         for entry in reversed(_beyond(its, part, settings)):
-            yield entry, _bounded(min(slow[entry.queue], CROWDED * entry.queue.crowded(now)), entry, now)
+            # At most as long again as that has been so: a rate may be that of a few large files, and small ones follow.
+            yield entry, _bounded(min(slow[entry.queue], entry.queue.crowded(now)), entry, now)
 
 
 def _beyond(queues: list[Queue], part: int, settings: Settings) -> list[Entry]:

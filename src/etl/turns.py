@@ -44,7 +44,7 @@ class Turns:
         self._crew = Crew(workers)
         self._share = max(1, workers // 2)
         self._most = workers  # of one server while no other wants them
-        self._ran: dict[Queue, float] = {}  # when each queue had a lane with both sessions last
+        self._ran: dict[Queue, float] = {}  # when a lane with both sessions left each queue last
         self._grows_at = math.inf  # when a queue that has jobs ready may get another lane
 
     # --- a row begins -----------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ class Turns:
         self._grows_at = math.inf
         full: set[Server] = set()
         claimed: set[Server] = set()
-        sated: list[Queue] = []  # a server of theirs has its share of the lanes
+        sated: list[tuple[Queue, ServerConfig | None]] = []  # a server of theirs has its share of the lanes
         refused: list[Queue] = []  # a server of theirs is full
         held_up: list[Queue] = []  # will run once connects are through: they wait for their share of lanes
         for queue in self._table.ready.values():  # all of them only when nothing can go: cheap tests first
@@ -63,15 +63,17 @@ class Turns:
             if not queue.climb.admits(now):
                 self._grows_at = min(self._grows_at, queue.climb.due(now))
                 continue
-            if not self._has_room(queue, now):
+            unreached = self._unreached(queue)
+            newcomer = not all(server.lanes for server in queue.servers)
+            if not self._crew.has_room(now, newcomer=newcomer, knocks=unreached is not None):
                 continue
             if claimed and not claimed.isdisjoint(queue.servers):
                 continue
             if full.isdisjoint(queue.servers):
                 if any(server.lanes >= self._share for server in queue.servers):
-                    sated.append(queue)
+                    sated.append((queue, unreached))
                     continue
-                if (taken := self._begin(queue, refused, now)) is not None:
+                if (taken := self._begin(queue, unreached, refused, now)) is not None:
                     return taken
                 full |= self._full_of(queue)
             if full.isdisjoint(queue.servers):
@@ -82,10 +84,10 @@ class Turns:
                 if queue.overtaken:
                     claimed |= queue.claim(full, now)
         # Nobody within its share can go now. More than the share goes to those whose lanes nobody else waits for.
-        for queue in sated:
+        for queue, unreached in sated:
             if not claimed.isdisjoint(queue.servers) or not self._may_exceed(queue, held_up, now):
                 continue
-            if (taken := self._begin(queue, refused, now)) is not None:
+            if (taken := self._begin(queue, unreached, refused, now)) is not None:
                 return taken
         return None
 
@@ -95,12 +97,6 @@ class Turns:
         dues.append(max(0.0, self._grows_at - now))
         dues.append(max(0.0, self._table.next_due - now))
         return min(dues)
-
-    def _has_room(self, queue: Queue, now: float) -> bool:
-        """Is there a lane for a queue's next job?"""
-        newcomer = not all(server.lanes for server in queue.servers)
-        knocks = self._unreached(queue) is not None
-        return self._crew.has_room(now, newcomer=newcomer, knocks=knocks)
 
     def _may_exceed(self, queue: Queue, held_up: list[Queue], now: float) -> bool:
         """May its servers hold more than their share: not all there are, and none that others will want at once?"""
@@ -118,8 +114,10 @@ class Turns:
         """
         if self._crew.holding(server) + 1 < server.config.max_connections:
             return False
-        self._ran = {other: at for other, at in self._ran.items() if other.lanes or now - at <= RECENT_SECONDS}
-        return any(other is not queue and not other.lanes and server in other.servers for other in self._ran)
+        return any(
+            server in other.servers and other is not queue and not other.lanes and now - at <= RECENT_SECONDS
+            for other, at in self._ran.items()
+        )
 
     def _full_of(self, queue: Queue) -> set[Server]:
         """Return which servers of a refused queue have no room; none: too many connects are under way."""
@@ -130,10 +128,15 @@ class Turns:
         waits = (self._pools.held_up(side) for side in queue.head().sides)
         return all(seconds is None or seconds < NEAR_SECONDS for seconds in waits)
 
-    def _begin(self, queue: Queue, refused: list[Queue], now: float) -> tuple[Task, Lease] | None:
-        """Begin with the head of a queue, if there are sessions for it; those `refused` were before it in turn."""
+    def _begin(
+        self, queue: Queue, unreached: ServerConfig | None, refused: list[Queue], now: float
+    ) -> tuple[Task, Lease] | None:
+        """Begin with the head of a queue, if there are sessions for it; those `refused` were before it in turn.
+
+        Of a server that none is open with, that alone is taken: until it answers it holds no other's.
+        """
         entry = queue.head()
-        lease = self._reserve(queue)
+        lease = self._pools.reserve(*entry.sides) if unreached is None else self._pools.reserve(unreached)
         if lease is None:
             return None
         self._table.ready.move_to_end(queue.key)
@@ -142,8 +145,6 @@ class Turns:
         queue.yielded_to = -math.inf
         entry.has_lane, entry.row_since = True, now
         self._crew.enter(entry, now, knocks=not lease.is_pair)
-        if lease.is_pair:
-            self._ran[queue] = now
         self._count_lanes(queue, 1, now)
         for server in queue.servers:
             if not server.breaker.closed:
@@ -152,11 +153,6 @@ class Turns:
         for other in refused:
             queue.overtake(other)
         return entry.task, lease
-
-    def _reserve(self, queue: Queue) -> Lease | None:
-        """Take both sessions; of a server that none is open with, that alone: until it answers it holds no other's."""
-        unreached = self._unreached(queue)
-        return self._pools.reserve(*queue.head().sides) if unreached is None else self._pools.reserve(unreached)
 
     def _unreached(self, queue: Queue) -> ServerConfig | None:
         """Return which of two servers no session is open with, so that a lane has to knock there first; None: neither.
@@ -228,8 +224,7 @@ class Turns:
         """Free what a run held: its lane, unless a later one of its row has it; and its being a probe."""
         if entry.has_lane:
             entry.has_lane = False
-            self._crew.leave(entry)
-            if entry.queue in self._ran:
+            if self._crew.leave(entry):
                 self._ran[entry.queue] = now
             self._count_lanes(entry.queue, -1, now)
         for server in entry.queue.servers:

@@ -417,7 +417,8 @@ def test_a_server_that_dies_in_the_middle_of_its_work_loses_nothing(
         desk.wait(lambda: desk.lag() == 0, 20, "lag 0")
     assert {result["status"] for result in desk.results()} == {"SUCCESS"}
     assert desk.letters() == []
-    for folder_there in (dying.root / "out", places.path("DST:/from"), places.path("DST:/out/20")):
+    others = [places.path(f"DST:/{name}") for name in ("from", "out/20", "out/60")]
+    for folder_there in (dying.root / "out", *others):
         assert {path.name: path.read_bytes() for path in folder_there.iterdir()} == contents
 
 
@@ -532,7 +533,7 @@ def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
     slow_jobs, limit = 50_000, 200.0
 
     def crawl(session: FakeSession, argument: str) -> str:
-        time.sleep(0.5)
+        time.sleep(1.0)
         return session.retr(argument)
 
     def last(session: FakeSession, argument: str) -> str:
@@ -553,7 +554,7 @@ def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
                 desk.wait(lambda: sum(result["job_id"][0] == "f" for result in desk.results()) == 200, limit)
                 done = [result["job_id"] for result in desk.results()]
                 assert "long" not in done
-                assert sum(name[0] == "s" for name in done) < slow_jobs / 100
+                assert sum(name[0] == "s" for name in done) < 250
                 ended.set()
                 desk.outcome("long")
                 assert desk.letters() == []

@@ -666,7 +666,7 @@ def test_the_longer_a_queue_is_too_long_the_longer_is_what_is_too_much_set_aside
             waits.append(r.dispatcher.overflow()[0].seconds)
             r.clock.pass_(10.0)
         assert waits[:5] == [10.0, 10.0, 20.0, 30.0, 40.0]
-        assert waits[-1] == pytest.approx(160.0, rel=0.1)  # 41 jobs at 4 s each
+        assert waits[16:] == [pytest.approx(160.0, rel=0.1)] * 2  # 41 jobs at 4 s each
         r.clock.pass_(3600.0)
         r.offer(*tasks_of("A", "B", 10_000, 1000))
         assert r.dispatcher.overflow()[0].seconds == 3600.0
