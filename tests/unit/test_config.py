@@ -215,6 +215,7 @@ def test_pass_and_pass_file_exclude_each_other(tmp_path):
         ("SRC_PASS", "a\nb"),
         ("SRC_BASE_PATH", "a\x00b"),
         ("SRC_MAX_CONNECTIONS", "0"),
+        ("SRC_PREWARM", "9"),
         ("SRC_PASSIVE", "maybe"),
         ("SRC_ENCODING", "klingon"),
         ("SRC_ENCODING", "utf-16"),

@@ -126,11 +126,15 @@ def test_a_key_given_twice_is_a_warning_and_the_last_one_holds(env_file):
 def test_a_key_of_the_file_that_belongs_to_nothing_is_a_warning(env_file):
     """A property of a server without a type, another program's key, a global name with a typing error."""
     path = env_file(
-        "DST_USER=someone\nDLQ_TOPIC_SUFIX=-x\nKAFKA_ADVERTISED_HOST=me\nETL_WORKERS=1\n" + SERVER + "SRC_PASS=x\n"
+        "DST_USER=someone\nTOOL_TYPE=fpt\nTOOL_USER=me\nDLQ_TOPIC_SUFIX=-x\nKAFKA_ADVERTISED_HOST=me\nETL_WORKERS=1\n"
+        + SERVER
+        + "SRC_PASS=x\n"
     )
     loader = ConfigLoader(path, {"UNRELATED": "x"})
     assert [warning.split(": ", 1)[1] for warning in loader.warnings] == [
         "DST_USER belongs to no setting and no server (no DST_TYPE is set)",
+        "TOOL_TYPE belongs to no setting and no server (TOOL_TYPE is no known protocol, and no TOOL_HOST is set)",
+        "TOOL_USER belongs to no setting and no server (TOOL_TYPE is no known protocol, and no TOOL_HOST is set)",
         "DLQ_TOPIC_SUFIX belongs to no setting and no server (nearest: DLQ_TOPIC_SUFFIX)",
     ]
 

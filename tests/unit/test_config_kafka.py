@@ -19,6 +19,19 @@ LOGIN = {
     "ETL_KAFKA_PASSWORD": "Scram-7d21",
 }
 
+AUTHORITY = """\
+-----BEGIN CERTIFICATE-----
+MIIBdTCCARugAwIBAgIUWb85uMoc9lu+gFY21xjdcLiRTEEwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEVGVzdDAgFw0yNjExMjcwMjE0MTFaGA8yMTI2MTEwMzAyMTQx
+MVowDzENMAsGA1UEAwwEVGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABCt3
+aMnZG1KJ2ZKwXLj41/hwULtDbN8TizdM4GEyT2iUce1BfE003/cmwARlFaTuX+Gs
+Fl7WudfxLq2utjtOwMCjUzBRMB0GA1UdDgQWBBQua8b7cRWSmfGbbBBUjcvTypeh
+9TAfBgNVHSMEGDAWgBQua8b7cRWSmfGbbBBUjcvTypeh9TAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0gAMEUCIDLpPfsAZCioetxelvYlXbBzvoWE5BkOhkFI
+8sW49DZuAiEArpklWO/wtPK/fVc2wNCxdQa+LRsL/ulf6dnHmuWTDjk=
+-----END CERTIFICATE-----
+"""
+
 
 @pytest.fixture(autouse=True)
 def plain_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -38,7 +51,7 @@ def test_without_settings_clients_talk_plainly() -> None:
 def test_the_settings_reach_every_client(tmp_path: Path) -> None:
     """User, password from a mounted file, authorities, mechanism."""
     (tmp_path / "password").write_text("Scram-7d21\n")
-    (tmp_path / "ca.pem").write_text("")
+    (tmp_path / "ca.pem").write_text(AUTHORITY)
     more = {
         "ETL_KAFKA_PASSWORD": "",
         "ETL_KAFKA_PASSWORD_FILE": str(tmp_path / "password"),
@@ -71,7 +84,8 @@ def test_the_password_is_a_secret() -> None:
         ({"ETL_KAFKA_PASSWORD": ""}, "ETL_KAFKA_PASSWORD"),
         ({"ETL_KAFKA_PASSWORD_FILE": "/nowhere"}, "ETL_KAFKA_PASSWORD"),
         ({"ETL_KAFKA_PASSWORD": "", "ETL_KAFKA_PASSWORD_FILE": "/nowhere"}, "ETL_KAFKA_PASSWORD_FILE"),
-        ({"ETL_KAFKA_CA_FILE": "/nowhere"}, "ETL_KAFKA_CA_FILE"),
+        ({"ETL_KAFKA_CA_FILE": "/nowhere"}, "ETL_KAFKA_CA_FILE: the file cannot be read: No such file"),
+        ({"ETL_KAFKA_CA_FILE": "/dev/null"}, "ETL_KAFKA_CA_FILE: the file holds no certificate in PEM form"),
         ({"ETL_KAFKA_SECURITY_PROTOCOL": "TLS"}, "ETL_KAFKA_SECURITY_PROTOCOL"),
         ({"ETL_KAFKA_SASL_MECHANISM": "GSSAPI"}, "ETL_KAFKA_SASL_MECHANISM"),
     ],

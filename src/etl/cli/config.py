@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import click
 
 from etl.cli import terminal
-from etl.cli.options import with_config
+from etl.cli.options import with_servers
 from etl.config import ConfigLoader, ServerConfig
 from etl.transfer.pool import Pools
 
@@ -18,10 +18,9 @@ def config() -> None:
 
 
 @config.command()
-@with_config
+@with_servers
 def check(config: ConfigLoader) -> None:
     """Validate all settings and print the servers; exit code 2 and one message when something is wrong."""
-    config.require_servers()
     settings = config.settings
     console = terminal.console()
     console.print(f"topic {settings.topic}, group {settings.group_id}, broker {settings.bootstrap_servers}")

@@ -16,10 +16,10 @@ from etl.config import ConfigLoader
 log = structlog.get_logger(__name__)
 
 
-def with_config(command: Callable[..., None]) -> Callable[..., None]:
+def with_config(command: Callable[..., None], *, needs_servers: bool = False) -> Callable[..., None]:
     """Give a command `--topic --bootstrap-servers --env-file -v`, and instead of them `config`, read and validated.
 
-    Logs go to standard error: what a command prints may be read by a program.
+    Logs go to standard error: what a command prints may be read by a program. `needs_servers`: one at least.
     """
 
     @click.option("--topic", help="Topic of the jobs (ETL_TOPIC).")
@@ -35,6 +35,8 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
             env_file=env_file,
             overrides={name: value for name, value in overrides.items() if value is not None},
         )
+        if needs_servers:
+            config.require_servers()
         level = "DEBUG" if verbose else "WARNING"
         # The client tells every try of a broker that is down; a command says it once, when it gives up.
         library_level = "WARNING" if verbose else "CRITICAL"
@@ -45,3 +47,6 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
         command(config=config, **rest)
 
     return wrapped
+
+
+with_servers = functools.partial(with_config, needs_servers=True)

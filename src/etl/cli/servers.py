@@ -15,7 +15,7 @@ import click
 
 from etl import logs
 from etl.cli import terminal
-from etl.cli.options import with_config
+from etl.cli.options import with_servers
 from etl.config import ConfigLoader, ServerConfig, TransferSettings
 from etl.errors import EtlError, ServerUnavailable, SizeMismatch, code_of
 from etl.models.task import Facts
@@ -116,10 +116,9 @@ def servers() -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--write", is_flag=True, help="Write, rename, measure and remove a small file, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
-@with_config
+@with_servers
 def check(config: ConfigLoader, names: tuple[str, ...], write: bool, as_json: bool) -> None:
     """Reach, log in to and list each server (default: all); exit code 1 if any failed. Times in milliseconds."""
-    config.require_servers()
     chosen = {server.hostname: server for server in _chosen(config, names)}
     limits = config.settings.transfer
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="check") as threads:

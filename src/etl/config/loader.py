@@ -6,6 +6,7 @@ import difflib
 import importlib
 import os
 import re
+import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,8 @@ class _Validation:
             if row.kind is SUFFIX and not self.values.get(row.name, row.default).strip():
                 self.wrong(row.name, "must not be empty: the topic would be the topic of the jobs itself")
         fields["kafka_password"] = self._kafka_password(fields)
+        if fields["kafka_ca_file"]:
+            self._check_authorities(fields["kafka_ca_file"])
         settings = Settings(**fields, instance_id_is_set=bool(self.values.get("ETL_INSTANCE_ID", "").strip()))
         if settings.retry_backoff_seconds > settings.retry_backoff_max_seconds:
             self.wrong("ETL_RETRY_BACKOFF_SECONDS", "is larger than ETL_RETRY_BACKOFF_MAX_SECONDS")
@@ -83,9 +86,16 @@ class _Validation:
                 self.wrong("ETL_KAFKA_USERNAME", "is missing; ETL_KAFKA_SECURITY_PROTOCOL needs it")
             if not password:
                 self.wrong("ETL_KAFKA_PASSWORD", "is missing (or ETL_KAFKA_PASSWORD_FILE)")
-        if fields["kafka_ca_file"] and not os.access(fields["kafka_ca_file"], os.R_OK):
-            self.wrong("ETL_KAFKA_CA_FILE", "the file cannot be read")
         return password
+
+    def _check_authorities(self, path: str) -> None:
+        """Note what is wrong with ETL_KAFKA_CA_FILE. Its path is not repeated."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except ssl.SSLError:
+            self.wrong("ETL_KAFKA_CA_FILE", "the file holds no certificate in PEM form")
+        except OSError as error:
+            self.wrong("ETL_KAFKA_CA_FILE", f"the file cannot be read: {error.strerror}")
 
     def _check_topics(self, settings: Settings) -> None:
         taken: dict[str, str] = {}
@@ -180,7 +190,7 @@ class _Validation:
             self.wrong(f"{name}_HOST", "is missing")
         if spec.needs_login and not user:
             self.wrong(f"{name}_USER", "is missing")
-        return ServerConfig(
+        server = ServerConfig(
             hostname=name,
             type=kind,
             host=host,
@@ -196,6 +206,9 @@ class _Validation:
             partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
             options={key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())},
         )
+        if server.prewarm > server.max_connections:
+            self.wrong(f"{name}_PREWARM", f"is larger than {name}_MAX_CONNECTIONS ({server.max_connections})")
+        return server
 
     def _password(self, name: str, properties: Mapping[str, str], *, needed: bool) -> str:
         setting, password, path = (
@@ -290,7 +303,7 @@ class ConfigLoader:
             name: validation.server(name, of_server) for name, of_server in properties.items()
         }
         problems.update(validation.problems)
-        self.warnings += _idle_keys(in_file, properties, env_file)
+        self.warnings += _idle_keys(in_file, properties, env_file, values)
         self.warnings += _torn_logins(self.servers)
         for name, server in self.servers.items():
             if f"{name}_PORT" in environ and f"{name}_PORT" not in values:
@@ -359,7 +372,9 @@ def _beside(warnings: Sequence[str], text: str) -> str:
     return "\n  ".join([f"{text}\nwarnings:", *warnings]) if warnings else text
 
 
-def _idle_keys(in_file: Iterable[str], servers: Iterable[str], path: str | Path | None) -> list[str]:
+def _idle_keys(
+    in_file: Iterable[str], servers: Iterable[str], path: str | Path | None, values: Mapping[str, str]
+) -> list[str]:
     """Return a warning for each key of the file that belongs to nothing (KAFKA_ is the broker's)."""
     owned = tuple(f"{name}_" for name in servers)
     idle = [
@@ -367,12 +382,16 @@ def _idle_keys(in_file: Iterable[str], servers: Iterable[str], path: str | Path 
         for name in in_file
         if name.upper() not in SETTINGS and not name.upper().startswith((*owned, "KAFKA_", "ETL_"))
     ]
-    return [f"env file {path}: {name} belongs to no setting and no server{_hint(name.upper())}" for name in idle]
+    return [
+        f"env file {path}: {name} belongs to no setting and no server{_hint(name.upper(), values)}" for name in idle
+    ]
 
 
-def _hint(idle: str) -> str:
+def _hint(idle: str, values: Mapping[str, str]) -> str:
     """Return what may be meant by a name that belongs to nothing."""
     server = next((idle[: -len(key) - 1] for key in SERVER_PROPERTIES if idle.endswith(f"_{key}")), "")
+    if server and values.get(f"{server}_TYPE", "").strip():
+        return f" ({server}_TYPE is no known protocol, and no {server}_HOST is set)"
     if server and not idle.endswith("_TYPE"):
         return f" (no {server}_TYPE is set)"
     return _nearest(idle, SETTINGS, 0.75)
