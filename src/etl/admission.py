@@ -77,12 +77,11 @@ class Admission:
         carried = self.envelopes.read(record)
         parked = record.topic == self.topics.retry
         is_ours = not parked or carried.group == self.group_id
-        if parked and is_ours and (due := _due(record, carried)) > self.clock():
-            self.partitions.sleep(partition, record.offset, due, is_due=False)
-            return
-        if parked and is_ours and self.dispatcher.sets_back(carried.servers) and not self.pace.take(self.clock()):
-            self.partitions.sleep(partition, record.offset, self.clock() + SET_BACK_PAUSE_SECONDS, is_due=True)
-            return
+        if parked and is_ours:
+            if carried.early and self.dispatcher.wants(carried.servers):
+                carried = carried._replace(not_before=self.clock())
+            if not self._may_come(partition, record, carried):
+                return
         try:
             state = self.ledger.receive(partition, record.offset)
         except KeyError:
@@ -93,6 +92,19 @@ class Admission:
             self.ledger.add(Outcome(partition, record.offset, incarnation))
             return
         self._admit(record, carried, incarnation, published=state is State.PUBLISHED)
+
+    def _may_come(self, partition: Partition, record: Record, carried: Carried) -> bool:
+        """Is it time for a record of T-retry? If not, its partition sleeps."""
+        now, sleep = self.clock(), partial(self.partitions.sleep, partition, record.offset)
+        if (due := _due(record, carried)) > now:
+            # Woken at half of what is taken then: its partition is read again each time.
+            is_wanted = partial(self.dispatcher.wants, carried.servers, 0.5) if carried.early else None
+            sleep(due, passable=carried.early, is_wanted=is_wanted)
+            return False
+        if self.dispatcher.sets_back(carried.servers) and not self.pace.take(now):
+            sleep(now + SET_BACK_PAUSE_SECONDS, passable=True)
+            return False
+        return True
 
     def _admit(self, record: Record, carried: Carried, incarnation: int, *, published: bool) -> None:
         try:
@@ -118,6 +130,7 @@ class Admission:
             if tier_for(remaining) is not None:
                 for end in (task.job.source, task.job.destination):
                     self.config.get_server_config(end.hostname)  # told of now if it is unknown, not when the job is due
+                task.early = task.early and asked <= now  # what a producer asked for holds
                 level = logging.INFO if carried.not_before is None else logging.DEBUG  # else it was said before
                 self.endings.park(task, now + remaining, "not due yet", level=level)
             else:

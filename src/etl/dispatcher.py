@@ -9,6 +9,7 @@
     .answered(task)           a job's servers did;   .breaker_wait(name) -> seconds
     .overflow() -> [Surplus(task, seconds, outage)]   to T-retry: they are not here any more
     .sets_back(names) -> bool         would a job of theirs be among these at once?
+    .wants(names, part=1.0) -> bool   would one that was, run soon?
     .drop(predicate) -> [task]       those not running are gone; running ones go when they finish
     .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
 
@@ -36,7 +37,7 @@ from etl.table import Table
 from etl.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from etl.config import ServerConfig, Settings
     from etl.models.message import FileTransferJob
@@ -276,6 +277,18 @@ class Dispatcher:
             servers = [self._server(config) for config in configs]
             queues = self._queues.values()
             return any(not server.breaker.closed and not surplus.is_kept(server, queues) for server in servers)
+
+    def wants(self, names: Sequence[str], part: float = 1.0) -> bool:
+        """Would a job of these two servers run soon: they are up, and less than (`part` of) enough waits for them?"""
+        try:
+            configs = [self._pools.server(name) for name in names]
+        except UnknownServer:  # it is none any more: told of when its time has come
+            return False
+        with self._lock:
+            if any(not self._server(config).breaker.closed for config in configs):
+                return False
+            queue = self._queues.get(tuple(self._pools.key(config) for config in configs))
+            return queue is None or surplus.is_short(queue, self._settings, self._clock(), part)
 
     @property
     def unfinished(self) -> tuple[int, int]:

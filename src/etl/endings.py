@@ -100,6 +100,7 @@ class Endings:
             self._note(task, error, spent=verdict.spent)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
             if isinstance(verdict, Park):
+                task.early = not verdict.spent
                 self.park(task, verdict.not_before, str(error))
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
@@ -126,16 +127,17 @@ class Endings:
     def set_aside(self, task: Task, seconds: float, outage: BaseException | None) -> None:
         """Set a job aside that was not tried: its server is busy, or down since it was met with `outage`."""
         now = time.time()
+        # Of a job that comes back it was said before: a million may be set aside again and again.
+        level, task.early = logging.DEBUG if task.early else logging.INFO, True
         if outage is None:
-            self.park(task, now + seconds, "server busy")
+            self.park(task, now + seconds, "server busy", level=level)
             return
         verdict = self.policy.set_back(task, outage, now, seconds)
         if isinstance(verdict, Dead):
             self.dead(task, verdict.error)
             return
-        is_news = task.waiting_since is None  # else it was said before: a million may be set back again and again
         task.waiting_since = verdict.waiting_since
-        self.park(task, verdict.not_before, verdict.reason, level=logging.INFO if is_news else logging.DEBUG)
+        self.park(task, verdict.not_before, f"{code_of(outage)}: its server is down", level=level)
 
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""

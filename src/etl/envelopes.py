@@ -20,11 +20,12 @@ from etl.models import document, header
 from etl.models.message import DLQMessage, FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
-from etl.retry import TIERS, parked_until
+from etl.retry import TIERS, tier_until
 from etl.topics import Topics
 
 WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC, ISO 8601
 SERVERS = "etl-servers"  # the two names, so that a job of a server that is down is seen to be one without reading it
+EARLY = "etl-early"  # it only waits for its servers: it may come back as soon as they have room for it
 OUTAGES = "etl-outages"  # how many in a row, decimal
 UNSWEPT = "etl-unswept"  # partial files of its earlier runs may lie at its destination
 PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
@@ -88,8 +89,10 @@ class Envelopes:
 
         Where `T-retry` refuses its size, a dead letter and a failed result take its place.
         """
-        carried = self._carried(task)._replace(not_before=not_before, unswept=task.sweep_since is not None)
-        tier, _due = parked_until(self.clock(), not_before)
+        carried = self._carried(task)._replace(
+            not_before=not_before, early=task.early, unswept=task.sweep_since is not None
+        )
+        tier = tier_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
         key = task.record.key
         spread = zlib.crc32(key if key is not None else str(task.origin).encode()) % self.retry_partitions
@@ -167,6 +170,7 @@ class Carried(NamedTuple):
     waiting_since: float | None = None  # wall clock
     outages: int = 0
     servers: tuple[str, ...] = ()
+    early: bool = False
     unswept: bool = False
     published: bool = False
     verified_by: str | None = None
@@ -182,6 +186,7 @@ class Carried(NamedTuple):
             waiting_since=self.waiting_since,
             outages=self.outages,
             replays=self.replays,
+            early=self.early,
             published=self.published,
             verified_by=self.verified_by,
             facts=self.facts,
@@ -204,6 +209,7 @@ def _own_headers(carried: Carried) -> Headers:
         WAITING_SINCE: _iso(carried.waiting_since),
         SERVERS: " ".join(carried.servers) if carried.not_before is not None else None,
         OUTAGES: str(carried.outages) if carried.outages else None,
+        EARLY: "1" if carried.early else None,
         UNSWEPT: "1" if carried.unswept else None,
         PUBLISHED: _json(_publication(carried)) if carried.published else None,
     }
@@ -246,6 +252,7 @@ def _deferred(record: Record, here: Carried) -> Carried:
         waiting_since=_moment(_text(record, WAITING_SINCE)),
         outages=_count(_text(record, OUTAGES)),
         servers=tuple((_text(record, SERVERS) or "").split()),
+        early=record.header(EARLY) is not None,
         unswept=record.header(UNSWEPT) is not None,
         published=published is not None,
         verified_by=_kind(published, "verified_by", str),

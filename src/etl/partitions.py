@@ -34,6 +34,7 @@ class _Held:
     sweep_until: int  # offset: what its predecessors received lies before it
     waits_for: int | None = None  # offset of a record that is not due yet
     wakes_at: float = 0.0  # wall clock
+    is_wanted: Callable[[], bool] | None = None  # may that record come before its time?
 
 
 class Partitions:
@@ -122,18 +123,26 @@ class Partitions:
             left = {partition: held.sweep_until for partition, held in self._held.items() if held.to_sweep > 0}
         return all((self._intake.position(partition) or 0) >= end for partition, end in left.items())
 
-    def sleep(self, partition: Partition, offset: int, until: float, *, is_due: bool) -> None:
-        """Go on with a partition at `offset`, but not before `until` (wall clock).
+    def sleep(
+        self,
+        partition: Partition,
+        offset: int,
+        until: float,
+        *,
+        passable: bool,
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> None:
+        """Go on with a partition at `offset`, but not before `until` (wall clock), unless it `is_wanted` earlier.
 
-        Not `is_due`: nor was it for our predecessors, which came no further.
+        Not `passable`: our predecessors came no further, either.
         """
         with self._lock:
             held = self._held.get(partition)
             if held is None:
                 return
-            if not is_due:
+            if not passable:
                 held.sweep_until = min(held.sweep_until, offset)
-            held.waits_for, held.wakes_at = offset, until
+            held.waits_for, held.wakes_at, held.is_wanted = offset, until, is_wanted
         self._intake.pause([partition])
         self._paused.add(partition)
         self._intake.seek(partition, offset)
@@ -144,9 +153,11 @@ class Partitions:
         window_full = window_full or self._ledger.outstanding >= self._outstanding_limit
         with self._lock:
             held = dict(self._held)
-            for state in held.values():
-                if state.waits_for is not None and state.wakes_at <= now:
-                    state.waits_for = None
+        for state in held.values():
+            if state.waits_for is not None and (
+                state.wakes_at <= now or (state.is_wanted is not None and not window_full and state.is_wanted())
+            ):
+                state.waits_for = None
         wanted = {
             partition
             for partition, state in held.items()

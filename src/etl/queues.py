@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from etl.retry import SetBacks
+
 if TYPE_CHECKING:
     from etl.climb import Climb
     from etl.config import ServerConfig
@@ -23,6 +25,7 @@ SURE_SECONDS = 3.0  # with a lane, before a rate says anything: the first job wa
 QUIET_SECONDS = 10.0  # without a finished job for so long, a rate of the past says nothing
 OVERTAKEN = 8  # how often, at each of its servers, before a queue keeps a place there
 CLAIM_SECONDS = 2.0  # how long a place is kept empty for a queue whose other server is full
+CROWDED_SECONDS = 60.0  # without a job set aside, before a queue counts as not slow any more
 RATE_SECONDS = 20.0  # the time constant of a queue's rate
 
 
@@ -94,7 +97,9 @@ class Queue:
     overtaken: dict[Server, int] = field(default_factory=dict)  # since it was refused first
     claims: set[Server] = field(default_factory=set)
     kept_since: float | None = None  # since when a claimed place is kept empty
-    crowded_since: float | None = None  # since when it has been slow, and jobs of it are set aside
+    crowded_since: float = -math.inf  # since when it has been slow, and jobs of it are set aside
+    crowded_until: float = -math.inf  # when one was, last
+    waits: SetBacks = field(default_factory=SetBacks)
     yielded_to: float = -math.inf  # when a row of another queue ended for it, since its last turn
 
     def push(self, entry: Entry) -> None:
@@ -140,10 +145,15 @@ class Queue:
         self.claims.clear()
         self.kept_since = None
 
-    def crowded(self, now: float) -> float:
-        """Note that a job is set aside, as the queue is slow; return for how many seconds that has been so."""
-        self.crowded_since = now if self.crowded_since is None else self.crowded_since
-        return now - self.crowded_since
+    def set_one_aside(self, now: float) -> float:
+        """Note that a job is set aside, as the queue is slow; return for how many seconds.
+
+        About as long again as that has been so: a rate may be that of a few large files, and small ones follow.
+        """
+        if now - self.crowded_until > CROWDED_SECONDS:
+            self.crowded_since = now
+        self.crowded_until = now
+        return self.waits.seconds(now - self.crowded_since, 0.0, now)
 
     def outlook(self, now: float) -> float:
         """Return how many seconds the queue will take.

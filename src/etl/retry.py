@@ -4,9 +4,9 @@
     Policy.of(settings) -> Policy
     policy.verdict(task, error, now_wall, breaker_wait=0.0) -> Again | Park | Dead | Abandon  (changes nothing)
     policy.set_back(task, outage, now_wall, seconds) -> Park | Dead    of a job that is not even tried
-    SetBacks().seconds(age, probe_in, now)      how long such jobs of one server wait
+    SetBacks().seconds(age, probe_in, now)      how long such jobs of one server wait at most
     tier_for(remaining) -> index | None         None: less than the shortest tier remains, wait in memory
-    parked_until(now, not_before) -> (tier index, due)
+    tier_until(now, not_before) -> tier index   in which a job waits next
     Doubling(first, longest)(count) -> seconds  the wait after so many outages in a row, ± 20 %
 
 Pure: wall clock and randomness are handed in. Knows errors and tasks; no topic, no thread.
@@ -20,7 +20,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from etl.errors import EtlError, Fate, code_of, fate_of
+from etl.errors import EtlError, Fate, fate_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,14 +73,12 @@ class Park(Waiting):
     """Set aside in T-retry until `not_before` (wall clock)."""
 
     not_before: float
-    reason: str
 
 
 @dataclass(frozen=True)
 class Dead:
     """Dead-letter `error`, with a failed result. The attempt that ended so counts among the job's."""
 
-    reason: str
     error: BaseException
 
 
@@ -93,11 +91,11 @@ Verdict = Again | Park | Dead | Abandon
 
 
 class SetBacks:
-    """How long jobs of one server wait, untried, while it is down: a whole tier each, so one record.
+    """How long jobs wait, untried, while their server is down or busy: a whole tier each, so one record.
 
-    About as long again as the outage has lasted, or as it is until the next probe, at most twice as long. And where
-    many wait, a tier that is long enough: within its length it gets no more jobs than may be set back again when they
-    come due, so that a million of them keep nobody busy. Of jobs that come again only the latest wait counts.
+    About as long again as that has lasted, or as it is until the next probe, at most twice as long. And where many
+    wait, a tier that is long enough: within its length it gets no more jobs than may be set back again when they come
+    due, so that a million of them keep nobody busy. Of jobs that come again only the latest wait counts.
     """
 
     def __init__(self) -> None:
@@ -105,7 +103,7 @@ class SetBacks:
         self._count = [0] * len(TIERS)
 
     def seconds(self, age: float, probe_in: float, now: float) -> float:
-        """Return the wait of one more job of a server that has been down for `age` seconds."""
+        """Return the wait of one more job of a server that has been down, or busy, for `age` seconds."""
         tier = tier_for(max(age, 2 * probe_in, TIERS[0])) or 0
         while tier < len(TIERS) - 1 and self._is_full(tier, now):
             tier += 1
@@ -149,7 +147,7 @@ class Policy:
         if fate is Fate.ABANDON:
             return Abandon()
         if fate is Fate.DEAD:
-            return Dead(f"{code_of(error)}: no retry can help", error)
+            return Dead(error)
         if fate is Fate.OUTAGE:
             return self._after_outage(task, error, now, breaker_wait)
         return self._after_failure(task, error, now)
@@ -157,10 +155,9 @@ class Policy:
     def _after_failure(self, task: Task, error: BaseException, now: float) -> Verdict:
         spent = len(task.attempts) + 1
         if spent >= self.max_attempts:
-            return Dead(f"{code_of(error)}: {spent} of {self.max_attempts} attempts spent", error)
+            return Dead(error)
         delay = self.jitter() * Doubling(self.backoff, self.backoff_max).bare(spent)
-        reason = f"{code_of(error)}: attempt {spent} of {self.max_attempts}"
-        return self._wait(delay, now, reason, spent=True, since=None, outages=0)
+        return self._wait(delay, now, spent=True, since=None, outages=0)
 
     def _after_outage(self, task: Task, error: BaseException, now: float, breaker_wait: float) -> Verdict:
         since = now if task.waiting_since is None else task.waiting_since
@@ -172,8 +169,7 @@ class Policy:
         if delay > self.memory_limit_seconds:
             delay = _rounded_down(delay)  # a whole tier: one hop, and no remainder to wait for in memory
         delay = min(delay, patience_left)  # the last attempt is at the end of the patience, not a tier beyond
-        reason = f"{code_of(error)}: outage {outages} in a row"
-        return self._wait(delay, now, reason, spent=False, since=since, outages=outages)
+        return self._wait(delay, now, spent=False, since=since, outages=outages)
 
     def set_back(self, task: Task, outage: BaseException, now: float, seconds: float) -> Park | Dead:
         """Decide about a job that is not tried: its server has been met with `outage`. `now` is wall clock."""
@@ -181,15 +177,12 @@ class Policy:
         patience_left = since + self.patience_seconds - now
         if patience_left <= 0:
             return _out_of_patience(outage, now - since)
-        not_before = now + min(seconds, patience_left)
-        return Park(False, since, task.outages, not_before, f"{code_of(outage)}: its server is down")
+        return Park(False, since, task.outages, now + min(seconds, patience_left))
 
-    def _wait(
-        self, delay: float, now: float, reason: str, *, spent: bool, since: float | None, outages: int
-    ) -> Again | Park:
+    def _wait(self, delay: float, now: float, *, spent: bool, since: float | None, outages: int) -> Again | Park:
         if delay <= self.memory_limit_seconds:
             return Again(spent, since, outages, delay)
-        return Park(spent, since, outages, now + delay, reason)
+        return Park(spent, since, outages, now + delay)
 
 
 def tier_for(remaining: float) -> int | None:
@@ -197,13 +190,12 @@ def tier_for(remaining: float) -> int | None:
     return bisect_right(TIERS, remaining) - 1 if remaining >= TIERS[0] else None
 
 
-def parked_until(now: float, not_before: float) -> tuple[int, float]:
-    """Return the tier in which a job waits next, and when it is due there: its time, or the next hop to it.
+def tier_until(now: float, not_before: float) -> int:
+    """Return the tier in which a job waits next.
 
     A record in tier i is due TIERS[i] after its append, or at its `not_before` if that is sooner.
     """
-    tier = tier_for(not_before - now + TIER_SLIP) or 0
-    return tier, min(not_before, now + TIERS[tier])
+    return tier_for(not_before - now + TIER_SLIP) or 0
 
 
 def _rounded_down(delay: float) -> float:
@@ -217,4 +209,4 @@ def _out_of_patience(error: BaseException, seconds: float) -> Dead:
     reason = f"waited {hours} for the server, longer than ETL_OUTAGE_PATIENCE_HOURS"
     if isinstance(error, EtlError):
         error = type(error)(f"{error} ({reason})", server=error.server)
-    return Dead(f"{code_of(error)}: {reason}", error)
+    return Dead(error)

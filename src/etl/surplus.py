@@ -1,7 +1,8 @@
 """Which jobs are too many here: what the dispatcher hands out, to be set aside in T-retry.
 
 Picks, in the order of service, and notes that it did: whoever asks takes out what is yielded before the next is asked
-for. Guarded by the dispatcher's lock. Knows no pool, no Kafka.
+for. They come back when there is room for them (`is_short`), at their time at the latest. Guarded by the dispatcher's
+lock. Knows no pool, no Kafka.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from etl.queues import Entry, Queue
 
 DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
-SHORTEST_BUSY, LONGEST_BUSY = 10.0, 3600.0  # how long "server busy" sets aside: the shortest and the longest tier
+STOCK_SECONDS = 5.0  # for how long what waits here should last, when more that was set aside is to be had
 
 
 class Surplus(NamedTuple):
@@ -35,6 +36,12 @@ def is_kept(server: Server, queues: Iterable[Queue]) -> bool:
     return sum(len(queue.waiting) for queue in queues if server in queue.servers) < DOWN_KEEPS
 
 
+def is_short(queue: Queue, settings: Settings, now: float, part: float = 1.0) -> bool:
+    """Is what waits here less than (that `part` of) a stock that lasts until more is brought from T-retry?"""
+    stock = min((queue.rate.per_second(now) or 0.0) * STOCK_SECONDS, settings.window_records / 4)
+    return len(queue.waiting) < max(DOWN_KEEPS, stock) * part
+
+
 def beyond_breakers(down: Collection[Server], queues: Collection[Queue], now: float) -> Iterator[tuple[Entry, float]]:
     """Yield what is beyond a few of each server that is down, and how long its wait is: those served last first."""
     for server in down:
@@ -42,24 +49,18 @@ def beyond_breakers(down: Collection[Server], queues: Collection[Queue], now: fl
         if sum(len(queue.waiting) for queue in its) <= DOWN_KEEPS:
             continue
         for entry in reversed(_in_turn(its)[DOWN_KEEPS:]):
-            yield entry, _bounded(server.set_one_back(now), entry, now)
+            yield entry, _at_least(server.set_one_back(now), entry, now)
 
 
 def beyond_share(
     servers: Collection[Server], queues: Collection[Queue], settings: Settings, now: float
 ) -> Iterator[tuple[Entry, float]]:
     """Yield what is beyond a quarter of the window of one server's slow queues, or beyond half of it of them all."""
-    slow: dict[Queue, float] = {}
-    for queue in queues:
-        if queue.waiting and (seconds := queue.outlook(now)) > SLOW_SECONDS:
-            slow[queue] = seconds
-        else:
-            queue.crowded_since = None
+    slow = [queue for queue in queues if queue.waiting and queue.outlook(now) > SLOW_SECONDS]
     groups = [([queue for queue in slow if server in queue.servers], 4) for server in servers]
-    for its, part in [*groups, (list(slow), 2)]:
+    for its, part in [*groups, (slow, 2)]:
         for entry in reversed(_beyond(its, part, settings)):
-            # At most as long again as that has been so: a rate may be that of a few large files, and small ones follow.
-            yield entry, _bounded(min(slow[entry.queue], entry.queue.crowded(now)), entry, now)
+            yield entry, _at_least(entry.queue.set_one_aside(now), entry, now)
 
 
 def _beyond(queues: list[Queue], part: int, settings: Settings) -> list[Entry]:
@@ -77,8 +78,7 @@ def _beyond(queues: list[Queue], part: int, settings: Settings) -> list[Entry]:
     return entries[kept:]
 
 
-def _bounded(seconds: float, entry: Entry, now: float) -> float:
-    seconds = min(max(seconds, SHORTEST_BUSY), LONGEST_BUSY)
+def _at_least(seconds: float, entry: Entry, now: float) -> float:
     return max(seconds, entry.due - now) if entry.state is State.DELAYED else seconds
 
 

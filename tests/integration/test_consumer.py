@@ -18,8 +18,10 @@ from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 import stack
+from etl import surplus
 from etl.broker import Intake, Outbox
 from etl.broker.intake import PARTITION_FETCH_BYTES
+from etl.models import header
 from etl.models.wire import Partition
 from servers.fake import SILENCE, FakeFTP, FakeSession
 from workbench import Desk, folder, job, login, original
@@ -386,6 +388,31 @@ def test_an_outage_spends_no_attempt_and_drains_nothing(
     assert {path.name for path in (down.root / "out").iterdir()} == {str(number) for number in range(20)}
 
 
+def test_a_server_that_is_back_gets_its_jobs_before_their_time(
+    desk: Desk, places: Any, make_ftpd: Callable[..., stack.Ftpd]
+) -> None:
+    """Most of three thousand were set aside for a minute or more; none of these waits for that once it is up."""
+    down = make_ftpd()
+    down.kill()
+    places.put("SRC:/in/one")
+    settings = places.settings | login("DOWN", down) | {"ETL_RETRY_BACKOFF_MAX_SECONDS": "2"}
+    count = 3000
+    with desk.consuming(settings):
+        desk.send(*(job("SRC:/in/one", f"DOWN:/out/{number}", f"w{number}") for number in range(count)))
+        desk.wait(lambda: len(desk.parked()) >= count - surplus.DOWN_KEEPS, 40, "set aside")
+        down.start()
+        desk.wait(lambda: len(desk.results()) == count, 100, "all")
+        desk.wait(lambda: desk.lag() == 0, 20, "lag 0")
+    assert {(result["status"], result["attempts"]) for result in desk.results()} == {("SUCCESS", 1)}
+    due: dict[str, str] = {}
+    for record in desk.parked():  # the last one of a job counts
+        headers = {name: value.decode() for name, value in record.headers}
+        due[headers[header.JOB_ID]] = headers[header.NOT_BEFORE]
+    early = [result for result in desk.results() if result["finished_at"] < due.get(result["job_id"], "")]
+    assert len(early) >= 1500
+    assert len(list((down.root / "out").iterdir())) == count
+
+
 def test_a_server_that_dies_in_the_middle_of_its_work_loses_nothing(
     short_tiers: tuple[float, ...], desk: Desk, places: Any, make_vsftpd: Callable[..., stack.Vsftpd]
 ) -> None:
@@ -560,6 +587,23 @@ def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
                 assert desk.letters() == []
         finally:
             ended.set()
+
+
+def test_what_waits_for_a_slow_server_is_not_read_again_and_again(
+    desk: Desk, places: Any, make_vsftpd: Callable[..., stack.Vsftpd]
+) -> None:
+    """Ten thousand jobs behind one session that takes ten a second: it is never idle, and T-retry hardly grows."""
+    slow = make_vsftpd(local_max_rate="20000")
+    places.put("SRC:/in/one", b"x" * 2000)
+    settings = places.settings | login("SLOW", slow) | {"SLOW_MAX_CONNECTIONS": "1"}
+    count, window = 10_000, 1000
+    with desk.consuming(settings):
+        desk.send(*(job("SRC:/in/one", f"SLOW:/out/{number}", f"w{number}") for number in range(count)))
+        desk.wait(lambda: len(desk.parked()) >= count - window, 60, "set aside")
+        done = len(desk.results())
+        desk.wait(lambda: len(desk.results()) >= done + 100, 60, "100 more")
+    assert len(desk.parked()) < 2 * count
+    assert {result["status"] for result in desk.results()} == {"SUCCESS"}
 
 
 def test_jobs_larger_than_what_is_fetched_ahead_hold_up_nobody(make_desk: Callable[..., Desk], places: Any) -> None:

@@ -18,7 +18,7 @@ import pretend
 import pytest
 import structlog
 
-from etl import errors
+from etl import envelopes, errors
 from etl.admission import SET_BACK_PAUSE_SECONDS, Admission, Pace
 from etl.config import ConfigLoader
 from etl.dispatcher import Dispatcher
@@ -63,6 +63,8 @@ class FakePartitions:
         self.ledger = ledger
         self.held: dict[Partition, int] = {}
         self.sleeping: dict[Partition, tuple[int, float]] = {}
+        self.passable = False  # the one that fell asleep last
+        self.is_wanted: Callable[[], bool] | None = None
         self.dirty = False
         self.ours = True
 
@@ -72,8 +74,17 @@ class FakePartitions:
     def asleep(self, partition: Partition) -> bool:
         return partition in self.sleeping
 
-    def sleep(self, partition: Partition, offset: int, until: float, *, is_due: bool) -> None:
+    def sleep(
+        self,
+        partition: Partition,
+        offset: int,
+        until: float,
+        *,
+        passable: bool,
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> None:
         self.sleeping[partition] = (offset, until)
+        self.passable, self.is_wanted = passable, is_wanted
 
     def sweep_since(self, partition: Partition, offset: int) -> float | None:
         return 0.0 if self.dirty else None
@@ -466,6 +477,8 @@ def headers(**values: str) -> tuple[tuple[str, bytes], ...]:
         "origin": header.ORIGIN,
         "not_before": header.NOT_BEFORE,
         "attempts": header.ATTEMPTS,
+        "servers": envelopes.SERVERS,
+        "early": envelopes.EARLY,
     }
     return tuple((names[name], value.encode()) for name, value in values.items())
 
@@ -481,6 +494,42 @@ def test_a_record_that_is_not_due_puts_its_partition_to_sleep(scene: Scene) -> N
     scene.accept(JOB, headers(group="group", origin="jobs-0-6"), retry(0))
     assert scene.ledger.outstanding == 0
     assert scene.dispatcher.unfinished == (0, 0)
+
+
+def test_a_job_that_only_waits_for_its_servers_comes_as_soon_as_they_want_it(scene: Scene) -> None:
+    """Before its time, a few at a time; what a producer asked for holds all the same."""
+    early = headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 500), early="1", servers="A B")
+    for number in range(DOWN_KEEPS):
+        scene.accept({**JOB, "destination": {"hostname": "B", "path": f"/out/{number}"}}, early, retry(2))
+    assert scene.partitions.sleeping == {}
+    assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
+    scene.accept(JOB, early, retry(2))
+    assert scene.partitions.sleeping == {retry(2): (DOWN_KEEPS, NOW + 500)}
+    assert scene.partitions.passable
+    assert scene.partitions.is_wanted is not None
+    assert not scene.partitions.is_wanted()
+    for _ in range(DOWN_KEEPS):
+        scene.run(good)
+    assert scene.partitions.is_wanted()
+    scene.partitions.sleeping.clear()
+    scene.accept({**JOB, "options": {"not_before": utc(NOW + 400)}}, early, retry(2))
+    assert scene.dispatcher.unfinished[0] == 0
+    parked = dict(scene.messages()["jobs-retry"].headers)
+    assert parked[header.NOT_BEFORE].startswith(utc(NOW + 400)[:19].encode())
+    assert envelopes.EARLY not in parked
+
+
+def test_a_job_that_failed_or_whose_server_is_down_waits_for_its_time(scene: Scene) -> None:
+    """Without the mark nobody may bring it forward; with it not for a server that would refuse it."""
+    late = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 8), "servers": "A B"}
+    scene.accept(JOB, headers(**late), retry(0))
+    assert retry(0) in scene.partitions.sleeping
+    assert not scene.partitions.passable
+    assert scene.partitions.is_wanted is None
+    scene.dispatcher.failed("B", DOWN)
+    scene.accept(JOB, headers(**late, early="1"), retry(1))
+    assert retry(1) in scene.partitions.sleeping
+    assert scene.dispatcher.unfinished[0] == 0
 
 
 def test_a_due_record_runs_with_its_history(scene: Scene) -> None:
@@ -628,7 +677,7 @@ def test_that_a_job_is_set_back_is_said_once(scene: Scene) -> None:
     since = datetime.fromtimestamp(time.time() - 60, UTC).isoformat().encode()
     with structlog.testing.capture_logs() as logs:
         scene.accept()
-        scene.accept(**parked(("etl-waiting-since", since)))
+        scene.accept(**parked(("etl-waiting-since", since), ("etl-early", b"1")))
         set_aside(scene)
     assert [line["log_level"] for line in logs if line["event"] == "job parked"] == ["debug", "info"]
 

@@ -14,7 +14,7 @@ from pretend import Clock, World
 from etl import errors
 from etl.dispatcher import Dispatcher
 from etl.models.task import Task
-from etl.retry import SET_BACK_PER_SECOND
+from etl.retry import SET_BACK_PER_SECOND, TIERS
 from etl.surplus import DOWN_KEEPS
 from etl.transfer.lease import Lease
 from etl.transfer.pool import Pools
@@ -656,20 +656,65 @@ def test_a_first_job_that_waited_for_logins_makes_no_queue_slow() -> None:
 
 
 def test_the_longer_a_queue_is_too_long_the_longer_is_what_is_too_much_set_aside() -> None:
-    """As long as the queue will take, and at first no longer than the shortest tier: a rate may be a large file's."""
+    """As long again as that has been so, in whole tiers: at first a rate may be a large file's. Then it begins anew."""
     with room(window_records=4) as r:
         r.offer(*tasks_of("A", "B", 40))
         r.run(seconds=4.0)
         waits = []
-        for number in range(18):
+        for number in range(64):
             r.offer(*tasks_of("A", "B", 40, 100 * (number + 1)))
             waits.append(r.dispatcher.overflow()[0].seconds)
             r.clock.pass_(10.0)
-        assert waits[:5] == [10.0, 10.0, 20.0, 30.0, 40.0]
-        assert waits[16:] == [pytest.approx(160.0, rel=0.1)] * 2  # 41 jobs at 4 s each
-        r.clock.pass_(3600.0)
-        r.offer(*tasks_of("A", "B", 10_000, 1000))
-        assert r.dispatcher.overflow()[0].seconds == 3600.0
+        assert waits == [10.0] * 6 + [60.0] * 54 + [600.0] * 4
+        r.clock.pass_(60.0)
+        r.offer(*tasks_of("A", "B", 40, 10_000))
+        assert r.dispatcher.overflow()[0].seconds == 10.0
+
+
+def test_of_many_jobs_of_a_slow_queue_no_more_come_due_than_can_be_set_aside_again() -> None:
+    """A hundred thousand behind a server that takes ten a second would be read and written again for nothing."""
+    with room(window_records=1000) as r:
+        r.offer(*tasks_of("A", "B", 40))
+        for _ in range(40):
+            r.run(seconds=0.1)
+        counts: dict[float, int] = {}
+        for batch in range(100):
+            r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
+            for _, seconds, _ in r.dispatcher.overflow():
+                counts[seconds] = counts.get(seconds, 0) + 1
+        tiers = [tier * SET_BACK_PER_SECOND for tier in TIERS[:-1]]
+        assert counts == dict(zip(TIERS, [*tiers, 100_000 - 250 - sum(tiers)], strict=True))
+
+
+def test_what_was_set_aside_is_wanted_while_a_few_seconds_of_work_are_left() -> None:
+    """As many as the rate says, at least a few, at most a quarter of the window; never by a server that is down."""
+    numbers = itertools.count(10_000)
+    with room(window_records=400) as r:
+        assert r.dispatcher.wants(("A", "B"))
+        r.offer(*tasks_of("A", "B", DOWN_KEEPS))
+        assert not r.dispatcher.wants(("A", "B"))
+        for _ in range(DOWN_KEEPS):
+            r.run(seconds=0.1)
+        for waiting, half, whole in ((20, True, True), (40, False, True), (60, False, False)):  # at ten a second
+            r.offer(*tasks_of("A", "B", 20, 100 * waiting))
+            assert r.dispatcher.wants(("A", "B"), 0.5) == half, waiting
+            assert r.dispatcher.wants(("A", "B")) == whole, waiting
+        for _ in range(500):
+            r.run(seconds=0.01)
+            r.offer(pretend.task(next(numbers)))
+        for _ in range(60):
+            r.run(seconds=0.01)
+        r.offer(*tasks_of("A", "B", 99, 9000))
+        assert r.dispatcher.wants(("A", "B"))  # at a hundred a second, but the window is for all
+        r.offer(pretend.task(next(numbers)))
+        assert not r.dispatcher.wants(("A", "B"))
+        assert r.dispatcher.wants(("A", "C"))
+        r.dispatcher.failed("C", DOWN)
+        assert not r.dispatcher.wants(("A", "C"))
+        r.dispatcher.worked("C")
+        assert r.dispatcher.wants(("A", "C"))
+        r.pools.server = _unknown  # type: ignore[method-assign,assignment]
+        assert not r.dispatcher.wants(("A", "GONE"))
 
 
 def test_small_files_after_a_large_one_are_set_aside_for_a_moment_only() -> None:

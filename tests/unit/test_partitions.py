@@ -132,7 +132,7 @@ def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> Non
     """Where its next record waits, the partition is read again from that record on."""
     scene = Scene(P0, P1)
     scene.take_over()
-    scene.partitions.sleep(P0, 7, scene.clock() + 10, is_due=True)
+    scene.partitions.sleep(P0, 7, scene.clock() + 10, passable=True)
     scene.partitions.steer(window_full=False)
     assert scene.partitions.asleep(P0)
     assert scene.intake.silent == {P0}
@@ -142,8 +142,23 @@ def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> Non
     scene.partitions.steer(window_full=False)
     assert not scene.partitions.asleep(P0)
     assert scene.intake.silent == set()
-    scene.partitions.sleep(Partition("jobs", 9), 0, 0.0, is_due=True)  # revoked meanwhile: nothing happens
+    scene.partitions.sleep(Partition("jobs", 9), 0, 0.0, passable=True)  # revoked meanwhile: nothing happens
     assert scene.partitions.parked("other") == (0, None)
+
+
+def test_a_record_that_is_wanted_wakes_its_partition_before_its_time() -> None:
+    """Not while the window is full: it could not be worked on."""
+    scene, wanted = Scene(P0), [False]
+    scene.take_over()
+    scene.partitions.sleep(P0, 7, scene.clock() + 600, passable=True, is_wanted=lambda: wanted[0])
+    scene.partitions.steer(window_full=False)
+    assert scene.intake.silent == {P0}
+    wanted[0] = True
+    scene.partitions.steer(window_full=True)
+    assert scene.partitions.asleep(P0)
+    scene.partitions.steer(window_full=False)
+    assert not scene.partitions.asleep(P0)
+    assert scene.intake.silent == set()
 
 
 def test_what_was_revoked_is_not_ours() -> None:
@@ -210,9 +225,9 @@ def test_all_is_swept_once_everything_was_received_that_lay_there() -> None:
     assert not scene.partitions.swept()
     scene.intake.positions[P0] = 4
     assert not scene.partitions.swept()
-    scene.partitions.sleep(P0, 4, scene.clock() + 10, is_due=True)
+    scene.partitions.sleep(P0, 4, scene.clock() + 10, passable=True)
     assert not scene.partitions.swept()
-    scene.partitions.sleep(P0, 4, scene.clock() + 10, is_due=False)  # nor was it for the dead owner
+    scene.partitions.sleep(P0, 4, scene.clock() + 10, passable=False)  # nor was it for the dead owner
     assert scene.partitions.swept()
     scene = after_a_kill(end=5)
     scene.intake.positions[P0] = 5
