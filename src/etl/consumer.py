@@ -24,6 +24,7 @@ from etl.envelopes import Envelopes
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.outcomes import Ledger
 from etl.partitions import Partitions
+from etl.reports import Reports
 from etl.retry import Policy
 from etl.runner import Runner
 from etl.transfer.lane import Lanes
@@ -45,9 +46,6 @@ LISTENING_PAUSE_SECONDS = 0.2
 BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
 RESET_SECONDS = 0.7  # for lanes to end, and their partial files to be removed, once the grace time is over
 COMMIT_SECONDS = 1.5  # for the last commit
-PARKED_REPORT_SECONDS = 30.0
-SERVER_REPORT_SECONDS = 60.0
-IDLE_REPORT_SECONDS = 20.0  # without a partition of the jobs' topic: longer than a session of a dead member lasts
 
 
 class FileTransferConsumer:
@@ -179,9 +177,7 @@ class FileTransferConsumer:
         pools.start()
         committer.start()
         lanes.start()
-        reports = _ParkedReport(partitions, names.retry)
-        idle = _IdleReport(intake, names.source)
-        health = _ServerReport(dispatcher)
+        reports = Reports(names, intake, partitions, dispatcher)
         try:
             while not self._stop.is_set():
                 me.beat(polls=True)
@@ -191,11 +187,10 @@ class FileTransferConsumer:
                 with logs.together():
                     for surplus in dispatcher.overflow():
                         endings.set_aside(*surplus)
-                lanes.tick(time.monotonic())
                 partitions.steer(window_full=dispatcher.full)
-                reports.tick(time.monotonic())
-                idle.tick(time.monotonic())
-                health.tick(time.monotonic())
+                now = time.monotonic()
+                lanes.tick(now)
+                reports.tick(now)
         except BrokerUnavailable as error:
             self._fail(error)
         finally:
@@ -241,70 +236,3 @@ class FileTransferConsumer:
     def _fail(self, error: BaseException) -> None:
         self._fatal = error
         self.stop(f"{type(error).__name__}: {error}")
-
-
-class _ParkedReport:
-    """Says now and then how much waits in T-retry, and until when."""
-
-    def __init__(self, partitions: Partitions, topic: str) -> None:
-        self._partitions = partitions
-        self._topic = topic
-        self._due = time.monotonic() + PARKED_REPORT_SECONDS
-
-    def tick(self, now: float) -> None:
-        """Report when it is time and something waits."""
-        if now < self._due:
-            return
-        self._due = now + PARKED_REPORT_SECONDS
-        count, next_due = self._partitions.parked(self._topic)
-        if count:
-            seconds = None if next_due is None else round(max(0.0, next_due - time.time()), 1)
-            log.info("jobs parked", topic=self._topic, count=count, next_due_seconds=seconds)
-
-
-class _ServerReport:
-    """Says every minute how the servers do that have work, or are down."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._due = time.monotonic() + SERVER_REPORT_SECONDS
-
-    def tick(self, now: float) -> None:
-        """Report when it is time."""
-        if now < self._due:
-            return
-        self._due = now + SERVER_REPORT_SECONDS
-        for name, report in self._dispatcher.servers().items():
-            if report.lanes or report.jobs_per_second >= 1 / SERVER_REPORT_SECONDS or report.state != "closed":
-                trip = report.round_trip_seconds
-                log.info(
-                    "server",
-                    server=name,
-                    state=report.state,
-                    next_probe_seconds=round(report.next_probe_seconds, 1),
-                    lanes=report.lanes,
-                    jobs_per_second=round(report.jobs_per_second, 2),
-                    error_share=round(report.error_share, 3),
-                    round_trip_ms=None if trip is None else round(trip * 1000, 1),
-                    set_back=report.set_back,
-                )
-
-
-class _IdleReport:
-    """Says once that this process is one too many: all partitions of the topic are with others."""
-
-    def __init__(self, intake: Intake, topic: str) -> None:
-        self._intake = intake
-        self._topic = topic
-        self._since = time.monotonic()
-        self._said = False
-
-    def tick(self, now: float) -> None:
-        """Report when it is time."""
-        if self._said:
-            return
-        if not self._intake.is_member() or any(held.topic == self._topic for held in self._intake.assigned()):
-            self._since = now
-        elif now - self._since > IDLE_REPORT_SECONDS:
-            self._said = True
-            log.info("idle: the group has more processes than the topic has partitions", topic=self._topic)

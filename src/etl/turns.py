@@ -100,7 +100,7 @@ class Turns:
 
     def _may_exceed(self, queue: Queue, held_up: list[Queue], now: float) -> bool:
         """May its servers hold more than their share: not all there are, and none that others will want at once?"""
-        if any(s.lanes >= self._most and self._crew.moving(now, s) >= self._most for s in queue.servers):
+        if any(self._crew.moving(now, server) >= self._most for server in queue.servers):
             return False
         greedy = [server for server in queue.servers if server.lanes >= self._share]
         if any(self._keeps_last(server, queue, now) for server in greedy):

@@ -33,7 +33,7 @@ ROWS = [
     ("committer",),
     ("partitions", "endings"),
     ("runner",),
-    ("admission",),
+    ("admission", "reports"),
     ("consumer",),
     ("api", "cli", "+"),
     ("main",),

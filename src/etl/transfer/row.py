@@ -33,9 +33,9 @@ class Store:
         self._lock = threading.Lock()  # guards _left_bytes
         self._left_bytes = limit_bytes
 
-    def take(self, size_bytes: int | None) -> bool:
+    def take(self, size_bytes: int) -> bool:
         """Reserve room for a small file; False when it is not small, or there is no room."""
-        if size_bytes is None or size_bytes > SMALL_BYTES:
+        if size_bytes > SMALL_BYTES:
             return False
         with self._lock:
             if size_bytes > self._left_bytes:

@@ -12,9 +12,9 @@ from etl.transfer.ftp.replies import Reply
 if TYPE_CHECKING:
     from etl.transfer.ftp.session import FTPTransfer
 
-LIMIT_BYTES = 1 << 30  # read of one listing, kept of it, and in one line
-KEPT_BYTES = 64 << 20
-LINE_BYTES = 16 * 1024
+LIMIT_BYTES = 1 << 30  # read of one listing
+KEPT_BYTES = 64 << 20  # of its names
+LINE_BYTES = 16 * 1024  # of one of its lines
 NAME_BYTES = 60  # memory of a name beside its bytes
 _BUFFER_BYTES = 64 * 1024
 
