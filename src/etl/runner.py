@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.dispatcher import Dispatcher
     from etl.endings import Endings
-    from etl.models.message import FileTransferJob
     from etl.models.task import Task
+    from etl.transfer.base import Session
     from etl.transfer.lane import Flight
     from etl.transfer.lease import Lease
     from etl.transfer.pool import Pools
@@ -54,9 +54,7 @@ class Runner:
         opened = False
         log.debug("job taken", job_id=task.job.job_id, attempts=len(task.attempts), published=task.published)
         try:
-            relay.require_owned(task)
-            if not task.published:
-                _require_in_time(task.job)
+            _require_ours_and_in_time(task)
             lease.open()
             opened = True
             self._let_in(lease)
@@ -64,7 +62,7 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             cause = flight.cause(error)
             self._clean_up(flight)
-            lease.release(clean=False)
+            lease.release(clean=opened and (_survives(lease.source, error), _survives(lease.destination, error)))
             self._ended_badly(task, cause, started, answered=opened)
         else:
             lease.release(clean=True)
@@ -94,8 +92,7 @@ class Runner:
         """Have the sessions of its row open. False: the job failed, and was reported."""
         flight.began = time.time()
         try:
-            relay.require_owned(flight.task)
-            _require_in_time(flight.task.job)
+            _require_ours_and_in_time(flight.task)
             if not flight.row.is_open:
                 flight.lease.open()
                 flight.row.is_open = True
@@ -117,9 +114,9 @@ class Runner:
                 if parcel.load(size_bytes):
                     flight.unchanged = Elsewhere()
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
-            flight.row.source_is_clean = False
             if flight.parcel is not None:
                 flight.parcel.close(complete=False)
+            flight.row.source_is_clean = _survives(lease.source, error)
             self.store.give(flight.held_bytes)
             self._failed_in_row(flight, error, answered=True)
             return False
@@ -238,7 +235,17 @@ class Runner:
         task.littered = False
 
 
-def _require_in_time(job: FileTransferJob) -> None:
-    deadline = job.options.deadline
-    if deadline is not None and datetime.now(UTC) >= deadline:
+def _survives(session: Session, error: BaseException) -> bool:
+    """May a session go on after an error? A backlog of files that are not there must not cost a login each."""
+    try:
+        return session.survives(error)
+    except Exception:  # a bug is no reason to trust it
+        log.exception("session could not tell whether it can go on", server=session.server.hostname)
+        return False
+
+
+def _require_ours_and_in_time(task: Task) -> None:
+    relay.require_owned(task)
+    deadline = task.job.options.deadline
+    if deadline is not None and not task.published and datetime.now(UTC) >= deadline:
         raise DeadlineExceeded(f"options.deadline {deadline.isoformat()} has passed")

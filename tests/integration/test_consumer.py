@@ -342,6 +342,24 @@ def test_what_is_missing_and_what_is_forbidden_are_told_apart(
         assert len(desk.letter(sent["job_id"]).attempts) == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"overwrite": "fail"}])
+def test_files_that_are_not_there_cost_no_login_each(options: dict[str, str], desk: Desk, places: Any) -> None:
+    """Nor do those that are there already; with ten logins a minute it would take half an hour."""
+    settings = {f"{name}_CONNECTS_PER_MINUTE": "10" for name in ("SRC", "DST", "HERE")}
+    places.put("SRC:/in/there")
+    places.put("DST:/out/other", b"another file")
+    jobs = [job(f"SRC:/in/{number}", f"DST:/out/{number}", **options) for number in range(150)]
+    jobs += [job(f"HERE:/in/{number}", f"DST:/out/{number}", **options) for number in range(150)]
+    if options:
+        jobs += [job("SRC:/in/there", "DST:/out/other", f"o{number}", **options) for number in range(50)]
+    with desk.consuming(places.settings, settings):
+        results = desk.do(*jobs, limit=60)
+        (good,) = desk.do(job("SRC:/in/there", "DST:/out/new"), limit=10)
+    assert {result["error_code"] for result in results[:300]} == {"FILE_NOT_FOUND"}
+    assert {result["error_code"] for result in results[300:]} <= {"ALREADY_EXISTS"}
+    assert good["status"] == "SUCCESS"
+
+
 def test_attempts_run_out_and_are_all_told(desk: Desk, tmp_path: Path) -> None:
     """What may pass is tried again; the dead letter lists when, where and what, once for each attempt."""
     moody = FakeFTP({"/a": b"x", "/b": b"y"}, {"RETR": "451 not now"})

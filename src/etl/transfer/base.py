@@ -199,7 +199,7 @@ class Session(BaseTransfer):
 
     Paths are as in the job; the session puts them under the server's `base_path`. Sequence of a job on the source:
     `read` → `Parcel` … `confirm` → (`dispose`); on the destination: (`look`) → `write` → `publish`.
-    After any exception the session's state is unknown: it is discarded, never reused.
+    After an exception the session's state is unknown: it is discarded, never reused, unless it `survives`.
     """
 
     @abstractmethod
@@ -274,6 +274,13 @@ class Session(BaseTransfer):
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """Return the bare names in a folder that begin with `prefix`; empty when it is not there."""
+
+    def survives(self, error: BaseException) -> bool:  # noqa: ARG002 - for those who know better
+        """May this session go on after an error that a job met: an answer, such as that there is no such file?
+
+        Asked when all its parcels are closed; may wait for replies. What is not sure says no.
+        """
+        return False
 
     def require_base(self) -> None:
         """Raise what keeps us from the base path, unless it is a folder; makes none. For protocols without: nothing."""

@@ -281,8 +281,9 @@ class Lanes:
             row.lease.abort()
             is_fetched = False
         if not is_fetched:
+            task = self._another(flight) if row.is_open else None  # the row goes on, if its sessions do
             self._land(flight)
-            return None
+            return task
         if flight.unchanged is None:
             return self._stream(flight, delivery)
         task = self._another(flight)

@@ -56,7 +56,7 @@ _TRIES = 5  # of making folders that somebody deletes at the same time
 class LocalTransfer(Streaming):
     """A folder of this machine."""
 
-    spec: ClassVar[ProtocolSpec] = ProtocolSpec(needs_host=False, needs_login=False)
+    spec: ClassVar[ProtocolSpec] = ProtocolSpec(needs_host=False, needs_login=False, base_is_absolute=True)
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
@@ -74,6 +74,10 @@ class LocalTransfer(Streaming):
     def abort(self) -> None:
         """Stop a copy at its next block."""
         self._is_aborted = True
+
+    def survives(self, error: BaseException) -> bool:
+        """There is no session that could be broken."""
+        return isinstance(error, EtlError) and not self._is_aborted
 
     def ping(self) -> None:
         """Look for the base path."""

@@ -92,6 +92,8 @@ class Leftovers:
         with self._lock:
             if (former := self._folders.pop(folder, None)) is not None:
                 self._kept -= former.size
+            if listed.size > LEFTOVERS_KEPT:
+                return
             self._folders[folder] = listed
             self._kept += listed.size
             while len(self._folders) > FOLDERS_KEPT or self._kept > LEFTOVERS_KEPT:

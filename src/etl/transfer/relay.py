@@ -51,7 +51,6 @@ class Receipt:
 
     size_bytes: int
     verified_by: str
-    moved_bytes: int = 0  # bytes that crossed the lane; 0 when the destination had the file already
     skipped: bool = False  # `overwrite` left a different file alone: the source is left alone as well
     facts: Facts | None = None  # the source's, as it was read
     swapped: bool = False  # the server refuses to rename over a file: the old one was moved aside first
@@ -154,7 +153,6 @@ def deliver(
     return Receipt(
         stored.sent_bytes,
         verified_by,
-        moved_bytes=stored.sent_bytes,
         swapped=published.swapped,
         facts=parcel.facts,
     )

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from etl.config import ProtocolSpec, ServerConfig, TransferSettings
-from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, NotAFile, ServerUnavailable
+from etl.errors import (
+    AlreadyExists,
+    ConnectionLost,
+    EtlError,
+    FileMissing,
+    IOFailure,
+    NotAFile,
+    ServerUnavailable,
+)
 from etl.models.task import Facts
 from etl.transfer.base import Promise, Published, Stored
 from etl.transfer.ftp import asking, listing
@@ -295,6 +303,17 @@ class FTPTransfer(Streaming):
         """Delete a file."""
         whole = self._names.whole(path)
         return self._deleted(whole, self.ask("DELE", whole).result())
+
+    def survives(self, error: BaseException) -> bool:
+        """After an answer about the file itself, with every reply read and nothing said unasked."""
+        if not isinstance(error, FileMissing | NotAFile | AlreadyExists):
+            return False
+        try:
+            self.flush()
+            self.control.require_quiet()
+        except (EtlError, OSError, RuntimeError):  # RuntimeError: a transfer was left open
+            return False
+        return True
 
     def require_base(self) -> None:
         """Enter the base path, or the login's folder."""
