@@ -77,11 +77,11 @@ def main() -> None:
 
 
 def refuse_misspelled(parser: argparse.ArgumentParser, word: str) -> None:
-    """Refuse a first word that is nearly a command's name; as a topic it would run for ever."""
+    """Refuse a first word that was hardly meant as a topic; as one it would run for ever."""
     from etl import cli  # noqa: PLC0415 - loads every command: not for each start
 
-    if meant := cli.meant(word, [*cli.main.commands, "broker"]):
-        parser.error(f"no command {word!r}: did you mean {meant}? (a topic of that name: --topic)")
+    if instead := cli.refusal(word, [*cli.main.commands, "broker"]):
+        parser.error(instead)
 
 
 def take_broker_settings(env_file: str | None) -> None:

@@ -11,7 +11,7 @@ class Fate(Enum):
     """What happens to a job after an error."""
 
     RETRY = "retry"  # may pass: spends an attempt, comes back after a back-off
-    OUTAGE = "outage"  # the server is down or full: waits, spends no attempt
+    OUTAGE = "outage"  # the server is down or takes no more connections: waits, spends no attempt
     DEAD = "dead"  # will not pass: a dead letter now
     ABANDON = "abandon"  # not ours any more: no outcome is written, whoever owns the job repeats it
 
@@ -50,9 +50,16 @@ class UnknownType(EtlError, ValueError):
 
 
 class InvalidMessage(EtlError, ValueError):
-    """Raised when a message is no valid job; the message names the field."""
+    """Raised when a message is no valid job; the message names the field.
+
+    `job_id`: what the message calls itself, where that can be read all the same.
+    """
 
     code = "INVALID_MESSAGE"
+
+    def __init__(self, message: str, *, server: str | None = None, job_id: str | None = None) -> None:
+        super().__init__(message, server=server)
+        self.job_id = job_id
 
 
 class InvalidPath(EtlError, ValueError):

@@ -63,7 +63,7 @@ class Reports:
                 log.info(
                     "server",
                     server=name,
-                    state=report.state,
+                    breaker=report.state,
                     next_probe_seconds=round(report.next_probe_seconds, 1),
                     lanes=report.lanes,
                     jobs_per_second=round(report.jobs_per_second, 2),

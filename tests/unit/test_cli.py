@@ -257,6 +257,18 @@ def test_wrong_usage_is_exit_code_2(kafka: Kafka, arguments: tuple[str, ...]) ->
     assert kafka.calls == []
 
 
+def test_a_server_that_is_none_here_is_warned_of(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim: sent all the same, as the consumers may know it; without any server here nothing is said."""
+    assert jobs("submit", "SRC:/a", "ARCHIV:/b").stderr == ""
+    for name in ("SRC", "ARCHIVE"):
+        monkeypatch.setenv(f"{name}_TYPE", "local")
+        monkeypatch.setenv(f"{name}_BASE_PATH", "/tmp")
+    result = jobs("submit", "SRC:/a", "ARCHIV:/b")
+    assert result.exit_code == 0
+    assert "warning: unknown server 'ARCHIV' (nearest: ARCHIVE)" in result.stderr
+    assert "SRC" not in result.stderr
+
+
 def test_waiting_starts_before_sending_and_ends_with_a_summary(kafka: Kafka) -> None:
     """Claim: results that come at once are not missed; other people's results are not counted."""
     kafka.append("jobs-results", b"x", b'{"job_id": "j0", "status": "FAILED"}')
@@ -367,15 +379,15 @@ def places(*arguments: str) -> list[int]:
 @pytest.mark.parametrize(
     ("arguments", "offsets"),
     [
-        ((), [0, 1, 2]),
+        ((), [2, 1, 0]),
         (("--code", "file_not_found"), [0]),
-        (("--code", "FILE_NOT_FOUND", "--code", "INVALID_MESSAGE"), [0, 1]),
+        (("--code", "FILE_NOT_FOUND", "--code", "INVALID_MESSAGE"), [1, 0]),
         (("--server", "kr"), [2]),
-        (("--server", "DST"), [0, 2]),
+        (("--server", "DST"), [2, 0]),
         (("--path", "/입력/*.tif"), [2]),
-        (("--path", "/?"), [0, 2]),
-        (("--older-than", "2h"), [1, 2]),
-        (("--newer-than", "1d"), [0, 1]),
+        (("--path", "/?"), [2, 0]),
+        (("--older-than", "2h"), [2, 1]),
+        (("--newer-than", "1d"), [1, 0]),
         (("--older-than", "90m", "--newer-than", "1w", "--server", "KR"), [2]),
         (("--job-id", "j2"), [2]),
         (("--job-id", "jobs-0-1"), [1]),
@@ -383,7 +395,7 @@ def places(*arguments: str) -> list[int]:
     ],
 )
 def test_dead_letters_are_chosen(dead: Kafka, arguments: tuple[str, ...], offsets: list[int]) -> None:
-    """Claim: code, server, path, age and job choose, and all given must hold."""
+    """Claim: code, server, path, age and job choose, and all given must hold; the oldest is first."""
     assert places(*arguments) == offsets
 
 
@@ -440,16 +452,16 @@ def test_a_replay_sends_originals_and_markers_together(dead: Kafka) -> None:
     assert result.exit_code == 0, result.output
     assert dead.calls[:2] == ["outbox etl-replay-jobs-dlq", "open"]
     assert dead.calls[-2:] == ["transact 6", "close"]
-    first, second, third = dead.topics["jobs"]
+    third, second, first = dead.topics["jobs"]  # the oldest went first
     assert second.value == b"\x1b[2J"
     assert (first.key, second.key, third.key) == (b"DST:/b", None, b"DST:/c")
     assert third.headers == (("trace", b"t"), ("etl-job-id", b"j2"), ("etl-replays", b"3"))
     assert second.header("etl-job-id") == b"jobs-0-1"
     marker = dead.topics["jobs-dlq"][4]
-    assert json.loads(marker.value or b"")["replayed"] == {"partition": 0, "offset": 0}
+    assert json.loads(marker.value or b"")["replayed"] == {"partition": 0, "offset": 2}
     assert marker.header("etl-marker") == b"replayed"
     assert places() == []
-    assert places("--replayed") == [0, 1, 2]
+    assert places("--replayed") == [2, 1, 0]
     assert "nothing to send back" in jobs("dlq", "replay", "--all").stdout
     assert len(dead.topics["jobs"]) == 3
 
@@ -729,3 +741,11 @@ def test_a_mistyped_command_is_no_topic(word: str, meant: str) -> None:
     told = CliRunner().invoke(main, [word, "list"])
     assert told.exit_code == 2
     assert f"did you mean {meant}?" in told.output
+
+
+@pytest.mark.parametrize("word", ["status", "help", "list"])
+def test_what_one_tries_first_is_no_topic(word: str) -> None:
+    """There is no such command, and the message says which there are."""
+    told = CliRunner().invoke(main, [word])
+    assert told.exit_code == 2
+    assert "there are consume, submit, dlq, servers, config" in told.output

@@ -270,10 +270,17 @@ def test_a_missing_host_or_user_is_an_error(missing):
     assert f"SRC_{missing}: is missing" in complaint({**FTP, f"SRC_{missing}": ""})
 
 
-def test_an_unknown_type_with_a_host_is_an_error_with_the_nearest_known_one():
+def test_the_base_of_a_local_server_is_absolute():
+    """It would depend on where each process was started."""
+    assert "HERE_BASE_PATH: must begin with / for a server of type local" in complaint(
+        HERE_TYPE="local", HERE_BASE_PATH="inbox"
+    )
+
+
+def test_an_unknown_type_with_a_host_is_an_error_with_the_known_ones():
     """`fpt` was meant to be `ftp`; what else is wrong with that server is said, too."""
     text = complaint(FTP, SRC_TYPE="fpt", SRC_PORT="x")
-    assert "SRC_TYPE: 'fpt' is no known protocol (nearest: ftp)" in text
+    assert "SRC_TYPE: 'fpt' is no known protocol (known: " in text
     assert "SRC_PORT" in text
 
 

@@ -11,6 +11,8 @@ import click
 from etl.cli import config, consume, dlq, servers, submit
 from etl.errors import BrokerUnavailable, SettingsError
 
+# What one tries of a tool that one does not know; taken for a topic it would start a consumer and make topics.
+NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "status", "stop", "topics", "version"}
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
 
@@ -20,8 +22,8 @@ class DefaultGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `consume` in front unless the first word names a command or asks for help."""
-        if args and (near := meant(args[0], self.commands)):
-            raise click.UsageError(f"no command {args[0]!r}: did you mean {near}? (a topic of that name: --topic)", ctx)
+        if args and (instead := refusal(args[0], self.commands)):
+            raise click.UsageError(instead, ctx)
         if not args or (args[0] not in self.commands and args[0] not in {"--help", "--version"}):
             args = ["consume", *args]
         return super().parse_args(ctx, args)
@@ -38,10 +40,16 @@ class DefaultGroup(click.Group):
             sys.exit(EXIT_FAILED)
 
 
-def meant(word: str, commands: Iterable[str]) -> str | None:
-    """Return the command that a word misspells: taken for a topic it would start a consumer and make topics."""
-    near = difflib.get_close_matches(word, [name for name in commands if abs(len(name) - len(word)) <= 1], 1, 0.65)
-    return near[0] if near and near[0] != word else None
+def refusal(word: str, commands: Iterable[str]) -> str | None:
+    """Return why a first word that names no command is hardly a topic; None: it may be one."""
+    names = list(commands)
+    if word in names:
+        return None
+    near = difflib.get_close_matches(word, [name for name in names if abs(len(name) - len(word)) <= 1], 1, 0.65)
+    if not near and word not in NO_COMMANDS:
+        return None
+    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    return f"no command {word!r}: {meant} (a topic of that name: --topic)"
 
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})

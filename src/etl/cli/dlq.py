@@ -290,7 +290,8 @@ def _table(chosen: Sequence[Letter]) -> object:
                 + (error if len(error) <= ERROR_SHOWN else error[:ERROR_SHOWN] + "…"),
             )
         )
-    return terminal.table(["place", "when (UTC)", "code", "job", "from", "to", "error"], rows)
+    columns = ["place", "when (UTC)", "code", "job", "from", "to", "error"]
+    return terminal.table(columns, rows, whole=["place", "code", "job"])
 
 
 def _print_whole(letter: Letter) -> None:

@@ -121,7 +121,7 @@ class Filters:
 
 
 def read(bootstrap_servers: str, topic: str) -> tuple[list[Letter], list[str]]:
-    """Return all dead letters committed by now, by place, and what else is there that is none (PARTITION:OFFSET).
+    """Return all dead letters committed by now, oldest first, and what else is there that is none (PARTITION:OFFSET).
 
     Reads to the very ends, waiting for transactions that are still open: a marker behind one of them counts.
     """
@@ -140,7 +140,7 @@ def read(bootstrap_servers: str, topic: str) -> tuple[list[Letter], list[str]]:
             except InvalidMessage:
                 strangers.append(f"{record.partition}:{record.offset}")
     letters = [Letter(record, message, (record.partition, record.offset) in replayed) for record, message in records]
-    return sorted(letters, key=lambda letter: letter.place), strangers
+    return sorted(letters, key=lambda letter: (letter.message.timestamp, letter.place)), strangers
 
 
 def marker(letter: Letter) -> bytes:

@@ -8,12 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-import structlog
 
 from etl import broker, logs
 from etl.config import ConfigLoader
-
-log = structlog.get_logger(__name__)
 
 
 def with_config(command: Callable[..., None], *, needs_servers: bool = False) -> Callable[..., None]:
@@ -43,7 +40,7 @@ def with_config(command: Callable[..., None], *, needs_servers: bool = False) ->
         logs.configure(config.settings.log_format, level, config.secrets, sys.stderr, library_level=library_level)
         broker.secure(config.settings)
         for warning in config.warnings:
-            log.warning("setting", says=warning)
+            click.echo(f"warning: {warning}", err=True)
         command(config=config, **rest)
 
     return wrapped

@@ -15,7 +15,7 @@ from etl.cli import terminal
 from etl.cli.options import with_config
 from etl.cli.waiting import Expected, Sent, Waiting, print_interrupted, print_missing, print_summary
 from etl.config import ConfigLoader
-from etl.errors import BrokerUnavailable, InvalidMessage
+from etl.errors import BrokerUnavailable, InvalidMessage, UnknownServer
 from etl.models import FileTransferJob
 from etl.topics import Topics
 
@@ -30,6 +30,7 @@ class Draft:
     key: bytes | None
     value: bytes
     job_id: str | None
+    servers: tuple[str, ...] = ()
 
 
 @click.command()
@@ -76,6 +77,7 @@ def submit(
         raise click.UsageError("--no-check goes with --file only")
     else:
         drafts = [_one(source, destination, job_id, priority, overwrite, source_action)]
+    _warn_of_strangers(config, drafts)
     settings = config.settings
     topics = Topics.of(settings.topic, settings)
     if not wait:
@@ -115,6 +117,8 @@ def _one(
     action: object = source_action
     if source_action is not None and source_action.startswith("move:"):
         action = {"move": source_action.removeprefix("move:")}
+    elif source_action not in {None, "keep", "delete"}:
+        raise click.UsageError("--source-action must be keep, delete or move:PATH")
     options = {"overwrite": overwrite, "source_action": action}
     try:
         job = FileTransferJob.from_dict(
@@ -164,7 +168,7 @@ def _drafts(lines: Iterable[bytes], *, check: bool) -> list[Draft]:
         if check:
             drafts.append(_draft(job, line))
         else:
-            drafts.append(Draft(job.ordering_key, line, job.job_id))
+            drafts.append(Draft(job.ordering_key, line, job.job_id, _servers(job)))
     if bad:
         rest = len(bad) - BAD_LINES_SHOWN
         shown = [*bad[:BAD_LINES_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
@@ -178,7 +182,22 @@ def _draft(job: FileTransferJob, line: bytes | None = None) -> Draft:
     """Return the job as it is sent: its own line, unless it needs an id to be recognised by."""
     if job.job_id is None:
         job, line = job.with_id(uuid.uuid4().hex), None
-    return Draft(job.ordering_key, line or job.to_json().encode("utf-8"), job.job_id)
+    return Draft(job.ordering_key, line or job.to_json().encode("utf-8"), job.job_id, _servers(job))
+
+
+def _servers(job: FileTransferJob) -> tuple[str, ...]:
+    return (job.source.hostname, job.destination.hostname)
+
+
+def _warn_of_strangers(config: ConfigLoader, drafts: Iterable[Draft]) -> None:
+    """Say which servers are none here, where any are set: the consumers' settings may be others."""
+    if not config.servers:
+        return
+    for name in dict.fromkeys(name for draft in drafts for name in draft.servers):
+        try:
+            config.get_server_config(name)
+        except UnknownServer as error:
+            click.echo(f"warning: {terminal.visible(error)} in the settings here", err=True)
 
 
 def _send(bootstrap_servers: str, topic: str, drafts: Sequence[Draft]) -> list[Sent]:

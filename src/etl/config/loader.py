@@ -172,8 +172,7 @@ class _Validation:
         spec = PROTOCOLS.get(kind)
         if spec is None:
             known = ", ".join(sorted(PROTOCOLS))
-            near = _nearest(kind, PROTOCOLS)
-            self.wrong(f"{name}_TYPE", f"{self.shown(kind)} is no known protocol{near} (known: {known})")
+            self.wrong(f"{name}_TYPE", f"{self.shown(kind)} is no known protocol (known: {known})")
             spec = ProtocolSpec(needs_host=False, needs_login=False, settings=dict.fromkeys(properties, ""))
         known_properties = [f"{name}_{known}" for known in (*SERVER_PROPERTIES, *spec.settings)]
         for unknown in (key for key, value in properties.items() if value and f"{name}_{key}" not in known_properties):
@@ -206,6 +205,8 @@ class _Validation:
             partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
             options={key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())},
         )
+        if spec.base_is_absolute and server.base_path and not server.base_path.startswith("/"):
+            self.wrong(f"{name}_BASE_PATH", f"must begin with / for a server of type {kind}")
         if server.prewarm > server.max_connections:
             self.wrong(f"{name}_PREWARM", f"is larger than {name}_MAX_CONNECTIONS ({server.max_connections})")
         return server
@@ -364,7 +365,9 @@ def _load_plugins(validation: _Validation) -> None:
         try:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - a user's module may raise anything; it is one of the wrong settings
-            validation.wrong(row.name, f"module {module!r} cannot be imported: {type(error).__name__}: {error}")
+            hint = " (is its folder in PYTHONPATH?)" if isinstance(error, ModuleNotFoundError) else ""
+            why = f"{type(error).__name__}: {error}{hint}"
+            validation.wrong(row.name, f"module {module!r} cannot be imported: {why}")
 
 
 def _beside(warnings: Sequence[str], text: str) -> str:

@@ -48,6 +48,7 @@ class ProtocolSpec:
     default_port: int | None = None
     needs_host: bool = True
     needs_login: bool = True
+    base_is_absolute: bool = False  # a BASE_PATH that is not would depend on where the process was started
     settings: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -54,6 +54,14 @@ def _label(text: str) -> str:
     return text
 
 
+def is_label(text: str) -> bool:
+    """Is this a job id, or a server's name?"""
+    try:
+        return _label(text) == text
+    except ValueError:
+        return False
+
+
 def _control(text: str) -> str | None:
     """Return the first control character, or half of a surrogate pair."""
     if text.isprintable():

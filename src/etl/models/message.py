@@ -20,7 +20,7 @@ from pydantic import (
 
 from etl.errors import InvalidMessage
 from etl.models import document
-from etl.models.field import Action, Label, Moment, Path, Verification, Version
+from etl.models.field import Action, Label, Moment, Path, Verification, Version, is_label
 from etl.models.letter import DLQMessage
 
 __all__ = ["DLQMessage", "Endpoint", "FileTransferJob", "TransferOptions", "TransferResult"]
@@ -146,9 +146,9 @@ class FileTransferJob(_Shape):
         try:
             job = cls.model_validate({**fields, "flat": flat})
         except ValidationError as error:
-            raise _refusal([*problems, *_problems(error, flat=flat)]) from None
+            raise _refusal([*problems, *_problems(error, flat=flat)], fields.get("job_id")) from None
         if problems:
-            raise _refusal(problems)
+            raise _refusal(problems, job.job_id)
         return job
 
     @property
@@ -313,8 +313,9 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"{name[:NAME_SHOWN]}: is unknown" + (f" (did you mean {near[0]}?)" if near else "")
 
 
-def _refusal(problems: Sequence[str]) -> InvalidMessage:
-    """Return one error with all problems, of a length that fits any log and topic."""
+def _refusal(problems: Sequence[str], job_id: object = None) -> InvalidMessage:
+    """Return one error with all problems, of a length that fits any log and topic; with the job's id if it is one."""
     rest = len(problems) - PROBLEMS_SHOWN
     shown = [*problems[:PROBLEMS_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
-    return InvalidMessage(document.printable("; ".join(shown)))
+    named = job_id if isinstance(job_id, str) and is_label(job_id) else None
+    return InvalidMessage(document.printable("; ".join(shown)), job_id=named)

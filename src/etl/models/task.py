@@ -64,7 +64,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One line of a job's history: `at` (UTC, ISO 8601), `where` (process, servers), `what` (code and message)."""
+    """One line of a job's history: `at` (UTC, ISO 8601), `where` (process), `what` (code and message)."""
 
     at: str
     where: str
@@ -94,9 +94,8 @@ class Task:
     incarnation: int = 0  # of the assignment in which the record was received
     # Partial files of earlier runs are looked for first, by a listing that is no older (monotonic clock); None: not.
     sweep_since: float | None = None
-    owned: Callable[[], bool] = lambda: (
-        True
-    )  # is the partition of `record` still ours, as far as this process can know?
+    # Is the partition of `record` still ours, as far as this process can know?
+    owned: Callable[[], bool] = lambda: True
     size_bytes: int = 0  # of the record, for the window
     partition: Partition = field(init=False)  # of the record
 
