@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from etl.envelopes import tier_of
-from etl.errors import EtlError
+from etl.errors import InvalidMessage
 from etl.models.message import FileTransferJob
 from etl.models.wire import Partition
 from etl.offsets import State
@@ -77,7 +77,7 @@ class Admission:
         carried = self.envelopes.read(record)
         parked = record.topic == self.topics.retry
         is_ours = not parked or carried.group == self.group_id
-        if parked and is_ours:
+        if parked and is_ours and not self.ledger.is_done(partition, record.offset):
             if carried.early and self.dispatcher.wants(carried.servers):
                 carried = carried._replace(not_before=self.clock())
             if not self._may_come(partition, record, carried):
@@ -95,21 +95,21 @@ class Admission:
 
     def _may_come(self, partition: Partition, record: Record, carried: Carried) -> bool:
         """Is it time for a record of T-retry? If not, its partition sleeps."""
-        now, sleep = self.clock(), partial(self.partitions.sleep, partition, record.offset)
+        now = self.clock()
         if (due := _due(record, carried)) > now:
             # Woken at half of what is taken then: its partition is read again each time.
             is_wanted = partial(self.dispatcher.wants, carried.servers, 0.5) if carried.early else None
-            sleep(due, passable=carried.early, is_wanted=is_wanted)
+            self.partitions.sleep(partition, record.offset, due, passable=carried.early, is_wanted=is_wanted)
             return False
         if self.dispatcher.sets_back(carried.servers) and not self.pace.take(now):
-            sleep(now + SET_BACK_PAUSE_SECONDS, passable=True)
+            self.partitions.sleep(partition, record.offset, now + SET_BACK_PAUSE_SECONDS, passable=True)
             return False
         return True
 
     def _admit(self, record: Record, carried: Carried, incarnation: int, *, published: bool) -> None:
         try:
             job = FileTransferJob.from_json(record.value)
-        except EtlError as error:
+        except InvalidMessage as error:
             self.endings.refuse(record, carried, incarnation, error)
             return
         task = carried.task(record, job)

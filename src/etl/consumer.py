@@ -6,7 +6,6 @@ The main thread owns the Kafka client and never waits for a transfer. Knows no p
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +22,7 @@ from etl.endings import Endings
 from etl.envelopes import Envelopes
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.outcomes import Ledger
-from etl.partitions import Partitions
+from etl.partitions import POLLED, Partitions
 from etl.reports import Reports
 from etl.retry import Policy
 from etl.runner import Runner
@@ -65,14 +64,14 @@ class FileTransferConsumer:
         self.group_id = group_id
         self.bootstrap_servers = bootstrap_servers
         self.config = config or ConfigLoader()
-        self._stop = threading.Event()
+        self._is_stopping = False  # set by a signal handler: no lock, as it may have interrupted who holds it
         self._stop_reason = ""
         self._fatal: BaseException | None = None
 
     def stop(self, reason: str = "stop()") -> None:
         """Ask for the end: running transfers may finish within the grace time. Safe in a signal handler."""
         self._stop_reason = reason
-        self._stop.set()
+        self._is_stopping = True
 
     def start(self) -> None:
         """Consume until `stop`; returns when everything is committed and closed.
@@ -95,7 +94,7 @@ class FileTransferConsumer:
     def _once_reachable(self, me: Identity, act: Callable[[], T]) -> T | None:
         """Do what needs the broker, as soon as it is there; None when we were stopped before."""
         said = ""
-        while not self._stop.is_set():
+        while not self._is_stopping:
             me.beat(polls=False)
             try:
                 if is_listening(self.bootstrap_servers):
@@ -103,14 +102,14 @@ class FileTransferConsumer:
                 if not said:
                     said = "nobody listens"
                     log.info("waiting for the broker", bootstrap_servers=self.bootstrap_servers)
-                self._stop.wait(LISTENING_PAUSE_SECONDS)
+                time.sleep(LISTENING_PAUSE_SECONDS)
             except (NotAllowed, BrokerRefused):
                 raise
             except BrokerUnavailable as error:
                 if str(error) != said:
                     said = str(error)
                     log.warning("waiting for the broker", bootstrap_servers=self.bootstrap_servers, error=said)
-                self._stop.wait(BROKER_PAUSE_SECONDS)
+                time.sleep(BROKER_PAUSE_SECONDS)
         return None
 
     def _consume(self, me: Identity, names: topics.Topics, limits: topics.TopicLimits) -> None:
@@ -120,7 +119,7 @@ class FileTransferConsumer:
         pools.know(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
         envelopes = Envelopes(names, self.group_id, limits.retry_partitions_per_tier)
-        endings = Endings(me.name, dispatcher, ledger, Policy.of(settings), envelopes, self._stop.is_set)
+        endings = Endings(me.name, dispatcher, ledger, Policy.of(settings), envelopes, lambda: self._is_stopping)
         runner = Runner(settings, me.token, pools, dispatcher, endings, Store(settings.store_bytes))
         lanes = Lanes(
             dispatcher,
@@ -147,6 +146,7 @@ class FileTransferConsumer:
                 on_revoked=revoked,
                 instance_id=me.group_instance_id if settings.instance_id_is_set else None,
                 leave_on_stop=settings.leave_on_stop,
+                max_poll_records=POLLED,
             ),
         )
         if intake is None:
@@ -179,7 +179,7 @@ class FileTransferConsumer:
         lanes.start()
         reports = Reports(names, intake, partitions, dispatcher)
         try:
-            while not self._stop.is_set():
+            while not self._is_stopping:
                 me.beat(polls=True)
                 partitions.take_over_new()
                 for record in intake.poll(POLL_SECONDS):

@@ -14,7 +14,8 @@
     .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
 
 Owns the lock, and what is known of servers and their pairs; whose turn it is, is decided by `turns`, and what is too
-much by `surplus`. Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Does no I/O.
+much by `surplus`. Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Says in the log, without the
+lock, that a server is down or back; does no other I/O.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import random
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
 
 from etl import surplus
 from etl.breaker import Breaker
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from etl.models.task import Task
     from etl.transfer.lease import Lease
     from etl.transfer.pool import Pools
+
+log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
 
@@ -197,13 +202,17 @@ class Dispatcher:
         config = self._pools.server(name)
         with self._lock:
             server = self._server(config)
-            if server in self._down:
-                self._down.discard(server)
-                server.is_back()
-                for queue in self._queues.values():
-                    if server in queue.servers:
-                        queue.climb.restart()
-                self._possible.notify()
+            if server not in self._down:
+                return
+            now = self._clock()
+            seconds, set_back = server.breaker.age(now), server.set_back
+            self._down.discard(server)
+            server.is_back()
+            for queue in self._queues.values():
+                if server in queue.servers:
+                    queue.restart(now)
+            self._possible.notify()
+        log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), set_back=set_back)
 
     def answered(self, task: Task) -> None:
         """Note that a running job ended with an answer of its servers: the file is there, or cannot be."""
@@ -227,13 +236,17 @@ class Dispatcher:
             now = self._clock()
             server = self._server(config)
             server.gauge.count(now, failed=True)
+            is_news = is_outage and server.breaker.closed
             if is_outage:
                 server.breaker.down(now, error, rest)
                 self._down.add(server)
+            wait = server.breaker.wait(now)
             entry = None if task is None else self._table.entries.get(task)
             if entry is not None and fate is Fate.RETRY:
                 entry.queue.climb.failed()
             self._possible.notify()
+        if is_news:
+            log.warning("server is down", server=config.hostname, error=str(error), next_probe_seconds=round(wait, 1))
 
     def breaker_wait(self, name: str) -> float:
         """Return for how many seconds no job of this server will be tried."""
@@ -251,14 +264,12 @@ class Dispatcher:
         """
         handed = []
         with self._lock:
-            now = self._clock()
-            for entry, seconds in surplus.beyond_breakers(self._down, self._queues.values(), now):
+            now, queues = self._clock(), self._queues.values()
+            for entry, seconds in surplus.beyond_breakers(self._down, queues, self._settings, now):
                 errors = (server.breaker.error for server in entry.queue.servers)
                 handed.append(Surplus(entry.task, seconds, next((error for error in errors if error), None)))
                 self._table.remove(entry, now)
-            for entry, seconds in surplus.beyond_share(
-                self._servers.values(), self._queues.values(), self._settings, now
-            ):
+            for entry, seconds in surplus.beyond_share(self._servers.values(), queues, self._settings, now):
                 handed.append(Surplus(entry.task, seconds, None))
                 self._table.remove(entry, now)
             if handed:
@@ -269,23 +280,17 @@ class Dispatcher:
         """Would a job of these servers be handed out again at once, since one of them is down?"""
         if not self._down:  # hardly ever is one; read without the lock, as the answer is old a moment later anyway
             return False
-        try:
-            configs = [self._pools.server(name) for name in names]
-        except UnknownServer:  # it is none any more
-            return False
         with self._lock:
-            servers = [self._server(config) for config in configs]
+            servers = [self._server(config) for config in self._known(names)]
             queues = self._queues.values()
-            return any(not server.breaker.closed and not surplus.is_kept(server, queues) for server in servers)
+            most = surplus.kept(self._down, self._settings)
+            return any(server in self._down and surplus.waiting(server, queues) >= most for server in servers)
 
     def wants(self, names: Sequence[str], part: float = 1.0) -> bool:
         """Would a job of these two servers run soon: they are up, and less than (`part` of) enough waits for them?"""
-        try:
-            configs = [self._pools.server(name) for name in names]
-        except UnknownServer:  # it is none any more: told of when its time has come
-            return False
         with self._lock:
-            if any(not self._server(config).breaker.closed for config in configs):
+            configs = self._known(names)
+            if len(configs) != 2 or any(not self._server(config).breaker.closed for config in configs):
                 return False
             queue = self._queues.get(tuple(self._pools.key(config) for config in configs))
             return queue is None or surplus.is_short(queue, self._settings, self._clock(), part)
@@ -318,6 +323,13 @@ class Dispatcher:
             }
 
     # --- under the lock ---------------------------------------------------------------------------------------
+
+    def _known(self, names: Iterable[str]) -> list[ServerConfig]:
+        """Return the servers of these names; none of them when one is no server any more: told of when it is due."""
+        try:
+            return [self._pools.server(name) for name in names]
+        except UnknownServer:
+            return []
 
     def _server(self, config: ServerConfig) -> Server:
         key = self._pools.key(config)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from etl.errors import EtlError, Fate, code_of
+from etl.errors import EtlError, Fate, InvalidMessage, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models.message import TransferResult
@@ -51,7 +51,7 @@ class Endings:
     envelopes: Envelopes
     is_stopping: Callable[[], bool]
     untidy: bool = False  # something may be left behind at a server, and no job of this process will look for it
-    done: int = field(default=0)  # jobs that ended in this process; approximate: lanes count without a lock
+    done: int = 0  # jobs that ended in this process; approximate: lanes count without a lock
 
     def succeeded(self, task: Task, receipt: Receipt, started: float) -> None:
         """Report a transfer; of a job with a source action, as published: the action follows its commit."""
@@ -95,12 +95,13 @@ class Endings:
         """Report an attempt that failed: have the job run again, later or elsewhere, or give it up."""
         now = time.time()
         # Of a job that another process may have finished by now the error proves nothing: its source may be gone.
-        verdict = self.policy.verdict(task, error, now, self._breaker_wait(error)) if task.owned() else Abandon()
+        breaker_wait = self._breaker_wait(error)
+        verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
         if isinstance(verdict, Again | Park):
             self._note(task, error, spent=verdict.spent)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
             if isinstance(verdict, Park):
-                task.early = not verdict.spent
+                task.early = breaker_wait > 0  # it waits for that: when it closes, the job may come
                 self.park(task, verdict.not_before, str(error))
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
@@ -130,6 +131,7 @@ class Endings:
         # Of a job that comes back it was said before: a million may be set aside again and again.
         level, task.early = logging.DEBUG if task.early else logging.INFO, True
         if outage is None:
+            task.waiting_since, task.outages = None, 0  # its servers are up
             self.park(task, now + seconds, "server busy", level=level)
             return
         verdict = self.policy.set_back(task, outage, now, seconds)
@@ -137,7 +139,7 @@ class Endings:
             self.dead(task, verdict.error)
             return
         task.waiting_since = verdict.waiting_since
-        self.park(task, verdict.not_before, f"{code_of(outage)}: its server is down", level=level)
+        self.park(task, verdict.not_before, str(outage), level=level)
 
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""
@@ -151,9 +153,9 @@ class Endings:
         result = self._result(task, "FAILED", started, finished, error=redact(str(error)), error_code=code_of(error))
         return self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
 
-    def refuse(self, record: Record, carried: Carried, incarnation: int, error: EtlError) -> None:
+    def refuse(self, record: Record, carried: Carried, incarnation: int, error: InvalidMessage) -> None:
         """Report a message that is no job."""
-        job_id = carried.job_id or str(carried.origin)
+        job_id = carried.job_id or error.job_id or str(carried.origin)
         now = datetime.now(UTC)
         result = TransferResult(
             job_id=job_id,

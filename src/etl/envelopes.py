@@ -42,8 +42,7 @@ Headers = tuple[tuple[str, bytes], ...]
 class Envelopes:
     """Makes the messages that an outcome consists of. `group` is ours: other groups skip what we set aside.
 
-    `retry_partitions` (per tier): partition p of `T-retry` belongs to tier `p % len(TIERS)`, so that it keeps its
-    tier when partitions are added.
+    `retry_partitions` (per tier): see `tier_of`.
     """
 
     topics: Topics
@@ -95,8 +94,8 @@ class Envelopes:
         tier = tier_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
         key = task.record.key
-        spread = zlib.crc32(key if key is not None else str(task.origin).encode()) % self.retry_partitions
-        partition = tier + len(TIERS) * spread
+        block = zlib.crc32(key if key is not None else str(task.origin).encode()) % self.retry_partitions
+        partition = block * len(TIERS) + (tier + block) % len(TIERS)
         value = task.record.value
         return (Message(self.topics.retry, key, value, headers, partition, lambda: self._too_large(task)),)
 
@@ -154,8 +153,13 @@ class Envelopes:
 
 
 def tier_of(partition: int) -> int:
-    """Return the tier of a partition of `T-retry`."""
-    return partition % len(TIERS)
+    """Return the tier of a partition of `T-retry`; it keeps it when partitions are added.
+
+    Each block of partitions has all tiers, each block begins with another one: the partitions of one tier are not all
+    with one process where they are dealt out in turn.
+    """
+    block, place = divmod(partition, len(TIERS))
+    return (place - block) % len(TIERS)
 
 
 class Carried(NamedTuple):

@@ -131,6 +131,11 @@ class Progress:
         at = bisect_left(self._outstanding, offset)
         return at < len(self._outstanding) and self._outstanding[at] == offset
 
+    def is_done(self, offset: int) -> bool:
+        """Does a commit say that this record is done?"""
+        at = bisect_right(self._runs, offset, key=lambda run: run.start)
+        return offset < self._floor or bool(at and offset < self._runs[at - 1].end)
+
     def receive(self, offset: int) -> State:
         """Take a record that was read: tell how far it is. Records come in rising order, with gaps.
 
@@ -140,8 +145,7 @@ class Progress:
         if offset < self._position:
             raise ValueError(f"record {offset} comes after position {self._position}")
         self._position = offset + 1
-        at = bisect_right(self._runs, offset, key=lambda run: run.start)
-        if offset < self._floor or (at and offset < self._runs[at - 1].end):
+        if self.is_done(offset):
             self._published.discard(offset)
             return State.DONE
         if self._outstanding:

@@ -112,6 +112,12 @@ class Ledger:
             book.at_rest = False
             return book.progress.receive(offset)
 
+    def is_done(self, partition: Partition, offset: int) -> bool:
+        """Does a commit say that a record is done? Asked before it is received."""
+        with self._lock:
+            book = self._books.get(partition)
+            return book is not None and book.progress.is_done(offset)
+
     def moved(self, partition: Partition, position: int) -> None:
         """Take note of the consumer's position. Call it only when every record before it was received."""
         with self._lock:

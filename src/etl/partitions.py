@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-TAKE_OVER_SECONDS = 2.0  # spent at most on one partition before others get their turn
+TAKE_OVER_SECONDS = 2.0  # for each question about a partition, and for all partitions before the next poll
 OUTSTANDING = 2000  # records without a committed outcome, at least as many are allowed
-POLLED = 200  # records that may still come of a poll when no more are wanted
+POLLED = 200  # records of one poll: so many may still come when no more are wanted
 
 
 @dataclass
@@ -32,8 +32,7 @@ class _Held:
     taken_over_at: float  # monotonic
     to_sweep: int  # of its next jobs, how many look for partial files of a predecessor
     sweep_until: int  # offset: what its predecessors received lies before it
-    waits_for: int | None = None  # offset of a record that is not due yet
-    wakes_at: float = 0.0  # wall clock
+    asleep_until: float | None = None  # wall clock: when its next record is due; None: it is awake
     is_wanted: Callable[[], bool] | None = None  # may that record come before its time?
 
 
@@ -48,16 +47,23 @@ class Partitions:
         self._ledger = ledger
         self._outstanding_limit = max(2 * window, OUTSTANDING)
         self._clock = clock
-        self._lock = threading.Lock()  # guards _held
+        self._lock = threading.Lock()  # guards which are held; what is in a _Held belongs to the main thread
         self._held: dict[Partition, _Held] = {}
+        self._failed_at: dict[Partition, float] = {}  # those that could not be taken over (monotonic): tried last
         self._paused: set[Partition] = set()
 
     def take_over_new(self) -> None:
         """Take over what was newly assigned: learn where it stands, and what its last owner left."""
-        for partition in self._intake.new_partitions():
+        new = self._intake.new_partitions()
+        self._failed_at = {partition: at for partition, at in self._failed_at.items() if partition in new}
+        deadline = time.monotonic() + TAKE_OVER_SECONDS
+        for partition in sorted(new, key=lambda partition: self._failed_at.get(partition, 0.0)):
+            if time.monotonic() >= deadline:
+                break  # poll, and come back
             taken = self._intake.take_over(partition, TAKE_OVER_SECONDS)
             if taken is None:
-                break  # the broker is away: poll, and come back
+                self._failed_at[partition] = time.monotonic()
+                continue
             committed = taken.committed
             if taken.lost is not None:
                 log.error(
@@ -73,6 +79,9 @@ class Partitions:
             with self._lock:
                 self._held[partition] = _Held(incarnation, time.monotonic(), to_sweep, taken.end)
             self._paused.add(partition)  # by the intake, when it was assigned
+            if not self._intake.settled(partition):
+                self.revoked([partition])
+                continue
             log.info(
                 "partition taken over",
                 topic=partition.topic,
@@ -99,7 +108,7 @@ class Partitions:
         """Does the partition wait for the time of its next record?"""
         with self._lock:
             held = self._held.get(partition)
-            return held is not None and held.waits_for is not None
+            return held is not None and held.asleep_until is not None
 
     def owned(self, partition: Partition, incarnation: int) -> bool:
         """Can nobody else have this partition, as far as this process can know? Any thread."""
@@ -142,7 +151,7 @@ class Partitions:
                 return
             if not passable:
                 held.sweep_until = min(held.sweep_until, offset)
-            held.waits_for, held.wakes_at, held.is_wanted = offset, until, is_wanted
+            held.asleep_until, held.is_wanted = until, is_wanted
         self._intake.pause([partition])
         self._paused.add(partition)
         self._intake.seek(partition, offset)
@@ -154,15 +163,16 @@ class Partitions:
         with self._lock:
             held = dict(self._held)
         for state in held.values():
-            if state.waits_for is not None and (
-                state.wakes_at <= now or (state.is_wanted is not None and not window_full and state.is_wanted())
-            ):
-                state.waits_for = None
+            if state.asleep_until is None:
+                continue
+            is_wanted = state.is_wanted is not None and not window_full and state.is_wanted()
+            if is_wanted or state.asleep_until <= now:
+                state.asleep_until = None
         wanted = {
             partition
             for partition, state in held.items()
             if not window_full
-            and state.waits_for is None
+            and state.asleep_until is None
             and self._ledger.started(partition)
             and not self._ledger.full(partition)
         }
@@ -185,4 +195,4 @@ class Partitions:
         with self._lock:
             held = {p: s for p, s in self._held.items() if p.topic == topic}
         count = sum(self._intake.behind(partition) for partition in held)
-        return count, min((s.wakes_at for s in held.values() if s.waits_for is not None), default=None)
+        return count, min((s.asleep_until for s in held.values() if s.asleep_until is not None), default=None)

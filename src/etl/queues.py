@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from etl.retry import SetBacks
-
 if TYPE_CHECKING:
     from etl.climb import Climb
     from etl.config import ServerConfig
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from etl.models.task import Task
 
 SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is set aside
-SURE_SECONDS = 3.0  # with a lane, before a rate says anything: the first job waits for logins
+SURE_SECONDS = 3.0  # with jobs, before a rate says anything: the first job waits for logins
 QUIET_SECONDS = 10.0  # without a finished job for so long, a rate of the past says nothing
 OVERTAKEN = 8  # how often, at each of its servers, before a queue keeps a place there
 CLAIM_SECONDS = 2.0  # how long a place is kept empty for a queue whose other server is full
@@ -40,7 +38,10 @@ class State(Enum):
 
 
 class Rate:
-    """Jobs finished per second in which the queue had a lane; a queue that idles keeps its rate."""
+    """Jobs finished per second in which the queue had any; a queue that idles keeps its rate.
+
+    While they waited for a lane or for sessions, too: a server with many partners is slow for each of them.
+    """
 
     def __init__(self) -> None:
         self._count = 0.0  # finished jobs, fading
@@ -49,15 +50,15 @@ class Rate:
         self._since: float | None = None
 
     def begin(self, now: float) -> None:
-        """The queue has a lane from now on."""
+        """The queue has jobs from now on."""
         self._since = now
 
     def end(self, now: float) -> None:
-        """The queue has no lane from now on."""
+        """The queue has no jobs from now on."""
         self._busy, self._since = self.busy(now), None
 
     def busy(self, now: float) -> float:
-        """Return for how many seconds the queue has had a lane."""
+        """Return for how many seconds the queue has had jobs."""
         return self._busy + (0.0 if self._since is None else max(0.0, now - self._since))
 
     def count(self, now: float) -> None:
@@ -87,9 +88,7 @@ class Queue:
     servers: tuple[Server, ...]  # one or two
     climb: Climb
     lanes: int = 0
-    heap: list[tuple[int, int, Entry]] = field(
-        default_factory=list
-    )  # by rank, age; may hold what is not ready any more
+    heap: list[tuple[int, int, Entry]] = field(default_factory=list)  # by turn; some may not be ready any more
     ready: int = 0
     waiting: dict[int, Entry] = field(default_factory=dict)  # ready, following and delayed, by their number
     running: int = 0
@@ -99,8 +98,19 @@ class Queue:
     kept_since: float | None = None  # since when a claimed place is kept empty
     crowded_since: float = -math.inf  # since when it has been slow, and jobs of it are set aside
     crowded_until: float = -math.inf  # when one was, last
-    waits: SetBacks = field(default_factory=SetBacks)
     yielded_to: float = -math.inf  # when a row of another queue ended for it, since its last turn
+
+    @property
+    def is_idle(self) -> bool:
+        """Has it no jobs at all?"""
+        return not self.running and not self.waiting
+
+    def restart(self, now: float) -> None:
+        """Begin anew: one of its servers was down, and is back."""
+        self.climb.restart()
+        self.rate = Rate()
+        if not self.is_idle:
+            self.rate.begin(now)
 
     def push(self, entry: Entry) -> None:
         """Make a job ready."""
@@ -109,7 +119,7 @@ class Queue:
         if len(self.heap) > 64 + 2 * self.ready:  # mostly jobs that were dropped or handed out
             self.heap = [item for item in self.heap if item[2].state is State.READY]
             heapq.heapify(self.heap)
-        heapq.heappush(self.heap, (entry.rank, entry.number, entry))
+        heapq.heappush(self.heap, (*entry.turn, entry))
 
     def head(self) -> Entry:
         """Return the ready job that is next; there must be one."""
@@ -145,20 +155,17 @@ class Queue:
         self.claims.clear()
         self.kept_since = None
 
-    def set_one_aside(self, now: float) -> float:
-        """Note that a job is set aside, as the queue is slow; return for how many seconds.
-
-        About as long again as that has been so: a rate may be that of a few large files, and small ones follow.
-        """
+    def crowded(self, now: float) -> float:
+        """Note that a job is set aside, as the queue is slow; return for how many seconds that has been so."""
         if now - self.crowded_until > CROWDED_SECONDS:
             self.crowded_since = now
         self.crowded_until = now
-        return self.waits.seconds(now - self.crowded_since, 0.0, now)
+        return now - self.crowded_since
 
     def outlook(self, now: float) -> float:
         """Return how many seconds the queue will take.
 
-        Without any rate nothing is known against a queue until it had a lane for long; nor with one that is young.
+        Without any rate nothing is known against a queue until it had jobs for long; nor with one that is young.
         """
         rate, quiet = self.rate.per_second(now), self.rate.quiet(now)
         if (rate is None and quiet < SLOW_SECONDS) or self.rate.busy(now) < SURE_SECONDS:

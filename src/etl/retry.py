@@ -1,6 +1,6 @@
 """What becomes of a job after an error, and how long it waits: the only place with back-off arithmetic.
 
-    Policy(max_attempts, backoff, backoff_max, patience_seconds, memory_limit_seconds=5.0, jitter=…)
+    Policy(max_attempts, backoff, backoff_max, patience_seconds, jitter=…)
     Policy.of(settings) -> Policy
     policy.verdict(task, error, now_wall, breaker_wait=0.0) -> Again | Park | Dead | Abandon  (changes nothing)
     policy.set_back(task, outage, now_wall, seconds) -> Park | Dead    of a job that is not even tried
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from etl.models.task import Task
 
 TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds; each is its own partitions of T-retry: first in, first due
-SET_BACK_PER_SECOND = 100.0  # jobs of servers that are down that a process takes from T-retry only to put them back
+MEMORY_SECONDS = 5.0  # shorter waits are spent in this process, longer ones in T-retry
+SET_BACK_PER_SECOND = 100.0  # jobs of a server in trouble that a process takes from T-retry only to put them back
 TIER_SLIP = 0.5  # seconds: a wait of a whole tier is written down a moment after it was decided, and is one still
 SPREAD = 0.2  # waits of an outage vary by this part: processes that saw the same one do not come back together
 
@@ -125,7 +126,6 @@ class Policy:
     backoff: float
     backoff_max: float
     patience_seconds: float
-    memory_limit_seconds: float = 5.0
     jitter: Callable[[], float] = random.random
 
     @classmethod
@@ -166,7 +166,7 @@ class Policy:
             return _out_of_patience(error, now - since)
         outages = task.outages + 1
         delay = max(Doubling(self.backoff, self.backoff_max, self.jitter)(outages), breaker_wait)
-        if delay > self.memory_limit_seconds:
+        if delay > MEMORY_SECONDS:
             delay = _rounded_down(delay)  # a whole tier: one hop, and no remainder to wait for in memory
         delay = min(delay, patience_left)  # the last attempt is at the end of the patience, not a tier beyond
         return self._wait(delay, now, spent=False, since=since, outages=outages)
@@ -180,7 +180,7 @@ class Policy:
         return Park(False, since, task.outages, now + min(seconds, patience_left))
 
     def _wait(self, delay: float, now: float, *, spent: bool, since: float | None, outages: int) -> Again | Park:
-        if delay <= self.memory_limit_seconds:
+        if delay <= MEMORY_SECONDS:
             return Again(spent, since, outages, delay)
         return Park(spent, since, outages, now + delay)
 

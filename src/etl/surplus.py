@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from etl.models.task import Task
     from etl.queues import Entry, Queue
 
-DOWN_KEEPS = 8  # jobs kept here for a server whose breaker is open: probes, and work for the moment it is back
+# Jobs kept here for a server whose breaker is open: probes, and work for the moment it is back. Fewer where many are
+# down: they would fill the window, and nothing else would come in.
+DOWN_KEEPS = 8
 STOCK_SECONDS = 5.0  # for how long what waits here should last, when more that was set aside is to be had
+SETTLED_SECONDS = 10.0  # without one set aside, before any comes back early: it would be set aside again
 
 
 class Surplus(NamedTuple):
@@ -31,24 +34,34 @@ class Surplus(NamedTuple):
     outage: BaseException | None  # what its server was met with, if it is down; None: it is busy
 
 
-def is_kept(server: Server, queues: Iterable[Queue]) -> bool:
-    """Would one job more of a server that is down be kept here?"""
-    return sum(len(queue.waiting) for queue in queues if server in queue.servers) < DOWN_KEEPS
+def kept(down: Collection[Server], settings: Settings) -> int:
+    """Return how many jobs are kept here for each of the servers that are down: of all a quarter of the window."""
+    return min(DOWN_KEEPS, max(1, settings.window_records // (4 * max(1, len(down)))))
+
+
+def waiting(server: Server, queues: Iterable[Queue]) -> int:
+    """Return how many jobs wait here for a server."""
+    return sum(len(queue.waiting) for queue in queues if server in queue.servers)
 
 
 def is_short(queue: Queue, settings: Settings, now: float, part: float = 1.0) -> bool:
     """Is what waits here less than (that `part` of) a stock that lasts until more is brought from T-retry?"""
+    if now - queue.crowded_until < SETTLED_SECONDS:
+        return False
     stock = min((queue.rate.per_second(now) or 0.0) * STOCK_SECONDS, settings.window_records / 4)
     return len(queue.waiting) < max(DOWN_KEEPS, stock) * part
 
 
-def beyond_breakers(down: Collection[Server], queues: Collection[Queue], now: float) -> Iterator[tuple[Entry, float]]:
+def beyond_breakers(
+    down: Collection[Server], queues: Collection[Queue], settings: Settings, now: float
+) -> Iterator[tuple[Entry, float]]:
     """Yield what is beyond a few of each server that is down, and how long its wait is: those served last first."""
+    most = kept(down, settings)
     for server in down:
-        its = [queue for queue in queues if server in queue.servers]
-        if sum(len(queue.waiting) for queue in its) <= DOWN_KEEPS:
+        if waiting(server, queues) <= most:
             continue
-        for entry in reversed(_in_turn(its)[DOWN_KEEPS:]):
+        its = [queue for queue in queues if server in queue.servers]
+        for entry in reversed(_in_turn(its)[most:]):
             yield entry, _at_least(server.set_one_back(now), entry, now)
 
 
@@ -57,10 +70,12 @@ def beyond_share(
 ) -> Iterator[tuple[Entry, float]]:
     """Yield what is beyond a quarter of the window of one server's slow queues, or beyond half of it of them all."""
     slow = [queue for queue in queues if queue.waiting and queue.outlook(now) > SLOW_SECONDS]
-    groups = [([queue for queue in slow if server in queue.servers], 4) for server in servers]
-    for its, part in [*groups, (slow, 2)]:
+    groups = [([queue for queue in slow if server in queue.servers], 4, server) for server in servers]
+    for its, part, server in [*groups, (slow, 2, None)]:
         for entry in reversed(_beyond(its, part, settings)):
-            yield entry, _at_least(entry.queue.set_one_aside(now), entry, now)
+            waits = (server or entry.queue.servers[0]).waits
+            # As long again as that has been so: a rate may be that of a few large files, and small ones follow.
+            yield entry, _at_least(waits.seconds(entry.queue.crowded(now), 0.0, now), entry, now)
 
 
 def _beyond(queues: list[Queue], part: int, settings: Settings) -> list[Entry]:

@@ -48,21 +48,21 @@ class Table:
         entry = Entry(task, next(self._numbers), RANKS[task.job.priority], queue, *ends, place, due=due)
         self.entries[task] = entry
         self.size_bytes += task.size_bytes
+        if queue.is_idle:
+            queue.rate.begin(now)
         queue.waiting[entry.number] = entry
         line = self.places.setdefault(place, OrderedDict())
         line[entry.number] = entry
         if len(line) == 1:
             self._admit(entry, now)
 
-    def begin(self, entry: Entry, now: float) -> None:
+    def begin(self, entry: Entry) -> None:
         """Take the head of its queue to run."""
         queue = entry.queue
         heapq.heappop(queue.heap)
         self._unready(entry)
         entry.state = State.RUNNING
         del queue.waiting[entry.number]
-        if not queue.running:
-            queue.rate.begin(now)
         queue.running += 1
 
     def land(self, entry: Entry, now: float, *, again: bool) -> None:
@@ -71,8 +71,6 @@ class Table:
         if not again:
             queue.rate.count(now)
         queue.running -= 1
-        if not queue.running:
-            queue.rate.end(now)
         if again:
             queue.waiting[entry.number] = entry
             self._admit(entry, now)
@@ -85,6 +83,8 @@ class Table:
             self._unready(entry)
         entry.state = State.GONE
         entry.queue.waiting.pop(entry.number, None)
+        if entry.queue.is_idle:
+            entry.queue.rate.end(now)
         del self.entries[entry.task]
         self.size_bytes -= entry.task.size_bytes
         line = self.places[entry.place]

@@ -140,7 +140,7 @@ class Turns:
         if lease is None:
             return None
         self._table.ready.move_to_end(queue.key)
-        self._table.begin(entry, now)
+        self._table.begin(entry)
         queue.forget_claims()
         queue.yielded_to = -math.inf
         entry.has_lane, entry.row_since = True, now
@@ -179,7 +179,7 @@ class Turns:
             return None
         if queue.climb.is_over or self._crew.is_over(now) or self._yields(last, now):
             return None
-        self._table.begin(entry, now)
+        self._table.begin(entry)
         entry.row_since = last.row_since
         last.has_lane, entry.has_lane = False, True
         self._crew.go_on(last, entry, now)

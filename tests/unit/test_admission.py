@@ -28,6 +28,7 @@ from etl.models import header
 from etl.models.message import DLQMessage, TransferResult
 from etl.models.task import Facts, Record, Task
 from etl.models.wire import Batch, Message, Partition
+from etl.offsets import Progress
 from etl.outcomes import Ledger
 from etl.retry import SET_BACK_PER_SECOND, Policy
 from etl.runner import Runner
@@ -183,7 +184,7 @@ def raising(error: BaseException) -> Callable[[], relay.Receipt]:
 
 
 def good() -> relay.Receipt:
-    return relay.Receipt(11, "size", moved_bytes=11, facts=Facts(11, 1.0))
+    return relay.Receipt(11, "size", facts=Facts(11, 1.0))
 
 
 def result_in(message: Message) -> TransferResult:
@@ -530,6 +531,51 @@ def test_a_job_that_failed_or_whose_server_is_down_waits_for_its_time(scene: Sce
     scene.accept(JOB, headers(**late, early="1"), retry(1))
     assert retry(1) in scene.partitions.sleeping
     assert scene.dispatcher.unfinished[0] == 0
+
+
+def test_a_job_that_came_early_and_is_done_stops_nobody(scene: Scene) -> None:
+    """The next owner of its partition finds it before its time, and goes on behind it."""
+    book = Progress(0)
+    for offset in range(2):
+        book.receive(offset)
+    commit = book.snapshot({1}, (), 1, "x")
+    scene.partitions.held[retry(3)] = scene.ledger.assign(retry(3), commit.offset, commit.metadata)
+    scene.dispatcher.failed("A", DOWN)
+    scene.accept(JOB, headers(group="group", origin="jobs-0-5", servers="B B"), retry(3), NOW - 4000)
+    early = headers(group="group", origin="jobs-0-6", not_before=utc(NOW + 500), early="1", servers="A B")
+    scene.accept(JOB, early, retry(3))
+    assert scene.partitions.sleeping == {}
+    assert scene.ledger.outstanding == 1
+
+
+def test_a_job_that_is_set_aside_as_its_server_is_busy_waits_for_no_outage(scene: Scene) -> None:
+    """Its patience begins anew with the next one."""
+    task = admitted(scene)
+    task.waiting_since, task.outages = time.time() - 3500, 7
+    scene.endings.set_aside(task, 600.0, None)
+    assert (task.waiting_since, task.outages) == (None, 0)
+    assert dict(scene.messages()["jobs-retry"].headers)[envelopes.EARLY] == b"1"
+
+
+def test_a_back_off_that_no_breaker_tells_the_end_of_is_waited_for(scene: Scene) -> None:
+    """Too many connections while some of ours are open: tried again as soon as there is room, it would be refused."""
+    task = admitted(scene)
+    task.outages = 8
+    lease = scene.pools.reserve(scene.pools.server("B"))
+    assert lease is not None
+    lease.open()
+    lease.release(clean=True)
+    busy = errors.ServerBusy("B: 421", server="B")
+    scene.dispatcher.failed("B", busy, task)
+    scene.endings.failed(task, busy, NOW)
+    assert envelopes.EARLY not in dict(scene.messages()["jobs-retry"].headers)
+
+
+def admitted(scene: Scene) -> Task:
+    """Return a job that was let in, and is not run."""
+    scene.accept()
+    (task,) = scene.dispatcher.drop(lambda _task: True)
+    return task
 
 
 def test_a_due_record_runs_with_its_history(scene: Scene) -> None:

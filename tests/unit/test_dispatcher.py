@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pretend
 import pytest
+import structlog.testing
 from pretend import Clock, World
 
 from etl import errors
@@ -411,6 +412,20 @@ def test_other_errors_say_nothing_about_the_server(error: Exception) -> None:
         assert r.dispatcher.breaker_wait("B") == 0.0
 
 
+def test_an_outage_is_said_once_and_its_end() -> None:
+    """At a level that is shown where little is; the jobs that wait for it are no news."""
+    with room() as r, structlog.testing.capture_logs() as said:
+        r.dispatcher.worked("B")
+        for _ in range(3):
+            r.dispatcher.failed("B", DOWN)
+            r.clock.pass_(10.0)
+        r.dispatcher.worked("B")
+        r.dispatcher.worked("B")
+    lines = [(line["log_level"], line["event"], line["server"]) for line in said]
+    assert lines == [("warning", "server is down", "B"), ("info", "server is back", "B")]
+    assert (said[0]["error"], said[1]["down_seconds"]) == (str(DOWN), 30.0)
+
+
 def test_too_many_connections_is_an_outage_only_when_none_of_ours_is_open() -> None:
     busy = errors.ServerBusy("421")
     with room() as r:
@@ -434,6 +449,19 @@ def test_beyond_a_few_the_jobs_of_a_server_that_is_down_are_handed_out() -> None
         assert r.dispatcher.overflow() == [(task, 10.0, DOWN) for task in reversed(jobs[DOWN_KEEPS:])]
         assert r.dispatcher.overflow() == []
         assert r.dispatcher.unfinished[0] == DOWN_KEEPS + 20
+
+
+def test_many_servers_that_are_down_do_not_keep_the_window() -> None:
+    """A few jobs of each would fill it, and no others came in for as long as they are down; each keeps its probe."""
+    names = {f"D{number}": 8 for number in range(40)}
+    with room(World(A=8, **names), window_records=100) as r:
+        for number, name in enumerate(names):
+            r.dispatcher.failed(name, DOWN)
+            r.offer(*tasks_of("A", name, 10, 100 * number))
+        r.dispatcher.overflow()
+        assert r.dispatcher.unfinished[0] == 40
+        assert not r.dispatcher.full
+        assert r.dispatcher.sets_back(("A", "D7"))
 
 
 def test_what_is_handed_out_waits_about_as_long_as_the_breaker() -> None:
@@ -597,11 +625,10 @@ def test_the_window_in_bytes_has_its_quarter_too() -> None:
         assert r.dispatcher.unfinished == (10, 1000)
 
 
-def test_an_unknown_rate_is_slow_only_after_thirty_seconds_with_a_lane() -> None:
+def test_an_unknown_rate_is_slow_only_after_thirty_seconds_with_jobs() -> None:
     with room(window_records=100) as r:
-        r.offer(*tasks_of("A", "B", 90))
         r.clock.pass_(1000.0)
-        assert r.dispatcher.overflow() == []  # it never had a lane
+        r.offer(*tasks_of("A", "B", 90))
         r.take()
         r.clock.pass_(29.0)
         assert r.dispatcher.overflow() == []
@@ -634,6 +661,31 @@ def test_a_fast_server_that_falls_silent_does_not_keep_the_window() -> None:
         handed = r.dispatcher.overflow()
         assert len(handed) == 54
         assert {delay for _, delay, _ in handed} == {10.0}  # a guess: looked at again before long
+
+
+def test_a_slow_server_with_many_partners_does_not_keep_the_window() -> None:
+    """Each of its pairs has few jobs, and finishes one in a moment; but its turn is once in half a minute."""
+    partners = {f"P{number}": 8 for number in range(60)}
+    with room(World(SLOW=1, **partners), window_records=1000) as r:
+        for number, name in enumerate(partners):
+            r.offer(*tasks_of("SLOW", name, 15, 100 * number))
+        for _ in range(60):
+            r.run(seconds=0.5)
+        r.dispatcher.overflow()
+        assert r.dispatcher.unfinished[0] == 250
+
+
+def test_what_was_set_aside_just_now_is_not_wanted_back() -> None:
+    """It would be set aside again, and again."""
+    with room(World(A=8, B=8, C=8, D=8), window_records=100) as r:
+        r.offer(*tasks_of("A", "B", 60), *tasks_of("A", "C", 1, 100))
+        r.run(seconds=8.0)
+        r.run(seconds=8.0)
+        r.offer(*tasks_of("A", "C", 6, 200))
+        assert pairs([task for task, _, _ in r.dispatcher.overflow()]).split().count("AC") == 6
+        assert not r.dispatcher.wants(("A", "C"))
+        r.clock.pass_(10.0)
+        assert r.dispatcher.wants(("A", "C"))
 
 
 def test_the_slow_queues_of_one_server_have_a_quarter_together() -> None:

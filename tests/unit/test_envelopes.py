@@ -173,8 +173,16 @@ def test_what_is_known_of_a_copy_that_was_not_published_is_not_carried() -> None
 @pytest.mark.parametrize(("wait", "tier"), [(5, 0), (10, 0), (59, 0), (61, 1), (600, 2), (100_000, 3)])
 def test_each_tier_has_its_own_partitions(wait: float, tier: int) -> None:
     partitions = {ENVELOPES.deferral(task(record(key=b"%d" % n)), NOW + wait)[0].partition for n in range(50)}
-    assert partitions == {tier, tier + len(TIERS)}
+    assert partitions == {tier, len(TIERS) + (tier + 1) % len(TIERS)}
     assert {tier_of(partition or 0) for partition in partitions} == {tier}
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_the_partitions_of_a_tier_are_with_different_processes(processes: int) -> None:
+    """Dealt out in turn, as assignors do: or one of them would have all the jobs of a server that is back."""
+    for tier in range(len(TIERS)):
+        owners = {partition % processes for partition in range(2 * len(TIERS)) if tier_of(partition) == tier}
+        assert len(owners) == 2
 
 
 def test_records_with_the_same_key_wait_in_the_same_partition() -> None:

@@ -30,6 +30,7 @@ class FakeIntake:
         self.new = list(held)
         self.silent = set(held)  # assigned partitions are paused until they are taken over
         self.told: dict[Partition, Told] = {}
+        self.goes: set[Partition] = set()  # those that are taken away while they are taken over
         self.positions: dict[Partition, int] = {}
         self.member = True
         self.sought: list[tuple[Partition, int]] = []
@@ -40,9 +41,16 @@ class FakeIntake:
     def take_over(self, partition: Partition, timeout: float) -> Told:
         told = self.told.get(partition, TakenOver(Commit(0, ""), END))
         if told is not None:
-            self.new.remove(partition)
             self.positions[partition] = told.committed.offset
+        if partition in self.goes:
+            self.new.remove(partition)
         return told
+
+    def settled(self, partition: Partition) -> bool:
+        if partition not in self.new:
+            return False
+        self.new.remove(partition)
+        return True
 
     def position(self, partition: Partition) -> int | None:
         return self.positions.get(partition)
@@ -100,14 +108,25 @@ def test_a_partition_is_fetched_from_once_it_was_taken_over() -> None:
 
 
 def test_a_broker_that_is_away_is_asked_again() -> None:
-    """A takeover that fails stays to be done, and costs no other partition its turn for ever."""
+    """A takeover that fails stays to be done, and costs no other partition its turn."""
     scene = Scene(P0, P1)
     scene.intake.told[P0] = None
     scene.take_over()
     assert scene.partitions.incarnation(P0) is None
+    assert scene.partitions.incarnation(P1) is not None
     del scene.intake.told[P0]
     scene.take_over()
     assert None not in (scene.partitions.incarnation(P0), scene.partitions.incarnation(P1))
+
+
+def test_a_partition_that_goes_while_it_is_taken_over_is_not_ours() -> None:
+    """The client says so on another thread, before there is anything to drop."""
+    scene = Scene(P0, P1)
+    scene.intake.goes = {P0}
+    scene.take_over()
+    assert scene.partitions.incarnation(P0) is None
+    assert not scene.ledger.owns(P0, 1)
+    assert scene.partitions.incarnation(P1) is not None
 
 
 def test_lost_records_are_reported_with_their_number() -> None:

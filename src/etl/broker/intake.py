@@ -160,7 +160,7 @@ class Intake:
         return sorted(self._new)
 
     def take_over(self, partition: Partition, timeout: float = 5.0) -> TakenOver | None:
-        """Read where the group stands in a partition and start there.
+        """Read where the group stands in a partition and start there; `settled` must follow.
 
         None: not now (broker away, the last owner's transaction still open): call again.
         """
@@ -183,9 +183,14 @@ class Intake:
                 "partition not ready", topic=partition.topic, partition=partition.partition, error=in_words(error)
             )
             return None
-        self._new.discard(partition)
         self._member = self._client.group_metadata().member_id
         return TakenOver(start, end, lost)
+
+    def settled(self, partition: Partition) -> bool:
+        """Note that its new owner is set up; False: it was taken away meanwhile, before `on_revoked` could find it."""
+        is_ours = partition in self._new
+        self._new.discard(partition)
+        return is_ours
 
     def position(self, partition: Partition) -> int | None:
         """Return the offset of the next record to come, past transaction markers; None when it is not known now."""
