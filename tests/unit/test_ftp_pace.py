@@ -44,13 +44,29 @@ def test_a_server_that_is_confused_again_is_logged_again() -> None:
     with structlog.testing.capture_logs() as said:
         for _ in range(2):
             for pace in [Pace(SERVER), Pace(SAME), Pace(SERVER)]:
-                pace.failed()
+                pace.failed(transfers=True)
                 assert pace.is_one_by_one
             a_while_later(GENTLE_SECONDS - 1)
             assert Pace(SERVER).is_one_by_one
             a_while_later(1)
             assert not Pace(SERVER).is_one_by_one
     assert [line["event"] for line in said] == ["server gets its commands one by one"] * 2
+
+
+def test_a_server_that_answers_many_questions_is_not_confused_by_falling_silent_at_some() -> None:
+    """In active mode no transfer shares a write: there, and only there, questions alone say that it reads them all."""
+    Pace(SERVER).worked(transfers=False)
+    pace = Pace(SERVER)
+    pace.failed(transfers=False)
+    assert not pace.is_one_by_one
+    pace.failed(transfers=True)
+    assert pace.is_one_by_one
+    known.forget()
+    Pace(SERVER).worked(transfers=True)
+    pace = Pace(SERVER)
+    for transfers in (False, True):
+        pace.failed(transfers=transfers)
+        assert not pace.is_one_by_one
 
 
 def test_ten_minutes_without_early_commands_end_for_open_sessions_too() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 8 * 1024
 _BREAK = re.compile(rb"[\r\n\0]")
+_NOT_UNDERSTOOD = 500
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
 
 
@@ -100,6 +101,7 @@ class Control:
         self._parser = ReplyParser()
         self._corked: list[tuple[Pending, bytes]] = []
         self._due: deque[Pending] = deque()  # sent or corked, not answered yet
+        self._has_paired = False  # a command that transfers left in one write with others
         self._transfer: Pending | None = None
         self._overtaken: Pending | None = None  # a transfer whose last reply is due, while commands sent behind it are
         self._broken: EtlError | None = None
@@ -246,6 +248,7 @@ class Control:
             data = b"".join([line for _, line in batch])
             for place, (pending, _) in enumerate(batch, 1):
                 pending.place = place
+                self._has_paired = self._has_paired or pending.begins
         limit = self._reply_limit
         if self._login_deadline:
             limit = max(0.001, self._login_deadline - time.monotonic())
@@ -299,8 +302,8 @@ class Control:
         else:
             # Its replies are not in step with our commands: none that follows can be trusted.
             raise self._failed(f"the server answered {head.command} with {reply.text}")
-        if head.begins and head.follows and head.is_begun:
-            self.pace.worked()
+        if head.follows and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
+            self.pace.worked(transfers=head.begins)
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
         """Receive once; return the deadline, which moves while bytes leave `upstream`."""
@@ -372,7 +375,7 @@ class Control:
         if self._overtaken is not None:
             self.pace.failed_to_overtake()
         if self._due[0].place:
-            self.pace.failed()
+            self.pace.failed(transfers=self._has_paired)
 
     def _said_421(self, reply: Reply) -> EtlError:
         kind = ServerBusy if self._login_deadline else ConnectionLost

@@ -18,6 +18,7 @@ class Known:
     Times are of the monotonic clock; one that has passed means nothing any more.
     """
 
+    takes_many: bool = False  # answered a command that shared a write with others
     is_proven: bool = False  # began a transfer whose command shared a write with its data connection's
     answers_early: bool = False  # answered a command that was sent before its last word on a transfer
     refuses_to_replace: bool = False  # does not rename over a file

@@ -57,7 +57,7 @@ def _binary_and_folder(control: Control) -> tuple[Reply, Reply]:
         return together
     alone = control.send("TYPE", b"I").result(), control.send("PWD").result()
     if (alone[0].code, alone[1].code) != (together[0].code, together[1].code):
-        control.pace.failed()
+        control.pace.failed(transfers=True)
     return alone
 
 

@@ -52,16 +52,19 @@ class Pace:
         if not self._known.answers_early:
             self._known.hasty_until = time.monotonic() + GENTLE_SECONDS
 
-    def worked(self) -> None:
-        """Note that a transfer command was answered that did not have a write of its own."""
-        self._known.is_proven = True
+    def worked(self, *, transfers: bool) -> None:
+        """Note that a command (that `transfers`) was answered that did not have a write of its own."""
+        self._known.takes_many = True
+        if transfers:
+            self._known.is_proven = True
 
-    def failed(self) -> None:
-        """Note that a session ended while it waited for the reply to a second command of one write.
+    def failed(self, *, transfers: bool) -> None:
+        """Note that commands of one write were not answered as they are one by one, or not at all.
 
-        Any server may fall silent: only one that never managed is taken to be confused by it.
+        Any server may fall silent: only one that never managed is taken to be confused by it. Not `transfers`: in that
+        session no command that transfers ever shared a write, so it is enough that it managed questions.
         """
-        if not self._known.is_proven:
+        if not (self._known.is_proven or (self._known.takes_many and not transfers)):
             self.slow_down()
 
     def slow_down(self) -> None:

@@ -111,7 +111,7 @@ class Starting:
         pace = self._control.pace
         if not command.follows or pace.is_one_by_one or command.result().code not in _MAY_BE_CONFUSED:
             return False
-        pace.failed()
+        pace.failed(transfers=True)
         return pace.is_one_by_one
 
     def _opening(self) -> Opening:
