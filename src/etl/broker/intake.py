@@ -82,6 +82,7 @@ class Intake:
         self._group_id = group_id
         assignor = Assignor()
         self._new: set[Partition] = set()
+        self._taking: Partition | None = None  # being taken over, and not taken away meanwhile
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
         self._polled_at = time.monotonic()
         self._is_silent = False
@@ -157,7 +158,7 @@ class Intake:
 
     def new_partitions(self) -> list[Partition]:
         """Return the assigned partitions that wait for `take_over`."""
-        return sorted(self._new)
+        return sorted(self._new.intersection(self.assigned())) if self._new else []
 
     def take_over(self, partition: Partition, timeout: float = 5.0) -> TakenOver | None:
         """Read where the group stands in a partition and start there; `settled` must follow.
@@ -166,6 +167,8 @@ class Intake:
         """
         tp = ClientPartition(*partition)
         limit_ms = timeout * 1000
+        self._new.discard(partition)
+        self._taking = partition
         try:
             committed = self._client.committed(tp, metadata=True, timeout_ms=limit_ms)
             first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
@@ -182,14 +185,15 @@ class Intake:
             log.debug(
                 "partition not ready", topic=partition.topic, partition=partition.partition, error=in_words(error)
             )
+            if self.settled(partition):
+                self._new.add(partition)
             return None
         self._member = self._client.group_metadata().member_id
         return TakenOver(start, end, lost)
 
     def settled(self, partition: Partition) -> bool:
-        """Note that its new owner is set up; False: it was taken away meanwhile, before `on_revoked` could find it."""
-        is_ours = partition in self._new
-        self._new.discard(partition)
+        """Note that its new owner is set up; False: it was taken away before `on_revoked` could find one."""
+        is_ours, self._taking = self._taking == partition, None
         return is_ours
 
     def position(self, partition: Partition) -> int | None:
@@ -259,6 +263,8 @@ class Intake:
         """Note that partitions were taken away."""
         gone = list(partitions)
         self._new.difference_update(gone)
+        if self._taking in gone:
+            self._taking = None
         self._on_revoked(gone)
 
     def welcome(self, partitions: Iterable[Partition]) -> None:
