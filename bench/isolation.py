@@ -23,8 +23,7 @@ from etl.envelopes import Envelopes
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.models.wire import Message
-from etl.retry import TIERS
-from etl.topics import Topics
+from etl.topics import RETRY_BLOCKS, Topics
 
 LANES = 8
 JOBS = 400  # for good servers in a round; as many for bad ones
@@ -112,7 +111,7 @@ def _bad_job(pair: Pair, name: str, reads: bool, path: str) -> tuple[bytes, byte
 def _park(world: World, topic: str, pair: Pair, names: Sequence[str], count: int) -> None:
     """Set jobs of bad servers aside, as a consumer of this group does."""
     topics = Topics.of(topic, ConfigLoader(environ={}).settings)
-    envelopes = Envelopes(topics, topic, RETRY_PARTITIONS // len(TIERS))
+    envelopes = Envelopes(topics, topic, RETRY_BLOCKS)
     outbox = Outbox(world.broker.bootstrap_servers, "bench-parking")
     outbox.open()
     now, (shortest, longest) = time.time(), PARKED_FOR
@@ -123,7 +122,7 @@ def _park(world: World, topic: str, pair: Pair, names: Sequence[str], count: int
             key, value = _bad_job(pair, name, number % (2 * len(names)) < len(names), f"parked/{number}")
             record = Record(topic, number % RETRY_PARTITIONS, 10**9 + number, key, value)
             origin = Origin(record.topic, record.partition, record.offset)
-            task = Task(record, origin, FileTransferJob.from_json(value).with_id(str(origin)))
+            task = Task(record, origin, FileTransferJob.from_json(value).with_id(str(origin)), early=True)
             due = now + shortest + (longest - shortest) * number / count
             messages += envelopes.deferral(task, due)
             if len(messages) >= BATCH or number == count - 1:

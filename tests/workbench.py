@@ -74,7 +74,7 @@ class Desk:
     ) -> None:
         self.bootstrap_servers, self.topic, self.group = bootstrap_servers, topic, f"group-{topic}"
         self.results_topic, self.dlq, self.retry = (f"{topic}-{what}" for what in ("results", "dlq", "retry"))
-        counts = {topic: partitions, self.results_topic: 1, self.dlq: 1, self.retry: 4} | dict.fromkeys(more_topics, 1)
+        counts = {topic: partitions, self.results_topic: 1, self.dlq: 1, self.retry: 8} | dict.fromkeys(more_topics, 1)
         with self._admin() as admin:
             admin.create_topics(
                 {

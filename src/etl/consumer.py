@@ -118,7 +118,7 @@ class FileTransferConsumer:
         pools = Pools(self.config.get_server_config, settings)
         pools.know(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
-        envelopes = Envelopes(names, self.group_id, limits.retry_partitions_per_tier)
+        envelopes = Envelopes(names, self.group_id, limits.retry_blocks)
         endings = Endings(me.name, dispatcher, ledger, Policy.of(settings), envelopes, lambda: self._is_stopping)
         runner = Runner(settings, me.token, pools, dispatcher, endings, Store(settings.store_bytes))
         lanes = Lanes(

@@ -42,12 +42,13 @@ Headers = tuple[tuple[str, bytes], ...]
 class Envelopes:
     """Makes the messages that an outcome consists of. `group` is ours: other groups skip what we set aside.
 
-    `retry_partitions` (per tier): see `tier_of`.
+    `retry_blocks` of partitions of `T-retry`, each with all tiers (`tier_of`): the first half of them is for jobs that
+    must wait for their time, so that those that may come earlier do not stand behind them.
     """
 
     topics: Topics
     group: str
-    retry_partitions: int = 1
+    retry_blocks: int = 1
     clock: Callable[[], float] = time.time  # wall clock
 
     def result(self, source: Task | Record, result: TransferResult) -> tuple[Message, ...]:
@@ -94,7 +95,9 @@ class Envelopes:
         tier = tier_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
         key = task.record.key
-        block = zlib.crc32(key if key is not None else str(task.origin).encode()) % self.retry_partitions
+        middle = self.retry_blocks // 2
+        first, count = (middle, self.retry_blocks - middle) if task.early else (0, max(1, middle))
+        block = first + zlib.crc32(key if key is not None else str(task.origin).encode()) % count
         partition = block * len(TIERS) + (tier + block) % len(TIERS)
         value = task.record.value
         return (Message(self.topics.retry, key, value, headers, partition, lambda: self._too_large(task)),)
@@ -155,8 +158,8 @@ class Envelopes:
 def tier_of(partition: int) -> int:
     """Return the tier of a partition of `T-retry`; it keeps it when partitions are added.
 
-    Each block of partitions has all tiers, each block begins with another one: the partitions of one tier are not all
-    with one process where they are dealt out in turn.
+    Each block of partitions has all tiers, the next one begins with another of them: so the partitions of one tier are
+    not all with one process where partitions are dealt out in turn.
     """
     block, place = divmod(partition, len(TIERS))
     return (place - block) % len(TIERS)

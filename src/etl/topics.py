@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
+RETRY_BLOCKS = 4  # partitions of T-retry for each length of wait: two for jobs that must wait, two for others
 # A dead letter holds its original, perhaps in base64, and what is said about it.
 OUTCOME_MAX_BYTES = 4 * 1024 * 1024
 
@@ -48,7 +49,7 @@ class Topics:
 class TopicLimits:
     """What was found: how many partitions `T-retry` has for each tier, and how large a message each topic takes."""
 
-    retry_partitions_per_tier: int
+    retry_blocks: int
     max_message_bytes: dict[str, int]
 
 
@@ -71,7 +72,7 @@ def ensure(topics: Topics, settings: Settings, admin: Admin) -> TopicLimits:
     if retry.partitions < len(TIERS):
         raise SettingsError(
             f"topic {topics.retry} has {retry.partitions} partitions and needs at least {len(TIERS)}, one for each "
-            f"length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {2 * len(TIERS)}"
+            f"length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {RETRY_BLOCKS * len(TIERS)}"
         )
     return TopicLimits(retry.partitions // len(TIERS), {name: facts.max_message_bytes for name, facts in found.items()})
 
@@ -86,7 +87,7 @@ def _wanted(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str
         topics.source: (count, {"retention.ms": str(30 * DAY_MS)}),
         topics.results: (count, week),
         topics.failed: (count, week),
-        topics.retry: (2 * len(TIERS), keep),
+        topics.retry: (RETRY_BLOCKS * len(TIERS), keep),
         topics.dlq: (count, keep),
     }
 

@@ -38,12 +38,12 @@ def test_several_at_once_make_each_topic_once(broker: stack.Broker, topic: str) 
     assert {name.removeprefix(topic): facts.partitions for name, facts in made.items()} == {
         "": 3,
         "-results": 3,
-        "-retry": 8,
+        "-retry": 16,
         "-dlq": 3,
     }
     dlq = made[f"{topic}-dlq"]
     assert (dlq.settings["retention.ms"], dlq.max_message_bytes) == ("-1", topics.OUTCOME_MAX_BYTES)
-    assert found[0].retry_partitions_per_tier == 2
+    assert found[0].retry_blocks == 4
 
 
 def test_processes_that_start_at_once_share_the_work(broker: stack.Broker, topic: str, tmp_path: Path) -> None:

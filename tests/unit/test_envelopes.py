@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.unit
 
 TOPICS = Topics("jobs", "jobs-results", "jobs-failed", "jobs-retry", "jobs-dlq")
 NOW = 1_763_640_000.25
-ENVELOPES = Envelopes(TOPICS, "group", retry_partitions=2, clock=lambda: NOW)
+ENVELOPES = Envelopes(TOPICS, "group", retry_blocks=4, clock=lambda: NOW)
 JOB = {"source": {"hostname": "A", "path": "in/a"}, "destination": {"hostname": "B", "path": "out/a"}}
 
 
@@ -171,18 +172,30 @@ def test_what_is_known_of_a_copy_that_was_not_published_is_not_carried() -> None
 
 
 @pytest.mark.parametrize(("wait", "tier"), [(5, 0), (10, 0), (59, 0), (61, 1), (600, 2), (100_000, 3)])
-def test_each_tier_has_its_own_partitions(wait: float, tier: int) -> None:
-    partitions = {ENVELOPES.deferral(task(record(key=b"%d" % n)), NOW + wait)[0].partition for n in range(50)}
-    assert partitions == {tier, len(TIERS) + (tier + 1) % len(TIERS)}
-    assert {tier_of(partition or 0) for partition in partitions} == {tier}
+@pytest.mark.parametrize("blocks", range(1, 6))
+def test_each_tier_has_its_own_partitions(blocks: int, wait: float, tier: int) -> None:
+    """And of these, where there are several, some are for jobs that may come before their time."""
+    envelopes = dataclasses.replace(ENVELOPES, retry_blocks=blocks)
+    found = {
+        early: {
+            envelopes.deferral(task(record(key=b"%d" % n), early=early), NOW + wait)[0].partition or 0
+            for n in range(100)
+        }
+        for early in (False, True)
+    }
+    whole = found[False] | found[True]
+    assert {tier_of(partition) for partition in whole} == {tier}
+    assert len(whole) == blocks
+    assert found[False].isdisjoint(found[True]) or blocks == 1
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_the_partitions_of_a_tier_are_with_different_processes(processes: int) -> None:
     """Dealt out in turn, as assignors do: or one of them would have all the jobs of a server that is back."""
     for tier in range(len(TIERS)):
-        owners = {partition % processes for partition in range(2 * len(TIERS)) if tier_of(partition) == tier}
-        assert len(owners) == 2
+        for blocks in (range(2), range(2, 4)):  # of those that must wait, and of those that need not
+            partitions = [len(TIERS) * block + place for block in blocks for place in range(len(TIERS))]
+            assert len({partition % processes for partition in partitions if tier_of(partition) == tier}) == 2
 
 
 def test_records_with_the_same_key_wait_in_the_same_partition() -> None:

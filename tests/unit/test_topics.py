@@ -57,7 +57,7 @@ def test_what_is_missing_is_made_with_room_and_without_an_end() -> None:
     assert {name: made[0] for name, made in admin.created.items()} == {
         "jobs": 6,
         "jobs-results": 6,
-        "jobs-retry": 8,
+        "jobs-retry": 16,
         "jobs-dlq": 6,
     }
     for name in ("jobs-retry", "jobs-dlq"):
@@ -66,7 +66,7 @@ def test_what_is_missing_is_made_with_room_and_without_an_end() -> None:
             "retention.bytes": "-1",
             "max.message.bytes": str(topics.OUTCOME_MAX_BYTES),
         }
-    assert limits.retry_partitions_per_tier == 2
+    assert limits.retry_blocks == 4
     assert limits.max_message_bytes["jobs-dlq"] == topics.OUTCOME_MAX_BYTES
     assert warnings == []
 
@@ -83,7 +83,7 @@ def test_the_second_start_makes_nothing() -> None:
 def test_a_retry_topic_that_cannot_tell_its_waits_apart_is_refused_with_the_command_that_helps() -> None:
     """Below one partition for each tier an hour would delay ten seconds."""
     admin = FakeAdmin(jobs_retry=TopicFacts(3, 4 << 20, {}))
-    with pytest.raises(SettingsError, match=r"jobs-retry has 3 partitions and needs at least 4.*--partitions 8"):
+    with pytest.raises(SettingsError, match=r"jobs-retry has 3 partitions and needs at least 4.*--partitions 16"):
         ensure(admin)
 
 
