@@ -61,8 +61,7 @@ class Runner:
             receipt = self._transfer(flight) if lease.is_pair else None
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             cause = flight.cause(error)
-            self._clean_up(flight)
-            lease.release(clean=opened and (_survives(lease.source, error), _survives(lease.destination, error)))
+            lease.release(clean=opened and (_survives(lease.source, error), self._clean_up(flight, error)))
             self._ended_badly(task, cause, started, answered=opened)
         else:
             lease.release(clean=True)
@@ -175,10 +174,9 @@ class Runner:
                 is_followed,
             )
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too
-            row.destination_is_clean = False
+            row.destination_is_clean = self._clean_up(flight, error)
             if held is None:
                 row.source_is_clean = False
-            self._clean_up(flight)
             self._failed_in_row(flight, error, answered=True)
         else:
             self._tell_dispatcher(task, None, answered=True)
@@ -222,17 +220,30 @@ class Runner:
         """Name a run, as no other of any process is named."""
         return f"{self.token}{flight.number:x}"
 
-    def _clean_up(self, flight: Flight) -> None:
-        """Remove the partial file of a failed attempt, or have the server's next session do it."""
-        task = flight.task
+    def _clean_up(self, flight: Flight, error: BaseException) -> bool:
+        """Remove the partial file of a failed attempt; return whether the destination's session goes on.
+
+        If it does not, another one or the server's next removes the file.
+        """
+        task, destination = flight.task, flight.lease.destination
+        survives = _survives(destination, error)
         if not task.littered:
-            return
-        task.sweep_since = SWEEP_ANEW  # what the server did with commands that were on their way nobody knows
+            return survives
         server = self.pools.server(task.job.destination.hostname)
-        flight.lease.destination.disconnect()  # its place at the server is ours until the lease is given back
-        if not self.pools.tidy(server, partials.partial_path(task, server, self._token(flight))):
-            self.endings.untidy = True
+        path = partials.partial_path(task, server, self._token(flight))
+        if survives:
+            try:
+                destination.remove(path)
+            except Exception as unclean:  # noqa: BLE001 - best effort: it is tried once more below
+                log.info("partial file not removed", server=server.hostname, path=path, error=str(unclean))
+                survives = False
+        if not survives:
+            task.sweep_since = SWEEP_ANEW  # what the server did with commands that were on their way nobody knows
+            destination.disconnect()  # its place at the server is ours until the lease is given back
+            if not self.pools.tidy(server, path):
+                self.endings.untidy = True
         task.littered = False
+        return survives
 
 
 def _survives(session: Session, error: BaseException) -> bool:

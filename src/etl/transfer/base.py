@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 from etl.config import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
-from etl.errors import ConnectionLost, TransferTimeout, UnknownType
+from etl.errors import (
+    AlreadyExists,
+    ConnectionLost,
+    FileMissing,
+    NotAFile,
+    PermissionRefused,
+    StorageFull,
+    TransferTimeout,
+    UnknownType,
+)
 from etl.models.task import Facts
 
 if TYPE_CHECKING:
@@ -154,6 +163,10 @@ class Parcel(Protocol):
         ...
 
 
+# Errors that say something of a file, and nothing of the session.
+ANSWERS = (FileMissing, NotAFile, AlreadyExists, PermissionRefused, StorageFull)
+
+
 class BaseTransfer(ABC):
     """A session with one server; these four methods are all that a protocol of your own needs.
 
@@ -276,7 +289,7 @@ class Session(BaseTransfer):
         """Return the bare names in a folder that begin with `prefix`; empty when it is not there."""
 
     def survives(self, error: BaseException) -> bool:  # noqa: ARG002 - for those who know better
-        """May this session go on after an error that a job met: an answer, such as that there is no such file?
+        """May this session go on after an error that a job met, one of `ANSWERS`?
 
         Asked when all its parcels are closed; may wait for replies. What is not sure says no.
         """

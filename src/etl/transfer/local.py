@@ -29,7 +29,7 @@ from etl.errors import (
     StorageFull,
 )
 from etl.models.task import Facts
-from etl.transfer.base import Promise, Published, Settled, Stored
+from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.paths import below, parent
 from etl.transfer.streaming import FileParcel, Streaming, write_all
 
@@ -76,8 +76,8 @@ class LocalTransfer(Streaming):
         self._is_aborted = True
 
     def survives(self, error: BaseException) -> bool:
-        """There is no session that could be broken."""
-        return isinstance(error, EtlError) and not self._is_aborted
+        """After an answer about the file: there is no session that it could have broken."""
+        return isinstance(error, ANSWERS) and not self._is_aborted
 
     def ping(self) -> None:
         """Look for the base path."""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from etl.config import ProtocolSpec, ServerConfig, TransferSettings
 from etl.errors import (
-    AlreadyExists,
     ConnectionLost,
     EtlError,
     FileMissing,
     IOFailure,
     NotAFile,
+    PermissionRefused,
     ServerUnavailable,
 )
 from etl.models.task import Facts
-from etl.transfer.base import Promise, Published, Stored
+from etl.transfer.base import ANSWERS, Promise, Published, Stored
 from etl.transfer.ftp import asking, listing
 from etl.transfer.ftp.control import Control, Pending
 from etl.transfer.ftp.login import log_in
@@ -305,15 +305,18 @@ class FTPTransfer(Streaming):
         return self._deleted(whole, self.ask("DELE", whole).result())
 
     def survives(self, error: BaseException) -> bool:
-        """After an answer about the file itself, with every reply read and nothing said unasked."""
-        if not isinstance(error, FileMissing | NotAFile | AlreadyExists):
+        """After an answer about the file itself, with every reply read and nothing said unasked.
+
+        A refusal may mean the login: then the server is asked whether that still holds.
+        """
+        if not isinstance(error, ANSWERS):
             return False
         try:
             self.flush()
             self.control.require_quiet()
+            return not isinstance(error, PermissionRefused) or self.control.send("PWD").result().is_success
         except (EtlError, OSError, RuntimeError):  # RuntimeError: a transfer was left open
             return False
-        return True
 
     def require_base(self) -> None:
         """Enter the base path, or the login's folder."""
