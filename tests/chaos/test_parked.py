@@ -30,7 +30,12 @@ def test_parked_jobs_survive_a_kill_and_spend_no_attempts(
     settings = work.settings | waits
     pair = [consumers(name, settings, ETL_INSTANCE_ID=name, ETL_SLOT="0").start() for name in ("a", "b")]
     topics.send(work.jobs)
-    topics.wait_until(lambda: len(topics.values(f"{topics.name}-retry")) >= 60, 60, "jobs to be parked")
+
+    def are_parked() -> bool:
+        time.sleep(1.0)  # each look is a client of its own
+        return len(topics.values(f"{topics.name}-retry")) >= 60
+
+    topics.wait_until(are_parked, 60, "jobs to be parked")
     for _ in range(2):
         for consumer in pair:
             consumer.kill()
