@@ -29,6 +29,7 @@ from etl.runner import Runner
 from etl.transfer.lane import Lanes
 from etl.transfer.pool import Pools
 from etl.transfer.row import Store
+from etl.trimming import Trimmer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ LISTENING_PAUSE_SECONDS = 0.2
 BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
 RESET_SECONDS = 0.7  # for lanes to end, and their partial files to be removed, once the grace time is over
 COMMIT_SECONDS = 1.5  # for the last commit
+TRIMMER_SECONDS = 0.2  # for a look at the broker
 
 
 class FileTransferConsumer:
@@ -178,6 +180,8 @@ class FileTransferConsumer:
         committer.start()
         lanes.start()
         reports = Reports(names, intake, partitions, dispatcher)
+        trimmer = Trimmer(names, self.group_id, Admin(self.bootstrap_servers))
+        trimmer.start()
         try:
             while not self._is_stopping:
                 me.beat(polls=True)
@@ -195,6 +199,7 @@ class FileTransferConsumer:
             self._fail(error)
         finally:
             self._shut_down(intake, partitions, dispatcher, lanes, committer, endings)
+            trimmer.stop(TRIMMER_SECONDS)
             outbox.close()
             pools.close()
             log.info("consumer stopped", jobs=endings.done)

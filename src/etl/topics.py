@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
 RETRY_BLOCKS = 4  # partitions of T-retry for each length of wait: two for jobs that must wait, two for others
+RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # what is trimmed goes from the disk in pieces of so much
 # A dead letter holds its original, perhaps in base64, and what is said about it.
 OUTCOME_MAX_BYTES = 4 * 1024 * 1024
 
@@ -87,7 +88,7 @@ def _wanted(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str
         topics.source: (count, {"retention.ms": str(30 * DAY_MS)}),
         topics.results: (count, week),
         topics.failed: (count, week),
-        topics.retry: (RETRY_BLOCKS * len(TIERS), keep),
+        topics.retry: (RETRY_BLOCKS * len(TIERS), keep | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
         topics.dlq: (count, keep),
     }
 

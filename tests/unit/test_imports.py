@@ -33,7 +33,7 @@ ROWS = [
     ("committer",),
     ("partitions", "endings"),
     ("runner",),
-    ("admission", "reports"),
+    ("admission", "reports", "trimming"),
     ("consumer",),
     ("api", "cli", "+"),
     ("main",),

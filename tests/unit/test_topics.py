@@ -60,12 +60,9 @@ def test_what_is_missing_is_made_with_room_and_without_an_end() -> None:
         "jobs-retry": 16,
         "jobs-dlq": 6,
     }
-    for name in ("jobs-retry", "jobs-dlq"):
-        assert admin.created[name][1] == {
-            "retention.ms": "-1",
-            "retention.bytes": "-1",
-            "max.message.bytes": str(topics.OUTCOME_MAX_BYTES),
-        }
+    kept = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": str(topics.OUTCOME_MAX_BYTES)}
+    assert admin.created["jobs-dlq"][1] == kept
+    assert admin.created["jobs-retry"][1] == kept | {"segment.bytes": str(topics.RETRY_SEGMENT_BYTES)}
     assert limits.retry_blocks == 4
     assert limits.max_message_bytes["jobs-dlq"] == topics.OUTCOME_MAX_BYTES
     assert warnings == []

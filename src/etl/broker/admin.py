@@ -1,19 +1,25 @@
-"""Topics: which there are, how they are set, and making them. Knows no topic's purpose."""
+"""Topics: how they are set, making them, how far groups have read them, deleting their beginning.
+
+Knows no topic's purpose.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from etl.broker.connection import REQUEST_TIMEOUT_MS, admin_client, in_words, translated
 from etl.errors import BrokerUnavailable
+from etl.models.wire import Partition
 
 
 class NotAllowed(BrokerUnavailable):
-    """Raised when the broker does not let us create or describe topics."""
+    """Raised when the broker does not let us do this."""
 
 
 class TopicFacts(NamedTuple):
@@ -25,7 +31,7 @@ class TopicFacts(NamedTuple):
 
 
 class Admin:
-    """Creates and describes topics."""
+    """Creates and describes topics, and deletes what is read. Every call connects anew, and blocks for seconds."""
 
     def __init__(self, bootstrap_servers: str) -> None:
         self._bootstrap_servers = bootstrap_servers
@@ -62,6 +68,50 @@ class Admin:
                 raise NotAllowed(f"topic {name} is not there and may not be created: {in_words(error)}") from error
             admin.wait_for_topics([name], timeout_ms=REQUEST_TIMEOUT_MS)
         return created
+
+    def starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        """Return the first offset of each of these partitions. Raises NotAllowed, BrokerUnavailable."""
+        wanted = {ClientPartition(*partition): OffsetSpec.EARLIEST for partition in partitions}
+        with _allowed("first offsets"), admin_client(self._bootstrap_servers) as admin:
+            found = admin.list_partition_offsets(wanted, timeout_ms=REQUEST_TIMEOUT_MS)
+        return {Partition(*tp): int(place.offset) for tp, place in found.items()}
+
+    def committed(self, group: str, topics: Collection[str]) -> dict[Partition, int]:
+        """Return the offsets that a group has committed in these topics. Raises NotAllowed, BrokerUnavailable."""
+        with _allowed(f"offsets of group {group}"), admin_client(self._bootstrap_servers) as admin:
+            return _within(topics, admin.list_group_offsets(group)[group])
+
+    def committed_by_all(self, topics: Collection[str]) -> dict[str, dict[Partition, int]]:
+        """Return each group that has committed anything in these topics, and the offsets.
+
+        Raises NotAllowed when there may be groups that we are not shown, BrokerUnavailable.
+        """
+        with _allowed("offsets of all groups"), admin_client(self._bootstrap_servers) as admin:
+            if "DESCRIBE" not in (admin.describe_cluster().get("authorized_operations") or ()):
+                raise NotAllowed("groups are told in full only to who may DESCRIBE the cluster")
+            groups = [group["group_id"] for group in admin.list_groups() if group["protocol_type"] in {"", "consumer"}]
+            found = admin.list_group_offsets(groups) if groups else {}
+        offsets = {group: _within(topics, places) for group, places in found.items()}
+        return {group: places for group, places in offsets.items() if places}
+
+    def delete_before(self, offsets: Mapping[Partition, int]) -> None:
+        """Delete the records before these offsets for good. Raises NotAllowed, BrokerUnavailable."""
+        with _allowed("records cannot be deleted"), admin_client(self._bootstrap_servers) as admin:
+            admin.delete_records({ClientPartition(*p): offset for p, offset in offsets.items()}, REQUEST_TIMEOUT_MS)
+
+
+@contextlib.contextmanager
+def _allowed(what: str) -> Iterator[None]:
+    """Turn the client's errors into ours, naming what was tried."""
+    with translated(what):
+        try:
+            yield
+        except kafka_errors.AuthorizationError as error:
+            raise NotAllowed(f"{what}: {in_words(error)}") from error
+
+
+def _within(topics: Collection[str], places: Mapping[Any, Any]) -> dict[Partition, int]:
+    return {Partition(*tp): place.offset for tp, place in places.items() if tp.topic in topics and place.offset >= 0}
 
 
 def _facts(partitions: int, settings: Mapping[str, Any]) -> TopicFacts:
