@@ -42,6 +42,7 @@ def compare(world: World, count: int, say: Callable[[str], None]) -> list[Row]:
         """Send jobs, have at least so many done; return the folder that the files went to, and how many were done."""
         world.left()
         out = world.new_out()
+        consumers.forget_peak()
         with consumers.results() as results:
             consumers.submit(_jobs(world.pairs[0], files, out, waiting))
             done = results.catch_up(STEP // 2)  # outcomes that wait to be read say nothing of the rate
@@ -50,7 +51,7 @@ def compare(world: World, count: int, say: Callable[[str], None]) -> list[Row]:
             rates[consumers.name] += _steps(results, whole)[1:]  # the last of those are in the first step
             done += whole * STEP
             _read(results, least - done)
-        memory[consumers.name].append(consumers.rss_bytes() / MB)
+        memory[consumers.name].append(consumers.peak_bytes() / MB)
         return out, max(done, least)
 
     def run_few(few: Consumers) -> None:
@@ -102,7 +103,7 @@ def _rows(count: int, rates: dict[str, list[float]], memory: dict[str, list[floa
     note = (
         f"Backlog: 1 KB files, RTT 0, {LANES} lanes; {count} jobs waiting against {FEW}, {STEP} timed at a time; "
         "few, many, few. What was done before all were sent is not timed, nor the step after. "
-        f"MB: in the end, after {LEAST} jobs of either, or more."
+        f"MB: the most that was resident, of the small ones in the last, after {LEAST} jobs of either, or more."
     )
     speed = Goal(f" /{FEW} waiting", SPEED, deep / shallow if deep and shallow else None)
     space = Goal(f" /{FEW} waiting", MEMORY, deep_mb / shallow_mb, at_most=True)

@@ -55,16 +55,17 @@ def compare(world: World, rtt_ms: int, parked: int, rounds: int, say: Callable[[
         memory: list[float] = []
         for number in range(rounds):
             world.left()
+            beside.forget_peak()
             for consumers in (alone, beside) if number % 2 == 0 else (beside, alone):
                 others = list(bad.ports) if consumers is beside else []
                 rates[consumers].append(_round(world, consumers, pair, files, others))
-            memory.append(beside.rss_bytes() / MB)
+            memory.append(beside.peak_bytes() / MB)
             say(f"  alone {rates[alone][-1]:.0f}, beside {rates[beside][-1]:.0f} files/s, {memory[-1]:.0f} MB")
     note = (
         f"Isolation: {LANES} lanes, RTT {rtt_ms} ms, {rounds} rounds in alternating order, {JOBS} jobs of 100 KB "
         f"for good servers in each; beside them {JOBS} more, in turn, from or to servers that are dead (refused), "
         f"silent, full (421) and full (530 at login), and {parked} jobs for these parked in T-retry. "
-        "MB: after the last round, against the first."
+        "MB: the most that was resident in the last round, against the first."
     )
     kept, growth = ratio(rates[beside], rates[alone]), memory[-1] / memory[0]
     return [
