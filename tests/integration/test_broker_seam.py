@@ -305,12 +305,13 @@ def test_a_join_that_nobody_collected_is_done_again(desk: Desk, join: Callable[.
 
 
 def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
-    """After a rebalance the old generation commits nothing, and the producer goes on."""
+    """After a rebalance the old generation commits nothing, neither at once nor along with the next transaction."""
     member = join()
     member.join(2)
-    for partition in (p(desk, 0), p(desk, 1)):
+    both = (p(desk, 0), p(desk, 1))
+    for partition in both:
         member.take_over(partition)
-    stale = member.batch({p(desk, 1): Commit(0, "stale")}, result(desk, b'{"job_id": "stale"}'))
+    stale = member.batch(dict.fromkeys(both, Commit(0, "stale")), result(desk, b'{"job_id": "stale"}'))
     second = join()
     wait_until(
         lambda: member.intake.poll(0.05) or second.intake.poll(0.05) or second.intake.new_partitions(), 60, "a share"
@@ -321,6 +322,7 @@ def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member],
     outbox.commit(member.batch({kept: Commit(0, "fresh")}, result(desk, b'{"job_id": "fresh"}')))
     desk.wait(desk.results)
     assert [one["job_id"] for one in desk.results()] == ["fresh"]
+    assert {tp: told.metadata for tp, told in outbox.recover(stale).items() if told.metadata} == {kept: "fresh"}
 
 
 def test_a_rival_fences_us_once(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:

@@ -127,7 +127,6 @@ class Outbox:
                 )
         except MessageTooLarge:
             self._abort(producer)
-            self.discard()  # its sequence numbers do not survive a refused batch: the next ones would be refused, too
             raise
         except kafka_errors.FencedInstanceIdError as error:
             self._abort(producer)
@@ -176,10 +175,14 @@ class Outbox:
             raise MessageTooLarge(in_words(refused[index]), index=index) from error
 
     def _abort(self, producer: _Producer) -> None:
-        try:
+        """End a transaction that failed, and the producer with it.
+
+        The library takes over from it into the next one: offsets that were refused, which would be committed then, also
+        of partitions that are another member's by now; and sequence numbers of records that were never written.
+        """
+        with contextlib.suppress(kafka_errors.KafkaError, OSError):  # else the next open() ends the transaction
             producer.abort_transaction()
-        except (kafka_errors.KafkaError, OSError):
-            self.discard()  # the next open() ends the transaction
+        self.discard()
 
     def discard(self) -> None:
         """Drop the producer; the next `open` makes a new one, which ends a transaction left open."""
