@@ -2,7 +2,8 @@
 
 Jobs of a server that is down or slow go through it again and again, hundreds of records a second for days.
 A record belongs to the group that wrote it, in the same transaction as an offset of its own. So whoever may still need
-one is seen to have an offset in these topics by the time that we, who read committed records only, have passed it.
+one is seen to have an offset in these topics by the time that we, who read committed records only, have passed it. For
+moments in which that is not so yet, or a group's coordinator moves, there are two looks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 300.0
 WORTHWHILE = 10_000  # records, of all partitions
+AWAY_DAYS = 30.0  # for so long a group may be away, as jobs are kept: brokers that forget it sooner are not trusted
 
 
 class Trimmer:
@@ -37,7 +39,8 @@ class Trimmer:
         self._topics = topics
         self._group = group
         self._admin = admin
-        self._last: dict[Partition, int] = {}  # what the look before found
+        self._last: dict[Partition, int] = {}  # up to where the look before found it read by all
+        self._groups: dict[str, dict[Partition, int]] = {}  # and by each
         self._said = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimmer", daemon=True)
@@ -53,22 +56,26 @@ class Trimmer:
 
     def look(self) -> int:
         """Delete what may be deleted, if it is worthwhile; return how many records. Raises BrokerUnavailable."""
-        before, self._last = self._last, {}
+        before, groups_before = self._last, self._groups
+        self._last, self._groups = {}, {}
         ours = self._admin.committed(self._group, {self._topics.retry})  # before the others': see above
         starts = self._admin.starts(ours) if ours else {}
         if _between(starts, ours) < WORTHWHILE:
             return 0
-        groups = self._admin.committed_by_all({self._topics.source, self._topics.retry})
-        behind = sorted(name for name, places in groups.items() if _between(starts, places) < WORTHWHILE)
-        if behind:
-            self._say(f"group {behind[0]} has not read it (kafka-consumer-groups.sh --delete, if nobody needs it)")
+        groups = self._admin.committed_by_all({self._topics.source, self._topics.retry}, AWAY_DAYS)
+        behind = [name for name, places in groups.items() if _between(starts, places) < WORTHWHILE]
+        stopped = [name for name in behind if groups[name] == groups_before.get(name)]
+        if stopped:
+            self._say(f"group {min(stopped)} does not read it")
         self._last = {p: min(at, *(places.get(p, 0) for places in groups.values())) for p, at in ours.items()}
+        self._groups = groups
         limits = {p: min(at, before.get(p, 0)) for p, at in self._last.items()}
         count = _between(starts, limits)
         if count < WORTHWHILE:
             return 0
         self._admin.delete_before({p: at for p, at in limits.items() if at > starts[p]})
         log.info("retry topic trimmed", topic=self._topics.retry, records=count)
+        self._said = ""
         return count
 
     def _run(self) -> None:
@@ -77,6 +84,8 @@ class Trimmer:
                 self.look()
             except BrokerUnavailable as error:
                 self._say(str(error))
+            except Exception as error:  # noqa: BLE001 - of the client; the next look may do better
+                self._say(f"{type(error).__name__}: {error}")
 
     def _say(self, reason: str) -> None:
         if reason != self._said:

@@ -17,6 +17,8 @@ from etl.broker.connection import REQUEST_TIMEOUT_MS, admin_client, in_words, tr
 from etl.errors import BrokerUnavailable
 from etl.models.wire import Partition
 
+_OFFSETS, _RETENTION = "__consumer_offsets", "offsets.retention.minutes"
+
 
 class NotAllowed(BrokerUnavailable):
     """Raised when the broker does not let us do this."""
@@ -81,16 +83,21 @@ class Admin:
         with _allowed(f"offsets of group {group}"), admin_client(self._bootstrap_servers) as admin:
             return _within(topics, admin.list_group_offsets(group)[group])
 
-    def committed_by_all(self, topics: Collection[str]) -> dict[str, dict[Partition, int]]:
+    def committed_by_all(self, topics: Collection[str], days: float) -> dict[str, dict[Partition, int]]:
         """Return each group that has committed anything in these topics, and the offsets.
 
-        Raises NotAllowed when there may be groups that we are not shown, BrokerUnavailable.
+        Raises NotAllowed when a group may be missing: hidden from us, without a broker that knows it just now, or
+        forgotten since less than `days` ago; BrokerUnavailable.
         """
         with _allowed("offsets of all groups"), admin_client(self._bootstrap_servers) as admin:
-            if "DESCRIBE" not in (admin.describe_cluster().get("authorized_operations") or ()):
-                raise NotAllowed("groups are told in full only to who may DESCRIBE the cluster")
+            tps = [
+                ClientPartition(topic["name"], partition["partition_index"])
+                for topic in admin.describe_topics(list(topics))
+                for partition in topic["partitions"]
+            ]
             groups = [group["group_id"] for group in admin.list_groups() if group["protocol_type"] in {"", "consumer"}]
-            found = admin.list_group_offsets(groups) if groups else {}
+            _require_all_groups(admin, days)
+            found = admin.list_group_offsets(dict.fromkeys(groups, tps)) if groups else {}
         offsets = {group: _within(topics, places) for group, places in found.items()}
         return {group: places for group, places in offsets.items() if places}
 
@@ -108,6 +115,23 @@ def _allowed(what: str) -> Iterator[None]:
             yield
         except kafka_errors.AuthorizationError as error:
             raise NotAllowed(f"{what}: {in_words(error)}") from error
+
+
+def _require_all_groups(admin: Any, days: float) -> None:
+    """Raise NotAllowed unless every group is listed that has been read by within so many days."""
+    cluster = admin.describe_cluster()
+    if "DESCRIBE" not in (cluster.get("authorized_operations") or ()):
+        raise NotAllowed("groups are told in full only to who may DESCRIBE the cluster")
+    (offsets,) = admin.describe_topics([_OFFSETS])
+    if not offsets["partitions"] or any(partition["leader_id"] < 0 for partition in offsets["partitions"]):
+        raise NotAllowed(f"groups are told in full only while every partition of {_OFFSETS} has a leader")
+    brokers = [ConfigResource(ConfigResourceType.BROKER, str(broker["broker_id"])) for broker in cluster["brokers"]]
+    for name, settings in admin.describe_configs(brokers, config_filter="all")["broker"].items():
+        minutes = int(settings[_RETENTION]["value"])
+        if minutes < days * 24 * 60:
+            raise NotAllowed(
+                f"broker {name} forgets groups after {minutes} minutes ({_RETENTION}), not after {days:g} days"
+            )
 
 
 def _within(topics: Collection[str], places: Mapping[Any, Any]) -> dict[Partition, int]:
