@@ -33,6 +33,7 @@ class _Held:
     to_sweep: int  # of its next jobs, how many look for partial files of a predecessor
     sweep_until: int  # offset: what its predecessors received lies before it
     asleep_until: float | None = None  # wall clock: when its next record is due; None: it is awake
+    asleep_at: int = 0  # the offset of that record
     is_wanted: Callable[[], bool] | None = None  # may that record come before its time?
 
 
@@ -151,7 +152,7 @@ class Partitions:
                 return
             if not passable:
                 held.sweep_until = min(held.sweep_until, offset)
-            held.asleep_until, held.is_wanted = until, is_wanted
+            held.asleep_until, held.asleep_at, held.is_wanted = until, offset, is_wanted
         self._intake.pause([partition])
         self._paused.add(partition)
         self._intake.seek(partition, offset)
@@ -162,12 +163,13 @@ class Partitions:
         window_full = window_full or self._ledger.outstanding >= self._outstanding_limit
         with self._lock:
             held = dict(self._held)
-        for state in held.values():
+        for partition, state in held.items():
             if state.asleep_until is None:
                 continue
             is_wanted = state.is_wanted is not None and not window_full and state.is_wanted()
             if is_wanted or state.asleep_until <= now:
                 state.asleep_until = None
+                self._intake.seek(partition, state.asleep_at)  # the client may have put an older position back
         wanted = {
             partition
             for partition, state in held.items()
@@ -182,8 +184,10 @@ class Partitions:
         self._intake.resume(resumed)
         self._intake.pause(paused)
         self._paused = set(held.keys() - wanted)
-        for partition in held:
-            if (position := self._intake.position(partition)) is not None:
+        for partition, state in held.items():
+            is_awake = state.asleep_until is None
+            position = self._intake.position(partition) if is_awake else state.asleep_at
+            if position is not None:
                 self._ledger.moved(partition, position)
 
     def pause_all(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.admin import MemberToRemove
 from kafka.coordinator.base import MemberState
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, UnknownBrokerIdError
 
 import stack
 from etl import broker as seam
@@ -302,6 +304,58 @@ def test_a_join_that_nobody_collected_is_done_again(desk: Desk, join: Callable[.
         "a member again",
     )
     assert not coordinator.rejoining
+
+
+def test_who_is_thrown_out_while_it_joins_hears_of_it(desk: Desk, join: Callable[..., Member]) -> None:
+    """Before it joins again: else it would claim partitions that another member has by now."""
+    first, second = join(), join()
+    both = (first.intake, second.intake)
+    wait_until(lambda: [one.poll(0.05) for one in both] and all(one.new_partitions() for one in both), 30, "shares")
+    (held,) = first.intake.new_partitions()
+    first.take_over(held)
+    coordinator, member_id = first.intake._client._coordinator, first.intake._client.group_metadata().member_id
+    coordinator.request_rejoin()
+    wait_until(lambda: first.intake.poll(0.05) or coordinator.rejoining, 10, "a join")  # the second does not take part
+    with contextlib.closing(KafkaAdminClient(bootstrap_servers=desk.bootstrap_servers)) as admin:
+        admin.remove_group_members(desk.group, [MemberToRemove(member_id=member_id)])
+    wait_until(lambda: second.intake.poll(0.05) or len(second.intake.assigned()) == 2, 30, "the other's take-over")
+    wait_until(lambda: first.intake.poll(0.05) or held in first.revoked, 30, "the revocation")
+    assert first.intake.assigned() == []
+
+
+def test_an_answer_that_came_too_late_is_not_believed(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+    """A take-over that timed out asks anew: what was committed meanwhile counts."""
+    member = join()
+    member.join(2)
+    member.take_over(p(desk, 1))
+    assert member.intake.take_over(p(desk), timeout=0.0) is None
+    wait_until(
+        lambda: all(one.is_done for one in member.intake._client._coordinator._offset_fetch_futures.values()), 10, "it"
+    )
+    outbox.commit(member.batch({p(desk): Commit(0, "since then")}))
+    assert member.take_over(p(desk)).committed == Commit(0, "since then")
+
+
+def test_a_fetch_that_could_not_be_sent_is_sent_again(desk: Desk, join: Callable[..., Member]) -> None:
+    """As after the reply of a broker that names another one, which is not known yet."""
+    member = join()
+    member.join(2)
+    member.take_over(p(desk))
+    desk.send({"job_id": "one"})
+    assert len(member.read(1)) == 1
+    manager = member.intake._client._manager
+    send, refused = manager.send, []
+
+    def refuse(request: Any, **named: Any) -> Any:
+        if type(request).__name__.startswith("FetchRequest") and not refused:
+            refused.append(request)
+            raise UnknownBrokerIdError("a test's")
+        return send(request, **named)
+
+    manager.send = refuse
+    wait_until(lambda: member.intake.poll(0.05) or refused, 10, "a fetch")
+    desk.send({"job_id": "two"})
+    assert len(member.read(1)) == 1
 
 
 def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:

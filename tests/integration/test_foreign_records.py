@@ -13,6 +13,7 @@ from kafka.errors import CorruptRecordError
 
 from etl import broker as seam
 from etl.broker import Intake
+from etl.models.wire import Partition
 from stack import wait_until
 from workbench import Desk, folder, job
 
@@ -39,10 +40,11 @@ def test_a_header_whose_name_is_no_text_blocks_nothing(desk: Desk, tmp_path: Pat
         assert [desk.outcome(name)["status"] for name in ("0", "1")] == ["SUCCESS", "SUCCESS"]
 
 
+@pytest.mark.parametrize("paused", [False, True])
 def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    paused: bool, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Polling goes on and returns, though the library does not by itself."""
+    """Polling goes on and returns, though the library does not by itself; also when its partition rests in between."""
     read = seam.records._Records._read_msg
 
     def read_all_but_one(self: Any, *args: Any) -> Any:
@@ -52,8 +54,9 @@ def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
         return record
 
     monkeypatch.setattr(seam.records._Records, "_read_msg", read_all_but_one)
-    with KafkaProducer(bootstrap_servers=desk.bootstrap_servers) as producer:
-        producer.send(desk.topic, b"corrupt", partition=0)
+    with KafkaProducer(bootstrap_servers=desk.bootstrap_servers, linger_ms=200) as producer:
+        for value in (b"one", b"corrupt") if paused else (b"corrupt",):
+            producer.send(desk.topic, value, partition=0)
         producer.flush()
     intake = Intake(desk.bootstrap_servers, desk.group, [desk.topic], on_revoked=lambda _: None)
     try:
@@ -61,6 +64,12 @@ def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
         for partition in intake.new_partitions():
             wait_until(lambda one=partition: intake.take_over(one) or intake.poll(0.05), 20, "taken over")
             intake.resume([partition])
+        if paused:  # as when the window is full just then
+            bad = Partition(desk.topic, 0)
+            wait_until(lambda: intake.poll(0.05), 10, "what stands before it")
+            intake.pause([bad])
+            intake.poll(0.05)
+            intake.resume([bad])
         end = time.monotonic() + 2
         while time.monotonic() < end:
             intake.poll(0.05)

@@ -138,8 +138,6 @@ class Intake:
         except kafka_errors.AuthorizationError as error:
             raise BrokerRefused(f"the group's coordinator refuses us: {in_words(error)}") from error
         except kafka_errors.KafkaError as error:
-            if isinstance(error, kafka_errors.CorruptRecordError):
-                self._client.forget_unreadable()
             log.warning("poll failed", error=in_words(error))
             time.sleep(min(timeout, 0.5))
             return []
@@ -169,6 +167,8 @@ class Intake:
         limit_ms = timeout * 1000
         self._new.discard(partition)
         self._taking = partition
+        self._client.forget_answers()
+        membership = self._client.group_metadata()
         try:
             committed = self._client.committed(tp, metadata=True, timeout_ms=limit_ms)
             first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
@@ -185,11 +185,17 @@ class Intake:
             log.debug(
                 "partition not ready", topic=partition.topic, partition=partition.partition, error=in_words(error)
             )
-            if self.settled(partition):
-                self._new.add(partition)
+            self._put_off(partition)
             return None
-        self._member = self._client.group_metadata().member_id
+        if membership.generation_id < 0 or self._client.group_metadata().member_id != membership.member_id:
+            self._put_off(partition)
+            return None
+        self._member = membership.member_id
         return TakenOver(start, end, lost)
+
+    def _put_off(self, partition: Partition) -> None:
+        if self.settled(partition):
+            self._new.add(partition)
 
     def settled(self, partition: Partition) -> bool:
         """Note that its new owner is set up; False: it was taken away before `on_revoked` could find one."""

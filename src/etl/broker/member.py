@@ -47,24 +47,20 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         wants_to_join = coordinator.need_rejoin
         coordinator.need_rejoin = lambda: wants_to_join() or coordinator.rejoining
 
-        # What was fetched of a partition and set aside because it was paused comes back only while the slot for records
-        # at hand is None; records that were used up stay in the slot. Without traffic elsewhere they would never come.
-        fetcher = self._fetcher
-        take = fetcher.fetched_records
+        # Who is thrown out while it joins hears of what it lost when the library begins a join, but not when it goes on
+        # with one; and would claim it as its own, against who has it by now.
+        reset = coordinator.reset_generation
 
-        def fetched_records(*arguments: Any, **named: Any) -> Any:
-            if not fetcher._next_partition_records:  # noqa: SLF001 - the library has no public way
-                fetcher._next_partition_records = None  # noqa: SLF001 - as above
-            return take(*arguments, **named)
+        def reset_generation(*arguments: Any, **named: Any) -> None:
+            reset(*arguments, **named)
+            coordinator.rejoining = False
 
-        fetcher.fetched_records = fetched_records
+        coordinator.reset_generation = reset_generation
+        _mend(self._fetcher)
 
-    def forget_unreadable(self) -> None:
-        """Drop the fetched records that the last poll met an error in; the next one would not return from them."""
-        fetcher = self._fetcher
-        left, fetcher._next_partition_records = fetcher._next_partition_records, None  # noqa: SLF001 - no public way
-        if left is not None:
-            left.drain()
+    def forget_answers(self) -> None:
+        """Ask anew for committed offsets: an answer that came too late waits for the next question, however long."""
+        self._coordinator._offset_fetch_futures.clear()  # noqa: SLF001 - the library has no public way
 
     def is_overdue(self) -> bool:
         """Are we a member whose heartbeat should have been answered by now? While we join there are none."""
@@ -91,6 +87,38 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
             joined = coordinator.state is MemberState.STABLE and not coordinator.rejoining
             is_silent = not coordinator._heartbeat_enabled  # noqa: SLF001 - as above
             return joined and is_silent and not coordinator.is_dynamic_member()
+
+
+def _mend(fetcher: Any) -> None:
+    """Have a fetcher of the library never stand still, nor go round for ever."""
+    take, append, send = fetcher.fetched_records, fetcher._append, fetcher._send_fetches_async  # noqa: SLF001 - no public way
+
+    # What was fetched of a partition and set aside because it was paused comes back only while the slot for records
+    # at hand is None; records that were used up stay in the slot. Without traffic elsewhere they would never come.
+    def fetched_records(*arguments: Any, **named: Any) -> Any:
+        if not fetcher._next_partition_records:  # noqa: SLF001 - as above
+            fetcher._next_partition_records = None  # noqa: SLF001 - as above
+        return take(*arguments, **named)
+
+    # Records that ended with an error give nothing more, and are asked again and again.
+    def append_records(drained: Any, part: Any, *arguments: Any) -> Any:
+        count = append(drained, part, *arguments)
+        if part and not count:
+            part.drain()
+        return count
+
+    # A broker whose request could not even be sent would be waited for, for ever.
+    async def send_fetches() -> Any:
+        try:
+            return await send()
+        except BaseException:
+            fetcher._nodes_with_pending_fetch_requests.clear()  # noqa: SLF001 - as above
+            fetcher._session_handlers.clear()  # noqa: SLF001 - as above
+            raise
+
+    fetcher.fetched_records = fetched_records
+    fetcher._append = append_records  # noqa: SLF001 - as above
+    fetcher._send_fetches_async = send_fetches  # noqa: SLF001 - as above
 
 
 class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped library

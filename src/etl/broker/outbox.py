@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
@@ -20,7 +20,6 @@ from etl.broker.connection import (
     REQUEST_TIMEOUT_MS,
     REQUEST_TIMEOUT_SECONDS,
     TRANSACTION_TIMEOUT_SECONDS,
-    admin_client,
     common,
     displaced,
     in_words,
@@ -196,10 +195,17 @@ class Outbox:
         Raises BrokerUnavailable: not known yet, call again.
         """
         self.open()
-        tps = [ClientPartition(*partition) for partition in batch.offsets]
-        with translated("committed offsets cannot be read"), admin_client(self._bootstrap_servers) as admin:
-            found = admin.list_group_offsets({self._group_id: tps})[self._group_id]
-        return {Partition(*tp): Commit(told.offset, told.metadata or "") for tp, told in found.items()}
+        with translated("committed offsets cannot be read"), contextlib.closing(self._reader()) as reader:
+            found = {
+                partition: reader.committed(ClientPartition(*partition), metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
+                for partition in batch.offsets
+            }
+        return {p: Commit(told.offset, told.metadata or "") if told else Commit(-1, "") for p, told in found.items()}
+
+    def _reader(self) -> Any:
+        """Return a consumer to ask for offsets: unlike the admin client it waits for those of an ending transaction."""
+        settings = common(self._bootstrap_servers) | {"request_timeout_ms": 30_000, "group_id": self._group_id}
+        return made(KafkaConsumer, **settings, enable_auto_commit=False, isolation_level="read_committed")
 
     def close(self, timeout: float = 3.0) -> None:
         """Close the producer in good order."""
