@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator
 
@@ -51,6 +52,41 @@ def test_a_broker_frozen_and_killed_during_a_run(
         end_in_good_order(*pair)
     judge(work, topics, watcher)
     assert topics.lag() == 0
+
+
+def test_jobs_in_place_of_lost_ones_are_done(
+    chaos_broker: ProxiedBroker, work: Work, topics: Topics, consumers: Callable[..., Consumer]
+) -> None:
+    """The broker loses the end of a partition, as without power: new jobs get offsets whose jobs were done before."""
+    first, second = work.add_mixed(1), work.add_mixed(1)
+    consumer = consumers("a", work.settings, ETL_SLOT="0").start()
+    for job in first:
+        topics.send([job], key=lambda _: "all of one partition")
+    topics.wait_for(first, 60)
+    topics.wait_until(lambda: topics.lag() == 0, 30, "the commit")
+    with topics.disconnected():
+        chaos_broker.stop()
+        cut_off(chaos_broker, topics.name, 5)
+        chaos_broker.start()
+    topics.send(second, key=lambda _: "all of one partition")
+    topics.wait_for(work.jobs, 90)
+    end_in_good_order(consumer)
+    judge(work, topics)
+    assert consumer.events("records lost: the broker no longer has what was read")
+    assert topics.lag() == 0
+
+
+def cut_off(broker: ProxiedBroker, topic: str, batches: int) -> None:
+    """Leave so many batches of the one partition of a topic that has more."""
+    (log,) = [path for path in (broker.folder / "data").rglob(f"{topic}-[0-9]/*.log") if path.stat().st_size]
+    data, end = log.read_bytes(), 0
+    for _ in range(batches):
+        end += 12 + struct.unpack_from(">i", data, end + 8)[0]
+    assert end < len(data)
+    log.write_bytes(data[:end])
+    for pattern in ("*.index", "*.timeindex", "*.snapshot"):
+        for path in log.parent.glob(pattern):
+            path.unlink()
 
 
 def test_commits_cut_off_before_their_reply(

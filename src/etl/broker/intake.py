@@ -82,6 +82,7 @@ class Intake:
         self._group_id = group_id
         assignor = Assignor()
         self._new: set[Partition] = set()
+        self._cut: dict[Partition, int] = {}  # where the broker lost what we had read: other records come from there on
         self._taking: Partition | None = None  # being taken over, and not taken away meanwhile
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
         self._polled_at = time.monotonic()
@@ -133,6 +134,18 @@ class Intake:
             gone = [Partition(*tp) for tp in getattr(error, "args", [{}])[0] or ()]
             self.welcome(gone or self.assigned())
             return []
+        except kafka_errors.LogTruncationError as error:
+            cut = {Partition(*tp): place.offset if place else 0 for tp, place in error.divergent_offsets.items()}
+            for partition, offset in cut.items():
+                log.error(  # noqa: TRY400 - where in the client it was noticed says nothing
+                    "records lost: the broker no longer has what was read",
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    goes_on_at=offset,
+                )
+            self._cut |= cut
+            self.welcome(cut)
+            return []
         except kafka_errors.FencedInstanceIdError as error:
             raise BrokerRefused(displaced(self._instance_id)) from error
         except kafka_errors.AuthorizationError as error:
@@ -174,8 +187,11 @@ class Intake:
             first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
             end = self._client.end_offsets([tp], timeout_ms=limit_ms)[tp]
             lost = None
+            cut = self._cut.get(partition)
             if committed is None:
                 start = Commit(first, "")
+            elif cut is not None:  # what the metadata says of later records was said of those that are lost
+                start = Commit(max(first, min(committed.offset, cut)), "")
             elif first <= committed.offset <= end:
                 start = Commit(committed.offset, committed.metadata or "")
             else:
@@ -191,6 +207,7 @@ class Intake:
             self._put_off(partition)
             return None
         self._member = membership.member_id
+        self._cut.pop(partition, None)
         return TakenOver(start, end, lost)
 
     def _put_off(self, partition: Partition) -> None:
@@ -269,6 +286,8 @@ class Intake:
         """Note that partitions were taken away."""
         gone = list(partitions)
         self._new.difference_update(gone)
+        for partition in gone:
+            self._cut.pop(partition, None)
         if self._taking in gone:
             self._taking = None
         self._on_revoked(gone)
