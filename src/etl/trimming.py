@@ -63,6 +63,8 @@ class Trimmer:
         if _between(starts, ours) < WORTHWHILE:
             return 0
         groups = self._admin.committed_by_all({self._topics.source, self._topics.retry}, AWAY_DAYS)
+        if self._group not in groups:
+            raise BrokerUnavailable("our own group is not among those listed")
         behind = [name for name, places in groups.items() if _between(starts, places) < WORTHWHILE]
         stopped = [name for name in behind if groups[name] == groups_before.get(name)]
         if stopped:

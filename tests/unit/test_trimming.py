@@ -9,6 +9,7 @@ import structlog.testing
 
 import stack
 from etl.broker import NotAllowed
+from etl.errors import BrokerUnavailable
 from etl.models.wire import Partition
 from etl.topics import Topics
 from etl.trimming import Trimmer
@@ -24,6 +25,7 @@ class Kafka:
     def __init__(self, groups: Mapping[str, Mapping[Partition, int]]) -> None:
         self.groups = {name: dict(places) for name, places in groups.items()}
         self.first = {ONE: 0, OTHER: 0}
+        self.hidden: set[str] = set()
         self.refuses: Exception | None = None
         self.asked: list[str] = []
 
@@ -36,7 +38,7 @@ class Kafka:
         self.asked.append("all")
         if self.refuses is not None:
             raise self.refuses
-        found = {group: self.committed(group, topics) for group in self.groups}
+        found = {group: self.committed(group, topics) for group in self.groups.keys() - self.hidden}
         return {group: places for group, places in found.items() if places}
 
     def starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
@@ -121,6 +123,10 @@ def test_where_groups_may_be_missing_nothing_goes() -> None:
     with pytest.raises(NotAllowed):
         trimming.look()
     kafka.refuses = None
+    kafka.hidden = {"ours"}
+    with pytest.raises(BrokerUnavailable, match="our own group"):
+        trimming.look()
+    kafka.hidden = set()
     assert [trimming.look(), trimming.look()] == [0, 100]
 
 

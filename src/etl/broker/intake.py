@@ -135,16 +135,17 @@ class Intake:
             self.welcome(gone or self.assigned())
             return []
         except kafka_errors.LogTruncationError as error:
-            cut = {Partition(*tp): place.offset if place else 0 for tp, place in error.divergent_offsets.items()}
-            for partition, offset in cut.items():
+            for tp, place in error.divergent_offsets.items():
+                partition = Partition(*tp)
+                if place is not None:  # else from where on is not known: it goes on where the group stands
+                    self._cut[partition] = place.offset
                 log.error(  # noqa: TRY400 - where in the client it was noticed says nothing
                     "records lost: the broker no longer has what was read",
                     topic=partition.topic,
                     partition=partition.partition,
-                    goes_on_at=offset,
+                    goes_on_at=self._cut.get(partition),
                 )
-            self._cut |= cut
-            self.welcome(cut)
+                self.welcome([partition])
             return []
         except kafka_errors.FencedInstanceIdError as error:
             raise BrokerRefused(displaced(self._instance_id)) from error
