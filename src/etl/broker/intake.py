@@ -82,7 +82,9 @@ class Intake:
         self._group_id = group_id
         assignor = Assignor()
         self._new: set[Partition] = set()
-        self._cut: dict[Partition, int] = {}  # where the broker lost what we had read: other records come from there on
+        # Where the broker lost what we had read, and other records come; None: it does not know.
+        self._cut: dict[Partition, int | None] = {}
+        self._epochs: dict[Partition, int] = {}  # of the leader that wrote what was polled last; committed along
         self._taking: Partition | None = None  # being taken over, and not taken away meanwhile
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
         self._polled_at = time.monotonic()
@@ -137,13 +139,14 @@ class Intake:
         except kafka_errors.LogTruncationError as error:
             for tp, place in error.divergent_offsets.items():
                 partition = Partition(*tp)
-                if place is not None:  # else from where on is not known: it goes on where the group stands
-                    self._cut[partition] = place.offset
+                # A topic that was made anew begins with the first epoch again: that is no cut.
+                is_cut = place is not None and self._client.leader_epoch(tp) > self.epoch(partition)
+                self._cut[partition] = place.offset if is_cut else None
                 log.error(  # noqa: TRY400 - where in the client it was noticed says nothing
                     "records lost: the broker no longer has what was read",
                     topic=partition.topic,
                     partition=partition.partition,
-                    goes_on_at=self._cut.get(partition),
+                    goes_on_at=self._cut[partition],
                 )
                 self.welcome([partition])
             return []
@@ -158,6 +161,8 @@ class Intake:
         finally:
             self._polled_at = time.monotonic()
             self._notice_new_membership()
+        for tp, batch in polled.items():
+            self._epochs[Partition(*tp)] = batch[-1].leader_epoch
         return [as_record(raw) for batch in polled.values() for raw in batch]
 
     def _tell_silence(self, now_silent: bool) -> None:
@@ -187,17 +192,11 @@ class Intake:
             committed = self._client.committed(tp, metadata=True, timeout_ms=limit_ms)
             first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
             end = self._client.end_offsets([tp], timeout_ms=limit_ms)[tp]
-            lost = None
-            cut = self._cut.get(partition)
-            if committed is None:
-                start = Commit(first, "")
-            elif cut is not None:  # what the metadata says of later records was said of those that are lost
-                start = Commit(max(first, min(committed.offset, cut)), "")
-            elif first <= committed.offset <= end:
-                start = Commit(committed.offset, committed.metadata or "")
-            else:
-                start, lost = Commit(first, ""), max(0, first - committed.offset)
-            self._client.seek(tp, start.offset)
+            start, lost = self._start(partition, committed, first, end)
+            # With the epoch of the commit, so that the next poll finds out whether what was read is still there.
+            epoch = -1 if committed is None or start.offset != committed.offset else committed.leader_epoch
+            self._client.seek_validated(tp, start.offset, epoch)
+            self._epochs[partition] = epoch
         except (kafka_errors.KafkaError, ValueError, KeyError, AssertionError) as error:
             log.debug(
                 "partition not ready", topic=partition.topic, partition=partition.partition, error=in_words(error)
@@ -210,6 +209,18 @@ class Intake:
         self._member = membership.member_id
         self._cut.pop(partition, None)
         return TakenOver(start, end, lost)
+
+    def _start(self, partition: Partition, committed: Any, first: int, end: int) -> tuple[Commit, int | None]:
+        """Return where to start, and how many records were never read because the topic forgot them."""
+        if committed is None:
+            return Commit(first, ""), None
+        cut = self._cut.get(partition)
+        if cut is not None:  # what the metadata says of later records was said of those that are lost
+            return Commit(max(first, min(committed.offset, cut)), ""), None
+        is_to_be_validated = committed.leader_epoch >= 0 and partition not in self._cut
+        if first <= committed.offset and (committed.offset <= end or is_to_be_validated):
+            return Commit(committed.offset, committed.metadata or ""), None
+        return Commit(first, ""), max(0, first - committed.offset)
 
     def _put_off(self, partition: Partition) -> None:
         if self.settled(partition):
@@ -227,6 +238,10 @@ class Intake:
             return None if state is None or state.position is None else int(state.position.offset)
         except (AttributeError, kafka_errors.KafkaError):
             return None
+
+    def epoch(self, partition: Partition) -> int:
+        """Return the epoch of the leader that wrote what was read last of a partition; -1: not known. Any thread."""
+        return self._epochs.get(partition, -1)
 
     def behind(self, partition: Partition) -> int:
         """Return how many offsets lie between the position and the last known end; 0 when that is not known."""

@@ -14,6 +14,7 @@ from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import MemberState
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+from kafka.structs import OffsetAndMetadata
 
 SESSION_TIMEOUT_SECONDS = 15.0
 HEARTBEAT_SECONDS = 3.0
@@ -61,6 +62,15 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
     def forget_answers(self) -> None:
         """Ask anew for committed offsets: an answer that came too late waits for the next question, however long."""
         self._coordinator._offset_fetch_futures.clear()  # noqa: SLF001 - the library has no public way
+
+    def seek_validated(self, tp: Any, offset: int, epoch: int) -> None:
+        """Go to an offset that was committed in an epoch: the library looks whether it still leads there (-1: not)."""
+        self._subscription.seek(tp, OffsetAndMetadata(offset, "", epoch))
+
+    def leader_epoch(self, tp: Any) -> int:
+        """Return the epoch of a partition's leader now; -1: not known."""
+        epoch = self._cluster.leader_epoch_for_partition(tp)
+        return -1 if epoch is None else int(epoch)
 
     def is_overdue(self) -> bool:
         """Are we a member whose heartbeat should have been answered by now? While we join there are none."""
