@@ -155,7 +155,7 @@ class FileTransferConsumer:
             return
         partitions = Partitions(intake, ledger, settings.window_records)
         admission = Admission(names, self.group_id, self.config, envelopes, partitions, ledger, dispatcher, endings)
-        outbox = Outbox(self.bootstrap_servers, me.transactional_id, self.group_id, intake.epoch)
+        outbox = Outbox(self.bootstrap_servers, me.transactional_id, self.group_id)
         with contextlib.suppress(BrokerUnavailable):  # else with the first commit
             outbox.open()  # ends at once what a killed predecessor left open: its partitions would wait for it
         committer = Committer(

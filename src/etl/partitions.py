@@ -170,10 +170,12 @@ class Partitions:
             if is_wanted or state.asleep_until <= now:
                 state.asleep_until = None
                 self._intake.seek(partition, state.asleep_at)  # the client may have put an older position back
+        to_be_taken_over = set(self._intake.new_partitions())  # anew: what was read of them may be gone
         wanted = {
             partition
             for partition, state in held.items()
             if not window_full
+            and partition not in to_be_taken_over
             and state.asleep_until is None
             and self._ledger.started(partition)
             and not self._ledger.full(partition)

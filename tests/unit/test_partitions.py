@@ -107,6 +107,33 @@ def test_a_partition_is_fetched_from_once_it_was_taken_over() -> None:
     assert scene.partitions.incarnation(P0) is not None
 
 
+def test_what_is_to_be_taken_over_anew_is_not_fetched_from() -> None:
+    """Its position is out of the log's range, or what was read before it is gone."""
+    scene = Scene(P0)
+    scene.take_over()
+    scene.partitions.steer(window_full=True)
+    scene.intake.new.append(P0)
+    scene.partitions.steer(window_full=False)
+    assert scene.intake.silent == {P0}
+    scene.take_over()
+    scene.partitions.steer(window_full=False)
+    assert scene.intake.silent == set()
+
+
+def test_a_sleeper_wakes_where_it_fell_asleep() -> None:
+    """Whatever the client made of its position meanwhile; nor is that told to the ledger."""
+    scene = Scene(P0)
+    scene.take_over()
+    scene.partitions.sleep(P0, 3, scene.clock() + 10, passable=True)
+    scene.intake.positions[P0] = 9
+    scene.partitions.steer(window_full=False)
+    scene.clock.pass_(11)
+    scene.partitions.steer(window_full=False)
+    assert scene.intake.sought[-1] == (P0, 3)
+    batch = scene.commit()
+    assert batch is None or batch.offsets[P0].offset <= 3
+
+
 def test_a_broker_that_is_away_is_asked_again() -> None:
     """A takeover that fails stays to be done, and costs no other partition its turn."""
     scene = Scene(P0, P1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import structlog
@@ -82,9 +82,7 @@ class Intake:
         self._group_id = group_id
         assignor = Assignor()
         self._new: set[Partition] = set()
-        # Where the broker lost what we had read, and other records come; None: it does not know.
-        self._cut: dict[Partition, int | None] = {}
-        self._epochs: dict[Partition, int] = {}  # of the leader that wrote what was polled last; committed along
+        self._cut: dict[Partition, int] = {}  # where the broker lost what we had read: other records come from there on
         self._taking: Partition | None = None  # being taken over, and not taken away meanwhile
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
         self._polled_at = time.monotonic()
@@ -137,18 +135,7 @@ class Intake:
             self.welcome(gone or self.assigned())
             return []
         except kafka_errors.LogTruncationError as error:
-            for tp, place in error.divergent_offsets.items():
-                partition = Partition(*tp)
-                # A topic that was made anew begins with the first epoch again: that is no cut.
-                is_cut = place is not None and self._client.leader_epoch(tp) > self.epoch(partition)
-                self._cut[partition] = place.offset if is_cut else None
-                log.error(  # noqa: TRY400 - where in the client it was noticed says nothing
-                    "records lost: the broker no longer has what was read",
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    goes_on_at=self._cut[partition],
-                )
-                self.welcome([partition])
+            self._go_back(error.divergent_offsets)
             return []
         except kafka_errors.FencedInstanceIdError as error:
             raise BrokerRefused(displaced(self._instance_id)) from error
@@ -161,9 +148,23 @@ class Intake:
         finally:
             self._polled_at = time.monotonic()
             self._notice_new_membership()
-        for tp, batch in polled.items():
-            self._epochs[Partition(*tp)] = batch[-1].leader_epoch
         return [as_record(raw) for batch in polled.values() for raw in batch]
+
+    def _go_back(self, ends: Mapping[ClientPartition, Any]) -> None:
+        """Take over anew what the broker no longer has as far as it was read; `ends`: where it diverges, if known."""
+        for tp, end in ends.items():
+            partition, position, is_later = Partition(*tp), self.position(Partition(*tp)), self._client.leads_later(tp)
+            if position is None or is_later is None or (end is not None and position <= end.offset):
+                continue  # not ours any more, gone back already, or not to be told now: then it is noticed again
+            if end is not None and is_later:  # a topic that was made anew begins with the first epoch: that is no cut
+                self._cut[partition] = end.offset
+            log.error(
+                "records lost: the broker no longer has what was read",
+                topic=partition.topic,
+                partition=partition.partition,
+                goes_on_at=self._cut.get(partition),
+            )
+            self.welcome([partition])
 
     def _tell_silence(self, now_silent: bool) -> None:
         if now_silent != self._is_silent:
@@ -192,11 +193,17 @@ class Intake:
             committed = self._client.committed(tp, metadata=True, timeout_ms=limit_ms)
             first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
             end = self._client.end_offsets([tp], timeout_ms=limit_ms)[tp]
-            start, lost = self._start(partition, committed, first, end)
-            # With the epoch of the commit, so that the next poll finds out whether what was read is still there.
-            epoch = -1 if committed is None or start.offset != committed.offset else committed.leader_epoch
-            self._client.seek_validated(tp, start.offset, epoch)
-            self._epochs[partition] = epoch
+            lost = None
+            cut = self._cut.get(partition)
+            if committed is None:
+                start = Commit(first, "")
+            elif cut is not None:  # what the metadata says of later records was said of those that are lost
+                start = Commit(max(first, min(committed.offset, cut)), "")
+            elif first <= committed.offset <= end:
+                start = Commit(committed.offset, committed.metadata or "")
+            else:
+                start, lost = Commit(first, ""), max(0, first - committed.offset)
+            self._client.seek(tp, start.offset)
         except (kafka_errors.KafkaError, ValueError, KeyError, AssertionError) as error:
             log.debug(
                 "partition not ready", topic=partition.topic, partition=partition.partition, error=in_words(error)
@@ -209,18 +216,6 @@ class Intake:
         self._member = membership.member_id
         self._cut.pop(partition, None)
         return TakenOver(start, end, lost)
-
-    def _start(self, partition: Partition, committed: Any, first: int, end: int) -> tuple[Commit, int | None]:
-        """Return where to start, and how many records were never read because the topic forgot them."""
-        if committed is None:
-            return Commit(first, ""), None
-        cut = self._cut.get(partition)
-        if cut is not None:  # what the metadata says of later records was said of those that are lost
-            return Commit(max(first, min(committed.offset, cut)), ""), None
-        is_to_be_validated = committed.leader_epoch >= 0 and partition not in self._cut
-        if first <= committed.offset and (committed.offset <= end or is_to_be_validated):
-            return Commit(committed.offset, committed.metadata or ""), None
-        return Commit(first, ""), max(0, first - committed.offset)
 
     def _put_off(self, partition: Partition) -> None:
         if self.settled(partition):
@@ -238,10 +233,6 @@ class Intake:
             return None if state is None or state.position is None else int(state.position.offset)
         except (AttributeError, kafka_errors.KafkaError):
             return None
-
-    def epoch(self, partition: Partition) -> int:
-        """Return the epoch of the leader that wrote what was read last of a partition; -1: not known. Any thread."""
-        return self._epochs.get(partition, -1)
 
     def behind(self, partition: Partition) -> int:
         """Return how many offsets lie between the position and the last known end; 0 when that is not known."""
@@ -320,6 +311,7 @@ class Intake:
         now = self._client.group_metadata()
         if self._member is not None and now.generation_id >= 0 and now.member_id != self._member:
             self._member = None
+            self._cut.clear()
             held = self.assigned()
             self._on_revoked(held)
             self.welcome(held)

@@ -14,7 +14,6 @@ from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import MemberState
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
-from kafka.structs import OffsetAndMetadata
 
 SESSION_TIMEOUT_SECONDS = 15.0
 HEARTBEAT_SECONDS = 3.0
@@ -63,14 +62,12 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         """Ask anew for committed offsets: an answer that came too late waits for the next question, however long."""
         self._coordinator._offset_fetch_futures.clear()  # noqa: SLF001 - the library has no public way
 
-    def seek_validated(self, tp: Any, offset: int, epoch: int) -> None:
-        """Go to an offset that was committed in an epoch: the library looks whether it still leads there (-1: not)."""
-        self._subscription.seek(tp, OffsetAndMetadata(offset, "", epoch))
-
-    def leader_epoch(self, tp: Any) -> int:
-        """Return the epoch of a partition's leader now; -1: not known."""
-        epoch = self._cluster.leader_epoch_for_partition(tp)
-        return -1 if epoch is None else int(epoch)
+    def leads_later(self, tp: Any) -> bool | None:
+        """Is the epoch of a partition's leader a later one than that of what was read last? None: not known now."""
+        state, now = self._subscription.assignment.get(tp), self._cluster.leader_epoch_for_partition(tp)
+        if state is None or state.position is None or now is None or now < 0:
+            return None
+        return bool(now > state.position.leader_epoch)
 
     def is_overdue(self) -> bool:
         """Are we a member whose heartbeat should have been answered by now? While we join there are none."""
@@ -110,8 +107,12 @@ def _mend(fetcher: Any) -> None:
             fetcher._next_partition_records = None  # noqa: SLF001 - as above
         return take(*arguments, **named)
 
-    # Records that ended with an error give nothing more, and are asked again and again.
+    # Records that ended with an error give nothing more, and are asked again and again. An empty fetch knows no epoch,
+    # and would take away that of what was read before it, by which a log is noticed that was cut.
     def append_records(drained: Any, part: Any, *arguments: Any) -> Any:
+        state = fetcher._subscriptions.assignment.get(part.topic_partition) if part else None  # noqa: SLF001 - as above
+        if state is not None and state.position is not None and part.leader_epoch < 0:
+            part.leader_epoch = state.position.leader_epoch
         count = append(drained, part, *arguments)
         if part and not count:
             part.drain()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
@@ -62,17 +62,10 @@ class Outbox:
     One thread at a time. Its `transactional_id` must be unique to a live process and the same after a restart.
     """
 
-    def __init__(
-        self,
-        bootstrap_servers: str,
-        transactional_id: str,
-        group_id: str = "",
-        epoch: Callable[[Partition], int] = lambda _: -1,
-    ) -> None:
+    def __init__(self, bootstrap_servers: str, transactional_id: str, group_id: str = "") -> None:
         self._bootstrap_servers = bootstrap_servers
         self._transactional_id = transactional_id
         self._group_id = group_id  # whose offsets are committed
-        self._epoch = epoch  # of what was read of a partition, for its offset
         self._producer: _Producer | None = None
 
     def open(self) -> None:
@@ -128,10 +121,7 @@ class Outbox:
             self._send(producer, messages)
             if offsets:
                 producer.send_offsets_to_transaction(
-                    {
-                        ClientPartition(*tp): OffsetAndMetadata(at, said, self._epoch(tp))
-                        for tp, (at, said) in offsets.items()
-                    },
+                    {ClientPartition(*tp): OffsetAndMetadata(at, said) for tp, (at, said) in offsets.items()},
                     membership,
                 )
         except MessageTooLarge:
