@@ -39,8 +39,7 @@ class Trimmer:
         self._topics = topics
         self._group = group
         self._admin = admin
-        self._last: dict[Partition, int] = {}  # up to where the look before found it read by all
-        self._groups: dict[str, dict[Partition, int]] = {}  # and by each
+        self._groups: dict[str, dict[Partition, int]] = {}  # up to where the look before found it read, by each
         self._said = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimmer", daemon=True)
@@ -56,8 +55,7 @@ class Trimmer:
 
     def look(self) -> int:
         """Delete what may be deleted, if it is worthwhile; return how many records. Raises BrokerUnavailable."""
-        before, groups_before = self._last, self._groups
-        self._last, self._groups = {}, {}
+        before, self._groups = self._groups, {}
         ours = self._admin.committed(self._group, {self._topics.retry})  # before the others': see above
         starts = self._admin.starts(ours) if ours else {}
         if _between(starts, ours) < WORTHWHILE:
@@ -65,13 +63,15 @@ class Trimmer:
         groups = self._admin.committed_by_all({self._topics.source, self._topics.retry}, AWAY_DAYS)
         if self._group not in groups:
             raise BrokerUnavailable("our own group is not among those listed")
+        ours = {p: min(at, groups[self._group].get(p, 0)) for p, at in ours.items()}
+        self._groups = groups = groups | {self._group: ours}
         behind = [name for name, places in groups.items() if _between(starts, places) < WORTHWHILE]
-        stopped = [name for name in behind if groups[name] == groups_before.get(name)]
+        stopped = [name for name in behind if groups[name] == before.get(name)]
         if stopped:
             self._say(f"group {min(stopped)} does not read it")
-        self._last = {p: min(at, *(places.get(p, 0) for places in groups.values())) for p, at in ours.items()}
-        self._groups = groups
-        limits = {p: min(at, before.get(p, 0)) for p, at in self._last.items()}
+        if not before:
+            return 0
+        limits = {p: min(places.get(p, 0) for places in (*before.values(), *groups.values())) for p in ours}
         count = _between(starts, limits)
         if count < WORTHWHILE:
             return 0

@@ -98,6 +98,15 @@ def common(bootstrap_servers: str) -> dict[str, Any]:
     }
 
 
+def common_of_consumers(bootstrap_servers: str) -> dict[str, Any]:
+    """Return the settings that every consumer has: nothing is committed or made by the way."""
+    return common(bootstrap_servers) | {
+        "request_timeout_ms": 30_000,
+        "enable_auto_commit": False,
+        "allow_auto_create_topics": False,
+    }
+
+
 @contextlib.contextmanager
 def admin_client(bootstrap_servers: str) -> Iterator[Any]:
     """Give an admin client of the library while the context lasts."""

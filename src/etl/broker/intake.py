@@ -16,7 +16,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 
-from etl.broker.connection import admin_client, common, displaced, in_words, made, translated
+from etl.broker.connection import admin_client, common_of_consumers, displaced, in_words, made, translated
 from etl.broker.member import HEARTBEAT_SECONDS, SESSION_TIMEOUT_SECONDS, Assignor, Consumer
 from etl.broker.records import as_record
 from etl.errors import BrokerRefused
@@ -90,14 +90,12 @@ class Intake:
         with translated(f"broker {bootstrap_servers} cannot be reached"):
             self._client = made(
                 Consumer,
-                **common(bootstrap_servers) | {"request_timeout_ms": 30_000},
+                **common_of_consumers(bootstrap_servers),
                 group_id=group_id,
                 group_instance_id=instance_id,
                 partition_assignment_strategy=[assignor],
                 auto_offset_reset="none",
-                enable_auto_commit=False,
                 isolation_level="read_committed",
-                allow_auto_create_topics=False,
                 max_poll_records=max_poll_records,
                 max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
                 fetch_max_bytes=FETCH_BYTES,
@@ -153,7 +151,8 @@ class Intake:
     def _go_back(self, ends: Mapping[ClientPartition, Any]) -> None:
         """Take over anew what the broker no longer has as far as it was read; `ends`: where it diverges, if known."""
         for tp, end in ends.items():
-            partition, position, is_later = Partition(*tp), self.position(Partition(*tp)), self._client.leads_later(tp)
+            partition = Partition(*tp)
+            position, is_later = self.position(partition), self._client.leads_later(tp)
             if position is None or is_later is None or (end is not None and position <= end.offset):
                 continue  # not ours any more, gone back already, or not to be told now: then it is noticed again
             if end is not None and is_later:  # a topic that was made anew begins with the first epoch: that is no cut

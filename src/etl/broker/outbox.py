@@ -21,6 +21,7 @@ from etl.broker.connection import (
     REQUEST_TIMEOUT_SECONDS,
     TRANSACTION_TIMEOUT_SECONDS,
     common,
+    common_of_consumers,
     displaced,
     in_words,
     made,
@@ -204,8 +205,8 @@ class Outbox:
 
     def _reader(self) -> Any:
         """Return a consumer to ask for offsets: unlike the admin client it waits for those of an ending transaction."""
-        settings = common(self._bootstrap_servers) | {"request_timeout_ms": 30_000, "group_id": self._group_id}
-        return made(KafkaConsumer, **settings, enable_auto_commit=False, isolation_level="read_committed")
+        settings = common_of_consumers(self._bootstrap_servers)
+        return made(KafkaConsumer, **settings, group_id=self._group_id, isolation_level="read_committed")
 
     def close(self, timeout: float = 3.0) -> None:
         """Close the producer in good order."""

@@ -10,7 +10,7 @@ from kafka import KafkaConsumer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 
-from etl.broker.connection import REQUEST_TIMEOUT_MS, common, made, translated
+from etl.broker.connection import REQUEST_TIMEOUT_MS, common_of_consumers, made, translated
 from etl.broker.records import as_record
 from etl.errors import BrokerUnavailable
 from etl.models.task import Record
@@ -24,12 +24,10 @@ class Reader:
         with translated(f"broker {bootstrap_servers} cannot be reached"):
             self._client = made(
                 KafkaConsumer,
-                **common(bootstrap_servers) | {"request_timeout_ms": 30_000},
+                **common_of_consumers(bootstrap_servers),
                 group_id=None,
                 auto_offset_reset="earliest",
-                enable_auto_commit=False,
                 isolation_level="read_committed" if committed else "read_uncommitted",
-                allow_auto_create_topics=False,
                 fetch_max_wait_ms=100,
             )
 
