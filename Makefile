@@ -25,6 +25,7 @@ down: ## end what `make demo KEEP=1` left running
 
 .PHONY: test
 test: test-servers ## all tests but those of the image and the long ones, with coverage of child processes
+	@tests/fetch-zoo.sh debian python || true  # those of the zoo that run each time
 	@$(PYTHON) -m coverage erase
 	$(PYTHON) -m coverage run -m pytest -m "not long and not container" $(ARGS)
 	@$(PYTHON) -m coverage combine --quiet
@@ -43,8 +44,16 @@ image: ## build the image on the base image of this machine (docker/engine.sh), 
 test-container: bootstrap ## the image in a real Docker Engine; TEST_LONG=1 runs the long ones, too
 	$(PYTHON) -m pytest -m "container$(if $(filter-out 0,$(TEST_LONG)),, and not long)" $(ARGS)
 
+.PHONY: zoo-servers
+zoo-servers: test-servers ## the same, and FTP servers that other people wrote
+	@tests/fetch-zoo.sh || true  # what could not be had is named, and its tests fail
+
+.PHONY: test-zoo
+test-zoo: zoo-servers ## the contract and 169 jobs on each server of the zoo
+	$(PYTHON) -m pytest -m zoo $(ARGS)
+
 .PHONY: test-long
-test-long: test-servers ## more kills, more faults, more files: the same tests with larger parameters
+test-long: zoo-servers ## more kills, more faults, more files: the same tests with larger parameters
 	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)
 
 .PHONY: bench
