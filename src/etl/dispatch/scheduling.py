@@ -125,7 +125,7 @@ class Turns:
 
     def _is_near(self, queue: Queue) -> bool:
         """Did the connect that a queue waits for begin just now, so that it may soon be through?"""
-        waits = (self._pools.held_up(side) for side in queue.head().sides)
+        waits = (self._pools.connecting_for(side) for side in queue.head().sides)
         return all(seconds is None or seconds < NEAR_SECONDS for seconds in waits)
 
     def _begin(
@@ -212,7 +212,7 @@ class Turns:
         if self._unreached(queue) is not None:
             return False  # whoever knocks there takes none of these sessions, and has lanes of its own
         others = [(side, server) for side, server in _ends(queue) if server not in giving.servers]
-        if any(self._pools.held_up(side) is not None for side, _ in others):
+        if any(self._pools.connecting_for(side) is not None for side, _ in others):
             return False
         if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):
             return True

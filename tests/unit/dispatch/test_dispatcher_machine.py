@@ -149,9 +149,9 @@ class DispatcherMachine(RuleBasedStateMachine):
     def fail(self, name: str) -> None:
         self.ever_failed = True
         config = self.pools.server(name)
-        for shelf in self.pools._shelves.values():  # its idle sessions break; those at work stay
-            while name in shelf.names and (held := self.pools.take_idle(shelf, lambda _: True)) is not None:
-                self.pools._close(shelf, held)
+        for pool in self.pools._by_key.values():  # its idle sessions break; those at work stay
+            while name in pool.names and (held := self.pools.take_idle(pool, lambda _: True)) is not None:
+                self.pools._close(pool, held)
         waited = self.dispatcher.breaker_wait(name)
         self.dispatcher.failed(name, errors.ServerUnavailable("refused"))
         if self.pools.connected(config):
