@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from etl.models.message import FileTransferJob
     from etl.models.task import Task
-    from etl.transfer.base import Elsewhere, Parcel
+    from etl.transfer.base import CrossThread, Parcel
     from etl.transfer.lease import Lease
     from etl.transfer.row import Stages
 
@@ -80,7 +80,7 @@ class Flight:
         self.number = next(self._numbers)  # unique in the process
         self.row = Row(lease)
         self.parcel: Parcel | None = None  # in a row: what was fetched
-        self.unchanged: Elsewhere[bool] | None = None  # and, of a file in memory, what its source says at the end
+        self.unchanged: CrossThread[bool] | None = None  # and, of a file in memory, what its source says at the end
         self.held_bytes = 0  # of the store
         self.began = 0.0  # wall clock
         self._buffer = buffer
@@ -214,7 +214,7 @@ class Lanes:
                 self._ending.wait(PAUSE_SECONDS)
             elif (flight := self._take_off(*taken, buffer)) is None:
                 taken[1].release(clean=True)
-            elif delivery is None or self._stages is None or not self._is_plain(flight, self._stages):
+            elif delivery is None or self._stages is None or not self._can_pipeline(flight, self._stages):
                 self._fly(flight)
             else:
                 self._fly_row(flight, self._stages, delivery, buffer)
@@ -233,9 +233,9 @@ class Lanes:
         self._work.finish(task)
         return None
 
-    def _is_plain(self, flight: Flight, stages: Stages) -> bool:
+    def _can_pipeline(self, flight: Flight, stages: Stages) -> bool:
         try:
-            return stages.is_plain(flight)
+            return stages.can_pipeline(flight)
         except Exception:  # a bug must not silently cost a lane; run by itself, the job tells whose it is
             log.exception("lane could not tell what a job needs", job_id=flight.task.job.job_id)
             return False
@@ -254,7 +254,7 @@ class Lanes:
         row = flight.row
         coming: Flight | None = flight
         try:
-            while coming is not None and not row.is_over and self._is_plain(coming, stages):
+            while coming is not None and not row.is_over and self._can_pipeline(coming, stages):
                 flight, coming = coming, None  # from here on it is fetched, delivered or failed, and landed
                 task = self._fetch(flight, stages, delivery)
                 coming = None if task is None else self._take_off(task, row.lease, buffer)
