@@ -12,15 +12,15 @@ import pytest
 
 from etl import errors
 from etl.config import ConfigLoader, ServerConfig
-from etl.dispatcher import Dispatcher
-from etl.endings import Endings
+from etl.dispatch.dispatcher import Dispatcher
+from etl.lanes.flight import Store
+from etl.lanes.lanes import Lanes
+from etl.lanes.runner import Runner
 from etl.models.message import FileTransferJob
 from etl.models.task import SCAN_ANEW, Origin, Record, Task
-from etl.runner import Runner
+from etl.outcomes.reporter import Endings
+from etl.sessions.pools import Pools
 from etl.transfer import FTPTransfer, relay
-from etl.transfer.lane import Lanes
-from etl.transfer.pool import Pools
-from etl.transfer.row import Store
 from servers.fake import FakeFTP, FakeSession, wait_for
 
 pytestmark = pytest.mark.contract

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
-from etl.config import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 from etl.errors import (
     AlreadyExists,
     ConnectionLost,
@@ -21,6 +20,7 @@ from etl.errors import (
     TransferTimeout,
     UnknownType,
 )
+from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 
 if TYPE_CHECKING:

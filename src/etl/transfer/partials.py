@@ -18,7 +18,7 @@ from etl.transfer.paths import beside, parent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etl.config import ServerConfig
+    from etl.models.server import ServerConfig
     from etl.models.task import Origin, Task
     from etl.transfer.base import Session
 

@@ -9,7 +9,7 @@ from etl.transfer.ftp.names import Names, quoted_path
 from etl.transfer.ftp.sockets import round_trip
 
 if TYPE_CHECKING:
-    from etl.config import ServerConfig
+    from etl.models.server import ServerConfig
     from etl.transfer.ftp.control import Control
     from etl.transfer.ftp.replies import Reply
 

@@ -18,7 +18,7 @@ from etl.transfer.ftp.sockets import dial_peer, is_connected, tune
 from etl.transfer.ftp.watch import Watch
 
 if TYPE_CHECKING:
-    from etl.config import TransferSettings
+    from etl.models.server import TransferSettings
     from etl.transfer.ftp.control import Control, Pending
     from etl.transfer.ftp.replies import Reply
     from etl.transfer.ftp.sockets import Sockets

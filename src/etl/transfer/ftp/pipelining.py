@@ -17,7 +17,7 @@ import structlog
 from etl.transfer.ftp import known
 
 if TYPE_CHECKING:
-    from etl.config import ServerConfig
+    from etl.models.server import ServerConfig
 
 NO_PIPELINING_SECONDS = 600.0  # then such a server is tried again: it may only have been away at the wrong moment
 FAR_SECONDS = 0.001  # a round trip from here on is worth more than looking at two sockets for it

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from etl.config import ProtocolSpec, ServerConfig, TransferSettings
 from etl.errors import (
     ConnectionLost,
     EtlError,
@@ -16,6 +15,7 @@ from etl.errors import (
     PermissionRefused,
     ServerUnavailable,
 )
+from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Stored
 from etl.transfer.ftp import asking, listing
