@@ -230,7 +230,7 @@ class FileTransferConsumer:
             count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)
             drained = lanes.drain(time.monotonic() + RESET_SECONDS)
-        tidy = drained and endings.give_up_waiting() and partitions.swept()
+        tidy = drained and endings.give_up_waiting() and partitions.has_scanned()
         if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
             log.warning("last commit not confirmed: what it held is repeated")
         if committer.stop(time.monotonic() + COMMIT_SECONDS):

@@ -115,10 +115,10 @@ class Admission:
         task = carried.task(record, job)
         task.epoch = epoch
         task.published = task.published or published
-        if carried.unswept or task.attempts or task.outages > 0:
-            task.sweep_since = time.monotonic()
+        if carried.leaves_orphans or task.attempts or task.outages > 0:
+            task.orphan_scan_since = time.monotonic()
         else:
-            task.sweep_since = self.partitions.sweep_since(task.partition, record.offset)
+            task.orphan_scan_since = self.partitions.orphan_scan_since(task.partition, record.offset)
         task.owned = partial(self.partitions.owned, task.partition, epoch)  # holds no task: it would be a cycle
         self._offer(task, carried)
 

@@ -30,8 +30,8 @@ POLLED = 200  # records of one poll: so many may still come when no more are wan
 class _Held:
     epoch: int
     taken_over_at: float  # monotonic
-    to_sweep: int  # of its next jobs, how many look for partial files of a predecessor
-    sweep_until: int  # offset: what its predecessors received lies before it
+    to_scan: int  # of its next jobs, how many look for partial files of a predecessor
+    scan_until: int  # offset: what its predecessors received lies before it
     asleep_until: float | None = None  # wall clock: when its next record is due; None: it is awake
     asleep_at: int = 0  # the offset of that record
     is_wanted: Callable[[], bool] | None = None  # may that record come before its time?
@@ -76,9 +76,9 @@ class Partitions:
                 )
             epoch = self._ledger.assign(partition, committed.offset, committed.metadata)
             clean = self._ledger.was_clean(partition)
-            to_sweep = 0 if clean else self._outstanding_limit + POLLED
+            to_scan = 0 if clean else self._outstanding_limit + POLLED
             with self._lock:
-                self._held[partition] = _Held(epoch, time.monotonic(), to_sweep, taken.end)
+                self._held[partition] = _Held(epoch, time.monotonic(), to_scan, taken.end)
             self._paused.add(partition)  # by the intake, when it was assigned
             if not self._intake.settled(partition):
                 self.revoked([partition])
@@ -115,22 +115,22 @@ class Partitions:
         """Can nobody else have this partition, as far as this process can know? Any thread."""
         return self._ledger.owns(partition, epoch) and self._intake.is_member()
 
-    def sweep_since(self, partition: Partition, offset: int) -> float | None:
+    def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         """Should the job at `offset`, the next of this partition, look for partial files that its last owner left?
 
         Then this returns since when (monotonic) that owner has written none.
         """
         with self._lock:
             held = self._held.get(partition)
-            if held is None or held.to_sweep <= 0 or offset >= held.sweep_until:
+            if held is None or held.to_scan <= 0 or offset >= held.scan_until:
                 return None
-            held.to_sweep -= 1
+            held.to_scan -= 1
             return held.taken_over_at
 
-    def swept(self) -> bool:
+    def has_scanned(self) -> bool:
         """Was every job received that a predecessor of ours may have had at work?"""
         with self._lock:
-            left = {partition: held.sweep_until for partition, held in self._held.items() if held.to_sweep > 0}
+            left = {partition: held.scan_until for partition, held in self._held.items() if held.to_scan > 0}
         return all((self._intake.position(partition) or 0) >= end for partition, end in left.items())
 
     def sleep(
@@ -151,7 +151,7 @@ class Partitions:
             if held is None:
                 return
             if not passable:
-                held.sweep_until = min(held.sweep_until, offset)
+                held.scan_until = min(held.scan_until, offset)
             held.asleep_until, held.asleep_at, held.is_wanted = until, offset, is_wanted
         self._intake.pause([partition])
         self._paused.add(partition)

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 class Stages(Protocol):
     """The two stages of a job; none of these raises."""
 
-    def is_plain(self, flight: Flight) -> bool:
+    def can_pipeline(self, flight: Flight) -> bool:
         """May this job go through two stages? Else it is run by itself."""
         ...
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from etl.errors import EtlError
     from etl.models.task import Task
     from etl.sessions.lease import Lease
-    from etl.transfer.base import Elsewhere, Parcel
+    from etl.transfer.base import CrossThread, Parcel
 
 SMALL_BYTES = 1 << 20  # the largest file that is held whole: streaming larger ones costs less (FTP.md section 4)
 
@@ -83,7 +83,7 @@ class Flight:
         self.number = next(self._numbers)  # unique in the process
         self.row = Row(lease)
         self.parcel: Parcel | None = None  # in a row: what was fetched
-        self.unchanged: Elsewhere[bool] | None = None  # and, of a file in memory, what its source says at the end
+        self.unchanged: CrossThread[bool] | None = None  # and, of a file in memory, what its source says at the end
         self.held_bytes = 0  # of the store
         self.began = 0.0  # wall clock
         self._buffer = buffer

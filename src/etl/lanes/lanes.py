@@ -162,7 +162,7 @@ class Lanes:
                 self._ending.wait(PAUSE_SECONDS)
             elif (flight := self._take_off(*taken, buffer)) is None:
                 taken[1].release(clean=True)
-            elif delivery is None or self._stages is None or not self._is_plain(flight, self._stages):
+            elif delivery is None or self._stages is None or not self._can_pipeline(flight, self._stages):
                 self._fly(flight)
             else:
                 self._fly_row(flight, self._stages, delivery, buffer)
@@ -181,9 +181,9 @@ class Lanes:
         self._work.finish(task)
         return None
 
-    def _is_plain(self, flight: Flight, stages: Stages) -> bool:
+    def _can_pipeline(self, flight: Flight, stages: Stages) -> bool:
         try:
-            return stages.is_plain(flight)
+            return stages.can_pipeline(flight)
         except Exception:  # a bug must not silently cost a lane; run by itself, the job tells whose it is
             log.exception("lane could not tell what a job needs", job_id=flight.task.job.job_id)
             return False
@@ -202,7 +202,7 @@ class Lanes:
         row = flight.row
         coming: Flight | None = flight
         try:
-            while coming is not None and not row.is_over and self._is_plain(coming, stages):
+            while coming is not None and not row.is_over and self._can_pipeline(coming, stages):
                 flight, coming = coming, None  # from here on it is fetched, delivered or failed, and landed
                 task = self._fetch(flight, stages, delivery)
                 coming = None if task is None else self._take_off(task, row.lease, buffer)

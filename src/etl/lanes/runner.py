@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.errors import DeadlineExceeded, EtlError, Fate, fate_of
-from etl.models.task import SWEEP_ANEW
+from etl.models.task import SCAN_ANEW
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
-from etl.transfer.base import Elsewhere
+from etl.transfer.base import CrossThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class Runner:
     dispatcher: Dispatcher
     endings: Endings
     store: Store
-    leftovers: partials.Leftovers = field(default_factory=partials.Leftovers)
+    orphans: partials.OrphanIndex = field(default_factory=partials.OrphanIndex)
 
     def run(self, flight: Flight) -> None:
         """Do one job in a lane; with one side only, open it and have the job run again. Never raises."""
@@ -78,13 +78,13 @@ class Runner:
         limits = relay.Limits(
             flight.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )
-        return relay.run(task, lease.source, lease.destination, self._token(flight), limits, self.leftovers)
+        return relay.run(task, lease.source, lease.destination, self._token(flight), limits, self.orphans)
 
     # --- the same in two stages, of a row of jobs (`row.Stages`)
 
-    def is_plain(self, flight: Flight) -> bool:
+    def can_pipeline(self, flight: Flight) -> bool:
         """May this job go through two stages?"""
-        return flight.lease.is_pair and not flight.lease.shared and relay.is_plain(flight.task, self.leftovers)
+        return flight.lease.is_pair and not flight.lease.shared and relay.can_pipeline(flight.task, self.orphans)
 
     def open(self, flight: Flight) -> bool:
         """Have the sessions of its row open. False: the job failed, and was reported."""
@@ -110,7 +110,7 @@ class Runner:
             if size_bytes is not None and self.store.take(size_bytes):
                 flight.held_bytes = size_bytes
                 if parcel.load(size_bytes):
-                    flight.unchanged = Elsewhere()
+                    flight.unchanged = CrossThread()
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             if flight.parcel is not None:
                 flight.parcel.close(complete=False)
@@ -226,7 +226,7 @@ class Runner:
         """
         task, destination = flight.task, flight.lease.destination
         survives = _survives(destination, error)
-        if not task.littered:
+        if not task.leaves_partial:
             return survives
         server = self.pools.server(task.job.destination.hostname)
         path = partials.partial_path(task, server, self._token(flight))
@@ -237,11 +237,11 @@ class Runner:
                 log.info("partial file not removed", server=server.hostname, path=path, error=str(unclean))
                 survives = False
         if not survives:
-            task.sweep_since = SWEEP_ANEW  # what the server did with commands that were on their way nobody knows
+            task.orphan_scan_since = SCAN_ANEW  # what the server did with commands that were on their way nobody knows
             destination.disconnect()  # its place at the server is ours until the lease is given back
             if not self.pools.tidy(server, path):
                 self.endings.untidy = True
-        task.littered = False
+        task.leaves_partial = False
         return survives
 
 

@@ -28,7 +28,7 @@ WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC,
 SERVERS = "etl-servers"  # the two names, so that a job of a server that is down is seen to be one without reading it
 EARLY = "etl-early"  # it only waits for its servers: it may come back as soon as they have room for it
 OUTAGES = "etl-outages"  # how many in a row, decimal
-UNSWEPT = "etl-unswept"  # partial files of its earlier runs may lie at its destination
+ORPHANS = "etl-leaves_orphans"  # partial files of its earlier runs may lie at its destination
 PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
 
 SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # of a dead letter, tried in turn: no topic refuses the last
@@ -91,7 +91,7 @@ class Envelopes:
         Where `T-retry` refuses its size, a dead letter and a failed result take its place.
         """
         carried = self._carried(task)._replace(
-            not_before=not_before, early=task.early, unswept=task.sweep_since is not None
+            not_before=not_before, early=task.early, leaves_orphans=task.orphan_scan_since is not None
         )
         tier = tier_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
@@ -179,7 +179,7 @@ class Carried(NamedTuple):
     outages: int = 0
     servers: tuple[str, ...] = ()
     early: bool = False
-    unswept: bool = False
+    leaves_orphans: bool = False
     published: bool = False
     verified_by: str | None = None
     facts: Facts | None = None
@@ -218,7 +218,7 @@ def _own_headers(carried: Carried) -> Headers:
         SERVERS: " ".join(carried.servers) if carried.not_before is not None else None,
         OUTAGES: str(carried.outages) if carried.outages else None,
         EARLY: "1" if carried.early else None,
-        UNSWEPT: "1" if carried.unswept else None,
+        ORPHANS: "1" if carried.leaves_orphans else None,
         PUBLISHED: _json(_publication(carried)) if carried.published else None,
     }
     return _encoded({name: value for name, value in values.items() if value is not None})
@@ -261,7 +261,7 @@ def _deferred(record: Record, here: Carried) -> Carried:
         outages=_count(_text(record, OUTAGES)),
         servers=tuple((_text(record, SERVERS) or "").split()),
         early=record.header(EARLY) is not None,
-        unswept=record.header(UNSWEPT) is not None,
+        leaves_orphans=record.header(ORPHANS) is not None,
         published=published is not None,
         verified_by=_kind(published, "verified_by", str),
         facts=_facts(published),

@@ -18,7 +18,7 @@ from etl.errors import EtlError, Fate, InvalidMessage, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models.message import TransferResult
-from etl.models.task import SWEEP_ANEW, Attempt
+from etl.models.task import SCAN_ANEW, Attempt
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.offsets import RecordState
@@ -105,18 +105,18 @@ class Endings:
                 self.park(task, verdict.not_before, str(error))
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
-                task.sweep_since = SWEEP_ANEW
+                task.orphan_scan_since = SCAN_ANEW
                 self.dispatcher.later(task, verdict.delay)
         elif isinstance(verdict, Dead):
             self._note(task, verdict.error, spent=True)
             self.dead(task, verdict.error, started)
         elif self.ledger.owns(task.partition, task.epoch) and not self.is_stopping():
             # Nobody took the partition away: we only cannot be sure that it is ours, while the broker is silent.
-            task.sweep_since = SWEEP_ANEW
+            task.orphan_scan_since = SCAN_ANEW
             self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
         else:
             # When a partition is taken away its next owner looks anyway; when the process stops, it must be told to.
-            if task.sweep_since is not None and self.is_stopping():
+            if task.orphan_scan_since is not None and self.is_stopping():
                 self.untidy = True
             log.info("job abandoned", **context(task), error=str(error))
 
@@ -224,12 +224,12 @@ class Endings:
         return 0.0
 
     def give_up_waiting(self) -> bool:
-        """Drop the jobs that were to look for leftovers first; return whether the next owners need not look, either.
+        """Drop the jobs that were to look for orphans first; return whether the next owners need not look, either.
 
         Called once all lanes have ended.
         """
-        unswept = self.dispatcher.drop(lambda task: task.sweep_since is not None and not task.published)
-        return not (self.untidy or unswept)
+        leaves_orphans = self.dispatcher.drop(lambda task: task.orphan_scan_since is not None and not task.published)
+        return not (self.untidy or leaves_orphans)
 
 
 def context(task: Task) -> dict[str, object]:

@@ -88,7 +88,7 @@ class FakePartitions:
         self.sleeping[partition] = (offset, until)
         self.passable, self.is_wanted = passable, is_wanted
 
-    def sweep_since(self, partition: Partition, offset: int) -> float | None:
+    def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         return 0.0 if self.dirty else None
 
     def owned(self, partition: Partition, epoch: int) -> bool:
@@ -162,7 +162,7 @@ class Scene:
     def commit(self) -> Batch | None:
         batch = self.ledger.batch(100, now=self.clock(), membership=object)
         if batch is not None:
-            self.ledger.settle(batch, committed=True)
+            self.ledger.end_batch(batch, committed=True)
         return batch
 
     def messages(self) -> dict[str, Message]:
@@ -305,7 +305,7 @@ def test_attempts_run_out(scene: Scene) -> None:
     task = scene.run(raising(errors.ConnectionLost("cut")))
     assert scene.messages() == {}
     assert [attempt.what for attempt in task.attempts] == ["CONNECTION_ERROR: cut"]
-    assert task.sweep_since is not None
+    assert task.orphan_scan_since is not None
     time.sleep(0.55)  # half of the first back-off: the jitter of the policy above
     scene.run(raising(errors.SizeMismatch("short")))
     messages = scene.messages()
@@ -363,7 +363,7 @@ def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> No
     for refusal in (None, ConnectionRefusedError("down")):
 
         def fail(job: Task, refusal: BaseException | None = refusal) -> relay.Receipt:
-            job.littered = True
+            job.leaves_partial = True
             scene.world["B"].refusal = refusal
             raise errors.ConnectionLost("cut")
 
@@ -372,14 +372,14 @@ def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> No
             patch.setattr(relay, "run", lambda job, *_, fail=fail: fail(job))
             task = scene.fly()
         scene.dispatcher.drop(lambda _task: True)
-        assert not task.littered
+        assert not task.leaves_partial
     assert len(scene.world["B"].removed) == 1
     assert not scene.endings.give_up_waiting()
 
 
 def littering(error: errors.EtlError, act: Callable[[], object] = lambda: None) -> Callable[..., relay.Receipt]:
     def run(task: Task, *_: object) -> relay.Receipt:
-        task.littered = True
+        task.leaves_partial = True
         act()
         raise error
 
@@ -428,7 +428,7 @@ def test_a_job_set_aside_untried_remembers_whether_it_has_to_look(scene: Scene, 
     scene.clock.pass_(61)
     scene.accept(aside.value, headers=aside.headers, partition=Partition("jobs-retry", aside.partition))
     (task,) = scene.dispatcher.drop(lambda _task: True)
-    assert (task.sweep_since is not None) == dirty
+    assert (task.orphan_scan_since is not None) == dirty
 
 
 @pytest.mark.parametrize("action", ["keep", "delete"])
@@ -451,7 +451,7 @@ def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(
 
     def fail(job: Task, _source: object, destination: Session, token: str, *_rest: object) -> relay.Receipt:
         names.append(partials.partial_path(job, destination.server, token))
-        job.littered = True
+        job.leaves_partial = True
         scene.world["B"].refusal = ConnectionRefusedError("down")
         raise errors.ConnectionLost("cut")
 

@@ -91,7 +91,7 @@ class Scene:
     def commit(self, *, clean: bool = False) -> Batch | None:
         batch = self.ledger.batch(100, now=self.clock(), membership=object, clean=clean)
         if batch is not None:
-            self.ledger.settle(batch, committed=True)
+            self.ledger.end_batch(batch, committed=True)
         return batch
 
 
@@ -244,46 +244,46 @@ def after_a_kill(*, end: int = END) -> Scene:
     return scene
 
 
-def test_what_a_dead_owner_may_have_had_at_work_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_dead_owner_may_have_had_at_work_is_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many jobs as a process may have without a committed outcome, and none that was sent since."""
     monkeypatch.setattr(partitions, "OUTSTANDING", 20)
     monkeypatch.setattr(partitions, "POLLED", 3)
     scene = after_a_kill()
-    assert sum(scene.partitions.sweep_since(P0, offset) is not None for offset in range(50)) == 23
-    assert scene.partitions.sweep_since(P1, 0) is None
+    assert sum(scene.partitions.orphan_scan_since(P0, offset) is not None for offset in range(50)) == 23
+    assert scene.partitions.orphan_scan_since(P1, 0) is None
     scene = after_a_kill(end=5)
-    assert [offset for offset in range(10) if scene.partitions.sweep_since(P0, offset) is not None] == [*range(5)]
+    assert [offset for offset in range(10) if scene.partitions.orphan_scan_since(P0, offset) is not None] == [*range(5)]
 
 
-def test_after_a_clean_end_nothing_is_swept() -> None:
+def test_after_a_clean_end_nothing_is_scanned() -> None:
     ended = after_a_kill().commit(clean=True)
     assert ended is not None
     heir = Scene(P0)
     heir.intake.told[P0] = TakenOver(ended.offsets[P0], END)
     heir.take_over()
-    assert heir.partitions.sweep_since(P0, 0) is None
-    assert heir.partitions.swept()
+    assert heir.partitions.orphan_scan_since(P0, 0) is None
+    assert heir.partitions.has_scanned()
 
 
-def test_all_is_swept_once_everything_was_received_that_lay_there() -> None:
+def test_all_is_scanned_once_everything_was_received_that_lay_there() -> None:
     """A stop before that is no clean end: the next owner has to look, too."""
     scene = after_a_kill(end=5)
-    assert not scene.partitions.swept()
+    assert not scene.partitions.has_scanned()
     scene.intake.positions[P0] = 4
-    assert not scene.partitions.swept()
+    assert not scene.partitions.has_scanned()
     scene.partitions.sleep(P0, 4, scene.clock() + 10, passable=True)
-    assert not scene.partitions.swept()
+    assert not scene.partitions.has_scanned()
     scene.partitions.sleep(P0, 4, scene.clock() + 10, passable=False)  # nor was it for the dead owner
-    assert scene.partitions.swept()
+    assert scene.partitions.has_scanned()
     scene = after_a_kill(end=5)
     scene.intake.positions[P0] = 5
-    assert scene.partitions.swept()
+    assert scene.partitions.has_scanned()
     scene = after_a_kill(end=5)
     scene.partitions.revoked([P0])
-    assert scene.partitions.swept()
+    assert scene.partitions.has_scanned()
 
 
-def test_no_more_is_fetched_than_the_next_owner_would_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_fetched_than_the_next_owner_would_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outcomes that are not committed count, too: after a kill those jobs are done again."""
     monkeypatch.setattr(partitions, "OUTSTANDING", 3)
     scene = Scene(P0, window=1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etl.config import ServerConfig
 from etl.errors import EtlError, InvalidPath
-from etl.transfer.ftp import known, opening, pace
+from etl.transfer.ftp import known, opening, pipelining
 from etl.transfer.ftp.control import Control, Pending
 from etl.transfer.ftp.names import Names
 from etl.transfer.ftp.replies import Reply
@@ -41,7 +41,7 @@ def talk(stream: bytes, verbs: list[tuple[str, bool]], *, one_by_one: bool, peek
     """Send commands to a server that says `stream`, come what may, and hangs up; return what became of each."""
     ours, theirs = socket.socketpair()
     known.forget()
-    manner = pace.Pace(SERVER)
+    manner = pipelining.Pipelining(SERVER)
     manner.is_one_by_one = one_by_one
     with ours, theirs:
         theirs.sendall(stream)
@@ -122,7 +122,7 @@ def test_no_path_smuggles_a_command(path: str, encoding: str, base: str) -> None
     """What reaches the wire is one line, whatever a job calls its file."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        control = Control(ours, Sockets(), "FAKE", pace.Pace(SERVER), login=5.0, reply=5.0)
+        control = Control(ours, Sockets(), "FAKE", pipelining.Pipelining(SERVER), login=5.0, reply=5.0)
         control.logged_in()
         names = Names(encoding, base, "/home")
         try:

@@ -13,7 +13,7 @@ import pretend
 from etl import errors
 from etl.config import ServerConfig
 from etl.models.message import Endpoint, FileTransferJob
-from etl.models.task import SWEEP_ANEW, Facts, Origin, Record, Task
+from etl.models.task import SCAN_ANEW, Facts, Origin, Record, Task
 from etl.transfer import partials, relay
 from etl.transfer.base import Parcel, Promise, Published, Session, Settled, Stored
 
@@ -146,13 +146,13 @@ class Scene:
         self.task = Task(
             Record("jobs", 2, 77, None, b"{}"), ORIGIN, FileTransferJob.from_dict(job), owned=lambda: self.owned
         )
-        self.leftovers = partials.Leftovers()
+        self.orphans = partials.OrphanIndex()
         self.partial = partials.partial_path(self.task, self.destination.server, TOKEN)
 
     def run(self, *, shared: bool = False, memory: int = 1 << 20, spool: int = 1 << 20) -> relay.Receipt:
         limits = relay.Limits(memoryview(bytearray(4)), memory, spool)
         return relay.run(
-            self.task, self.source, self.source if shared else self.destination, TOKEN, limits, self.leftovers
+            self.task, self.source, self.source if shared else self.destination, TOKEN, limits, self.orphans
         )
 
     @property
@@ -173,7 +173,7 @@ def test_the_checklist_in_its_order() -> None:
     ]
     assert receipt == relay.Receipt(11, relay.SIZE, facts=Facts(11, 1000.0))
     assert scene.destination.files == {"/out/a": File(b"new content", 1000.0)}
-    assert not scene.task.littered
+    assert not scene.task.leaves_partial
 
 
 def test_without_preserve_mtime_the_stamp_is_the_servers_own() -> None:
@@ -205,7 +205,7 @@ def test_a_lost_partition_publishes_nothing_and_leaves_nothing(options: dict[str
         scene.run()
     assert scene.at_destination == {"/out/a": b"old"}
     assert not any("publish" in said for said in scene.said)
-    assert not scene.task.littered
+    assert not scene.task.leaves_partial
 
 
 def test_ownership_is_asked_last() -> None:
@@ -275,7 +275,7 @@ def test_a_failure_while_writing_leaves_the_partial_to_the_caller() -> None:
     scene.destination.hooks["write"] = break_off
     with pytest.raises(errors.ConnectionLost):
         scene.run()
-    assert scene.task.littered
+    assert scene.task.leaves_partial
     assert scene.said[-1] == "A close abort"
 
 
@@ -414,7 +414,7 @@ def test_the_spool_has_a_limit() -> None:
 # --- tidying up -----------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_removes_this_jobs_partials_and_no_others() -> None:
+def test_removing_orphans_removes_this_jobs_partials_and_no_others() -> None:
     """Those of earlier attempts, whoever made them."""
     scene = Scene()
     others = [
@@ -427,22 +427,22 @@ def test_a_sweep_removes_this_jobs_partials_and_no_others() -> None:
     mine = partials.partial_path(scene.task, scene.destination.server, "dead0000")
     for path in (*others, mine):
         scene.destination.files[path] = File(b"half")
-    scene.task.sweep_since = SWEEP_ANEW
+    scene.task.orphan_scan_since = SCAN_ANEW
     scene.run()
     assert sorted(scene.destination.files) == sorted([*others, "/out/a"])
 
 
 @pytest.mark.parametrize("pattern", [".etl-{id}.part", ".etl-{id}", "{id}.old"])
-def test_a_sweep_puts_back_what_an_attempt_moved_aside_whatever_partial_names_end_with(pattern: str) -> None:
+def test_removing_orphans_puts_back_what_an_attempt_moved_aside_whatever_partial_names_end_with(pattern: str) -> None:
     """It is the only copy of the file that was there; with one in its place it is a leftover."""
     scene = Scene()
     scene.destination.server = dataclasses.replace(scene.destination.server, partial_pattern=pattern)
     partial = partials.partial_path(scene.task, scene.destination.server, "dead0000")
     scene.destination.files = {partial: File(b"half"), f"{partial}.old": File(b"old")}
-    relay.sweep(scene.task, scene.destination, scene.leftovers)
+    relay.remove_orphans(scene.task, scene.destination, scene.orphans)
     assert scene.at_destination == {"/out/a": b"old"}
     scene.destination.files[f"{partial}.old"] = File(b"older")
-    relay.sweep(scene.task, scene.destination, scene.leftovers)
+    relay.remove_orphans(scene.task, scene.destination, scene.orphans)
     assert scene.at_destination == {"/out/a": b"old"}
 
 
@@ -451,41 +451,41 @@ def test_one_listing_tells_of_all_jobs_that_may_trust_it() -> None:
     scene = Scene()
     mine = scene.partial.replace(TOKEN, "dead0000")
     scene.destination.files[mine] = File(b"half")
-    scene.task.sweep_since = 0.0
+    scene.task.orphan_scan_since = 0.0
     other = dataclasses.replace(scene.task, origin=Origin("jobs", 2, 78))
-    assert not relay.is_plain(other, scene.leftovers)
-    relay.sweep(other, scene.destination, scene.leftovers)
-    assert relay.is_plain(other, scene.leftovers)
-    assert not relay.is_plain(scene.task, scene.leftovers)
-    relay.sweep(scene.task, scene.destination, scene.leftovers)
+    assert not relay.can_pipeline(other, scene.orphans)
+    relay.remove_orphans(other, scene.destination, scene.orphans)
+    assert relay.can_pipeline(other, scene.orphans)
+    assert not relay.can_pipeline(scene.task, scene.orphans)
+    relay.remove_orphans(scene.task, scene.destination, scene.orphans)
     assert scene.destination.files == {}
     assert scene.said.count("B names /out") == 1
-    for since in (time.monotonic(), SWEEP_ANEW):
-        other.sweep_since = since
-        assert not relay.is_plain(other, scene.leftovers)
-    relay.sweep(other, scene.destination, scene.leftovers)
+    for since in (time.monotonic(), SCAN_ANEW):
+        other.orphan_scan_since = since
+        assert not relay.can_pipeline(other, scene.orphans)
+    relay.remove_orphans(other, scene.destination, scene.orphans)
     assert scene.said.count("B names /out") == 2
 
 
 def test_listings_are_kept_for_some_folders_and_some_leftovers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lies about at a server, it is not kept in memory."""
-    monkeypatch.setattr(partials, "LEFTOVERS_KEPT", 2)
+    monkeypatch.setattr(partials, "ORPHANS_KEPT", 2)
     monkeypatch.setattr(partials, "FOLDERS_KEPT", 2)
     scene = Scene()
-    scene.task.sweep_since = 0.0
+    scene.task.orphan_scan_since = 0.0
     for token in ("a", "b", "c"):
         scene.destination.files[scene.partial.replace(TOKEN, token)] = File(b"half")
-    assert len(scene.leftovers.of(scene.task, scene.destination)) == 3
-    assert scene.leftovers.known(scene.task) is None
+    assert len(scene.orphans.of(scene.task, scene.destination)) == 3
+    assert scene.orphans.known(scene.task) is None
 
     def in_folder(name: str) -> Task:
         destination = Endpoint(hostname="B", path=f"/{name}/a")
         return dataclasses.replace(scene.task, job=scene.task.job.model_copy(update={"destination": destination}))
 
     for name in ("x", "y", "z"):
-        assert scene.leftovers.of(in_folder(name), scene.destination) == []
-        assert scene.leftovers.known(in_folder(name)) == []
-    assert scene.leftovers.known(in_folder("x")) is None
+        assert scene.orphans.of(in_folder(name), scene.destination) == []
+        assert scene.orphans.known(in_folder(name)) == []
+    assert scene.orphans.known(in_folder("x")) is None
 
 
 def test_no_listing_is_paid_in_normal_work() -> None:
@@ -596,7 +596,7 @@ def test_a_source_that_is_its_own_destination_is_not_taken_away(overwrite: str, 
     with pytest.raises(errors.InvalidPath, match="is the source A:/in/a itself"):
         scene.run()
     assert scene.source.files == {"/in/a": File(b"new content")}
-    assert not scene.task.littered
+    assert not scene.task.leaves_partial
 
 
 @pytest.mark.parametrize("overwrite", ["skip", "newer"])
@@ -625,7 +625,7 @@ def test_a_copy_that_was_there_already_is_probed_and_leaves_no_trace() -> None:
     scene.source.files["/in/a"] = File(b"new content", 1000.0)
     assert scene.run().verified_by == relay.CONTENT
     assert list(scene.destination.files) == ["/out/a"]
-    assert not scene.task.littered
+    assert not scene.task.leaves_partial
 
 
 def test_nothing_is_asked_where_nothing_could_be_lost() -> None:

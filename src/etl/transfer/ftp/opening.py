@@ -138,7 +138,7 @@ class Passive:
             connections.extended = False
             reply = self._ask().result()
         if not reply.is_success and self._pending.follows:
-            connections.control.pace.failed(transfers=True)
+            connections.control.pipelining.failed(transfers=True)
         self._port = self._port_in(reply)
         self._deadline = time.monotonic() + connections.settings.connect_timeout
         try:
