@@ -21,16 +21,16 @@ from ours import Run
 from world import Files, Pair, World
 
 from etl.config import ConfigLoader, ServerConfig
+from etl.lanes.flight import Store
+from etl.lanes.lanes import Lanes
+from etl.lanes.runner import Runner
 from etl.main import GC_THRESHOLDS
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
-from etl.runner import Runner
-from etl.transfer.lane import Lanes
-from etl.transfer.pool import Pools
-from etl.transfer.row import Store
+from etl.sessions.pools import Pools
 
 if TYPE_CHECKING:
-    from etl.transfer.lease import Lease
+    from etl.sessions.lease import Lease
 
 LIMIT_SECONDS = 120.0
 

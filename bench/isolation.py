@@ -19,11 +19,11 @@ from world import KB, MB, End, Files, Pair, World
 
 from etl.broker import Outbox
 from etl.config import ConfigLoader
-from etl.envelopes import Envelopes
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.models.wire import Message
-from etl.topics import RETRY_BLOCKS, Topics
+from etl.outcomes.messages import Envelopes
+from etl.topics.companions import RETRY_BLOCKS, Topics
 
 LANES = 8
 JOBS = 400  # for good servers in a round; as many for bad ones

@@ -26,7 +26,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 import stack
 from etl.config import ConfigLoader
 from etl.consumer import FileTransferConsumer
-from etl.models.message import DLQMessage
+from etl.models.letter import DLQMessage
 
 # What a command of a test inherits; settings of whoever runs the tests stay out.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")

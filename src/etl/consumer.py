@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from etl import identity, logs, topics
-from etl.admission import Admission
+from etl import identity, logs
 from etl.broker import Admin, Intake, NotAllowed, Outbox, is_listening, secure
-from etl.committer import Committer
 from etl.config import ConfigLoader
-from etl.crew import KNOCKING_LANES, SPARE_LANES
-from etl.dispatcher import Dispatcher
-from etl.endings import Endings
-from etl.envelopes import Envelopes
+from etl.dispatch.crew import KNOCKING_LANES, SPARE_LANES
+from etl.dispatch.dispatcher import Dispatcher
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
-from etl.outcomes import Ledger
-from etl.partitions import POLLED, Partitions
-from etl.reports import Reports
-from etl.retry import Policy
-from etl.runner import Runner
-from etl.transfer.lane import Lanes
-from etl.transfer.pool import Pools
-from etl.transfer.row import Store
-from etl.trimming import Trimmer
+from etl.intake.admission import Admission
+from etl.intake.partitions import POLLED, Partitions
+from etl.lanes.flight import Store
+from etl.lanes.lanes import Lanes
+from etl.lanes.runner import Runner
+from etl.outcomes.committer import Committer
+from etl.outcomes.ledger import Ledger
+from etl.outcomes.messages import Envelopes
+from etl.outcomes.reporter import Endings
+from etl.retry.policy import Policy
+from etl.sessions.pools import Pools
+from etl.status.reports import Reports
+from etl.topics import companions
+from etl.topics.trimming import Trimmer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,8 +85,8 @@ class FileTransferConsumer:
         secure(settings)
         me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot, self.bootstrap_servers)
         try:
-            names = topics.Topics.of(self.topic, settings)
-            limits = self._once_reachable(me, lambda: topics.ensure(names, settings, Admin(self.bootstrap_servers)))
+            names = companions.Topics.of(self.topic, settings)
+            limits = self._once_reachable(me, lambda: companions.ensure(names, settings, Admin(self.bootstrap_servers)))
             if limits is not None:
                 self._consume(me, names, limits)
         finally:
@@ -114,11 +115,11 @@ class FileTransferConsumer:
                 time.sleep(BROKER_PAUSE_SECONDS)
         return None
 
-    def _consume(self, me: Identity, names: topics.Topics, limits: topics.TopicLimits) -> None:
+    def _consume(self, me: Identity, names: companions.Topics, limits: companions.TopicLimits) -> None:
         settings = self.config.settings
         ledger = Ledger(me.token)
         pools = Pools(self.config.get_server_config, settings)
-        pools.know(self.config.servers.values())
+        pools.register(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
         envelopes = Envelopes(names, self.group_id, limits.retry_blocks)
         endings = Endings(me.name, dispatcher, ledger, Policy.of(settings), envelopes, lambda: self._is_stopping)
@@ -229,7 +230,7 @@ class FileTransferConsumer:
             count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)
             drained = lanes.drain(time.monotonic() + RESET_SECONDS)
-        tidy = drained and endings.give_up_waiting() and partitions.swept()
+        tidy = drained and endings.give_up_waiting() and partitions.has_scanned()
         if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
             log.warning("last commit not confirmed: what it held is repeated")
         if committer.stop(time.monotonic() + COMMIT_SECONDS):

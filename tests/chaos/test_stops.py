@@ -13,7 +13,7 @@ from chaos.judging import end_in_good_order, introduce, judge
 from chaos.processes import Consumer
 from chaos.topics import Topics
 from chaos.work import Job, Work
-from etl.transfer.row import SMALL_BYTES
+from etl.lanes.flight import SMALL_BYTES
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 

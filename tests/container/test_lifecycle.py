@@ -68,7 +68,7 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
     _wait_for_part(appliance)
     took = appliance.stop()
     state = appliance.state()
-    print(f"docker stop with a transfer running: {took:.1f} s")  # noqa: T201 - a figure
+    print(f"docker stop with a transfer running: {took:.1f} s")
     assert state["ExitCode"] == 0, "not killed: Docker does that after 10 s" + appliance.logs()[-3000:]
     assert took < STOP_LIMIT + 0.5, "with the time of the command itself"
     assert "transfers reset" in appliance.logs()
@@ -84,7 +84,7 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
     appliance.start()
     appliance.wait_healthy()
     appliance.exec("etl", "submit", "SLOW:/quick.txt", "B:/again.txt", "--wait", "--timeout", "60")
-    print(f"docker kill, docker start, to a job done: {time.monotonic() - began:.1f} s")  # noqa: T201 - a figure
+    print(f"docker kill, docker start, to a job done: {time.monotonic() - began:.1f} s")
     assert time.monotonic() - began < 20.0
     stack.wait_until(
         lambda: "slow.bin" in appliance.exec("ls", "/data").split(), 3 * SLOW_BYTES / RATE, "the slow file's arrival"

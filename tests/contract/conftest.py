@@ -16,7 +16,7 @@ from contract_parts import LONG
 from etl.config import ServerConfig, TransferSettings
 from etl.transfer import FTPTransfer, LocalTransfer
 from etl.transfer.base import BaseTransfer, Session
-from etl.transfer.ftp import known, pace
+from etl.transfer.ftp import known, pipelining
 from etl.transfer.staged import Staged
 from servers.fake import FakeFTP
 from servers.pyftpd import NoReplaceHandler, PyFTPD
@@ -136,7 +136,7 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         wrapped = Rich if name == "staged-rich" else Four
         config, make = ServerConfig("OWN", "own", base_path=str(root)), _staged(wrapped)
     elif name.startswith("vsftpd"):
-        monkeypatch.setattr(pace, "FAR_SECONDS", 0.0 if name == "vsftpd-far" else 60.0)
+        monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0 if name == "vsftpd-far" else 60.0)
         base = f"/contract-{uuid.uuid4().hex[:8]}"
         root = real.root / base.lstrip("/")
         root.mkdir()

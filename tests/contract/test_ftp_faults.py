@@ -14,7 +14,7 @@ from etl.errors import EtlError, Fate
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.transfer import FTPTransfer, partials, relay
-from etl.transfer.ftp import known, pace
+from etl.transfer.ftp import known, pipelining
 from servers.faulty import FAULTS, GROWTH, FaultyFTP, Plan
 
 pytestmark = pytest.mark.contract
@@ -56,7 +56,7 @@ def servers(
 ) -> Iterator[Callable[[str, Plan], FaultyFTP]]:
     """Start faulty servers; they are closed after the test. Patient ones get commands before their last word."""
     made: list[FaultyFTP] = []
-    monkeypatch.setattr(pace, "FAR_SECONDS", 0.0)
+    monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0)
     more = {"welcome": request.param, "lingers": 0.05} if request.param else {}
 
     def start(name: str, plan: Plan) -> FaultyFTP:
@@ -86,11 +86,11 @@ def attempt(source: FaultyFTP, destination: FaultyFTP, buffer: memoryview, *, wa
         for plan in plans:
             plan.is_over = warm  # the first job of a session waits more often than those after it
         for _ in range(2 if warm else 1):
-            relay.run(task, *sessions, "t", relay.Limits(buffer, 0, 0), partials.Leftovers())
+            relay.run(task, *sessions, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())
             for plan in plans:
                 plan.is_over = False
     except EtlError as error:
-        if task.littered:
+        if task.leaves_partial:
             with session_of("B", destination) as tidy:
                 tidy.remove(partials.partial_path(task, tidy.server, "t"))
         return error

@@ -13,7 +13,7 @@ from etl.models.message import FileTransferJob
 from etl.models.task import Facts, Origin, Record, Task
 from etl.transfer import partials, relay
 from etl.transfer.base import Promise
-from etl.transfer.ftp import pace
+from etl.transfer.ftp import pipelining
 from servers.fake import FakeFTP, FakeSession
 
 pytestmark = pytest.mark.contract
@@ -26,7 +26,7 @@ SHORT_LINGER_SECONDS = 0.2
 @pytest.fixture(autouse=True)
 def _far(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every server count as far away."""
-    monkeypatch.setattr(pace, "FAR_SECONDS", 0.0)
+    monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_others_are_sent_nothing_before_their_last_reply(patient, session, buffe
 
 def test_who_is_near_is_sent_nothing_before_the_last_reply(patient, session, buffer, monkeypatch) -> None:
     """There is no round trip to be saved."""
-    monkeypatch.setattr(pace, "FAR_SECONDS", 60.0)
+    monkeypatch.setattr(pipelining, "FAR_SECONDS", 60.0)
     server = patient(lingers=SHORT_LINGER_SECONDS)
     ftp = session(server)
     assert confirmed(ftp, "/a", buffer).result()
@@ -184,7 +184,7 @@ def test_what_one_session_found_out_holds_for_those_that_are_open(patient, sessi
     """Eight sessions do not all fail at it."""
     server = patient(lingers=SHORT_LINGER_SECONDS)
     ftp, other = session(server), session(server)
-    ftp.control.pace.failed_to_overtake()
+    ftp.control.pipelining.failed_to_overtake()
     assert confirmed(other, "/a", buffer).result()
     assert not server.overtaken
 
@@ -197,7 +197,7 @@ def test_a_bad_last_reply_is_found_whatever_is_to_be_compared(patient, session, 
     job = FileTransferJob.from_dict({**job, "job_id": "j", "options": {"verify": verify}})
     task = Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), job)
     with pytest.raises(EtlError, match="451"):
-        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0), partials.Leftovers())
+        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())
     assert server.files == FILES
 
 
@@ -216,7 +216,7 @@ def test_a_copy_whose_probe_failed_is_not_taken_for_another_place(patient, sessi
     job = FileTransferJob.from_dict({**job, "job_id": "j", "options": options})
     task = Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), job)
     with pytest.raises(EtlError, match="451"):
-        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0), partials.Leftovers())
+        relay.run(task, session(server), session(server), "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())
 
 
 def test_a_server_that_answered_once_is_not_blamed_for_a_silence(patient, session, buffer) -> None:
@@ -228,4 +228,4 @@ def test_a_server_that_answered_once_is_not_blamed_for_a_silence(patient, sessio
     server.answers["SIZE"] = lambda its, argument: None
     with pytest.raises(EtlError):
         promise.result()
-    assert session(server).control.pace.may_overtake
+    assert session(server).control.pipelining.may_overtake

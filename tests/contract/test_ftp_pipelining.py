@@ -16,7 +16,7 @@ from etl.errors import ConnectionLost, EtlError, Fate, StorageFull, TransferTime
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.transfer import partials, relay
-from etl.transfer.ftp import pace, sockets
+from etl.transfer.ftp import pipelining, sockets
 from servers.fake import FakeSession
 
 pytestmark = pytest.mark.contract
@@ -100,7 +100,7 @@ def test_a_lone_job_in_warm_sessions_waits_seven_times(fake, session, waits: Wai
     limits = relay.Limits(buffer, 0, 0)
 
     def run(number: int) -> None:
-        receipt = relay.run(a_task(number), reading, writing, "t", limits, partials.Leftovers())
+        receipt = relay.run(a_task(number), reading, writing, "t", limits, partials.OrphanIndex())
         assert receipt.verified_by == relay.SIZE
 
     run(0)
@@ -123,7 +123,7 @@ def test_who_wants_no_size_compared_does_not_wait_for_one(fake, session, buffer,
     for number in range(2):
         before = len(destination.writes)
         receipt = relay.run(
-            a_task(number, verify="none"), reading, writing, "t", relay.Limits(buffer, 0, 0), partials.Leftovers()
+            a_task(number, verify="none"), reading, writing, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex()
         )
         assert receipt.verified_by == relay.NOTHING
     assert [verb for write in destination.writes[before:] for verb in write] == [
@@ -188,9 +188,9 @@ def test_a_server_treated_gently_is_tried_again_some_day(fake, session, buffer, 
     for _ in range(2):
         content_of(ftp, "/a", buffer)
     del server.answers["RETR"]
-    assert session(server).control.pace.is_one_by_one
-    monkeypatch.setattr(pace, "GENTLE_SECONDS", 0.0)
-    session(server).control.pace.slow_down()
+    assert session(server).control.pipelining.is_one_by_one
+    monkeypatch.setattr(pipelining, "NO_PIPELINING_SECONDS", 0.0)
+    session(server).control.pipelining.slow_down()
     ftp = session(server)
     content_of(ftp, "/a", buffer)
     assert writes_of(server, lambda: content_of(ftp, "/a", buffer)) == [["SIZE", "MDTM", "EPSV", "RETR"]]
@@ -274,7 +274,7 @@ def test_a_server_confused_by_pairs_still_gets_its_job_done(fake, session, buffe
             reading, writing = session(odd if number % 2 else plain, CALM), session(odd, CALM)
             for more in (number, number + 1):  # the second one of a session shares writes
                 assert (
-                    relay.run(a_task(more), reading, writing, "t", limits, partials.Leftovers()).verified_by
+                    relay.run(a_task(more), reading, writing, "t", limits, partials.OrphanIndex()).verified_by
                     == relay.SIZE
                 )
         except EtlError as error:

@@ -12,15 +12,15 @@ import pytest
 
 from etl import errors
 from etl.config import ConfigLoader, ServerConfig
-from etl.dispatcher import Dispatcher
-from etl.endings import Endings
+from etl.dispatch.dispatcher import Dispatcher
+from etl.lanes.flight import Store
+from etl.lanes.lanes import Lanes
+from etl.lanes.runner import Runner
 from etl.models.message import FileTransferJob
-from etl.models.task import SWEEP_ANEW, Origin, Record, Task
-from etl.runner import Runner
+from etl.models.task import SCAN_ANEW, Origin, Record, Task
+from etl.outcomes.reporter import Endings
+from etl.sessions.pools import Pools
 from etl.transfer import FTPTransfer, relay
-from etl.transfer.lane import Lanes
-from etl.transfer.pool import Pools
-from etl.transfer.row import Store
 from servers.fake import FakeFTP, FakeSession, wait_for
 
 pytestmark = pytest.mark.contract
@@ -48,7 +48,7 @@ class Told(Endings):
     def failed(self, task: Task, error: BaseException, started: float) -> None:
         self.errors.setdefault(task.origin.offset, []).append(error)
         if len(self.errors[task.origin.offset]) <= self.again:
-            task.sweep_since = SWEEP_ANEW
+            task.orphan_scan_since = SCAN_ANEW
             self.dispatcher.later(task, 0.0)
 
 
@@ -75,7 +75,7 @@ class Scene:
     def _bug(self, _task: Task, error: BaseException) -> None:
         self.bugs.append(error)
 
-    def offer(self, *numbers: int, sweep_since: float | None = None, **options: Any) -> None:
+    def offer(self, *numbers: int, orphan_scan_since: float | None = None, **options: Any) -> None:
         for number in numbers:
             job = {
                 "job_id": str(number),
@@ -84,7 +84,9 @@ class Scene:
                 "options": options,
             }
             record = Record("jobs", 0, number, None, b"{}")
-            task = Task(record, Origin("jobs", 0, number), FileTransferJob.from_dict(job), sweep_since=sweep_since)
+            task = Task(
+                record, Origin("jobs", 0, number), FileTransferJob.from_dict(job), orphan_scan_since=orphan_scan_since
+            )
             self.dispatcher.offer(task)
 
     def run(self, bugs: int = 0) -> None:
@@ -425,7 +427,7 @@ def test_jobs_that_look_first_are_run_by_themselves(scene) -> None:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (Runner, "is_plain"),
+        (Runner, "can_pipeline"),
         (Runner, "open"),
         (Dispatcher, "another"),
         (relay, "fetch"),
@@ -449,14 +451,14 @@ def test_a_bug_in_a_stage_is_reported_and_the_lane_goes_on(
     row.offer(*range(6))
     row.run(bugs=int(name == "open"))
     failed = len(row.bugs) + sum(len(found) for found in row.told.errors.values())
-    assert failed == (name not in {"another", "is_plain"}), "who cannot say what is next, or how, fails no job"
+    assert failed == (name not in {"another", "can_pipeline"}), "who cannot say what is next, or how, fails no job"
     assert len(row.told.receipts) == 6 - failed
 
 
 def test_jobs_that_look_for_a_predecessors_files_list_their_folder_once(scene) -> None:
     """After that they go through two stages like all others: a takeover does not halve the rate of a thousand jobs."""
     row = scene([1000] * 6)
-    row.offer(*range(6), sweep_since=0.0)
+    row.offer(*range(6), orphan_scan_since=0.0)
     row.run()
     assert row.published == expected(*[1000] * 6)
     assert sum(command.startswith("NLST") for command in row.destination.commands) == 1
@@ -467,7 +469,7 @@ def test_sessions_are_opened_ahead_of_need(fake) -> None:
     server = fake()
     config = ServerConfig("A", "ftp", server.host, server.port, server.username, server.password, prewarm=2)
     pools = Pools({"A": config}.__getitem__, ConfigLoader(environ={}).settings)
-    pools.know([config])
+    pools.register([config])
     pools.start()
     try:
         wait_for(lambda: pools.stats()["A"]["idle"] == 2)

@@ -18,9 +18,9 @@ from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 import stack
-from etl import surplus
 from etl.broker import Intake, Outbox
-from etl.broker.intake import PARTITION_FETCH_BYTES
+from etl.broker.group import PARTITION_FETCH_BYTES
+from etl.dispatch import overflow
 from etl.models import header
 from etl.models.wire import Partition
 from servers.fake import SILENCE, FakeFTP, FakeSession
@@ -446,7 +446,7 @@ def test_a_server_that_is_back_gets_its_jobs_before_their_time(
     count = 3000
     with desk.consuming(settings):
         desk.send(*later, *(job("SRC:/in/one", f"DOWN:/out/{number}", f"w{number}") for number in range(count)))
-        desk.wait(lambda: len(desk.parked()) >= len(later) + count - surplus.DOWN_KEEPS, 40, "set aside")
+        desk.wait(lambda: len(desk.parked()) >= len(later) + count - overflow.DOWN_KEEPS, 40, "set aside")
         down.start()
         desk.wait(lambda: len(desk.results()) == count, 100, "all")
     assert {(result["status"], result["attempts"]) for result in desk.results()} == {("SUCCESS", 1)}

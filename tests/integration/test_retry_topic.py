@@ -39,8 +39,8 @@ def test_parked_jobs_of_two_groups_outlive_trimming(
     desk: Desk, make_ftpd: Callable[..., stack.Ftpd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server is down, both park and read again, one goes away: its jobs stay, and all are done when it is back."""
-    monkeypatch.setattr("etl.trimming.LOOK_SECONDS", 0.5)
-    monkeypatch.setattr("etl.trimming.WORTHWHILE", 5)
+    monkeypatch.setattr("etl.topics.trimming.LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("etl.topics.trimming.WORTHWHILE", 5)
     server = make_ftpd()
     left, right = f"left-{desk.topic}", f"right-{desk.topic}"
     settings = [

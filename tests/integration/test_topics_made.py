@@ -13,18 +13,18 @@ import structlog.testing
 
 import stack
 import workbench
-from etl import topics
 from etl.broker import Admin
 from etl.config import ConfigLoader
 from etl.errors import SettingsError
+from etl.topics import companions
 from workbench import Command, Desk, job
 
 pytestmark = pytest.mark.integration
 
 
-def ensure(broker: stack.Broker, topic: str, **environment: str) -> topics.TopicLimits:
+def ensure(broker: stack.Broker, topic: str, **environment: str) -> companions.TopicLimits:
     settings = ConfigLoader(environ={"ETL_TOPIC": topic, **environment}).settings
-    return topics.ensure(topics.Topics.of(topic, settings), settings, Admin(broker.bootstrap_servers))
+    return companions.ensure(companions.Topics.of(topic, settings), settings, Admin(broker.bootstrap_servers))
 
 
 def test_several_at_once_make_each_topic_once(broker: stack.Broker, topic: str) -> None:
@@ -42,7 +42,7 @@ def test_several_at_once_make_each_topic_once(broker: stack.Broker, topic: str) 
         "-dlq": 3,
     }
     dlq = made[f"{topic}-dlq"]
-    assert (dlq.settings["retention.ms"], dlq.max_message_bytes) == ("-1", topics.OUTCOME_MAX_BYTES)
+    assert (dlq.settings["retention.ms"], dlq.max_message_bytes) == ("-1", companions.OUTCOME_MAX_BYTES)
     assert found[0].retry_blocks == 4
 
 

@@ -6,7 +6,7 @@ instead, beside the reason, and nowhere outside this package.
 
 from etl.broker.admin import Admin, NotAllowed, TopicFacts
 from etl.broker.connection import MAX_MESSAGE_BYTES, is_listening, secure
-from etl.broker.intake import Intake, TakenOver
+from etl.broker.group import Intake, TakenOver
 from etl.broker.outbox import Outbox
 from etl.broker.reader import Reader
 from etl.broker.writer import Writer

@@ -8,8 +8,9 @@ import click
 
 from etl.cli import terminal
 from etl.cli.options import with_servers
-from etl.config import ConfigLoader, ServerConfig
-from etl.transfer.pool import Pools
+from etl.config import ConfigLoader
+from etl.models.server import ServerConfig
+from etl.sessions.pools import Pools
 
 
 @click.group()

@@ -27,7 +27,7 @@ def consume(
     verbose: bool,
 ) -> None:
     """Consume jobs and transfer their files until SIGTERM or Ctrl-C."""
-    from etl.main import run  # noqa: PLC0415 - other commands need no consumer
+    from etl.process import run  # noqa: PLC0415 - other commands need no consumer
 
     overrides = {
         "ETL_TOPIC": topic or topic_,

@@ -19,7 +19,7 @@ from etl.config import ConfigLoader
 from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage, known_codes
 from etl.models import FileTransferJob, document, header
 from etl.models.wire import Message
-from etl.topics import Topics
+from etl.topics.companions import Topics
 
 # One transaction carries at most this much: it must end well within the transaction's time limit.
 BATCH_LETTERS = 1000

@@ -16,11 +16,12 @@ import click
 from etl import logs
 from etl.cli import terminal
 from etl.cli.options import with_servers
-from etl.config import ConfigLoader, ServerConfig, TransferSettings
+from etl.config import ConfigLoader
 from etl.errors import EtlError, ServerUnavailable, SizeMismatch, code_of
+from etl.models.server import ServerConfig, TransferSettings
 from etl.models.task import Facts
+from etl.sessions.pools import create_session
 from etl.transfer.base import Session
-from etl.transfer.pool import create_session
 
 T = TypeVar("T")
 

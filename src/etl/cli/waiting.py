@@ -19,7 +19,7 @@ from etl.config import Settings
 from etl.errors import InvalidMessage
 from etl.models import TransferResult, header
 from etl.models.task import Record
-from etl.topics import Topics
+from etl.topics.companions import Topics
 
 JOBS_SHOWN = 20  # of those that failed, and of those without a result
 TURN_RECORDS = 500  # of one topic before the other one is looked at

@@ -6,17 +6,9 @@ nothing of the package but errors; protocols make themselves known through `PROT
 
 from etl.config.kinds import Kind
 from etl.config.loader import ConfigLoader, get_config
-from etl.config.schema import (
-    PROTOCOLS,
-    SERVER_PROPERTIES,
-    SETTINGS,
-    ProtocolSpec,
-    ServerConfig,
-    Setting,
-    Settings,
-    TransferSettings,
-)
+from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Setting, Settings
 from etl.config.sources import read_env_file
+from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 
 __all__ = [
     "PROTOCOLS",

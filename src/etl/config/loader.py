@@ -5,256 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-import re
-import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from etl.config.kinds import ADDRESS, MAX_TOPIC_CHARS, SUFFIX, TEXT, Kind
-from etl.config.schema import PROTOCOLS, SERVER_PROPERTIES, SETTINGS, ProtocolSpec, ServerConfig, Settings
+from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
 from etl.config.sources import merged, read_env_file, unquoted, without_links
+from etl.config.validation import SECRET_NAME, Validation, nearest
 from etl.errors import SettingsError, UnknownServer
-
-_NEVER_SERVERS = ("ETL_", "KAFKA_", "KUBERNETES_")
-_SERVER_NAME = re.compile(r"[A-Z0-9][A-Z0-9_.-]*")
-_SECRET_NAME = re.compile(r"_PASS$|PASS(WORD|PHRASE)|SECRET|TOKEN")
-_MAX_SECRET_BYTES = 64 * 1024
-
-
-def _nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
-    found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
-    return f" (nearest: {found[0]})" if found else ""
-
-
-class _Validation:
-    """One pass over all values that collects what is wrong instead of stopping at the first."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self.values = values
-        self.problems: dict[str, str] = {}  # name of the setting -> what is wrong with it
-        self._secrets = {value for name, value in values.items() if value and _SECRET_NAME.search(name)}
-
-    def wrong(self, name: str, what: str) -> None:
-        """Note that a setting is wrong; the first complaint of each is kept."""
-        self.problems.setdefault(name, what)
-
-    def shown(self, value: str) -> str:
-        """Return a value for a message; never a secret that strayed into another setting."""
-        if "@" in value or any(s.strip() == value or (len(s) >= 4 and s in value) for s in self._secrets):
-            return "its value"
-        return repr(value if len(value) <= 60 else value[:60] + "...")
-
-    def parsed(self, name: str, kind: Kind, default: Any) -> Any:
-        """Return the parsed value of `name`; `default` when it is unset or wrong (which is noted)."""
-        text = self.values.get(name, "").strip()
-        if not text:
-            return default
-        try:
-            return kind.parse(text)
-        except (ValueError, LookupError):
-            self.wrong(name, f"{self.shown(text)} is not {kind.says}")
-            return default
-
-    def settings(self) -> Settings:
-        """Return the global settings."""
-        defaults = Settings()
-        fields = {row.field: self.parsed(row.name, row.kind, getattr(defaults, row.field)) for row in SETTINGS.values()}
-        for row in SETTINGS.values():
-            if row.kind is SUFFIX and not self.values.get(row.name, row.default).strip():
-                self.wrong(row.name, "must not be empty: the topic would be the topic of the jobs itself")
-        fields["kafka_password"] = self._kafka_password(fields)
-        if fields["kafka_ca_file"]:
-            self._check_authorities(fields["kafka_ca_file"])
-        settings = Settings(**fields, instance_id_is_set=bool(self.values.get("ETL_INSTANCE_ID", "").strip()))
-        if settings.retry_backoff_seconds > settings.retry_backoff_max_seconds:
-            self.wrong("ETL_RETRY_BACKOFF_SECONDS", "is larger than ETL_RETRY_BACKOFF_MAX_SECONDS")
-        self._check_topics(settings)
-        self._check_names()
-        return settings
-
-    def _kafka_password(self, fields: Mapping[str, Any]) -> str:
-        """Return the password of the login to Kafka, and note what its protocol needs and has not."""
-        password, path = str(fields["kafka_password"]), fields["kafka_password_file"]
-        if password and path:
-            self.wrong("ETL_KAFKA_PASSWORD", "only one of ETL_KAFKA_PASSWORD and ETL_KAFKA_PASSWORD_FILE may be set")
-        elif path:
-            password = self._secret_of("ETL_KAFKA_PASSWORD_FILE", path)
-        if fields["kafka_security_protocol"].startswith("SASL"):
-            if not fields["kafka_username"]:
-                self.wrong("ETL_KAFKA_USERNAME", "is missing; ETL_KAFKA_SECURITY_PROTOCOL needs it")
-            if not password:
-                self.wrong("ETL_KAFKA_PASSWORD", "is missing (or ETL_KAFKA_PASSWORD_FILE)")
-        return password
-
-    def _check_authorities(self, path: str) -> None:
-        """Note what is wrong with ETL_KAFKA_CA_FILE. Its path is not repeated."""
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except ssl.SSLError:
-            self.wrong("ETL_KAFKA_CA_FILE", "the file holds no certificate in PEM form")
-        except OSError as error:
-            self.wrong("ETL_KAFKA_CA_FILE", f"the file cannot be read: {error.strerror}")
-
-    def _check_topics(self, settings: Settings) -> None:
-        taken: dict[str, str] = {}
-        for name, suffix in {
-            "ETL_TOPIC": "",
-            "DLQ_TOPIC_SUFFIX": settings.dlq_topic_suffix,
-            "RETRY_TOPIC_SUFFIX": settings.retry_topic_suffix,
-            "RESULT_TOPIC_SUFFIX": settings.result_topic_suffix,
-        }.items():
-            topic = settings.topic + suffix
-            if len(topic) > MAX_TOPIC_CHARS:
-                self.wrong(name, f"makes a topic name of {len(topic)} characters; Kafka takes {MAX_TOPIC_CHARS}")
-            self._check_not_taken(name, topic, taken)
-        del taken[_folded(settings.topic + settings.result_topic_suffix)]  # they stand in for it, may be one
-        for name, chosen in (("RESULT_TOPIC", settings.result_topic), ("FAIL_TOPIC", settings.fail_topic)):
-            if chosen:
-                self._check_not_taken(name, chosen, dict(taken))
-
-    def _check_not_taken(self, name: str, topic: str, taken: dict[str, str]) -> None:
-        other = taken.setdefault(_folded(topic), name)
-        if other != name and other not in self.problems:
-            self.wrong(
-                name,
-                f"makes the topic {topic!r}, which is that of {other} (Kafka takes . and _ for the same)",
-            )
-
-    def _check_names(self) -> None:
-        misnamed: set[str] = set()
-        for name, prefix in self._servers_in_vain():
-            self.wrong(f"{name}_TYPE", f"no server can be called {name}: its variables must not begin with {prefix}")
-            misnamed |= {f"{name}_{key}" for key in SERVER_PROPERTIES}
-        for name, value in self.values.items():
-            if name.startswith("ETL_") and value and name not in SETTINGS and name not in misnamed:
-                self.wrong(name, f"unknown setting{_nearest(name, SETTINGS)}")
-
-    def _servers_in_vain(self) -> Iterator[tuple[str, str]]:
-        """Yield names that look like servers and can be none, with the prefix that is taken.
-
-        A type alone is not enough where the prefix is not ours: other programs have variables there.
-        """
-        for key, value in self.values.items():
-            name = key.removesuffix("_TYPE")
-            prefix = next((prefix for prefix in _NEVER_SERVERS if key.startswith(prefix)), None)
-            if name == key or prefix is None or value.strip().lower() not in PROTOCOLS:
-                continue
-            if prefix == "ETL_" or any(self.values.get(f"{name}_{place}") for place in ("HOST", "BASE_PATH")):
-                yield name, prefix
-
-    def server_names(self) -> set[str]:
-        """Return the names that are servers: of a known type, or with both a type and a host."""
-        names = set()
-        for key, value in self.values.items():
-            name = key.removesuffix("_TYPE")
-            if name == key or not _may_be_of_a_server(key) or not _SERVER_NAME.fullmatch(name):
-                continue
-            has_host = bool(self.values.get(f"{name}_HOST", "").strip())
-            if value.strip().lower() in PROTOCOLS or (value.strip() and has_host):
-                names.add(name)
-        return names
-
-    def properties(self) -> dict[str, dict[str, str]]:
-        """Return the properties of each server; a key belongs to the longest name that it begins with."""
-        found: dict[str, dict[str, str]] = {name: {} for name in sorted(self.server_names())}
-        longest_first = sorted(found, key=len, reverse=True)
-        for key, value in self.values.items():
-            owner = next((name for name in longest_first if key.startswith(f"{name}_")), None)
-            if owner and _may_be_of_a_server(key):
-                found[owner][key.removeprefix(f"{owner}_")] = value
-        return found
-
-    def server(self, name: str, properties: Mapping[str, str]) -> ServerConfig:
-        """Return one server; what is wrong with it is noted."""
-        kind = properties["TYPE"].strip().lower()
-        spec = PROTOCOLS.get(kind)
-        if spec is None:
-            known = ", ".join(sorted(PROTOCOLS))
-            self.wrong(f"{name}_TYPE", f"{self.shown(kind)} is no known protocol (known: {known})")
-            spec = ProtocolSpec(needs_host=False, needs_login=False, settings=dict.fromkeys(properties, ""))
-        known_properties = [f"{name}_{known}" for known in (*SERVER_PROPERTIES, *spec.settings)]
-        for unknown in (key for key, value in properties.items() if value and f"{name}_{key}" not in known_properties):
-            near = _nearest(f"{name}_{unknown}", known_properties)
-            self.wrong(f"{name}_{unknown}", f"unknown property of a server of type {kind}{near}")
-        address = TEXT if spec.default_port is None else ADDRESS
-
-        def parsed(key: str, default: Any) -> Any:
-            return self.parsed(f"{name}_{key}", SERVER_PROPERTIES[key].kind if key != "HOST" else address, default)
-
-        password = self._password(name, properties, needed=spec.needs_login)
-        host, user = parsed("HOST", ""), parsed("USER", "")
-        if spec.needs_host and not host:
-            self.wrong(f"{name}_HOST", "is missing")
-        if spec.needs_login and not user:
-            self.wrong(f"{name}_USER", "is missing")
-        server = ServerConfig(
-            hostname=name,
-            type=kind,
-            host=host,
-            port=parsed("PORT", spec.default_port or 0),
-            username=user,
-            password=password,
-            max_connections=parsed("MAX_CONNECTIONS", ServerConfig.max_connections),
-            connects_per_minute=parsed("CONNECTS_PER_MINUTE", ServerConfig.connects_per_minute),
-            prewarm=parsed("PREWARM", ServerConfig.prewarm),
-            passive=parsed("PASSIVE", None),
-            encoding=parsed("ENCODING", None),
-            base_path=parsed("BASE_PATH", ""),
-            partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
-            options={key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())},
-        )
-        if spec.base_is_absolute and server.base_path and not server.base_path.startswith("/"):
-            self.wrong(f"{name}_BASE_PATH", f"must begin with / for a server of type {kind}")
-        if server.prewarm > server.max_connections:
-            self.wrong(f"{name}_PREWARM", f"is larger than {name}_MAX_CONNECTIONS ({server.max_connections})")
-        return server
-
-    def _password(self, name: str, properties: Mapping[str, str], *, needed: bool) -> str:
-        setting, password, path = (
-            f"{name}_PASS",
-            properties.get("PASS"),
-            properties.get("PASS_FILE", "").strip(),
-        )
-        if password and path:
-            self.wrong(setting, f"only one of {setting} and {name}_PASS_FILE may be set")
-        elif path:
-            setting = f"{name}_PASS_FILE"
-            password = self._secret_of(setting, path)
-        elif password is None and needed:
-            self.wrong(setting, f"is missing (or {name}_PASS_FILE)")
-        if password and re.search(r"[\r\n\x00]", password):
-            self.wrong(setting, "holds a line break or NUL")
-        return password or ""
-
-    def _secret_of(self, setting: str, path: str) -> str:
-        """Return what a mounted secret holds, without its last line break. Its path is not repeated."""
-        try:
-            with Path(path).open("rb") as file:
-                content = file.read(_MAX_SECRET_BYTES + 1)
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            self.wrong(setting, "the file is not UTF-8")
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "no usable file name"
-            self.wrong(setting, f"the file cannot be read: {why}")
-        else:
-            secret = text.removesuffix("\n").removesuffix("\r")
-            self._secrets |= {secret} - {""}
-            if not secret or len(content) > _MAX_SECRET_BYTES:
-                self.wrong(setting, f"the file is {'too large' if secret else 'empty'}")
-            return secret
-        return ""
-
-
-def _folded(topic: str) -> str:
-    """Return what must be unique of a topic name: Kafka refuses two that differ in `.` and `_` alone."""
-    return topic.replace(".", "_")
-
-
-def _may_be_of_a_server(key: str) -> bool:
-    return key not in SETTINGS and not key.startswith(_NEVER_SERVERS)
+from etl.models.server import ServerConfig
 
 
 class ConfigLoader:
@@ -296,7 +55,7 @@ class ConfigLoader:
             importlib.import_module("etl.transfer")  # the built-in protocols and those of entry points register
         except SettingsError as error:
             problems["etl.transfers"] = str(error)
-        validation = _Validation(values)
+        validation = Validation(values)
         _load_plugins(validation)
         self.settings: Settings = validation.settings()
         properties = validation.properties()
@@ -324,7 +83,7 @@ class ConfigLoader:
         """Every password and every secret option, for the redaction of logs."""
         found = {server.password for server in self.servers.values()} | {self.settings.kafka_password}
         for server in self.servers.values():
-            found |= {value for name, value in server.options.items() if _SECRET_NAME.search(f"_{name}")}
+            found |= {value for name, value in server.options.items() if SECRET_NAME.search(f"_{name}")}
         return tuple(sorted(found - {""}))
 
     def require_servers(self) -> None:
@@ -358,7 +117,7 @@ class ConfigLoader:
         return topic + self.settings.retry_topic_suffix
 
 
-def _load_plugins(validation: _Validation) -> None:
+def _load_plugins(validation: Validation) -> None:
     """Import the modules of ETL_PLUGINS: they register their protocols."""
     row = SETTINGS["ETL_PLUGINS"]
     for module in validation.parsed(row.name, row.kind, ()):
@@ -397,7 +156,7 @@ def _hint(idle: str, values: Mapping[str, str]) -> str:
         return f" ({server}_TYPE is no known protocol, and no {server}_HOST is set)"
     if server and not idle.endswith("_TYPE"):
         return f" (no {server}_TYPE is set)"
-    return _nearest(idle, SETTINGS, 0.75)
+    return nearest(idle, SETTINGS, 0.75)
 
 
 def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:

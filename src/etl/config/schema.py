@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,7 @@ from etl.config.kinds import (
     one_of,
     whole,
 )
+from etl.models.server import TransferSettings
 
 
 @dataclass(frozen=True)
@@ -36,61 +36,6 @@ class Setting:
     kind: Kind
     help: str  # one line; opens with the unit where there is one
     field: str = ""  # of `Settings`
-
-
-@dataclass(frozen=True)
-class ProtocolSpec:
-    """What the settings must know of a protocol; a transfer class declares it as `spec`.
-
-    `settings` are properties of its own beside the common ones: PROPERTY -> one line of description.
-    """
-
-    default_port: int | None = None
-    needs_host: bool = True
-    needs_login: bool = True
-    base_is_absolute: bool = False  # a BASE_PATH that is not would depend on where the process was started
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-
-PROTOCOLS: dict[str, ProtocolSpec] = {}  # lower-case type -> spec; filled by TransferFactory.register
-
-
-@dataclass(frozen=True)
-class TransferSettings:
-    """Limits of one session, in seconds; given to every transfer."""
-
-    connect_timeout: float = 10.0
-    login_timeout: float = 30.0
-    reply_timeout: float = 60.0
-    stall_timeout: float = 60.0
-    min_bytes_per_second: float = 10.0  # averaged over `stall_timeout` seconds of waiting; 0: any rate will do
-    passive: bool = True  # FTP_PASSIVE_MODE; a server's own PASSIVE wins
-    spool_limit_bytes: int = 10 << 30  # of a file that must pass through a temporary one
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """One server: the `{NAME}_{PROPERTY}` of the settings, parsed."""
-
-    hostname: str  # the NAME, upper case: what jobs call it
-    type: str  # lower case
-    host: str = ""
-    port: int = 0  # 0: the protocol has none
-    username: str = ""
-    password: str = field(default="", repr=False)
-    max_connections: int = 8
-    connects_per_minute: int = 300
-    prewarm: int = 0
-    passive: bool | None = None  # None: FTP_PASSIVE_MODE
-    encoding: str | None = None  # None: what the server offers
-    base_path: str = ""
-    partial_pattern: str = ".etl-{id}.part"
-    options: Mapping[str, str] = field(default_factory=dict, repr=False)  # the protocol's own; may hold secrets
-
-    @property
-    def address(self) -> tuple[str, str, int, str]:
-        """What names of the same server and user have in common: they share one limit of sessions."""
-        return (self.type, self.host.lower(), self.port, self.username)
 
 
 SERVER_PROPERTIES: dict[str, Setting] = {

@@ -1,5 +1,6 @@
 """The shapes of what the product reads and writes."""
 
-from etl.models.message import DLQMessage, Endpoint, FileTransferJob, TransferOptions, TransferResult
+from etl.models.letter import DLQMessage
+from etl.models.message import Endpoint, FileTransferJob, TransferOptions, TransferResult
 
 __all__ = ["DLQMessage", "Endpoint", "FileTransferJob", "TransferOptions", "TransferResult"]

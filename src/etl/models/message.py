@@ -21,9 +21,6 @@ from pydantic import (
 from etl.errors import InvalidMessage
 from etl.models import document
 from etl.models.field import Action, Label, Moment, Path, Verification, Version, is_label
-from etl.models.letter import DLQMessage
-
-__all__ = ["DLQMessage", "Endpoint", "FileTransferJob", "TransferOptions", "TransferResult"]
 
 Text = bytes | bytearray | str | None  # of a message as it arrives
 

@@ -71,7 +71,7 @@ class Attempt:
     what: str
 
 
-SWEEP_ANEW = math.inf  # for `Task.sweep_since`: no listing is new enough but one of its own
+SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing is new enough but one of its own
 
 
 @dataclass(eq=False)
@@ -90,10 +90,10 @@ class Task:
     verified_by: str | None = None  # carried from publish to the result of a published job
     facts: Facts | None = None  # the same: the source's, as it was read
     began: float | None = None  # the same: wall clock, when the copying began
-    littered: bool = False  # a partial file of this process may lie at the destination
-    incarnation: int = 0  # of the assignment in which the record was received
+    leaves_partial: bool = False  # a partial file of this process may lie at the destination
+    epoch: int = 0  # of the assignment in which the record was received
     # Partial files of earlier runs are looked for first, by a listing that is no older (monotonic clock); None: not.
-    sweep_since: float | None = None
+    orphan_scan_since: float | None = None
     # Is the partition of `record` still ours, as far as this process can know?
     owned: Callable[[], bool] = lambda: True
     size_bytes: int = 0  # of the record, for the window

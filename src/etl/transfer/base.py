@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
-from etl.config import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 from etl.errors import (
     AlreadyExists,
     ConnectionLost,
@@ -21,13 +20,14 @@ from etl.errors import (
     TransferTimeout,
     UnknownType,
 )
+from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-ELSEWHERE_SECONDS = 2 * 86_400.0  # a bug must not keep a thread for ever; longer than any limit that settings allow
+CROSS_THREAD_SECONDS = 2 * 86_400.0  # a bug must not keep a thread for ever; longer than any limit that settings allow
 
 # Where a server refuses to rename over a file, the old one waits under the partial file's name with this ending.
 ASIDE = ".old"
@@ -65,7 +65,7 @@ class Settled(Generic[T_co]):
         tell()
 
 
-class Elsewhere(Generic[T_co]):
+class CrossThread(Generic[T_co]):
     """A promise that one thread keeps and another one waits for."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Elsewhere(Generic[T_co]):
 
     def result(self) -> T_co:
         """Wait for the other thread, whose waits have limits of their own."""
-        if not self._settled.acquire(timeout=ELSEWHERE_SECONDS):
+        if not self._settled.acquire(timeout=CROSS_THREAD_SECONDS):
             raise TransferTimeout("the other side of the lane does not answer")
         self._settled.release()
         if self._error is not None or self._promise is None:

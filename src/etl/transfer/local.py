@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.config import ProtocolSpec, ServerConfig, TransferSettings
 from etl.errors import (
     ConnectionLost,
     EtlError,
@@ -28,6 +27,7 @@ from etl.errors import (
     ServerUnavailable,
     StorageFull,
 )
+from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.paths import below, parent

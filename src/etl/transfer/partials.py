@@ -18,12 +18,12 @@ from etl.transfer.paths import beside, parent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etl.config import ServerConfig
+    from etl.models.server import ServerConfig
     from etl.models.task import Origin, Task
     from etl.transfer.base import Session
 
 FOLDERS_KEPT = 1000
-LEFTOVERS_KEPT = 10_000  # in all folders, some 2 MB; a folder with more is listed by each job that asks
+ORPHANS_KEPT = 10_000  # in all folders, some 2 MB; a folder with more is listed by each job that asks
 
 _JOB_HASH_BYTES = 8
 
@@ -42,7 +42,7 @@ def _job_hash(origin: Origin) -> str:
 
 
 class _Listed(NamedTuple):
-    asked_at: float  # on the clock of `Task.sweep_since`
+    asked_at: float  # on the clock of `Task.orphan_scan_since`
     names: dict[str, list[str]]  # by hash of their jobs
 
     @property
@@ -51,7 +51,7 @@ class _Listed(NamedTuple):
         return sum(map(len, self.names.values()))
 
 
-class Leftovers:
+class OrphanIndex:
     """What partial files of earlier runs lie in which folder: one listing answers for all jobs that may trust it.
 
     After a kill, a thousand jobs of every partition look for what their predecessors left, and a folder may hold tens
@@ -69,7 +69,7 @@ class Leftovers:
         folder = _folder(task)
         with self._lock:
             listed = self._folders.get(folder)
-            if listed is None or task.sweep_since is None or listed.asked_at < task.sweep_since:
+            if listed is None or task.orphan_scan_since is None or listed.asked_at < task.orphan_scan_since:
                 return None
             self._folders.move_to_end(folder)
         return listed.names.get(_job_hash(task.origin), [])
@@ -92,11 +92,11 @@ class Leftovers:
         with self._lock:
             if (former := self._folders.pop(folder, None)) is not None:
                 self._kept -= former.size
-            if listed.size > LEFTOVERS_KEPT:
+            if listed.size > ORPHANS_KEPT:
                 return
             self._folders[folder] = listed
             self._kept += listed.size
-            while len(self._folders) > FOLDERS_KEPT or self._kept > LEFTOVERS_KEPT:
+            while len(self._folders) > FOLDERS_KEPT or self._kept > ORPHANS_KEPT:
                 self._kept -= self._folders.popitem(last=False)[1].size
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from etl.models.task import Task
     from etl.transfer.base import Parcel, Promise, Session, Stored
-    from etl.transfer.partials import Leftovers
+    from etl.transfer.partials import OrphanIndex
 
 SIZE = "size"
 SIZE_AND_TIME = "size+time"
@@ -65,14 +65,14 @@ class Limits:
     spool_bytes: int
 
 
-def run(task: Task, source: Session, destination: Session, token: str, limits: Limits, leftovers: Leftovers) -> Receipt:
+def run(task: Task, source: Session, destination: Session, token: str, limits: Limits, orphans: OrphanIndex) -> Receipt:
     """Bring the job's file under its final name, whole and verified; or raise, leaving what was there.
 
     `source` may be `destination`: then the file goes through memory or a spool file.
     """
     require_disposal(task, source)
-    if task.sweep_since is not None:
-        sweep(task, destination, leftovers)
+    if task.orphan_scan_since is not None:
+        remove_orphans(task, destination, orphans)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
         if not receipt.skipped:
             _probe_for_itself(task, source, destination, token, limits.buffer)
@@ -89,11 +89,11 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
         parcel.close(complete=False)
 
 
-def is_plain(task: Task, leftovers: Leftovers) -> bool:
+def can_pipeline(task: Task, orphans: OrphanIndex) -> bool:
     """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
     if task.published or task.job.options.overwrite != "replace" or _could_be_itself(task):
         return False
-    return task.sweep_since is None or leftovers.known(task) == []
+    return task.orphan_scan_since is None or orphans.known(task) == []
 
 
 def require_disposal(task: Task, source: Session) -> None:
@@ -131,7 +131,7 @@ def deliver(
     file sure to come for this destination?
     """
     job = task.job
-    task.littered = True
+    task.leaves_partial = True
     stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
     try:
         unchanged = confirmed(stored)
@@ -149,7 +149,7 @@ def deliver(
         raise
     mtime = parcel.facts.mtime if job.options.preserve_mtime else None
     published = destination.publish(stored, job.destination.path, mtime).result()
-    task.littered = False
+    task.leaves_partial = False
     return Receipt(
         stored.sent_bytes,
         verified_by,
@@ -159,10 +159,10 @@ def deliver(
 
 
 def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> None:
-    """Remove a partial file; where that fails it stays `littered`: the runner removes it through another session."""
+    """Remove a partial file; where that fails it is still noted: the runner removes it by another session."""
     with contextlib.suppress(EtlError):
         destination.remove(stored.partial)
-        task.littered = False
+        task.leaves_partial = False
 
 
 def finish(task: Task, source: Session, destination: Session, facts: Facts | None) -> int:
@@ -198,11 +198,11 @@ def _look_if_possible(session: Session, path: str) -> Facts | None:
         return None
 
 
-def sweep(task: Task, destination: Session, leftovers: Leftovers) -> None:
+def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> None:
     """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
     final = task.job.destination.path
     _, after = destination.server.partial_pattern.split("{id}")
-    for name in leftovers.of(task, destination):
+    for name in orphans.of(task, destination):
         path = beside(final, name)
         if name.endswith(after + ASIDE) and destination.look(final) is None:
             destination.dispose(path, final).result()
@@ -262,7 +262,7 @@ def _probe_for_itself(task: Task, source: Session, destination: Session, token: 
     if not _could_be_itself(task):
         return
     empty = _Spooled("", Facts(0, None), io.BytesIO())
-    task.littered = True
+    task.leaves_partial = True
     stored = destination.write(partial_path(task, destination.server, token), empty, buffer)
     try:
         stored.require_stored()
@@ -271,7 +271,7 @@ def _probe_for_itself(task: Task, source: Session, destination: Session, token: 
         _remove_if_possible(task, destination, stored)
         raise
     destination.remove(stored.partial)
-    task.littered = False
+    task.leaves_partial = False
 
 
 def _look_again(task: Task, wanted: Facts, destination: Session) -> None:

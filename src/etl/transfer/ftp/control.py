@@ -1,7 +1,7 @@
 """The control connection: a queue of commands whose replies come in their order (RFC 959 section 5.4).
 
 A command waits (corked) until somebody asks for a reply; then all that wait leave in one write, or one by one where
-the server wants that (`pace`). While a transfer runs nothing is written at all: three of four servers answer such
+the server wants that (`pipelining`). While a transfer runs nothing is written at all: three of four servers answer such
 commands out of order or cut the transfer. The fourth reads none before its last word on the transfer: there the next
 commands may leave once the data has ended (`overtake`). Knows replies and limits; knows no file.
 """
@@ -21,7 +21,7 @@ from etl.transfer.ftp.sockets import limit_waits
 from etl.transfer.ftp.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
-    from etl.transfer.ftp.pace import Pace
+    from etl.transfer.ftp.pipelining import Pipelining
     from etl.transfer.ftp.sockets import Sockets
 
 _CHUNK_BYTES = 8 * 1024
@@ -90,11 +90,11 @@ class Control:
     """Writes commands and reads replies on a connected socket. One thread; after any error it is of no use."""
 
     def __init__(
-        self, sock: socket.socket, sockets: Sockets, server: str, pace: Pace, *, login: float, reply: float
+        self, sock: socket.socket, sockets: Sockets, server: str, pipelining: Pipelining, *, login: float, reply: float
     ) -> None:
         self.sock = sock
         self.server = server
-        self.pace = pace
+        self.pipelining = pipelining
         self._sockets = sockets
         self._login_limit, self._reply_limit = login, reply
         self._login_deadline: float | None = time.monotonic() + login  # None: logged in
@@ -141,7 +141,7 @@ class Control:
         return pending
 
     def overtake(self) -> None:
-        """Let commands leave before the last reply of the transfer, whose data has ended; see `Pace.may_overtake`."""
+        """Let commands leave before the last reply of the transfer, whose data has ended (`may_overtake`)."""
         self._overtaken, self._transfer = self._transfer, None
 
     def settle(
@@ -237,7 +237,7 @@ class Control:
 
     def _write_corked(self) -> None:
         batch = self._corked
-        if self.pace.is_one_by_one:
+        if self.pipelining.is_one_by_one:
             if batch[0][0] is not self._due[0]:
                 return  # the one before it is not answered yet
             batch, self._corked = batch[:1], batch[1:]
@@ -295,7 +295,7 @@ class Control:
                 self._transfer = None
             elif self._overtaken is not None and head is not self._overtaken:
                 self._overtaken = None  # a command behind it was answered
-                self.pace.overtook()
+                self.pipelining.overtook()
         elif head.begins and head.preliminaries < _PRELIMINARY_LIMIT:
             head.preliminary = reply
             head.preliminaries += 1
@@ -303,7 +303,7 @@ class Control:
             # Its replies are not in step with our commands: none that follows can be trusted.
             raise self._failed(f"the server answered {head.command} with {reply.text}")
         if head.follows and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
-            self.pace.worked(transfers=head.begins)
+            self.pipelining.worked(transfers=head.begins)
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
         """Receive once; return the deadline, which moves while bytes leave `upstream`."""
@@ -342,7 +342,7 @@ class Control:
         return self._failed(f"the server closed the connection{self._while()}")
 
     def _failed(self, what: str) -> EtlError:
-        self._doubt_pace()
+        self._doubt_pipelining()
         if self._sockets.is_cut:
             what = "the session was aborted"
         kind = ServerUnavailable if self._login_deadline else ConnectionLost
@@ -351,7 +351,7 @@ class Control:
         return error
 
     def _timed_out(self, limit: float) -> EtlError:
-        self._doubt_pace()
+        self._doubt_pipelining()
         error: EtlError
         command = self._due[0].command if self._due else "nothing"
         if self._login_deadline:
@@ -368,14 +368,14 @@ class Control:
         self.abandon(error)
         return error
 
-    def _doubt_pace(self) -> None:
+    def _doubt_pipelining(self) -> None:
         """A server that did not answer a command that shared a write, or came early, may have been confused by that."""
         if self._sockets.is_cut or not self._due:
             return
         if self._overtaken is not None:
-            self.pace.failed_to_overtake()
+            self.pipelining.failed_to_overtake()
         if self._due[0].place:
-            self.pace.failed(transfers=self._has_paired)
+            self.pipelining.failed(transfers=self._has_paired)
 
     def _said_421(self, reply: Reply) -> EtlError:
         kind = ServerBusy if self._login_deadline else ConnectionLost

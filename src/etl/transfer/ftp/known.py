@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 Address = tuple[str, str, int, str]  # ServerConfig.address
 
-lock = threading.Lock()  # guards `_known`, and who is the first to tell of a change (Pace.slow_down)
-_known: dict[Address, Known] = {}
+lock = threading.Lock()  # guards `_quirks`, and who is the first to tell of a change (Pipelining.slow_down)
+_quirks: dict[Address, ServerQuirks] = {}
 
 
 @dataclass(slots=True, eq=False)
-class Known:
+class ServerQuirks:
     """The record of one address. Sessions of many threads set its fields, each in one step.
 
     Times are of the monotonic clock; one that has passed means nothing any more.
@@ -22,17 +22,17 @@ class Known:
     is_proven: bool = False  # began a transfer whose command shared a write with its data connection's
     answers_early: bool = False  # answered a command that was sent before its last word on a transfer
     refuses_to_replace: bool = False  # does not rename over a file
-    gentle_until: float = 0.0  # its new sessions send one command at a time
-    hasty_until: float = 0.0  # it gets no command before its last word
+    no_pipelining_until: float = 0.0  # its new sessions send one command at a time
+    no_early_until: float = 0.0  # it gets no command before its last word
 
 
-def of(address: Address) -> Known:
+def of(address: Address) -> ServerQuirks:
     """Return the record of an address, which is the same for all who ask."""
     with lock:
-        return _known.setdefault(address, Known())
+        return _quirks.setdefault(address, ServerQuirks())
 
 
 def forget() -> None:
     """Begin anew: every server is tried again, by sessions that are made from now on."""
     with lock:
-        _known.clear()
+        _quirks.clear()

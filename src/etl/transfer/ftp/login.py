@@ -9,7 +9,7 @@ from etl.transfer.ftp.names import Names, quoted_path
 from etl.transfer.ftp.sockets import round_trip
 
 if TYPE_CHECKING:
-    from etl.config import ServerConfig
+    from etl.models.server import ServerConfig
     from etl.transfer.ftp.control import Control
     from etl.transfer.ftp.replies import Reply
 
@@ -25,7 +25,7 @@ def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names
     welcome = control.expect_welcome().result()
     if not welcome.is_success:
         raise _not_welcome(server, welcome)
-    control.pace.meet(b" ".join(welcome.lines), round_trip(control.sock))
+    control.pipelining.meet(b" ".join(welcome.lines), round_trip(control.sock))
     reply = control.send("USER", _credential(server, server.username, encoding)).result()
     if reply.code == 331:
         reply = control.send("PASS", _credential(server, server.password, encoding)).result()
@@ -57,7 +57,7 @@ def _binary_and_folder(control: Control) -> tuple[Reply, Reply]:
         return together
     alone = control.send("TYPE", b"I").result(), control.send("PWD").result()
     if (alone[0].code, alone[1].code) != (together[0].code, together[1].code):
-        control.pace.failed(transfers=True)
+        control.pipelining.failed(transfers=True)
     return alone
 
 

@@ -18,7 +18,7 @@ from etl.transfer.ftp.sockets import dial_peer, is_connected, tune
 from etl.transfer.ftp.watch import Watch
 
 if TYPE_CHECKING:
-    from etl.config import TransferSettings
+    from etl.models.server import TransferSettings
     from etl.transfer.ftp.control import Control, Pending
     from etl.transfer.ftp.replies import Reply
     from etl.transfer.ftp.sockets import Sockets
@@ -138,7 +138,7 @@ class Passive:
             connections.extended = False
             reply = self._ask().result()
         if not reply.is_success and self._pending.follows:
-            connections.control.pace.failed(transfers=True)
+            connections.control.pipelining.failed(transfers=True)
         self._port = self._port_in(reply)
         self._deadline = time.monotonic() + connections.settings.connect_timeout
         try:

@@ -10,7 +10,7 @@ from etl.errors import EtlError
 T = TypeVar("T")
 
 
-class Later(Generic[T]):
+class Lazy(Generic[T]):
     """A promise whose answer takes more than one reply: computed once, when asked for."""
 
     def __init__(self, compute: Callable[[], T], *, asks_more: bool) -> None:

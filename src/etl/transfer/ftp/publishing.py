@@ -59,7 +59,7 @@ class Renaming:
 
     def __init__(self, session: FTPTransfer) -> None:
         self._session = session
-        self._known = known.of(session.server.address)
+        self._quirks = known.of(session.server.address)
 
     def publishing(
         self, partial: str, final: str, size_bytes: int, stamped: Callable[[], bool]
@@ -95,7 +95,7 @@ class Renaming:
         """Queue a rename. The answer: was the old file swapped out; None: the source is gone."""
         if source == target:
             return lambda: False
-        if self._known.refuses_to_replace:
+        if self._quirks.refuses_to_replace:
             swap = self._send_swap(source, target, aside)
             return lambda: self._complete_swap(swap, source, target, aside)
         first, second = self._send(source, target)
@@ -124,7 +124,7 @@ class Renaming:
             elif tried and self._session.ask("SIZE", target).result().is_success:
                 swapped = self._complete_swap(self._send_swap(source, target, aside), source, target, aside)
                 if swapped:
-                    self._known.refuses_to_replace = True
+                    self._quirks.refuses_to_replace = True
                 return swapped
             elif tried:
                 raise asking.why_not_written(self._session, target, refusal)

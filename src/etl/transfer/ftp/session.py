@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from etl.config import ProtocolSpec, ServerConfig, TransferSettings
 from etl.errors import (
     ConnectionLost,
     EtlError,
@@ -16,6 +15,7 @@ from etl.errors import (
     PermissionRefused,
     ServerUnavailable,
 )
+from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Stored
 from etl.transfer.ftp import asking, listing
@@ -23,9 +23,9 @@ from etl.transfer.ftp.control import Control, Pending
 from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import Names, check_encoding, folders_above, size_in, time_in
 from etl.transfer.ftp.opening import DataConnections
-from etl.transfer.ftp.pace import Pace
 from etl.transfer.ftp.parcel import FTPParcel
-from etl.transfer.ftp.promises import Later
+from etl.transfer.ftp.pipelining import Pipelining
+from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
@@ -51,7 +51,7 @@ class FTPTransfer(Streaming):
         self._sockets = Sockets()
         self._names = Names(check_encoding(server.encoding or "utf-8", server.hostname), server.base_path)
         self._features: frozenset[str] = frozenset()
-        self._unsettled: list[Later[Published] | Later[None] | Later[bool]] = []
+        self._unsettled: list[Lazy[Published] | Lazy[None] | Lazy[bool]] = []
         self._control: Control | None = None
         self._starting: Starting | None = None
         self._stamping = Stamping(self)
@@ -76,9 +76,9 @@ class FTPTransfer(Streaming):
                 f"{self.name}: no connection to {server.host}:{port}: {error}", server=self.name
             ) from error
         try:
-            pace = Pace(server)
+            pipelining = Pipelining(server)
             limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
-            self._begin(Control(sock, self._sockets, self.name, pace, **limits))
+            self._begin(Control(sock, self._sockets, self.name, pipelining, **limits))
         except BaseException:
             self.disconnect()
             raise
@@ -208,8 +208,8 @@ class FTPTransfer(Streaming):
         return Stored(
             partial,
             sent_bytes,
-            size=Later(lambda: self._stored_size(whole, size), asks_more=True),
-            ended=Later(upload.judge, asks_more=True) if upload.is_unjudged else None,
+            size=Lazy(lambda: self._stored_size(whole, size), asks_more=True),
+            ended=Lazy(upload.judge, asks_more=True) if upload.is_unjudged else None,
         )
 
     def _stored_size(self, whole: str, size: Pending) -> int | None:
@@ -265,7 +265,7 @@ class FTPTransfer(Streaming):
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """Do so where that is possible without waiting for the final reply, which is read with the answers."""
-        if not (self.control.pace.may_overtake and isinstance(parcel, FTPParcel) and parcel.is_whole):
+        if not (self.control.pipelining.may_overtake and isinstance(parcel, FTPParcel) and parcel.is_whole):
             return super().confirm(parcel)
         parcel.leave()
         self.control.overtake()
@@ -338,8 +338,8 @@ class FTPTransfer(Streaming):
             return False
         raise asking.why_not_written(self, whole, reply)
 
-    def _later(self, compute: Callable[[], T], *, asks_more: bool = True) -> Later[T]:
-        later = Later(compute, asks_more=asks_more)
+    def _later(self, compute: Callable[[], T], *, asks_more: bool = True) -> Lazy[T]:
+        later = Lazy(compute, asks_more=asks_more)
         self._unsettled.append(later)  # type: ignore[arg-type]  # of the kinds in its annotation
         return later
 

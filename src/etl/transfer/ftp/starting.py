@@ -87,7 +87,7 @@ class Starting:
         """
         ways, control, data, opening = self._ways, self._control, None, self._opening()
         try:
-            if not (ways.is_passive and ways.is_proven) or control.pace.is_one_by_one:
+            if not (ways.is_passive and ways.is_proven) or control.pipelining.is_one_by_one:
                 opening.agree()
                 data = opening.connection() if ways.is_passive else None
             command = control.send(verb, argument, transfers=True)
@@ -108,11 +108,11 @@ class Starting:
 
     def was_confused(self, command: Pending) -> bool:
         """Was a transfer refused only because its command shared a write? It may be tried again, by itself, then."""
-        pace = self._control.pace
-        if not command.follows or pace.is_one_by_one or command.result().code not in _MAY_BE_CONFUSED:
+        pipelining = self._control.pipelining
+        if not command.follows or pipelining.is_one_by_one or command.result().code not in _MAY_BE_CONFUSED:
             return False
-        pace.failed(transfers=True)
-        return pace.is_one_by_one
+        pipelining.failed(transfers=True)
+        return pipelining.is_one_by_one
 
     def _opening(self) -> Opening:
         """Return the way to the next data connection: the one opened ahead, while it is good."""

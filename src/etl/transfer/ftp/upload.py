@@ -154,7 +154,7 @@ class Upload:
     def _has_last_word_only(self, running: Running) -> bool:
         """Is the final reply all that is to come, and may the next commands be sent before it?"""
         data, stor, control = running.data, running.command, self._session.control
-        if not control.pace.may_overtake:
+        if not control.pipelining.may_overtake:
             return False
         deadline = time.monotonic() + _END_SECONDS
         while stor.reply is None and (left := deadline - time.monotonic()) > 0:

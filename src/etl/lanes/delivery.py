@@ -1,0 +1,164 @@
+"""Jobs of one pair of sessions in a row, in two stages: while one file is delivered, the next one is fetched.
+
+Small files cross whole, in memory that all lanes share (`Store`); a larger one is streamed by the delivering thread,
+while the fetching one waits. Knows no protocol, no queue, no outcome.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etl.lanes.flight import Flight, Row
+    from etl.models.task import Task
+
+WAITING = 1  # files of a lane that are handed over and not yet delivered, when one more may be
+
+log = structlog.get_logger(__name__)
+
+
+class Stages(Protocol):
+    """The two stages of a job; none of these raises."""
+
+    def can_pipeline(self, flight: Flight) -> bool:
+        """May this job go through two stages? Else it is run by itself."""
+        ...
+
+    def open(self, flight: Flight) -> bool:
+        """Have the sessions of its row open. False: the job failed, and was reported."""
+        ...
+
+    def fetch(self, flight: Flight) -> bool:
+        """Open the source's file; take it into memory if it is small. False: it failed, and was reported."""
+        ...
+
+    def confirm(self, flight: Flight) -> None:
+        """End the reading of a file in memory, and have its source asked whether it changed."""
+        ...
+
+    def settle(self, row: Row) -> None:
+        """Read all answers of the source: no file follows for now."""
+        ...
+
+    def expect(self, row: Row) -> None:
+        """Get the destination ready: a file is on its way."""
+        ...
+
+    def deliver(self, flight: Flight, is_followed: Callable[[], bool]) -> None:
+        """Bring a fetched file to its destination, and report."""
+        ...
+
+
+class Delivery:
+    """The second stage of one lane: a thread that delivers what the lane fetched, in that order.
+
+    Neither thread limits its wait for the other: each outlives every bug, and its own waits have their limits.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stages: Stages,
+        landed: Callable[[Flight], None],
+        on_bug: Callable[[Task, BaseException], None],
+    ) -> None:
+        self._stages = stages
+        self._on_bug = on_bug
+        self._landed = landed
+        self._line: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # steps; None: the end
+        self._delivered: SimpleQueue[None] = SimpleQueue()  # one for each flight, or fence
+        # Each of these is written by one thread. `put` counts before it takes `_coming` back, `is_followed` reads in
+        # the other order: so a file on its way is always seen in one of them.
+        self._coming: Row | None = None  # the lane: a file for it is being fetched
+        self._put_count = 0  # the lane: flights handed over
+        self._undelivered = 0  # the lane: flights and fences handed over, as far as it knows
+        self._taken_count = 0  # the delivering thread: flights begun
+        self._ready_for: Row | None = None  # the delivering thread: its destination knows that a file comes
+        self._thread = threading.Thread(target=self._loop, name=f"{name}-out", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def announce(self, row: Row) -> None:
+        """Say that a file is being fetched for a row."""
+        self._coming = row
+        self._line.put(partial(self._expect, row))
+
+    def put(self, flight: Flight, follow: Callable[[], bool] | None = None) -> None:
+        """Hand over a fetched file; waits while others wait.
+
+        `follow`: asked near the end of its delivery, is another file sure to come? Without it, whether one was
+        announced by then.
+        """
+        self._wait_until(WAITING)
+        self._put_count += 1
+        self._undelivered += 1
+        self._coming = None
+        self._line.put(partial(self._deliver, flight, follow or self._is_followed))
+
+    def wait(self) -> None:
+        """Wait until everything handed over was delivered, and no destination is being got ready."""
+        if self._coming is not None:  # announced, and no file followed: it may be its turn just now
+            self._coming = None
+            self._undelivered += 1
+            self._line.put(partial(self._delivered.put, None))
+        self._wait_until(0)
+
+    def _wait_until(self, undelivered: int) -> None:
+        while self._undelivered > undelivered:
+            self._delivered.get()
+            self._undelivered -= 1
+
+    def stop(self) -> None:
+        """End the thread once its line is empty."""
+        self._line.put(None)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end of the thread; True when it ended, or never began."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _loop(self) -> None:
+        while (step := self._line.get()) is not None:
+            try:
+                step()
+            except BaseException:  # a bug; the lane goes on
+                log.exception("delivery met a bug")
+
+    def _expect(self, row: Row) -> None:
+        if row is self._coming and row is not self._ready_for:
+            self._ready_for = row
+            self._stages.expect(row)
+
+    def _is_followed(self) -> bool:
+        return self._coming is not None or self._put_count != self._taken_count
+
+    def _deliver(self, flight: Flight, follow: Callable[[], bool]) -> None:
+        self._taken_count += 1
+        self._ready_for = None
+
+        def is_followed() -> bool:
+            if not follow():
+                return False
+            self._ready_for = flight.row
+            return True
+
+        try:
+            self._stages.deliver(flight, is_followed)
+        except BaseException as error:  # noqa: BLE001 - a bug; the lane goes on, with other sessions
+            flight.row.destination_is_clean = False
+            self._on_bug(flight.task, error)
+        finally:
+            try:
+                self._landed(flight)
+            finally:
+                self._delivered.put(None)

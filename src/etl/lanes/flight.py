@@ -1,0 +1,114 @@
+"""One run of a job in a lane, the row of runs that share a lease, and the memory that all rows share.
+
+State of the lane's two threads: each field says which of them writes it. Knows no protocol, no queue, no outcome.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etl.errors import EtlError
+    from etl.models.task import Task
+    from etl.sessions.lease import Lease
+    from etl.transfer.base import CrossThread, Parcel
+
+SMALL_BYTES = 1 << 20  # the largest file that is held whole: streaming larger ones costs less (FTP.md section 4)
+
+
+class Store:
+    """The memory for whole files of one process."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._lock = threading.Lock()  # guards _left_bytes
+        self._left_bytes = limit_bytes
+
+    def take(self, size_bytes: int) -> bool:
+        """Reserve room for a small file; False when it is not small, or there is no room."""
+        if size_bytes > SMALL_BYTES:
+            return False
+        with self._lock:
+            if size_bytes > self._left_bytes:
+                return False
+            self._left_bytes -= size_bytes
+            return True
+
+    def give(self, size_bytes: int) -> None:
+        """Give room back."""
+        with self._lock:
+            self._left_bytes += size_bytes
+
+
+class Row:
+    """The sessions of a row, and what may still be done with them."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.is_open = False
+        self.source_is_clean = True  # written by the fetching thread, or by the delivering one while that waits
+        self.destination_is_clean = True  # written by the delivering thread
+        self.lost: BaseException | None = None  # why the destination did not get ready: the next file's error
+
+    @property
+    def is_over(self) -> bool:
+        """Did a session fail, so that no job may begin with it?"""
+        return not (self.source_is_clean and self.destination_is_clean) or self.lease.aborted
+
+    def end(self) -> None:
+        """Give the sessions back."""
+        self.lease.release(clean=(self.source_is_clean, self.destination_is_clean))
+
+
+class Flight:
+    """One run of one job in one lane."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(
+        self,
+        task: Task,
+        lease: Lease,
+        started: float,
+        deadline: float | None,
+        buffer: Callable[[], memoryview],
+    ) -> None:
+        self.task = task
+        self.lease = lease
+        self.started = started  # of the lanes' clock, as is `deadline`
+        self.deadline = deadline
+        self.number = next(self._numbers)  # unique in the process
+        self.row = Row(lease)
+        self.parcel: Parcel | None = None  # in a row: what was fetched
+        self.unchanged: CrossThread[bool] | None = None  # and, of a file in memory, what its source says at the end
+        self.held_bytes = 0  # of the store
+        self.began = 0.0  # wall clock
+        self._buffer = buffer
+        self._lock = threading.Lock()  # guards _aborted: the first reason stays
+        self._aborted: EtlError | None = None
+
+    @property
+    def buffer(self) -> memoryview:
+        """The lane's one buffer, made when first asked for; good until `run` returns."""
+        return self._buffer()
+
+    @property
+    def aborted(self) -> EtlError | None:
+        """Why this run was ended from outside; None: it was not."""
+        return self._aborted
+
+    def abort(self, error: EtlError) -> bool:
+        """End the run, from any thread: what blocks in its sessions fails at once. False: it was aborted before."""
+        with self._lock:
+            if self._aborted is not None:
+                return False
+            self._aborted = error
+        self.lease.abort()
+        return True
+
+    def cause(self, error: BaseException) -> BaseException:
+        """Return why the run really failed: the reason of the abort if there was one, else the `error` it met."""
+        return self.aborted or error

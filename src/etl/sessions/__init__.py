@@ -1,0 +1,1 @@
+"""Sessions to servers: reused, limited, kept alive, lent in pairs. Knows no job, no Kafka."""

@@ -1,0 +1,387 @@
+"""Sessions: one pool per server, leased in pairs, or alone to be opened; reused while proven clean.
+
+    Pools(config_lookup, settings, clock=time.monotonic, create=create_session)
+    .on_release                                   called, without a lock, whenever a session or a connect became free
+    .server(name) -> ServerConfig   .key(server) -> pool key   .register(servers)   .check(source, destination)
+    .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
+    .room(server) -> int   .connecting_for(server) -> seconds | None   .connected(server) -> int
+    .login_backoff_left(server) -> seconds
+    .litter(server, path)   .tidy(server, path) -> bool   .round_trip(server) -> seconds | None
+    .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
+    Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared  .release(clean)  .abort()  .aborted
+
+Knows settings and sessions; knows no job, no queue, no Kafka.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from etl.errors import Fate, SettingsError, fate_of
+from etl.sessions.lease import Lease, disconnect, named
+from etl.sessions.maintenance import Maintenance
+from etl.sessions.pool import Ages, Pool, fits, same_view
+from etl.transfer.base import Session, TransferFactory
+from etl.transfer.staged import Staged
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
+    from collections.abc import Callable, Iterable
+
+    from etl.config import Settings
+    from etl.models.server import ServerConfig, TransferSettings
+    from etl.sessions.pool import Key, Piece, PooledSession, Slot
+
+    Create = Callable[[ServerConfig, TransferSettings], Session]
+
+log = structlog.get_logger(__name__)
+
+
+def create_session(server: ServerConfig, settings: TransferSettings) -> Session:
+    """Return a new, unconnected session of the server's type; a user's four-method class is wrapped."""
+    transfer = TransferFactory.create(server, settings)
+    return transfer if isinstance(transfer, Session) else Staged(transfer, settings.spool_limit_bytes)
+
+
+class Pools:
+    """All pools of this process."""
+
+    def __init__(
+        self,
+        config_lookup: Callable[[str], ServerConfig],
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        create: Create = create_session,
+    ) -> None:
+        self.server = config_lookup
+        self.now = clock
+        self.on_release: Callable[[], None] | None = None
+        self._create = create
+        self._limits = settings.transfer
+        self._ages = Ages(
+            settings.ping_interval_seconds,
+            settings.idle_timeout_seconds,
+            settings.session_lifetime_seconds,
+            settings.login_backoff_seconds,
+        )
+        self.ping_limit = settings.ping_timeout_seconds
+        # Guards _by_key and all that is in them, _leases, _closing. PooledSession only to decide, never during I/O.
+        self._lock = threading.Lock()
+        self._by_key: dict[Key, Pool] = {}
+        self._leases: set[Lease] = set()
+        self._closing = False
+        pause = max(0.05, min(self._ages.ping_interval, self._ages.idle_timeout) / 4)
+        self._maintenance = Maintenance(self, pause)
+
+    # --- deciding ---
+
+    @staticmethod
+    def key(server: ServerConfig) -> Key:
+        """Return what names of one server have in common. Without a host each base path is a server of its own."""
+        return server.address if server.host else (*server.address, server.base_path)
+
+    def register(self, servers: Iterable[ServerConfig]) -> None:
+        """Tell of servers before their first job, so that a pool's limit is the smallest of its names' at once."""
+        with self._lock:
+            for server in servers:
+                self._pool(server)
+
+    def check(self, source: ServerConfig, destination: ServerConfig) -> None:
+        """Raise SettingsError for a pair that could never get its sessions."""
+        with self._lock:
+            pool = self._pool(source)
+            is_alone = pool is self._pool(destination) and pool.limit < 2
+        if is_alone and not _can_share(source, destination):
+            raise SettingsError(
+                f"{source.hostname} and {destination.hostname} are one server with different settings: "
+                f"a job between them needs MAX_CONNECTIONS of at least 2",
+                server=source.hostname,
+            )
+
+    def reserve(self, source: ServerConfig, destination: ServerConfig | None = None) -> Lease | None:
+        """Take slots for both sides in one step, or none: nobody ever waits holding one. Never blocks.
+
+        Of the idle sessions the one used last. Where both sides are one pool with room for a single session, that
+        one serves both (`Lease.shared`). None also while too many connects to one of the servers are under way.
+        """
+        now = self.now()
+        with self._lock:
+            if self._closing:
+                return None
+            pool = self._pool(source)
+            other = None if destination is None else self._pool(destination)
+            shared = other is pool and pool.room(now) == 1
+            if shared and destination is not None and not _can_share(source, destination):
+                return None
+            first = pool.checkout(source, now)
+            if first is None:
+                return None
+            second = None
+            if other is not None and destination is not None and not shared:
+                second = other.checkout(destination, now, first if other is pool else None)
+                if second is None:
+                    pool.undo_checkout(first)
+                    return None
+            lease = Lease(self, first, second, shared=shared)
+            self._leases.add(lease)
+            return lease
+
+    def room(self, server: ServerConfig) -> int:
+        """Return how many sessions of a server could be had now, were there no limit on connects under way."""
+        now = self.now()
+        with self._lock:
+            return 0 if self._closing else max(0, self._pool(server).room(now))
+
+    def connecting_for(self, server: ServerConfig) -> float | None:
+        """Return for how many seconds connects in progress have blocked a checkout although slots are free.
+
+        None: one can be had, or there is no room.
+        """
+        now = self.now()
+        with self._lock:
+            return self._pool(server).connecting_for(now)
+
+    def connected(self, server: ServerConfig) -> int:
+        """Return how many sessions with a server are open."""
+        with self._lock:
+            return self._pool(server).connected
+
+    def login_backoff_left(self, server: ServerConfig) -> float:
+        """Return for how many seconds nobody should log in to a server, since it refused a login."""
+        now = self.now()
+        with self._lock:
+            return max(0.0, self._pool(server).no_login_before - now)
+
+    def litter(self, server: ServerConfig, path: str) -> None:
+        """Remember a partial file that could not be removed; the next fresh session with its server does it."""
+        with self._lock:
+            forgotten = self._pool(server).add_litter(server, path)
+        if forgotten is not None:
+            log.warning("partial file forgotten", server=server.hostname, path=forgotten)
+
+    def tidy(self, server: ServerConfig, path: str) -> bool:
+        """Remove a partial file now, through a session of its own; else remember it, and return False.
+
+        For a lane whose own session broke and is closed: the slot of that one is still the lane's.
+        """
+        with self._lock:
+            may_connect = not self._closing and self._pool(server).take_connect(self.now())
+        if may_connect:
+            try:
+                with self.create(server) as session:
+                    session.remove(path)
+            except Exception as error:  # noqa: BLE001 - the failure that matters is the transfer's
+                log.info("partial file left for later", server=server.hostname, path=path, error=str(error))
+                self.refused(server, named(error, server))
+            else:
+                return True
+        self.litter(server, path)
+        return False
+
+    def round_trip(self, server: ServerConfig) -> float | None:
+        """Return the seconds of a round trip to a server, as one of its sessions told last; None: not known."""
+        with self._lock:
+            return self._pool(server).round_trip
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Return the numbers of each pool, under its names."""
+        now = self.now()
+        with self._lock:
+            return {
+                "/".join(sorted(pool.names)): {
+                    "limit": pool.limit,
+                    "limit_now": pool.limit_at(now),
+                    "open": pool.connected,
+                    "idle": len(pool.idle),
+                    "taken": pool.taken,
+                    "connecting": pool.connecting,
+                    "connects_left": int(pool.connects_left(now)),
+                    "litter": len(pool.litter),
+                }
+                for pool in self._by_key.values()
+            }
+
+    def _pool(self, server: ServerConfig) -> Pool:
+        key = self.key(server)
+        pool = self._by_key.get(key)
+        if pool is None:
+            pool = self._by_key[key] = Pool(server.max_connections, self._ages)
+        pool.register(server)
+        return pool
+
+    # --- what a lease reports ---
+
+    def create(self, server: ServerConfig) -> Session:
+        """Return a new, unconnected session."""
+        return self._create(server, self._limits)
+
+    def opened(self, slot: Slot) -> None:
+        """Count a session that connected."""
+        with self._lock:
+            slot.pool.welcomed()
+
+    def closed(self, slot: Slot) -> None:
+        """Count the evicts as closed."""
+        with self._lock:
+            slot.pool.connected -= 1
+
+    def discarded(self, slot: Slot) -> None:
+        """Count a session as closed that another takes the slot of: one connect more."""
+        with self._lock:
+            slot.pool.connected -= 1
+            slot.pool.connect_tokens -= 1
+
+    def connect_ended(self, slot: Slot) -> None:
+        """Count a connect as over: another may begin."""
+        with self._lock:
+            slot.pool.end_connect(slot)
+        self._tell()
+
+    def refused(self, server: ServerConfig, error: Exception) -> None:
+        """Note a connect that failed."""
+        if fate_of(error) is not Fate.OUTAGE:
+            return
+        now = self.now()
+        with self._lock:
+            pool = self._pool(server)
+            has_shrunk, limit = pool.refused(error, now), pool.limit_at(now)
+        if has_shrunk:
+            log.warning("pool shrunk: no more sessions", server=server.hostname, limit=limit, error=str(error))
+
+    def take_litter(self, slot: Slot) -> OrderedDict[str, Piece]:
+        """Hand out partial files to remove."""
+        with self._lock:
+            return slot.pool.take_litter(slot.server)
+
+    def put_litter(self, slot: Slot, litter: OrderedDict[str, Piece]) -> None:
+        """Take back those that were not removed."""
+        with self._lock:
+            for path, piece in litter.items():
+                slot.pool.litter.setdefault(path, piece)
+
+    def checkin(self, lease: Lease, slots: list[tuple[Slot, bool]]) -> None:
+        """End a lease: keep the clean sessions, close the others; a slot is free once its session is closed."""
+        now = self.now()
+        doomed: list[tuple[Pool, PooledSession, bool]] = []
+        trips = [slot.pooled.session.round_trip_seconds() if clean and slot.pooled else None for slot, clean in slots]
+        with self._lock:  # critical section: decide what is kept
+            self._leases.discard(lease)
+            for (slot, clean), seconds in zip(slots, trips, strict=True):
+                pool = slot.pool
+                pool.round_trip = pool.round_trip if seconds is None else seconds
+                pool.end_connect(slot)
+                pool.connect_tokens += slot.is_new and not slot.is_touched
+                if slot.evicts is not None and not self._closing:  # its turn never came
+                    pool.put_idle(slot.evicts)
+                elif slot.evicts is not None:
+                    pool.taken += 1
+                    doomed.append((pool, slot.evicts, True))
+                if slot.pooled is None:
+                    pool.taken -= 1
+                elif clean and not self._closing and pool.keeps(slot.pooled, now):
+                    if slot.is_touched:
+                        slot.pooled.used = slot.pooled.proven = now
+                    pool.taken -= 1
+                    pool.put_idle(slot.pooled)
+                else:
+                    doomed.append((pool, slot.pooled, clean))
+        for pool, pooled, clean in doomed:
+            if not clean:
+                pooled.session.abort()  # no farewell on a session in an unknown state: it could block
+            self._close(pool, pooled)
+        self._tell()
+
+    def _close(self, pool: Pool, pooled: PooledSession) -> None:
+        disconnect(pooled)
+        with self._lock:
+            pool.connected -= 1
+            pool.taken -= 1
+
+    def _tell(self) -> None:
+        if self.on_release is not None:
+            self.on_release()
+
+    # --- what maintenance asks ---
+
+    def start(self) -> None:
+        """Start the thread that looks after idle sessions."""
+        self._maintenance.start()
+
+    def reap(self) -> None:
+        """Look after the idle sessions of every server once, and wait until that is done."""
+        self._maintenance.run_once()
+
+    def needing_care(self) -> list[tuple[Key, Pool]]:
+        """Return the pools with an idle session to close or ping, or one to open ahead; none once closing."""
+        now = self.now()
+        with self._lock:
+            return [] if self._closing else [(key, pool) for key, pool in self._by_key.items() if pool.needs_care(now)]
+
+    def take_idle(self, pool: Pool, wanted: Callable[[PooledSession], bool]) -> PooledSession | None:
+        """Take an idle session out of its pool for care; None: there is no such session."""
+        with self._lock:
+            return None if self._closing else pool.take_idle(wanted)
+
+    def take_expired(self, pool: Pool, now: float) -> PooledSession | None:
+        """Take an idle session that is too old, or has idled for too long, out of its pool."""
+        return self.take_idle(pool, lambda pooled: pool.has_expired(pooled, now))
+
+    def take_stale(self, pool: Pool, now: float) -> PooledSession | None:
+        """Take an idle session out of its pool that must prove that it lives."""
+        return self.take_idle(pool, lambda pooled: not pooled.is_fresh(now, self._ages))
+
+    def put_back(self, pool: Pool, pooled: PooledSession, *, clean: bool) -> None:
+        """Put a session back that was taken for care; an unclean one is closed."""
+        with self._lock:
+            kept = clean and not self._closing
+            if kept:
+                pool.taken -= 1
+                pool.put_idle(pooled)
+        if kept:
+            self._tell()
+        else:
+            self.close_taken(pool, pooled)
+
+    def close_taken(self, pool: Pool, pooled: PooledSession) -> None:
+        """Close a session that was taken; its slot is free then."""
+        self._close(pool, pooled)
+        self._tell()
+
+    def reserve_warm(self, pool: Pool) -> Lease | None:
+        """Return the lease of a session to open ahead of need; None: enough are open."""
+        now = self.now()
+        with self._lock:
+            slot = None if self._closing else pool.checkout_warm(now)
+            if slot is None:
+                return None
+            lease = Lease(self, slot, None)
+            self._leases.add(lease)
+            return lease
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Lend nothing more, reset what is lent, close what is idle. Return whether all was done in `timeout` seconds.
+
+        Idle sessions get half of the time for a polite farewell, then they are reset. A lent one is closed by the
+        lane that holds it.
+        """
+        end = time.monotonic() + timeout
+        with self._lock:  # critical section: from here on nothing is lent or put back
+            self._closing = True
+            leases = list(self._leases)
+            idle = [(pool, pooled) for pool in self._by_key.values() for pooled in pool.idle]
+            for pool, _ in idle:
+                pool.taken += 1
+            for pool in self._by_key.values():
+                pool.idle.clear()
+        for lease in leases:
+            lease.abort()
+        return self._maintenance.close(idle, end, timeout / 2)
+
+
+def _can_share(source: ServerConfig, destination: ServerConfig) -> bool:
+    """Can one session be both sides of a job at once?"""
+    return fits(source, destination) and same_view(source, destination)

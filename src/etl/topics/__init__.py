@@ -1,0 +1,1 @@
+"""The topics that belong to a source topic: their names, their settings, what may be trimmed."""

@@ -1,0 +1,912 @@
+"""The dispatcher: turns, shares, priorities, order by destination, and what waits too long is set aside."""
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import structlog.testing
+
+import pretend
+from etl import errors
+from etl.dispatch.dispatcher import Dispatcher
+from etl.dispatch.overflow import DOWN_KEEPS
+from etl.models.task import Task
+from etl.retry.policy import SET_BACK_PER_SECOND, TIERS
+from etl.sessions.lease import Lease
+from etl.sessions.pools import Pools
+from pretend import Clock, World
+
+pytestmark = pytest.mark.unit
+
+DOWN = errors.ServerUnavailable("refused")
+
+
+class Room:
+    """A dispatcher with its pools, a clock, and the leases of what runs."""
+
+    def __init__(self, world: World, first_lanes: int = 1000, **settings: object) -> None:
+        self.world = world
+        self.clock = Clock()
+        self.settings = pretend.settings(**settings)
+        self.pools = Pools(world.config, self.settings, self.clock, world.create)
+        self.dispatcher = Dispatcher(self.pools, self.settings, self.clock, lambda: 0.5, first_lanes)
+        self.leases: dict[Task, Lease] = {}
+
+    def warm(self, *names: str) -> None:
+        """Have a session open with each of these servers."""
+        for name in names:
+            lease = self.pools.reserve(self.pools.server(name))
+            assert lease is not None
+            lease.open()
+            lease.release(clean=True)
+
+    def offer(self, *tasks: Task) -> None:
+        for task in tasks:
+            self.dispatcher.offer(task)
+
+    def take(self) -> Task | None:
+        taken = self.dispatcher.take(0.0)
+        if taken is None:
+            return None
+        task, lease = taken
+        lease.open()
+        self.leases[task] = lease
+        return task
+
+    def must_take(self) -> Task:
+        task = self.take()
+        assert task is not None
+        return task
+
+    def take_all(self) -> list[Task]:
+        return list(iter(self.take, None))
+
+    def end(self, task: Task, *, later: float | None = None) -> None:
+        self.leases.pop(task).release(clean=True)
+        if later is not None:
+            self.dispatcher.later(task, later)
+        self.dispatcher.finish(task)
+
+    def refuse(self, task: Task, name: str, error: BaseException = DOWN) -> None:
+        """End a run as an outage of a server does: its sessions are gone, the job waits."""
+        self.leases.pop(task).release(clean=False)
+        self.dispatcher.failed(name, error, task)
+        self.dispatcher.later(task, 60.0)
+        self.dispatcher.finish(task)
+
+    def run(self, seconds: float = 0.0) -> Task:
+        task = self.take()
+        assert task is not None
+        self.clock.pass_(seconds)
+        self.end(task)
+        return task
+
+
+@contextmanager
+def room(world: World | None = None, **settings: object) -> Iterator[Room]:
+    made = Room(world or World(A=8, B=8, C=8, D=8), **settings)
+    yield made
+    for task in list(made.leases):
+        made.end(task)
+    made.dispatcher.stop()
+    assert made.pools.close()
+
+
+def tasks_of(source: str, destination: str, count: int, first: int = 0, **more: object) -> list[Task]:
+    return [pretend.task(first + number, source, destination, **more) for number in range(count)]  # type: ignore[arg-type]
+
+
+def pairs(tasks: list[Task]) -> str:
+    return " ".join(task.job.source.hostname + task.job.destination.hostname for task in tasks)
+
+
+# --- turns and priorities
+
+
+def test_nothing_to_do_is_none_at_once() -> None:
+    with room() as r:
+        assert r.take() is None
+
+
+def test_a_job_is_taken_once() -> None:
+    with room() as r:
+        task = pretend.task()
+        r.offer(task)
+        assert r.take_all() == [task]
+        r.end(task)
+        assert r.take_all() == []
+        assert r.dispatcher.unfinished == (0, 0)
+
+
+def test_queues_are_served_in_turn() -> None:
+    with room() as r:
+        r.offer(*tasks_of("A", "B", 3), *tasks_of("C", "D", 2, 10))
+        order = [r.run() for _ in range(5)]
+        assert pairs(order) == "AB CD AB CD AB"
+
+
+def test_within_a_queue_priority_goes_before_age() -> None:
+    with room() as r:
+        low, normal, high = (pretend.task(n, priority=p) for n, p in enumerate(("low", "normal", "high")))
+        second = pretend.task(9, priority="high")
+        r.offer(low, normal, high, second)
+        assert [r.run() for _ in range(4)] == [high, second, normal, low]
+
+
+def test_an_unknown_server_is_refused_at_the_door() -> None:
+    world = World(A=1)
+
+    def lookup(name: str) -> object:
+        raise errors.UnknownServer(name)
+
+    world.config = lookup  # type: ignore[method-assign,assignment]  # a lookup that knows nobody
+    with room(world) as r:
+        with pytest.raises(errors.UnknownServer):
+            r.offer(pretend.task())
+        assert r.dispatcher.unfinished == (0, 0)
+
+
+# --- shares
+
+
+def test_alone_a_server_may_have_all_lanes() -> None:
+    with room(workers=8) as r:
+        r.offer(*tasks_of("A", "B", 10))
+        for task in (first := [r.take() for _ in range(4)]):
+            assert task is not None
+        assert len(first) + len(r.take_all()) == 8
+
+
+def test_one_server_has_at_most_half_of_the_lanes_while_others_wait() -> None:
+    with room(workers=8) as r:
+        r.offer(*tasks_of("A", "B", 8), *tasks_of("C", "D", 8, 10))
+        assert sorted(pairs([r.must_take() for _ in range(8)]).split()) == ["AB"] * 4 + ["CD"] * 4
+
+
+def test_a_common_server_counts_for_both_its_queues() -> None:
+    with room(World(A=8, B=8, C=8, D=8, E=8), workers=4) as r:
+        r.warm(*"ABCDE")
+        r.offer(*tasks_of("A", "B", 4), *tasks_of("A", "C", 4, 10), *tasks_of("D", "E", 4, 20))
+        taken = pairs([r.must_take() for _ in range(4)])
+        assert taken.count("A") == taken.count("DE") == 2
+
+
+def test_a_full_server_does_not_hold_lanes_free_for_itself() -> None:
+    """C has one connection: its queue cannot use the other lanes, so A may have more than half."""
+    with room(World(A=8, B=8, C=1, D=8), workers=8) as r:
+        r.offer(*tasks_of("C", "D", 8), *tasks_of("A", "B", 8, 10))
+        assert pairs(r.take_all()).count("AB") >= 7
+
+
+def test_lanes_are_kept_for_a_queue_whose_connects_are_under_way() -> None:
+    with room(World(A=16, B=16, C=16, D=16), workers=16) as r:
+        r.warm("A", "B", "C", "D")
+        r.offer(*tasks_of("A", "B", 16), *tasks_of("C", "D", 16, 20))
+        warm = [r.must_take() for _ in range(2)]
+        assert pairs(warm) == "AB CD"
+        dialing = [r.dispatcher.take(0.0) for _ in range(20)]  # connects begun, none of them done
+        running = [taken for taken in dialing if taken is not None]
+        names = pairs([task for task, _ in running])
+        assert names.count("AB") == names.count("CD") == 4
+        for task, lease in running:
+            lease.release(clean=True)
+            r.dispatcher.finish(task)
+
+
+def test_a_server_is_reached_by_itself_before_its_partner_lends_a_session() -> None:
+    """It may say nothing until the login's limit: no place at a good server waits for that."""
+    with room(World(A=1, B=1, C=1)) as r:
+        r.warm("A", "B")
+        r.offer(*tasks_of("A", "C", 2), *tasks_of("A", "B", 2, 10))
+        task, lease = _taken(r.dispatcher)
+        assert (lease.servers, lease.is_pair) == (("C",), False)
+        assert pairs(r.take_all()) == "AB"
+        lease.open()
+        lease.release(clean=True)
+        r.dispatcher.later(task, 0.0)
+        r.dispatcher.finish(task)
+        r.end(*r.leases)
+        again, lease = _taken(r.dispatcher)
+        assert (again, lease.servers) == (task, ("A", "C"))
+        lease.release(clean=True)
+        r.dispatcher.finish(task)
+
+
+def test_lanes_are_not_kept_for_a_connect_that_takes_long() -> None:
+    with room(World(A=8, B=8, C=8, D=8), workers=4) as r:
+        r.warm("A", "B", "D")
+        r.offer(*tasks_of("C", "D", 8, 20), *tasks_of("A", "B", 8))
+        task, lease = _taken(r.dispatcher)
+        assert lease.servers == ("C",)
+        assert pairs(r.take_all()) == "AB AB"
+        r.clock.pass_(1.0)
+        assert pairs(r.take_all()) == "AB AB"
+        lease.release(clean=False)
+        r.dispatcher.finish(task)
+
+
+def test_a_queue_whose_two_servers_are_never_free_at_once_is_served_all_the_same() -> None:
+    """A and B have one session each; A→C and D→B use them by turns, so that A→B never finds both free by itself."""
+    with room(World(A=1, B=1, C=8, D=8), workers=8) as r:
+        r.offer(*tasks_of("A", "C", 200), *tasks_of("D", "B", 200, 1000))
+        running = [r.must_take(), r.must_take()]
+        r.offer(pretend.task(9999, "A", "B"))
+        overtaken_by = 0
+        for _ in range(100):
+            r.clock.pass_(0.1)
+            r.end(running.pop(0))
+            taken = r.take_all()
+            if "AB" in pairs(taken):
+                break
+            running += taken
+            overtaken_by += len(taken)
+        assert overtaken_by < 40
+        running += taken
+
+
+def test_no_place_is_kept_for_long_for_a_queue_whose_other_server_is_stuck() -> None:
+    with room(World(A=1, B=1, C=8, D=8), workers=8) as r:
+        r.offer(*tasks_of("A", "C", 200), *tasks_of("D", "B", 200, 1000))
+        at_a, at_b = r.must_take(), r.must_take()
+        r.offer(pretend.task(9999, "A", "B"))
+        for _ in range(9):  # both move, and A→B is overtaken at both
+            r.end(at_a)
+            at_a = r.must_take()
+            r.end(at_b)
+            at_b = r.must_take()
+        r.end(at_a)
+        at_a = r.must_take()
+        r.end(at_b)  # from now on A is stuck: B is kept free for A→B, but not for long
+        assert pairs([at_a]) == "AC"
+        waited = 0.0
+        while (task := r.take()) is None:
+            r.clock.pass_(0.5)
+            waited += 0.5
+            assert waited <= 3.0
+        assert pairs([task]) == "DB"
+        assert waited > 1.0
+
+
+# --- order by destination
+
+
+def test_a_job_waits_for_the_one_that_writes_its_destination() -> None:
+    with room() as r:
+        first, second, third = (pretend.task(n, path="/out/same") for n in range(3))
+        r.offer(first, second, third)
+        assert r.take_all() == [first]
+        r.end(first)
+        assert r.take_all() == [second]
+        r.end(second)
+        assert r.take_all() == [third]
+
+
+def test_the_same_file_written_from_elsewhere_or_more_urgently_waits_too() -> None:
+    with room() as r:
+        first = pretend.task(0, "A", "B", "/out/./x/../same", priority="low")
+        urgent = pretend.task(1, "C", "B", "/out/same", priority="high")
+        r.offer(first, urgent)
+        assert r.take_all() == [first]
+        r.end(first)
+        assert r.take_all() == [urgent]
+
+
+def test_the_same_path_on_another_server_is_another_file() -> None:
+    with room() as r:
+        r.offer(pretend.task(0, "A", "B", "/same"), pretend.task(1, "A", "C", "/same"))
+        assert len(r.take_all()) == 2
+
+
+def test_names_of_one_server_and_their_base_paths_are_looked_through() -> None:
+    world = World(A=8, B=8)
+    world.configs["SUB"] = pretend.server("SUB", host="b", base_path="/out")
+    with room(world) as r:
+        r.offer(pretend.task(0, "A", "B", "/out/x"), pretend.task(1, "A", "SUB", "/x"))
+        assert len(r.take_all()) == 1
+
+
+def test_a_back_off_keeps_the_place_and_later_ones_wait() -> None:
+    with room() as r:
+        first, second = (pretend.task(n, path="/out/same") for n in range(2))
+        r.offer(first, second)
+        r.end(r.must_take(), later=2.0)
+        assert r.take() is None
+        assert r.dispatcher.unfinished == (2, 200)
+        r.clock.pass_(2.0)
+        assert r.take_all() == [first]
+        r.end(first)
+        assert r.take_all() == [second]
+
+
+def test_a_job_offered_with_a_delay_waits_for_it() -> None:
+    with room() as r:
+        task = pretend.task()
+        r.dispatcher.offer(task, 3.0)
+        r.clock.pass_(2.9)
+        assert r.take() is None
+        r.clock.pass_(0.1)
+        assert r.take_all() == [task]
+
+
+def test_later_says_nothing_of_a_job_that_does_not_run() -> None:
+    with room() as r:
+        task = pretend.task()
+        r.offer(task)
+        r.dispatcher.later(task, 100.0)
+        r.dispatcher.finish(task)
+        assert r.run() is task
+        r.dispatcher.later(task, 100.0)
+        r.dispatcher.finish(task)
+        assert r.dispatcher.unfinished == (0, 0)
+
+
+# --- outages
+
+
+def test_an_outage_closes_the_server_for_a_while_then_one_probe_goes() -> None:
+    with room() as r:
+        r.offer(*tasks_of("A", "B", 3), *tasks_of("C", "D", 1, 10))
+        r.refuse(r.must_take(), "B")
+        assert pairs(r.take_all()) == "CD"
+        assert r.dispatcher.breaker_wait("B") == 1.0
+        r.clock.pass_(1.0)
+        assert pairs(r.take_all()) == "AB"
+
+
+def test_a_server_that_is_back_gets_its_lanes_back_a_few_at_a_time() -> None:
+    with room() as r:
+        r.offer(*tasks_of("A", "B", 20))
+        r.refuse(r.must_take(), "B")
+        r.clock.pass_(1.0)
+        running = [r.must_take()]
+        assert r.take() is None
+        r.dispatcher.worked("B")
+        for lanes in (1, 2, 4, 8):
+            running += r.take_all()
+            assert len(running) == lanes
+            r.dispatcher.answered(running[0])
+            r.clock.pass_(0.25)
+
+
+def test_a_probe_that_says_nothing_of_the_server_is_followed_by_another() -> None:
+    with room() as r:
+        r.offer(*tasks_of("A", "B", 3))
+        r.refuse(r.must_take(), "B")
+        r.clock.pass_(1.0)
+        r.end(r.must_take())  # it failed at its source, say
+        assert r.take() is not None
+
+
+def test_a_lane_that_knocks_at_its_partner_is_no_probe_of_a_server() -> None:
+    """A is silent and B is up again: what is learnt at A says nothing of B, and may take as long as a login may."""
+    with room() as r:
+        r.dispatcher.failed("A", DOWN)
+        r.dispatcher.failed("B", DOWN)
+        r.clock.pass_(60.0)
+        r.offer(pretend.task(0, "A", "B"))
+        taken = r.dispatcher.take(0.0)
+        assert taken is not None
+        knock, lease = taken
+        assert lease.servers == ("A",)
+        assert {name: report.lanes for name, report in r.dispatcher.servers().items()} == {"A": 1, "B": 0}
+        r.offer(pretend.task(1, "C", "B"))
+        assert pairs([r.must_take()]) == "CB"
+        lease.release(clean=False)
+        r.dispatcher.finish(knock)
+
+
+def test_a_failing_server_has_one_lane() -> None:
+    """A connect that is still under way there is its one lane: no probe beside it."""
+    with room() as r:
+        r.warm("A")
+        r.offer(*tasks_of("A", "B", 4))
+        dialing, lease = _taken(r.dispatcher)
+        assert lease.servers == ("B",)
+        r.dispatcher.failed("B", DOWN)
+        r.clock.pass_(10.0)
+        assert r.take() is None
+        lease.release(clean=False)
+        r.dispatcher.later(dialing, 60.0)
+        r.dispatcher.finish(dialing)
+        assert r.take() is not None
+
+
+def test_a_refusal_while_sessions_are_open_is_no_outage() -> None:
+    """Whatever was refused, the server is there: it gets no more lanes for a while, and the others go on."""
+    for error in (DOWN, errors.ServerBusy("421"), errors.AuthenticationFailed("530")):
+        with room() as r:
+            r.warm("A", "B")
+            r.offer(*tasks_of("A", "B", 2))
+            r.must_take()
+            r.dispatcher.failed("B", error)
+            assert r.dispatcher.breaker_wait("B") == 0.0
+
+
+@pytest.mark.parametrize("error", [errors.FileMissing("gone"), errors.ConnectionLost("reset"), ValueError()])
+def test_other_errors_say_nothing_about_the_server(error: Exception) -> None:
+    with room() as r:
+        r.dispatcher.failed("B", error)
+        assert r.dispatcher.breaker_wait("B") == 0.0
+
+
+def test_an_outage_is_said_once_and_its_end() -> None:
+    """At a level that is shown where little is; the jobs that wait for it are no news."""
+    with room() as r, structlog.testing.capture_logs() as said:
+        r.dispatcher.worked("B")
+        for _ in range(3):
+            r.dispatcher.failed("B", DOWN)
+            r.clock.pass_(10.0)
+        r.dispatcher.worked("B")
+        r.dispatcher.worked("B")
+    lines = [(line["log_level"], line["event"], line["server"]) for line in said]
+    assert lines == [("warning", "server is down", "B"), ("info", "server is back", "B")]
+    assert (said[0]["error"], said[1]["down_seconds"]) == (str(DOWN), 30.0)
+
+
+def test_too_many_connections_is_an_outage_only_when_none_of_ours_is_open() -> None:
+    busy = errors.ServerBusy("421")
+    with room() as r:
+        r.warm("A", "B")
+        r.offer(*tasks_of("A", "B", 2))
+        running = r.must_take()
+        r.dispatcher.failed("B", busy)
+        assert r.dispatcher.breaker_wait("B") == 0.0
+        r.leases[running].release(clean=False)
+        r.dispatcher.failed("B", busy)
+        assert r.dispatcher.breaker_wait("B") == 1.0
+
+
+def test_beyond_a_few_the_jobs_of_a_server_that_is_down_are_handed_out() -> None:
+    with room(window_records=1000) as r:
+        jobs = tasks_of("A", "B", DOWN_KEEPS + 3)
+        others = tasks_of("C", "D", 20, 100)
+        r.offer(*jobs, *others)
+        assert r.dispatcher.overflow() == []
+        r.dispatcher.failed("B", DOWN)
+        assert r.dispatcher.overflow() == [(task, 10.0, DOWN) for task in reversed(jobs[DOWN_KEEPS:])]
+        assert r.dispatcher.overflow() == []
+        assert r.dispatcher.unfinished[0] == DOWN_KEEPS + 20
+
+
+def test_many_servers_that_are_down_do_not_keep_the_window() -> None:
+    """A few jobs of each would fill it, and no others came in for as long as they are down; each keeps its probe."""
+    names = {f"D{number}": 8 for number in range(40)}
+    with room(World(A=8, **names), window_records=100) as r:
+        for number, name in enumerate(names):
+            r.dispatcher.failed(name, DOWN)
+            r.offer(*tasks_of("A", name, 10, 100 * number))
+        r.dispatcher.overflow()
+        assert r.dispatcher.unfinished[0] == 40
+        assert not r.dispatcher.full
+        assert r.dispatcher.sets_back(("A", "D7"))
+
+
+def test_what_is_handed_out_waits_about_as_long_as_the_breaker() -> None:
+    with room() as r:
+        for _ in range(6):
+            r.dispatcher.failed("B", DOWN)
+            r.clock.pass_(r.dispatcher.breaker_wait("B"))
+        r.dispatcher.failed("B", DOWN)
+        r.offer(*tasks_of("A", "B", DOWN_KEEPS + 1))
+        assert r.dispatcher.breaker_wait("B") == 64.0
+        assert [delay for _, delay, _ in r.dispatcher.overflow()] == [60.0]  # a whole tier: one record
+
+
+def test_the_longer_an_outage_the_longer_its_jobs_are_set_back() -> None:
+    """As long again as it has lasted, in whole tiers, up to an hour; then it begins anew."""
+    with room() as r:
+        waits = []
+        for age in (0, 30, 59, 60, 599, 600, 3599, 3600, 100_000):
+            r.clock.now = 1000.0 + age
+            r.dispatcher.failed("B", DOWN)
+            r.offer(*tasks_of("A", "B", DOWN_KEEPS + 1 if not age else 1, age))
+            ((_, seconds, outage),) = r.dispatcher.overflow()
+            assert outage is DOWN
+            waits.append(seconds)
+        assert waits == [10.0, 10.0, 10.0, 60.0, 60.0, 600.0, 600.0, 3600.0, 3600.0]
+        r.dispatcher.worked("B")
+        r.dispatcher.failed("B", DOWN)
+        r.offer(pretend.task(200_000))
+        assert r.dispatcher.overflow()[0].seconds == 10.0
+
+
+def test_of_a_million_set_back_no_more_come_due_than_can_be_set_back_again() -> None:
+    """Each tier gets what is put back within its length; the rest goes to the next longer one at once."""
+    with room(window_records=10_000_000) as r:
+        r.dispatcher.failed("B", DOWN)
+        r.offer(*tasks_of("A", "B", DOWN_KEEPS))
+        counts: dict[float, int] = {}
+        for batch in range(150):
+            r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
+            for _, seconds, _ in r.dispatcher.overflow():
+                counts[seconds] = counts.get(seconds, 0) + 1
+        assert counts == {
+            10.0: 10 * SET_BACK_PER_SECOND,
+            60.0: 60 * SET_BACK_PER_SECOND,
+            600.0: 600 * SET_BACK_PER_SECOND,
+            3600.0: 150_000 - 670 * SET_BACK_PER_SECOND,
+        }
+
+
+def test_jobs_that_come_again_do_not_make_each_other_wait_longer() -> None:
+    """An outage of minutes: some thousand jobs go round, and wait no longer than it has lasted."""
+    with room(window_records=100_000) as r:
+        r.dispatcher.failed("B", DOWN)
+        r.offer(*tasks_of("A", "B", DOWN_KEEPS))
+        due = [0.0] * 5000
+        for number in itertools.count(DOWN_KEEPS):
+            if due[0] > 300.0:
+                break
+            r.clock.now = 1000.0 + due[0]
+            r.dispatcher.failed("B", DOWN)
+            r.offer(pretend.task(number))
+            ((_, seconds, _),) = r.dispatcher.overflow()
+            assert seconds <= 60.0
+            heapq.heapreplace(due, due[0] + seconds)
+        assert number > 25_000
+
+
+def test_it_is_known_before_whether_a_job_would_be_set_back() -> None:
+    """Not the first few: they are probes. And not where both servers are well, or a name is nobody's any more."""
+    with room() as r:
+        r.dispatcher.failed("B", DOWN)
+        r.offer(*tasks_of("A", "B", DOWN_KEEPS - 1))
+        assert not r.dispatcher.sets_back(("A", "B"))
+        r.offer(pretend.task(100))
+        assert r.dispatcher.sets_back(("A", "B"))
+        assert r.dispatcher.sets_back(("B", "C"))
+        assert not r.dispatcher.sets_back(("A", "C"))
+        assert not r.dispatcher.sets_back(())
+        r.pools.server = _unknown  # type: ignore[method-assign,assignment]
+        assert not r.dispatcher.sets_back(("A", "GONE"))
+
+
+def _unknown(name: str) -> object:
+    raise errors.UnknownServer(name)
+
+
+def test_a_refused_login_keeps_its_server_closed_for_a_minute_then_longer() -> None:
+    """Ten thousand jobs wait for it: seven logins in the first hour, not seven in the first minute."""
+    world = World(A=8, B=8)
+    world["B"].refusal = errors.AuthenticationFailed("530", server="B")
+    with room(world) as r:
+        r.warm("A")
+        for number in range(40):
+            r.dispatcher.offer(pretend.task(number))
+        tries: list[float] = []
+        while r.clock() < 1000.0 + 3600:
+            taken = r.dispatcher.take(0.0)
+            if taken is not None:
+                task, lease = taken
+                tries.append(r.clock() - 1000.0)
+                with pytest.raises(errors.AuthenticationFailed) as caught:
+                    lease.open()
+                r.dispatcher.failed("B", caught.value, task)
+                r.dispatcher.later(task, 1.0)
+                r.dispatcher.finish(task)
+            r.clock.pass_(0.5)
+        assert len(tries) in {6, 7}
+        assert tries[1] >= 48
+
+
+def test_a_handed_out_job_frees_its_place_for_its_followers() -> None:
+    with room() as r:
+        jobs = tasks_of("A", "B", DOWN_KEEPS)
+        leader = pretend.task(50, "A", "B", "/out/same", priority="low")
+        follower = pretend.task(51, "A", "B", "/out/same", priority="high")
+        r.offer(*jobs, leader, follower)
+        r.dispatcher.failed("B", DOWN)
+        handed = [task for task, _, _ in r.dispatcher.overflow()]
+        assert handed[0] is leader
+        assert follower not in handed
+        r.dispatcher.worked("B")
+        assert r.take() is follower
+
+
+# --- slow queues
+
+
+def test_a_fast_queue_is_never_handed_out_however_long() -> None:
+    with room(window_records=100) as r:
+        r.offer(*tasks_of("A", "B", 100))
+        for _ in range(10):
+            r.run(seconds=0.1)
+            assert r.dispatcher.overflow() == []
+
+
+def test_beyond_a_quarter_of_the_window_a_slow_queue_is_handed_out_last_served_first() -> None:
+    with room(window_records=100) as r:
+        jobs = tasks_of("A", "B", 90)
+        r.offer(*jobs)
+        for _ in range(10):
+            r.run(seconds=2.0)
+        handed = r.dispatcher.overflow()
+        assert [task for task, _, _ in handed] == list(reversed(jobs[35:]))
+        assert {delay for _, delay, _ in handed} == {10.0}
+        assert r.dispatcher.unfinished[0] == 25
+
+
+def test_a_slow_queue_within_its_part_of_the_window_stays() -> None:
+    with room(window_records=400) as r:
+        r.offer(*tasks_of("A", "B", 90))
+        for _ in range(10):
+            r.run(seconds=2.0)
+        assert r.dispatcher.overflow() == []
+
+
+def test_the_window_in_bytes_has_its_quarter_too() -> None:
+    with room(window_records=1000, window_bytes=4000) as r:
+        r.offer(*tasks_of("A", "B", 40, size_bytes=100))
+        r.run(seconds=5.0)
+        r.dispatcher.overflow()
+        assert r.dispatcher.unfinished == (10, 1000)
+
+
+def test_an_unknown_rate_is_slow_only_after_thirty_seconds_with_jobs() -> None:
+    with room(window_records=100) as r:
+        r.clock.pass_(1000.0)
+        r.offer(*tasks_of("A", "B", 90))
+        r.take()
+        r.clock.pass_(29.0)
+        assert r.dispatcher.overflow() == []
+        r.clock.pass_(1.0)
+        handed = r.dispatcher.overflow()
+        assert len(handed) == 64
+        assert {delay for _, delay, _ in handed} == {10.0}
+
+
+def test_a_fast_queue_that_idled_for_long_is_still_fast() -> None:
+    with room(window_records=100) as r:
+        r.offer(*tasks_of("A", "B", 20))
+        for _ in range(20):
+            r.run(seconds=0.05)
+        r.clock.pass_(3600.0)
+        r.offer(*tasks_of("A", "B", 100, 100))
+        assert r.dispatcher.overflow() == []
+
+
+def test_a_fast_server_that_falls_silent_does_not_keep_the_window() -> None:
+    with room(window_records=100) as r:
+        for number in range(400):
+            r.offer(pretend.task(number))
+            r.run(seconds=0.05)
+        r.offer(*tasks_of("A", "B", 80, 1000))
+        assert r.take() is not None
+        r.clock.pass_(9.0)
+        assert r.dispatcher.overflow() == []
+        r.clock.pass_(2.0)
+        handed = r.dispatcher.overflow()
+        assert len(handed) == 54
+        assert {delay for _, delay, _ in handed} == {10.0}  # a guess: looked at again before long
+
+
+def test_a_slow_server_with_many_partners_does_not_keep_the_window() -> None:
+    """Each of its pairs has few jobs, and finishes one in a moment; but its turn is once in half a minute."""
+    partners = {f"P{number}": 8 for number in range(60)}
+    with room(World(SLOW=1, **partners), window_records=1000) as r:
+        for number, name in enumerate(partners):
+            r.offer(*tasks_of("SLOW", name, 15, 100 * number))
+        for _ in range(60):
+            r.run(seconds=0.5)
+        r.dispatcher.overflow()
+        assert r.dispatcher.unfinished[0] == 250
+
+
+def test_what_was_set_aside_just_now_is_not_wanted_back() -> None:
+    """It would be set aside again, and again."""
+    with room(World(A=8, B=8, C=8, D=8), window_records=100) as r:
+        r.offer(*tasks_of("A", "B", 60), *tasks_of("A", "C", 1, 100))
+        r.run(seconds=8.0)
+        r.run(seconds=8.0)
+        r.offer(*tasks_of("A", "C", 6, 200))
+        assert pairs([task for task, _, _ in r.dispatcher.overflow()]).split().count("AC") == 6
+        assert not r.dispatcher.wants(("A", "C"))
+        r.clock.pass_(10.0)
+        assert r.dispatcher.wants(("A", "C"))
+
+
+def test_the_slow_queues_of_one_server_have_a_quarter_together() -> None:
+    with room(World(A=8, B=8, C=8, D=8), window_records=100) as r:
+        r.offer(*tasks_of("A", "D", 21), *tasks_of("B", "D", 21, 100), *tasks_of("C", "A", 21, 200))
+        for _ in range(3):
+            r.take()
+        r.clock.pass_(31.0)
+        handed = pairs([task for task, _, _ in r.dispatcher.overflow()]).split()
+        assert handed.count("BD") == 15
+        assert r.dispatcher.unfinished[0] == 63 - len(handed)
+
+
+def test_a_first_job_that_waited_for_logins_makes_no_queue_slow() -> None:
+    """A backlog is not set aside for minutes because its servers took half a second to let us in."""
+    with room(window_records=1000) as r:
+        r.offer(*tasks_of("A", "B", 900))
+        r.run(seconds=0.5)
+        assert r.dispatcher.overflow() == []
+
+
+def test_the_longer_a_queue_is_too_long_the_longer_is_what_is_too_much_set_aside() -> None:
+    """As long again as that has been so, in whole tiers: at first a rate may be a large file's. Then it begins anew."""
+    with room(window_records=4) as r:
+        r.offer(*tasks_of("A", "B", 40))
+        r.run(seconds=4.0)
+        waits = []
+        for number in range(64):
+            r.offer(*tasks_of("A", "B", 40, 100 * (number + 1)))
+            waits.append(r.dispatcher.overflow()[0].seconds)
+            r.clock.pass_(10.0)
+        assert waits == [10.0] * 6 + [60.0] * 54 + [600.0] * 4
+        r.clock.pass_(60.0)
+        r.offer(*tasks_of("A", "B", 40, 10_000))
+        assert r.dispatcher.overflow()[0].seconds == 10.0
+
+
+def test_of_many_jobs_of_a_slow_queue_no_more_come_due_than_can_be_set_aside_again() -> None:
+    """A hundred thousand behind a server that takes ten a second would be read and written again for nothing."""
+    with room(window_records=1000) as r:
+        r.offer(*tasks_of("A", "B", 40))
+        for _ in range(40):
+            r.run(seconds=0.1)
+        counts: dict[float, int] = {}
+        for batch in range(100):
+            r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
+            for _, seconds, _ in r.dispatcher.overflow():
+                counts[seconds] = counts.get(seconds, 0) + 1
+        tiers = [tier * SET_BACK_PER_SECOND for tier in TIERS[:-1]]
+        assert counts == dict(zip(TIERS, [*tiers, 100_000 - 250 - sum(tiers)], strict=True))
+
+
+def test_what_was_set_aside_is_wanted_while_a_few_seconds_of_work_are_left() -> None:
+    """As many as the rate says, at least a few, at most a quarter of the window; never by a server that is down."""
+    numbers = itertools.count(10_000)
+    with room(window_records=400) as r:
+        assert r.dispatcher.wants(("A", "B"))
+        r.offer(*tasks_of("A", "B", DOWN_KEEPS))
+        assert not r.dispatcher.wants(("A", "B"))
+        for _ in range(DOWN_KEEPS):
+            r.run(seconds=0.1)
+        for waiting, half, whole in ((20, True, True), (40, False, True), (60, False, False)):  # at ten a second
+            r.offer(*tasks_of("A", "B", 20, 100 * waiting))
+            assert r.dispatcher.wants(("A", "B"), 0.5) == half, waiting
+            assert r.dispatcher.wants(("A", "B")) == whole, waiting
+        for _ in range(500):
+            r.run(seconds=0.01)
+            r.offer(pretend.task(next(numbers)))
+        for _ in range(60):
+            r.run(seconds=0.01)
+        r.offer(*tasks_of("A", "B", 99, 9000))
+        assert r.dispatcher.wants(("A", "B"))  # at a hundred a second, but the window is for all
+        r.offer(pretend.task(next(numbers)))
+        assert not r.dispatcher.wants(("A", "B"))
+        assert r.dispatcher.wants(("A", "C"))
+        r.dispatcher.failed("C", DOWN)
+        assert not r.dispatcher.wants(("A", "C"))
+        r.dispatcher.worked("C")
+        assert r.dispatcher.wants(("A", "C"))
+        r.pools.server = _unknown  # type: ignore[method-assign,assignment]
+        assert not r.dispatcher.wants(("A", "GONE"))
+
+
+def test_small_files_after_a_large_one_are_set_aside_for_a_moment_only() -> None:
+    with room(window_records=400) as r:
+        r.offer(pretend.task(0))
+        r.run(seconds=40.0)
+        r.offer(*tasks_of("A", "B", 300, 1))
+        assert {seconds for _, seconds, _ in r.dispatcher.overflow()} == {10.0}
+        for number in range(30):
+            for _ in range(10):
+                r.run(seconds=0.01)
+            r.offer(*tasks_of("A", "B", 10, 1000 * (number + 1)))
+        assert r.dispatcher.overflow() == []  # a second later it is known how fast they are
+
+
+# --- taken away, and the end
+
+
+def test_drop_forgets_what_waits_and_promotes_who_follows() -> None:
+    with room() as r:
+        running, gone, stays = (pretend.task(n, path="/out/same") for n in range(3))
+        ready, delayed = pretend.task(10), pretend.task(11)
+        r.offer(running, gone, stays, ready)
+        r.dispatcher.offer(delayed, 5.0)
+        assert r.take() is running
+        dropped = r.dispatcher.drop(lambda task: task is not stays)
+        assert sorted(dropped, key=id) == sorted([gone, ready, delayed], key=id)
+        assert r.dispatcher.unfinished == (2, 200)
+        assert r.take() is None
+        r.end(running, later=1.0)  # it was dropped while it ran: it does not come back
+        assert r.take() is stays
+        r.clock.pass_(10.0)
+        assert r.take() is None
+
+
+def test_the_window_counts_what_waits_is_delayed_and_runs() -> None:
+    with room(window_records=4, window_bytes=1000) as r:
+        r.offer(*tasks_of("A", "B", 3))
+        r.dispatcher.offer(pretend.task(50), 5.0)
+        r.take()
+        assert r.dispatcher.unfinished == (4, 400)
+        assert r.dispatcher.full
+        assert r.dispatcher.stats() == {"running": 1, "waiting": 3, "queues": 1}
+        r.end(next(iter(r.leases)))
+        assert not r.dispatcher.full
+        r.offer(pretend.task(60, size_bytes=700))
+        assert r.dispatcher.full
+
+
+def test_stop_wakes_those_who_wait_and_hands_out_nothing_more() -> None:
+    with room() as r:
+        answers: list[object] = []
+        waiting = threading.Thread(target=lambda: answers.append(r.dispatcher.take(30.0)), name="taker")
+        waiting.start()
+        r.dispatcher.stop()
+        waiting.join(5)
+        assert answers == [None]
+        r.offer(pretend.task())
+        assert r.take() is None
+
+
+def _taken(dispatcher: Dispatcher) -> tuple[Task, Lease]:
+    taken = dispatcher.take(0.0)
+    assert taken is not None
+    return taken
+
+
+def _reserved(pools: Pools) -> Lease:
+    lease = pools.reserve(pools.server("A"))
+    assert lease is not None
+    return lease
+
+
+@pytest.mark.parametrize("event", ["offer", "finish", "release", "due", "reopening"])
+def test_take_wakes_when_something_becomes_possible(event: str) -> None:
+    world = World(A=1, B=1)
+    settings = pretend.settings(retry_backoff_seconds=0.05)
+    pools = Pools(world.config, settings, create=world.create)
+    dispatcher = Dispatcher(pools, settings)
+    task = pretend.task(1, path="/same")
+    act = lambda: None  # noqa: E731 - replaced below
+    if event == "offer":
+        act = lambda: dispatcher.offer(task)  # noqa: E731
+    elif event == "finish":
+        first = pretend.task(0, path="/same")
+        dispatcher.offer(first)
+        _, lease = _taken(dispatcher)
+        lease.release(clean=True)
+        dispatcher.offer(task)
+        act = lambda: dispatcher.finish(first)  # noqa: E731
+    elif event == "release":
+        lease = _reserved(pools)
+        dispatcher.offer(task)
+        act = lambda: lease.release(clean=True)  # noqa: E731
+    elif event == "due":
+        dispatcher.offer(task, 0.05)
+    else:
+        dispatcher.offer(task)
+        dispatcher.failed("B", DOWN)
+    taken: list[object] = []
+    taker = threading.Thread(target=lambda: taken.append(dispatcher.take(20.0)), name="taker")
+    started = time.monotonic()
+    taker.start()
+    act()
+    taker.join(10)
+    assert time.monotonic() - started < 0.9, "woken by the clock, not by the event"
+    got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
+    assert got is task
+    lease.release(clean=True)
+    dispatcher.finish(task)
+    assert pools.close()
+
+
+def test_thousands_of_jobs_and_hundreds_of_queues_are_decided_quickly() -> None:
+    names = {f"S{number}": 2 for number in range(300)}
+    with room(World(**names), workers=8, window_records=100_000) as r:
+        for number in range(6000):
+            r.dispatcher.offer(pretend.task(number, f"S{number % 300}", f"S{(number * 7 + 1) % 300}"))
+        started = time.perf_counter()
+        for _ in range(1000):
+            r.run()
+        assert (time.perf_counter() - started) / 1000 < 0.005

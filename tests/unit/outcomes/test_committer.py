@@ -1,0 +1,389 @@
+"""The committer: one transaction after the other, whatever becomes of them; stepped with a clock of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
+from etl.models.wire import Batch, Commit, Message, Partition
+from etl.outcomes.committer import Committer
+from etl.outcomes.ledger import Ledger, Outcome
+from etl.outcomes.offsets import RecordState
+
+pytestmark = pytest.mark.unit
+
+HERE = Partition("jobs", 0)
+
+
+class Broker:
+    """A sink that does what it is told next; otherwise it commits."""
+
+    def __init__(self) -> None:
+        self.next: list[BaseException | None] = []
+        self.next_recover: list[BaseException | None] = []
+        self.batches: list[Batch] = []
+        self.committed: dict[Partition, Commit] = {}
+        self.loses_replies = False
+
+    def commit(self, batch: Batch) -> None:
+        error = self.next.pop(0) if self.next else None
+        if error is not None and not self.loses_replies:
+            raise error
+        self.batches.append(batch)
+        self.committed.update(batch.offsets)
+        if error is not None:
+            raise error
+
+    def recover(self, batch: Batch) -> dict[Partition, Commit]:
+        error = self.next_recover.pop(0) if self.next_recover else None
+        if error is not None:
+            raise error
+        return {tp: self.committed.get(tp, Commit(-1, "")) for tp in batch.offsets}
+
+    @property
+    def results(self) -> list[bytes | None]:
+        return [message.key for batch in self.batches for message in batch.messages]
+
+
+class Bench:
+    """A committer over a ledger with one partition, and a clock."""
+
+    def __init__(self, max_records: int = 3) -> None:
+        self.now = 0.0
+        self.broker = Broker()
+        self.ledger = Ledger("this life")
+        self.epoch = self.ledger.assign(HERE, 0)
+        self.member: object | None = "member"
+        self.fatal: list[BaseException] = []
+        self.committer = Committer(
+            self.ledger,
+            self.broker,
+            lambda: self.member,
+            self.fatal.append,
+            interval_seconds=0.05,
+            max_records=max_records,
+            clock=lambda: self.now,
+        )
+        self.last = -1
+        self.step()  # puts on record that somebody works
+        self.broker.batches.clear()
+
+    def finish(self, count: int = 1, shrink: Callable[[], tuple[Message, ...]] | None = None) -> None:
+        for _ in range(count):
+            self.last += 1
+            self.ledger.receive(HERE, self.last)
+            message = Message("results", b"%d" % self.last, b"{}", shrink=shrink)
+            assert self.ledger.add(Outcome(HERE, self.last, self.epoch, RecordState.DONE, (message,)))
+
+    def step(self, after: float = 0.0) -> float:
+        self.now += after
+        return self.committer.step(self.now)
+
+
+def test_outcomes_are_committed_together_when_their_time_has_come() -> None:
+    bench = Bench()
+    bench.finish(2)
+    bench.ledger.receive(HERE, 2)  # its job still runs
+    assert bench.step(0.02) == pytest.approx(0.03)
+    assert bench.broker.batches == []
+    bench.step(0.03)
+    assert bench.broker.results == [b"0", b"1"]
+
+
+def test_nobody_waits_for_outcomes_that_cannot_come() -> None:
+    """A lone job's outcome goes at once; one job after the other makes no more than four commits of each interval."""
+    bench = Bench(max_records=1000)
+    hurries: list[float] = []
+    bench.ledger.on_complete = lambda: hurries.append(bench.now)
+    bench.step(10.0)
+    bench.finish()
+    bench.step(0.001)
+    assert bench.broker.results == [b"0"]
+    assert len(hurries) == 1
+    before = len(bench.broker.batches)
+    for _ in range(100):
+        bench.finish()
+        bench.step(0.001)
+    assert len(bench.broker.batches) - before <= 100 * 0.001 / 0.05 * 4
+    bench.ledger.receive(HERE, bench.last + 1)
+    asked = len(hurries)
+    bench.ledger.receive(HERE, bench.last + 2)
+    assert bench.ledger.add(Outcome(HERE, bench.last + 2, bench.epoch, RecordState.DONE))
+    assert len(hurries) == asked, "one is missing"
+
+
+def test_many_outcomes_are_committed_before_their_time() -> None:
+    bench = Bench(max_records=3)
+    bench.finish(7)
+    while bench.step() == 0:
+        pass
+    assert [len(batch.messages) for batch in bench.broker.batches] == [3, 3]
+    bench.step(0.05)
+    assert len(bench.broker.results) == 7
+
+
+def test_jobs_are_told_of_while_the_end_of_a_commit_is_unknown() -> None:
+    """Their lines in the log come with their messages, and do not wait for the broker."""
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [CommitUnknown("no answer")]
+    bench.step(0.05)
+    bench.broker.next_recover = [BrokerUnavailable("away")] * 3
+    told: list[int] = []
+    bench.ledger.receive(HERE, 1)
+
+    def write() -> tuple[Message, ...]:
+        told.append(1)
+        return (Message("results", b"1", b"{}"),)
+
+    bench.ledger.add(Outcome(HERE, 1, bench.epoch, write=write))
+    bench.step(0.05)
+    assert told == [1]
+    assert bench.broker.results == []
+
+
+def test_a_rejected_commit_is_tried_again_after_a_growing_pause_with_fresh_membership() -> None:
+    bench = Bench()
+    bench.finish(9)
+    bench.broker.next = [CommitRejected("rebalanced")] * 3
+    pauses = [bench.step(0.05)]
+    bench.member = "member of the next generation"
+    for _ in range(2):
+        pauses.append(bench.step(pauses[-1]))
+    assert pauses == sorted(pauses)
+    assert pauses[0] < pauses[-1]
+    bench.step(pauses[-1])
+    assert bench.broker.results == [b"0", b"1", b"2"]
+    assert bench.broker.batches[0].membership == "member of the next generation"
+    assert bench.fatal == []
+
+
+def test_the_pause_between_rejected_commits_has_a_limit() -> None:
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [CommitRejected("away")] * 100
+    pause = 0.05
+    for _ in range(100):
+        pause = bench.step(pause)
+    assert pause == 5.0
+    bench.step(pause)
+    assert bench.broker.results == [b"0"]
+
+
+def test_a_pause_is_not_cut_short_by_many_outcomes() -> None:
+    bench = Bench()
+    bench.broker.next = [CommitRejected("away")]
+    bench.finish(10)
+    pause = bench.step()
+    assert pause > 0
+    bench.step(pause / 2)
+    assert bench.broker.batches == []
+
+
+@pytest.mark.parametrize("lost", [CommitUnknown("no reply"), ConnectionResetError("cut"), TimeoutError("late")])
+@pytest.mark.parametrize("was_in", [True, False])
+def test_after_an_unknown_end_what_is_read_back_decides_and_nothing_is_doubled(
+    lost: BaseException, was_in: bool
+) -> None:
+    bench = Bench()
+    bench.finish(2)
+    bench.broker.next = [lost]
+    bench.broker.loses_replies = was_in
+    assert bench.step(0.05) == 0.0
+    bench.finish()
+    bench.step()
+    bench.step(0.05)
+    assert bench.broker.results == [b"0", b"1", b"2"]
+    assert bench.ledger.waiting == 0
+
+
+def test_nothing_is_sent_while_an_end_is_unknown_however_long_that_takes() -> None:
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [CommitUnknown("no reply")]
+    bench.broker.next_recover = [BrokerUnavailable("away"), OSError("away"), CommitUnknown("away")] * 10
+    bench.step(0.05)
+    for _ in range(30):
+        bench.finish()
+        pause = bench.step(5.0)
+        bench.step(pause / 2)
+        assert bench.broker.batches == []
+    bench.step(5.0)
+    while bench.ledger.waiting:
+        bench.step(0.05)
+    assert len(bench.broker.results) == 31
+
+
+def test_an_answer_that_decides_nothing_is_asked_for_again() -> None:
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [CommitUnknown("no reply")]
+    bench.step(0.05)
+    recover, bench.broker.recover = bench.broker.recover, lambda _batch: {}  # type: ignore[method-assign]
+    bench.step()
+    assert bench.ledger.waiting == 1
+    bench.broker.recover = recover  # type: ignore[method-assign]
+    bench.step(1.0)
+    bench.step(0.05)
+    assert bench.broker.results == [b"0"]
+
+
+def test_a_message_that_is_too_large_is_sent_in_its_short_form_at_once() -> None:
+    bench = Bench()
+    bench.finish(shrink=lambda: (Message("dlq", b"short", b"{}"),))
+    bench.broker.next = [MessageTooLarge("too large", index=0)]
+    assert bench.step(0.05) == 0.0
+    bench.step()
+    assert bench.broker.results == [b"short"]
+
+
+def test_a_message_that_no_topic_takes_in_any_form_stops_the_process() -> None:
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [MessageTooLarge("too large", index=0)]
+    assert bench.step(0.05) == float("inf")
+    assert [type(error) for error in bench.fatal] == [MessageTooLarge]
+
+
+def test_a_bug_stops_the_process_and_commits_nothing() -> None:
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [ZeroDivisionError("a bug")]
+    bench.step(0.05)
+    assert [type(error) for error in bench.fatal] == [ZeroDivisionError]
+    assert bench.broker.batches == []
+
+
+def test_one_fence_is_no_rival() -> None:
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [Fenced("a transaction ran out of time")]
+    bench.step(bench.step(0.05))
+    assert bench.broker.results == [b"0"]
+    assert bench.fatal == []
+
+
+def test_fenced_again_and_again_while_the_broker_answers_means_a_rival() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.finish()
+        bench.broker.next = [Fenced("taken"), None]
+        bench.step(0.5)
+        bench.step(0.5)
+    assert [type(error) for error in bench.fatal] == [BrokerRefused]
+
+
+def test_fences_with_an_absent_broker_between_them_mean_no_rival() -> None:
+    bench = Bench()
+    for _ in range(10):
+        bench.finish()
+        bench.broker.next = [Fenced("ran out of time"), CommitRejected("away"), None]
+        for _ in range(3):
+            bench.step(5.0)
+    assert bench.fatal == []
+    assert len(bench.broker.results) == 10
+
+
+def test_while_we_are_no_member_outcomes_wait() -> None:
+    bench = Bench()
+    bench.member = None
+    bench.finish(5)
+    assert bench.step(0.05) > 0, "and the thread sleeps meanwhile"
+    bench.member = "member"
+    bench.step(0.05)
+    assert len(bench.broker.results) == 3
+
+
+# --- the end
+
+
+def test_a_flush_commits_all_without_waiting_for_its_time() -> None:
+    bench = Bench(max_records=2)
+    bench.finish(5)
+    flush = bench.committer.request_flush()
+    while not flush.done.is_set():
+        assert bench.step() == 0.0 or flush.done.is_set()
+    assert len(bench.broker.results) == 5
+    assert not bench.broker.batches[-1].clean
+
+
+def test_a_clean_flush_says_so_also_when_nothing_else_is_new() -> None:
+    bench = Bench()
+    flush = bench.committer.request_flush(clean=True)
+    bench.step()
+    assert flush.done.is_set()
+    assert bench.broker.batches[-1].clean
+
+
+def test_a_clean_flush_with_much_to_commit_ends_with_a_clean_commit() -> None:
+    bench = Bench(max_records=2)
+    bench.finish(5)
+    flush = bench.committer.request_flush(clean=True)
+    for _ in range(10):
+        bench.step()
+    assert flush.done.is_set()
+    assert len(bench.broker.results) == 5
+    assert bench.broker.batches[-1].clean
+    assert bench.broker.batches[-1].offsets[HERE].offset == 5
+
+
+def test_a_flush_without_partitions_is_done_at_once() -> None:
+    bench = Bench()
+    bench.ledger.revoke([HERE])
+    flush = bench.committer.request_flush(clean=True)
+    bench.step(0.05)
+    assert flush.done.is_set()
+
+
+def test_a_flush_waits_for_the_end_of_a_commit_that_is_unknown() -> None:
+    bench = Bench()
+    bench.finish()
+    bench.broker.next = [CommitUnknown("no reply")]
+    bench.broker.next_recover = [BrokerUnavailable("away")]
+    bench.step(0.05)
+    flush = bench.committer.request_flush(clean=True)
+    pause = bench.step()
+    assert not flush.done.is_set()
+    bench.step(pause)
+    bench.step()
+    assert flush.done.is_set()
+    assert bench.broker.results == [b"0"]
+
+
+@pytest.fixture
+def running() -> Bench:
+    bench = Bench()
+    bench.committer._clock = time.monotonic
+    bench.committer.start()
+    yield bench
+    bench.committer.stop(time.monotonic() + 5)
+
+
+def test_the_thread_commits_and_stops(running: Bench) -> None:
+    running.finish(2)
+    assert running.committer.flush(time.monotonic() + 5, clean=True)
+    assert running.broker.results == [b"0", b"1"]
+    assert running.committer.stop(time.monotonic() + 5)
+
+
+def test_a_flush_ends_at_its_deadline_when_the_broker_is_away(running: Bench) -> None:
+    running.broker.next = [CommitRejected("away")] * 1000
+    running.finish()
+    before = time.monotonic()
+    assert not running.committer.flush(before + 0.2)
+    assert time.monotonic() - before < 2
+
+
+def test_a_fatal_error_ends_the_thread(running: Bench) -> None:
+    running.broker.next = [ZeroDivisionError("a bug")]
+    running.finish()
+    running.committer._thread.join(5)
+    assert not running.committer._thread.is_alive()
+    assert len(running.fatal) == 1
+
+
+def test_stopping_a_committer_that_never_started_is_no_error() -> None:
+    assert Bench().committer.stop(0.0)

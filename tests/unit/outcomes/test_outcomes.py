@@ -1,0 +1,442 @@
+"""The ledger: what goes into a transaction, and what becomes of it.
+
+Its long histories are in test_outcomes_model.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from etl.models.wire import Batch, Message, Partition
+from etl.outcomes.ledger import Ledger, Outcome
+from etl.outcomes.offsets import OffsetTracker, RecordState
+
+pytestmark = pytest.mark.unit
+
+HERE = Partition("jobs", 0)
+THERE = Partition("jobs", 1)
+
+
+class Desk:
+    """A ledger with some partitions assigned, and the clock and membership of its callers."""
+
+    def __init__(self, *partitions: Partition, started: bool = True) -> None:
+        self.ledger = Ledger("this life")
+        self.now = 0.0
+        self.member: object | None = "member 1"
+        self.epoch = {tp: self.ledger.assign(tp, 0) for tp in partitions or (HERE,)}
+        if started:
+            batch = self.take()
+            assert batch is not None
+            self.ledger.end_batch(batch, committed=True)
+
+    def receive(self, *offsets: int, tp: Partition = HERE) -> None:
+        for offset in offsets:
+            self.ledger.receive(tp, offset)
+
+    def finish(
+        self, offset: int, state: RecordState = RecordState.DONE, *, tp: Partition = HERE, on_commit=None, messages=None
+    ):
+        if messages is None:
+            messages = (Message("results", b"%d" % offset, b"{}"),) if state is RecordState.DONE else ()
+        return self.ledger.add(Outcome(tp, offset, self.epoch[tp], state, messages, on_commit))
+
+    def take(self, limit: int = 100, *, clean: bool = False) -> Batch | None:
+        return self.ledger.batch(limit, now=self.now, membership=lambda: self.member, clean=clean)
+
+    def commit(self, limit: int = 100, *, clean: bool = False) -> Batch:
+        batch = self.take(limit, clean=clean)
+        assert batch is not None
+        self.ledger.end_batch(batch, committed=True)
+        return batch
+
+
+def test_a_batch_carries_messages_offsets_and_the_membership_of_the_same_moment() -> None:
+    desk = Desk(HERE, THERE)
+    desk.receive(0, 1)
+    desk.receive(0, tp=THERE)
+    desk.finish(0)
+    desk.finish(0, tp=THERE)
+    batch = desk.commit()
+    assert sorted(message.key for message in batch.messages) == [b"0", b"0"]
+    assert {tp: commit.offset for tp, commit in batch.offsets.items()} == {HERE: 1, THERE: 1}
+    assert batch.membership == "member 1"
+
+
+def test_only_partitions_with_news_are_committed() -> None:
+    desk = Desk(HERE, THERE)
+    desk.receive(0)
+    desk.finish(0)
+    assert set(desk.commit().offsets) == {HERE}
+    assert desk.take() is None
+
+
+def test_messages_may_be_written_when_the_next_batch_is_taken() -> None:
+    """Once, without the lock; meanwhile the outcome is known, and a batch that failed has the same ones again."""
+    desk = Desk()
+    desk.receive(0, 1)
+    written = []
+
+    def write() -> tuple[Message, ...]:
+        assert not desk.ledger._lock.locked()
+        written.append(desk.ledger.waiting)
+        return (Message("results", b"late", b"{}"),)
+
+    assert desk.ledger.add(Outcome(HERE, 0, desk.epoch[HERE], write=write))
+    assert not desk.ledger.add(Outcome(HERE, 0, desk.epoch[HERE], write=write)), "a second outcome"
+    desk.finish(1)
+    assert (written, desk.ledger.complete) == ([], True)
+    batch = desk.take()
+    assert batch is not None
+    desk.ledger.end_batch(batch, committed=False)
+    assert [message.key for message in batch.messages] == [b"late", b"1"]
+    assert desk.commit().messages == batch.messages
+    assert written == [2]
+
+
+def test_an_outcome_that_comes_while_messages_are_written_goes_into_the_next_batch() -> None:
+    desk = Desk()
+    desk.receive(0, 1)
+
+    def later() -> tuple[Message, ...]:
+        return (Message("results", b"1", b"{}"),)
+
+    def write() -> tuple[Message, ...]:
+        desk.ledger.add(Outcome(HERE, 1, desk.epoch[HERE], write=later))
+        return (Message("results", b"0", b"{}"),)
+
+    desk.ledger.add(Outcome(HERE, 0, desk.epoch[HERE], write=write))
+    first, second = desk.commit(), desk.commit()
+    assert [message.key for batch in (first, second) for message in batch.messages] == [b"0", b"1"]
+    assert (first.offsets[HERE].offset, second.offsets[HERE].offset) == (1, 2)
+
+
+def test_what_is_written_of_a_partition_that_was_taken_away_is_dropped() -> None:
+    desk = Desk()
+    desk.receive(0)
+
+    def write() -> tuple[Message, ...]:
+        desk.ledger.revoke([HERE])
+        desk.ledger.assign(HERE, 0)
+        desk.receive(0)
+        return (Message("results", b"0", b"{}"),)
+
+    desk.ledger.add(Outcome(HERE, 0, desk.epoch[HERE], write=write))
+    batch = desk.take()
+    assert batch is None or not batch.messages
+    assert desk.ledger.waiting == 0
+
+
+def test_membership_is_asked_under_the_lock_so_that_no_revocation_comes_between() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.finish(0)
+    revoker = threading.Thread(target=lambda: desk.ledger.revoke([HERE]))
+
+    def membership() -> str:
+        revoker.start()
+        revoker.join(0.05)
+        assert revoker.is_alive(), "it must wait for the batch"
+        return "member 1"
+
+    batch = desk.ledger.batch(10, now=0.0, membership=membership)
+    revoker.join(5)
+    assert batch is not None
+    assert desk.ledger.partitions == []
+
+
+def test_without_membership_there_is_no_batch_and_nothing_is_lost() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.finish(0)
+    desk.member = None
+    assert desk.take() is None
+    desk.member = "member 2"
+    assert len(desk.commit().messages) == 1
+
+
+def test_one_batch_is_in_flight_at_a_time() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.finish(0)
+    batch = desk.take()
+    assert batch is not None
+    with pytest.raises(RuntimeError, match="in flight"):
+        desk.take()
+    desk.ledger.end_batch(batch, committed=True)
+    with pytest.raises(RuntimeError, match="not in flight"):
+        desk.ledger.end_batch(batch, committed=True)
+
+
+def test_a_rejected_batch_comes_again_with_other_metadata() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.finish(0)
+    first = desk.take()
+    assert first is not None
+    desk.ledger.end_batch(first, committed=False)
+    second = desk.commit()
+    assert second.messages == first.messages
+    assert second.offsets[HERE].offset == first.offsets[HERE].offset
+    assert second.offsets[HERE].metadata != first.offsets[HERE].metadata
+
+
+def test_a_batch_holds_at_most_so_many_outcomes_and_partitions_take_turns() -> None:
+    desk = Desk(HERE, THERE)
+    for tp in (HERE, THERE):
+        desk.receive(*range(10), tp=tp)
+        for offset in range(10):
+            desk.finish(offset, tp=tp)
+    first, second = desk.commit(4), desk.commit(4)
+    assert len(first.messages) == len(second.messages) == 4
+    assert set(first.offsets) != set(second.offsets)
+
+
+def test_an_outcome_of_an_earlier_assignment_is_dropped() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.ledger.revoke([HERE])
+    assert not desk.finish(0)
+    again = desk.ledger.assign(HERE, 0)
+    desk.receive(0)
+    assert not desk.finish(0), "the record is done anew"
+    assert desk.ledger.owns(HERE, again)
+    assert not desk.ledger.owns(HERE, desk.epoch[HERE])
+
+
+def test_a_second_outcome_of_a_record_is_dropped_before_and_after_the_commit() -> None:
+    desk = Desk()
+    desk.receive(0)
+    assert desk.finish(0)
+    assert not desk.finish(0)
+    desk.commit()
+    assert not desk.finish(0)
+    assert not desk.finish(7), "never received"
+    assert desk.ledger.waiting == 0
+
+
+def test_a_batch_in_flight_is_settled_for_the_partitions_that_are_left() -> None:
+    desk = Desk(HERE, THERE)
+    called: list[Partition] = []
+    for tp in (HERE, THERE):
+        desk.receive(0, tp=tp)
+        desk.finish(0, tp=tp, on_commit=lambda tp=tp: called.append(tp))
+    batch = desk.take()
+    assert batch is not None
+    desk.ledger.revoke([HERE])
+    desk.ledger.end_batch(batch, committed=True)
+    assert called == [THERE]
+    assert desk.ledger.outstanding == 0
+
+
+def test_a_settled_batch_says_nothing_of_a_later_assignment_of_its_partition() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.finish(0)
+    batch = desk.take()
+    assert batch is not None
+    desk.ledger.revoke([HERE])
+    desk.ledger.assign(HERE, 0)
+    desk.receive(0)
+    desk.ledger.end_batch(batch, committed=True)
+    assert desk.ledger.outstanding == 1
+
+
+def test_after_a_published_record_is_committed_its_action_starts_and_its_result_follows() -> None:
+    desk = Desk()
+    started: list[str] = []
+    desk.receive(0)
+    desk.finish(0, RecordState.PUBLISHED, on_commit=lambda: started.append("action"))
+    assert started == []
+    batch = desk.commit()
+    assert batch.messages == ()
+    assert OffsetTracker(*batch.offsets[HERE]).receive(0) is RecordState.PUBLISHED
+    assert started == ["action"]
+    assert desk.finish(0)
+    assert len(desk.commit().messages) == 1
+
+
+def test_callbacks_run_without_the_lock() -> None:
+    desk = Desk()
+    desk.receive(0, 1)
+    desk.finish(0, on_commit=lambda: desk.finish(1))
+    desk.commit()
+    assert desk.ledger.waiting == 1
+
+
+def test_a_callback_is_not_called_for_a_rejected_batch() -> None:
+    desk = Desk()
+    called: list[int] = []
+    desk.receive(0)
+    desk.finish(0, RecordState.PUBLISHED, on_commit=lambda: called.append(1))
+    batch = desk.take()
+    assert batch is not None
+    desk.ledger.end_batch(batch, committed=False)
+    assert called == []
+    desk.commit()
+    assert called == [1]
+
+
+def test_a_record_that_is_none_of_ours_is_done_without_a_message() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.finish(0, messages=())
+    batch = desk.commit()
+    assert batch.messages == ()
+    assert batch.offsets[HERE].offset == 1
+
+
+def test_a_position_past_markers_is_committed_at_most_once_a_second() -> None:
+    desk = Desk()
+    desk.now = 10.0
+    desk.receive(0)
+    desk.finish(0)
+    desk.commit()
+    desk.ledger.moved(HERE, 2)
+    desk.now = 10.9
+    assert desk.take() is None
+    desk.now = 11.0
+    assert desk.commit().offsets[HERE].offset == 2
+    desk.now = 20.0
+    assert desk.take() is None
+
+
+def test_a_position_is_not_committed_over_a_record_at_work() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.ledger.moved(HERE, 5)
+    desk.now = 100.0
+    assert desk.take() is None
+
+
+def test_what_happens_to_a_partition_that_is_not_ours_is_no_matter() -> None:
+    desk = Desk()
+    desk.ledger.moved(THERE, 5)
+    desk.ledger.revoke([THERE])
+    assert not desk.ledger.was_clean(THERE)
+    assert not desk.ledger.started(THERE)
+    assert not desk.ledger.full(THERE)
+    with pytest.raises(KeyError):
+        desk.ledger.receive(THERE, 0)
+
+
+def test_a_ledger_names_its_own_life_when_nobody_else_does() -> None:
+    said = set()
+    for _ in range(3):
+        ledger = Ledger()
+        ledger.assign(HERE, 0)
+        batch = ledger.batch(1, now=0.0, membership=lambda: 1)
+        assert batch is not None
+        said.add(batch.offsets[HERE].metadata)
+    assert len(said) == 3
+
+
+# --- a clean end
+
+
+def test_a_clean_end_is_said_of_every_partition_also_of_idle_ones() -> None:
+    desk = Desk(HERE, THERE)
+    desk.receive(0)
+    desk.finish(0)
+    batch = desk.commit(clean=True)
+    assert batch.clean
+    assert all(OffsetTracker(*commit).was_clean for commit in batch.offsets.values())
+    assert set(batch.offsets) == {HERE, THERE}
+    desk.now = 100.0
+    assert desk.take() is None, "nothing unsays it"
+
+
+def test_a_new_owner_puts_on_record_that_it_works_before_the_end_of_the_last_passes_for_its_own() -> None:
+    desk = Desk(started=False)
+    assert desk.ledger.was_clean(HERE)
+    assert not desk.ledger.started(HERE)
+    batch = desk.commit()
+    assert not OffsetTracker(*batch.offsets[HERE]).was_clean
+    assert desk.ledger.started(HERE)
+    assert desk.ledger.was_clean(HERE), "of the last owner"
+
+
+def test_work_after_a_clean_end_unsays_it() -> None:
+    desk = Desk()
+    desk.commit(clean=True)
+    desk.receive(0)
+    assert not OffsetTracker(*desk.commit().offsets[HERE]).was_clean
+
+
+# --- an unknown end
+
+
+def unknown(desk: Desk) -> Batch:
+    for tp in (HERE, THERE):
+        desk.receive(0, tp=tp)
+        desk.finish(0, tp=tp)
+    batch = desk.take()
+    assert batch is not None
+    return batch
+
+
+def test_a_commit_is_in_when_one_of_its_partitions_reads_back_as_sent() -> None:
+    desk = Desk(HERE, THERE)
+    batch = unknown(desk)
+    assert desk.ledger.resolve(batch, {HERE: (0, "another owner's"), THERE: batch.offsets[THERE]}) is True
+
+
+def test_a_commit_is_not_in_when_none_of_its_partitions_reads_back_as_sent() -> None:
+    desk = Desk(HERE, THERE)
+    batch = unknown(desk)
+    offset, metadata = batch.offsets[HERE]
+    assert desk.ledger.resolve(batch, {HERE: (offset, "older"), THERE: (offset + 1, metadata)}) is False
+
+
+def test_partitions_that_went_do_not_decide_about_a_commit() -> None:
+    desk = Desk(HERE, THERE)
+    batch = unknown(desk)
+    desk.ledger.revoke([HERE])
+    assert desk.ledger.resolve(batch, {THERE: (0, "older")}) is False
+    desk.ledger.revoke([THERE])
+    assert desk.ledger.resolve(batch, {}) is False, "nothing is left to decide"
+
+
+def test_an_answer_that_leaves_one_of_our_partitions_out_decides_nothing() -> None:
+    desk = Desk(HERE, THERE)
+    batch = unknown(desk)
+    assert desk.ledger.resolve(batch, {HERE: (0, "older")}) is None
+
+
+# --- too large
+
+
+def test_a_message_that_is_too_large_is_replaced_by_what_it_shrinks_to() -> None:
+    desk = Desk()
+    desk.receive(0, 1)
+    short = (Message("dlq", b"1", b"short"), Message("results", b"1", b"failed"))
+    desk.finish(0)
+    desk.finish(
+        1, messages=(Message("retry", b"1", b"x" * 100, shrink=lambda: short), Message("other", b"1", b"stays"))
+    )
+    batch = desk.take()
+    assert batch is not None
+    assert desk.ledger.shrink(batch, 1)
+    desk.ledger.end_batch(batch, committed=False)
+    assert [message.topic for message in desk.commit().messages] == ["results", "dlq", "results", "other"]
+
+
+def test_a_message_without_a_shorter_form_is_told_apart() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.finish(0)
+    batch = desk.take()
+    assert batch is not None
+    assert not desk.ledger.shrink(batch, 0)
+
+
+def test_a_message_that_is_too_large_and_went_with_its_partition_is_no_matter() -> None:
+    desk = Desk()
+    desk.receive(0)
+    desk.finish(0, messages=(Message("dlq", None, b"", shrink=lambda: ()),))
+    batch = desk.take()
+    assert batch is not None
+    desk.ledger.revoke([HERE])
+    assert desk.ledger.shrink(batch, 0)

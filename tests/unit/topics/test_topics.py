@@ -1,0 +1,103 @@
+"""Topics: their names, what is made, and what is said of those that are there. The broker's side is a small fake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import structlog.testing
+
+import pretend
+from etl.broker import NotAllowed, TopicFacts
+from etl.errors import SettingsError
+from etl.topics import companions
+from etl.topics.companions import Topics
+
+pytestmark = pytest.mark.unit
+
+
+class FakeAdmin:
+    """Topics in a dictionary."""
+
+    def __init__(self, **there: TopicFacts) -> None:
+        self.there = {name.replace("_", "-"): facts for name, facts in there.items()}
+        self.created: dict[str, tuple[int, dict[str, str]]] = {}
+
+    def describe(self, names: Sequence[str]) -> dict[str, TopicFacts]:
+        return {name: self.there[name] for name in names if name in self.there}
+
+    def create(self, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
+        if name.startswith("forbidden"):
+            raise NotAllowed(f"topic {name} is not there and may not be created")
+        self.created[name] = (partitions, dict(settings))
+        self.there[name] = TopicFacts(partitions, int(settings.get("max.message.bytes", 1_048_588)), dict(settings))
+        return True
+
+
+def ensure(admin: FakeAdmin, topic: str = "jobs", **values: Any) -> tuple[companions.TopicLimits, list[dict[str, Any]]]:
+    configured = pretend.settings(**values)
+    with structlog.testing.capture_logs() as said:
+        limits = companions.ensure(Topics.of(topic, configured), configured, admin)  # type: ignore[arg-type]
+    return limits, [dict(event) for event in said if event["log_level"] == "warning"]
+
+
+def test_names_are_suffixes_unless_they_are_set() -> None:
+    """RESULT_TOPIC and FAIL_TOPIC split successes and failures."""
+    plain = Topics.of("jobs", pretend.settings())
+    assert plain == Topics("jobs", "jobs-results", "jobs-results", "jobs-retry", "jobs-dlq")
+    split = Topics.of("jobs", pretend.settings(result_topic="good", fail_topic="bad", dlq_topic_suffix=".dead"))
+    assert (split.results, split.failed, split.dlq) == ("good", "bad", "jobs.dead")
+
+
+def test_what_is_missing_is_made_with_room_and_without_an_end() -> None:
+    """What waits or failed is never lost by time or size, and takes larger messages than the jobs' topic."""
+    admin = FakeAdmin()
+    limits, warnings = ensure(admin, num_partitions=6)
+    assert {name: made[0] for name, made in admin.created.items()} == {
+        "jobs": 6,
+        "jobs-results": 6,
+        "jobs-retry": 16,
+        "jobs-dlq": 6,
+    }
+    kept = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": str(companions.OUTCOME_MAX_BYTES)}
+    assert admin.created["jobs-dlq"][1] == kept
+    assert admin.created["jobs-retry"][1] == kept | {"segment.bytes": str(companions.RETRY_SEGMENT_BYTES)}
+    assert limits.retry_blocks == 4
+    assert limits.max_message_bytes["jobs-dlq"] == companions.OUTCOME_MAX_BYTES
+    assert warnings == []
+
+
+def test_the_second_start_makes_nothing() -> None:
+    """Idempotent."""
+    admin = FakeAdmin()
+    ensure(admin)
+    admin.created.clear()
+    ensure(admin)
+    assert admin.created == {}
+
+
+def test_a_retry_topic_that_cannot_tell_its_waits_apart_is_refused_with_the_command_that_helps() -> None:
+    """Below one partition for each tier an hour would delay ten seconds."""
+    admin = FakeAdmin(jobs_retry=TopicFacts(3, 4 << 20, {}))
+    with pytest.raises(SettingsError, match=r"jobs-retry has 3 partitions and needs at least 4.*--partitions 16"):
+        ensure(admin)
+
+
+def test_small_topics_are_warned_of_by_name() -> None:
+    """Fewer partitions than consumers, smaller messages than the source, shorter retention than the patience."""
+    admin = FakeAdmin(
+        jobs=TopicFacts(1, 2 << 20, {}),
+        jobs_dlq=TopicFacts(1, 1 << 20, {}),
+        jobs_retry=TopicFacts(4, 4 << 20, {"retention.ms": str(3600_000)}),
+    )
+    _limits, warnings = ensure(admin, consumer_count=2)
+    assert [warning["topic"] for warning in warnings] == ["jobs", "jobs-dlq", "jobs-retry"]
+    assert warnings[1]["max_message_bytes"] == 1 << 20
+    assert warnings[2]["retention_hours"] == 1
+
+
+def test_no_right_to_create_is_one_error() -> None:
+    """It names the topic."""
+    with pytest.raises(NotAllowed, match="topic forbidden is not there"):
+        ensure(FakeAdmin(), "forbidden")
