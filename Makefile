@@ -52,6 +52,10 @@ zoo-servers: test-servers ## the same, and FTP servers that other people wrote
 test-zoo: zoo-servers ## the contract and 169 jobs on each server of the zoo
 	$(PYTHON) -m pytest -m zoo $(ARGS)
 
+.PHONY: servers-table
+servers-table: zoo-servers ## write docs/servers.md anew, from the zoo
+	ZOO_TABLE=docs/servers.md $(PYTHON) -m pytest tests/zoo $(ARGS)
+
 .PHONY: test-long
 test-long: zoo-servers ## more kills, more faults, more files: the same tests with larger parameters
 	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)

@@ -1,15 +1,29 @@
-"""Fixtures of the zoo: a server of each kind."""
+"""Fixtures of the zoo: a server of each kind, and what is found of it, which becomes docs/servers.md."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zoo_table
 
-from servers.zoo import KINDS, QUICK, Kind
+from servers.zoo import KINDS, QUICK, Kind, Server, place
+
+FINDINGS = pytest.StashKey[defaultdict[str, zoo_table.Finding]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin with no findings."""
+    config.stash[FINDINGS] = defaultdict(zoo_table.Finding)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table, if asked to."""
+    if path := os.environ.get("ZOO_TABLE"):
+        zoo_table.write(session.config.stash[FINDINGS], Path(path))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,15 +35,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def resident(kind: Kind) -> Iterator[object]:
-    """A server of this kind, in a folder that other users can enter."""
-    folder = Path(tempfile.mkdtemp(prefix="etl-zoo-"))
-    folder.chmod(0o755)
-    server = None
-    try:
+def finding(kind: Kind, request: pytest.FixtureRequest) -> zoo_table.Finding:
+    """What is found of this kind."""
+    return request.config.stash[FINDINGS][kind.name]
+
+
+@pytest.fixture
+def resident(kind: Kind) -> Iterator[Server]:
+    """A server of this kind."""
+    yield from _started(kind)
+
+
+@pytest.fixture
+def reference() -> Iterator[Server]:
+    """The server that others are compared with."""
+    yield from _started(KINDS["vsftpd"])
+
+
+def _started(kind: Kind) -> Iterator[Server]:
+    with place() as folder:
         server = kind.make(folder)
-        yield server.start()
-    finally:
-        if server is not None:
+        try:
+            yield server.start()
+        finally:
             server.kill()
-        shutil.rmtree(folder)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
+import statistics
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
-from zoo_jobs import FILES, SERVER, Plan, give
-from zoo_known import expected
+from zoo_jobs import FILES, SERVER, Plan, give, put
+from zoo_table import Finding
 
 import stack
-from servers.zoo import Kind, Resident
-from workbench import Desk, folder, login
+from servers.zoo import KINDS, Kind, Server, reason
+from workbench import Desk, folder, job, login
 
 pytestmark = pytest.mark.zoo
 
 RUN_SECONDS = 60.0  # for 169 jobs; the slowest server takes a third of that
 SETTINGS = {"ETL_REPLY_TIMEOUT_SECONDS": "10", "ETL_STALL_TIMEOUT_SECONDS": "10"}
+# The letter whose byte in Latin-1 is 0xFF, by which Telnet begins its commands; doubled it means the byte itself.
+BYTE_255 = ["ÿ", "ÿÿ", "ÿÿÿÿ", "aÿb", "aÿÿb", "ÿû", "endÿ"]
+ROUNDS, FILES_A_ROUND = 3, 60  # of the comparison of speeds
 
 
 @pytest.fixture
@@ -30,38 +38,49 @@ def desk(broker: stack.Broker, topic: str) -> Iterator[Desk]:
     made.close()
 
 
-def settings_of(kind: Kind, server: Resident, files: Path) -> dict[str, str]:
-    """Return the product's settings for one server of the zoo and a local folder."""
-    own = login(SERVER, server, BASE_PATH=server.base_path, **kind.settings)
-    return SETTINGS | own | folder(FILES, files)
+def settings_of(kind: Kind, server: Server, name: str = SERVER, **more: str) -> dict[str, str]:
+    """Return the product's settings for one server of the zoo."""
+    return SETTINGS | login(name, server, BASE_PATH=server.base_path, **{**kind.settings, **more})
+
+
+def run(desk: Desk, messages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Have jobs done by a consumer that runs; return their results by id."""
+    sent = {message["job_id"] for message in messages}
+    desk.send(*messages)
+    desk.wait(lambda: sent <= {result["job_id"] for result in desk.results()}, RUN_SECONDS, "all results")
+    return {result["job_id"]: result for result in desk.results() if result["job_id"] in sent}
 
 
 def test_each_file_is_right_or_its_job_one_dead_letter(
-    kind: Kind, resident: Resident, desk: Desk, tmp_path: Path
+    kind: Kind, resident: Server, desk: Desk, tmp_path: Path, finding: Finding
 ) -> None:
-    """169 jobs of every kind to a server, from it, and from it to itself."""
+    """169 jobs of every kind to a server, from it, and within it."""
     plan = Plan(resident.root, tmp_path / "files")
     give(resident.root, resident.owner)
-    for job in plan.jobs:
-        job.expected = expected(kind.name, job.key) or job.expected
-    with structlog.testing.capture_logs() as lines, desk.consuming(settings_of(kind, resident, tmp_path / "files")):
-        desk.send(*(job.message for job in plan.jobs))
-        desk.wait(lambda: len(desk.results()) >= len(plan.jobs), RUN_SECONDS)
+    own = {each.key: reason(kind.name, each.key) for each in plan.jobs}
+    for each in plan.jobs:
+        if (known := own[each.key]) is not None:
+            each.expected = known.codes
+    settings = settings_of(kind, resident) | folder(FILES, tmp_path / "files")
+    with structlog.testing.capture_logs() as lines, desk.consuming(settings):
+        results = run(desk, [each.message for each in plan.jobs])
     desk.pump()
-    results = {result["job_id"]: result for result in desk.results()}
     letters = defaultdict(list)
     for letter in desk.letters():
         letters[letter.job_id].append(letter)
     faults = defaultdict(list)
-    for job in plan.jobs:
-        for fault in job.wrong(results.get(job.key), letters[job.key]):
-            faults[_alike(fault)].append(job.key)
+    for each in plan.jobs:
+        for fault in each.wrong(results.get(each.key), letters[each.key]):
+            faults[_alike(fault)].append(each.key)
     for path in plan.harmed():
         faults["NOBODY'S FILE IS GONE OR CHANGED"].append(str(path))
     said = " ".join(str(line) for line in lines)
     for path in plan.left_over():
         if not (kind.keeps_files and path.name in said):
             faults["left behind"].append(str(path))
+    finding.jobs, finding.right = len(plan.jobs), sum(known is None for known in own.values())
+    finding.own.update(known.reason for known in own.values() if known is not None)
+    finding.keeps_times = results["up-time-2001"].get("mtime_kept") is not False
     assert not faults, "\n".join(f"[{len(jobs)}] {fault}  <- {', '.join(jobs[:8])}" for fault, jobs in faults.items())
 
 
@@ -69,3 +88,101 @@ def _alike(fault: str) -> str:
     """Return a fault without what differs from one job to the next."""
     fault = re.sub(r"\.?etl-[0-9a-f]+-[0-9a-f]+\.part", "PARTIAL", fault)
     return re.sub(r"/(up|down|within)-(from|to|done)/[^:'\"()]*", "PATH", fault)[:300]
+
+
+def test_a_name_with_the_byte_255_is_right_or_refused(kind: Kind, resident: Server, desk: Desk, tmp_path: Path) -> None:
+    """No such name becomes another one: not of a file that is written, and not of one that is read and deleted.
+
+    A server that holds names as text, not as bytes, may keep the letter in another encoding.
+    """
+    files = tmp_path / "files"
+    contents = {letters: os.urandom(100 + number) for number, letters in enumerate(BYTE_255)}
+    for number, content in enumerate(contents.values()):
+        put(files / f"in/{number}", content)
+    settings = settings_of(kind, resident, ENCODING="latin-1") | folder(FILES, files)
+    ups = [job(f"{FILES}:/in/{n}", f"{SERVER}:/bytes/{x}.bin", f"up-{n}") for n, x in enumerate(BYTE_255)]
+    downs = [
+        job(f"{SERVER}:/bytes/{x}.bin", f"{FILES}:/out/{n}", f"down-{n}", source_action="delete")
+        for n, x in enumerate(BYTE_255)
+    ]
+    with desk.consuming(settings):
+        told = run(desk, ups)
+        stored = _contents(resident.root / "bytes")
+        wanted = {}
+        for number, (letters, content) in enumerate(contents.items()):
+            if told[f"up-{number}"]["status"] == "SUCCESS":
+                wanted[f"{letters}.bin"] = content
+        assert stored == wanted, "after the uploads"
+        told = run(desk, downs)
+    for number, (letters, content) in enumerate(contents.items()):
+        out = files / f"out/{number}"
+        is_done = told[f"down-{number}"]["status"] == "SUCCESS"
+        assert not is_done or out.exists()
+        assert (
+            not out.exists() or out.read_bytes() == content
+        )  # a source that cannot be deleted: it arrived all the same
+        if is_done:
+            del wanted[f"{letters}.bin"]
+    assert _contents(resident.root / "bytes") == wanted, "after the downloads"
+
+
+def _contents(place: Path) -> dict[str, bytes]:
+    """Return the files of a folder by their names, whichever of the two encodings these are in."""
+    found = {}
+    for name in os.listdir(os.fsencode(place)) if place.is_dir() else ():  # noqa: PTH208 - bytes are wanted
+        try:
+            text = name.decode("utf-8")
+        except UnicodeDecodeError:
+            text = name.decode("latin-1")
+        assert text not in found
+        found[text] = (place / os.fsdecode(name)).read_bytes()
+    return found
+
+
+def test_speed_beside_vsftpd(
+    kind: Kind, resident: Server, reference: Server, desk: Desk, tmp_path: Path, finding: Finding
+) -> None:
+    """Files of 20 KB, in turns with vsftpd, so that both have the same machine; reported, as it says nothing of us."""
+    files = tmp_path / "files"
+    sides = {SERVER: resident, "REFERENCE": reference}
+    for number in range(FILES_A_ROUND):
+        content = os.urandom(20_000)
+        put(files / f"in/{number}", content)
+        for server in sides.values():
+            put(server.root / f"from/{number}", content)
+    for server in sides.values():
+        (server.root / "to").mkdir()
+        give(server.root, server.owner)
+    settings = settings_of(kind, resident) | folder(FILES, files)
+    settings |= settings_of(KINDS["vsftpd"], reference, "REFERENCE")
+    speeds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with desk.consuming(settings):
+        for turn in range(ROUNDS + 1):
+            for name in sides:
+                jobs = {
+                    "up": [
+                        job(f"{FILES}:/in/{n}", f"{name}:/to/{n}", f"{name}-up-{turn}-{n}")
+                        for n in range(FILES_A_ROUND)
+                    ],
+                    "down": [
+                        job(f"{name}:/from/{n}", f"{FILES}:/{name}/{n}", f"{name}-down-{turn}-{n}")
+                        for n in range(FILES_A_ROUND)
+                    ],
+                }
+                for way, messages in jobs.items():
+                    results = run(desk, messages)
+                    if turn and all(result["status"] == "SUCCESS" for result in results.values()):
+                        speeds[name, way].append(FILES_A_ROUND / _span(results.values()))
+    shares = {
+        way: statistics.median(speeds[SERVER, way]) / statistics.median(speeds["REFERENCE", way])
+        for way in ("up", "down")
+        if speeds[SERVER, way]
+    }
+    finding.up, finding.down = shares.get("up"), shares.get("down")
+    print({way: f"{share:.2f}" for way, share in shares.items()}, time.strftime("%X"))
+
+
+def _span(results: Any) -> float:
+    """Return the seconds from the start of the first job to the end of the last."""
+    moments = [(datetime.fromisoformat(r["started_at"]), datetime.fromisoformat(r["finished_at"])) for r in results]
+    return (max(end for _, end in moments) - min(start for start, _ in moments)).total_seconds()

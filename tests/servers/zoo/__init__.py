@@ -5,7 +5,8 @@ is told by tests/fetch-zoo.sh, which brings them into build/zoo. Each listens on
 its own, and ends with its test.
 """
 
-from servers.zoo.kinds import KINDS, QUICK, Kind
-from servers.zoo.server import Guest, Resident
+from servers.zoo.kinds import KINDS, QUICK, Kind, Server
+from servers.zoo.known import reason, unfit
+from servers.zoo.server import place
 
-__all__ = ["KINDS", "QUICK", "Guest", "Kind", "Resident"]
+__all__ = ["KINDS", "QUICK", "Kind", "Server", "place", "reason", "unfit"]

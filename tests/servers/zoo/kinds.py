@@ -19,6 +19,8 @@ from servers.zoo.server import (
     Vsftpd,
 )
 
+Server = Resident | Vsftpd
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -27,11 +29,14 @@ class Kind:
     name: str
     title: str  # the server, with its release where it is pinned
     setting: str  # what is not as it comes; empty: nothing
-    make: Callable[[Path], Resident | Vsftpd]
+    make: Callable[[Path], Server]
     settings: Mapping[str, str] = field(default_factory=dict)  # {NAME}_ and these
     keeps_files: bool = False  # nobody may delete there: partial files may stay, if they are named
+    contract: bool = True  # does the suite of all protocols make sense there? It takes 4 sessions, dot files, RNTO
+    lacks: frozenset[str] = frozenset()  # abilities that the suite asks for
 
 
+TIMELESS = frozenset({"time"})  # no MFMT
 DOTLESS = {"PARTIAL_PATTERN": "etl-{id}.part"}
 
 KINDS = {
@@ -45,6 +50,7 @@ KINDS = {
             lambda folder: Vsftpd(
                 folder, max_per_ip="3", delete_failed_uploads="YES", lock_upload_files="YES", hide_ids="YES"
             ),
+            contract=False,
         ),
         Kind("proftpd", "ProFTPD", "", ProFTPD),
         Kind(
@@ -60,6 +66,7 @@ KINDS = {
             "ProFTPD",
             "`FactsAdvertise off`, `MFMT` and `MFF` denied",
             lambda folder: ProFTPD(folder, "FactsAdvertise off", "<Limit MFMT MFF SITE_UTIME>\nDenyAll\n</Limit>"),
+            lacks=TIMELESS,
         ),
         Kind(
             "proftpd-dotless",
@@ -69,31 +76,46 @@ KINDS = {
                 folder, "<Directory />\nHideFiles ^\\..*\n<Limit ALL>\nIgnoreHidden on\n</Limit>\n</Directory>"
             ),
             DOTLESS,
+            contract=False,
         ),
         Kind("pure-ftpd", "Pure-FTPd", "", PureFTPd),
-        Kind("pure-ftpd-dotless", "Pure-FTPd", "`-x`", lambda folder: PureFTPd(folder, "-x"), DOTLESS),
-        Kind("pure-ftpd-nameless", "Pure-FTPd", "`-G` (no renaming)", lambda folder: PureFTPd(folder, "-G")),
+        Kind("pure-ftpd-dotless", "Pure-FTPd", "`-x`", lambda folder: PureFTPd(folder, "-x"), DOTLESS, contract=False),
+        Kind(
+            "pure-ftpd-nameless",
+            "Pure-FTPd",
+            "`-G` (no renaming)",
+            lambda folder: PureFTPd(folder, "-G"),
+            contract=False,
+        ),
         Kind(
             "pure-ftpd-keeping",
             "Pure-FTPd",
             "`-K` (no deleting)",
             lambda folder: PureFTPd(folder, "-K"),
             keeps_files=True,
+            contract=False,
         ),
-        Kind("pure-ftpd-renaming", "Pure-FTPd", "`-r`", lambda folder: PureFTPd(folder, "-r")),
+        Kind("pure-ftpd-renaming", "Pure-FTPd", "`-r`", lambda folder: PureFTPd(folder, "-r"), contract=False),
         Kind(
             "pure-ftpd-limited",
             "Pure-FTPd",
             "`-C 3 -Z -b`",
             lambda folder: PureFTPd(folder, "-C", "3", "-Z", "-b", "-L", "10000:20"),
+            contract=False,
         ),
-        Kind("inetutils", "GNU inetutils ftpd", "", Inetutils),
+        Kind("inetutils", "GNU inetutils ftpd", "", Inetutils, lacks=TIMELESS),
         Kind("pyftpdlib", "pyftpdlib", "", PyFTPDlib),
-        Kind("aioftp", "aioftp 0.28.3", "", Aioftp),
-        Kind("twisted", "Twisted 26.10.0", "", Twisted),
+        Kind("aioftp", "aioftp 0.28.3", "", Aioftp, lacks=TIMELESS | {"size"}),
+        Kind("twisted", "Twisted 26.10.0", "", Twisted, lacks=TIMELESS),
         Kind("apache", "Apache FtpServer 1.2.1", "`max-logins=50`", lambda folder: Apache(folder, "50")),
-        Kind("apache-limited", "Apache FtpServer 1.2.1", "`max-logins=4`", lambda folder: Apache(folder, "4")),
-        Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv),
+        Kind(
+            "apache-limited",
+            "Apache FtpServer 1.2.1",
+            "`max-logins=4`",
+            lambda folder: Apache(folder, "4"),
+            contract=False,
+        ),
+        Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv, lacks=TIMELESS),
     )
 }
 QUICK = ("proftpd", "pyftpdlib")  # those that run with every change; all others only when there is time

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +23,17 @@ DEBIAN = ZOO / "root"
 HERE = Path(__file__).parent
 NOBODY = 65534  # whose account the servers of root give: to root itself nothing is forbidden
 TIME_ZONE = "KST-9"  # not UTC: a server that tells local times shows it
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Path]:
+    """Give a server a folder that other users can enter, and remove it after it has ended."""
+    folder = Path(tempfile.mkdtemp(prefix="etl-zoo-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 class Resident(stack.Server):
