@@ -120,7 +120,7 @@ def test_a_name_with_the_byte_255_is_right_or_refused(kind: Kind, resident: Serv
         assert not is_done or out.exists()
         assert (
             not out.exists() or out.read_bytes() == content
-        )  # a source that cannot be deleted: it arrived all the same
+        )  # it arrived, but cannot be deleted
         if is_done:
             del wanted[f"{letters}.bin"]
     assert _contents(resident.root / "bytes") == wanted, "after the downloads"
