@@ -119,7 +119,7 @@ class FileTransferConsumer:
         settings = self.config.settings
         ledger = Ledger(me.token)
         pools = Pools(self.config.get_server_config, settings)
-        pools.know(self.config.servers.values())
+        pools.register(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
         envelopes = Envelopes(names, self.group_id, limits.retry_blocks)
         endings = Endings(me.name, dispatcher, ledger, Policy.of(settings), envelopes, lambda: self._is_stopping)

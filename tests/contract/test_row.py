@@ -469,7 +469,7 @@ def test_sessions_are_opened_ahead_of_need(fake) -> None:
     server = fake()
     config = ServerConfig("A", "ftp", server.host, server.port, server.username, server.password, prewarm=2)
     pools = Pools({"A": config}.__getitem__, ConfigLoader(environ={}).settings)
-    pools.know([config])
+    pools.register([config])
     pools.start()
     try:
         wait_for(lambda: pools.stats()["A"]["idle"] == 2)

@@ -191,6 +191,7 @@ class Entry:
     due: float = 0.0  # of a delayed one; of a running one when it is to wait after its end
     again: bool = False  # running, and to wait afterwards
     has_lane: bool = False  # running, and the one that its lane took last
+    held: tuple[Server, ...] = ()  # whose sessions its lane holds: of both servers, or of the one that it knocks at
     row_since: float = 0.0  # since when its lane has had these sessions
     dropped: bool = False  # running, and never to wait afterwards
 

@@ -232,7 +232,7 @@ class Dispatcher:
         """
         fate, config = fate_of(error), self._pools.server(name)
         is_outage = fate is Fate.OUTAGE and self._pools.connected(config) == 0
-        rest = self._pools.rest(config) if is_outage else 0.0
+        rest = self._pools.login_backoff_left(config) if is_outage else 0.0
         with self._lock:
             now = self._clock()
             server = self._server(config)

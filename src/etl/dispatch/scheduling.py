@@ -125,7 +125,7 @@ class Turns:
 
     def _is_near(self, queue: Queue) -> bool:
         """Did the connect that a queue waits for begin just now, so that it may soon be through?"""
-        waits = (self._pools.held_up(side) for side in queue.head().sides)
+        waits = (self._pools.connecting_for(side) for side in queue.head().sides)
         return all(seconds is None or seconds < NEAR_SECONDS for seconds in waits)
 
     def _begin(
@@ -139,14 +139,18 @@ class Turns:
         lease = self._pools.reserve(*entry.sides) if unreached is None else self._pools.reserve(unreached)
         if lease is None:
             return None
+        # A lane counts for, and probes, only the servers whose sessions its lease holds: what it learns at a silent one
+        # says nothing of the partner, which must not lose lanes to it.
+        held = queue.servers if unreached is None else (server for side, server in _ends(queue) if side is unreached)
+        entry.held = tuple(held)
         self._table.ready.move_to_end(queue.key)
         self._table.begin(entry)
         queue.forget_claims()
         queue.yielded_to = -math.inf
         entry.has_lane, entry.row_since = True, now
         self._crew.enter(entry, now, knocks=not lease.is_pair)
-        self._count_lanes(queue, 1, now)
-        for server in queue.servers:
+        self._count_lanes(entry, 1, now)
+        for server in entry.held:
             if not server.breaker.closed:
                 server.breaker.probe()
                 server.prober = entry
@@ -182,6 +186,7 @@ class Turns:
         self._table.begin(entry)
         entry.row_since = last.row_since
         last.has_lane, entry.has_lane = False, True
+        entry.held = last.held
         self._crew.go_on(last, entry, now)
         return entry.task
 
@@ -212,7 +217,7 @@ class Turns:
         if self._unreached(queue) is not None:
             return False  # whoever knocks there takes none of these sessions, and has lanes of its own
         others = [(side, server) for side, server in _ends(queue) if server not in giving.servers]
-        if any(self._pools.held_up(side) is not None for side, _ in others):
+        if any(self._pools.connecting_for(side) is not None for side, _ in others):
             return False
         if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):
             return True
@@ -226,16 +231,17 @@ class Turns:
             entry.has_lane = False
             if self._crew.leave(entry):
                 self._ran[entry.queue] = now
-            self._count_lanes(entry.queue, -1, now)
-        for server in entry.queue.servers:
+            self._count_lanes(entry, -1, now)
+        for server in entry.held:
             if server.prober is entry:  # neither `failed` nor `worked` may have been said of this server
                 server.prober = None
                 server.breaker.forgo()
 
-    def _count_lanes(self, queue: Queue, change: int, now: float) -> None:
+    def _count_lanes(self, entry: Entry, change: int, now: float) -> None:
+        queue = entry.queue
         queue.lanes += change
         queue.climb.set_lanes(now, queue.lanes)
-        for server in queue.servers:
+        for server in entry.held:
             server.lanes += change
 
 

@@ -18,7 +18,7 @@ from etl.models.message import FileTransferJob
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.messages import tier_of
-from etl.outcomes.offsets import State
+from etl.outcomes.offsets import RecordState
 from etl.retry.policy import SET_BACK_PER_SECOND, TIERS, tier_for
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Admission:
     def accept(self, record: Record) -> None:
         """Take one polled record."""
         partition = Partition(record.topic, record.partition)
-        incarnation = self.partitions.incarnation(partition)
-        if incarnation is None or self.partitions.asleep(partition):
+        epoch = self.partitions.epoch(partition)
+        if epoch is None or self.partitions.asleep(partition):
             return  # revoked since it was polled; or behind a record that is not due: it is polled again
         carried = self.envelopes.read(record)
         parked = record.topic == self.topics.retry
@@ -86,12 +86,12 @@ class Admission:
             state = self.ledger.receive(partition, record.offset)
         except KeyError:
             return  # revoked this very moment
-        if state is State.DONE:
+        if state is RecordState.DONE:
             return
         if not is_ours:
-            self.ledger.add(Outcome(partition, record.offset, incarnation))
+            self.ledger.add(Outcome(partition, record.offset, epoch))
             return
-        self._admit(record, carried, incarnation, published=state is State.PUBLISHED)
+        self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
 
     def _may_come(self, partition: Partition, record: Record, carried: Carried) -> bool:
         """Is it time for a record of T-retry? If not, its partition sleeps."""
@@ -106,20 +106,20 @@ class Admission:
             return False
         return True
 
-    def _admit(self, record: Record, carried: Carried, incarnation: int, *, published: bool) -> None:
+    def _admit(self, record: Record, carried: Carried, epoch: int, *, published: bool) -> None:
         try:
             job = FileTransferJob.from_json(record.value)
         except InvalidMessage as error:
-            self.endings.refuse(record, carried, incarnation, error)
+            self.endings.refuse(record, carried, epoch, error)
             return
         task = carried.task(record, job)
-        task.incarnation = incarnation
+        task.epoch = epoch
         task.published = task.published or published
         if carried.leaves_orphans or task.attempts or task.outages > 0:
             task.orphan_scan_since = time.monotonic()
         else:
             task.orphan_scan_since = self.partitions.orphan_scan_since(task.partition, record.offset)
-        task.owned = partial(self.partitions.owned, task.partition, incarnation)  # holds no task: it would be a cycle
+        task.owned = partial(self.partitions.owned, task.partition, epoch)  # holds no task: it would be a cycle
         self._offer(task, carried)
 
     def _offer(self, task: Task, carried: Carried) -> None:

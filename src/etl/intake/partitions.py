@@ -28,7 +28,7 @@ POLLED = 200  # records of one poll: so many may still come when no more are wan
 
 @dataclass
 class _Held:
-    incarnation: int
+    epoch: int
     taken_over_at: float  # monotonic
     to_scan: int  # of its next jobs, how many look for partial files of a predecessor
     scan_until: int  # offset: what its predecessors received lies before it
@@ -74,11 +74,11 @@ class Partitions:
                     lost=taken.lost,
                     goes_on_at=committed.offset,
                 )
-            incarnation = self._ledger.assign(partition, committed.offset, committed.metadata)
+            epoch = self._ledger.assign(partition, committed.offset, committed.metadata)
             clean = self._ledger.was_clean(partition)
             to_scan = 0 if clean else self._outstanding_limit + POLLED
             with self._lock:
-                self._held[partition] = _Held(incarnation, time.monotonic(), to_scan, taken.end)
+                self._held[partition] = _Held(epoch, time.monotonic(), to_scan, taken.end)
             self._paused.add(partition)  # by the intake, when it was assigned
             if not self._intake.settled(partition):
                 self.revoked([partition])
@@ -99,11 +99,11 @@ class Partitions:
             for partition in gone:
                 self._held.pop(partition, None)
 
-    def incarnation(self, partition: Partition) -> int | None:
+    def epoch(self, partition: Partition) -> int | None:
         """Return under which number a partition is held; None: it is not."""
         with self._lock:
             held = self._held.get(partition)
-            return None if held is None else held.incarnation
+            return None if held is None else held.epoch
 
     def asleep(self, partition: Partition) -> bool:
         """Does the partition wait for the time of its next record?"""
@@ -111,9 +111,9 @@ class Partitions:
             held = self._held.get(partition)
             return held is not None and held.asleep_until is not None
 
-    def owned(self, partition: Partition, incarnation: int) -> bool:
+    def owned(self, partition: Partition, epoch: int) -> bool:
         """Can nobody else have this partition, as far as this process can know? Any thread."""
-        return self._ledger.owns(partition, incarnation) and self._intake.is_member()
+        return self._ledger.owns(partition, epoch) and self._intake.is_member()
 
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         """Should the job at `offset`, the next of this partition, look for partial files that its last owner left?

@@ -91,7 +91,7 @@ class Task:
     facts: Facts | None = None  # the same: the source's, as it was read
     began: float | None = None  # the same: wall clock, when the copying began
     leaves_partial: bool = False  # a partial file of this process may lie at the destination
-    incarnation: int = 0  # of the assignment in which the record was received
+    epoch: int = 0  # of the assignment in which the record was received
     # Partial files of earlier runs are looked for first, by a listing that is no older (monotonic clock); None: not.
     orphan_scan_since: float | None = None
     # Is the partition of `record` still ours, as far as this process can know?

@@ -183,16 +183,16 @@ class Committer:
             log.warning("message too large", topic=batch.messages[error.index].topic, error=str(error))
             if not self._ledger.shrink(batch, error.index):
                 raise
-            self._ledger.settle(batch, committed=False)
+            self._ledger.end_batch(batch, committed=False)
             self._due = now
             return False
         except CommitRejected as error:
             log.warning("commit rejected", batch=batch.number, error=str(error))
-            self._ledger.settle(batch, committed=False)
+            self._ledger.end_batch(batch, committed=False)
             self._look_for_a_rival(error, now)
             self._back_off(now)
             return False
-        self._ledger.settle(batch, committed=True)
+        self._ledger.end_batch(batch, committed=True)
         self._committed_at = now
         log.debug("committed", batch=batch.number, messages=len(batch.messages), partitions=len(batch.offsets))
         self._failures = 0
@@ -214,7 +214,7 @@ class Committer:
         self._unknown = None
         self._failures = 0
         self._due = now
-        self._ledger.settle(batch, committed)
+        self._ledger.end_batch(batch, committed)
 
     def _look_for_a_rival(self, error: CommitRejected, now: float) -> None:
         """Raise BrokerRefused when fenced again and again while the broker answers: two live processes, one id."""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from etl.models.wire import Batch, Commit, Message, Partition
-from etl.outcomes.offsets import Choice, Progress, State
+from etl.outcomes.offsets import CommitPlan, OffsetTracker, RecordState
 
 POSITION_INTERVAL_SECONDS = 1.0  # between commits of a partition that only say that its position moved
 
 
 class Outcome(NamedTuple):
-    """How a record ended. `incarnation` is the one of the partition's assignment in which it was received.
+    """How a record ended. `epoch` is the one of the partition's assignment in which it was received.
 
     PUBLISHED: its copy is in place, the source action is left. Commits that state, with no message; then
     `on_commit` starts the action, and a DONE outcome of the same record follows.
@@ -31,19 +31,19 @@ class Outcome(NamedTuple):
 
     partition: Partition
     offset: int
-    incarnation: int
-    state: State = State.DONE
+    epoch: int
+    state: RecordState = RecordState.DONE
     messages: tuple[Message, ...] = ()
     on_commit: Callable[[], None] | None = None
     write: Callable[[], tuple[Message, ...]] | None = None
 
 
 @dataclass
-class _Book:
+class PartitionState:
     """One assigned partition."""
 
-    incarnation: int
-    progress: Progress
+    epoch: int
+    tracker: OffsetTracker
     committed_offset: int
     sent_at: float = float("-inf")
     says_clean: bool = False  # the committed metadata says that its owner ended in good order
@@ -52,11 +52,11 @@ class _Book:
 
 
 @dataclass
-class _Share:
+class BatchPart:
     """What a batch in flight holds of one partition."""
 
-    incarnation: int
-    choice: Choice
+    epoch: int
+    plan: CommitPlan
 
 
 class Ledger:
@@ -70,37 +70,37 @@ class Ledger:
     def __init__(self, token: str | None = None) -> None:
         self._token = token or secrets.token_hex(8)
         self._lock = threading.Lock()  # guards all below, and makes offsets and membership one moment
-        self._books: dict[Partition, _Book] = {}
+        self._partitions: dict[Partition, PartitionState] = {}
         self._turn: deque[Partition] = deque()  # which partition is served first
         self._unwritten: list[Outcome] = []
-        self._incarnations = 0
+        self._epochs = 0
         self._batches = 0
-        self._in_flight: tuple[Batch, dict[Partition, _Share]] | None = None
+        self._in_flight: tuple[Batch, dict[Partition, BatchPart]] | None = None
         self.on_complete: Callable[[], None] | None = None  # called without the lock when no outcome is missing
 
     # --- the consumer's side
 
     def assign(self, partition: Partition, start: int, metadata: str = "") -> int:
-        """Take a partition over at the committed `start` with its metadata; return its incarnation.
+        """Take a partition over at the committed `start` with its metadata; return its epoch.
 
-        The incarnation is never the same twice. A partition that is assigned already starts anew.
+        The epoch is never the same twice. A partition that is assigned already starts anew.
         """
-        progress = Progress(start, metadata)
+        tracker = OffsetTracker(start, metadata)
         with self._lock:
-            self._incarnations += 1
-            self._books[partition] = _Book(self._incarnations, progress, start, says_clean=progress.was_clean)
+            self._epochs += 1
+            self._partitions[partition] = PartitionState(self._epochs, tracker, start, says_clean=tracker.was_clean)
             if partition not in self._turn:
                 self._turn.append(partition)
-            return self._incarnations
+            return self._epochs
 
     def revoke(self, partitions: Iterable[Partition]) -> None:
         """Drop everything about partitions at once; what is in flight is settled for the rest."""
         with self._lock:
             for partition in partitions:
-                if self._books.pop(partition, None) is not None:
+                if self._partitions.pop(partition, None) is not None:
                     self._turn.remove(partition)
 
-    def receive(self, partition: Partition, offset: int) -> State:
+    def receive(self, partition: Partition, offset: int) -> RecordState:
         """Take note of a record; NEW: do it, PUBLISHED: do its source action, DONE: nothing is left to do.
 
         Raises:
@@ -108,58 +108,58 @@ class Ledger:
             ValueError: the offset is before the position.
         """
         with self._lock:
-            book = self._books[partition]
-            book.at_rest = False
-            return book.progress.receive(offset)
+            state = self._partitions[partition]
+            state.at_rest = False
+            return state.tracker.receive(offset)
 
     def is_done(self, partition: Partition, offset: int) -> bool:
         """Does a commit say that a record is done? Asked before it is received."""
         with self._lock:
-            book = self._books.get(partition)
-            return book is not None and book.progress.is_done(offset)
+            state = self._partitions.get(partition)
+            return state is not None and state.tracker.is_done(offset)
 
     def moved(self, partition: Partition, position: int) -> None:
         """Take note of the consumer's position. Call it only when every record before it was received."""
         with self._lock:
-            if (book := self._books.get(partition)) is not None:
-                book.progress.position = position
+            if (state := self._partitions.get(partition)) is not None:
+                state.tracker.position = position
 
-    def owns(self, partition: Partition, incarnation: int) -> bool:
+    def owns(self, partition: Partition, epoch: int) -> bool:
         """Is that assignment of the partition still in force?
 
         Read without the lock: the answer is old a moment later anyway, and no lane has to wait for a batch.
         """
-        return self._owned(partition, incarnation) is not None
+        return self._owned(partition, epoch) is not None
 
     def was_clean(self, partition: Partition) -> bool:
         """Did the last owner end in good order, so that no partial file can lie about?"""
         with self._lock:
-            book = self._books.get(partition)
-            return book is not None and book.progress.was_clean
+            state = self._partitions.get(partition)
+            return state is not None and state.tracker.was_clean
 
     def started(self, partition: Partition) -> bool:
         """Is it on record that somebody works on it? Before that, a kill would pass for a clean end."""
         with self._lock:
-            book = self._books.get(partition)
-            return book is not None and not book.says_clean
+            state = self._partitions.get(partition)
+            return state is not None and not state.says_clean
 
     def full(self, partition: Partition) -> bool:
         """Should no more of this partition be received for now?"""
         with self._lock:
-            book = self._books.get(partition)
-            return book is not None and book.progress.full
+            state = self._partitions.get(partition)
+            return state is not None and state.tracker.full
 
     @property
     def partitions(self) -> list[Partition]:
         """The assigned partitions."""
         with self._lock:
-            return list(self._books)
+            return list(self._partitions)
 
     @property
     def outstanding(self) -> int:
         """How many received records have no committed outcome."""
         with self._lock:
-            return sum(book.progress.outstanding for book in self._books.values())
+            return sum(state.tracker.outstanding for state in self._partitions.values())
 
     # --- the lanes' side
 
@@ -170,13 +170,13 @@ class Ledger:
         of a record.
         """
         with self._lock:
-            book = self._owned(outcome.partition, outcome.incarnation)
-            if book is None or outcome.offset in book.waiting or not book.progress.knows(outcome.offset):
+            state = self._owned(outcome.partition, outcome.epoch)
+            if state is None or outcome.offset in state.waiting or not state.tracker.knows(outcome.offset):
                 return False
-            book.waiting[outcome.offset] = outcome
+            state.waiting[outcome.offset] = outcome
             if outcome.write is not None:
                 self._unwritten.append(outcome)
-            complete = len(book.waiting) == book.progress.outstanding and self._is_complete()
+            complete = len(state.waiting) == state.tracker.outstanding and self._is_complete()
         if complete and self.on_complete is not None:
             self.on_complete()
         return True
@@ -185,13 +185,13 @@ class Ledger:
     def complete(self) -> bool:
         """Is there an outcome of every received record, and one at least to commit?"""
         with self._lock:
-            return self._is_complete() and any(book.waiting for book in self._books.values())
+            return self._is_complete() and any(state.waiting for state in self._partitions.values())
 
     @property
     def waiting(self) -> int:
         """How many outcomes are not committed, those in flight included."""
         with self._lock:
-            return sum(len(book.waiting) for book in self._books.values())
+            return sum(len(state.waiting) for state in self._partitions.values())
 
     # --- the committer's side
 
@@ -205,8 +205,8 @@ class Ledger:
         written = [outcome._replace(messages=outcome.write(), write=None) for outcome in unwritten if outcome.write]
         with self._lock:
             for outcome in written:
-                if (book := self._owned(outcome.partition, outcome.incarnation)) is not None:
-                    book.waiting[outcome.offset] = outcome
+                if (state := self._owned(outcome.partition, outcome.epoch)) is not None:
+                    state.waiting[outcome.offset] = outcome
 
     def batch(
         self,
@@ -231,44 +231,42 @@ class Ledger:
         with self._lock:
             if self._in_flight is not None:
                 raise RuntimeError("a batch is in flight")
-            shares = self._shares(limit, now, everything=clean)
-            if not shares or (fence := membership()) is None:
+            parts = self._parts(limit, now, everything=clean)
+            if not parts or (fence := membership()) is None:
                 return None
             self._batches += 1
             self._turn.rotate(-1)
             batch = Batch(
                 messages=tuple(
-                    message for partition, share in shares.items() for message in self._messages(partition, share)
+                    message for partition, part in parts.items() for message in self._messages(partition, part)
                 ),
-                offsets={partition: self._commit(partition, share, clean) for partition, share in shares.items()},
+                offsets={partition: self._commit(partition, part, clean) for partition, part in parts.items()},
                 membership=fence,
                 number=self._batches,
                 clean=clean,
             )
-            self._in_flight = batch, shares
-            for partition in shares:
-                self._books[partition].sent_at = now
+            self._in_flight = batch, parts
+            for partition in parts:
+                self._partitions[partition].sent_at = now
             return batch
 
-    def settle(self, batch: Batch, committed: bool) -> None:
+    def end_batch(self, batch: Batch, committed: bool) -> None:
         """End a batch; then call `on_commit` of what is in, unlocked. Not committed: its outcomes come again.
 
         Raises:
             RuntimeError: it is not in flight.
         """
         with self._lock:
-            shares = self._flying(batch)
+            parts = self._flying(batch)
             self._in_flight = None
             settled: list[Outcome] = []
-            for partition, share in shares.items():
-                book = self._owned(partition, share.incarnation)
-                if committed and book is not None:
-                    book.progress.settle(*share.choice)
-                    book.committed_offset = batch.offsets[partition].offset
-                    book.says_clean = book.at_rest = batch.clean
-                    settled += [
-                        book.waiting.pop(offset) for offset in sorted(share.choice.done | share.choice.published)
-                    ]
+            for partition, part in parts.items():
+                state = self._owned(partition, part.epoch)
+                if committed and state is not None:
+                    state.tracker.mark_committed(*part.plan)
+                    state.committed_offset = batch.offsets[partition].offset
+                    state.says_clean = state.at_rest = batch.clean
+                    settled += [state.waiting.pop(offset) for offset in sorted(part.plan.done | part.plan.published)]
         for outcome in settled:
             if outcome.on_commit is not None:
                 outcome.on_commit()
@@ -276,12 +274,12 @@ class Ledger:
     def resolve(self, batch: Batch, read_back: Mapping[Partition, tuple[int, str]]) -> bool | None:
         """Tell from what the group's offsets are now whether a batch with an unknown end was committed.
 
-        All partitions of a transaction share its end, so one that reads exactly as sent says it for all. Only
+        All partitions of a transaction part its end, so one that reads exactly as sent says it for all. Only
         those that are still ours count: another owner moves its own. None: `read_back` says nothing of them.
         """
         with self._lock:
-            shares = self._flying(batch)
-            mine = [tp for tp, share in shares.items() if self._owned(tp, share.incarnation) is not None]
+            parts = self._flying(batch)
+            mine = [tp for tp, part in parts.items() if self._owned(tp, part.epoch) is not None]
         if any(tuple(read_back[tp]) == tuple(batch.offsets[tp]) for tp in mine if tp in read_back):
             return True
         return False if all(tp in read_back for tp in mine) else None
@@ -296,54 +294,54 @@ class Ledger:
             return False
         shorter = message.shrink()
         with self._lock:
-            for partition, share in self._flying(batch).items():
-                book = self._owned(partition, share.incarnation)
-                if book is None:
+            for partition, part in self._flying(batch).items():
+                state = self._owned(partition, part.epoch)
+                if state is None:
                     continue
-                for offset, outcome in book.waiting.items():
+                for offset, outcome in state.waiting.items():
                     if any(candidate is message for candidate in outcome.messages):
                         at = next(i for i, candidate in enumerate(outcome.messages) if candidate is message)
                         messages = outcome.messages[:at] + shorter + outcome.messages[at + 1 :]
-                        book.waiting[offset] = outcome._replace(messages=messages)
+                        state.waiting[offset] = outcome._replace(messages=messages)
                         return True
         return True  # revoked meanwhile: its next owner will meet it
 
-    def _owned(self, partition: Partition, incarnation: int) -> _Book | None:
-        book = self._books.get(partition)
-        return book if book is not None and book.incarnation == incarnation else None
+    def _owned(self, partition: Partition, epoch: int) -> PartitionState | None:
+        state = self._partitions.get(partition)
+        return state if state is not None and state.epoch == epoch else None
 
     # --- the caller holds the lock
 
     def _is_complete(self) -> bool:
-        return all(len(book.waiting) == book.progress.outstanding for book in self._books.values())
+        return all(len(state.waiting) == state.tracker.outstanding for state in self._partitions.values())
 
-    def _flying(self, batch: Batch) -> dict[Partition, _Share]:
+    def _flying(self, batch: Batch) -> dict[Partition, BatchPart]:
         if self._in_flight is None or self._in_flight[0] is not batch:
             raise RuntimeError(f"batch {batch.number} is not in flight")
         return self._in_flight[1]
 
-    def _shares(self, limit: int, now: float, *, everything: bool) -> dict[Partition, _Share]:
-        shares: dict[Partition, _Share] = {}
+    def _parts(self, limit: int, now: float, *, everything: bool) -> dict[Partition, BatchPart]:
+        parts: dict[Partition, BatchPart] = {}
         for partition in self._turn:
-            book = self._books[partition]
-            ready = {offset: outcome.state for offset, outcome in book.waiting.items() if outcome.write is None}
-            choice = book.progress.plan(ready, limit)
-            limit -= len(choice.done) + len(choice.published)
-            if choice.done or choice.published or everything or self._has_news(book, now):
-                shares[partition] = _Share(book.incarnation, choice)
-        return shares
+            state = self._partitions[partition]
+            ready = {offset: outcome.state for offset, outcome in state.waiting.items() if outcome.write is None}
+            plan = state.tracker.plan(ready, limit)
+            limit -= len(plan.done) + len(plan.published)
+            if plan.done or plan.published or everything or self._has_news(state, now):
+                parts[partition] = BatchPart(state.epoch, plan)
+        return parts
 
-    def _has_news(self, book: _Book, now: float) -> bool:
-        if book.says_clean and not book.at_rest:
+    def _has_news(self, state: PartitionState, now: float) -> bool:
+        if state.says_clean and not state.at_rest:
             return True  # else a kill before the first outcome would pass for a clean end
-        due = now - book.sent_at >= POSITION_INTERVAL_SECONDS
-        return due and book.progress.committable > book.committed_offset
+        due = now - state.sent_at >= POSITION_INTERVAL_SECONDS
+        return due and state.tracker.committable > state.committed_offset
 
-    def _messages(self, partition: Partition, share: _Share) -> Iterable[Message]:
-        waiting = self._books[partition].waiting
-        for offset in sorted(share.choice.done | share.choice.published):
+    def _messages(self, partition: Partition, part: BatchPart) -> Iterable[Message]:
+        waiting = self._partitions[partition].waiting
+        for offset in sorted(part.plan.done | part.plan.published):
             yield from waiting[offset].messages
 
-    def _commit(self, partition: Partition, share: _Share, clean: bool) -> Commit:
-        progress = self._books[partition].progress
-        return progress.snapshot(*share.choice, self._batches, self._token, clean=clean)
+    def _commit(self, partition: Partition, part: BatchPart, clean: bool) -> Commit:
+        tracker = self._partitions[partition].tracker
+        return tracker.snapshot(*part.plan, self._batches, self._token, clean=clean)

@@ -23,11 +23,11 @@ _CLEAN, _FIRST_PUBLISHED = 1, 2
 _TOKEN_BYTES, _COUNTER_BYTES, _CHECKSUM_BYTES = 8, 6, 4
 _HEAD_BYTES = 1 + _TOKEN_BYTES + _COUNTER_BYTES
 _PAYLOAD_LIMIT_BYTES = (METADATA_LIMIT_BYTES - len(_VERSION)) * 4 // 5 - 3  # base 85; 3: its rounding
-# What the runs and the published offsets may take, with their two counts at their longest.
+# What the ranges and the published offsets may take, with their two counts at their longest.
 _ROOM_BYTES = _PAYLOAD_LIMIT_BYTES - _HEAD_BYTES - _CHECKSUM_BYTES - 2 * 3
 
 
-class State(Enum):
+class RecordState(Enum):
     """How far a record is, as committed."""
 
     NEW = "new"
@@ -35,14 +35,14 @@ class State(Enum):
     DONE = "done"  # its outcome is committed: nothing is left
 
 
-class Run(NamedTuple):
+class OffsetRange(NamedTuple):
     """Offsets from `start` to before `end`: every record among them is done. Some may never have existed."""
 
     start: int
     end: int
 
 
-class Choice(NamedTuple):
+class CommitPlan(NamedTuple):
     """Which of the finished records go into the next commit."""
 
     done: frozenset[int]
@@ -53,7 +53,7 @@ class _View(NamedTuple):
     """A state of the partition as a commit can say it."""
 
     base: int  # the offset to commit: everything before it is done
-    runs: list[Run]  # what is done beyond it, in order, none touching another
+    ranges: list[OffsetRange]  # what is done beyond it, in order, none touching another
     published: list[int]  # in order, the base may be one of them
 
     def size_bytes(self) -> int:
@@ -62,9 +62,9 @@ class _View(NamedTuple):
         It never grows by receiving records, nor by publishing or finishing the first unfinished one.
         """
         at, size = self.base, 0
-        for run in self.runs:
-            size += _varint_size(run.start - at) + _varint_size(run.end - run.start)
-            at = run.end
+        for span in self.ranges:
+            size += _varint_size(span.start - at) + _varint_size(span.end - span.start)
+            at = span.end
         at = self.base
         for offset in self.published:
             if offset != self.base:  # a flag: so the first unfinished record can always be published
@@ -73,11 +73,11 @@ class _View(NamedTuple):
         return size
 
 
-class Progress:
+class OffsetTracker:
     """One partition, from its committed offset on: what was received, what is done, what is published.
 
-    A commit says: everything before its offset is done; and, in the metadata, which runs beyond are done and
-    which records are published. A run may span offsets that never existed (transaction markers, compaction),
+    A commit says: everything before its offset is done; and, in the metadata, which ranges beyond are done and
+    which records are published. A range may cover offsets that never existed (transaction markers, compaction),
     so the code grows with the number of gaps, not with the distance. Runs beyond the position, known from the
     last owner, are carried along until their records come.
 
@@ -89,9 +89,9 @@ class Progress:
         known = _decode(start, metadata)
         # Did the last owner end in good order? Where nothing was ever committed, nobody has worked yet.
         self.was_clean = not metadata or (known is not None and known.clean)
-        self._floor = start
+        self._watermark = start
         self._position = start
-        self._runs: list[Run] = known.runs if known else []
+        self._ranges: list[OffsetRange] = known.ranges if known else []
         self._published: set[int] = set(known.published) if known else set()
         self._outstanding: list[int] = []  # received and not done, rising
         self._worst_bytes = 0  # the code's size if every second outstanding record were done
@@ -133,10 +133,10 @@ class Progress:
 
     def is_done(self, offset: int) -> bool:
         """Does a commit say that this record is done?"""
-        at = bisect_right(self._runs, offset, key=lambda run: run.start)
-        return offset < self._floor or bool(at and offset < self._runs[at - 1].end)
+        at = bisect_right(self._ranges, offset, key=lambda span: span.start)
+        return offset < self._watermark or bool(at and offset < self._ranges[at - 1].end)
 
-    def receive(self, offset: int) -> State:
+    def receive(self, offset: int) -> RecordState:
         """Take a record that was read: tell how far it is. Records come in rising order, with gaps.
 
         Raises:
@@ -147,23 +147,23 @@ class Progress:
         self._position = offset + 1
         if self.is_done(offset):
             self._published.discard(offset)
-            return State.DONE
+            return RecordState.DONE
         if self._outstanding:
             self._worst_bytes += _gap_size(self._outstanding[-1], offset)
         self._outstanding.append(offset)
-        return State.PUBLISHED if offset in self._published else State.NEW
+        return RecordState.PUBLISHED if offset in self._published else RecordState.NEW
 
-    def plan(self, ready: Mapping[int, State], at_most: int) -> Choice:
+    def plan(self, ready: Mapping[int, RecordState], at_most: int) -> CommitPlan:
         """Choose which of the finished records (DONE or PUBLISHED) a commit can say; the others wait.
 
         Lowest offsets first. The first unfinished record, when ready, is always among them: so waiting ends.
         """
         offsets = [offset for offset in self._outstanding if offset in ready][:at_most] if ready else []
 
-        def first(count: int) -> Choice:
+        def first(count: int) -> CommitPlan:
             chosen = offsets[:count]
-            done = frozenset(o for o in chosen if ready[o] is State.DONE)
-            return Choice(done, frozenset(chosen) - done)
+            done = frozenset(o for o in chosen if ready[o] is RecordState.DONE)
+            return CommitPlan(done, frozenset(chosen) - done)
 
         fitting, over = 0, len(offsets) + 1
         count = len(offsets)  # mostly all fit
@@ -191,44 +191,44 @@ class Progress:
         """
         return _encode(self._after(done, published), counter, token, clean=clean)
 
-    def settle(self, done: Collection[int], published: Collection[int]) -> None:
+    def mark_committed(self, done: Collection[int], published: Collection[int]) -> None:
         """Take note that a commit which said so is in."""
-        self._floor, self._runs, published_now = self._after(done, published)
+        self._watermark, self._ranges, published_now = self._after(done, published)
         self._published = set(published_now)
         for offset in done:
             self._remove(offset)
 
     def _after(self, done: Collection[int], published: Collection[int]) -> _View:
         finished = done if isinstance(done, frozenset | set) else set(done)
-        runs, remaining = self._divided(finished)
-        runs = self._joined([*self._runs, *runs], remaining)
-        base = remaining[0] if remaining else max(self._floor, self._position)
-        at = bisect_right(runs, base, key=lambda run: run.start)
-        if at and base < runs[at - 1].end:
-            base = runs[at - 1].end  # carried from the last owner, not read again yet
+        ranges, remaining = self._divided(finished)
+        ranges = self._joined([*self._ranges, *ranges], remaining)
+        base = remaining[0] if remaining else max(self._watermark, self._position)
+        at = bisect_right(ranges, base, key=lambda span: span.start)
+        if at and base < ranges[at - 1].end:
+            base = ranges[at - 1].end  # carried from the last owner, not read again yet
         marks = {o for o in self._published.union(published) if o not in finished and o >= base}
-        return _View(base, [run for run in runs if run.end > base], sorted(marks))
+        return _View(base, [span for span in ranges if span.end > base], sorted(marks))
 
-    def _divided(self, finished: Collection[int]) -> tuple[list[Run], list[int]]:
-        """Divide what is outstanding into runs of what is finished, and the rest."""
-        runs: list[Run] = []
+    def _divided(self, finished: Collection[int]) -> tuple[list[OffsetRange], list[int]]:
+        """Divide what is outstanding into ranges of what is finished, and the rest."""
+        ranges: list[OffsetRange] = []
         remaining: list[int] = []
         for is_finished, group in groupby(self._outstanding, finished.__contains__):
             offsets = list(group)
             if is_finished:
-                runs.append(Run(offsets[0], offsets[-1] + 1))
+                ranges.append(OffsetRange(offsets[0], offsets[-1] + 1))
             else:
                 remaining += offsets
-        return runs, remaining
+        return ranges, remaining
 
-    def _joined(self, runs: list[Run], remaining: list[int]) -> list[Run]:
-        """Join runs between which nothing unfinished was received; in order."""
-        joined: list[Run] = []
-        for run in sorted(runs):
-            if joined and self._nothing_between(joined[-1].end, run.start, remaining):
-                joined[-1] = Run(joined[-1].start, max(joined[-1].end, run.end))
+    def _joined(self, ranges: list[OffsetRange], remaining: list[int]) -> list[OffsetRange]:
+        """Join ranges between which nothing unfinished was received; in order."""
+        joined: list[OffsetRange] = []
+        for span in sorted(ranges):
+            if joined and self._nothing_between(joined[-1].end, span.start, remaining):
+                joined[-1] = OffsetRange(joined[-1].start, max(joined[-1].end, span.end))
             else:
-                joined.append(run)
+                joined.append(span)
         return joined
 
     def _nothing_between(self, end: int, start: int, remaining: list[int]) -> bool:
@@ -256,7 +256,7 @@ class Progress:
 
 
 class _Known(NamedTuple):
-    runs: list[Run]
+    ranges: list[OffsetRange]
     published: list[int]
     clean: bool
 
@@ -267,10 +267,10 @@ def _encode(view: _View, counter: int, token: str, *, clean: bool) -> Commit:
     payload += hashlib.blake2b(token.encode(), digest_size=_TOKEN_BYTES).digest()
     payload += counter.to_bytes(_COUNTER_BYTES, "big")
     at = view.base
-    payload += _varint(len(view.runs))
-    for run in view.runs:
-        payload += _varint(run.start - at) + _varint(run.end - run.start)
-        at = run.end
+    payload += _varint(len(view.ranges))
+    for span in view.ranges:
+        payload += _varint(span.start - at) + _varint(span.end - span.start)
+        at = span.end
     at = view.base
     beyond = view.published[first_published:]
     payload += _varint(len(beyond))
@@ -294,20 +294,20 @@ def _decode(start: int, metadata: str) -> _Known | None:
         return None
     numbers = iter(_varints(payload[_HEAD_BYTES:]))
     published = [start] if payload[0] & _FIRST_PUBLISHED else []
-    runs: list[Run] = []
+    ranges: list[OffsetRange] = []
     try:
         at = start
         for _ in range(next(numbers)):
             first = at + next(numbers)
             at = first + next(numbers)
-            runs.append(Run(first, at))
+            ranges.append(OffsetRange(first, at))
         at = start
         for _ in range(next(numbers)):
             at += next(numbers)
             published.append(at)
     except StopIteration:
         return None
-    return _Known(runs, published, bool(payload[0] & _CLEAN))
+    return _Known(ranges, published, bool(payload[0] & _CLEAN))
 
 
 def _checksum(base: int, payload: bytes | bytearray) -> bytes:

@@ -21,7 +21,7 @@ from etl.models.message import TransferResult
 from etl.models.task import SCAN_ANEW, Attempt
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
-from etl.outcomes.offsets import State
+from etl.outcomes.offsets import RecordState
 from etl.retry.policy import Abandon, Again, Dead, Park
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Endings:
         task.facts = receipt.facts
         task.began = started if has_action else None
         if has_action:
-            self._add(task, State.PUBLISHED, on_commit=lambda: self._published(task))
+            self._add(task, RecordState.PUBLISHED, on_commit=lambda: self._published(task))
             return
-        if self._add(task, State.DONE, write=partial(self._tell, task, receipt, started, time.time())):
+        if self._add(task, RecordState.DONE, write=partial(self._tell, task, receipt, started, time.time())):
             self.done += 1
 
     def _tell(self, task: Task, receipt: Receipt, started: float, finished: float) -> tuple[Message, ...]:
@@ -110,7 +110,7 @@ class Endings:
         elif isinstance(verdict, Dead):
             self._note(task, verdict.error, spent=True)
             self.dead(task, verdict.error, started)
-        elif self.ledger.owns(task.partition, task.incarnation) and not self.is_stopping():
+        elif self.ledger.owns(task.partition, task.epoch) and not self.is_stopping():
             # Nobody took the partition away: we only cannot be sure that it is ours, while the broker is silent.
             task.orphan_scan_since = SCAN_ANEW
             self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
@@ -122,7 +122,7 @@ class Endings:
 
     def park(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
         """Set a job aside in T-retry until `not_before` (wall clock)."""
-        if self._add(task, State.DONE, self.envelopes.deferral(task, not_before)):
+        if self._add(task, RecordState.DONE, self.envelopes.deferral(task, not_before)):
             log.log(level, "job parked", **context(task), error=reason, until=_utc(not_before))
 
     def set_aside(self, task: Task, seconds: float, outage: BaseException | None) -> None:
@@ -144,7 +144,7 @@ class Endings:
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""
         now = time.time()
-        if self._add(task, State.DONE, self._failure(task, error, now if started is None else started, now)):
+        if self._add(task, RecordState.DONE, self._failure(task, error, now if started is None else started, now)):
             self.done += 1
             bug = None if isinstance(error, EtlError) else error
             log.error("job failed", **context(task), error=str(error), error_code=code_of(error), exc_info=bug)
@@ -153,7 +153,7 @@ class Endings:
         result = self._result(task, "FAILED", started, finished, error=redact(str(error)), error_code=code_of(error))
         return self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
 
-    def refuse(self, record: Record, carried: Carried, incarnation: int, error: InvalidMessage) -> None:
+    def refuse(self, record: Record, carried: Carried, epoch: int, error: InvalidMessage) -> None:
         """Report a message that is no job."""
         job_id = carried.job_id or error.job_id or str(carried.origin)
         now = datetime.now(UTC)
@@ -171,7 +171,7 @@ class Endings:
         messages = self.envelopes.dead_letter(record, error, job_id=job_id)
         messages += self.envelopes.result(record, result)
         partition = Partition(record.topic, record.partition)
-        if self.ledger.add(Outcome(partition, record.offset, incarnation, State.DONE, messages)):
+        if self.ledger.add(Outcome(partition, record.offset, epoch, RecordState.DONE, messages)):
             self.done += 1
             log.error(
                 "message refused",
@@ -186,14 +186,14 @@ class Endings:
     def _add(
         self,
         task: Task,
-        state: State,
+        state: RecordState,
         messages: tuple[Message, ...] = (),
         on_commit: Callable[[], None] | None = None,
         write: Callable[[], tuple[Message, ...]] | None = None,
     ) -> bool:
         """Hand an outcome to the ledger; False when the job is not ours any more."""
         return self.ledger.add(
-            Outcome(task.partition, task.record.offset, task.incarnation, state, messages, on_commit, write)
+            Outcome(task.partition, task.record.offset, task.epoch, state, messages, on_commit, write)
         )
 
     def _result(self, task: Task, status: str, started: float, finished: float, **more: Any) -> TransferResult:

@@ -1,6 +1,6 @@
 """A lease: one or two sessions for one job, made ready by the lane, given back with a verdict.
 
-Owns the I/O of a lease (connect, ping, close); what is taken and free is the pools' business (`pool.Pools`).
+Owns the I/O of a lease (connect, ping, close); what is taken and free is the lender's business.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from etl.errors import (
     EtlError,
     ServerUnavailable,
 )
-from etl.sessions.pool import Held
+from etl.sessions.pool import PooledSession
 
 if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Callable
 
     from etl.models.server import ServerConfig
-    from etl.sessions.pool import Piece, Place
+    from etl.sessions.pool import Piece, Slot
     from etl.transfer.base import Session
 
 LITTER_TRIES = 3
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class Lender(Protocol):
-    """What a lease needs of the pools that lent its sessions; none of these blocks."""
+    """What a lease needs of whoever lent its sessions; none of these blocks."""
 
     now: Callable[[], float]
     ping_limit: float
@@ -41,19 +41,19 @@ class Lender(Protocol):
         """Return a new, unconnected session."""
         ...
 
-    def opened(self, place: Place) -> None:
+    def opened(self, slot: Slot) -> None:
         """Count a session that connected."""
         ...
 
-    def closed(self, place: Place) -> None:
+    def closed(self, slot: Slot) -> None:
         """Count a session as closed that was in the way."""
         ...
 
-    def discarded(self, place: Place) -> None:
-        """Count a session as closed that another takes the place of."""
+    def discarded(self, slot: Slot) -> None:
+        """Count a session as closed that another takes the slot of."""
         ...
 
-    def dialled(self, place: Place) -> None:
+    def connect_ended(self, slot: Slot) -> None:
         """Count a connect as over."""
         ...
 
@@ -61,25 +61,25 @@ class Lender(Protocol):
         """Note a connect that failed."""
         ...
 
-    def take_litter(self, place: Place) -> OrderedDict[str, Piece]:
+    def take_litter(self, slot: Slot) -> OrderedDict[str, Piece]:
         """Hand out partial files to remove."""
         ...
 
-    def put_litter(self, place: Place, litter: OrderedDict[str, Piece]) -> None:
+    def put_litter(self, slot: Slot, litter: OrderedDict[str, Piece]) -> None:
         """Take back those that were not removed."""
         ...
 
-    def give_back(self, lease: Lease, places: list[tuple[Place, bool]]) -> None:
-        """End a lease; with each place whether its session is clean."""
+    def checkin(self, lease: Lease, slots: list[tuple[Slot, bool]]) -> None:
+        """End a lease; with each slot whether its session is clean."""
         ...
 
 
 class Lease:
     """One or two sessions for one job. `open` and `release` belong to the lane, `abort` to any thread."""
 
-    def __init__(self, pools: Lender, source: Place, destination: Place | None, *, shared: bool = False) -> None:
-        self._pools = pools
-        self._places = [source] if destination is None else [source, destination]
+    def __init__(self, lender: Lender, source: Slot, destination: Slot | None, *, shared: bool = False) -> None:
+        self._lender = lender
+        self._slots = [source] if destination is None else [source, destination]
         self.shared = shared  # one session serves both sides: the file goes through memory or a spool file
         self.is_pair = shared or destination is not None  # else it is there to be opened: a job needs both sides
         self._lock = threading.Lock()  # guards changes of _aborted and _released, and which sessions an abort meets
@@ -89,17 +89,17 @@ class Lease:
     @property
     def servers(self) -> tuple[str, ...]:
         """The names of the servers whose sessions these are."""
-        return tuple(place.server.hostname for place in self._places)
+        return tuple(slot.server.hostname for slot in self._slots)
 
     @property
     def source(self) -> Session:
         """The open session of the source."""
-        return _session_of(self._places[0])
+        return _session_of(self._slots[0])
 
     @property
     def destination(self) -> Session:
         """The open session of the destination; the source's own when the lease is shared or has one side only."""
-        return _session_of(self._places[-1])
+        return _session_of(self._slots[-1])
 
     @property
     def aborted(self) -> bool:
@@ -112,11 +112,11 @@ class Lease:
         Blocks at most the limits of connect and login, per side. On any error both sides are given back and the
         lease is over; the error's `server` names the side.
         """
-        for place in self._places:
+        for slot in self._slots:
             try:
-                self._prepare(place)
+                self._prepare(slot)
             except BaseException:
-                self._end({other for other in self._places if other is not place})
+                self._end({other for other in self._slots if other is not slot})
                 raise
 
     def release(self, clean: bool | tuple[bool, bool]) -> None:
@@ -128,7 +128,7 @@ class Lease:
         sides = clean if isinstance(clean, tuple) else (clean, clean)
         if self.shared:
             sides = (all(sides), all(sides))
-        self._end({place for place, is_clean in zip(self._places, sides, strict=False) if is_clean})
+        self._end({slot for slot, is_clean in zip(self._slots, sides, strict=False) if is_clean})
 
     def abort(self) -> None:
         """Make what blocks in these sessions fail at once; they are not reused. Does nothing after release."""
@@ -137,132 +137,132 @@ class Lease:
                 return
             # From here on all count as unclean: none can reach another job before its abort below.
             self._aborted = True
-            sessions = [place.session for place in self._places]
+            sessions = [slot.session for slot in self._slots]
         for session in sessions:
             if session is not None:
                 session.abort()
 
-    def _end(self, clean: set[Place]) -> None:
+    def _end(self, clean: set[Slot]) -> None:
         with self._lock:
             if self._released:
                 return
             self._released = True
-            clean = set() if self._aborted else clean | {place for place in self._places if not place.is_touched}
-        self._pools.give_back(self, [(place, place in clean) for place in self._places])
+            clean = set() if self._aborted else clean | {slot for slot in self._slots if not slot.is_touched}
+        self._lender.checkin(self, [(slot, slot in clean) for slot in self._slots])
 
-    def _prepare(self, place: Place) -> None:
-        pools = self._pools
+    def _prepare(self, slot: Slot) -> None:
+        lender = self._lender
         self._require_not_aborted()
-        place.is_touched = True
-        if place.victim is not None:
-            disconnect(place.victim)
-            place.victim = None
-            pools.closed(place)
-        if place.held is not None and place.dials and not is_alive(place.held, pools.now, pools.ping_limit):
-            self._discard(place)
-        if place.held is None:
-            self._connect(place, tidy=True)
-        elif place.held.server is not place.server:
-            place.held.session.adopt(place.server)
-            place.held.server = place.server
-        if place.dials:
-            pools.dialled(place)
+        slot.is_touched = True
+        if slot.evicts is not None:
+            disconnect(slot.evicts)
+            slot.evicts = None
+            lender.closed(slot)
+        if slot.pooled is not None and slot.is_connecting and not is_alive(slot.pooled, lender.now, lender.ping_limit):
+            self._discard(slot)
+        if slot.pooled is None:
+            self._connect(slot, tidy=True)
+        elif slot.pooled.server is not slot.server:
+            slot.pooled.session.adopt(slot.server)
+            slot.pooled.server = slot.server
+        if slot.is_connecting:
+            lender.connect_ended(slot)
         self._require_not_aborted()
 
-    def _connect(self, place: Place, *, tidy: bool) -> None:
-        pools, server = self._pools, place.server
-        session = pools.create(server)
+    def _connect(self, slot: Slot, *, tidy: bool) -> None:
+        lender, server = self._lender, slot.server
+        session = lender.create(server)
         with self._lock:
-            place.attempt = session  # from here on `abort` reaches it
+            slot.attempt = session  # from here on `abort` reaches it
         self._require_not_aborted()
         try:
             session.connect()
         except Exception as error:
             session.abort()
-            disconnect(Held(session, server, 0.0, 0.0, 0.0))
+            disconnect(PooledSession(session, server, 0.0, 0.0, 0.0))
             reason = named(error, server)
             if not self.aborted:
-                pools.refused(server, reason)
+                lender.refused(server, reason)
             raise reason from error
-        now = pools.now()
+        now = lender.now()
         with self._lock:
-            place.held, place.attempt = Held(session, server, opened=now, used=now, proven=now), None
-        pools.opened(place)
-        if tidy and not self._tidy(place, session):
-            self._discard(place)  # it saw an error: never used again, not even for the job it was opened for
-            self._connect(place, tidy=False)
+            slot.pooled, slot.attempt = PooledSession(session, server, opened=now, used=now, proven=now), None
+        lender.opened(slot)
+        if tidy and not self._tidy(slot, session):
+            self._discard(slot)  # it saw an error: never used again, not even for the job it was opened for
+            self._connect(slot, tidy=False)
 
-    def _tidy(self, place: Place, session: Session) -> bool:
+    def _tidy(self, slot: Slot, session: Session) -> bool:
         """Remove remembered partial files, best effort; False when the session saw an error."""
-        litter = self._pools.take_litter(place)
+        litter = self._lender.take_litter(slot)
         while litter:
             path, piece = litter.popitem(last=False)
             try:
                 session.remove(path)
             except Exception as error:  # noqa: BLE001 - best effort; the session goes, the path gets more chances
-                log.warning("partial file not removed", server=place.server.hostname, path=path, error=str(error))
+                log.warning("partial file not removed", server=slot.server.hostname, path=path, error=str(error))
                 piece.tries += 1
                 if piece.tries < LITTER_TRIES:
                     litter[path] = piece
-                self._pools.put_litter(place, litter)
+                self._lender.put_litter(slot, litter)
                 return False
-            log.info("partial file removed", server=place.server.hostname, path=path)
+            log.info("partial file removed", server=slot.server.hostname, path=path)
         return True
 
-    def _discard(self, place: Place) -> None:
+    def _discard(self, slot: Slot) -> None:
         with self._lock:
-            held, place.held = place.held, None
-        if held is not None:
-            held.session.abort()
-            disconnect(held)
-            self._pools.discarded(place)
+            pooled, slot.pooled = slot.pooled, None
+        if pooled is not None:
+            pooled.session.abort()
+            disconnect(pooled)
+            self._lender.discarded(slot)
 
     def _require_not_aborted(self) -> None:
         if self.aborted:
             raise ConnectionLost("the sessions were reset from outside")
 
 
-def disconnect(held: Held) -> None:
+def disconnect(pooled: PooledSession) -> None:
     """Close a session."""
     try:
-        held.session.disconnect()
+        pooled.session.disconnect()
     except Exception:  # by contract it never raises; a user's own class may
-        log.exception("session could not be closed", server=held.server.hostname)
+        log.exception("session could not be closed", server=pooled.server.hostname)
 
 
-def is_alive(held: Held, now: Callable[[], float], limit: float) -> bool:
+def is_alive(pooled: PooledSession, now: Callable[[], float], limit: float) -> bool:
     """Ping a session; note the time when it answered. Takes `limit` seconds at most: then the session is cut."""
     was_cut = threading.Event()
 
     def cut() -> None:
         was_cut.set()
-        held.session.abort()
+        pooled.session.abort()
 
     watch = threading.Timer(limit, cut)
     watch.name, watch.daemon = "ping-watch", True
     try:
         watch.start()
     except RuntimeError as error:  # no thread to be had: nothing would limit the ping
-        log.info("idle session not pinged: closed", server=held.server.hostname, error=str(error))
+        log.info("idle session not pinged: closed", server=pooled.server.hostname, error=str(error))
         return False
     try:
-        held.session.ping()
+        pooled.session.ping()
     except Exception as error:  # noqa: BLE001 - whatever a ping raises: the session is dead
-        log.info("idle session closed", server=held.server.hostname, error=str(error))
+        log.info("idle session closed", server=pooled.server.hostname, error=str(error))
         return False
     finally:
         watch.cancel()
         watch.join()
     if was_cut.is_set():
         return False
-    held.proven = now()
+    pooled.proven = now()
     return True
 
 
-def _session_of(place: Place) -> Session:
-    if place.held is None:
-        raise RuntimeError(f"the lease on {place.server.hostname} is not open")
-    return place.held.session
+def _session_of(slot: Slot) -> Session:
+    if slot.pooled is None:
+        raise RuntimeError(f"the lease on {slot.server.hostname} is not open")
+    return slot.pooled.session
 
 
 def named(error: Exception, server: ServerConfig) -> Exception:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.sessions.lease import Lease
-    from etl.sessions.pool import Held, Key, Shelf
+    from etl.sessions.pool import Key, Pool, PooledSession
 
 CLOSERS = 8  # threads that say farewell at the end
 
@@ -34,27 +34,27 @@ class Stock(Protocol):
     now: Callable[[], float]
     ping_limit: float
 
-    def needing_care(self) -> list[tuple[Key, Shelf]]:
+    def needing_care(self) -> list[tuple[Key, Pool]]:
         """Return the pools that need a look."""
         ...
 
-    def take_expired(self, shelf: Shelf, now: float) -> Held | None:
+    def take_expired(self, pool: Pool, now: float) -> PooledSession | None:
         """Take an idle session that is too old."""
         ...
 
-    def take_stale(self, shelf: Shelf, now: float) -> Held | None:
+    def take_stale(self, pool: Pool, now: float) -> PooledSession | None:
         """Take an idle session that must prove that it lives."""
         ...
 
-    def put_back(self, shelf: Shelf, held: Held, *, clean: bool) -> None:
+    def put_back(self, pool: Pool, pooled: PooledSession, *, clean: bool) -> None:
         """Put a taken session back, or close it."""
         ...
 
-    def close_taken(self, shelf: Shelf, held: Held) -> None:
+    def close_taken(self, pool: Pool, pooled: PooledSession) -> None:
         """Close a taken session."""
         ...
 
-    def reserve_warm(self, shelf: Shelf) -> Lease | None:
+    def reserve_warm(self, pool: Pool) -> Lease | None:
         """Return the lease of a session to open ahead of need."""
         ...
 
@@ -79,13 +79,13 @@ class Maintenance:
         for thread in self._care_for_all():
             thread.join()
 
-    def close(self, idle: list[tuple[Shelf, Held]], end: float, farewell_seconds: float) -> bool:
+    def close(self, idle: list[tuple[Pool, PooledSession]], end: float, farewell_seconds: float) -> bool:
         """Stop, and close `idle` sessions: politely, or by a reset `farewell_seconds` before `end` (monotonic).
 
         Returns whether everything had ended by then.
         """
         self._end.set()
-        farewells: queue.SimpleQueue[tuple[Shelf, Held]] = queue.SimpleQueue()
+        farewells: queue.SimpleQueue[tuple[Pool, PooledSession]] = queue.SimpleQueue()
         for item in idle:
             farewells.put(item)
         closers = [
@@ -95,8 +95,8 @@ class Maintenance:
         for thread in closers:
             thread.start()
         if not _join(closers, end - farewell_seconds):
-            for _, held in idle:
-                held.session.abort()
+            for _, pooled in idle:
+                pooled.session.abort()
         with self._lock:
             threads = closers + list(self._busy.values())
         if self._reaper.ident is not None:
@@ -118,8 +118,8 @@ class Maintenance:
             if self._end.is_set():
                 return []
             threads = {
-                key: threading.Thread(target=self._run, args=(key, shelf), name=f"tender-{number}", daemon=True)
-                for number, (key, shelf) in enumerate(needy)
+                key: threading.Thread(target=self._run, args=(key, pool), name=f"maintainer-{number}", daemon=True)
+                for number, (key, pool) in enumerate(needy)
                 if key not in self._busy
             }
             for key, thread in threads.items():
@@ -127,40 +127,40 @@ class Maintenance:
                 self._busy[key] = thread
         return list(threads.values())
 
-    def _run(self, key: Key, shelf: Shelf) -> None:
+    def _run(self, key: Key, pool: Pool) -> None:
         try:
-            self._care_for(shelf)
+            self._care_for(pool)
         except Exception:  # a bug must not end the looking after
             log.exception("reaper failed")
         finally:
             with self._lock:
                 del self._busy[key]
 
-    def _care_for(self, shelf: Shelf) -> None:
+    def _care_for(self, pool: Pool) -> None:
         """Close idle sessions that expired, ping those due (one dead: close all due), open what is wanted ahead."""
         stock, started = self._stock, self._stock.now()
-        while (held := stock.take_expired(shelf, started)) is not None:
-            stock.close_taken(shelf, held)
+        while (pooled := stock.take_expired(pool, started)) is not None:
+            stock.close_taken(pool, pooled)
         is_dead = False
-        while (held := stock.take_stale(shelf, started)) is not None:
-            is_dead = is_dead or not is_alive(held, stock.now, stock.ping_limit)
+        while (pooled := stock.take_stale(pool, started)) is not None:
+            is_dead = is_dead or not is_alive(pooled, stock.now, stock.ping_limit)
             if is_dead:
-                held.session.abort()
-            stock.put_back(shelf, held, clean=not is_dead)
-        while (lease := stock.reserve_warm(shelf)) is not None:
+                pooled.session.abort()
+            stock.put_back(pool, pooled, clean=not is_dead)
+        while (lease := stock.reserve_warm(pool)) is not None:
             try:
                 lease.open()
             except Exception as error:  # noqa: BLE001 - whoever needs a session will find out, and report it
-                log.info("session not opened ahead of need", servers=sorted(shelf.names), error=str(error))
+                log.info("session not opened ahead of need", servers=sorted(pool.names), error=str(error))
             lease.release(clean=True)
 
-    def _say_farewell(self, sessions: queue.SimpleQueue[tuple[Shelf, Held]]) -> None:
+    def _say_farewell(self, sessions: queue.SimpleQueue[tuple[Pool, PooledSession]]) -> None:
         while True:
             try:
-                shelf, held = sessions.get_nowait()
+                pool, pooled = sessions.get_nowait()
             except queue.Empty:
                 return
-            self._stock.close_taken(shelf, held)
+            self._stock.close_taken(pool, pooled)
 
 
 def _join(threads: list[threading.Thread], end: float) -> bool:

@@ -1,6 +1,6 @@
 """The sessions of one server: what is open, idle, taken or being dialled. Decides; does no I/O, takes no lock.
 
-Guarded by the lock of `pool.Pools`, which owns one shelf per server. Knows nothing of leases or jobs.
+Guarded by the lock of `pool.Pools`, which owns one pool per server. Knows nothing of leases or jobs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     Key = tuple[object, ...]
 
-DIALS = 4  # connects to one server at once: a server that is slow to welcome gets no storm; the first one goes alone
+CONNECTS_AT_ONCE = (
+    4  # connects to one server at once: a server that is slow to welcome gets no storm; the first one goes alone
+)
 SHRINK_SECONDS = 60.0  # how long a server keeps what was open when it refused more
 REGROW_SECONDS = 10.0  # and then, for each session more
 WARM_SECONDS = 60.0  # between a connect that failed and the next one ahead of need
@@ -41,7 +43,7 @@ class Ages:
 
 
 @dataclass(eq=False)
-class Held:
+class PooledSession:
     """An open session and its dates."""
 
     session: Session
@@ -72,14 +74,14 @@ class Piece:
 
 
 @dataclass(eq=False)
-class Place:
-    """One side of a lease: a place on a shelf, with the session that is in it or will be."""
+class Slot:
+    """One side of a lease: a slot of a pool, with the session that is in it or will be."""
 
-    shelf: Shelf
+    pool: Pool
     server: ServerConfig
-    held: Held | None = None  # the open session
-    victim: Held | None = None  # an idle session that must be closed first
-    dials: bool = False  # counted in shelf.dialing
+    pooled: PooledSession | None = None  # the open session
+    evicts: PooledSession | None = None  # an idle session that must be closed first
+    is_connecting: bool = False  # counted in pool.connecting
     is_new: bool = False  # a connect, of which there may be so many a minute
     attempt: Session | None = None  # being connected
     is_touched: bool = False  # its session was used, or is being opened
@@ -87,24 +89,24 @@ class Place:
     @property
     def session(self) -> Session | None:
         """The session that somebody may be blocked in."""
-        return self.attempt if self.held is None else self.held.session
+        return self.attempt if self.pooled is None else self.pooled.session
 
 
 @dataclass(eq=False)
-class Shelf:
+class Pool:
     """The sessions of one server."""
 
     limit: int
     ages: Ages
     names: set[str] = field(default_factory=set)
-    idle: list[Held] = field(default_factory=list)  # in the order of last use, last one last
-    taken: int = 0  # places in use: leased, being dialled, pinged or closed
+    idle: list[PooledSession] = field(default_factory=list)  # in the order of last use, last one last
+    taken: int = 0  # slots in use: leased, being dialled, pinged or closed
     connected: int = 0  # sessions that are open, idle ones included
-    dialing: int = 0
+    connecting: int = 0
     per_minute: float = math.inf  # new sessions, on average
-    dials_left: float = math.inf  # of those that may be opened at once, as of `dials_at`
-    dials_at: float = 0.0
-    dialled_at: float = 0.0  # when a connect began last
+    connect_tokens: float = math.inf  # of those that may be opened at once, as of `tokens_at`
+    tokens_at: float = 0.0
+    connect_began_at: float = 0.0  # when a connect began last
     refused_logins: int = 0  # in a row
     no_login_before: float = 0.0
     no_warming_before: float = 0.0
@@ -114,11 +116,11 @@ class Shelf:
     shrunk_until: float = 0.0
     litter: OrderedDict[str, Piece] = field(default_factory=OrderedDict)
 
-    def know(self, server: ServerConfig) -> None:
+    def register(self, server: ServerConfig) -> None:
         """Add a name of this server: the smallest limit of all names counts."""
         self.limit = max(1, min(self.limit, server.max_connections))
         self.per_minute = min(self.per_minute, server.connects_per_minute)
-        self.dials_left = min(self.dials_left, self._burst)
+        self.connect_tokens = min(self.connect_tokens, self._burst)
         if server.prewarm > (self.warm.prewarm if self.warm else 0):
             self.warm = server
         self.names.add(server.hostname)
@@ -143,8 +145,8 @@ class Shelf:
         self.no_login_before = max(self.no_login_before, now + rest)
         self.no_warming_before = max(self.no_warming_before, now + max(rest, WARM_SECONDS))
         if not isinstance(error, ServerBusy):
-            for held in self.idle:
-                held.proven = -math.inf  # pinged before it is used: it may be as dead as the server
+            for pooled in self.idle:
+                pooled.proven = -math.inf  # pinged before it is used: it may be as dead as the server
         if not (self.connected or isinstance(error, ServerBusy)):
             return False
         self.shrunk_to, self.shrunk_until = max(1, self.connected), now + max(rest, SHRINK_SECONDS)
@@ -157,121 +159,123 @@ class Shelf:
 
     @property
     def _burst(self) -> float:
-        return max(2.0, min(self.per_minute, max(DIALS, self.limit)))
+        return max(2.0, min(self.per_minute, max(CONNECTS_AT_ONCE, self.limit)))
 
-    def _may_dial(self, now: float, own: int = 0) -> bool:
+    def _may_connect(self, now: float, own: int = 0) -> bool:
         """May one more connect begin? `own`: those of the same lease, which come one after the other."""
-        return self.dialing < (DIALS if self.connected else 1 + own) and self.connects_left(now) >= 1
+        return self.connecting < (CONNECTS_AT_ONCE if self.connected else 1 + own) and self.connects_left(now) >= 1
 
     def _may_open(self, now: float, own: int = 0) -> bool:
         """May one more session be opened: a connect, and no refused login to wait after?"""
-        return now >= self.no_login_before and self._may_dial(now, own)
+        return now >= self.no_login_before and self._may_connect(now, own)
 
     def take_connect(self, now: float) -> bool:
-        """Count one connect more, of whoever has a place already; False: not now."""
+        """Count one connect more, of whoever has a slot already; False: not now."""
         may = now >= self.no_login_before and self.connects_left(now) >= 1
-        self.dials_left -= may
+        self.connect_tokens -= may
         return may
 
     def connects_left(self, now: float) -> float:
         """Return how many connects may begin by their number per minute."""
-        self.dials_left = min(self._burst, self.dials_left + max(0.0, now - self.dials_at) * self.per_minute / 60)
-        self.dials_at = now
-        return self.dials_left
+        self.connect_tokens = min(
+            self._burst, self.connect_tokens + max(0.0, now - self.tokens_at) * self.per_minute / 60
+        )
+        self.tokens_at = now
+        return self.connect_tokens
 
     def room(self, now: float) -> int:
         """Return how many sessions can be had now: idle ones, and those that may still be opened."""
         return self.limit_at(now) - self.taken
 
-    def held_up(self, now: float) -> float | None:
-        """Return since how many seconds no session can be had, though there is room: connects must end or wait first.
+    def connecting_for(self, now: float) -> float | None:
+        """Return for how many seconds connects in progress have blocked a checkout although slots are free.
 
         None: one can be had, or there is no room. Counted from the connect that began last.
         """
-        if self.room(now) < 1 or self._may_open(now) or any(held.is_fresh(now, self.ages) for held in self.idle):
+        if self.room(now) < 1 or self._may_open(now) or any(pooled.is_fresh(now, self.ages) for pooled in self.idle):
             return None
-        return now - self.dialled_at
+        return now - self.connect_began_at
 
-    def pick(self, server: ServerConfig, now: float, beside: Place | None = None) -> Place | None:
-        """Take a place: the fitting idle session used last, or a new one; None: no room, or too many connects.
+    def checkout(self, server: ServerConfig, now: float, beside: Slot | None = None) -> Slot | None:
+        """Take a slot: the fitting idle session used last, or a new one; None: no room, or too many connects.
 
-        `beside`: the other place of the same lease, when both are here.
+        `beside`: the other slot of the same lease, when both are here.
         """
         if self.room(now) < 1:
             return None
-        own = 0 if beside is None else beside.dials
+        own = 0 if beside is None else beside.is_connecting
         may_open = self._may_open(now, own)
-        for held in reversed(self.idle):
-            is_fresh = held.is_fresh(now, self.ages)
+        for pooled in reversed(self.idle):
+            is_fresh = pooled.is_fresh(now, self.ages)
             # One that idled longer is pinged first, and replaced when dead: that counts as a connect, and a login.
-            if (is_fresh or may_open) and fits(held.server, server) and not self.has_expired(held, now):
-                self.idle.remove(held)
-                return self._take(Place(self, server, held, dials=not is_fresh), now)
-        return self._pick_new(server, now) if may_open else None
+            if (is_fresh or may_open) and fits(pooled.server, server) and not self.has_expired(pooled, now):
+                self.idle.remove(pooled)
+                return self._take(Slot(self, server, pooled, is_connecting=not is_fresh), now)
+        return self._checkout_new(server, now) if may_open else None
 
-    def pick_warm(self, now: float) -> Place | None:
-        """Take a place for a session that is to be opened ahead of need; None: there is no need, or no chance."""
+    def checkout_warm(self, now: float) -> Slot | None:
+        """Take a slot for a session that is to be opened ahead of need; None: there is no need, or no chance."""
         wanted = 0 if self.warm is None else min(self.warm.prewarm, self.limit_at(now))
-        if self.warm is None or self.connected + self.dialing >= wanted or self.taken + len(self.idle) >= wanted:
+        if self.warm is None or self.connected + self.connecting >= wanted or self.taken + len(self.idle) >= wanted:
             return None
-        return self._pick_new(self.warm, now) if now >= self.no_warming_before and self._may_dial(now) else None
+        return self._checkout_new(self.warm, now) if now >= self.no_warming_before and self._may_connect(now) else None
 
-    def _pick_new(self, server: ServerConfig, now: float) -> Place:
-        self.dials_left -= 1
-        victim = self.idle.pop(0) if self.taken + len(self.idle) >= self.limit_at(now) else None
-        return self._take(Place(self, server, victim=victim, dials=True, is_new=True), now)
+    def _checkout_new(self, server: ServerConfig, now: float) -> Slot:
+        self.connect_tokens -= 1
+        evicts = self.idle.pop(0) if self.taken + len(self.idle) >= self.limit_at(now) else None
+        return self._take(Slot(self, server, evicts=evicts, is_connecting=True, is_new=True), now)
 
-    def _take(self, place: Place, now: float) -> Place:
+    def _take(self, slot: Slot, now: float) -> Slot:
         self.taken += 1
-        if place.dials:
-            self.dialing += 1
-            self.dialled_at = now
-        return place
+        if slot.is_connecting:
+            self.connecting += 1
+            self.connect_began_at = now
+        return slot
 
-    def unpick(self, place: Place) -> None:
-        """Undo `pick`: nothing was done with the place."""
+    def undo_checkout(self, slot: Slot) -> None:
+        """Undo `checkout`: nothing was done with the slot."""
         self.taken -= 1
-        self.dials_left += place.is_new
-        self.end_dial(place)
-        for held in (place.held, place.victim):
-            if held is not None:
-                self.put(held)
+        self.connect_tokens += slot.is_new
+        self.end_connect(slot)
+        for pooled in (slot.pooled, slot.evicts):
+            if pooled is not None:
+                self.put_idle(pooled)
 
-    def end_dial(self, place: Place) -> None:
-        """Count the place's connect as over."""
-        self.dialing -= place.dials
-        place.dials = False
+    def end_connect(self, slot: Slot) -> None:
+        """Count the slot's connect as over."""
+        self.connecting -= slot.is_connecting
+        slot.is_connecting = False
 
-    def has_expired(self, held: Held, now: float) -> bool:
+    def has_expired(self, pooled: PooledSession, now: float) -> bool:
         """Is a session past its lifetime, or was it idle for too long? Those opened ahead of need may idle."""
         if self.warm is not None and self.connected <= self.warm.prewarm:
-            return held.is_old(now, self.ages)
-        return held.has_expired(now, self.ages)
+            return pooled.is_old(now, self.ages)
+        return pooled.has_expired(now, self.ages)
 
-    def keeps(self, held: Held, now: float) -> bool:
-        """May a clean session whose place ends be kept?"""
-        return self.taken + len(self.idle) <= self.limit_at(now) and not held.is_old(now, self.ages)
+    def keeps(self, pooled: PooledSession, now: float) -> bool:
+        """May a clean session whose slot ends be kept?"""
+        return self.taken + len(self.idle) <= self.limit_at(now) and not pooled.is_old(now, self.ages)
 
-    def put(self, held: Held) -> None:
+    def put_idle(self, pooled: PooledSession) -> None:
         """Put a session among the idle ones, in the order of last use."""
-        place = len(self.idle)
-        while place and self.idle[place - 1].used > held.used:
-            place -= 1
-        self.idle.insert(place, held)
+        index = len(self.idle)
+        while index and self.idle[index - 1].used > pooled.used:
+            index -= 1
+        self.idle.insert(index, pooled)
 
     def needs_care(self, now: float) -> bool:
         """Is there an idle session to close or to ping, or may one be missing?"""
         return self.warm is not None or any(
-            self.has_expired(held, now) or not held.is_fresh(now, self.ages) for held in self.idle
+            self.has_expired(pooled, now) or not pooled.is_fresh(now, self.ages) for pooled in self.idle
         )
 
-    def take_idle(self, wanted: Callable[[Held], bool]) -> Held | None:
-        """Take the first idle session that is `wanted`; its place counts as taken."""
-        held = next((held for held in self.idle if wanted(held)), None)
-        if held is not None:
-            self.idle.remove(held)
+    def take_idle(self, wanted: Callable[[PooledSession], bool]) -> PooledSession | None:
+        """Take the first idle session that is `wanted`; its slot counts as taken."""
+        pooled = next((pooled for pooled in self.idle if wanted(pooled)), None)
+        if pooled is not None:
+            self.idle.remove(pooled)
             self.taken += 1
-        return held
+        return pooled
 
     def add_litter(self, server: ServerConfig, path: str) -> str | None:
         """Remember a partial file; return the one forgotten for it, if any."""

@@ -2,9 +2,10 @@
 
     Pools(config_lookup, settings, clock=time.monotonic, create=create_session)
     .on_release                                   called, without a lock, whenever a session or a connect became free
-    .server(name) -> ServerConfig   .key(server) -> pool key   .know(servers)   .check(source, destination)
+    .server(name) -> ServerConfig   .key(server) -> pool key   .register(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
-    .room(server) -> int   .held_up(server) -> seconds | None   .connected(server) -> int   .rest(server) -> seconds
+    .room(server) -> int   .connecting_for(server) -> seconds | None   .connected(server) -> int
+    .login_backoff_left(server) -> seconds
     .litter(server, path)   .tidy(server, path) -> bool   .round_trip(server) -> seconds | None
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared  .release(clean)  .abort()  .aborted
@@ -23,7 +24,7 @@ import structlog
 from etl.errors import Fate, SettingsError, fate_of
 from etl.sessions.lease import Lease, disconnect, named
 from etl.sessions.maintenance import Maintenance
-from etl.sessions.pool import Ages, Shelf, fits, same_view
+from etl.sessions.pool import Ages, Pool, fits, same_view
 from etl.transfer.base import Session, TransferFactory
 from etl.transfer.staged import Staged
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
     from etl.models.server import ServerConfig, TransferSettings
-    from etl.sessions.pool import Held, Key, Piece, Place
+    from etl.sessions.pool import Key, Piece, PooledSession, Slot
 
     Create = Callable[[ServerConfig, TransferSettings], Session]
 
@@ -68,9 +69,9 @@ class Pools:
             settings.login_backoff_seconds,
         )
         self.ping_limit = settings.ping_timeout_seconds
-        # Guards _shelves and all that is in them, _leases, _closing. Held only to decide, never during I/O.
+        # Guards _by_key and all that is in them, _leases, _closing. PooledSession only to decide, never during I/O.
         self._lock = threading.Lock()
-        self._shelves: dict[Key, Shelf] = {}
+        self._by_key: dict[Key, Pool] = {}
         self._leases: set[Lease] = set()
         self._closing = False
         pause = max(0.05, min(self._ages.ping_interval, self._ages.idle_timeout) / 4)
@@ -83,17 +84,17 @@ class Pools:
         """Return what names of one server have in common. Without a host each base path is a server of its own."""
         return server.address if server.host else (*server.address, server.base_path)
 
-    def know(self, servers: Iterable[ServerConfig]) -> None:
+    def register(self, servers: Iterable[ServerConfig]) -> None:
         """Tell of servers before their first job, so that a pool's limit is the smallest of its names' at once."""
         with self._lock:
             for server in servers:
-                self._shelf(server)
+                self._pool(server)
 
     def check(self, source: ServerConfig, destination: ServerConfig) -> None:
         """Raise SettingsError for a pair that could never get its sessions."""
         with self._lock:
-            shelf = self._shelf(source)
-            is_alone = shelf is self._shelf(destination) and shelf.limit < 2
+            pool = self._pool(source)
+            is_alone = pool is self._pool(destination) and pool.limit < 2
         if is_alone and not _can_share(source, destination):
             raise SettingsError(
                 f"{source.hostname} and {destination.hostname} are one server with different settings: "
@@ -102,7 +103,7 @@ class Pools:
             )
 
     def reserve(self, source: ServerConfig, destination: ServerConfig | None = None) -> Lease | None:
-        """Take places for both sides in one step, or none: nobody ever waits holding one. Never blocks.
+        """Take slots for both sides in one step, or none: nobody ever waits holding one. Never blocks.
 
         Of the idle sessions the one used last. Where both sides are one pool with room for a single session, that
         one serves both (`Lease.shared`). None also while too many connects to one of the servers are under way.
@@ -111,19 +112,19 @@ class Pools:
         with self._lock:
             if self._closing:
                 return None
-            shelf = self._shelf(source)
-            other = None if destination is None else self._shelf(destination)
-            shared = other is shelf and shelf.room(now) == 1
+            pool = self._pool(source)
+            other = None if destination is None else self._pool(destination)
+            shared = other is pool and pool.room(now) == 1
             if shared and destination is not None and not _can_share(source, destination):
                 return None
-            first = shelf.pick(source, now)
+            first = pool.checkout(source, now)
             if first is None:
                 return None
             second = None
             if other is not None and destination is not None and not shared:
-                second = other.pick(destination, now, first if other is shelf else None)
+                second = other.checkout(destination, now, first if other is pool else None)
                 if second is None:
-                    shelf.unpick(first)
+                    pool.undo_checkout(first)
                     return None
             lease = Lease(self, first, second, shared=shared)
             self._leases.add(lease)
@@ -133,42 +134,42 @@ class Pools:
         """Return how many sessions of a server could be had now, were there no limit on connects under way."""
         now = self.now()
         with self._lock:
-            return 0 if self._closing else max(0, self._shelf(server).room(now))
+            return 0 if self._closing else max(0, self._pool(server).room(now))
 
-    def held_up(self, server: ServerConfig) -> float | None:
-        """Return since how many seconds no session can be had, though there is room: connects must end or wait first.
+    def connecting_for(self, server: ServerConfig) -> float | None:
+        """Return for how many seconds connects in progress have blocked a checkout although slots are free.
 
         None: one can be had, or there is no room.
         """
         now = self.now()
         with self._lock:
-            return self._shelf(server).held_up(now)
+            return self._pool(server).connecting_for(now)
 
     def connected(self, server: ServerConfig) -> int:
         """Return how many sessions with a server are open."""
         with self._lock:
-            return self._shelf(server).connected
+            return self._pool(server).connected
 
-    def rest(self, server: ServerConfig) -> float:
+    def login_backoff_left(self, server: ServerConfig) -> float:
         """Return for how many seconds nobody should log in to a server, since it refused a login."""
         now = self.now()
         with self._lock:
-            return max(0.0, self._shelf(server).no_login_before - now)
+            return max(0.0, self._pool(server).no_login_before - now)
 
     def litter(self, server: ServerConfig, path: str) -> None:
         """Remember a partial file that could not be removed; the next fresh session with its server does it."""
         with self._lock:
-            forgotten = self._shelf(server).add_litter(server, path)
+            forgotten = self._pool(server).add_litter(server, path)
         if forgotten is not None:
             log.warning("partial file forgotten", server=server.hostname, path=forgotten)
 
     def tidy(self, server: ServerConfig, path: str) -> bool:
         """Remove a partial file now, through a session of its own; else remember it, and return False.
 
-        For a lane whose own session broke and is closed: the place of that one is still the lane's.
+        For a lane whose own session broke and is closed: the slot of that one is still the lane's.
         """
         with self._lock:
-            may_connect = not self._closing and self._shelf(server).take_connect(self.now())
+            may_connect = not self._closing and self._pool(server).take_connect(self.now())
         if may_connect:
             try:
                 with self.create(server) as session:
@@ -184,33 +185,33 @@ class Pools:
     def round_trip(self, server: ServerConfig) -> float | None:
         """Return the seconds of a round trip to a server, as one of its sessions told last; None: not known."""
         with self._lock:
-            return self._shelf(server).round_trip
+            return self._pool(server).round_trip
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Return the numbers of each pool, under its names."""
         now = self.now()
         with self._lock:
             return {
-                "/".join(sorted(shelf.names)): {
-                    "limit": shelf.limit,
-                    "limit_now": shelf.limit_at(now),
-                    "open": shelf.connected,
-                    "idle": len(shelf.idle),
-                    "taken": shelf.taken,
-                    "dialing": shelf.dialing,
-                    "connects_left": int(shelf.connects_left(now)),
-                    "litter": len(shelf.litter),
+                "/".join(sorted(pool.names)): {
+                    "limit": pool.limit,
+                    "limit_now": pool.limit_at(now),
+                    "open": pool.connected,
+                    "idle": len(pool.idle),
+                    "taken": pool.taken,
+                    "connecting": pool.connecting,
+                    "connects_left": int(pool.connects_left(now)),
+                    "litter": len(pool.litter),
                 }
-                for shelf in self._shelves.values()
+                for pool in self._by_key.values()
             }
 
-    def _shelf(self, server: ServerConfig) -> Shelf:
+    def _pool(self, server: ServerConfig) -> Pool:
         key = self.key(server)
-        shelf = self._shelves.get(key)
-        if shelf is None:
-            shelf = self._shelves[key] = Shelf(server.max_connections, self._ages)
-        shelf.know(server)
-        return shelf
+        pool = self._by_key.get(key)
+        if pool is None:
+            pool = self._by_key[key] = Pool(server.max_connections, self._ages)
+        pool.register(server)
+        return pool
 
     # --- what a lease reports ---
 
@@ -218,26 +219,26 @@ class Pools:
         """Return a new, unconnected session."""
         return self._create(server, self._limits)
 
-    def opened(self, place: Place) -> None:
+    def opened(self, slot: Slot) -> None:
         """Count a session that connected."""
         with self._lock:
-            place.shelf.welcomed()
+            slot.pool.welcomed()
 
-    def closed(self, place: Place) -> None:
-        """Count the victim as closed."""
+    def closed(self, slot: Slot) -> None:
+        """Count the evicts as closed."""
         with self._lock:
-            place.shelf.connected -= 1
+            slot.pool.connected -= 1
 
-    def discarded(self, place: Place) -> None:
-        """Count a session as closed that another takes the place of: one connect more."""
+    def discarded(self, slot: Slot) -> None:
+        """Count a session as closed that another takes the slot of: one connect more."""
         with self._lock:
-            place.shelf.connected -= 1
-            place.shelf.dials_left -= 1
+            slot.pool.connected -= 1
+            slot.pool.connect_tokens -= 1
 
-    def dialled(self, place: Place) -> None:
+    def connect_ended(self, slot: Slot) -> None:
         """Count a connect as over: another may begin."""
         with self._lock:
-            place.shelf.end_dial(place)
+            slot.pool.end_connect(slot)
         self._tell()
 
     def refused(self, server: ServerConfig, error: Exception) -> None:
@@ -246,59 +247,59 @@ class Pools:
             return
         now = self.now()
         with self._lock:
-            shelf = self._shelf(server)
-            has_shrunk, limit = shelf.refused(error, now), shelf.limit_at(now)
+            pool = self._pool(server)
+            has_shrunk, limit = pool.refused(error, now), pool.limit_at(now)
         if has_shrunk:
             log.warning("pool shrunk: no more sessions", server=server.hostname, limit=limit, error=str(error))
 
-    def take_litter(self, place: Place) -> OrderedDict[str, Piece]:
+    def take_litter(self, slot: Slot) -> OrderedDict[str, Piece]:
         """Hand out partial files to remove."""
         with self._lock:
-            return place.shelf.take_litter(place.server)
+            return slot.pool.take_litter(slot.server)
 
-    def put_litter(self, place: Place, litter: OrderedDict[str, Piece]) -> None:
+    def put_litter(self, slot: Slot, litter: OrderedDict[str, Piece]) -> None:
         """Take back those that were not removed."""
         with self._lock:
             for path, piece in litter.items():
-                place.shelf.litter.setdefault(path, piece)
+                slot.pool.litter.setdefault(path, piece)
 
-    def give_back(self, lease: Lease, places: list[tuple[Place, bool]]) -> None:
-        """End a lease: keep the clean sessions, close the others; a place is free once its session is closed."""
+    def checkin(self, lease: Lease, slots: list[tuple[Slot, bool]]) -> None:
+        """End a lease: keep the clean sessions, close the others; a slot is free once its session is closed."""
         now = self.now()
-        doomed: list[tuple[Shelf, Held, bool]] = []
-        trips = [place.held.session.round_trip_seconds() if clean and place.held else None for place, clean in places]
+        doomed: list[tuple[Pool, PooledSession, bool]] = []
+        trips = [slot.pooled.session.round_trip_seconds() if clean and slot.pooled else None for slot, clean in slots]
         with self._lock:  # critical section: decide what is kept
             self._leases.discard(lease)
-            for (place, clean), seconds in zip(places, trips, strict=True):
-                shelf = place.shelf
-                shelf.round_trip = shelf.round_trip if seconds is None else seconds
-                shelf.end_dial(place)
-                shelf.dials_left += place.is_new and not place.is_touched
-                if place.victim is not None and not self._closing:  # its turn never came
-                    shelf.put(place.victim)
-                elif place.victim is not None:
-                    shelf.taken += 1
-                    doomed.append((shelf, place.victim, True))
-                if place.held is None:
-                    shelf.taken -= 1
-                elif clean and not self._closing and shelf.keeps(place.held, now):
-                    if place.is_touched:
-                        place.held.used = place.held.proven = now
-                    shelf.taken -= 1
-                    shelf.put(place.held)
+            for (slot, clean), seconds in zip(slots, trips, strict=True):
+                pool = slot.pool
+                pool.round_trip = pool.round_trip if seconds is None else seconds
+                pool.end_connect(slot)
+                pool.connect_tokens += slot.is_new and not slot.is_touched
+                if slot.evicts is not None and not self._closing:  # its turn never came
+                    pool.put_idle(slot.evicts)
+                elif slot.evicts is not None:
+                    pool.taken += 1
+                    doomed.append((pool, slot.evicts, True))
+                if slot.pooled is None:
+                    pool.taken -= 1
+                elif clean and not self._closing and pool.keeps(slot.pooled, now):
+                    if slot.is_touched:
+                        slot.pooled.used = slot.pooled.proven = now
+                    pool.taken -= 1
+                    pool.put_idle(slot.pooled)
                 else:
-                    doomed.append((shelf, place.held, clean))
-        for shelf, held, clean in doomed:
+                    doomed.append((pool, slot.pooled, clean))
+        for pool, pooled, clean in doomed:
             if not clean:
-                held.session.abort()  # no farewell on a session in an unknown state: it could block
-            self._close(shelf, held)
+                pooled.session.abort()  # no farewell on a session in an unknown state: it could block
+            self._close(pool, pooled)
         self._tell()
 
-    def _close(self, shelf: Shelf, held: Held) -> None:
-        disconnect(held)
+    def _close(self, pool: Pool, pooled: PooledSession) -> None:
+        disconnect(pooled)
         with self._lock:
-            shelf.connected -= 1
-            shelf.taken -= 1
+            pool.connected -= 1
+            pool.taken -= 1
 
     def _tell(self) -> None:
         if self.on_release is not None:
@@ -314,52 +315,50 @@ class Pools:
         """Look after the idle sessions of every server once, and wait until that is done."""
         self._maintenance.run_once()
 
-    def needing_care(self) -> list[tuple[Key, Shelf]]:
+    def needing_care(self) -> list[tuple[Key, Pool]]:
         """Return the pools with an idle session to close or ping, or one to open ahead; none once closing."""
         now = self.now()
         with self._lock:
-            return (
-                [] if self._closing else [(key, shelf) for key, shelf in self._shelves.items() if shelf.needs_care(now)]
-            )
+            return [] if self._closing else [(key, pool) for key, pool in self._by_key.items() if pool.needs_care(now)]
 
-    def take_idle(self, shelf: Shelf, wanted: Callable[[Held], bool]) -> Held | None:
+    def take_idle(self, pool: Pool, wanted: Callable[[PooledSession], bool]) -> PooledSession | None:
         """Take an idle session out of its pool for care; None: there is no such session."""
         with self._lock:
-            return None if self._closing else shelf.take_idle(wanted)
+            return None if self._closing else pool.take_idle(wanted)
 
-    def take_expired(self, shelf: Shelf, now: float) -> Held | None:
+    def take_expired(self, pool: Pool, now: float) -> PooledSession | None:
         """Take an idle session that is too old, or has idled for too long, out of its pool."""
-        return self.take_idle(shelf, lambda held: shelf.has_expired(held, now))
+        return self.take_idle(pool, lambda pooled: pool.has_expired(pooled, now))
 
-    def take_stale(self, shelf: Shelf, now: float) -> Held | None:
+    def take_stale(self, pool: Pool, now: float) -> PooledSession | None:
         """Take an idle session out of its pool that must prove that it lives."""
-        return self.take_idle(shelf, lambda held: not held.is_fresh(now, self._ages))
+        return self.take_idle(pool, lambda pooled: not pooled.is_fresh(now, self._ages))
 
-    def put_back(self, shelf: Shelf, held: Held, *, clean: bool) -> None:
+    def put_back(self, pool: Pool, pooled: PooledSession, *, clean: bool) -> None:
         """Put a session back that was taken for care; an unclean one is closed."""
         with self._lock:
             kept = clean and not self._closing
             if kept:
-                shelf.taken -= 1
-                shelf.put(held)
+                pool.taken -= 1
+                pool.put_idle(pooled)
         if kept:
             self._tell()
         else:
-            self.close_taken(shelf, held)
+            self.close_taken(pool, pooled)
 
-    def close_taken(self, shelf: Shelf, held: Held) -> None:
-        """Close a session that was taken; its place is free then."""
-        self._close(shelf, held)
+    def close_taken(self, pool: Pool, pooled: PooledSession) -> None:
+        """Close a session that was taken; its slot is free then."""
+        self._close(pool, pooled)
         self._tell()
 
-    def reserve_warm(self, shelf: Shelf) -> Lease | None:
+    def reserve_warm(self, pool: Pool) -> Lease | None:
         """Return the lease of a session to open ahead of need; None: enough are open."""
         now = self.now()
         with self._lock:
-            place = None if self._closing else shelf.pick_warm(now)
-            if place is None:
+            slot = None if self._closing else pool.checkout_warm(now)
+            if slot is None:
                 return None
-            lease = Lease(self, place, None)
+            lease = Lease(self, slot, None)
             self._leases.add(lease)
             return lease
 
@@ -373,11 +372,11 @@ class Pools:
         with self._lock:  # critical section: from here on nothing is lent or put back
             self._closing = True
             leases = list(self._leases)
-            idle = [(shelf, held) for shelf in self._shelves.values() for held in shelf.idle]
-            for shelf, _ in idle:
-                shelf.taken += 1
-            for shelf in self._shelves.values():
-                shelf.idle.clear()
+            idle = [(pool, pooled) for pool in self._by_key.values() for pooled in pool.idle]
+            for pool, _ in idle:
+                pool.taken += 1
+            for pool in self._by_key.values():
+                pool.idle.clear()
         for lease in leases:
             lease.abort()
         return self._maintenance.close(idle, end, timeout / 2)

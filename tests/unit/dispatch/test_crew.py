@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from test_dispatcher import Room, pairs, room, tasks_of
-from test_dispatcher_rows import row_of
+from test_dispatcher_rows import follow, row_of
 
 import pretend
 from etl.dispatch.crew import KNOCKING_LANES, LONG_SECONDS, SPARE_LANES
@@ -71,6 +72,42 @@ def test_lanes_that_knock_at_silent_servers_are_no_others_lanes(silent: list[str
         with knocking(r, *silent) as count:
             assert count == KNOCKING_LANES
             assert pairs(stall(r, "A", "B", 1000)) == "AB AB AB AB"
+
+
+TICK = 0.1  # seconds that every job of the two below takes
+
+
+def part_of_the_second(r: Room, first: str, second: str) -> float:
+    """Have a pair work for ten seconds alone, then for thirty beside another; return that one's part of the jobs."""
+    lanes: list[Task] = []
+
+    def work(seconds: float) -> Counter[str]:
+        done: Counter[str] = Counter()
+        for _ in range(round(seconds / TICK)):
+            lanes.extend(r.take_all())
+            r.clock.pass_(TICK)
+            done.update(task.job.source.hostname for task in lanes)
+            went_on = [(task, follow(r, task)) for task in lanes]
+            lanes[:] = [following for _, following in went_on if following is not None]
+            for task in (task for task, following in went_on if following is None):
+                r.end(task)
+        return done
+
+    r.offer(*tasks_of(*first, 4000, 10_000))
+    work(10.0)
+    r.offer(*tasks_of(*second, 4000, 20_000))
+    done = work(30.0)
+    return done[second[0]] / done.total()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 8])
+def test_silent_partners_of_a_server_cost_its_other_pairs_no_lanes(count: int) -> None:
+    """A lane that knocks at one of them holds no session of their partner: B's share is for those that move files."""
+    with room(World(**MANY), workers=8) as r:
+        r.warm(*"BCDE")
+        with knocking(r, *(f"{name}-B" for name in SILENT[:count])) as knocks:
+            assert knocks == count
+            assert part_of_the_second(r, "DE", "CB") >= 0.45
 
 
 def test_a_server_that_is_met_first_is_reached_beside_silent_ones() -> None:

@@ -169,6 +169,7 @@ def test_one_server_has_at_most_half_of_the_lanes_while_others_wait() -> None:
 
 def test_a_common_server_counts_for_both_its_queues() -> None:
     with room(World(A=8, B=8, C=8, D=8, E=8), workers=4) as r:
+        r.warm(*"ABCDE")
         r.offer(*tasks_of("A", "B", 4), *tasks_of("A", "C", 4, 10), *tasks_of("D", "E", 4, 20))
         taken = pairs([r.must_take() for _ in range(4)])
         assert taken.count("A") == taken.count("DE") == 2
@@ -380,11 +381,31 @@ def test_a_probe_that_says_nothing_of_the_server_is_followed_by_another() -> Non
         assert r.take() is not None
 
 
+def test_a_lane_that_knocks_at_its_partner_is_no_probe_of_a_server() -> None:
+    """A is silent and B is up again: what is learnt at A says nothing of B, and may take as long as a login may."""
+    with room() as r:
+        r.dispatcher.failed("A", DOWN)
+        r.dispatcher.failed("B", DOWN)
+        r.clock.pass_(60.0)
+        r.offer(pretend.task(0, "A", "B"))
+        taken = r.dispatcher.take(0.0)
+        assert taken is not None
+        knock, lease = taken
+        assert lease.servers == ("A",)
+        assert {name: report.lanes for name, report in r.dispatcher.servers().items()} == {"A": 1, "B": 0}
+        r.offer(pretend.task(1, "C", "B"))
+        assert pairs([r.must_take()]) == "CB"
+        lease.release(clean=False)
+        r.dispatcher.finish(knock)
+
+
 def test_a_failing_server_has_one_lane() -> None:
     """A connect that is still under way there is its one lane: no probe beside it."""
     with room() as r:
+        r.warm("A")
         r.offer(*tasks_of("A", "B", 4))
         dialing, lease = _taken(r.dispatcher)
+        assert lease.servers == ("B",)
         r.dispatcher.failed("B", DOWN)
         r.clock.pass_(10.0)
         assert r.take() is None

@@ -149,9 +149,9 @@ class DispatcherMachine(RuleBasedStateMachine):
     def fail(self, name: str) -> None:
         self.ever_failed = True
         config = self.pools.server(name)
-        for shelf in self.pools._shelves.values():  # its idle sessions break; those at work stay
-            while name in shelf.names and (held := self.pools.take_idle(shelf, lambda _: True)) is not None:
-                self.pools._close(shelf, held)
+        for pool in self.pools._by_key.values():  # its idle sessions break; those at work stay
+            while name in pool.names and (held := self.pools.take_idle(pool, lambda _: True)) is not None:
+                self.pools._close(pool, held)
         waited = self.dispatcher.breaker_wait(name)
         self.dispatcher.failed(name, errors.ServerUnavailable("refused"))
         if self.pools.connected(config):
@@ -235,8 +235,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         return [task for task in firsts if task not in self.running and self.due[task] <= self.clock()]
 
     def busy(self) -> dict[str, int]:
-        at_work = [task for task, _ in self.rows.values() if task in self.running]
-        return {name: sum(name in touched(task) for task in at_work) for name in SERVERS}
+        """Return how many lanes hold a session of each server; one that knocks holds none of its partner."""
+        at_work = [held(task, lease) for lease, (task, _) in self.rows.items() if task in self.running]
+        return {name: sum(name in names for names in at_work) for name in SERVERS}
 
     def lanes(self) -> int:
         return sum(task in self.running for task, _ in self.rows.values())
@@ -273,6 +274,10 @@ def pair(task: Task) -> tuple[str, str]:
 
 def touched(task: Task) -> set[str]:
     return {task.job.source.hostname, task.job.destination.hostname}
+
+
+def held(task: Task, lease: Lease) -> set[str]:
+    return touched(task) if lease.is_pair else set(lease.servers)
 
 
 TestDispatcher = DispatcherMachine.TestCase

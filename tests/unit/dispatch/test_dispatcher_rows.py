@@ -42,6 +42,7 @@ def test_a_row_takes_the_jobs_of_its_pair_in_the_order_of_service() -> None:
 def test_a_row_holds_one_lane_and_two_jobs_at_most_count_as_running() -> None:
     """While one is delivered the next is fetched: both run, in one lane."""
     with room(World(A=1, B=1)) as r:
+        r.warm("A", "B")
         first, second = tasks_of("A", "B", 2)
         r.offer(first, second)
         assert r.must_take() is first

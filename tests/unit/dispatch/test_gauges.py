@@ -40,6 +40,7 @@ def test_what_is_long_ago_fades() -> None:
 
 def test_each_server_is_told_with_its_breaker_lanes_and_measures() -> None:
     with room() as r:
+        r.warm("A", "B")
         r.offer(*tasks_of("A", "B", 20), *tasks_of("C", "D", 20, 100))
         r.dispatcher.failed("C", DOWN)
         first, second = r.must_take(), r.must_take()

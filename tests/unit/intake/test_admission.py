@@ -33,7 +33,7 @@ from etl.models.wire import Batch, Message, Partition
 from etl.outcomes import messages
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import Envelopes
-from etl.outcomes.offsets import Progress
+from etl.outcomes.offsets import OffsetTracker
 from etl.outcomes.reporter import Endings
 from etl.retry.policy import SET_BACK_PER_SECOND, Policy
 from etl.sessions.pools import Pools
@@ -70,7 +70,7 @@ class FakePartitions:
         self.dirty = False
         self.ours = True
 
-    def incarnation(self, partition: Partition) -> int | None:
+    def epoch(self, partition: Partition) -> int | None:
         return self.held.get(partition)
 
     def asleep(self, partition: Partition) -> bool:
@@ -91,8 +91,8 @@ class FakePartitions:
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         return 0.0 if self.dirty else None
 
-    def owned(self, partition: Partition, incarnation: int) -> bool:
-        return self.ours and self.ledger.owns(partition, incarnation)
+    def owned(self, partition: Partition, epoch: int) -> bool:
+        return self.ours and self.ledger.owns(partition, epoch)
 
 
 class Scene:
@@ -162,7 +162,7 @@ class Scene:
     def commit(self) -> Batch | None:
         batch = self.ledger.batch(100, now=self.clock(), membership=object)
         if batch is not None:
-            self.ledger.settle(batch, committed=True)
+            self.ledger.end_batch(batch, committed=True)
         return batch
 
     def messages(self) -> dict[str, Message]:
@@ -536,7 +536,7 @@ def test_a_job_that_failed_or_whose_server_is_down_waits_for_its_time(scene: Sce
 
 def test_a_job_that_came_early_and_is_done_stops_nobody(scene: Scene) -> None:
     """The next owner of its partition finds it before its time, and goes on behind it."""
-    book = Progress(0)
+    book = OffsetTracker(0)
     for offset in range(2):
         book.receive(offset)
     commit = book.snapshot({1}, (), 1, "x")

@@ -14,7 +14,7 @@ from etl.intake import partitions
 from etl.intake.partitions import Partitions
 from etl.models.wire import Batch, Commit, Partition
 from etl.outcomes.ledger import Ledger
-from etl.outcomes.offsets import State
+from etl.outcomes.offsets import RecordState
 
 pytestmark = pytest.mark.unit
 
@@ -91,7 +91,7 @@ class Scene:
     def commit(self, *, clean: bool = False) -> Batch | None:
         batch = self.ledger.batch(100, now=self.clock(), membership=object, clean=clean)
         if batch is not None:
-            self.ledger.settle(batch, committed=True)
+            self.ledger.end_batch(batch, committed=True)
         return batch
 
 
@@ -100,11 +100,11 @@ def test_a_partition_is_fetched_from_once_it_was_taken_over() -> None:
     scene = Scene(P0)
     scene.partitions.steer(window_full=False)
     assert scene.intake.silent == {P0}
-    assert scene.partitions.incarnation(P0) is None
+    assert scene.partitions.epoch(P0) is None
     scene.take_over()
     scene.partitions.steer(window_full=False)
     assert scene.intake.silent == set()
-    assert scene.partitions.incarnation(P0) is not None
+    assert scene.partitions.epoch(P0) is not None
 
 
 def test_what_is_to_be_taken_over_anew_is_not_fetched_from() -> None:
@@ -139,11 +139,11 @@ def test_a_broker_that_is_away_is_asked_again() -> None:
     scene = Scene(P0, P1)
     scene.intake.told[P0] = None
     scene.take_over()
-    assert scene.partitions.incarnation(P0) is None
-    assert scene.partitions.incarnation(P1) is not None
+    assert scene.partitions.epoch(P0) is None
+    assert scene.partitions.epoch(P1) is not None
     del scene.intake.told[P0]
     scene.take_over()
-    assert None not in (scene.partitions.incarnation(P0), scene.partitions.incarnation(P1))
+    assert None not in (scene.partitions.epoch(P0), scene.partitions.epoch(P1))
 
 
 def test_a_partition_that_goes_while_it_is_taken_over_is_not_ours() -> None:
@@ -151,9 +151,9 @@ def test_a_partition_that_goes_while_it_is_taken_over_is_not_ours() -> None:
     scene = Scene(P0, P1)
     scene.intake.goes = {P0}
     scene.take_over()
-    assert scene.partitions.incarnation(P0) is None
+    assert scene.partitions.epoch(P0) is None
     assert not scene.ledger.owns(P0, 1)
-    assert scene.partitions.incarnation(P1) is not None
+    assert scene.partitions.epoch(P1) is not None
 
 
 def test_lost_records_are_reported_with_their_number() -> None:
@@ -208,10 +208,10 @@ def test_a_record_that_is_wanted_wakes_its_partition_before_its_time() -> None:
 
 
 def test_what_was_revoked_is_not_ours() -> None:
-    """At once, and a new assignment is another incarnation."""
+    """At once, and a new assignment is another epoch."""
     scene = Scene(P0)
     scene.take_over()
-    before = scene.partitions.incarnation(P0)
+    before = scene.partitions.epoch(P0)
     assert before is not None
     assert scene.partitions.owned(P0, before)
     scene.partitions.revoked([P0])
@@ -225,10 +225,10 @@ def test_who_is_no_member_owns_nothing() -> None:
     """A zombie publishes nothing."""
     scene = Scene(P0)
     scene.take_over()
-    incarnation = scene.partitions.incarnation(P0)
-    assert incarnation is not None
+    epoch = scene.partitions.epoch(P0)
+    assert epoch is not None
     scene.intake.member = False
-    assert not scene.partitions.owned(P0, incarnation)
+    assert not scene.partitions.owned(P0, epoch)
 
 
 def after_a_kill(*, end: int = END) -> Scene:
@@ -316,7 +316,7 @@ def test_the_position_is_told_so_that_lag_ends_at_zero() -> None:
     """Past transaction markers, where no record ever comes."""
     scene = Scene(P0)
     scene.take_over()
-    assert scene.ledger.receive(P0, 0) is State.NEW
+    assert scene.ledger.receive(P0, 0) is RecordState.NEW
     scene.intake.positions[P0] = 3
     scene.partitions.steer(window_full=False)
     batch = scene.commit(clean=True)

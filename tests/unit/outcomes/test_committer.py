@@ -11,7 +11,7 @@ from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitU
 from etl.models.wire import Batch, Commit, Message, Partition
 from etl.outcomes.committer import Committer
 from etl.outcomes.ledger import Ledger, Outcome
-from etl.outcomes.offsets import State
+from etl.outcomes.offsets import RecordState
 
 pytestmark = pytest.mark.unit
 
@@ -55,7 +55,7 @@ class Bench:
         self.now = 0.0
         self.broker = Broker()
         self.ledger = Ledger("this life")
-        self.incarnation = self.ledger.assign(HERE, 0)
+        self.epoch = self.ledger.assign(HERE, 0)
         self.member: object | None = "member"
         self.fatal: list[BaseException] = []
         self.committer = Committer(
@@ -76,7 +76,7 @@ class Bench:
             self.last += 1
             self.ledger.receive(HERE, self.last)
             message = Message("results", b"%d" % self.last, b"{}", shrink=shrink)
-            assert self.ledger.add(Outcome(HERE, self.last, self.incarnation, State.DONE, (message,)))
+            assert self.ledger.add(Outcome(HERE, self.last, self.epoch, RecordState.DONE, (message,)))
 
     def step(self, after: float = 0.0) -> float:
         self.now += after
@@ -111,7 +111,7 @@ def test_nobody_waits_for_outcomes_that_cannot_come() -> None:
     bench.ledger.receive(HERE, bench.last + 1)
     asked = len(hurries)
     bench.ledger.receive(HERE, bench.last + 2)
-    assert bench.ledger.add(Outcome(HERE, bench.last + 2, bench.incarnation, State.DONE))
+    assert bench.ledger.add(Outcome(HERE, bench.last + 2, bench.epoch, RecordState.DONE))
     assert len(hurries) == asked, "one is missing"
 
 
@@ -139,7 +139,7 @@ def test_jobs_are_told_of_while_the_end_of_a_commit_is_unknown() -> None:
         told.append(1)
         return (Message("results", b"1", b"{}"),)
 
-    bench.ledger.add(Outcome(HERE, 1, bench.incarnation, write=write))
+    bench.ledger.add(Outcome(HERE, 1, bench.epoch, write=write))
     bench.step(0.05)
     assert told == [1]
     assert bench.broker.results == []

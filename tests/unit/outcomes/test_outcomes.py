@@ -11,7 +11,7 @@ import pytest
 
 from etl.models.wire import Batch, Message, Partition
 from etl.outcomes.ledger import Ledger, Outcome
-from etl.outcomes.offsets import Progress, State
+from etl.outcomes.offsets import OffsetTracker, RecordState
 
 pytestmark = pytest.mark.unit
 
@@ -26,20 +26,22 @@ class Desk:
         self.ledger = Ledger("this life")
         self.now = 0.0
         self.member: object | None = "member 1"
-        self.incarnation = {tp: self.ledger.assign(tp, 0) for tp in partitions or (HERE,)}
+        self.epoch = {tp: self.ledger.assign(tp, 0) for tp in partitions or (HERE,)}
         if started:
             batch = self.take()
             assert batch is not None
-            self.ledger.settle(batch, committed=True)
+            self.ledger.end_batch(batch, committed=True)
 
     def receive(self, *offsets: int, tp: Partition = HERE) -> None:
         for offset in offsets:
             self.ledger.receive(tp, offset)
 
-    def finish(self, offset: int, state: State = State.DONE, *, tp: Partition = HERE, on_commit=None, messages=None):
+    def finish(
+        self, offset: int, state: RecordState = RecordState.DONE, *, tp: Partition = HERE, on_commit=None, messages=None
+    ):
         if messages is None:
-            messages = (Message("results", b"%d" % offset, b"{}"),) if state is State.DONE else ()
-        return self.ledger.add(Outcome(tp, offset, self.incarnation[tp], state, messages, on_commit))
+            messages = (Message("results", b"%d" % offset, b"{}"),) if state is RecordState.DONE else ()
+        return self.ledger.add(Outcome(tp, offset, self.epoch[tp], state, messages, on_commit))
 
     def take(self, limit: int = 100, *, clean: bool = False) -> Batch | None:
         return self.ledger.batch(limit, now=self.now, membership=lambda: self.member, clean=clean)
@@ -47,7 +49,7 @@ class Desk:
     def commit(self, limit: int = 100, *, clean: bool = False) -> Batch:
         batch = self.take(limit, clean=clean)
         assert batch is not None
-        self.ledger.settle(batch, committed=True)
+        self.ledger.end_batch(batch, committed=True)
         return batch
 
 
@@ -82,13 +84,13 @@ def test_messages_may_be_written_when_the_next_batch_is_taken() -> None:
         written.append(desk.ledger.waiting)
         return (Message("results", b"late", b"{}"),)
 
-    assert desk.ledger.add(Outcome(HERE, 0, desk.incarnation[HERE], write=write))
-    assert not desk.ledger.add(Outcome(HERE, 0, desk.incarnation[HERE], write=write)), "a second outcome"
+    assert desk.ledger.add(Outcome(HERE, 0, desk.epoch[HERE], write=write))
+    assert not desk.ledger.add(Outcome(HERE, 0, desk.epoch[HERE], write=write)), "a second outcome"
     desk.finish(1)
     assert (written, desk.ledger.complete) == ([], True)
     batch = desk.take()
     assert batch is not None
-    desk.ledger.settle(batch, committed=False)
+    desk.ledger.end_batch(batch, committed=False)
     assert [message.key for message in batch.messages] == [b"late", b"1"]
     assert desk.commit().messages == batch.messages
     assert written == [2]
@@ -102,10 +104,10 @@ def test_an_outcome_that_comes_while_messages_are_written_goes_into_the_next_bat
         return (Message("results", b"1", b"{}"),)
 
     def write() -> tuple[Message, ...]:
-        desk.ledger.add(Outcome(HERE, 1, desk.incarnation[HERE], write=later))
+        desk.ledger.add(Outcome(HERE, 1, desk.epoch[HERE], write=later))
         return (Message("results", b"0", b"{}"),)
 
-    desk.ledger.add(Outcome(HERE, 0, desk.incarnation[HERE], write=write))
+    desk.ledger.add(Outcome(HERE, 0, desk.epoch[HERE], write=write))
     first, second = desk.commit(), desk.commit()
     assert [message.key for batch in (first, second) for message in batch.messages] == [b"0", b"1"]
     assert (first.offsets[HERE].offset, second.offsets[HERE].offset) == (1, 2)
@@ -121,7 +123,7 @@ def test_what_is_written_of_a_partition_that_was_taken_away_is_dropped() -> None
         desk.receive(0)
         return (Message("results", b"0", b"{}"),)
 
-    desk.ledger.add(Outcome(HERE, 0, desk.incarnation[HERE], write=write))
+    desk.ledger.add(Outcome(HERE, 0, desk.epoch[HERE], write=write))
     batch = desk.take()
     assert batch is None or not batch.messages
     assert desk.ledger.waiting == 0
@@ -163,9 +165,9 @@ def test_one_batch_is_in_flight_at_a_time() -> None:
     assert batch is not None
     with pytest.raises(RuntimeError, match="in flight"):
         desk.take()
-    desk.ledger.settle(batch, committed=True)
+    desk.ledger.end_batch(batch, committed=True)
     with pytest.raises(RuntimeError, match="not in flight"):
-        desk.ledger.settle(batch, committed=True)
+        desk.ledger.end_batch(batch, committed=True)
 
 
 def test_a_rejected_batch_comes_again_with_other_metadata() -> None:
@@ -174,7 +176,7 @@ def test_a_rejected_batch_comes_again_with_other_metadata() -> None:
     desk.finish(0)
     first = desk.take()
     assert first is not None
-    desk.ledger.settle(first, committed=False)
+    desk.ledger.end_batch(first, committed=False)
     second = desk.commit()
     assert second.messages == first.messages
     assert second.offsets[HERE].offset == first.offsets[HERE].offset
@@ -201,7 +203,7 @@ def test_an_outcome_of_an_earlier_assignment_is_dropped() -> None:
     desk.receive(0)
     assert not desk.finish(0), "the record is done anew"
     assert desk.ledger.owns(HERE, again)
-    assert not desk.ledger.owns(HERE, desk.incarnation[HERE])
+    assert not desk.ledger.owns(HERE, desk.epoch[HERE])
 
 
 def test_a_second_outcome_of_a_record_is_dropped_before_and_after_the_commit() -> None:
@@ -224,7 +226,7 @@ def test_a_batch_in_flight_is_settled_for_the_partitions_that_are_left() -> None
     batch = desk.take()
     assert batch is not None
     desk.ledger.revoke([HERE])
-    desk.ledger.settle(batch, committed=True)
+    desk.ledger.end_batch(batch, committed=True)
     assert called == [THERE]
     assert desk.ledger.outstanding == 0
 
@@ -238,7 +240,7 @@ def test_a_settled_batch_says_nothing_of_a_later_assignment_of_its_partition() -
     desk.ledger.revoke([HERE])
     desk.ledger.assign(HERE, 0)
     desk.receive(0)
-    desk.ledger.settle(batch, committed=True)
+    desk.ledger.end_batch(batch, committed=True)
     assert desk.ledger.outstanding == 1
 
 
@@ -246,11 +248,11 @@ def test_after_a_published_record_is_committed_its_action_starts_and_its_result_
     desk = Desk()
     started: list[str] = []
     desk.receive(0)
-    desk.finish(0, State.PUBLISHED, on_commit=lambda: started.append("action"))
+    desk.finish(0, RecordState.PUBLISHED, on_commit=lambda: started.append("action"))
     assert started == []
     batch = desk.commit()
     assert batch.messages == ()
-    assert Progress(*batch.offsets[HERE]).receive(0) is State.PUBLISHED
+    assert OffsetTracker(*batch.offsets[HERE]).receive(0) is RecordState.PUBLISHED
     assert started == ["action"]
     assert desk.finish(0)
     assert len(desk.commit().messages) == 1
@@ -268,10 +270,10 @@ def test_a_callback_is_not_called_for_a_rejected_batch() -> None:
     desk = Desk()
     called: list[int] = []
     desk.receive(0)
-    desk.finish(0, State.PUBLISHED, on_commit=lambda: called.append(1))
+    desk.finish(0, RecordState.PUBLISHED, on_commit=lambda: called.append(1))
     batch = desk.take()
     assert batch is not None
-    desk.ledger.settle(batch, committed=False)
+    desk.ledger.end_batch(batch, committed=False)
     assert called == []
     desk.commit()
     assert called == [1]
@@ -340,7 +342,7 @@ def test_a_clean_end_is_said_of_every_partition_also_of_idle_ones() -> None:
     desk.finish(0)
     batch = desk.commit(clean=True)
     assert batch.clean
-    assert all(Progress(*commit).was_clean for commit in batch.offsets.values())
+    assert all(OffsetTracker(*commit).was_clean for commit in batch.offsets.values())
     assert set(batch.offsets) == {HERE, THERE}
     desk.now = 100.0
     assert desk.take() is None, "nothing unsays it"
@@ -351,7 +353,7 @@ def test_a_new_owner_puts_on_record_that_it_works_before_the_end_of_the_last_pas
     assert desk.ledger.was_clean(HERE)
     assert not desk.ledger.started(HERE)
     batch = desk.commit()
-    assert not Progress(*batch.offsets[HERE]).was_clean
+    assert not OffsetTracker(*batch.offsets[HERE]).was_clean
     assert desk.ledger.started(HERE)
     assert desk.ledger.was_clean(HERE), "of the last owner"
 
@@ -360,7 +362,7 @@ def test_work_after_a_clean_end_unsays_it() -> None:
     desk = Desk()
     desk.commit(clean=True)
     desk.receive(0)
-    assert not Progress(*desk.commit().offsets[HERE]).was_clean
+    assert not OffsetTracker(*desk.commit().offsets[HERE]).was_clean
 
 
 # --- an unknown end
@@ -417,7 +419,7 @@ def test_a_message_that_is_too_large_is_replaced_by_what_it_shrinks_to() -> None
     batch = desk.take()
     assert batch is not None
     assert desk.ledger.shrink(batch, 1)
-    desk.ledger.settle(batch, committed=False)
+    desk.ledger.end_batch(batch, committed=False)
     assert [message.topic for message in desk.commit().messages] == ["results", "dlq", "results", "other"]
 
 

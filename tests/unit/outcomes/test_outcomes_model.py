@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from etl.models.wire import Batch, Commit, Message, Partition
 from etl.outcomes import offsets
 from etl.outcomes.ledger import Ledger, Outcome
-from etl.outcomes.offsets import METADATA_LIMIT_BYTES, Progress, State
+from etl.outcomes.offsets import METADATA_LIMIT_BYTES, OffsetTracker, RecordState
 
 LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}
 PARTITIONS = (Partition("jobs", 0), Partition("jobs-retry", 0))
@@ -79,11 +79,11 @@ class Broker:
     def is_stable(self, tp: Partition) -> bool:
         return all(tp not in transaction.batch.offsets for transaction in self.open.values())
 
-    def states(self, tp: Partition) -> dict[int, State]:
+    def states(self, tp: Partition) -> dict[int, RecordState]:
         """Return what a new owner would be told of every record."""
         start, metadata = self.committed.get(tp, Commit(0, ""))
-        heir = Progress(start, metadata)
-        return {o: heir.receive(o) if o >= start else State.DONE for o in self.records[tp]}
+        heir = OffsetTracker(start, metadata)
+        return {o: heir.receive(o) if o >= start else RecordState.DONE for o in self.records[tp]}
 
 
 @dataclass
@@ -92,8 +92,8 @@ class Work:
 
     tp: Partition
     offset: int
-    incarnation: int
-    state: State
+    epoch: int
+    state: RecordState
 
 
 class Process:
@@ -107,7 +107,7 @@ class Process:
         self.ledger = Ledger(f"life {next(self.lives)}")
         self.generation = broker.generation  # what it sends with its commits
         self.is_member = True  # for the broker; it may not know yet that it is none
-        self.incarnations: dict[Partition, int] = {}
+        self.epochs: dict[Partition, int] = {}
         self.work: list[Work] = []
         self.taken: Batch | None = None  # not sent yet
         self.unknown: Batch | None = None
@@ -115,45 +115,45 @@ class Process:
 
     def assign(self, tp: Partition) -> None:
         start, metadata = self.broker.committed.get(tp, Commit(0, ""))
-        self.incarnations[tp] = self.ledger.assign(tp, start, metadata)
+        self.epochs[tp] = self.ledger.assign(tp, start, metadata)
 
     def revoke(self, tps: list[Partition]) -> None:
         self.ledger.revoke(tps)
         for tp in tps:
-            self.incarnations.pop(tp, None)
+            self.epochs.pop(tp, None)
 
     def poll(self, tp: Partition, at_most: int) -> None:
-        progress = self.ledger._books[tp].progress
+        tracker = self.ledger._partitions[tp].tracker
         truth = self.broker.states(tp)
-        coming = [o for o in self.broker.records[tp] if o >= progress.position]
+        coming = [o for o in self.broker.records[tp] if o >= tracker.position]
         for offset in coming[:at_most]:
             state = self.ledger.receive(tp, offset)
             if self.is_member:
                 assert state is truth[offset], "nothing can have happened to it since we took over"
-            if state is not State.DONE:
-                self.work.append(Work(tp, offset, self.incarnations[tp], state))
+            if state is not RecordState.DONE:
+                self.work.append(Work(tp, offset, self.epochs[tp], state))
         if at_most >= len(coming):
             self.ledger.moved(tp, self.broker.ends[tp])
 
-    def report(self, work: Work, state: State) -> None:
+    def report(self, work: Work, state: RecordState) -> None:
         """A lane tells how it ended; after a publish is committed the source action comes as new work."""
         message = Message(work.tp.topic, str(work.offset).encode(), b"{}", partition=work.tp.partition)
-        has_message = state is State.DONE and work.offset % FOREIGN
+        has_message = state is RecordState.DONE and work.offset % FOREIGN
 
         def published() -> None:
             found = self.broker.states(work.tp)[work.offset]
             # Who lost its session, and does not know, may hear of its commit after its successor finished the job.
-            assert found is State.PUBLISHED or (found is State.DONE and not self.is_member)
-            self.work.append(Work(work.tp, work.offset, work.incarnation, State.PUBLISHED))
+            assert found is RecordState.PUBLISHED or (found is RecordState.DONE and not self.is_member)
+            self.work.append(Work(work.tp, work.offset, work.epoch, RecordState.PUBLISHED))
 
         self.ledger.add(
             Outcome(
                 work.tp,
                 work.offset,
-                work.incarnation,
+                work.epoch,
                 state,
                 (message,) if has_message else (),
-                published if state is State.PUBLISHED else None,
+                published if state is RecordState.PUBLISHED else None,
             )
         )
 
@@ -170,7 +170,7 @@ class Process:
             accepted = fate == "ok" and self.broker.accepts(batch)
             if accepted:
                 self.broker.apply(batch)
-            self.ledger.settle(batch, accepted)
+            self.ledger.end_batch(batch, accepted)
         else:
             will_commit = fate == "lost, committed" and self.broker.accepts(batch)
             self.broker.open[self.name] = Transaction(batch, will_commit)
@@ -183,7 +183,7 @@ class Process:
         self.broker.end_transaction(self.name)
         committed = self.ledger.resolve(batch, {tp: self.broker.committed.get(tp, (-1, "")) for tp in batch.offsets})
         assert committed is not None
-        self.ledger.settle(batch, committed)
+        self.ledger.end_batch(batch, committed)
 
 
 def other(name: str) -> str:
@@ -191,13 +191,13 @@ def other(name: str) -> str:
 
 
 class Commits(RuleBasedStateMachine):
-    """Two processes share a group; everything that can happen to their commits does."""
+    """Two processes part a group; everything that can happen to their commits does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.broker = Broker()
         self.processes = {name: Process(name, self.broker) for name in NAMES}
-        self.seen: dict[tuple[Partition, int], State] = {}
+        self.seen: dict[tuple[Partition, int], RecordState] = {}
 
     @initialize(
         room_bytes=st.sampled_from([4, 12, DEFAULT_ROOM_BYTES, DEFAULT_ROOM_BYTES]),
@@ -219,7 +219,7 @@ class Commits(RuleBasedStateMachine):
         ends_with_marker=st.booleans(),
         at_most=st.sampled_from([0, 1, 2, 5, 100]),
         picks=st.lists(st.integers(0, 1000), max_size=10),
-        state=st.sampled_from([State.DONE, State.DONE, State.PUBLISHED]),
+        state=st.sampled_from([RecordState.DONE, RecordState.DONE, RecordState.PUBLISHED]),
         twice=st.booleans(),
         limit=st.sampled_from([500, 500, 3, 1]),
         clean=st.sampled_from([False, False, False, True]),
@@ -234,7 +234,7 @@ class Commits(RuleBasedStateMachine):
         ends_with_marker: bool,
         at_most: int,
         picks: list[int],
-        state: State,
+        state: RecordState,
         twice: bool,
         limit: int,
         clean: bool,
@@ -252,15 +252,15 @@ class Commits(RuleBasedStateMachine):
             self.broker.ends[tp] += gap + 1
         self.broker.ends[tp] += ends_with_marker
 
-    def work(self, name: str, at_most: int, picks: list[int], state: State, twice: bool) -> None:
+    def work(self, name: str, at_most: int, picks: list[int], state: RecordState, twice: bool) -> None:
         """Receive some, finish some in any order; also what was received before the partition went."""
         process = self.processes[name]
-        for tp in process.incarnations:
+        for tp in process.epochs:
             process.poll(tp, at_most)
         for pick in picks:
             if process.work:
                 work = process.work.pop(pick % len(process.work))
-                ended = State.DONE if work.state is State.PUBLISHED else state
+                ended = RecordState.DONE if work.state is RecordState.PUBLISHED else state
                 process.report(work, ended)
                 if twice:
                     process.report(work, ended)
@@ -341,14 +341,14 @@ class Commits(RuleBasedStateMachine):
         for tp in PARTITIONS:
             for offset, state in self.broker.states(tp).items():
                 if offset % FOREIGN:
-                    assert (state is State.DONE) == ((tp, offset) in outcomes)
+                    assert (state is RecordState.DONE) == ((tp, offset) in outcomes)
 
     @invariant()
     def no_record_ever_goes_back(self) -> None:
-        rank = {State.NEW: 0, State.PUBLISHED: 1, State.DONE: 2}
+        rank = {RecordState.NEW: 0, RecordState.PUBLISHED: 1, RecordState.DONE: 2}
         for tp in PARTITIONS:
             for offset, state in self.broker.states(tp).items():
-                assert rank[state] >= rank[self.seen.get((tp, offset), State.NEW)]
+                assert rank[state] >= rank[self.seen.get((tp, offset), RecordState.NEW)]
                 self.seen[tp, offset] = state
 
     def teardown(self) -> None:
@@ -367,7 +367,7 @@ class Commits(RuleBasedStateMachine):
         for name in NAMES:
             process = self.processes[name]
             for _ in range(1000):
-                self.work(name, 10_000, [0] * len(process.work), State.DONE, twice=False)
+                self.work(name, 10_000, [0] * len(process.work), RecordState.DONE, twice=False)
                 if process.take(500) or process.take(500):  # 1.2 s: also those by position
                     process.send("ok")
                 elif not process.work:
@@ -380,7 +380,7 @@ class Commits(RuleBasedStateMachine):
         for tp in PARTITIONS:
             commit = self.broker.committed[tp]
             assert commit.offset == self.broker.ends[tp]
-            assert Progress(*commit).was_clean
+            assert OffsetTracker(*commit).was_clean
 
 
 TestCommits = Commits.TestCase

@@ -93,7 +93,8 @@ def test_a_release_counts_once() -> None:
         taken.release(clean=True)
         taken.release(clean=False)
         assert pools.stats()["A"] == {
-            "limit": 2, "limit_now": 2, "open": 1, "idle": 1, "taken": 0, "dialing": 0, "connects_left": 3, "litter": 0,
+            "limit": 2, "limit_now": 2, "open": 1, "idle": 1, "taken": 0, "connecting": 0, "connects_left": 3,
+            "litter": 0,
         }  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def test_names_of_one_server_share_its_pool_and_the_smallest_limit() -> None:
     world = World(A=8)
     world.configs["ALIAS"] = pretend.server("ALIAS", host="a", max_connections=1)
     with pools_of(world) as pools:
-        pools.know(world.configs.values())
+        pools.register(world.configs.values())
         taken = lease(pools, "A", None)
         assert refused(pools, "ALIAS", None)
         session = taken.source
@@ -220,13 +221,13 @@ def test_a_refused_login_lets_nobody_try_for_longer_and_longer() -> None:
             assert taken is not None
             with pytest.raises(errors.AuthenticationFailed):
                 taken.open()
-            rests.append(pools.rest(pools.server("A")))
+            rests.append(pools.login_backoff_left(pools.server("A")))
             clock.pass_(rests[-1] + 0.001)
         assert all(0.8 * 60 * 2**n <= rest <= 1.2 * 60 * 2**n for n, rest in enumerate(rests[:5]))
         assert max(rests) <= 3600.001  # of a clock that counts in floats
         world["A"].refusal = None
         lease(pools, "A", None).release(clean=False)
-        assert pools.rest(pools.server("A")) == 0.0
+        assert pools.login_backoff_left(pools.server("A")) == 0.0
 
 
 def test_a_refused_login_leaves_the_open_sessions_at_work() -> None:
@@ -300,7 +301,7 @@ def test_a_failed_connect_gives_both_sides_back_and_names_the_server() -> None:
             taken.open()
         assert caught.value.server == "B"
         assert pools.stats()["A"]["idle"] == 1
-        assert pools.stats()["B"]["taken"] == pools.stats()["B"]["dialing"] == 0
+        assert pools.stats()["B"]["taken"] == pools.stats()["B"]["connecting"] == 0
         world["B"].refusal = None
         lease(pools).release(clean=True)
         assert world["A"].connects == 1
@@ -556,7 +557,7 @@ def test_sessions_are_opened_ahead_of_need_and_kept() -> None:
     world, clock = World(A=4, B=4), Clock()
     world.configs["A"] = pretend.server("A", max_connections=4, prewarm=3)
     with pools_of(world, clock, idle_timeout_seconds=60.0, session_lifetime_seconds=1000.0) as pools:
-        pools.know(world.configs.values())
+        pools.register(world.configs.values())
         pools.reap()
         assert (world["A"].open, world["B"].open) == (3, 0)
         taken = lease(pools)
@@ -583,7 +584,7 @@ def test_a_session_that_cannot_be_opened_ahead_is_not_tried_for_a_minute() -> No
         create = world.create
         world.create = lambda *both, dials=dials, create=create: dials.append(1) or create(*both)  # type: ignore[method-assign]
         with pools_of(world, clock, login_backoff_seconds=100.0) as pools:
-            pools.know(world.configs.values())
+            pools.register(world.configs.values())
             for _ in range(seconds - 1):
                 pools.reap()
                 clock.pass_(1)
@@ -644,7 +645,7 @@ def test_a_lease_aborted_before_it_was_open_does_not_open() -> None:
         with pytest.raises(errors.ConnectionLost):
             taken.open()
         assert world["A"].connects == 0
-        assert pools.stats()["A"]["taken"] == pools.stats()["A"]["dialing"] == 0
+        assert pools.stats()["A"]["taken"] == pools.stats()["A"]["connecting"] == 0
 
 
 def test_the_sessions_of_a_lease_that_is_not_open_cannot_be_asked_for() -> None:
@@ -700,14 +701,14 @@ def test_removing_a_partial_file_logs_in_no_more_often_than_jobs_do() -> None:
     """A changed password meets eight broken uploads: one wrong login, not eight. So do the connects of a minute."""
     world, clock = World(A=1), Clock()
     with pools_of(world, clock) as pools:
-        pools.know([world.config("A")])
+        pools.register([world.config("A")])
         burst = pools.stats()["A"]["connects_left"]
         world["A"].refusal = errors.AuthenticationFailed("530 no")
         for number in range(8):
             assert not pools.tidy(world.config("A"), f"/{number}")
         assert pools.stats()["A"]["connects_left"] == burst - 1
         assert pools.stats()["A"]["litter"] == 8
-        assert pools.rest(world.config("A")) > 0
+        assert pools.login_backoff_left(world.config("A")) > 0
     world = World(A=1)
     with pools_of(world, clock) as pools:
         assert sum(pools.tidy(world.config("A"), f"/{number}") for number in range(burst + 3)) == burst

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import pretend
 from etl import errors
 from etl.sessions.lease import Lease
-from etl.sessions.pool import DIALS
+from etl.sessions.pool import CONNECTS_AT_ONCE
 from etl.sessions.pools import Pools
 from pretend import Clock, PretendSession, World
 
@@ -43,8 +43,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.spoilt: set[PretendSession] = set()
 
     @initialize()
-    def know(self) -> None:
-        self.pools.know(self.world.configs.values())
+    def register(self) -> None:
+        self.pools.register(self.world.configs.values())
 
     @rule(source=names, destination=st.none() | names)
     def reserve(self, source: str, destination: str | None) -> None:
@@ -55,9 +55,9 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.pools.stats() == before, "a refusal kept something"
             for name in set(sides):
                 pool = self.pool(name)
-                if pool["limit_now"] - pool["taken"] < len(sides) or pool["dialing"] + len(sides) > DIALS:
+                if pool["limit_now"] - pool["taken"] < len(sides) or pool["connecting"] + len(sides) > CONNECTS_AT_ONCE:
                     break
-                if not pool["open"] and pool["dialing"]:
+                if not pool["open"] and pool["connecting"]:
                     break  # the first connect goes alone
                 if pool["connects_left"] < len(sides):
                     break
@@ -164,8 +164,8 @@ class PoolMachine(RuleBasedStateMachine):
                 if Pools.key(self.pools.server(side)) == Pools.key(self.pools.server(name))
             )
             assert pool["taken"] == places
-            assert 0 <= pool["dialing"] <= DIALS
-            assert pool["dialing"] <= sum(len(sides) for _, sides in self.reserved)
+            assert 0 <= pool["connecting"] <= CONNECTS_AT_ONCE
+            assert pool["connecting"] <= sum(len(sides) for _, sides in self.reserved)
 
     def teardown(self) -> None:
         for lease, _ in self.reserved + self.opened:
