@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import statistics
@@ -19,7 +20,7 @@ from zoo_table import Finding
 
 import stack
 from servers.zoo import KINDS, Kind, Server, reason
-from workbench import Desk, folder, job, login
+from workbench import Command, Desk, folder, job, login
 
 pytestmark = pytest.mark.zoo
 
@@ -27,6 +28,7 @@ RUN_SECONDS = 60.0  # for 169 jobs; the slowest server takes a third of that
 SETTINGS = {"ETL_REPLY_TIMEOUT_SECONDS": "10", "ETL_STALL_TIMEOUT_SECONDS": "10"}
 # The letter whose byte in Latin-1 is 0xFF, by which Telnet begins its commands; doubled it means the byte itself.
 BYTE_255 = ["ÿ", "ÿÿ", "ÿÿÿÿ", "aÿb", "aÿÿb", "ÿû", "endÿ"]
+CHECK_SECONDS = 20.0  # twice what a quick server takes on a busy machine
 ROUNDS, FILES_A_ROUND = 3, 60  # of the comparison of speeds
 
 
@@ -118,9 +120,7 @@ def test_a_name_with_the_byte_255_is_right_or_refused(kind: Kind, resident: Serv
         out = files / f"out/{number}"
         is_done = told[f"down-{number}"]["status"] == "SUCCESS"
         assert not is_done or out.exists()
-        assert (
-            not out.exists() or out.read_bytes() == content
-        )  # it arrived, but cannot be deleted
+        assert not out.exists() or out.read_bytes() == content  # it arrived, but cannot be deleted
         if is_done:
             del wanted[f"{letters}.bin"]
     assert _contents(resident.root / "bytes") == wanted, "after the downloads"
@@ -137,6 +137,21 @@ def _contents(place: Path) -> dict[str, bytes]:
         assert text not in found
         found[text] = (place / os.fsdecode(name)).read_bytes()
     return found
+
+
+def test_a_check_beforehand_tells_the_settings_and_leaves_nothing(kind: Kind, resident: Server, tmp_path: Path) -> None:
+    """`etl servers check --write` with nothing set: quick, and it finds what the jobs above need."""
+    environment = login(SERVER, resident, BASE_PATH=resident.base_path)
+    started = time.monotonic()
+    with Command(tmp_path, "servers", "check", "--write", "--json", environment=environment) as command:
+        command.wait()
+        seconds = time.monotonic() - started
+        told = json.loads(command.output.splitlines()[0])
+    assert seconds < CHECK_SECONDS
+    assert {name: told["settings"].get(name) for name in kind.settings} == kind.settings
+    left = {path.relative_to(resident.root).as_posix() for path in resident.root.rglob("*") if path.is_file()}
+    assert left == (set(told["left"]) if kind.keeps_files else set())
+    assert kind.keeps_files or os.listdir(resident.root) == []  # noqa: PTH208 - names are wanted
 
 
 def test_speed_beside_vsftpd(

@@ -215,6 +215,10 @@ class FTPTransfer(Streaming):
         whole = link.names.whole(path)
         return _deleted(link, whole, link.ask("DELE", whole).result())
 
+    def remove_folder(self, path: str) -> bool:
+        """Remove an empty folder."""
+        return self.link.ask("RMD", self.link.names.whole(path)).result().is_success
+
     def survives(self, error: BaseException) -> bool:
         """After an answer about the file itself, with every reply read and nothing said unasked.
 
