@@ -24,7 +24,7 @@ from etl.config import ConfigLoader, ServerConfig
 from etl.lanes.flight import Store
 from etl.lanes.lanes import Lanes
 from etl.lanes.runner import Runner
-from etl.main import GC_THRESHOLDS
+from etl.process import GC_THRESHOLDS
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.sessions.pools import Pools
@@ -142,7 +142,7 @@ class Jobs:
 
 
 class Untold:
-    """Stands for the product's `Endings`: no outcomes."""
+    """Stands for the product's `Reporter`: no outcomes."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs

@@ -1,6 +1,6 @@
 """What bad servers cost the good ones: a consumer alone with good servers, and one with as many jobs for bad ones.
 
-The second one has parked jobs on top. Both are the same otherwise and take turns; the bad servers' jobs of earlier
+The second one has deferred jobs on top. Both are the same otherwise and take turns; the bad servers' jobs of earlier
 rounds stay with it, waiting and tried again.
 """
 
@@ -17,22 +17,22 @@ from ours import RETRY_PARTITIONS, Consumers, job, job_of, server_lines
 from table import Goal, Row, ratio
 from world import KB, MB, End, Files, Pair, World
 
-from etl.broker import Outbox
+from etl.broker import TransactionalProducer
 from etl.config import ConfigLoader
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.models.wire import Message
-from etl.outcomes.messages import Envelopes
+from etl.outcomes.messages import MessageBuilder
 from etl.topics.companions import RETRY_BLOCKS, Topics
 
 LANES = 8
 JOBS = 400  # for good servers in a round; as many for bad ones
 SHARE, GROWTH = 0.95, 1.1
-PARKED_FOR = (600.0, 3600.0)  # seconds until a parked job is due: none within the run
+PARKED_FOR = (600.0, 3600.0)  # seconds until a deferred job is due: none within the run
 BATCH = 2000
 
 
-def compare(world: World, rtt_ms: int, parked: int, rounds: int, say: Callable[[str], None]) -> list[Row]:
+def compare(world: World, rtt_ms: int, deferred: int, rounds: int, say: Callable[[str], None]) -> list[Row]:
     """Measure; return the rows."""
     pair = world.pairs[rtt_ms]
     files = world.files("good", JOBS, 100 * KB)
@@ -49,8 +49,8 @@ def compare(world: World, rtt_ms: int, parked: int, rounds: int, say: Callable[[
             ending.callback(consumers.stop)
             consumers.start()
             consumers.move(pair, files, 32)  # opens the sessions
-        _park(world, beside.topic, pair, list(bad.ports), parked)
-        say(f"  {parked} jobs parked")
+        _park(world, beside.topic, pair, list(bad.ports), deferred)
+        say(f"  {deferred} jobs deferred")
         rates: dict[Consumers, list[float]] = {alone: [], beside: []}
         memory: list[float] = []
         for number in range(rounds):
@@ -64,7 +64,7 @@ def compare(world: World, rtt_ms: int, parked: int, rounds: int, say: Callable[[
     note = (
         f"Isolation: {LANES} lanes, RTT {rtt_ms} ms, {rounds} rounds in alternating order, {JOBS} jobs of 100 KB "
         f"for good servers in each; beside them {JOBS} more, in turn, from or to servers that are dead (refused), "
-        f"silent, full (421) and full (530 at login), and {parked} jobs for these parked in T-retry. "
+        f"silent, full (421) and full (530 at login), and {deferred} jobs for these deferred in T-retry. "
         "MB: the most that was resident in the last round, against the first."
     )
     kept, growth = ratio(rates[beside], rates[alone]), memory[-1] / memory[0]
@@ -112,22 +112,22 @@ def _bad_job(pair: Pair, name: str, reads: bool, path: str) -> tuple[bytes, byte
 def _park(world: World, topic: str, pair: Pair, names: Sequence[str], count: int) -> None:
     """Set jobs of bad servers aside, as a consumer of this group does."""
     topics = Topics.of(topic, ConfigLoader(environ={}).settings)
-    envelopes = Envelopes(topics, topic, RETRY_BLOCKS)
-    outbox = Outbox(world.broker.bootstrap_servers, "bench-parking")
-    outbox.open()
+    builder = MessageBuilder(topics, topic, RETRY_BLOCKS)
+    producer = TransactionalProducer(world.broker.bootstrap_servers, "bench-parking")
+    producer.open()
     now, (shortest, longest) = time.time(), PARKED_FOR
     try:
         messages: list[Message] = []
         for number in range(count):
             name = names[number % len(names)]
-            key, value = _bad_job(pair, name, number % (2 * len(names)) < len(names), f"parked/{number}")
+            key, value = _bad_job(pair, name, number % (2 * len(names)) < len(names), f"deferred/{number}")
             record = Record(topic, number % RETRY_PARTITIONS, 10**9 + number, key, value)
             origin = Origin(record.topic, record.partition, record.offset)
-            task = Task(record, origin, FileTransferJob.from_json(value).with_id(str(origin)), early=True)
+            task = Task(record, origin, FileTransferJob.from_json(value).with_id(str(origin)), recallable=True)
             due = now + shortest + (longest - shortest) * number / count
-            messages += envelopes.deferral(task, due)
+            messages += builder.deferral(task, due)
             if len(messages) >= BATCH or number == count - 1:
-                outbox.transact(messages)
+                producer.transact(messages)
                 messages = []
     finally:
-        outbox.close()
+        producer.close()

@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--large-mib", type=int, default=1024, help="size of the large file (default: %(default)s)")
     parser.add_argument("--trips-rtt", type=int, default=40, help="link for the round trips, ms (default: %(default)s)")
     parser.add_argument("--backlog", type=int, default=100_000, help="waiting jobs (default: %(default)s)")
-    parser.add_argument("--parked", type=int, default=100_000, help="jobs in T-retry (default: %(default)s)")
+    parser.add_argument("--deferred", type=int, default=100_000, help="jobs in T-retry (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where all data goes (default: /dev/shm)")
     parser.add_argument("--limit", type=float, default=1200, help="seconds for everything (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -66,7 +66,7 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return backlog.compare(made, options.backlog, say)
     if part == "group":
         return backlog.group(made, 10, options.far_rounds, say)
-    return isolation.compare(made, 10, options.parked, options.rounds, say)
+    return isolation.compare(made, 10, options.deferred, options.rounds, say)
 
 
 def main() -> int:

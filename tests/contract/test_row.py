@@ -18,7 +18,7 @@ from etl.lanes.lanes import Lanes
 from etl.lanes.runner import Runner
 from etl.models.message import FileTransferJob
 from etl.models.task import SCAN_ANEW, Origin, Record, Task
-from etl.outcomes.reporter import Endings
+from etl.outcomes.reporter import Reporter
 from etl.sessions.pools import Pools
 from etl.transfer import FTPTransfer, relay
 from servers.fake import FakeFTP, FakeSession, wait_for
@@ -29,7 +29,7 @@ FEATURES = ("SIZE", "MDTM", "MFMT", "EPSV")
 ONE_MIB = 1 << 20
 
 
-class Told(Endings):
+class Told(Reporter):
     """Writes down how jobs ended; a failed one runs again as often as `again` says."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:

@@ -15,7 +15,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from etl.broker import Intake
+    from etl.broker import GroupConsumer
     from etl.models.wire import Partition
     from etl.outcomes.ledger import Ledger
 
@@ -34,7 +34,7 @@ class _Held:
     scan_until: int  # offset: what its predecessors received lies before it
     asleep_until: float | None = None  # wall clock: when its next record is due; None: it is awake
     asleep_at: int = 0  # the offset of that record
-    is_wanted: Callable[[], bool] | None = None  # may that record come before its time?
+    may_recall: Callable[[], bool] | None = None  # may that record come before its time?
 
 
 class Partitions:
@@ -43,8 +43,10 @@ class Partitions:
     With what is done and not committed there are twice as many at most: so many files a dead process may have left.
     """
 
-    def __init__(self, intake: Intake, ledger: Ledger, window: int, clock: Callable[[], float] = time.time) -> None:
-        self._intake = intake
+    def __init__(
+        self, group: GroupConsumer, ledger: Ledger, window: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._group = group
         self._ledger = ledger
         self._outstanding_limit = max(2 * window, OUTSTANDING)
         self._clock = clock
@@ -55,13 +57,13 @@ class Partitions:
 
     def take_over_new(self) -> None:
         """Take over what was newly assigned: learn where it stands, and what its last owner left."""
-        new = self._intake.new_partitions()
+        new = self._group.new_partitions()
         self._failed_at = {partition: at for partition, at in self._failed_at.items() if partition in new}
         deadline = time.monotonic() + TAKE_OVER_SECONDS
         for partition in sorted(new, key=lambda partition: self._failed_at.get(partition, 0.0)):
             if time.monotonic() >= deadline:
                 break  # poll, and come back
-            taken = self._intake.take_over(partition, TAKE_OVER_SECONDS)
+            taken = self._group.take_over(partition, TAKE_OVER_SECONDS)
             if taken is None:
                 self._failed_at[partition] = time.monotonic()
                 continue
@@ -79,8 +81,8 @@ class Partitions:
             to_scan = 0 if clean else self._outstanding_limit + POLLED
             with self._lock:
                 self._held[partition] = _Held(epoch, time.monotonic(), to_scan, taken.end)
-            self._paused.add(partition)  # by the intake, when it was assigned
-            if not self._intake.settled(partition):
+            self._paused.add(partition)  # by the group, when it was assigned
+            if not self._group.settled(partition):
                 self.revoked([partition])
                 continue
             log.info(
@@ -113,7 +115,7 @@ class Partitions:
 
     def owned(self, partition: Partition, epoch: int) -> bool:
         """Can nobody else have this partition, as far as this process can know? Any thread."""
-        return self._ledger.owns(partition, epoch) and self._intake.is_member()
+        return self._ledger.owns(partition, epoch) and self._group.is_member()
 
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         """Should the job at `offset`, the next of this partition, look for partial files that its last owner left?
@@ -131,7 +133,7 @@ class Partitions:
         """Was every job received that a predecessor of ours may have had at work?"""
         with self._lock:
             left = {partition: held.scan_until for partition, held in self._held.items() if held.to_scan > 0}
-        return all((self._intake.position(partition) or 0) >= end for partition, end in left.items())
+        return all((self._group.position(partition) or 0) >= end for partition, end in left.items())
 
     def sleep(
         self,
@@ -140,9 +142,9 @@ class Partitions:
         until: float,
         *,
         passable: bool,
-        is_wanted: Callable[[], bool] | None = None,
+        may_recall: Callable[[], bool] | None = None,
     ) -> None:
-        """Go on with a partition at `offset`, but not before `until` (wall clock), unless it `is_wanted` earlier.
+        """Go on with a partition at `offset`, but not before `until` (wall clock), unless it `may_recall` earlier.
 
         Not `passable`: our predecessors came no further, either.
         """
@@ -152,10 +154,10 @@ class Partitions:
                 return
             if not passable:
                 held.scan_until = min(held.scan_until, offset)
-            held.asleep_until, held.asleep_at, held.is_wanted = until, offset, is_wanted
-        self._intake.pause([partition])
+            held.asleep_until, held.asleep_at, held.may_recall = until, offset, may_recall
+        self._group.pause([partition])
         self._paused.add(partition)
-        self._intake.seek(partition, offset)
+        self._group.seek(partition, offset)
 
     def steer(self, *, window_full: bool) -> None:
         """Pause and resume so that nothing comes that could not be worked on; tell the ledger how far reading is."""
@@ -166,11 +168,11 @@ class Partitions:
         for partition, state in held.items():
             if state.asleep_until is None:
                 continue
-            is_wanted = state.is_wanted is not None and not window_full and state.is_wanted()
-            if is_wanted or state.asleep_until <= now:
+            may_recall = state.may_recall is not None and not window_full and state.may_recall()
+            if may_recall or state.asleep_until <= now:
                 state.asleep_until = None
-                self._intake.seek(partition, state.asleep_at)  # the client may have put an older position back
-        to_be_taken_over = set(self._intake.new_partitions())  # anew: what was read of them may be gone
+                self._group.seek(partition, state.asleep_at)  # the client may have put an older position back
+        to_be_taken_over = set(self._group.new_partitions())  # anew: what was read of them may be gone
         wanted = {
             partition
             for partition, state in held.items()
@@ -183,22 +185,22 @@ class Partitions:
         self._paused &= held.keys()
         resumed = self._paused & wanted
         paused = held.keys() - wanted - self._paused
-        self._intake.resume(resumed)
-        self._intake.pause(paused)
+        self._group.resume(resumed)
+        self._group.pause(paused)
         self._paused = set(held.keys() - wanted)
         for partition, state in held.items():
             is_awake = state.asleep_until is None
-            position = self._intake.position(partition) if is_awake else state.asleep_at
+            position = self._group.position(partition) if is_awake else state.asleep_at
             if position is not None:
                 self._ledger.moved(partition, position)
 
     def pause_all(self) -> None:
         """Take no more records at all."""
-        self._intake.pause(self._intake.assigned())
+        self._group.pause(self._group.assigned())
 
-    def parked(self, topic: str) -> tuple[int, float | None]:
+    def deferred(self, topic: str) -> tuple[int, float | None]:
         """Return how many records of `topic` wait in the partitions held here, and when the next is due (wall)."""
         with self._lock:
             held = {p: s for p, s in self._held.items() if p.topic == topic}
-        count = sum(self._intake.behind(partition) for partition in held)
+        count = sum(self._group.behind(partition) for partition in held)
         return count, min((s.asleep_until for s in held.values() if s.asleep_until is not None), default=None)

@@ -1,4 +1,4 @@
-"""What a lane does with a job: sessions, relay, in one step or two; what became of it goes to `endings`.
+"""What a lane does with a job: sessions, relay, in one step or two; what became of it goes to `reporter`.
 
 Runs in the lanes' threads. Knows no Kafka client and no protocol.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from etl.dispatch.dispatcher import Dispatcher
     from etl.lanes.flight import Flight, Row, Store
     from etl.models.task import Task
-    from etl.outcomes.reporter import Endings
+    from etl.outcomes.reporter import Reporter
     from etl.sessions.lease import Lease
     from etl.sessions.pools import Pools
     from etl.transfer.base import Session
@@ -42,7 +42,7 @@ class Runner:
     token: str
     pools: Pools
     dispatcher: Dispatcher
-    endings: Endings
+    reporter: Reporter
     store: Store
     orphans: partials.OrphanIndex = field(default_factory=partials.OrphanIndex)
 
@@ -68,7 +68,7 @@ class Runner:
                 self.dispatcher.later(task, 0.0)
                 return
             self._tell_dispatcher(task, None, answered=True)
-            self.endings.succeeded(task, receipt, started)
+            self.reporter.succeeded(task, receipt, started)
 
     def _transfer(self, flight: Flight) -> relay.Receipt:
         task, lease = flight.task, flight.lease
@@ -179,7 +179,7 @@ class Runner:
             self._failed_in_row(flight, error, answered=True)
         else:
             self._tell_dispatcher(task, None, answered=True)
-            self.endings.succeeded(task, receipt, flight.began)
+            self.reporter.succeeded(task, receipt, flight.began)
         finally:
             if held is None:
                 parcel.close(complete=False)
@@ -195,7 +195,7 @@ class Runner:
     def _ended_badly(self, task: Task, cause: BaseException, started: float, *, answered: bool) -> None:
         """Tell dispatcher and ledger. `answered`: the sessions were open, so an error for good is the servers' word."""
         self._tell_dispatcher(task, cause, answered=answered and fate_of(cause) is Fate.DEAD)
-        self.endings.failed(task, cause, started)
+        self.reporter.failed(task, cause, started)
 
     def _run_again(self, task: Task) -> None:
         """Have a job run again that was only in the way of another's failure."""
@@ -240,7 +240,7 @@ class Runner:
             task.orphan_scan_since = SCAN_ANEW  # what the server did with commands that were on their way nobody knows
             destination.disconnect()  # its place at the server is ours until the lease is given back
             if not self.pools.tidy(server, path):
-                self.endings.untidy = True
+                self.reporter.untidy = True
         task.leaves_partial = False
         return survives
 

@@ -85,7 +85,9 @@ class Task:
     waiting_since: float | None = None  # wall clock: since when its server has been down; None: it is not waiting
     outages: int = 0  # how often in a row it met an outage
     replays: int = 0
-    early: bool = False  # when it is set aside: it may come back before its time, once its servers have room for it
+    recallable: bool = (
+        False  # when it is set aside: it may come back before its time, once its servers have room for it
+    )
     published: bool = False  # the copy is under its final name and committed so; only the source action is left
     verified_by: str | None = None  # carried from publish to the result of a published job
     facts: Facts | None = None  # the same: the source's, as it was read

@@ -1,6 +1,6 @@
 """The thread that commits: one transaction after the other, through failures of every kind.
 
-Knows no Kafka client: the transaction itself is a `Sink`.
+Knows no Kafka client: the transaction itself is a `TransactionSink`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Flush:
         self.done = threading.Event()
 
 
-class Sink(Protocol):
+class TransactionSink(Protocol):
     """What carries a transaction out: the seam to the broker. One thread calls it; every call has a limit."""
 
     def commit(self, batch: Batch) -> None:
@@ -66,7 +66,7 @@ class Committer:
     def __init__(
         self,
         ledger: Ledger,
-        sink: Sink,
+        sink: TransactionSink,
         membership: Callable[[], object | None],
         on_fatal: Callable[[BaseException], None],
         *,

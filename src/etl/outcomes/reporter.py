@@ -22,7 +22,7 @@ from etl.models.task import SCAN_ANEW, Attempt
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.offsets import RecordState
-from etl.retry.policy import Abandon, Again, Dead, Park
+from etl.retry.policy import Abandon, DeadLetter, Defer, RetryHere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from etl.models.task import Record, Task
     from etl.models.wire import Message
     from etl.outcomes.ledger import Ledger
-    from etl.outcomes.messages import Carried, Envelopes
+    from etl.outcomes.messages import Carried, MessageBuilder
     from etl.retry.policy import Policy
     from etl.transfer.relay import Receipt
 
@@ -41,14 +41,14 @@ ABANDONED_PAUSE_SECONDS = 1.0  # before a job is tried again whose partition is 
 
 
 @dataclass
-class Endings:
+class Reporter:
     """Turns what became of a job into an outcome, its messages and a line in the log."""
 
     worker: str
     dispatcher: Dispatcher
     ledger: Ledger
     policy: Policy
-    envelopes: Envelopes
+    builder: MessageBuilder
     is_stopping: Callable[[], bool]
     untidy: bool = False  # something may be left behind at a server, and no job of this process will look for it
     done: int = 0  # jobs that ended in this process; approximate: lanes count without a lock
@@ -62,10 +62,10 @@ class Endings:
         if has_action:
             self._add(task, RecordState.PUBLISHED, on_commit=lambda: self._published(task))
             return
-        if self._add(task, RecordState.DONE, write=partial(self._tell, task, receipt, started, time.time())):
+        if self._add(task, RecordState.DONE, write=partial(self._write_success, task, receipt, started, time.time())):
             self.done += 1
 
-    def _tell(self, task: Task, receipt: Receipt, started: float, finished: float) -> tuple[Message, ...]:
+    def _write_success(self, task: Task, receipt: Receipt, started: float, finished: float) -> tuple[Message, ...]:
         """Write of a job that is done: the line in the log, and the result. Called by the committer."""
         try:
             result = self._result(
@@ -78,7 +78,7 @@ class Endings:
                 skipped=receipt.skipped,
                 swapped=receipt.swapped,
             )
-            messages = self.envelopes.result(task, result)
+            messages = self.builder.result(task, result)
         except Exception as error:  # a bug met by one job must not end the process, again and again
             log.exception("job failed", **context(task), error=str(error), error_code=code_of(error))
             return self._failure(task, error, started, finished)
@@ -97,17 +97,17 @@ class Endings:
         # Of a job that another process may have finished by now the error proves nothing: its source may be gone.
         breaker_wait = self._breaker_wait(error)
         verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
-        if isinstance(verdict, Again | Park):
+        if isinstance(verdict, RetryHere | Defer):
             self._note(task, error, spent=verdict.spent)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
-            if isinstance(verdict, Park):
-                task.early = breaker_wait > 0  # it waits for that: when it closes, the job may come
-                self.park(task, verdict.not_before, str(error))
+            if isinstance(verdict, Defer):
+                task.recallable = breaker_wait > 0  # it waits for that: when it closes, the job may come
+                self.defer(task, verdict.not_before, str(error))
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
                 task.orphan_scan_since = SCAN_ANEW
                 self.dispatcher.later(task, verdict.delay)
-        elif isinstance(verdict, Dead):
+        elif isinstance(verdict, DeadLetter):
             self._note(task, verdict.error, spent=True)
             self.dead(task, verdict.error, started)
         elif self.ledger.owns(task.partition, task.epoch) and not self.is_stopping():
@@ -120,26 +120,26 @@ class Endings:
                 self.untidy = True
             log.info("job abandoned", **context(task), error=str(error))
 
-    def park(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
+    def defer(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
         """Set a job aside in T-retry until `not_before` (wall clock)."""
-        if self._add(task, RecordState.DONE, self.envelopes.deferral(task, not_before)):
-            log.log(level, "job parked", **context(task), error=reason, until=_utc(not_before))
+        if self._add(task, RecordState.DONE, self.builder.deferral(task, not_before)):
+            log.log(level, "job deferred", **context(task), error=reason, until=_utc(not_before))
 
-    def set_aside(self, task: Task, seconds: float, outage: BaseException | None) -> None:
+    def defer_untried(self, task: Task, seconds: float, outage: BaseException | None) -> None:
         """Set a job aside that was not tried: its server is busy, or down since it was met with `outage`."""
         now = time.time()
         # Of a job that comes back it was said before: a million may be set aside again and again.
-        level, task.early = logging.DEBUG if task.early else logging.INFO, True
+        level, task.recallable = logging.DEBUG if task.recallable else logging.INFO, True
         if outage is None:
             task.waiting_since, task.outages = None, 0  # its servers are up
-            self.park(task, now + seconds, "server busy", level=level)
+            self.defer(task, now + seconds, "server busy", level=level)
             return
-        verdict = self.policy.set_back(task, outage, now, seconds)
-        if isinstance(verdict, Dead):
+        verdict = self.policy.defer_untried(task, outage, now, seconds)
+        if isinstance(verdict, DeadLetter):
             self.dead(task, verdict.error)
             return
         task.waiting_since = verdict.waiting_since
-        self.park(task, verdict.not_before, str(outage), level=level)
+        self.defer(task, verdict.not_before, str(outage), level=level)
 
     def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""
@@ -151,7 +151,7 @@ class Endings:
 
     def _failure(self, task: Task, error: BaseException, started: float, finished: float) -> tuple[Message, ...]:
         result = self._result(task, "FAILED", started, finished, error=redact(str(error)), error_code=code_of(error))
-        return self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
+        return self.builder.dead_letter(task, error) + self.builder.result(task, result)
 
     def refuse(self, record: Record, carried: Carried, epoch: int, error: InvalidMessage) -> None:
         """Report a message that is no job."""
@@ -168,8 +168,8 @@ class Endings:
             finished_at=now,
             worker=self.worker,
         )
-        messages = self.envelopes.dead_letter(record, error, job_id=job_id)
-        messages += self.envelopes.result(record, result)
+        messages = self.builder.dead_letter(record, error, job_id=job_id)
+        messages += self.builder.result(record, result)
         partition = Partition(record.topic, record.partition)
         if self.ledger.add(Outcome(partition, record.offset, epoch, RecordState.DONE, messages)):
             self.done += 1

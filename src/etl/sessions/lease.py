@@ -180,7 +180,7 @@ class Lease:
         except Exception as error:
             session.abort()
             disconnect(PooledSession(session, server, 0.0, 0.0, 0.0))
-            reason = named(error, server)
+            reason = as_our_error(error, server)
             if not self.aborted:
                 lender.refused(server, reason)
             raise reason from error
@@ -265,7 +265,7 @@ def _session_of(slot: Slot) -> Session:
     return slot.pooled.session
 
 
-def named(error: Exception, server: ServerConfig) -> Exception:
+def as_our_error(error: Exception, server: ServerConfig) -> Exception:
     """Return a connect's error as one of ours, with the server's name."""
     if isinstance(error, EtlError):
         error.server = error.server or server.hostname

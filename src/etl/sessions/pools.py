@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.errors import Fate, SettingsError, fate_of
-from etl.sessions.lease import Lease, disconnect, named
+from etl.sessions.lease import Lease, as_our_error, disconnect
 from etl.sessions.maintenance import Maintenance
 from etl.sessions.pool import Ages, Pool, fits, same_view
 from etl.transfer.base import Session, TransferFactory
@@ -176,7 +176,7 @@ class Pools:
                     session.remove(path)
             except Exception as error:  # noqa: BLE001 - the failure that matters is the transfer's
                 log.info("partial file left for later", server=server.hostname, path=path, error=str(error))
-                self.refused(server, named(error, server))
+                self.refused(server, as_our_error(error, server))
             else:
                 return True
         self.litter(server, path)
