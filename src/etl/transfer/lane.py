@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from etl.errors import EtlError, TransferTimeout
+from etl.models.task import Start
 from etl.transfer.row import Delivery, Row
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Flight:
         self.parcel: Parcel | None = None  # in a row: what was fetched
         self.unchanged: Elsewhere[bool] | None = None  # and, of a file in memory, what its source says at the end
         self.held_bytes = 0  # of the store
-        self.began = 0.0  # wall clock
+        self.start = Start.now()  # for the result; in a row: when it had its turn
         self._buffer = buffer
         self._lock = threading.Lock()  # guards _aborted: the first reason stays
         self._aborted: EtlError | None = None
