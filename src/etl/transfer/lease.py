@@ -143,7 +143,7 @@ class Lease:
             raise reason from error
         now = pools.now()
         with self._lock:
-            place.held, place.attempt = Held(session, server, opened=now, used=now, proven=now), None
+            place.held, place.attempt = Held(session, server, pools.expiry(), used=now, proven=now), None
         pools.opened(place)
         if tidy and not self._tidy(place, session):
             self._discard(place)  # it saw an error: never used again, not even for the job it was opened for
