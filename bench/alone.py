@@ -24,9 +24,9 @@ from etl.config import ConfigLoader, ServerConfig
 from etl.lanes.flight import Store
 from etl.lanes.lanes import Lanes
 from etl.lanes.runner import Runner
-from etl.process import GC_THRESHOLDS
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
+from etl.process import GC_THRESHOLDS
 from etl.sessions.pools import Pools
 
 if TYPE_CHECKING:

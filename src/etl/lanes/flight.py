@@ -9,6 +9,8 @@ import itertools
 import threading
 from typing import TYPE_CHECKING
 
+from etl.models.task import Start
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -85,7 +87,7 @@ class Flight:
         self.parcel: Parcel | None = None  # in a row: what was fetched
         self.unchanged: CrossThread[bool] | None = None  # and, of a file in memory, what its source says at the end
         self.held_bytes = 0  # of the store
-        self.began = 0.0  # wall clock
+        self.start = Start.now()  # for the result; in a row: when it had its turn
         self._buffer = buffer
         self._lock = threading.Lock()  # guards _aborted: the first reason stays
         self._aborted: EtlError | None = None

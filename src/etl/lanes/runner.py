@@ -5,7 +5,6 @@ Runs in the lanes' threads. Knows no Kafka client and no protocol.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.errors import DeadlineExceeded, EtlError, Fate, fate_of
-from etl.models.task import SCAN_ANEW
+from etl.models.task import SCAN_ANEW, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
 from etl.transfer.base import CrossThread
@@ -49,7 +48,7 @@ class Runner:
     def run(self, flight: Flight) -> None:
         """Do one job in a lane; with one side only, open it and have the job run again. Never raises."""
         task, lease = flight.task, flight.lease
-        started = task.began or time.time()  # of a published job: when its copying began
+        start = task.start or flight.start  # of a published job: when its copying began
         opened = False
         log.debug("job taken", job_id=task.job.job_id, attempts=len(task.attempts), published=task.published)
         try:
@@ -61,14 +60,14 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             cause = flight.cause(error)
             lease.release(clean=opened and (_survives(lease.source, error), self._clean_up(flight, error)))
-            self._ended_badly(task, cause, started, answered=opened)
+            self._ended_badly(task, cause, start, answered=opened)
         else:
             lease.release(clean=True)
             if receipt is None:  # the server is reached: now the job waits for both sides
                 self.dispatcher.later(task, 0.0)
                 return
             self._tell_dispatcher(task, None, answered=True)
-            self.reporter.succeeded(task, receipt, started)
+            self.reporter.succeeded(task, receipt, start)
 
     def _transfer(self, flight: Flight) -> relay.Receipt:
         task, lease = flight.task, flight.lease
@@ -88,7 +87,7 @@ class Runner:
 
     def open(self, flight: Flight) -> bool:
         """Have the sessions of its row open. False: the job failed, and was reported."""
-        flight.began = time.time()
+        flight.start = Start.now()
         try:
             _require_ours_and_in_time(flight.task)
             if not flight.row.is_open:
@@ -179,7 +178,7 @@ class Runner:
             self._failed_in_row(flight, error, answered=True)
         else:
             self._tell_dispatcher(task, None, answered=True)
-            self.reporter.succeeded(task, receipt, flight.began)
+            self.reporter.succeeded(task, receipt, flight.start)
         finally:
             if held is None:
                 parcel.close(complete=False)
@@ -190,12 +189,12 @@ class Runner:
         if flight.aborted is None and flight.lease.aborted:
             self._run_again(task)  # a neighbour was reset; this job did nothing wrong
             return
-        self._ended_badly(task, cause, flight.began, answered=answered)
+        self._ended_badly(task, cause, flight.start, answered=answered)
 
-    def _ended_badly(self, task: Task, cause: BaseException, started: float, *, answered: bool) -> None:
+    def _ended_badly(self, task: Task, cause: BaseException, start: Start, *, answered: bool) -> None:
         """Tell dispatcher and ledger. `answered`: the sessions were open, so an error for good is the servers' word."""
         self._tell_dispatcher(task, cause, answered=answered and fate_of(cause) is Fate.DEAD)
-        self.reporter.failed(task, cause, started)
+        self.reporter.failed(task, cause, start)
 
     def _run_again(self, task: Task) -> None:
         """Have a job run again that was only in the way of another's failure."""

@@ -41,6 +41,10 @@ class Lender(Protocol):
         """Return a new, unconnected session."""
         ...
 
+    def expiry(self) -> float:
+        """Return when a session that is opened now will be past its lifetime."""
+        ...
+
     def opened(self, slot: Slot) -> None:
         """Count a session that connected."""
         ...
@@ -186,7 +190,7 @@ class Lease:
             raise reason from error
         now = lender.now()
         with self._lock:
-            slot.pooled, slot.attempt = PooledSession(session, server, opened=now, used=now, proven=now), None
+            slot.pooled, slot.attempt = PooledSession(session, server, lender.expiry(), used=now, proven=now), None
         lender.opened(slot)
         if tidy and not self._tidy(slot, session):
             self._discard(slot)  # it saw an error: never used again, not even for the job it was opened for

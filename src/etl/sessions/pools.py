@@ -1,6 +1,6 @@
 """Sessions: one pool per server, leased in pairs, or alone to be opened; reused while proven clean.
 
-    Pools(config_lookup, settings, clock=time.monotonic, create=create_session)
+    Pools(config_lookup, settings, clock=time.monotonic, create=create_session, jitter=random.random)
     .on_release                                   called, without a lock, whenever a session or a connect became free
     .server(name) -> ServerConfig   .key(server) -> pool key   .register(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
@@ -15,6 +15,7 @@ Knows settings and sessions; knows no job, no queue, no Kafka.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -56,11 +57,13 @@ class Pools:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         create: Create = create_session,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.server = config_lookup
         self.now = clock
         self.on_release: Callable[[], None] | None = None
         self._create = create
+        self._jitter = jitter
         self._limits = settings.transfer
         self._ages = Ages(
             settings.ping_interval_seconds,
@@ -218,6 +221,10 @@ class Pools:
     def create(self, server: ServerConfig) -> Session:
         """Return a new, unconnected session."""
         return self._create(server, self._limits)
+
+    def expiry(self) -> float:
+        """Return when a session that is opened now will be past its lifetime."""
+        return self._ages.expiry(self.now(), self._jitter())
 
     def opened(self, slot: Slot) -> None:
         """Count a session that connected."""

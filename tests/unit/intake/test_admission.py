@@ -28,7 +28,7 @@ from etl.lanes.runner import Runner
 from etl.models import header
 from etl.models.letter import DLQMessage
 from etl.models.message import TransferResult
-from etl.models.task import Facts, Record, Task
+from etl.models.task import Facts, Record, Start, Task
 from etl.models.wire import Batch, Message, Partition
 from etl.outcomes import messages
 from etl.outcomes.ledger import Ledger
@@ -236,6 +236,34 @@ def test_a_source_action_is_a_second_step(scene: Scene) -> None:
     assert scene.ledger.outstanding == 0
 
 
+@pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
+@pytest.mark.parametrize("ending", ["done", "published", "dead"])
+def test_a_clock_that_is_set_changes_no_duration(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, ending: str, seconds: float
+) -> None:
+    """Its times are what the clock showed."""
+    options = {"source_action": "delete"} if ending == "published" else {}
+    wall = time.time
+
+    def relayed() -> relay.Receipt:
+        monkeypatch.setattr(time, "time", lambda: wall() + seconds)
+        if ending == "dead":
+            raise errors.FileMissing("/a is not there", server="A")
+        return good()
+
+    scene.accept({**JOB, "options": options})
+    scene.run(relayed)
+    if ending == "published":
+        scene.commit()
+        scene.run(good)
+    result = result_in(scene.messages()["jobs-results"])
+    assert result.duration_seconds is not None
+    assert 0 <= result.duration_seconds < 60
+    assert result.started_at is not None
+    assert result.finished_at is not None
+    assert abs((result.finished_at - result.started_at).total_seconds() - seconds) < 60
+
+
 def test_a_file_left_alone_keeps_its_source(scene: Scene) -> None:
     """`overwrite: skip` of another file: nothing was copied, nothing is deleted."""
     scene.accept({**JOB, "options": {"source_action": "delete", "overwrite": "skip"}})
@@ -358,7 +386,7 @@ def test_a_deadline_that_passed_is_a_dead_letter_without_a_connection(scene: Sce
     assert scene.world["A"].connects == 0
 
 
-def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> None:
+def test_a_leaves_partial_partial_is_removed_through_a_new_session(scene: Scene) -> None:
     """The session that failed is not asked; what cannot be removed is remembered for the next one."""
     for refusal in (None, ConnectionRefusedError("down")):
 
@@ -568,7 +596,7 @@ def test_a_back_off_that_no_breaker_tells_the_end_of_is_waited_for(scene: Scene)
     lease.release(clean=True)
     busy = errors.ServerBusy("B: 421", server="B")
     scene.dispatcher.failed("B", busy, task)
-    scene.reporter.failed(task, busy, NOW)
+    scene.reporter.failed(task, busy, Start.now())
     assert messages.RECALLABLE not in dict(scene.messages()["jobs-retry"].headers)
 
 

@@ -127,31 +127,31 @@ def test_the_end_of_the_patience_says_what_the_server_was_met_with_and_how_long_
 ) -> None:
     """Also of a job that was never tried, as others had met the outage."""
     outage = kind("it said no", server="B")
-    dead = policy().deferred(tried(waiting_since=NOW - 7200), outage, NOW, 600.0)
+    dead = policy().defer_untried(tried(waiting_since=NOW - 7200), outage, NOW, 600.0)
     assert isinstance(dead, DeadLetter)
     assert type(dead.error) is kind
     assert dead.error.server == "B"
     assert str(dead.error).startswith("it said no (waited 2.0 hours")
-    assert "90 seconds" in str(policy(patience_seconds=60.0).deferred(tried(waiting_since=NOW - 90), outage, NOW, 1))
+    assert "90 seconds" in str(policy(patience_seconds=60.0).defer_untried(tried(waiting_since=NOW - 90), outage, NOW, 1))
 
 
-def test_a_job_that_is_set_back_untried_spends_nothing_and_its_patience_begins() -> None:
-    assert policy().deferred(tried(attempts=2, outages=3), DOWN, NOW, 600.0) == Defer(
+def test_a_job_that_is_deferred_untried_spends_nothing_and_its_patience_begins() -> None:
+    assert policy().defer_untried(tried(attempts=2, outages=3), DOWN, NOW, 600.0) == Defer(
         spent=False,
         waiting_since=NOW,
         outages=3,
         not_before=NOW + 600.0,
     )
-    again = policy().deferred(tried(waiting_since=NOW - 3000), DOWN, NOW, 3600.0)
+    again = policy().defer_untried(tried(waiting_since=NOW - 3000), DOWN, NOW, 3600.0)
     assert isinstance(again, Defer)
     assert again.waiting_since == NOW - 3000
     assert again.not_before == NOW + 600.0  # the last look is at the end of the patience, not beyond
 
 
 @given(st.floats(0, 1e6), st.floats(0, 3600), st.integers(0, 3000))
-def test_a_set_back_is_one_whole_tier(age: float, probe_in: float, count: int) -> None:
-    set_backs = DeferralPacer()
-    waits = [set_backs.seconds(age, probe_in, NOW) for _ in range(count)]
+def test_a_deferral_is_one_whole_tier(age: float, probe_in: float, count: int) -> None:
+    pacer = DeferralPacer()
+    waits = [pacer.seconds(age, probe_in, NOW) for _ in range(count)]
     for seconds in set(waits):
         assert seconds in TIERS
         assert seconds == TIERS[-1] or waits.count(seconds) <= seconds * DEFERRED_READS_PER_SECOND

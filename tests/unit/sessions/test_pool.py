@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -19,8 +19,10 @@ pytestmark = pytest.mark.unit
 
 
 @contextmanager
-def pools_of(world: World, clock: Clock | None = None, **settings: float) -> Iterator[Pools]:
-    pools = Pools(world.config, pretend.settings(**settings), clock or Clock(), world.create)
+def pools_of(
+    world: World, clock: Clock | None = None, jitter: Callable[[], float] = lambda: 0.5, **settings: float
+) -> Iterator[Pools]:
+    pools = Pools(world.config, pretend.settings(**settings), clock or Clock(), world.create, jitter)
     try:
         yield pools
     finally:
@@ -484,6 +486,19 @@ def test_a_session_past_its_lifetime_is_not_kept() -> None:
         taken.release(clean=True)
         assert world["A"].open == 0
         assert not world["A"].sessions[0].aborted.is_set()  # a polite farewell
+
+
+def test_sessions_that_are_opened_together_do_not_end_together() -> None:
+    """Each lives up to 5 % less or more than the setting says: a server gets no storm of logins once an hour."""
+    world, clock = World(A=3), Clock()
+    draws = iter([0.0, 0.5, 1.0])
+    with pools_of(world, clock, lambda: next(draws), session_lifetime_seconds=100.0, idle_timeout_seconds=1e9) as pools:
+        for taken in [lease(pools, "A", None) for _ in range(3)]:
+            taken.release(clean=True)
+        for seconds, still_open in ((95, 3), (1, 2), (4, 2), (1, 1), (4, 1), (1, 0)):
+            clock.pass_(seconds)
+            pools.reap()
+            assert world["A"].open == still_open
 
 
 def test_an_expired_session_is_replaced_not_used() -> None:
