@@ -302,16 +302,16 @@ def test_a_server_that_takes_no_commands_is_a_timeout(fake, session) -> None:
     """Writing has a limit as well, where the other side's window is shut."""
     server = fake()
     ftp = session(server, SHORT)
-    ftp._control.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ftp.link.control.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     for sock in list(server._sockets):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     server.answers["NOOP"] = lambda _its, _argument: time.sleep(3)
     name = "/" + "x" * 60_000
 
     def much() -> None:
-        ftp.command("NOOP", b"")
+        ftp.link.command("NOOP", b"")
         for _ in range(200):
-            ftp.ask("SIZE", name)
+            ftp.link.ask("SIZE", name)
         ftp.flush()
 
     within(4, much, TransferTimeout, "ETL_REPLY_TIMEOUT_SECONDS")

@@ -184,7 +184,7 @@ def test_what_one_session_found_out_holds_for_those_that_are_open(patient, sessi
     """Eight sessions do not all fail at it."""
     server = patient(lingers=SHORT_LINGER_SECONDS)
     ftp, other = session(server), session(server)
-    ftp.control.pipelining.failed_to_overtake()
+    ftp.link.control.pipelining.failed_to_overtake()
     assert confirmed(other, "/a", buffer).result()
     assert not server.overtaken
 
@@ -228,4 +228,4 @@ def test_a_server_that_answered_once_is_not_blamed_for_a_silence(patient, sessio
     server.answers["SIZE"] = lambda its, argument: None
     with pytest.raises(EtlError):
         promise.result()
-    assert session(server).control.pipelining.may_overtake
+    assert session(server).link.control.pipelining.may_overtake

@@ -188,9 +188,9 @@ def test_a_server_treated_gently_is_tried_again_some_day(fake, session, buffer, 
     for _ in range(2):
         content_of(ftp, "/a", buffer)
     del server.answers["RETR"]
-    assert session(server).control.pipelining.is_one_by_one
+    assert session(server).link.control.pipelining.is_one_by_one
     monkeypatch.setattr(pipelining, "NO_PIPELINING_SECONDS", 0.0)
-    session(server).control.pipelining.slow_down()
+    session(server).link.control.pipelining.slow_down()
     ftp = session(server)
     content_of(ftp, "/a", buffer)
     assert writes_of(server, lambda: content_of(ftp, "/a", buffer)) == [["SIZE", "MDTM", "EPSV", "RETR"]]

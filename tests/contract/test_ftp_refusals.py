@@ -248,7 +248,7 @@ def test_a_missing_file_is_missing_whatever_the_server_says(fake, session) -> No
         ("/no", FileMissing, "FAKE: the base path /no is no folder"),
         ("/no/where", FileMissing, "FAKE: the base path /no/where is no folder: /no is not there"),
         ("/d/a", PermissionRefused, "FAKE:/d/a: /d/a may not be entered"),
-        ("/d/b", IOFailure, "FAKE:/d/b: /d/b is a file, no folder"),
+        ("/d/b", IOFailure, "FAKE:/d/b: /d/b is a file, not a folder"),
     ],
 )
 def test_what_keeps_us_from_the_base_path_is_told(fake, session, base: str, kind: type[EtlError], said: str) -> None:

@@ -191,7 +191,7 @@ def test_sockets_are_set_as_promised(fake, session) -> None:
     server = fake(files={"/a": b"x"})
     ftp = session(server)
     parcel = ftp.read("/a")
-    for sock in (ftp._control.sock, parcel._data._sock):
+    for sock in (ftp.link.control.sock, parcel._data._sock):
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
@@ -319,10 +319,10 @@ def test_a_promise_asked_at_a_wrong_time_may_be_asked_again(fake, session, buffe
     drain(parcel, buffer)
     parcel.close(complete=True)
     promise = ftp.unchanged(parcel)
-    ftp._control.flush()
+    ftp.link.control.flush()
     refused = ftp.dispose("/none")
-    ftp._control.flush()
-    running = ftp.starting.start("RETR", b"/b")
+    ftp.link.control.flush()
+    running = ftp.link.starting.start("RETR", b"/b")
     with pytest.raises(RuntimeError):
         refused.result()
     assert promise.result()

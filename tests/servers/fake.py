@@ -207,7 +207,7 @@ class FakeSession:
         return "550 No." if self.server.files.pop(argument, None) is None else "250 Gone."
 
     def rnfr(self, argument: str) -> str:
-        self.from_ = argument if argument in self.server.files else ""
+        self.from_ = argument if argument in self.server.files or argument in self.server.folders else ""
         return "350 Go on." if self.from_ else "550 No."
 
     def rnto(self, argument: str) -> str:
@@ -216,7 +216,12 @@ class FakeSession:
             return "503 RNFR first."
         if (argument.rpartition("/")[0] or "/") not in self.server.folders or argument in self.server.folders:
             return "550 No."
-        self.server.files[argument] = self.server.files.pop(name)
+        files, folders = self.server.files, self.server.folders
+        for path in [path for path in files if path == name or path.startswith(f"{name}/")]:
+            files[argument + path[len(name) :]] = files.pop(path)
+        for path in [path for path in folders if path == name or path.startswith(f"{name}/")]:
+            folders.remove(path)
+            folders.add(argument + path[len(name) :])
         if name in self.server.times:
             self.server.times[argument] = self.server.times.pop(name)
         return "250 Renamed."

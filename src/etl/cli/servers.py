@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 import sys
 import time
@@ -22,6 +23,7 @@ from etl.models.server import ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.sessions.pools import create_session
 from etl.transfer.base import Session
+from etl.transfer.streaming import MemoryParcel
 
 T = TypeVar("T")
 
@@ -83,29 +85,6 @@ class Trial:
             "error": self.error,
             "error_code": self.error_code,
         }
-
-
-class _Probe:
-    """A small file in memory, on its way to a server."""
-
-    held: memoryview | None = None
-
-    def __init__(self) -> None:
-        self.path = "probe"
-        self.facts = Facts(len(PROBE), None)
-        self._left = PROBE
-
-    def load(self, limit_bytes: int) -> bool:
-        return len(PROBE) <= limit_bytes
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-    def close(self, *, complete: bool) -> None:
-        pass
 
 
 @click.group()
@@ -186,7 +165,8 @@ def _write(trial: Trial, session: Session, limits: TransferSettings) -> None:
 
 def _round(trial: Trial, session: Session, partial: str, final: str) -> None:
     """Write, rename, ask the size and remove."""
-    stored = session.write(partial, _Probe(), memoryview(bytearray(64 * 1024)))
+    probe = MemoryParcel("probe", Facts(len(PROBE), None), io.BytesIO(PROBE))
+    stored = session.write(partial, probe, memoryview(bytearray(64 * 1024)))
     session.publish(stored, final, None).result()
     if "size" in session.lacks():
         trial.unchecked["size"] = "size"

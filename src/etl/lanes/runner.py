@@ -165,7 +165,9 @@ class Runner:
             receipt = relay.deliver(
                 task,
                 parcel,
-                partial(relay.confirm, task, parcel, source) if held is None else (lambda _stored: held),
+                partial(relay.confirm, task, parcel, source, destination, self.orphans)
+                if held is None
+                else (lambda _stored: held),
                 destination,
                 self._token(flight),
                 flight.buffer,

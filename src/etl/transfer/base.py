@@ -35,8 +35,8 @@ ASIDE = ".old"
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Promise(Protocol[T_co]):
-    """A reply that was not read yet."""
+class Answer(Protocol[T_co]):
+    """What may have to be waited for."""
 
     def result(self) -> T_co:
         """Send what is still corked, read replies in order up to this one, return or raise what it said.
@@ -44,6 +44,10 @@ class Promise(Protocol[T_co]):
         May block for a reply's time limit. A second call returns (or raises) the same again.
         """
         ...
+
+
+class Promise(Answer[T_co], Protocol[T_co]):
+    """An answer of a session, whose reply was perhaps not read yet."""
 
     def then(self, tell: Callable[[], None]) -> None:
         """Have `tell` called, by the thread that uses the session, once `result` needs no session any more."""
@@ -66,7 +70,7 @@ class Settled(Generic[T_co]):
 
 
 class CrossThread(Generic[T_co]):
-    """A promise that one thread keeps and another one waits for."""
+    """An answer that one thread gets and another one waits for."""
 
     def __init__(self) -> None:
         self._settled = threading.Lock()  # held until then: an Event costs ten times as much
@@ -93,10 +97,6 @@ class CrossThread(Generic[T_co]):
         if self._error is not None or self._promise is None:
             raise self._error or ConnectionLost("the other side of the lane is gone")
         return self._promise.result()
-
-    def then(self, tell: Callable[[], None]) -> None:
-        """Nobody waits for the waiting."""
-        raise NotImplementedError
 
 
 class Stored:

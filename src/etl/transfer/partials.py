@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FOLDERS_KEPT = 1000
 ORPHANS_KEPT = 10_000  # in all folders, some 2 MB; a folder with more is listed by each job that asks
 
+APART_SECONDS = 600.0  # for which two folders that were seen to be different count as such
+
 _JOB_HASH_BYTES = 8
 
 
@@ -51,6 +53,33 @@ class _Listed(NamedTuple):
         return sum(map(len, self.names.values()))
 
 
+class FoldersApart:
+    """Which pairs of folders were seen to be two: a file that is copied between them is not its own copy.
+
+    Names do not tell (links, base paths, two names of one host). Believed for a while: somebody may make one a link to
+    the other.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the one below
+        self._seen_at: OrderedDict[tuple[str, ...], float] = OrderedDict()
+
+    def knows(self, task: Task) -> bool:
+        """Are the folders of the job's source and destination known to be different?"""
+        with self._lock:
+            seen_at = self._seen_at.get(_both_folders(task))
+        return seen_at is not None and self._clock() - seen_at < APART_SECONDS
+
+    def note(self, task: Task) -> None:
+        """Note that they were seen to be."""
+        with self._lock:
+            self._seen_at[_both_folders(task)] = self._clock()
+            self._seen_at.move_to_end(_both_folders(task))
+            while len(self._seen_at) > FOLDERS_KEPT:
+                self._seen_at.popitem(last=False)
+
+
 class OrphanIndex:
     """What partial files of earlier runs lie in which folder: one listing answers for all jobs that may trust it.
 
@@ -63,6 +92,7 @@ class OrphanIndex:
         self._lock = threading.Lock()  # guards the two below
         self._folders: OrderedDict[tuple[str, str], _Listed] = OrderedDict()  # used last last
         self._kept = 0  # names in all of them
+        self.apart = FoldersApart(clock)
 
     def known(self, task: Task) -> list[str] | None:
         """Return the names that the job's earlier runs left, as far as a listing is known that tells; None: ask."""
@@ -103,3 +133,8 @@ class OrphanIndex:
 def _folder(task: Task) -> tuple[str, str]:
     destination = task.job.destination
     return destination.hostname.upper(), parent(destination.path)
+
+
+def _both_folders(task: Task) -> tuple[str, ...]:
+    source = task.job.source
+    return source.hostname.upper(), parent(source.path), *_folder(task)

@@ -11,7 +11,7 @@ import io
 import tempfile
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from etl.errors import (
     AlreadyExists,
@@ -28,13 +28,14 @@ from etl.errors import (
 from etl.models.task import Facts
 from etl.transfer.base import ASIDE
 from etl.transfer.partials import partial_path
-from etl.transfer.paths import basename, beside
+from etl.transfer.paths import basename, beside, parent
+from etl.transfer.streaming import MemoryParcel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.models.task import Task
-    from etl.transfer.base import Parcel, Promise, Session, Stored
+    from etl.transfer.base import Answer, Parcel, Promise, Session, Stored
     from etl.transfer.partials import OrphanIndex
 
 SIZE = "size"
@@ -78,7 +79,7 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
         remove_orphans(task, destination, orphans)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
         if not receipt.skipped:
-            _probe_for_itself(task, source, destination, token, limits.buffer)
+            _probe_for_itself(task, source, destination, token, limits.buffer, orphans)
         return receipt
     if source is not destination:
         destination.prepare()
@@ -86,15 +87,22 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     parcel = fetch(task, source)
     try:
         if source is destination:
-            return _deliver_through_spool(task, parcel, source, token, limits)
-        return deliver(task, parcel, partial(confirm, task, parcel, source), destination, token, limits.buffer)
+            return _deliver_through_spool(task, parcel, source, token, limits, orphans)
+        return deliver(
+            task,
+            parcel,
+            partial(confirm, task, parcel, source, destination, orphans),
+            destination,
+            token,
+            limits.buffer,
+        )
     finally:
         parcel.close(complete=False)
 
 
 def can_pipeline(task: Task, orphans: OrphanIndex) -> bool:
     """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
-    if task.published or task.job.options.overwrite != "replace" or _could_be_itself(task):
+    if task.published or task.job.options.overwrite != "replace" or _may_be_itself(task, orphans):
         return False
     return task.orphan_scan_since is None or orphans.known(task) == []
 
@@ -111,18 +119,20 @@ def fetch(task: Task, source: Session) -> Parcel:
     return source.read(task.job.source.path)
 
 
-def confirm(task: Task, parcel: Parcel, source: Session, stored: Stored) -> Promise[bool]:
+def confirm(
+    task: Task, parcel: Parcel, source: Session, destination: Session, orphans: OrphanIndex, stored: Stored
+) -> Promise[bool]:
     """End the reading of a parcel and ask whether its file is still what it was; the answer is not waited for."""
     unchanged = source.confirm(parcel)
     source.push()
-    _refuse_itself(task, source, stored)
+    _refuse_itself(task, source, destination, stored, orphans)
     return unchanged
 
 
 def deliver(
     task: Task,
     parcel: Parcel,
-    confirmed: Callable[[Stored], Promise[bool]],
+    confirmed: Callable[[Stored], Answer[bool]],
     destination: Session,
     token: str,
     buffer: memoryview,
@@ -240,36 +250,46 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
     return Receipt(found.size_bytes, NOTHING, skipped=True)
 
 
-def _could_be_itself(task: Task) -> bool:
-    """Would the source action take the copy away, were both sides one folder under two names?"""
-    job = task.job
-    if job.options.source_action == "keep":
-        return False
-    return basename(job.source.path).casefold() == basename(job.destination.path).casefold()
+def _may_be_itself(task: Task, orphans: OrphanIndex) -> bool:
+    """Might the source action take the copy away, as both sides are one folder, or not known to be two?"""
+    return task.job.options.source_action != "keep" and not orphans.apart.knows(task)
 
 
-def _refuse_itself(task: Task, source: Session, stored: Stored) -> None:
-    """Refuse to go on where the source's folder is the destination's: its action would leave no file at all.
+def _refuse_itself(task: Task, source: Session, destination: Session, stored: Stored, orphans: OrphanIndex) -> None:
+    """Refuse to go on where the source is the destination under another name: its action would leave no file at all.
 
-    Names and addresses do not tell (links, base paths, two names of one host); our partial file seen beside the source
-    does.
+    Names and addresses do not tell (links, base paths, letter case, normal forms, two names of one host): our partial
+    file seen beside the source does. Within one folder two names are two files if the folder shows both, or if the
+    destination is not there yet.
     """
-    job = task.job
-    twin = beside(job.source.path, basename(stored.partial))
-    if _could_be_itself(task) and _look_if_possible(source, twin) is not None:
-        raise InvalidPath(f"{job.destination} is the source {job.source} itself, which is not to be kept")
-
-
-def _probe_for_itself(task: Task, source: Session, destination: Session, token: str, buffer: memoryview) -> None:
-    """Do so where nothing had to be written: with an empty partial file."""
-    if not _could_be_itself(task):
+    if not _may_be_itself(task, orphans):
         return
-    empty = _Spooled("", Facts(0, None), io.BytesIO())
+    job = task.job
+    if _look_if_possible(source, beside(job.source.path, basename(stored.partial))) is None:
+        orphans.apart.note(task)
+        return
+    ours, theirs = basename(job.source.path), basename(job.destination.path)
+    if ours != theirs:
+        if _look_if_possible(destination, job.destination.path) is None:
+            return
+        shown = source.names(parent(job.source.path))
+        if ours in shown and theirs in shown:
+            return
+    raise InvalidPath(f"{job.destination} is the source {job.source} itself, which is not to be kept")
+
+
+def _probe_for_itself(
+    task: Task, source: Session, destination: Session, token: str, buffer: memoryview, orphans: OrphanIndex
+) -> None:
+    """When the copy was skipped, find out with an empty partial file whether both sides are one folder."""
+    if not _may_be_itself(task, orphans):
+        return
+    empty = MemoryParcel("", Facts(0, None), io.BytesIO())
     task.leaves_partial = True
     stored = destination.write(partial_path(task, destination.server, token), empty, buffer)
     try:
         stored.require_stored()
-        _refuse_itself(task, source, stored)
+        _refuse_itself(task, source, destination, stored, orphans)
     except EtlError:
         _remove_if_possible(task, destination, stored)
         raise
@@ -329,7 +349,7 @@ def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:
     return SIZE
 
 
-def _require(promise: Promise[bool], error: EtlError) -> None:
+def _require(promise: Answer[bool], error: EtlError) -> None:
     if not promise.result():
         raise error
 
@@ -343,25 +363,9 @@ def require_owned(task: Task) -> None:
 # --- one session for both sides -------------------------------------------------------------------------------
 
 
-class _Spooled:
-    """A parcel that was read to its end: served from a temporary file, in memory while it is small."""
-
-    held: memoryview | None = None
-
-    def __init__(self, path: str, facts: Facts, file: IO[bytes]) -> None:
-        self.path, self.facts, self._file = path, facts, file
-
-    def load(self, limit_bytes: int) -> bool:  # noqa: ARG002 - the contract's argument; it is loaded already
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]  # IO[bytes] hides it
-
-    def close(self, *, complete: bool) -> None:
-        """Nothing is open at the source."""
-
-
-def _deliver_through_spool(task: Task, parcel: Parcel, session: Session, token: str, limits: Limits) -> Receipt:
+def _deliver_through_spool(
+    task: Task, parcel: Parcel, session: Session, token: str, limits: Limits, orphans: OrphanIndex
+) -> Receipt:
     size_bytes = parcel.facts.size_bytes or 0
     if size_bytes > limits.spool_bytes:
         raise StorageFull(f"{task.job.source} has {size_bytes} bytes, the spool may take {limits.spool_bytes}")
@@ -374,5 +378,6 @@ def _deliver_through_spool(task: Task, parcel: Parcel, session: Session, token: 
             file.write(limits.buffer[:count])
         parcel.close(complete=True)
         file.seek(0)
-        spooled = _Spooled(parcel.path, parcel.facts, file)
-        return deliver(task, spooled, partial(confirm, task, spooled, session), session, token, limits.buffer)
+        spooled = MemoryParcel(parcel.path, parcel.facts, file)
+        confirmed = partial(confirm, task, spooled, session, session, orphans)
+        return deliver(task, spooled, confirmed, session, token, limits.buffer)

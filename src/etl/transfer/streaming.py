@@ -6,7 +6,7 @@ import os
 import stat
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from etl.errors import FileMissing, NotAFile, SizeMismatch
 from etl.models.task import Facts
@@ -68,6 +68,26 @@ class FileParcel:
     def close(self, *, complete: bool) -> None:  # noqa: ARG002 - the contract's argument; a file has no last word
         """Close the file."""
         self._file.close()
+
+
+class MemoryParcel:
+    """A parcel read to its end before, and served from a seekable binary file: one in memory, or a spool file."""
+
+    held: memoryview | None = None
+
+    def __init__(self, path: str, facts: Facts, file: IO[bytes]) -> None:
+        self.path, self.facts, self._file = path, facts, file
+
+    def load(self, limit_bytes: int) -> bool:  # noqa: ARG002 - the contract's argument; it is loaded already
+        """Say that nothing is left to read at the source."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read once."""
+        return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]  # IO[bytes] hides it
+
+    def close(self, *, complete: bool) -> None:
+        """Nothing is open at the source."""
 
 
 class Streaming(Session):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from etl.config import ServerConfig
 from etl.errors import EtlError, InvalidPath
 from etl.transfer.ftp import known, opening, pipelining
-from etl.transfer.ftp.control import Control, Pending
+from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.names import Names
+from etl.transfer.ftp.pending import Pending
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -632,12 +633,86 @@ def test_a_copy_that_was_there_already_is_probed_and_leaves_no_trace() -> None:
     assert not scene.task.leaves_partial
 
 
-def test_nothing_is_asked_where_nothing_could_be_lost() -> None:
-    """A kept source, or another name in the same folder, costs no question."""
-    for scene in (one_folder(), Scene(source_action="delete")):
-        if scene.task.job.options.source_action == "delete":
-            job = scene.task.job
-            other = job.destination.model_copy(update={"path": "/out/b"})
-            scene.task.job = job.model_copy(update={"destination": other})
+class Bent(dict[str, File]):
+    """The files of a server that knows each by more than one name."""
+
+    def __init__(self, bend: Callable[[str], str], files: dict[str, File]) -> None:
+        super().__init__()
+        self.bend = bend
+        for path, file in files.items():
+            self[path] = file
+
+    def __getitem__(self, path: str) -> File:
+        return super().__getitem__(self.bend(path))
+
+    def __setitem__(self, path: str, file: File) -> None:
+        super().__setitem__(self.bend(path), file)
+
+    def get(self, path: str, default: Any = None) -> Any:
+        return super().get(self.bend(path), default)
+
+    def pop(self, path: str, *default: Any) -> Any:
+        return super().pop(self.bend(path), *default)
+
+
+TWO_NAMES = {
+    "letter case": ("/in/report.TXT", "/in/Report.txt", str.casefold),
+    "normal form": ("/in/\u00e9.txt", "/in/e\u0301.txt", lambda path: unicodedata.normalize("NFD", path)),
+    "trailing dot": ("/in/a.txt", "/in/a.txt.", lambda path: path.rstrip(".")),
+    "trailing blank": ("/in/a.txt", "/in/a.txt ", str.rstrip),
+    "short name": ("/in/long name.txt", "/in/LONGNA~1.TXT", lambda path: path.replace("LONGNA~1.TXT", "long name.txt")),
+    "stream": ("/in/a.txt", "/in/a.txt::$DATA", lambda path: path.removesuffix("::$DATA")),
+    "folder and name": ("/in/a.txt", "/IN/A.txt", str.casefold),
+    "link": ("/in/a.txt", "/link/a.txt", lambda path: path.replace("/link/", "/in/")),
+    "link and name": ("/in/a.txt", "/link/A.txt", lambda path: path.replace("/link/", "/in/").casefold()),
+}
+
+
+def named_twice(source: str, destination: str, files: dict[str, File], **options: Any) -> Scene:
+    """Return a scene whose two servers are one."""
+    scene = Scene(**options)
+    job = {
+        "source": {"hostname": "A", "path": source},
+        "destination": {"hostname": "B", "path": destination},
+        "options": options,
+    }
+    scene.task.job = FileTransferJob.from_dict(job)
+    scene.source.files = scene.destination.files = files
+    return scene
+
+
+@pytest.mark.parametrize("overwrite", ["replace", "skip", "newer"])
+@pytest.mark.parametrize("action", ["delete", {"move": "/done/a"}])
+@pytest.mark.parametrize("how", TWO_NAMES)
+def test_two_names_of_one_file_are_found_out_by_looking(how: str, action: object, overwrite: str) -> None:
+    """Two names, one file: it is refused and kept, however alike or unlike the names are."""
+    source, destination, bend = TWO_NAMES[how]
+    files = Bent(bend, {source: File(b"only copy")})
+    scene = named_twice(source, destination, files, source_action=action, overwrite=overwrite)
+    with pytest.raises(errors.InvalidPath, match="itself"):
         scene.run()
-        assert not any(said.startswith("A look") for said in scene.said)
+    assert dict(files) == {bend(source): File(b"only copy")}
+
+
+@pytest.mark.parametrize("there", [{}, {"/in/b": File(b"old", 5.0)}])
+def test_two_files_of_one_folder_are_told_from_two_names(there: dict[str, File]) -> None:
+    """The folder shows both, or the other one is not there yet: the job is done."""
+    files = {"/in/a": File(b"new content"), **there}
+    scene = named_twice("/in/a", "/in/b", files, source_action="delete")
+    facts = scene.run().facts
+    assert files["/in/b"].content == b"new content"
+    assert relay.finish(scene.task, scene.source, scene.destination, facts) == 11
+    assert list(files) == ["/in/b"]
+
+
+def test_folders_are_asked_once_whether_they_are_two() -> None:
+    """The first job with a source action looks, those that follow are pipelined; for a kept source nothing is asked."""
+    scene = Scene(source_action="delete")
+    assert not relay.can_pipeline(scene.task, scene.orphans)
+    scene.run()
+    assert sum(said.startswith("A look") for said in scene.said) == 1
+    assert relay.can_pipeline(scene.task, scene.orphans)
+    kept = one_folder()
+    assert relay.can_pipeline(kept.task, kept.orphans)
+    kept.run()
+    assert not any(said.startswith("A look") for said in kept.said)

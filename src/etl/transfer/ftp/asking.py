@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, NotAFile, PermissionRefused, StorageFull
-from etl.transfer.ftp.names import facts_in, folders_above, size_in
+from etl.errors import EtlError, FileMissing, IOFailure, NotAFile, PermissionRefused
+from etl.models.task import Facts
+from etl.transfer.ftp.listing import names_in
+from etl.transfer.ftp.names import facts_in, folders_above, size_in, time_in
+from etl.transfer.ftp.refusals import SAY_ENOUGH, UNKNOWN_COMMAND, plain_error
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
-    from etl.transfer.ftp.control import Pending
+    from collections.abc import Callable
+
+    from etl.transfer.ftp.link import Link
     from etl.transfer.ftp.replies import Reply
-
-
-# Of pyftpdlib (the system's own words, with 426), vsftpd (for whatever a write fails with, 451), and others.
-_SAY_FULL = ("no space", "disk full", "quota", "not enough space", "failure writing to local file")
-
-UNKNOWN_COMMAND = {500, 501, 502, 504}  # codes of a server that cannot do it at all
-NO_CONNECTION = {421, 425, 426}  # whatever the command was about
-
-
-class Asker(Protocol):
-    """What is needed of a session. Paths are whole paths."""
-
-    name: str  # of the server
-
-    def ask(self, verb: str, whole_path: str) -> Pending:
-        """Queue a command about a path."""
-        ...
-
-    def names_in(self, whole_path: str, prefix: str) -> list[str] | None:
-        """Return the bare names in a folder that begin with `prefix`; None when it shows no names at all."""
-        ...
-
-    def offers(self, feature: str) -> bool:
-        """Is a feature in the server's FEAT?"""
-        ...
 
 
 class Kind(Enum):
@@ -48,124 +28,155 @@ class Kind(Enum):
     CLOSED = "behind a folder that may not be entered"
 
 
-def kind_of(asker: Asker, path: str, *, by_listing: bool = True) -> tuple[Kind, str]:
+def ask_facts(link: Link, path: str) -> Callable[[], Facts]:
+    """Queue the questions for size and time; the answer reads the replies."""
+    size, mdtm = link.ask("SIZE", path), link.ask("MDTM", path)
+    return lambda: facts_of(size.result(), mdtm.result())
+
+
+def facts_of(size: Reply, mdtm: Reply) -> Facts:
+    """Return what replies to SIZE and MDTM tell; what was refused is not known."""
+    return Facts(size_in(size.line) if size.is_success else None, time_in(mdtm.line) if mdtm.is_success else None)
+
+
+def ask_kind(link: Link, path: str) -> Callable[[], Kind]:
+    """Queue the questions what `path` is; the answer reads the replies.
+
+    A folder that may be entered, or that MLST calls one, is a FOLDER. One that may not be entered may pass for a file
+    on a server that tells the size of folders: whoever moves it must be able to undo that.
+    """
+    cwd, size = link.ask("CWD", path), link.ask("SIZE", path)
+    listed = link.ask("MLST", path) if link.offers("MLST") else None
+
+    def answer() -> Kind:
+        if cwd.result().is_success:
+            return Kind.FOLDER
+        if listed is not None and (kind := _listed_kind(listed.result())) is not None:
+            return kind
+        return Kind.FILE if size.result().is_success else Kind.MISSING
+
+    return answer
+
+
+def _listed_kind(reply: Reply) -> Kind | None:
+    """Return what MLST says a path is; None: it does not say."""
+    if not reply.is_success:
+        return None
+    kinds = {facts_in(line.lstrip())[0].get("type", b"").lower() for line in reply.lines[1:-1]}
+    if kinds & {b"dir", b"cdir", b"pdir"}:
+        return Kind.FOLDER
+    return Kind.FILE if b"file" in kinds else None
+
+
+def kind_of(link: Link, path: str, *, by_listing: bool = True) -> tuple[Kind, str]:
     """Return what `path` is, and the path that decided it (itself, or a folder above).
 
     Args:
-        asker: the session.
+        link: the session.
         path: a whole path.
         by_listing: look into the folder before calling a file missing, as some servers hide from SIZE what we may not
             read. Without it one write of commands is all, however many files the folder has.
     """
-    size, cwd, above = asker.ask("SIZE", path), asker.ask("CWD", path), asker.ask("CWD", parent(path) or "/")
-    listed = asker.ask("MLST", path) if asker.offers("MLST") else None
+    size, cwd, above = link.ask("SIZE", path), link.ask("CWD", path), link.ask("CWD", parent(path) or "/")
+    listed = link.ask("MLST", path) if link.offers("MLST") else None
     if cwd.result().is_success:
         return Kind.FOLDER, path
+    if listed is not None and (found := listed.result()).is_success:
+        # CLOSED: a folder that CWD does not enter
+        return (Kind.CLOSED if _listed_kind(found) is Kind.FOLDER else Kind.FILE), path
     if size.result().is_success:
         return Kind.FILE, path
-    if listed is not None and (found := listed.result()).is_success:
-        is_folder = any(facts_in(line.lstrip())[0].get("type", b"").lower() == b"dir" for line in found.lines[1:])
-        return (Kind.CLOSED if is_folder else Kind.FILE), path  # CLOSED: a folder that CWD does not enter
     if not by_listing and above.result().is_success and size.result().code not in UNKNOWN_COMMAND:
         return Kind.MISSING, path
-    return _kind_by_parents(asker, path)
+    return _kind_by_parents(link, path)
 
 
-def _kind_by_parents(asker: Asker, path: str) -> tuple[Kind, str]:
+def _kind_by_parents(link: Link, path: str) -> tuple[Kind, str]:
     """Walk up to the nearest folder that may be entered, and look there for what stands in the way."""
     blocked = path
     for folder in folders_above(path):
-        if asker.ask("CWD", folder).result().is_success:
+        if link.ask("CWD", folder).result().is_success:
             break
         blocked = folder
-    if blocked != path and asker.offers("MLST"):
-        is_known = asker.ask("MLST", blocked).result().is_success
+    if blocked != path and link.offers("MLST"):
+        is_known = link.ask("MLST", blocked).result().is_success
     else:
         # Whoever may enter a folder may ask for what is in it: nothing there, also where listing is forbidden.
-        is_known = basename(blocked) in (asker.names_in(parent(blocked) or "/", basename(blocked)) or ())
+        is_known = basename(blocked) in (names_in(link, parent(blocked) or "/", basename(blocked)) or ())
     if not is_known:
         return Kind.MISSING, blocked
     return (Kind.FILE if blocked == path else Kind.CLOSED), blocked
 
 
-def is_there(asker: Asker, path: str, *, by_listing: bool = False) -> bool:
+def is_there(link: Link, path: str, *, by_listing: bool = False) -> bool:
     """Does anything have this name?"""
-    kind, decided_by = kind_of(asker, path, by_listing=by_listing)
+    kind, decided_by = kind_of(link, path, by_listing=by_listing)
     return kind is not Kind.MISSING and decided_by == path
 
 
-def why_not_read(asker: Asker, path: str, refusal: Reply) -> EtlError:
+def is_surely_file(link: Link, path: str) -> bool:
+    """Is something a file, that may as well be a folder which we may not enter?
+
+    Some servers tell the size of folders, too: what SIZE says of the folder above shows whether this one does.
+    """
+    size, above = link.ask("SIZE", path), link.ask("SIZE", parent(path) or "/")
+    if link.offers("MLST") and (kind := _listed_kind(link.ask("MLST", path).result())) is not None:
+        return kind is Kind.FILE
+    return size.result().is_success and size_in(size.result().line) is not None and not above.result().is_success
+
+
+def why_not_read(link: Link, path: str, refusal: Reply) -> EtlError:
     """Return the error for a file that the server does not give us."""
-    if (plain := _plain(asker, path, refusal)) is not None:
+    if (plain := _plain(link, path, refusal)) is not None:
         return plain
-    kind, decided_by = kind_of(asker, path)
+    kind, decided_by = kind_of(link, path)
     if kind is Kind.FILE and refusal.is_transient:
-        return IOFailure(f"{asker.name}:{path}: {refusal.text}", server=asker.name)
-    return _described(asker, path, kind, decided_by, refusal)
+        return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
+    return _described(link, path, kind, decided_by, refusal)
 
 
-def why_not_written(asker: Asker, path: str, refusal: Reply) -> EtlError:
+def why_not_written(link: Link, path: str, refusal: Reply) -> EtlError:
     """Return the error for a name that the server lets nobody write, its folder being there."""
-    if (plain := _plain(asker, path, refusal)) is not None:
+    if (plain := _plain(link, path, refusal)) is not None:
         return plain
-    if asker.ask("CWD", path).result().is_success:
-        return _described(asker, path, Kind.FOLDER, path, refusal)
+    if link.ask("CWD", path).result().is_success:
+        return _described(link, path, Kind.FOLDER, path, refusal)
     folder = parent(path) or "/"
-    if asker.ask("CWD", folder).result().is_success:
+    if link.ask("CWD", folder).result().is_success:
         if refusal.is_transient:
-            return IOFailure(f"{asker.name}:{path}: {refusal.text}", server=asker.name)
+            return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
         return PermissionRefused(
-            f"{asker.name}:{path}: writing here is not permitted ({refusal.text})", server=asker.name
+            f"{link.name}:{path}: writing here is not permitted ({refusal.text})", server=link.name
         )
-    kind, decided_by = kind_of(asker, folder)
-    return _described(asker, folder, kind, decided_by, refusal)
+    kind, decided_by = kind_of(link, folder)
+    return _described(link, folder, kind, decided_by, refusal)
 
 
-def why_no_base(asker: Asker, base: str, refusal: Reply) -> EtlError:
+def why_no_base(link: Link, base: str, refusal: Reply) -> EtlError:
     """Return the error for a base path that the server does not let us enter."""
-    if (plain := _plain(asker, base, refusal)) is not None:
+    if (plain := _plain(link, base, refusal)) is not None:
         return plain
-    kind, decided_by = kind_of(asker, base)
+    kind, decided_by = kind_of(link, base)
     if kind is Kind.MISSING:
         why = "" if decided_by == base else f": {decided_by} is not there"
-        return FileMissing(f"{asker.name}: the base path {base} is no folder{why}", server=asker.name)
-    return _described(asker, base, Kind.CLOSED, decided_by, refusal)
+        return FileMissing(f"{link.name}: the base path {base} is no folder{why}", server=link.name)
+    return _described(link, base, Kind.CLOSED, decided_by, refusal)
 
 
-def plain_error(name: str, path: str, reply: Reply) -> EtlError:
-    """Return the error that a reply's code alone gives (RFC 959 section 4.2.1)."""
-    message = f"{name}:{path}: {reply.text}"
-    if reply.code in {452, 552} or _says_full(reply):
-        return StorageFull(message, server=name)
-    if reply.code in NO_CONNECTION:
-        return ConnectionLost(message, server=name)
-    if reply.code in {530, 532}:
-        return PermissionRefused(message, server=name)
-    return IOFailure(message, server=name)
-
-
-def _says_full(reply: Reply) -> bool:
-    """Does a failed transfer speak of a full disk? English it is, but 426 and 451 leave it open."""
-    return reply.code in {426, 450, 451} and any(words in reply.text.lower() for words in _SAY_FULL)
-
-
-def _plain(asker: Asker, path: str, reply: Reply) -> EtlError | None:
+def _plain(link: Link, path: str, reply: Reply) -> EtlError | None:
     """Return the error of a reply whose code says enough; None for the codes that mean anything."""
-    if reply.code in {421, 425, 426, 451, 452, 530, 532, 552}:
-        return plain_error(asker.name, path, reply)
-    return None
+    return plain_error(link.name, path, reply) if reply.code in SAY_ENOUGH else None
 
 
-def _described(asker: Asker, path: str, kind: Kind, decided_by: str, refusal: Reply) -> EtlError:
-    where = f"{asker.name}:{path}"
+def _described(link: Link, path: str, kind: Kind, decided_by: str, refusal: Reply) -> EtlError:
+    where = f"{link.name}:{path}"
     if kind is Kind.MISSING:
         what = "no such file" if decided_by == path else f"no such folder: {decided_by}"
-        return FileMissing(f"{where}: {what}", server=asker.name)
+        return FileMissing(f"{where}: {what}", server=link.name)
     if kind is Kind.FOLDER:
-        return NotAFile(f"{where} is a folder", server=asker.name)
+        return NotAFile(f"{where} is a folder", server=link.name)
     if kind is Kind.CLOSED:
-        reply = asker.ask("SIZE", decided_by).result()
-        if reply.is_success and size_in(reply.line) is not None:
-            return NotAFile(f"{where}: {decided_by} is a file, no folder", server=asker.name)
-        return PermissionRefused(f"{where}: {decided_by} may not be entered", server=asker.name)
-    return PermissionRefused(f"{where}: not permitted ({refusal.text})", server=asker.name)
+        if is_surely_file(link, decided_by):
+            return NotAFile(f"{where}: {decided_by} is a file, not a folder", server=link.name)
+        return PermissionRefused(f"{where}: {decided_by} may not be entered", server=link.name)
+    return PermissionRefused(f"{where}: not permitted ({refusal.text})", server=link.name)

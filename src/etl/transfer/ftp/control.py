@@ -13,14 +13,17 @@ import select
 import socket
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError, InvalidPath, ServerBusy, ServerUnavailable, TransferTimeout
+from etl.transfer.ftp.pending import Pending
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
 from etl.transfer.ftp.sockets import limit_waits
 from etl.transfer.ftp.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
+    from etl.transfer.ftp.pending import Upstream
     from etl.transfer.ftp.pipelining import Pipelining
     from etl.transfer.ftp.sockets import Sockets
 
@@ -30,60 +33,14 @@ _NOT_UNDERSTOOD = 500
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
 
 
-class Upstream(Protocol):
-    """The bytes of a transfer that the kernel is still sending."""
+class State(Enum):
+    """Where a session stands."""
 
-    def drained(self, seconds: float) -> bool:
-        """Did some leave in the `seconds` that were just waited? Raises when they are too few."""
-        ...
-
-
-class Pending:
-    """The reply of one command: a `Promise[Reply]`. A refusal is a reply too, and is returned."""
-
-    __slots__ = ("_control", "begins", "command", "error", "place", "preliminaries", "preliminary", "reply")
-
-    def __init__(self, control: Control, command: str, *, begins: bool) -> None:
-        self.command = command  # the verb only: arguments may be secret
-        self.begins = begins  # a 1xx may come before its reply
-        self.preliminary: Reply | None = None
-        self.preliminaries = 0
-        self.reply: Reply | None = None
-        self.error: EtlError | None = None
-        self.place = 0  # among the commands of one write, from 1; 0: it left alone
-        self._control = control
-
-    @property
-    def follows(self) -> bool:
-        """Did it leave in one write with others, and not as the first of them?"""
-        return self.place > 1
-
-    @property
-    def is_begun(self) -> bool:
-        """Has the server accepted a transfer, as far as replies were read?"""
-        return self.preliminary is not None or (self.reply is not None and self.reply.is_success)
-
-    @property
-    def is_refused(self) -> bool:
-        """Was it refused, before anything began?"""
-        return self.reply is not None and not self.is_begun
-
-    def result(self, upstream: Upstream | None = None, limit: float | None = None) -> Reply:
-        """Return the final reply.
-
-        `upstream`: as long as its bytes leave, the time limit starts anew. `limit`: seconds, if not the usual.
-        """
-        if self.reply is None:
-            self._control.settle(self, upstream=upstream, limit=limit)
-        assert self.reply is not None  # noqa: S101 - settle() returns only then
-        return self.reply
-
-    def started(self) -> Reply:
-        """Return the first reply of a transfer: any 1xx, or the final one when the transfer was refused."""
-        self._control.settle(self, preliminary=True)
-        reply = self.reply or self.preliminary
-        assert reply is not None  # noqa: S101 - settle() returns only then
-        return reply
+    NEW = "new"
+    LOGGING_IN = "logging in"
+    READY = "ready"
+    TRANSFERRING = "transferring"  # nothing may be written
+    BROKEN = "broken"
 
 
 class Control:
@@ -107,6 +64,19 @@ class Control:
         self._broken: EtlError | None = None
         self._receive_limit = self._send_limit = 0.0  # of waits in the socket, as they are set now; 0: none
         sock.setblocking(True)
+
+    def __repr__(self) -> str:
+        due = " ".join(pending.command for pending in self._due)
+        return f"<Control {self.server} {self.state.value}, due: {due or 'nothing'}>"
+
+    @property
+    def state(self) -> State:
+        """Where the session stands."""
+        if self._broken is not None:
+            return State.BROKEN
+        if self._login_deadline is not None:
+            return State.LOGGING_IN
+        return State.READY if self._transfer is None else State.TRANSFERRING
 
     def expect_welcome(self) -> Pending:
         """Return the reply that a server gives unasked."""
@@ -369,7 +339,7 @@ class Control:
         return error
 
     def _doubt_pipelining(self) -> None:
-        """A server that did not answer a command that shared a write, or came early, may have been confused by that."""
+        """If the unanswered command was pipelined or sent early, suspect that pipelining confused the server."""
         if self._sockets.is_cut or not self._due:
             return
         if self._overtaken is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, IOFailure
-from etl.transfer.ftp import asking
 from etl.transfer.ftp.names import facts_in
+from etl.transfer.ftp.refusals import NO_CONNECTION, plain_error
 from etl.transfer.ftp.replies import Reply
 
 if TYPE_CHECKING:
-    from etl.transfer.ftp.session import FTPTransfer
+    from etl.transfer.ftp.link import Link
 
 LIMIT_BYTES = 1 << 30  # read of one listing
 KEPT_BYTES = 64 << 20  # of its names
@@ -19,29 +19,29 @@ NAME_BYTES = 60  # memory of a name beside its bytes
 _BUFFER_BYTES = 64 * 1024
 
 
-def names_in(session: FTPTransfer, whole_path: str, prefix: bytes) -> list[bytes] | None:
+def names_in(link: Link, whole_path: str, prefix: str) -> list[str] | None:
     """Return the bare names in a folder that begin with `prefix`, hidden ones included.
 
     None when it cannot be entered or shows no names at all. The folder is entered first and listed without an argument:
     no name can be an option or a pattern then.
     """
-    if not session.ask("CWD", whole_path).result().is_success:
+    if not link.ask("CWD", whole_path).result().is_success:
         return None
-    ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if session.offers("MLST") else []
+    ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if link.offers("MLST") else []
     ways += [("NLST", b"-a"), ("NLST", None)]  # without -a vsftpd hides names with a leading dot
     for verb, argument in ways:
-        listing = Listing(with_facts=verb == "MLSD", prefix=prefix)
-        reply = _list(session, verb, argument, listing)
-        if reply.code in asking.NO_CONNECTION:  # it says nothing of the folder
-            raise asking.plain_error(session.name, whole_path, reply)
+        listing = Listing(with_facts=verb == "MLSD", prefix=link.wire(prefix))
+        reply = _list(link, verb, argument, listing)
+        if reply.code in NO_CONNECTION:  # it says nothing of the folder
+            raise plain_error(link.name, whole_path, reply)
         if reply.is_success and (listing.count or verb == "MLSD"):
-            return listing.names if listing.count else None
+            return [link.names.read(name) for name in listing.names] if listing.count else None
     return None
 
 
-def _list(session: FTPTransfer, verb: str, argument: bytes | None, listing: Listing) -> Reply:
+def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Reply:
     """Read a listing; return the final reply, or the refusal."""
-    running = session.starting.begin(verb, argument)
+    running = link.starting.begin(verb, argument)
     if isinstance(running, Reply):
         return running
     buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -50,8 +50,8 @@ def _list(session: FTPTransfer, verb: str, argument: bytes | None, listing: List
             listing.feed(bytes(buffer[:count]))
     except (EtlError, GarbledListingError) as error:
         running.data.reset()
-        broken = error if isinstance(error, EtlError) else IOFailure(f"{session.name}: {error}", server=session.name)
-        session.abandon(broken)
+        broken = error if isinstance(error, EtlError) else IOFailure(f"{link.name}: {error}", server=link.name)
+        link.abandon(broken)
         raise broken from error
     listing.end()
     running.data.close()

@@ -19,7 +19,8 @@ from etl.transfer.ftp.watch import Watch
 
 if TYPE_CHECKING:
     from etl.models.server import TransferSettings
-    from etl.transfer.ftp.control import Control, Pending
+    from etl.transfer.ftp.control import Control
+    from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
     from etl.transfer.ftp.sockets import Sockets
 

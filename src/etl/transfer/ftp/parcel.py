@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError, SizeMismatch, SourceChanged
 from etl.transfer.ftp import asking
+from etl.transfer.ftp.refusals import plain_error
 
 if TYPE_CHECKING:
     from etl.models.task import Facts
-    from etl.transfer.ftp.control import Pending
     from etl.transfer.ftp.data import DataConnection
+    from etl.transfer.ftp.link import Link
+    from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
-    from etl.transfer.ftp.session import FTPTransfer
 
 _PIECE_BYTES = 256 * 1024
 _REST_BYTES = 4 << 20  # read beyond the end of a file at most, to find out whether it has grown
@@ -21,10 +22,11 @@ _REST_BYTES = 4 << 20  # read beyond the end of a file at most, to find out whet
 class FTPParcel:
     """A RETR that runs. Its session writes nothing until `close`."""
 
-    def __init__(self, session: FTPTransfer, path: str, facts: Facts, retr: Pending, data: DataConnection) -> None:
+    def __init__(self, link: Link, path: str, whole: str, facts: Facts, retr: Pending, data: DataConnection) -> None:
         self.path = path
         self.facts = facts
-        self._session = session
+        self._link = link
+        self._whole = whole
         self._retr = retr
         self._data = data
         self.held: memoryview | None = None
@@ -78,7 +80,7 @@ class FTPParcel:
         reply = self._retr.result()
         if reply.is_success:
             return is_same
-        raise asking.plain_error(self._session.name, self.path, reply) if is_same else self._changed(reply)
+        raise plain_error(self._link.name, self.path, reply) if is_same else self._changed(reply)
 
     def close(self, *, complete: bool) -> None:
         """Read the final reply, or cut the transfer."""
@@ -86,7 +88,7 @@ class FTPParcel:
             return
         self._is_closed = True
         if not complete:
-            self._cut(ConnectionLost(f"{self._session.name}: a transfer was broken off", server=self._session.name))
+            self._cut(ConnectionLost(f"{self._link.name}: a transfer was broken off", server=self._link.name))
             return
         if self._is_longer or (not self._at_end and self._receive(memoryview(bytearray(1)))):
             error = self._why_longer()
@@ -94,12 +96,12 @@ class FTPParcel:
             raise error
         reply = self._retr.result()
         if not reply.is_success:
-            raise self._changed(reply) if self._has_changed() else self._session.why_not_read(self.path, reply)
+            raise self._changed(reply) if self._has_changed() else asking.why_not_read(self._link, self._whole, reply)
 
     def _changed(self, reply: Reply) -> EtlError:
         # vsftpd says 426 when it finds a file shorter than it was
-        where = f"{self._session.name}:{self.path}"
-        return SourceChanged(f"{where} changed while it was read ({reply.text})", server=self._session.name)
+        where = f"{self._link.name}:{self.path}"
+        return SourceChanged(f"{where} changed while it was read ({reply.text})", server=self._link.name)
 
     def _why_longer(self) -> EtlError:
         """Return the error for a file of more bytes than were asked for: it has grown, or its size was a wrong one."""
@@ -107,14 +109,14 @@ class FTPParcel:
         left_bytes = _REST_BYTES
         while left_bytes > 0 and not self._at_end:
             left_bytes -= self._receive(rest)
-        where, server = f"{self._session.name}:{self.path}", self._session.name
+        where, server = f"{self._link.name}:{self.path}", self._link.name
         if self._at_end and self._retr.result().is_success and self._has_changed():
             return SourceChanged(f"{where} grew while it was read", server=server)
         return SizeMismatch(f"{where}: more bytes came than were asked for", server=server)
 
     def _has_changed(self) -> bool:
         try:
-            return not self._session.unchanged(self).result()
+            return asking.ask_facts(self._link, self._whole)() != self.facts
         except EtlError:  # what is known already says more than a broken session
             return False
 
@@ -133,4 +135,4 @@ class FTPParcel:
     def _cut(self, error: EtlError) -> None:
         self._is_closed = True
         self._data.reset()
-        self._session.abandon(error)
+        self._link.abandon(error)

@@ -75,4 +75,4 @@ class Pipelining:
             is_news = self._quirks.no_pipelining_until <= now
             self._quirks.no_pipelining_until = now + NO_PIPELINING_SECONDS
         if is_news:
-            log.info("server gets its commands one by one", server=self._name)
+            log.info("pipelining disabled", server=self._name, seconds=NO_PIPELINING_SECONDS)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.errors import IOFailure, PermissionRefused
 from etl.transfer.base import ASIDE, Published
-from etl.transfer.ftp import asking, known
+from etl.transfer.ftp import asking
+from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.names import size_in, stamp, time_in
+from etl.transfer.ftp.refusals import UNKNOWN_COMMAND, plain_error
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
-    from etl.transfer.ftp.control import Pending
+    from etl.transfer.ftp.link import Link
+    from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
-    from etl.transfer.ftp.session import FTPTransfer
 
 _TRIES = 3  # of a rename, each after something that stood in its way was put right
 
@@ -24,42 +25,30 @@ _TRIES = 3  # of a rename, each after something that stood in its way was put ri
 class Stamping:
     """Sets a file's time: MFMT where it is offered, else the two-argument MDTM that vsftpd knows."""
 
-    def __init__(self, session: FTPTransfer) -> None:
-        self._session = session
-        self._is_refused = False  # by this server, as far as this session has seen
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
     def stamp(self, path: str, mtime: float | None) -> Callable[[], bool]:
         """Queue the command; the answer says whether the time was set. Best effort: nothing is raised."""
-        text = stamp(mtime) if mtime is not None and not self._is_refused else None
+        text = stamp(mtime) if mtime is not None and not self._link.refuses_times else None
         if text is None:
             return lambda: False
-        by_mfmt = self._session.offers("MFMT")
-        pending = self._session.command("MFMT" if by_mfmt else "MDTM", text + b" " + self._session.wire(path))
+        by_mfmt = self._link.offers("MFMT")
+        pending = self._link.command("MFMT" if by_mfmt else "MDTM", text + b" " + self._link.wire(path))
         return lambda: self._was_set(pending.result(), by_mfmt=by_mfmt)
 
     def _was_set(self, reply: Reply, *, by_mfmt: bool) -> bool:
-        if reply.code in asking.UNKNOWN_COMMAND or (not by_mfmt and not reply.is_success):
-            self._is_refused = True
+        if reply.code in UNKNOWN_COMMAND or (not by_mfmt and not reply.is_success):
+            self._link.refuses_times = True
         # A server without the two-argument form may find a file of that odd name, and tell its time.
         return reply.is_success and (by_mfmt or time_in(reply.line) is None)
-
-
-@dataclass(frozen=True)
-class _Swap:
-    """Four commands of one write: the old file aside, ours in its place."""
-
-    aside_from: Pending
-    aside_to: Pending
-    from_: Pending
-    to: Pending
 
 
 class Renaming:
     """Renames files, replacing what has the new name."""
 
-    def __init__(self, session: FTPTransfer) -> None:
-        self._session = session
-        self._quirks = known.of(session.server.address)
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
     def publishing(
         self, partial: str, final: str, size_bytes: int, stamped: Callable[[], bool]
@@ -67,13 +56,13 @@ class Renaming:
         """Queue the rename of a partial file to its final name; the answer completes it."""
         finish = self._replacing(partial, final, aside=partial + ASIDE)
         # Pure-FTPd quietly stores ` a ` as `_a_`: such a name is asked for once more.
-        check = self._session.ask("SIZE", final) if _is_trimmable(final) else None
+        check = self._link.ask("SIZE", final) if _is_trimmable(final) else None
 
         def complete() -> Published:
             was_stamped = stamped()
             swapped = finish()
             if swapped is None:
-                raise IOFailure(f"{self._session.name}:{partial} is gone", server=self._session.name)
+                raise IOFailure(f"{self._link.name}:{partial} is gone", server=self._link.name)
             if check is not None:
                 self._require_name(final, size_bytes, check.result())
             return Published(swapped=swapped, stamped=was_stamped)
@@ -83,7 +72,7 @@ class Renaming:
     def moving(self, path: str, target: str) -> Callable[[], None]:
         """Queue the move of a file that may be gone already; the answer completes it."""
         mark = hashlib.blake2b(target.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        hidden = self._session.server.partial_pattern.replace("{id}", mark) + ASIDE
+        hidden = self._link.server.partial_pattern.replace("{id}", mark) + ASIDE
         finish = self._replacing(path, target, aside=f"{parent(target).rstrip('/')}/{hidden}")
 
         def complete() -> None:
@@ -95,9 +84,9 @@ class Renaming:
         """Queue a rename. The answer: was the old file swapped out; None: the source is gone."""
         if source == target:
             return lambda: False
-        if self._quirks.refuses_to_replace:
-            swap = self._send_swap(source, target, aside)
-            return lambda: self._complete_swap(swap, source, target, aside)
+        if self._link.quirks.refuses_to_replace:
+            ask = asking.ask_kind(self._link, target)
+            return lambda: self._rename_or_swap(source, target, aside, ask())
         first, second = self._send(source, target)
 
         def complete() -> bool | None:
@@ -108,10 +97,20 @@ class Renaming:
         return complete
 
     def _send(self, source: str, target: str) -> tuple[Pending, Pending]:
-        return self._session.ask("RNFR", source), self._session.ask("RNTO", target)
+        return self._link.ask("RNFR", source), self._link.ask("RNTO", target)
 
-    def _send_swap(self, source: str, target: str, aside: str) -> _Swap:
-        return _Swap(*self._send(target, aside), *self._send(source, target))
+    def _rename_or_swap(self, source: str, target: str, aside: str, kind: asking.Kind) -> bool | None:
+        """Rename on a server that refuses to replace: what is in the way steps aside, if it is a file and nothing else.
+
+        Whatever is no file stays untouched: the plain rename finds out what the server says to it.
+        """
+        if kind is asking.Kind.FILE:
+            return self._swap(source, target, aside)
+        first, second = self._send(source, target)
+        if not second.result().is_success:
+            return self._second_try(source, target, aside, first.result(), second.result())
+        self._link.ask("DELE", aside).result()  # what an earlier try, that ended in the middle of a swap, left there
+        return False
 
     def _second_try(self, source: str, target: str, aside: str, first: Reply, refusal: Reply) -> bool | None:
         """Find out why a rename was refused; put right what can be put right."""
@@ -119,78 +118,94 @@ class Renaming:
             if first.code >= 400:  # the rename was refused for its source
                 self._require_gone(source, first)
                 return None
-            if self._session.make_folders(target):
+            if make_folders(self._link, target):
                 pass
-            elif tried and self._session.ask("SIZE", target).result().is_success:
-                swapped = self._complete_swap(self._send_swap(source, target, aside), source, target, aside)
+            elif tried and asking.ask_kind(self._link, target)() is asking.Kind.FILE:
+                swapped = self._swap(source, target, aside)
                 if swapped:
-                    self._quirks.refuses_to_replace = True
+                    self._link.quirks.refuses_to_replace = True
                 return swapped
             elif tried:
-                raise asking.why_not_written(self._session, target, refusal)
+                raise asking.why_not_written(self._link, target, refusal)
             # else: another session may have made the folder since we were refused, or the server had another reason
             # that is gone. That it does not replace files is believed when it has said so twice.
-            from_ = self._session.ask("RNFR", source)
+            from_ = self._link.ask("RNFR", source)
             from_.result()  # before the RNTO is sent: a server may have lost what shared a write
-            to = self._session.ask("RNTO", target)
+            to = self._link.ask("RNTO", target)
             if to.result().is_success:
                 return False
             first, refusal = from_.result(), to.result()
-        raise asking.plain_error(self._session.name, target, refusal)
+        raise plain_error(self._link.name, target, refusal)
 
     def _require_gone(self, source: str, refusal: Reply) -> None:
         """Raise for a source that is there, and may not be renamed."""
-        if not asking.is_there(self._session, source, by_listing=True):
+        if not asking.is_there(self._link, source, by_listing=True):
             return
         if refusal.is_transient:
-            raise asking.plain_error(self._session.name, source, refusal)
+            raise plain_error(self._link.name, source, refusal)
         raise PermissionRefused(
-            f"{self._session.name}:{source}: renaming is not permitted ({refusal.text})", server=self._session.name
+            f"{self._link.name}:{source}: renaming is not permitted ({refusal.text})", server=self._link.name
         )
 
-    def _complete_swap(self, swap: _Swap, source: str, target: str, aside: str) -> bool | None:
-        """Read what the four commands came to; tidy up, or put the old file back."""
+    def _swap(self, source: str, target: str, aside: str) -> bool | None:
+        """Move the file in the way aside, rename, delete it; or put it back. `target` was seen to be a file."""
         for tried in range(_TRIES):
-            moved_aside = swap.aside_to.result().is_success
-            if swap.to.result().is_success:
+            aside_to = self._send(target, aside)[1]
+            first, second = self._send(source, target)
+            moved_aside = aside_to.result().is_success
+            if second.result().is_success:
                 # Always: of a source's move the hidden name is its target's, and an earlier try may have left it there.
-                self._session.ask("DELE", aside).result()
+                self._delete_aside(source, target, aside, self._link.ask("DELE", aside).result(), swapped=moved_aside)
                 return moved_aside
-            first, refusal = swap.from_.result(), swap.to.result()
+            refusal = second.result()
             if moved_aside:
                 self._put_back(aside, target)
-            if first.code >= 400:
-                self._require_gone(source, first)
+            if first.result().code >= 400:
+                self._require_gone(source, first.result())
                 return None
             if moved_aside:
-                raise asking.plain_error(self._session.name, target, refusal)
-            if not self._session.make_folders(target) and not self._clear(aside, target) and tried:
-                raise asking.why_not_written(self._session, target, refusal)
-            swap = self._send_swap(source, target, aside)
-        raise asking.plain_error(self._session.name, target, swap.to.result())
+                raise plain_error(self._link.name, target, refusal)
+            if not make_folders(self._link, target) and not self._clear(aside, target) and tried:
+                raise asking.why_not_written(self._link, target, refusal)
+        raise plain_error(self._link.name, target, refusal)
+
+    def _delete_aside(self, source: str, target: str, aside: str, reply: Reply, *, swapped: bool) -> None:
+        """Undo a swap whose old file cannot be deleted: nothing may stay hidden, least of all what was no file."""
+        if reply.is_success or not swapped or not asking.is_there(self._link, aside, by_listing=True):
+            return
+        error = asking.why_not_written(self._link, aside, reply)
+        if self._send(target, source)[1].result().is_success:
+            self._put_back(aside, target)
+            raise error
+        name = self._link.name
+        raise IOFailure(
+            f"{name}:{target}: replaced; what was there before is {basename(aside)} beside it now, and may not be "
+            f"deleted: {reply.text}",
+            server=name,
+        )
 
     def _clear(self, aside: str, target: str) -> bool:
         """Delete what an earlier try left under the hidden name, as long as the final name has a file."""
-        there, left = self._session.ask("SIZE", target), self._session.ask("SIZE", aside)
+        there, left = asking.ask_kind(self._link, target), asking.ask_kind(self._link, aside)
         return (
-            there.result().is_success
-            and left.result().is_success
-            and self._session.ask("DELE", aside).result().is_success
+            there() is asking.Kind.FILE
+            and left() is asking.Kind.FILE
+            and self._link.ask("DELE", aside).result().is_success
         )
 
     def _put_back(self, aside: str, target: str) -> None:
         _, back = self._send(aside, target)
         if not back.result().is_success:
-            name = self._session.name
+            name = self._link.name
             raise IOFailure(
-                f"{name}:{target}: the file that was there is {basename(aside)} beside it now; putting it back "
+                f"{name}:{target}: what was there is {basename(aside)} beside it now; putting it back "
                 f"was refused: {back.result().text}",
                 server=name,
             )
 
     def _require_name(self, final: str, size_bytes: int, reply: Reply) -> None:
         if not reply.is_success or size_in(reply.line) != size_bytes:
-            name = self._session.name
+            name = self._link.name
             raise IOFailure(f"{name}:{final}: the server keeps it under another name", server=name)
 
 

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import (
-    ConnectionLost,
-    EtlError,
-    FileMissing,
-    IOFailure,
-    NotAFile,
-    PermissionRefused,
-    ServerUnavailable,
-)
+from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, PermissionRefused, ServerUnavailable
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
-from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Stored
 from etl.transfer.ftp import asking, listing
-from etl.transfer.ftp.control import Control, Pending
+from etl.transfer.ftp.control import Control, State
+from etl.transfer.ftp.link import Link
 from etl.transfer.ftp.login import log_in
-from etl.transfer.ftp.names import Names, check_encoding, folders_above, size_in, time_in
+from etl.transfer.ftp.names import check_encoding, size_in
 from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftp.parcel import FTPParcel
+from etl.transfer.ftp.pending import Pending
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
-from etl.transfer.ftp.starting import Starting
 from etl.transfer.ftp.upload import Upload
 from etl.transfer.paths import basename, parent
 from etl.transfer.streaming import Streaming
 
 if TYPE_CHECKING:
+    from etl.models.task import Facts
     from etl.transfer.base import Parcel
-
-T = TypeVar("T")
 
 
 class FTPTransfer(Streaming):
@@ -47,38 +37,38 @@ class FTPTransfer(Streaming):
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
-        self.name = server.hostname
+        self._encoding = check_encoding(server.encoding or "utf-8", server.hostname)
         self._sockets = Sockets()
-        self._names = Names(check_encoding(server.encoding or "utf-8", server.hostname), server.base_path)
-        self._features: frozenset[str] = frozenset()
-        self._unsettled: list[Lazy[Published] | Lazy[None] | Lazy[bool]] = []
         self._control: Control | None = None
-        self._starting: Starting | None = None
-        self._stamping = Stamping(self)
-        self._renaming = Renaming(self)
+        self._link: Link | None = None
+
+    def __repr__(self) -> str:
+        state = State.NEW if self._control is None else self._control.state
+        return f"<FTPTransfer {self.server.hostname} {state.value}>"
 
     # --- the session itself ---------------------------------------------------------------------------------
 
     def connect(self) -> None:
         """Reach the server and log in. Raises ServerUnavailable, ServerBusy, AuthenticationFailed."""
         server, settings = self.server, self.settings
-        port = server.port or self.spec.default_port or 0
+        name, port = server.hostname, server.port or self.spec.default_port or 0
         try:
             sock = dial(self._sockets, server.host, port, settings.connect_timeout, settings.reply_timeout)
         except TimeoutError as error:
             raise ServerUnavailable(
-                f"{self.name}: no connection to {server.host}:{port} within {settings.connect_timeout:g} s "
+                f"{name}: no connection to {server.host}:{port} within {settings.connect_timeout:g} s "
                 f"(ETL_CONNECT_TIMEOUT_SECONDS): {error}",
-                server=self.name,
+                server=name,
             ) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that is none
-            raise ServerUnavailable(
-                f"{self.name}: no connection to {server.host}:{port}: {error}", server=self.name
-            ) from error
+            raise ServerUnavailable(f"{name}: no connection to {server.host}:{port}: {error}", server=name) from error
         try:
-            pipelining = Pipelining(server)
             limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
-            self._begin(Control(sock, self._sockets, self.name, pipelining, **limits))
+            self._control = control = Control(sock, self._sockets, name, Pipelining(server), **limits)
+            names, features = log_in(control, server, self._encoding)
+            passive = settings.passive if server.passive is None else server.passive
+            ways = DataConnections(control, self._sockets, settings, name, passive=passive)
+            self._link = Link(server, control, names, features, ways)
         except BaseException:
             self.disconnect()
             raise
@@ -88,7 +78,8 @@ class FTPTransfer(Streaming):
         if self._control is not None:
             with contextlib.suppress(OSError):
                 self._control.say_goodbye()
-            self._control.abandon(ConnectionLost(f"{self.name}: the session is closed", server=self.name))
+            name = self.server.hostname
+            self._control.abandon(ConnectionLost(f"{name}: the session is closed", server=name))
         self._sockets.close_all()
 
     def abort(self) -> None:
@@ -97,9 +88,10 @@ class FTPTransfer(Streaming):
 
     def ping(self) -> None:
         """Send NOOP; any reply but a farewell is a sign of life, if nothing unasked came before it."""
-        self.starting.require_fresh()
-        self.control.require_quiet()
-        self.control.send("NOOP").result()
+        control = self.link.control
+        self.link.starting.require_fresh()
+        control.require_quiet()
+        control.send("NOOP").result()
 
     def round_trip_seconds(self) -> float | None:
         """Return what the kernel measured on the control connection."""
@@ -108,201 +100,120 @@ class FTPTransfer(Streaming):
     def adopt(self, server: ServerConfig) -> None:
         """Serve jobs of another name of the same address."""
         super().adopt(server)
-        encoding = check_encoding(server.encoding or "utf-8", server.hostname)
-        home = Names(encoding).read(self._names.wire(self._names.home))
-        self.name = server.hostname
-        self._names = Names(encoding, server.base_path, home)
+        self._encoding = check_encoding(server.encoding or "utf-8", server.hostname)
+        self.link.adopt(server)
 
     def flush(self) -> None:
         """Send what is corked, read every reply that is due, settle every promise."""
-        waiting, self._unsettled = self._unsettled, []
-        for later in waiting:
-            with contextlib.suppress(EtlError):  # whoever holds the promise is told
-                later.result()
-        self.control.flush()
-        self.starting.connect_prepared()
-
-    def _begin(self, control: Control) -> None:
-        self._control = control
-        self._names, self._features = log_in(control, self.server, self._names.encoding)
-        passive = self.settings.passive if self.server.passive is None else self.server.passive
-        ways = DataConnections(control, self._sockets, self.settings, self.name, passive=passive)
-        self._starting = Starting(self, control, ways)
-
-    @property
-    def control(self) -> Control:
-        """The control connection. Raises ConnectionLost before `connect`."""
-        if self._control is None:
-            raise self._not_connected()
-        return self._control
-
-    @property
-    def starting(self) -> Starting:
-        """The way transfers start. Raises ConnectionLost before `connect`."""
-        if self._starting is None:
-            raise self._not_connected()
-        return self._starting
-
-    def _not_connected(self) -> ConnectionLost:
-        return ConnectionLost(f"{self.name}: not connected", server=self.name)
-
-    # --- what the parts of the session need -----------------------------------------------------------------
-
-    def ask(self, verb: str, whole_path: str) -> Pending:
-        """Queue a command about a whole path."""
-        return self.control.send(verb, self._names.wire(whole_path))
-
-    def command(self, verb: str, argument: bytes) -> Pending:
-        """Queue any command."""
-        return self.control.send(verb, argument)
-
-    def wire(self, whole_path: str) -> bytes:
-        """Return the bytes of a whole path."""
-        return self._names.wire(whole_path)
-
-    def offers(self, feature: str) -> bool:
-        """Is a feature in the server's FEAT?"""
-        return feature in self._features
-
-    def abandon(self, error: EtlError) -> None:
-        """Make the session unusable."""
-        self.control.abandon(error)
-
-    def why_not_read(self, path: str, refusal: Reply) -> EtlError:
-        """Return the error for a refused or broken RETR."""
-        return asking.why_not_read(self, self._names.whole(path), refusal)
-
-    def names_in(self, whole_path: str, prefix: str) -> list[str] | None:
-        """Return the bare names in a folder that begin with `prefix`; None when it shows no names at all."""
-        found = listing.names_in(self, whole_path, self._names.wire(prefix))
-        return None if found is None else [self._names.read(name) for name in found]
-
-    # --- transfers ------------------------------------------------------------------------------------------
-
-    def prepare(self) -> None:
-        """Queue the opening of a data connection."""
-        self.starting.prepare()
+        self.link.flush()
 
     def push(self) -> None:
         """Send what is corked."""
-        self.control.push()
+        self.link.control.push()
+
+    def prepare(self) -> None:
+        """Queue the opening of a data connection."""
+        self.link.starting.prepare()
+
+    @property
+    def link(self) -> Link:
+        """The login that the parts of the session work with. Raises ConnectionLost before `connect`."""
+        if self._link is None:
+            name = self.server.hostname
+            raise ConnectionLost(f"{name}: not connected", server=name)
+        return self._link
+
+    # --- transfers ------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> Parcel:
         """Ask size and time, open the file."""
-        self._settle_all()
-        whole = self._names.whole(path)
-        wire = self._names.wire(whole)
-        size, mdtm, running = self.command("SIZE", wire), self.command("MDTM", wire), self.starting.begin("RETR", wire)
+        link = self.link
+        link.settle_all()
+        whole = link.names.whole(path)
+        ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.wire(whole))
         if isinstance(running, Reply):
-            raise asking.why_not_read(self, whole, running)
-        facts = _facts(size.result(), mdtm.result())
-        return FTPParcel(self, path, facts, running.command, running.data)
+            raise asking.why_not_read(link, whole, running)
+        return FTPParcel(link, path, whole, ask(), running.command, running.data)
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel into a new file; its size is asked for with whatever is sent next."""
-        self._settle_all()
-        whole = self._names.whole(partial)
-        upload = Upload(self, whole, parcel, buffer)
+        link = self.link
+        link.settle_all()
+        whole = link.names.whole(partial)
+        upload = Upload(link, whole, parcel, buffer)
         sent_bytes = upload.run()
-        size = self.ask("SIZE", whole)
+        size = link.ask("SIZE", whole)
         return Stored(
             partial,
             sent_bytes,
-            size=Lazy(lambda: self._stored_size(whole, size), asks_more=True),
+            size=Lazy(lambda: _stored_size(link, whole, size), asks_more=True),
             ended=Lazy(upload.judge, asks_more=True) if upload.is_unjudged else None,
         )
 
-    def _stored_size(self, whole: str, size: Pending) -> int | None:
-        size_bytes = size_in(size.result().line) if size.result().is_success else None
-        if size_bytes is not None:
-            return size_bytes
-        folder, name = parent(whole) or "/", basename(whole)
-        listed = self.names_in(folder, name)
-        if listed is not None and name not in listed:
-            raise IOFailure(f"{self.name}:{whole}: stored, and not there under this name", server=self.name)
-        return None
-
-    def make_folders(self, whole: str) -> bool:
-        """Make the missing folders above a path; False when none was missing. Others may do the same meanwhile."""
-        missing = []
-        for folder in folders_above(whole):
-            if self.ask("CWD", folder).result().is_success:
-                break
-            missing.append(folder)
-        for folder in reversed(missing):
-            made = self.ask("MKD", folder).result()
-            if not made.is_success and not self.ask("CWD", folder).result().is_success:
-                raise self._no_folder(folder, made)
-        return bool(missing)
-
-    def _no_folder(self, folder: str, refusal: Reply) -> EtlError:
-        if self.ask("SIZE", folder).result().is_success:
-            return NotAFile(f"{self.name}:{folder} is a file, no folder", server=self.name)
-        return asking.why_not_written(self, folder, refusal)
+    def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        """Stamp and rename, in one write that leaves at once; a data connection opened ahead comes up meanwhile."""
+        stored.require_stored()
+        link = self.link
+        partial, target = link.names.whole(stored.partial), link.names.whole(final)
+        stamped = Stamping(link).stamp(partial, mtime)
+        published = link.later(Renaming(link).publishing(partial, target, stored.sent_bytes, stamped))
+        link.control.push()
+        link.starting.connect_prepared()
+        return published
 
     # --- questions and changes ------------------------------------------------------------------------------
 
     def look(self, path: str) -> Facts | None:
-        """Ask size and time."""
-        whole = self._names.whole(path)
-        size, mdtm = self.ask("SIZE", whole), self.ask("MDTM", whole)
-        if size.result().is_success:
-            return _facts(size.result(), mdtm.result())
-        kind, _ = asking.kind_of(self, whole, by_listing=False)
+        """Ask size and time, and whether it is a folder: some servers tell the size of folders, too."""
+        link = self.link
+        whole = link.names.whole(path)
+        ask, cwd = asking.ask_facts(link, whole), link.ask("CWD", whole)
+        facts = ask()
+        if facts.size_bytes is not None and not cwd.result().is_success:
+            return facts
+        kind, _ = asking.kind_of(link, whole, by_listing=False)
         if kind is asking.Kind.MISSING:
             return None
         if kind is asking.Kind.FILE:
-            return _facts(size.result(), mdtm.result())
-        error = asking.why_not_read(self, whole, size.result())
+            return facts
+        error = asking.why_not_read(link, whole, cwd.result())
         if isinstance(error, FileMissing):
             return None
         raise error
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask size and time again."""
-        is_same = self._ask_again(parcel)
-        return self._later(is_same, asks_more=False)
+        ask = asking.ask_facts(self.link, self.link.names.whole(parcel.path))
+        return self.link.later(lambda: ask() == parcel.facts, asks_more=False)
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
-        """Do so where that is possible without waiting for the final reply, which is read with the answers."""
-        if not (self.control.pipelining.may_overtake and isinstance(parcel, FTPParcel) and parcel.is_whole):
+        """End the read without waiting for the 226 where the server allows it; it is read together with the answers."""
+        control = self.link.control
+        if not (control.pipelining.may_overtake and isinstance(parcel, FTPParcel) and parcel.is_whole):
             return super().confirm(parcel)
         parcel.leave()
-        self.control.overtake()
-        is_same = self._ask_again(parcel)
-        return self._later(lambda: parcel.judged(is_same=is_same()), asks_more=False)
-
-    def _ask_again(self, parcel: Parcel) -> Callable[[], bool]:
-        wire = self._names.wire(self._names.whole(parcel.path))
-        size, mdtm = self.command("SIZE", wire), self.command("MDTM", wire)
-        return lambda: _facts(size.result(), mdtm.result()) == parcel.facts
+        control.overtake()
+        ask = asking.ask_facts(self.link, self.link.names.whole(parcel.path))
+        return self.link.later(lambda: parcel.judged(is_same=ask() == parcel.facts), asks_more=False)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete or move a file."""
-        whole = self._names.whole(path)
+        link = self.link
+        whole = link.names.whole(path)
         if move_to is not None:
-            return self._later(self._renaming.moving(whole, self._names.whole(move_to)))
-        deleted = self.ask("DELE", whole)
+            return link.later(Renaming(link).moving(whole, link.names.whole(move_to)))
+        deleted = link.ask("DELE", whole)
 
         def complete() -> None:
-            self._deleted(whole, deleted.result())
+            _deleted(link, whole, deleted.result())
 
-        return self._later(complete)
-
-    def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
-        """Stamp and rename, in one write that leaves at once; a data connection opened ahead comes up meanwhile."""
-        stored.require_stored()
-        partial, target = self._names.whole(stored.partial), self._names.whole(final)
-        stamped = self._stamping.stamp(partial, mtime)
-        published = self._later(self._renaming.publishing(partial, target, stored.sent_bytes, stamped))
-        self.control.push()
-        self.starting.connect_prepared()
-        return published
+        return link.later(complete)
 
     def remove(self, path: str) -> bool:
         """Delete a file."""
-        whole = self._names.whole(path)
-        return self._deleted(whole, self.ask("DELE", whole).result())
+        link = self.link
+        whole = link.names.whole(path)
+        return _deleted(link, whole, link.ask("DELE", whole).result())
 
     def survives(self, error: BaseException) -> bool:
         """After an answer about the file itself, with every reply read and nothing said unasked.
@@ -312,52 +223,45 @@ class FTPTransfer(Streaming):
         if not isinstance(error, ANSWERS):
             return False
         try:
+            control = self.link.control
             self.flush()
-            self.control.require_quiet()
-            return not isinstance(error, PermissionRefused) or self.control.send("PWD").result().is_success
+            control.require_quiet()
+            return not isinstance(error, PermissionRefused) or control.send("PWD").result().is_success
         except (EtlError, OSError, RuntimeError):  # RuntimeError: a transfer was left open
             return False
 
     def require_base(self) -> None:
         """Enter the base path, or the login's folder."""
-        self._settle_all()
-        entered = self.ask("CWD", self._names.top).result()
+        link = self.link
+        link.settle_all()
+        entered = link.ask("CWD", link.names.top).result()
         if not entered.is_success:
-            raise asking.why_no_base(self, self._names.top, entered)
+            raise asking.why_no_base(link, link.names.top, entered)
 
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """List a folder."""
-        self._settle_all()
-        whole = self._names.whole(folder) if folder.strip("/.") else self._names.top
-        return self.names_in(whole, prefix) or []
-
-    def _deleted(self, whole: str, reply: Reply) -> bool:
-        if reply.is_success:
-            return True
-        if not asking.is_there(self, whole):
-            return False
-        raise asking.why_not_written(self, whole, reply)
-
-    def _later(self, compute: Callable[[], T], *, asks_more: bool = True) -> Lazy[T]:
-        later = Lazy(compute, asks_more=asks_more)
-        self._unsettled.append(later)  # type: ignore[arg-type]  # of the kinds in its annotation
-        return later
-
-    def _settle_all(self) -> None:
-        """Settle promises before a transfer whose answers may need commands, which a transfer forbids."""
-        if self._unsettled and any(later.asks_more for later in self._unsettled):
-            self.flush()
-
-    def settle_answered(self) -> None:
-        """Settle promises that take no more than the replies that are read in passing."""
-        if not self._unsettled:
-            return
-        waiting = [later for later in self._unsettled if not later.asks_more]
-        self._unsettled = [later for later in self._unsettled if later.asks_more]
-        for later in waiting:
-            with contextlib.suppress(EtlError):  # whoever holds the promise is told
-                later.result()
+        link = self.link
+        link.settle_all()
+        whole = link.names.whole(folder) if folder.strip("/.") else link.names.top
+        return listing.names_in(link, whole, prefix) or []
 
 
-def _facts(size: Reply, mdtm: Reply) -> Facts:
-    return Facts(size_in(size.line) if size.is_success else None, time_in(mdtm.line) if mdtm.is_success else None)
+def _stored_size(link: Link, whole: str, size: Pending) -> int | None:
+    """Return the size of a file just stored; None when the server does not tell it."""
+    size_bytes = size_in(size.result().line) if size.result().is_success else None
+    if size_bytes is not None:
+        return size_bytes
+    folder, name = parent(whole) or "/", basename(whole)
+    listed = listing.names_in(link, folder, name)
+    if listed is not None and name not in listed:
+        raise IOFailure(f"{link.name}:{whole}: stored, and not there under this name", server=link.name)
+    return None
+
+
+def _deleted(link: Link, whole: str, reply: Reply) -> bool:
+    """Say whether a DELE deleted; raises for a file that is still there."""
+    if reply.is_success:
+        return True
+    if not asking.is_there(link, whole):
+        return False
+    raise asking.why_not_written(link, whole, reply)

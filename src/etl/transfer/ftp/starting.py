@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from etl.errors import ConnectionLost, EtlError
 
 if TYPE_CHECKING:
-    from etl.transfer.ftp.control import Control, Pending
+    from collections.abc import Callable
+
+    from etl.transfer.ftp.control import Control
     from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.opening import DataConnections, Opening
+    from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
-    from etl.transfer.ftp.session import FTPTransfer
 
 _PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: servers have limits of their own
 _MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
@@ -33,8 +35,8 @@ class Running:
 class Starting:
     """Starts the transfers of one session that is logged in."""
 
-    def __init__(self, session: FTPTransfer, control: Control, ways: DataConnections) -> None:
-        self._session = session
+    def __init__(self, control: Control, ways: DataConnections, settle_answered: Callable[[], None]) -> None:
+        self._settle_answered = settle_answered  # promises that the replies read in passing answer
         self._control = control
         self._ways = ways
         self._prepared: Opening | None = None  # a data connection for the next transfer
@@ -61,7 +63,7 @@ class Starting:
     def require_fresh(self) -> None:
         """Raise for a data connection opened ahead that waited too long: closing it might be answered, unasked."""
         if self._prepared is not None and time.monotonic() - self._prepared.born > _PREPARED_SECONDS:
-            name = self._session.name
+            name = self._control.server
             error = ConnectionLost(f"{name}: its data connection, opened ahead, had no use in time", server=name)
             self._control.abandon(error)
             raise error
@@ -93,7 +95,7 @@ class Starting:
             command = control.send(verb, argument, transfers=True)
             control.push()
             opening.agree()
-            self._session.settle_answered()
+            self._settle_answered()
             data = data or opening.connection(command)
             if data is None:
                 opening.cancel()

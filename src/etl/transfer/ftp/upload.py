@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError, StorageFull
 from etl.transfer.ftp import asking
+from etl.transfer.ftp.folders import make_folders
+from etl.transfer.ftp.refusals import plain_error
 from etl.transfer.ftp.starting import Running
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
-    from etl.transfer.ftp.control import Pending
+    from etl.transfer.ftp.link import Link
+    from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
-    from etl.transfer.ftp.session import FTPTransfer
 
 _LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
 _END_SECONDS = 1.0  # for a server's end of a data connection, before its last word alone is waited for
@@ -31,8 +33,8 @@ _SAY_ENOUGH = {421, 425, 426, 452, 530, 532, 552}  # refusals that no missing fo
 class Upload:
     """Streams one parcel into a new file through a buffer."""
 
-    def __init__(self, session: FTPTransfer, whole: str, parcel: Parcel, buffer: memoryview) -> None:
-        self._session = session
+    def __init__(self, link: Link, whole: str, parcel: Parcel, buffer: memoryview) -> None:
+        self._link = link
         self._whole = whole
         self._parcel = parcel
         self._buffer = buffer
@@ -58,17 +60,17 @@ class Upload:
         tries = _TRIES
         while (refused := self._try()) is not None:
             tries -= 1
-            if self._session.starting.was_confused(refused) or self._was_stale(refused):
+            if self._link.starting.was_confused(refused) or self._was_stale(refused):
                 continue
             # Once more even when nothing had to be made: another job may have made the folder just now.
             if refused.result().code in _SAY_ENOUGH or tries == 0:
                 break
-            if not self._session.make_folders(self._whole) and tries < _TRIES - 1:
+            if not make_folders(self._link, self._whole) and tries < _TRIES - 1:
                 break
         if refused is not None:
             if self._sent_bytes:
                 self._remove_quietly()
-            raise asking.why_not_written(self._session, self._whole, refused.result())
+            raise asking.why_not_written(self._link, self._whole, refused.result())
         return self._sent_bytes
 
     def _was_stale(self, refused: Pending) -> bool:
@@ -78,9 +80,9 @@ class Upload:
 
     def _try(self) -> Pending | None:
         """Send the file; return the STOR when it was refused before anything was stored."""
-        starting = self._session.starting
+        starting = self._link.starting
         self._is_ahead = starting.is_prepared
-        running = starting.start("STOR", self._session.wire(self._whole))
+        running = starting.start("STOR", self._link.wire(self._whole))
         if not isinstance(running, Running):
             return running
         piece, self._sent_bytes = self._buffer[: self._held_bytes], 0
@@ -96,7 +98,7 @@ class Upload:
 
     def _send(self, running: Running, piece: memoryview, *, is_last: bool) -> bool:
         """Send a piece, and the end of the file after the last one; False when the STOR is refused."""
-        data, stor, control = running.data, running.command, self._session.control
+        data, stor, control = running.data, running.command, self._link.control
         try:
             while piece and stor.reply is None:
                 count = data.send(piece, is_last=is_last)
@@ -118,7 +120,7 @@ class Upload:
 
     def _ended_early(self) -> EtlError:
         """Return the error for a server that ended the transfer before it had the file."""
-        name = self._session.name
+        name = self._link.name
         return ConnectionLost(f"{name}:{self._whole}: the server ended the transfer before the file", server=name)
 
     def _next(self, running: Running) -> memoryview:
@@ -140,7 +142,7 @@ class Upload:
         data, stor = running.data, running.command
         try:
             if self._has_last_word_only(running):
-                self._session.control.overtake()
+                self._link.control.overtake()
                 self._unjudged = stor
                 return None
             stor.result(data)
@@ -153,7 +155,7 @@ class Upload:
 
     def _has_last_word_only(self, running: Running) -> bool:
         """Is the final reply all that is to come, and may the next commands be sent before it?"""
-        data, stor, control = running.data, running.command, self._session.control
+        data, stor, control = running.data, running.command, self._link.control
         if not control.pipelining.may_overtake:
             return False
         deadline = time.monotonic() + _END_SECONDS
@@ -198,19 +200,19 @@ class Upload:
                 reply = running.command.result(limit=_LAST_WORD_SECONDS)
                 error = self._reason(reply) if reply.code >= 400 else error
                 self._remove_quietly()
-        self._session.abandon(error)
+        self._link.abandon(error)
         return error
 
     def _reason(self, reply: Reply) -> EtlError:
         """Return the error for an upload that the server ended, before what it kept is deleted."""
-        error = asking.plain_error(self._session.name, self._whole, reply)
+        error = plain_error(self._link.name, self._whole, reply)
         if reply.code in _MAY_MEAN_FULL and not isinstance(error, StorageFull) and self._takes_no_more():
             return StorageFull(f"{error}; the file takes not one block more", server=error.server)
         return error
 
     def _takes_no_more(self) -> bool:
         """Is a further block refused as the file was? pyftpdlib says "426 None" to a full disk."""
-        running = self._session.starting.start("APPE", self._session.wire(self._whole))
+        running = self._link.starting.start("APPE", self._link.wire(self._whole))
         if not isinstance(running, Running):
             return False
         try:
@@ -233,4 +235,4 @@ class Upload:
 
     def _remove_quietly(self) -> None:
         with contextlib.suppress(EtlError):
-            self._session.ask("DELE", self._whole).result()
+            self._link.ask("DELE", self._whole).result()

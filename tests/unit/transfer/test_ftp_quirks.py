@@ -50,7 +50,7 @@ def test_a_server_that_is_confused_again_is_logged_again() -> None:
             assert Pipelining(SERVER).is_one_by_one
             a_while_later(1)
             assert not Pipelining(SERVER).is_one_by_one
-    assert [line["event"] for line in said] == ["server gets its commands one by one"] * 2
+    assert [line["event"] for line in said] == ["pipelining disabled"] * 2
 
 
 def test_a_server_that_answers_many_questions_is_not_confused_by_falling_silent_at_some() -> None:

@@ -1,0 +1,104 @@
+"""What the parts of an FTP session share: the control connection, how names are written there, what the server offers.
+
+A parcel, an upload or a rename is given the link; it never sees the session that made it. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from etl.errors import EtlError
+from etl.transfer.ftp import known
+from etl.transfer.ftp.names import Names, check_encoding
+from etl.transfer.ftp.promises import Lazy
+from etl.transfer.ftp.starting import Starting
+
+if TYPE_CHECKING:
+    from etl.models.server import ServerConfig
+    from etl.transfer.ftp.control import Control
+    from etl.transfer.ftp.opening import DataConnections
+    from etl.transfer.ftp.pending import Pending
+
+T = TypeVar("T")
+
+
+class Link:
+    """One login at a server. Paths are whole paths: absolute ones of the server."""
+
+    def __init__(
+        self, server: ServerConfig, control: Control, names: Names, features: frozenset[str], ways: DataConnections
+    ) -> None:
+        self.server = server
+        self.control = control
+        self.names = names
+        self.quirks = known.of(server.address)
+        self.starting = Starting(control, ways, self.settle_answered)
+        self.refuses_times = False  # stamps of files, as far as this session has seen
+        self._features = features
+        self._unsettled: list[Lazy[object]] = []
+
+    @property
+    def name(self) -> str:
+        """The server's name, for errors."""
+        return self.server.hostname
+
+    def adopt(self, server: ServerConfig) -> None:
+        """Go on under another name of the same address."""
+        encoding = check_encoding(server.encoding or "utf-8", server.hostname)
+        home = Names(encoding).read(self.names.wire(self.names.home))
+        self.server, self.control.server = server, server.hostname
+        self.names = Names(encoding, server.base_path, home)
+
+    def ask(self, verb: str, whole_path: str) -> Pending:
+        """Queue a command about a path."""
+        return self.control.send(verb, self.names.wire(whole_path))
+
+    def command(self, verb: str, argument: bytes) -> Pending:
+        """Queue any command."""
+        return self.control.send(verb, argument)
+
+    def wire(self, whole_path: str) -> bytes:
+        """Return the bytes of a path."""
+        return self.names.wire(whole_path)
+
+    def offers(self, feature: str) -> bool:
+        """Is a feature in the server's FEAT?"""
+        return feature in self._features
+
+    def abandon(self, error: EtlError) -> None:
+        """Make the session unusable."""
+        self.control.abandon(error)
+
+    # --- promises ---------------------------------------------------------------------------------------------
+
+    def later(self, compute: Callable[[], T], *, asks_more: bool = True) -> Lazy[T]:
+        """Return a promise that is settled by `flush` at the latest."""
+        promise = Lazy(compute, asks_more=asks_more)
+        self._unsettled.append(promise)  # type: ignore[arg-type]  # settled only: of whatever it is
+        return promise
+
+    def flush(self) -> None:
+        """Send what is corked, read every reply that is due, settle every promise."""
+        waiting, self._unsettled = self._unsettled, []
+        for promise in waiting:
+            with contextlib.suppress(EtlError):  # whoever holds the promise is told
+                promise.result()
+        self.control.flush()
+        self.starting.connect_prepared()
+
+    def settle_all(self) -> None:
+        """Settle promises before a transfer whose answers may need commands, which a transfer forbids."""
+        if self._unsettled and any(promise.asks_more for promise in self._unsettled):
+            self.flush()
+
+    def settle_answered(self) -> None:
+        """Settle promises that take no more than the replies that are read in passing."""
+        if not self._unsettled:
+            return
+        waiting = [promise for promise in self._unsettled if not promise.asks_more]
+        self._unsettled = [promise for promise in self._unsettled if promise.asks_more]
+        for promise in waiting:
+            with contextlib.suppress(EtlError):  # whoever holds the promise is told
+                promise.result()
