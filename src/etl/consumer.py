@@ -19,8 +19,8 @@ from etl.dispatch.dispatcher import Dispatcher
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.intake.admission import Admission
 from etl.intake.partitions import POLLED, Partitions
-from etl.lanes.flight import Store
 from etl.lanes.lanes import Lanes
+from etl.lanes.run import Store
 from etl.lanes.runner import Runner
 from etl.outcomes.committer import Committer
 from etl.outcomes.ledger import Ledger
@@ -126,7 +126,7 @@ class FileTransferConsumer:
         runner = Runner(settings, me.token, pools, dispatcher, reporter, Store(settings.store_bytes))
         lanes = Lanes(
             dispatcher,
-            runner.run,
+            runner.execute,
             settings.workers + SPARE_LANES + KNOCKING_LANES,
             buffer_bytes=settings.buffer_bytes,
             transfer_timeout=settings.transfer_timeout_seconds,
@@ -216,7 +216,7 @@ class FileTransferConsumer:
     ) -> None:
         """End in order: nothing new in, what runs may finish, the rest is reset, one last commit, leave the group."""
         grace = self.config.settings.shutdown_grace_seconds
-        running = len(lanes.flights())
+        running = len(lanes.runs())
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
         dispatcher.stop()  # what waits is not started: whoever owns the partitions next does it
         end = time.monotonic() + grace

@@ -37,7 +37,7 @@ DEFERRED_READ_PAUSE_SECONDS = (
 )
 
 
-class Pace:
+class TokenBucket:
     """So many a second, a second's worth at once."""
 
     def __init__(self, per_second: float) -> None:
@@ -68,13 +68,13 @@ class Admission:
     dispatcher: Dispatcher
     reporter: Reporter
     clock: Callable[[], float] = time.time
-    pace: Pace = field(default_factory=lambda: Pace(DEFERRED_READS_PER_SECOND))
+    deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
 
     def accept(self, record: Record) -> None:
         """Take one polled record."""
         partition = Partition(record.topic, record.partition)
         epoch = self.partitions.epoch(partition)
-        if epoch is None or self.partitions.asleep(partition):
+        if epoch is None or self.partitions.is_delayed(partition):
             return  # revoked since it was polled; or behind a record that is not due: it is polled again
         carried = self.builder.read(record)
         deferred = record.topic == self.topics.retry
@@ -101,10 +101,12 @@ class Admission:
         if (due := _due(record, carried)) > now:
             # Woken at half of what is taken then: its partition is read again each time.
             may_recall = partial(self.dispatcher.has_capacity, carried.servers, 0.5) if carried.recallable else None
-            self.partitions.sleep(partition, record.offset, due, passable=carried.recallable, may_recall=may_recall)
+            self.partitions.delay(
+                partition, record.offset, due, seen_by_predecessor=carried.recallable, may_recall=may_recall
+            )
             return False
-        if self.dispatcher.would_defer(carried.servers) and not self.pace.take(now):
-            self.partitions.sleep(partition, record.offset, now + DEFERRED_READ_PAUSE_SECONDS, passable=True)
+        if self.dispatcher.would_defer(carried.servers) and not self.deferred_reads.take(now):
+            self.partitions.delay(partition, record.offset, now + DEFERRED_READ_PAUSE_SECONDS, seen_by_predecessor=True)
             return False
         return True
 

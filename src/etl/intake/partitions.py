@@ -32,8 +32,8 @@ class _Held:
     taken_over_at: float  # monotonic
     to_scan: int  # of its next jobs, how many look for partial files of a predecessor
     scan_until: int  # offset: what its predecessors received lies before it
-    asleep_until: float | None = None  # wall clock: when its next record is due; None: it is awake
-    asleep_at: int = 0  # the offset of that record
+    paused_until: float | None = None  # wall clock: when its next record is due; None: it is awake
+    paused_at: int = 0  # the offset of that record
     may_recall: Callable[[], bool] | None = None  # may that record come before its time?
 
 
@@ -107,11 +107,11 @@ class Partitions:
             held = self._held.get(partition)
             return None if held is None else held.epoch
 
-    def asleep(self, partition: Partition) -> bool:
+    def is_delayed(self, partition: Partition) -> bool:
         """Does the partition wait for the time of its next record?"""
         with self._lock:
             held = self._held.get(partition)
-            return held is not None and held.asleep_until is not None
+            return held is not None and held.paused_until is not None
 
     def owned(self, partition: Partition, epoch: int) -> bool:
         """Can nobody else have this partition, as far as this process can know? Any thread."""
@@ -135,26 +135,26 @@ class Partitions:
             left = {partition: held.scan_until for partition, held in self._held.items() if held.to_scan > 0}
         return all((self._group.position(partition) or 0) >= end for partition, end in left.items())
 
-    def sleep(
+    def delay(
         self,
         partition: Partition,
         offset: int,
         until: float,
         *,
-        passable: bool,
+        seen_by_predecessor: bool,
         may_recall: Callable[[], bool] | None = None,
     ) -> None:
         """Go on with a partition at `offset`, but not before `until` (wall clock), unless it `may_recall` earlier.
 
-        Not `passable`: our predecessors came no further, either.
+        Not `seen_by_predecessor`: our predecessors came no further, either.
         """
         with self._lock:
             held = self._held.get(partition)
             if held is None:
                 return
-            if not passable:
+            if not seen_by_predecessor:
                 held.scan_until = min(held.scan_until, offset)
-            held.asleep_until, held.asleep_at, held.may_recall = until, offset, may_recall
+            held.paused_until, held.paused_at, held.may_recall = until, offset, may_recall
         self._group.pause([partition])
         self._paused.add(partition)
         self._group.seek(partition, offset)
@@ -166,19 +166,19 @@ class Partitions:
         with self._lock:
             held = dict(self._held)
         for partition, state in held.items():
-            if state.asleep_until is None:
+            if state.paused_until is None:
                 continue
             may_recall = state.may_recall is not None and not window_full and state.may_recall()
-            if may_recall or state.asleep_until <= now:
-                state.asleep_until = None
-                self._group.seek(partition, state.asleep_at)  # the client may have put an older position back
+            if may_recall or state.paused_until <= now:
+                state.paused_until = None
+                self._group.seek(partition, state.paused_at)  # the client may have put an older position back
         to_be_taken_over = set(self._group.new_partitions())  # anew: what was read of them may be gone
         wanted = {
             partition
             for partition, state in held.items()
             if not window_full
             and partition not in to_be_taken_over
-            and state.asleep_until is None
+            and state.paused_until is None
             and self._ledger.started(partition)
             and not self._ledger.full(partition)
         }
@@ -189,8 +189,8 @@ class Partitions:
         self._group.pause(paused)
         self._paused = set(held.keys() - wanted)
         for partition, state in held.items():
-            is_awake = state.asleep_until is None
-            position = self._group.position(partition) if is_awake else state.asleep_at
+            is_awake = state.paused_until is None
+            position = self._group.position(partition) if is_awake else state.paused_at
             if position is not None:
                 self._ledger.moved(partition, position)
 
@@ -203,4 +203,4 @@ class Partitions:
         with self._lock:
             held = {p: s for p, s in self._held.items() if p.topic == topic}
         count = sum(self._group.behind(partition) for partition in held)
-        return count, min((s.asleep_until for s in held.values() if s.asleep_until is not None), default=None)
+        return count, min((s.paused_until for s in held.values() if s.paused_until is not None), default=None)

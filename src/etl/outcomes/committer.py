@@ -174,7 +174,7 @@ class Committer:
         try:
             self._sink.commit(batch)
         except (CommitUnknown, OSError) as error:
-            log.warning("commit ended unknown", batch=batch.number, error=str(error))
+            log.warning("commit outcome unknown: reading it back", batch=batch.number, error=str(error))
             self._unknown = batch
             self._fences.clear()
             self._due = now
@@ -202,12 +202,12 @@ class Committer:
         try:
             read_back = self._sink.recover(batch)
         except (BrokerUnavailable, OSError) as error:
-            log.warning("commit still unknown", batch=batch.number, error=str(error))
+            log.warning("commit outcome still unknown", batch=batch.number, error=str(error))
             self._back_off(now)
             return
         committed = self._ledger.resolve(batch, read_back)
         if committed is None:
-            log.warning("commit still unknown", batch=batch.number, error="offsets of its partitions not told")
+            log.warning("commit outcome still unknown", batch=batch.number, error="offsets of its partitions not told")
             self._back_off(now)
             return
         log.info("commit resolved", batch=batch.number, committed=committed)

@@ -50,7 +50,9 @@ class Reporter:
     policy: Policy
     builder: MessageBuilder
     is_stopping: Callable[[], bool]
-    untidy: bool = False  # something may be left behind at a server, and no job of this process will look for it
+    leaves_orphans: bool = (
+        False  # something may be left behind at a server, and no job of this process will look for it
+    )
     done: int = 0  # jobs that ended in this process; approximate: lanes count without a lock
 
     def succeeded(self, task: Task, receipt: Receipt, start: Start) -> None:
@@ -116,7 +118,7 @@ class Reporter:
         else:
             # When a partition is taken away its next owner looks anyway; when the process stops, it must be told to.
             if task.orphan_scan_since is not None and self.is_stopping():
-                self.untidy = True
+                self.leaves_orphans = True
             log.info("job abandoned", **context(task), error=str(error))
 
     def defer(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
@@ -173,7 +175,7 @@ class Reporter:
         if self.ledger.add(Outcome(partition, record.offset, epoch, RecordState.DONE, messages)):
             self.done += 1
             log.error(
-                "message refused",
+                "invalid message dead-lettered",
                 job_id=job_id,
                 topic=record.topic,
                 partition=record.partition,
@@ -227,8 +229,8 @@ class Reporter:
 
         Called once all lanes have ended.
         """
-        leaves_orphans = self.dispatcher.drop(lambda task: task.orphan_scan_since is not None and not task.published)
-        return not (self.untidy or leaves_orphans)
+        unscanned = self.dispatcher.drop(lambda task: task.orphan_scan_since is not None and not task.published)
+        return not (self.leaves_orphans or unscanned)
 
 
 def context(task: Task) -> dict[str, object]:

@@ -42,7 +42,7 @@ class Room:
             lease = self.pools.reserve(self.pools.server(name))
             assert lease is not None
             lease.open()
-            lease.release(clean=True)
+            lease.release(reusable=True)
 
     def offer(self, *tasks: Task) -> None:
         for task in tasks:
@@ -66,14 +66,14 @@ class Room:
         return list(iter(self.take, None))
 
     def end(self, task: Task, *, later: float | None = None) -> None:
-        self.leases.pop(task).release(clean=True)
+        self.leases.pop(task).release(reusable=True)
         if later is not None:
             self.dispatcher.later(task, later)
         self.dispatcher.finish(task)
 
     def refuse(self, task: Task, name: str, error: BaseException = DOWN) -> None:
         """End a run as an outage of a server does: its sessions are gone, the job waits."""
-        self.leases.pop(task).release(clean=False)
+        self.leases.pop(task).release(reusable=False)
         self.dispatcher.failed(name, error, task)
         self.dispatcher.later(task, 60.0)
         self.dispatcher.finish(task)
@@ -193,7 +193,7 @@ def test_lanes_are_kept_for_a_queue_whose_connects_are_under_way() -> None:
         names = pairs([task for task, _ in running])
         assert names.count("AB") == names.count("CD") == 4
         for task, lease in running:
-            lease.release(clean=True)
+            lease.release(reusable=True)
             r.dispatcher.finish(task)
 
 
@@ -206,13 +206,13 @@ def test_a_server_is_reached_by_itself_before_its_partner_lends_a_session() -> N
         assert (lease.servers, lease.is_pair) == (("C",), False)
         assert pairs(r.take_all()) == "AB"
         lease.open()
-        lease.release(clean=True)
+        lease.release(reusable=True)
         r.dispatcher.later(task, 0.0)
         r.dispatcher.finish(task)
         r.end(*r.leases)
         again, lease = _taken(r.dispatcher)
         assert (again, lease.servers) == (task, ("A", "C"))
-        lease.release(clean=True)
+        lease.release(reusable=True)
         r.dispatcher.finish(task)
 
 
@@ -225,7 +225,7 @@ def test_lanes_are_not_kept_for_a_connect_that_takes_long() -> None:
         assert pairs(r.take_all()) == "AB AB"
         r.clock.pass_(1.0)
         assert pairs(r.take_all()) == "AB AB"
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.finish(task)
 
 
@@ -395,7 +395,7 @@ def test_a_lane_that_knocks_at_its_partner_is_no_probe_of_a_server() -> None:
         assert {name: report.lanes for name, report in r.dispatcher.servers().items()} == {"A": 1, "B": 0}
         r.offer(pretend.task(1, "C", "B"))
         assert pairs([r.must_take()]) == "CB"
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.finish(knock)
 
 
@@ -409,7 +409,7 @@ def test_a_failing_server_has_one_lane() -> None:
         r.dispatcher.failed("B", DOWN)
         r.clock.pass_(10.0)
         assert r.take() is None
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.later(dialing, 60.0)
         r.dispatcher.finish(dialing)
         assert r.take() is not None
@@ -455,7 +455,7 @@ def test_too_many_connections_is_an_outage_only_when_none_of_ours_is_open() -> N
         running = r.must_take()
         r.dispatcher.failed("B", busy)
         assert r.dispatcher.breaker_wait("B") == 0.0
-        r.leases[running].release(clean=False)
+        r.leases[running].release(reusable=False)
         r.dispatcher.failed("B", busy)
         assert r.dispatcher.breaker_wait("B") == 1.0
 
@@ -875,13 +875,13 @@ def test_take_wakes_when_something_becomes_possible(event: str) -> None:
         first = pretend.task(0, path="/same")
         dispatcher.offer(first)
         _, lease = _taken(dispatcher)
-        lease.release(clean=True)
+        lease.release(reusable=True)
         dispatcher.offer(task)
         act = lambda: dispatcher.finish(first)  # noqa: E731
     elif event == "release":
         lease = _reserved(pools)
         dispatcher.offer(task)
-        act = lambda: lease.release(clean=True)  # noqa: E731
+        act = lambda: lease.release(reusable=True)  # noqa: E731
     elif event == "due":
         dispatcher.offer(task, 0.05)
     else:
@@ -896,7 +896,7 @@ def test_take_wakes_when_something_becomes_possible(event: str) -> None:
     assert time.monotonic() - started < 0.9, "woken by the clock, not by the event"
     got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
     assert got is task
-    lease.release(clean=True)
+    lease.release(reusable=True)
     dispatcher.finish(task)
     assert pools.close()
 

@@ -22,8 +22,8 @@ from etl import errors
 from etl.config import ConfigLoader
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.overflow import DOWN_KEEPS
-from etl.intake.admission import DEFERRED_READ_PAUSE_SECONDS, Admission, Pace
-from etl.lanes.flight import Flight, Store
+from etl.intake.admission import DEFERRED_READ_PAUSE_SECONDS, Admission, TokenBucket
+from etl.lanes.run import Run, Store
 from etl.lanes.runner import Runner
 from etl.models import header
 from etl.models.letter import DLQMessage
@@ -65,7 +65,7 @@ class FakePartitions:
         self.ledger = ledger
         self.held: dict[Partition, int] = {}
         self.sleeping: dict[Partition, tuple[int, float]] = {}
-        self.passable = False  # the one that fell asleep last
+        self.seen_by_predecessor = False  # the one that fell asleep last
         self.may_recall: Callable[[], bool] | None = None
         self.dirty = False
         self.ours = True
@@ -73,20 +73,20 @@ class FakePartitions:
     def epoch(self, partition: Partition) -> int | None:
         return self.held.get(partition)
 
-    def asleep(self, partition: Partition) -> bool:
+    def is_delayed(self, partition: Partition) -> bool:
         return partition in self.sleeping
 
-    def sleep(
+    def delay(
         self,
         partition: Partition,
         offset: int,
         until: float,
         *,
-        passable: bool,
+        seen_by_predecessor: bool,
         may_recall: Callable[[], bool] | None = None,
     ) -> None:
         self.sleeping[partition] = (offset, until)
-        self.passable, self.may_recall = passable, may_recall
+        self.seen_by_predecessor, self.may_recall = seen_by_predecessor, may_recall
 
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         return 0.0 if self.dirty else None
@@ -152,7 +152,7 @@ class Scene:
         ran: list[Task] = []
         while (taken := self.dispatcher.take(0)) is not None:
             task, lease = taken
-            self.runner.run(Flight(task, lease, 0.0, None, lambda: memoryview(bytearray(16))))
+            self.runner.execute(Run(task, lease, 0.0, None, lambda: memoryview(bytearray(16))))
             self.dispatcher.finish(task)
             ran.append(task)
             if lease.is_pair:
@@ -405,7 +405,9 @@ def test_a_leaves_partial_partial_is_removed_through_a_new_session(scene: Scene)
     assert not scene.reporter.give_up_waiting()
 
 
-def littering(error: errors.EtlError, act: Callable[[], object] = lambda: None) -> Callable[..., relay.Receipt]:
+def leaving_a_partial_file(
+    error: errors.EtlError, act: Callable[[], object] = lambda: None
+) -> Callable[..., relay.Receipt]:
     def run(task: Task, *_: object) -> relay.Receipt:
         task.leaves_partial = True
         act()
@@ -418,7 +420,9 @@ def test_a_job_broken_off_by_the_stop_leaves_it_to_the_next_owner_to_look(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its partial file was removed; whether the server was in the middle of the rename nobody knows."""
-    monkeypatch.setattr(relay, "run", littering(errors.OwnershipLost("the process stops"), scene.stopping.set))
+    monkeypatch.setattr(
+        relay, "run", leaving_a_partial_file(errors.OwnershipLost("the process stops"), scene.stopping.set)
+    )
     scene.accept()
     scene.fly()
     assert len(scene.world["B"].removed) == 1
@@ -436,7 +440,7 @@ def test_a_job_that_still_has_to_look_when_the_process_ends_leaves_it_to_the_nex
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record does not say that it was tried."""
-    monkeypatch.setattr(relay, "run", littering(errors.ConnectionLost("cut")))
+    monkeypatch.setattr(relay, "run", leaving_a_partial_file(errors.ConnectionLost("cut")))
     scene.accept()
     scene.fly()
     assert scene.dispatcher.unfinished[0] == 1
@@ -464,7 +468,7 @@ def test_a_job_that_failed_and_then_went_well_leaves_nothing(scene: Scene, actio
     """Also where its source is still to be deleted."""
     scene.accept({**JOB, "options": {"source_action": action}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay, "run", littering(errors.ConnectionLost("cut")))
+        patch.setattr(relay, "run", leaving_a_partial_file(errors.ConnectionLost("cut")))
         scene.fly()
     time.sleep(0.55)  # half of the first back-off
     scene.run(good)
@@ -535,7 +539,7 @@ def test_a_job_that_only_waits_for_its_servers_comes_as_soon_as_they_want_it(sce
     assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
     scene.accept(JOB, early, retry(2))
     assert scene.partitions.sleeping == {retry(2): (DOWN_KEEPS, NOW + 500)}
-    assert scene.partitions.passable
+    assert scene.partitions.seen_by_predecessor
     assert scene.partitions.may_recall is not None
     assert not scene.partitions.may_recall()
     for _ in range(DOWN_KEEPS):
@@ -554,7 +558,7 @@ def test_a_job_that_failed_or_whose_server_is_down_waits_for_its_time(scene: Sce
     late = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 8), "servers": "A B"}
     scene.accept(JOB, headers(**late), retry(0))
     assert retry(0) in scene.partitions.sleeping
-    assert not scene.partitions.passable
+    assert not scene.partitions.seen_by_predecessor
     assert scene.partitions.may_recall is None
     scene.dispatcher.failed("B", DOWN)
     scene.accept(JOB, headers(**late, recallable="1"), retry(1))
@@ -593,7 +597,7 @@ def test_a_back_off_that_no_breaker_tells_the_end_of_is_waited_for(scene: Scene)
     lease = scene.pools.reserve(scene.pools.server("B"))
     assert lease is not None
     lease.open()
-    lease.release(clean=True)
+    lease.release(reusable=True)
     busy = errors.ServerBusy("B: 421", server="B")
     scene.dispatcher.failed("B", busy, task)
     scene.reporter.failed(task, busy, Start.now())
@@ -732,7 +736,7 @@ def test_due_jobs_of_a_server_that_is_down_are_set_back_at_a_bounded_rate(scene:
 def test_due_jobs_of_other_servers_and_new_ones_are_not_slowed(scene: Scene) -> None:
     """Nor are jobs of a server that is down that come for the first time: behind them may be some of others."""
     scene.dispatcher.failed("B", DOWN)
-    scene.admission.pace = Pace(0.0)
+    scene.admission.deferred_reads = TokenBucket(0.0)
     for _ in range(DOWN_KEEPS + 20):
         scene.accept()
     other = {**JOB, "destination": {"hostname": "A", "path": "/out/a"}}

@@ -124,7 +124,7 @@ def test_a_sleeper_wakes_where_it_fell_asleep() -> None:
     """Whatever the client made of its position meanwhile; nor is that told to the ledger."""
     scene = Scene(P0)
     scene.take_over()
-    scene.partitions.sleep(P0, 3, scene.clock() + 10, passable=True)
+    scene.partitions.delay(P0, 3, scene.clock() + 10, seen_by_predecessor=True)
     scene.group.positions[P0] = 9
     scene.partitions.steer(window_full=False)
     scene.clock.pass_(11)
@@ -178,17 +178,17 @@ def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> Non
     """Where its next record waits, the partition is read again from that record on."""
     scene = Scene(P0, P1)
     scene.take_over()
-    scene.partitions.sleep(P0, 7, scene.clock() + 10, passable=True)
+    scene.partitions.delay(P0, 7, scene.clock() + 10, seen_by_predecessor=True)
     scene.partitions.steer(window_full=False)
-    assert scene.partitions.asleep(P0)
+    assert scene.partitions.is_delayed(P0)
     assert scene.group.silent == {P0}
     assert scene.group.sought == [(P0, 7)]
     assert scene.partitions.deferred("jobs") == (10, scene.clock() + 10)
     scene.clock.pass_(10)
     scene.partitions.steer(window_full=False)
-    assert not scene.partitions.asleep(P0)
+    assert not scene.partitions.is_delayed(P0)
     assert scene.group.silent == set()
-    scene.partitions.sleep(Partition("jobs", 9), 0, 0.0, passable=True)  # revoked meanwhile: nothing happens
+    scene.partitions.delay(Partition("jobs", 9), 0, 0.0, seen_by_predecessor=True)  # revoked meanwhile: nothing happens
     assert scene.partitions.deferred("other") == (0, None)
 
 
@@ -196,14 +196,14 @@ def test_a_record_that_is_wanted_wakes_its_partition_before_its_time() -> None:
     """Not while the window is full: it could not be worked on."""
     scene, wanted = Scene(P0), [False]
     scene.take_over()
-    scene.partitions.sleep(P0, 7, scene.clock() + 600, passable=True, may_recall=lambda: wanted[0])
+    scene.partitions.delay(P0, 7, scene.clock() + 600, seen_by_predecessor=True, may_recall=lambda: wanted[0])
     scene.partitions.steer(window_full=False)
     assert scene.group.silent == {P0}
     wanted[0] = True
     scene.partitions.steer(window_full=True)
-    assert scene.partitions.asleep(P0)
+    assert scene.partitions.is_delayed(P0)
     scene.partitions.steer(window_full=False)
-    assert not scene.partitions.asleep(P0)
+    assert not scene.partitions.is_delayed(P0)
     assert scene.group.silent == set()
 
 
@@ -271,9 +271,9 @@ def test_all_is_scanned_once_everything_was_received_that_lay_there() -> None:
     assert not scene.partitions.has_scanned()
     scene.group.positions[P0] = 4
     assert not scene.partitions.has_scanned()
-    scene.partitions.sleep(P0, 4, scene.clock() + 10, passable=True)
+    scene.partitions.delay(P0, 4, scene.clock() + 10, seen_by_predecessor=True)
     assert not scene.partitions.has_scanned()
-    scene.partitions.sleep(P0, 4, scene.clock() + 10, passable=False)  # nor was it for the dead owner
+    scene.partitions.delay(P0, 4, scene.clock() + 10, seen_by_predecessor=False)  # nor was it for the dead owner
     assert scene.partitions.has_scanned()
     scene = after_a_kill(end=5)
     scene.group.positions[P0] = 5

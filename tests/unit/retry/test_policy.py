@@ -132,7 +132,8 @@ def test_the_end_of_the_patience_says_what_the_server_was_met_with_and_how_long_
     assert type(dead.error) is kind
     assert dead.error.server == "B"
     assert str(dead.error).startswith("it said no (waited 2.0 hours")
-    assert "90 seconds" in str(policy(patience_seconds=60.0).defer_untried(tried(waiting_since=NOW - 90), outage, NOW, 1))
+    verdict = policy(patience_seconds=60.0).defer_untried(tried(waiting_since=NOW - 90), outage, NOW, 1)
+    assert "90 seconds" in str(verdict)
 
 
 def test_a_job_that_is_deferred_untried_spends_nothing_and_its_patience_begins() -> None:

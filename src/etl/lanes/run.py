@@ -51,21 +51,21 @@ class Row:
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.is_open = False
-        self.source_is_clean = True  # written by the fetching thread, or by the delivering one while that waits
-        self.destination_is_clean = True  # written by the delivering thread
+        self.source_is_reusable = True  # written by the fetching thread, or by the delivering one while that waits
+        self.destination_is_reusable = True  # written by the delivering thread
         self.lost: BaseException | None = None  # why the destination did not get ready: the next file's error
 
     @property
     def is_over(self) -> bool:
         """Did a session fail, so that no job may begin with it?"""
-        return not (self.source_is_clean and self.destination_is_clean) or self.lease.aborted
+        return not (self.source_is_reusable and self.destination_is_reusable) or self.lease.aborted
 
     def end(self) -> None:
         """Give the sessions back."""
-        self.lease.release(clean=(self.source_is_clean, self.destination_is_clean))
+        self.lease.release(reusable=(self.source_is_reusable, self.destination_is_reusable))
 
 
-class Flight:
+class Run:
     """One run of one job in one lane."""
 
     _numbers = itertools.count(1)
@@ -94,7 +94,7 @@ class Flight:
 
     @property
     def buffer(self) -> memoryview:
-        """The lane's one buffer, made when first asked for; good until `run` returns."""
+        """The lane's one buffer, made when first asked for; good until the run ends."""
         return self._buffer()
 
     @property
