@@ -65,8 +65,8 @@ def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:
     retry = found[topics.retry]
     if retry.partitions < len(tiers.TIERS):
         raise SettingsError(
-            f"topic {topics.retry} has {retry.partitions} partitions and needs at least {len(tiers.TIERS)}, "
-            f"one for each length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {tiers.PARTITIONS}"
+            f"topic {topics.retry} has {retry.partitions} partitions and needs at least {len(tiers.TIERS)}, one for "
+            f"each length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {tiers.PARTITIONS}"
         )
     return retry.partitions // len(tiers.TIERS)
 

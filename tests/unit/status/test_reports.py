@@ -6,18 +6,19 @@ from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import pretend
 import pytest
 import structlog.testing
 
-from etl import errors, reports
+import pretend
+from etl import errors
 from etl.broker import TakenOver
-from etl.dispatcher import Dispatcher
+from etl.dispatch.dispatcher import Dispatcher
+from etl.intake.partitions import Partitions
 from etl.models.wire import Commit, Partition
-from etl.outcomes import Ledger
-from etl.partitions import Partitions
-from etl.topics import Topics
-from etl.transfer.pool import Pools
+from etl.outcomes.ledger import Ledger
+from etl.sessions.pools import Pools
+from etl.status import reports
+from etl.topics.companions import Topics
 
 pytestmark = pytest.mark.unit
 
@@ -91,17 +92,17 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 def test_every_half_minute_it_says_how_many_jobs_wait_and_when_the_next_is_due(scene: Scene) -> None:
     """In T-retry, of the partitions held here; the jobs' own topic has its lag for that."""
-    scene.partitions.sleep(RETRY, 0, NOW + 500, passable=True)
-    scene.partitions.sleep(LATER, 0, NOW + 60.04, passable=True)
+    scene.partitions.delay(RETRY, 0, NOW + 500, seen_by_predecessor=True)
+    scene.partitions.delay(LATER, 0, NOW + 60.04, seen_by_predecessor=True)
     assert scene.said(29) == []
-    line = {"event": "jobs parked", "log_level": "info", "topic": "jobs-retry", "count": 5, "next_due_seconds": 60.0}
+    line = {"event": "jobs deferred", "log_level": "info", "topic": "jobs-retry", "count": 5, "next_due_seconds": 60.0}
     assert scene.said(1) == [line]
     assert scene.said(29) == []
     assert scene.said(1) == [line]
 
 
 def test_a_job_that_waits_and_is_overdue_is_due_in_no_time(scene: Scene) -> None:
-    scene.partitions.sleep(RETRY, 0, NOW - 5, passable=True)
+    scene.partitions.delay(RETRY, 0, NOW - 5, seen_by_predecessor=True)
     assert [line["next_due_seconds"] for line in scene.said(30)] == [0.0]
 
 
@@ -133,10 +134,10 @@ def test_every_minute_it_says_how_each_server_is_that_has_work_or_is_down(scene:
     }
     assert told["B"]["next_probe_seconds"] == 0.5
     assert (told["A"]["next_probe_seconds"], told["A"]["error_share"], told["B"]["error_share"]) == (0, 0, 1)
-    assert (told["A"]["round_trip_ms"], told["A"]["set_back"]) == (None, 0)
+    assert (told["A"]["round_trip_ms"], told["A"]["deferred"]) == (None, 0)
     assert servers(scene.said(59)) == {}
     task, lease = taken
-    lease.release(clean=True)
+    lease.release(reusable=True)
     scene.dispatcher.finish(task)
     again = servers(scene.said(1))
     assert set(again) == {"B"}
