@@ -27,7 +27,7 @@ WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC,
 SERVERS = "etl-servers"  # the two names, so that a job of a server that is down is seen to be one without reading it
 RECALLABLE = "etl-recallable"  # it only waits for its servers: it may come back as soon as they have room for it
 OUTAGES = "etl-outages"  # how many in a row, decimal
-ORPHANS = "etl-leaves_orphans"  # partial files of its earlier runs may lie at its destination
+ORPHANS = "etl-orphans"  # partial files of its earlier runs may lie at its destination
 PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
 
 SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # of a dead letter, tried in turn: no topic refuses the last
