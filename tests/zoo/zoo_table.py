@@ -29,8 +29,7 @@ minutes on the same machine (medians).
 class Finding:
     """What was found of one kind."""
 
-    right: int = 0
-    jobs: int = 0
+    right: int = 0  # jobs
     own: Counter[str] = field(default_factory=Counter)  # reason: how many jobs
     keeps_times: bool = False
     up: float | None = None  # of vsftpd's speed
