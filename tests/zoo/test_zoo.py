@@ -74,6 +74,7 @@ def test_each_file_is_right_or_its_job_one_dead_letter(
     for each in plan.jobs:
         for fault in each.wrong(results.get(each.key), letters[each.key]):
             faults[_alike(fault)].append(each.key)
+    tried_again = {line["job_id"]: line["error"] for line in lines if line["event"] == "job waits"}
     for path in plan.harmed():
         faults["NOBODY'S FILE IS GONE OR CHANGED"].append(str(path))
     said = " ".join(str(line) for line in lines)
@@ -84,7 +85,10 @@ def test_each_file_is_right_or_its_job_one_dead_letter(
     finding.right = sum(known is None and key not in wrong for key, known in own.items())
     finding.own.update(known.reason for known in own.values() if known is not None)
     finding.keeps_times = results["up-time-2001"].get("mtime_kept") is not False
-    assert not faults, "\n".join(f"[{len(jobs)}] {fault}  <- {', '.join(jobs[:8])}" for fault, jobs in faults.items())
+    assert not faults, "\n".join(
+        f"[{len(keys)}] {fault}  <- {', '.join(keys[:8])} {tried_again.get(keys[0], '')}"
+        for fault, keys in faults.items()
+    )
 
 
 def _alike(fault: str) -> str:

@@ -11,19 +11,66 @@ from typing import NamedTuple
 
 
 class Own(NamedTuple):
-    """Jobs (a pattern of their keys), how they end, and why that is the server's own doing."""
+    """Jobs (their keys), how they end, and why that is the server's own doing."""
 
-    jobs: str
+    jobs: list[str]
     codes: frozenset[str]
     reason: str
 
 
-def _own(jobs: str, codes: str, reason: str) -> Own:
+def _own(jobs: list[str], codes: str, reason: str) -> Own:
     return Own(jobs, frozenset(codes.split("|")), reason)
 
 
+def _names(*jobs: str) -> list[str]:
+    return [f"{way}-{job}" for job in jobs for way in ("up", "down", "within")]
+
+
+_NOT_ASCII = _names(
+    "name-korean",
+    "name-composed",
+    "name-decomposed",
+    "name-emoji",
+    "name-long-korean",
+    "odd-folders",
+    "delete-odd",
+)
+_DELETES = [f"{way}-{job}" for job in ("delete", "delete-renamed", "delete-odd") for way in ("down", "within")]
+_MOVES = [f"{way}-{job}" for job in ("move", "move-over") for way in ("down", "within")]
+_CLOSED = ["down-closed-folder", "within-closed-folder"]
+_BACKSLASH = _names("name-backslash")
+_BLANKS = ["up-name-blanks", "within-name-blanks"]
+_UNDELETABLE = ["down-undeletable", "within-undeletable"]
+_CANNOT_WRITE, _CANNOT_READ = "PERMISSION_DENIED|IO_ERROR", "PERMISSION_DENIED|FILE_NOT_FOUND|IO_ERROR"
+
 # By a pattern of the kinds' names.
-KNOWN: dict[str, list[Own]] = {}
+KNOWN: dict[str, list[Own]] = {
+    "proftpd-dotless": [_own(_names("name-dot"), "PERMISSION_DENIED|FILE_NOT_FOUND", "its settings forbid dot files")],
+    "pure-ftpd*": [
+        _own(_BACKSLASH, "PERMISSION_DENIED", "takes no backslash in a name"),
+        _own(_BLANKS, "IO_ERROR", "turns a blank at the end of a name into `_`"),
+    ],
+    "pure-ftpd-dotless": [_own(["up-name-dot", "within-name-dot"], "PERMISSION_DENIED", "`-x` forbids dot files")],
+    "pure-ftpd-keeping": [_own(_DELETES, "PERMISSION_DENIED", "`-K` forbids deleting: sources stay")],
+    "pure-ftpd-nameless": [_own(_MOVES, "PERMISSION_DENIED", "`-G` forbids renaming: sources cannot be moved")],
+    "twisted": [
+        _own(_NOT_ASCII, _CANNOT_READ, "takes UTF-8 for Latin-1: other than ASCII names are bent, and not found"),
+        _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
+    ],
+    "apache*": [
+        _own(_BLANKS, "IO_ERROR", "drops a blank at the end of a name"),
+        _own(["down-name-blanks"], _CANNOT_READ, "does not find names with blanks at the end"),
+        _own(_BACKSLASH, _CANNOT_READ, "takes a backslash for a slash"),
+        _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
+        _own(_UNDELETABLE, "IO_ERROR", "refuses for good with a code for what passes (450)"),
+    ],
+    "ftp-srv": [
+        _own(["up-name-quotes", "within-name-quotes"], _CANNOT_WRITE, 'drops `"` from a name'),
+        _own(["down-name-quotes"], _CANNOT_READ, 'does not find names with `"`'),
+        _own(_BACKSLASH, _CANNOT_READ, "takes a backslash for a slash"),
+        _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
+    ],
+}
 
 # Tests of the suite of all protocols that fail, and why; none of them is run, as some are the end of their server.
 CONTRACT: dict[str, list[tuple[str, str]]] = {
@@ -38,7 +85,7 @@ def reason(kind: str, job: str) -> Own | None:
     """Return why a job cannot succeed on a server, and how it ends; None: as everywhere."""
     for kinds, known in KNOWN.items():
         for own in known if fnmatchcase(kind, kinds) else ():
-            if fnmatchcase(job, own.jobs):
+            if job in own.jobs:
                 return own
     return None
 
