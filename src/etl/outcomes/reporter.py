@@ -100,6 +100,7 @@ class Endings:
         if isinstance(verdict, Again | Park):
             self._note(task, error, spent=verdict.spent)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
+            task.free_runs += not verdict.spent and not verdict.outages
             if isinstance(verdict, Park):
                 task.early = breaker_wait > 0  # it waits for that: when it closes, the job may come
                 self.park(task, verdict.not_before, str(error))

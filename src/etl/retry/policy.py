@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from etl.models.task import Task
 
 TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds; each is its own partitions of T-retry: first in, first due
+FREE_RUNS = 3  # of a job, that ended with a session of no use: then it may be the job that does it
 MEMORY_SECONDS = 5.0  # shorter waits are spent in this process, longer ones in T-retry
 SET_BACK_PER_SECOND = 100.0  # jobs of a server in trouble that a process takes from T-retry only to put them back
 TIER_SLIP = 0.5  # seconds: a wait of a whole tier is written down a moment after it was decided, and is one still
@@ -153,6 +154,8 @@ class Policy:
         return self._after_failure(task, error, now)
 
     def _after_failure(self, task: Task, error: BaseException, now: float) -> Verdict:
+        if isinstance(error, EtlError) and not error.spends_attempt and task.free_runs < FREE_RUNS:
+            return self._wait(0.0, now, spent=False, since=None, outages=0)
         spent = len(task.attempts) + 1
         if spent >= self.max_attempts:
             return Dead(error)
