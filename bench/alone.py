@@ -21,12 +21,12 @@ from ours import Run
 from world import Files, Pair, World
 
 from etl.config import ConfigLoader, ServerConfig
-from etl.lanes.flight import Store
 from etl.lanes.lanes import Lanes
+from etl.lanes.run import Store
 from etl.lanes.runner import Runner
-from etl.main import GC_THRESHOLDS
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
+from etl.process import GC_THRESHOLDS
 from etl.sessions.pools import Pools
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Jobs:
         try:
             return self._tasks.popleft(), lease
         except IndexError:
-            lease.release(clean=True)
+            lease.release(reusable=True)
             return None
 
     def another(self, _task: Task) -> Task | None:
@@ -142,7 +142,7 @@ class Jobs:
 
 
 class Untold:
-    """Stands for the product's `Endings`: no outcomes."""
+    """Stands for the product's `Reporter`: no outcomes."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -169,7 +169,7 @@ def run(pools: Pools, lanes: int, tasks: Sequence[Task]) -> dict[str, float]:
     """Run jobs through lanes; return what it took."""
     settings, jobs = pools_settings(lanes), Jobs(pools, tasks)
     runner = Runner(settings, "bench", pools, jobs, Untold(jobs), Store(settings.store_bytes))  # type: ignore[arg-type]
-    threads = Lanes(jobs, runner.run, lanes, buffer_bytes=settings.buffer_bytes, stages=runner)
+    threads = Lanes(jobs, runner.execute, lanes, buffer_bytes=settings.buffer_bytes, stages=runner)
     cpu, started = time.process_time(), time.monotonic()
     threads.start()
     ended = jobs.done.wait(LIMIT_SECONDS)

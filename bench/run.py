@@ -32,13 +32,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", default=",".join(PARTS), help="only these (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison (default: %(default)s)")
     parser.add_argument(
-        "--far-rounds", type=int, default=3, help="the same at 40 ms, and for three consumers (default: %(default)s)"
+        "--far-rounds",
+        type=int,
+        default=3,
+        help="the same at 40 ms, for three consumers, for competing pairs (default: %(default)s)",
     )
     parser.add_argument("--lanes", default="2,8", help="ours, to choose from without latency (default: %(default)s)")
     parser.add_argument("--large-mib", type=int, default=1024, help="size of the large file (default: %(default)s)")
     parser.add_argument("--trips-rtt", type=int, default=40, help="link for the round trips, ms (default: %(default)s)")
     parser.add_argument("--backlog", type=int, default=100_000, help="waiting jobs (default: %(default)s)")
-    parser.add_argument("--parked", type=int, default=100_000, help="jobs in T-retry (default: %(default)s)")
+    parser.add_argument("--deferred", type=int, default=100_000, help="jobs in T-retry (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where all data goes (default: /dev/shm)")
     parser.add_argument("--limit", type=float, default=1200, help="seconds for everything (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -66,7 +69,10 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return backlog.compare(made, options.backlog, say)
     if part == "group":
         return backlog.group(made, 10, options.far_rounds, say)
-    return isolation.compare(made, 10, options.parked, options.rounds, say)
+    return [
+        *isolation.compare(made, 10, options.deferred, options.rounds, say),
+        *isolation.compete(made, 10, options.far_rounds, say),
+    ]
 
 
 def main() -> int:

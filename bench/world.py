@@ -106,6 +106,16 @@ class World:
             finally:
                 _enter(home.fileno())
 
+    @contextlib.contextmanager
+    def other_pair(self, rtt_ms: int) -> Iterator[Pair]:
+        """Have two more servers at the far end, for the same two folders: to a client they are servers of their own."""
+        pair = self.pairs[rtt_ms]
+        with contextlib.ExitStack() as ending:
+            with self.at_far_end():
+                servers = [_serve(self, name, EVERYWHERE, ending, "other") for name in ("source", "target")]
+            ends = [_end(server, like.host) for server, like in zip(servers, (pair.source, pair.target), strict=True)]
+            yield Pair(rtt_ms, *ends)
+
     def files(self, folder: str, count: int, size_bytes: int, *, sparse: bool = False) -> Files:
         """Write files for the source."""
         place = self.source_root / folder
@@ -202,14 +212,15 @@ def _avoid_bbr() -> None:
             break
 
 
-def _serve(made: World, name: str, host: str, ending: contextlib.ExitStack) -> stack.Vsftpd:
-    folder = made.folder / (name if host != EVERYWHERE else f"{name}-far")
+def _serve(made: World, name: str, host: str, ending: contextlib.ExitStack, which: str = "far") -> stack.Vsftpd:
+    folder = made.folder / (name if host != EVERYWHERE else f"{name}-{which}")
     # Without an address of its own in the settings it answers PASV with the one that the client came to.
     server = stack.Vsftpd(folder, {"pasv_address": "", "listen_address": host})
     server.root = made.folder / name / "root"
     ending.callback(server.kill)
     server.start()
     made.servers.append(server)
+    ending.callback(made.servers.remove, server)
     return server
 
 

@@ -149,7 +149,7 @@ class Desk:
         (found,) = [letter for letter in self.letters() if letter.job_id == job_id]
         return found
 
-    def parked(self) -> list[Any]:
+    def deferred(self) -> list[Any]:
         """Return the records of T-retry collected so far."""
         return self.records[self.retry]
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from etl import identity, logs
-from etl.broker import Admin, Intake, NotAllowed, Outbox, is_listening, secure
+from etl.broker import Admin, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
 from etl.config import ConfigLoader
 from etl.dispatch.crew import KNOCKING_LANES, SPARE_LANES
 from etl.dispatch.dispatcher import Dispatcher
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.intake.admission import Admission
 from etl.intake.partitions import POLLED, Partitions
-from etl.lanes.flight import Store
 from etl.lanes.lanes import Lanes
+from etl.lanes.run import Store
 from etl.lanes.runner import Runner
 from etl.outcomes.committer import Committer
 from etl.outcomes.ledger import Ledger
-from etl.outcomes.messages import Envelopes
-from etl.outcomes.reporter import Endings
+from etl.outcomes.messages import MessageBuilder
+from etl.outcomes.reporter import Reporter
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.status.reports import Reports
@@ -121,16 +121,16 @@ class FileTransferConsumer:
         pools = Pools(self.config.get_server_config, settings)
         pools.register(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
-        envelopes = Envelopes(names, self.group_id, limits.retry_blocks)
-        endings = Endings(me.name, dispatcher, ledger, Policy.of(settings), envelopes, lambda: self._is_stopping)
-        runner = Runner(settings, me.token, pools, dispatcher, endings, Store(settings.store_bytes))
+        builder = MessageBuilder(names, self.group_id, limits.retry_blocks)
+        reporter = Reporter(me.name, dispatcher, ledger, Policy.of(settings), builder, lambda: self._is_stopping)
+        runner = Runner(settings, me.token, pools, dispatcher, reporter, Store(settings.store_bytes))
         lanes = Lanes(
             dispatcher,
-            runner.run,
+            runner.execute,
             settings.workers + SPARE_LANES + KNOCKING_LANES,
             buffer_bytes=settings.buffer_bytes,
             transfer_timeout=settings.transfer_timeout_seconds,
-            on_bug=endings.dead,
+            on_bug=reporter.dead,
             stages=runner,
         )
 
@@ -140,9 +140,9 @@ class FileTransferConsumer:
             lanes.abort(lambda task: task.partition in taken, OwnershipLost("the partition was taken away"))
             dispatcher.drop(lambda task: task.partition in taken)
 
-        intake = self._once_reachable(
+        group = self._once_reachable(
             me,
-            lambda: Intake(
+            lambda: GroupConsumer(
                 self.bootstrap_servers,
                 self.group_id,
                 [names.source, names.retry],
@@ -152,17 +152,17 @@ class FileTransferConsumer:
                 max_poll_records=POLLED,
             ),
         )
-        if intake is None:
+        if group is None:
             return
-        partitions = Partitions(intake, ledger, settings.window_records)
-        admission = Admission(names, self.group_id, self.config, envelopes, partitions, ledger, dispatcher, endings)
-        outbox = Outbox(self.bootstrap_servers, me.transactional_id, self.group_id)
+        partitions = Partitions(group, ledger, settings.window_records)
+        admission = Admission(names, self.group_id, self.config, builder, partitions, ledger, dispatcher, reporter)
+        producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
         with contextlib.suppress(BrokerUnavailable):  # else with the first commit
-            outbox.open()  # ends at once what a killed predecessor left open: its partitions would wait for it
+            producer.open()  # ends at once what a killed predecessor left open: its partitions would wait for it
         committer = Committer(
             ledger,
-            outbox,
-            intake.membership,
+            producer,
+            group.membership,
             self._fail,
             interval_seconds=settings.commit_interval_seconds,
             max_records=settings.commit_max_records,
@@ -180,18 +180,18 @@ class FileTransferConsumer:
         pools.start()
         committer.start()
         lanes.start()
-        reports = Reports(names, intake, partitions, dispatcher)
+        reports = Reports(names, group, partitions, dispatcher)
         trimmer = Trimmer(names, self.group_id, Admin(self.bootstrap_servers))
         trimmer.start()
         try:
             while not self._is_stopping:
                 me.beat(polls=True)
                 partitions.take_over_new()
-                for record in intake.poll(POLL_SECONDS):
+                for record in group.poll(POLL_SECONDS):
                     admission.accept(record)
                 with logs.together():
                     for surplus in dispatcher.overflow():
-                        endings.set_aside(*surplus)
+                        reporter.defer_untried(*surplus)
                 partitions.steer(window_full=dispatcher.full)
                 now = time.monotonic()
                 lanes.tick(now)
@@ -199,24 +199,24 @@ class FileTransferConsumer:
         except BrokerUnavailable as error:
             self._fail(error)
         finally:
-            self._shut_down(intake, partitions, dispatcher, lanes, committer, endings)
+            self._shut_down(group, partitions, dispatcher, lanes, committer, reporter)
             trimmer.stop(TRIMMER_SECONDS)
-            outbox.close()
+            producer.close()
             pools.close()
-            log.info("consumer stopped", jobs=endings.done)
+            log.info("consumer stopped", jobs=reporter.done)
 
     def _shut_down(
         self,
-        intake: Intake,
+        group: GroupConsumer,
         partitions: Partitions,
         dispatcher: Dispatcher,
         lanes: Lanes,
         committer: Committer,
-        endings: Endings,
+        reporter: Reporter,
     ) -> None:
         """End in order: nothing new in, what runs may finish, the rest is reset, one last commit, leave the group."""
         grace = self.config.settings.shutdown_grace_seconds
-        running = len(lanes.flights())
+        running = len(lanes.runs())
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
         dispatcher.stop()  # what waits is not started: whoever owns the partitions next does it
         end = time.monotonic() + grace
@@ -225,19 +225,19 @@ class FileTransferConsumer:
             drained = lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
             partitions.pause_all()
             with contextlib.suppress(BrokerUnavailable):
-                intake.poll(0)  # stay a member, and hear of revocations
+                group.poll(0)  # stay a member, and hear of revocations
         if not drained:
             count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)
             drained = lanes.drain(time.monotonic() + RESET_SECONDS)
-        tidy = drained and endings.give_up_waiting() and partitions.has_scanned()
+        tidy = drained and reporter.give_up_waiting() and partitions.has_scanned()
         if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
             log.warning("last commit not confirmed: what it held is repeated")
         if committer.stop(time.monotonic() + COMMIT_SECONDS):
             with logs.together():
-                endings.ledger.write()  # what it did not come to: those files are in place, and the log says so
+                reporter.ledger.write()  # what it did not come to: those files are in place, and the log says so
         lanes.stop(RESET_SECONDS)
-        intake.close()
+        group.close()
 
     def _fail(self, error: BaseException) -> None:
         self._fatal = error

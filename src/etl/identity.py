@@ -7,10 +7,12 @@ Kafka is ended at once by its successor.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -90,7 +92,8 @@ def beats() -> dict[int, Beat]:
     """Return the last beat of each live process of this user on this host, by process id."""
     found: dict[int, Beat] = {}
     now = time.monotonic()
-    for slot in _folder().glob("*"):
+    folder = _folder()
+    for slot in folder.glob("*") if _is_private(folder) else ():
         with contextlib.suppress(OSError, ValueError):  # being written, or of a version that noted nothing
             pid, beaten, polls = slot.read_text().split()
             os.kill(int(pid), 0)
@@ -108,11 +111,33 @@ def _folder() -> Path:
     return Path(tempfile.gettempdir()) / f"etl-slots-{os.getuid()}"
 
 
+def _is_private(folder: Path) -> bool:
+    """Is it a folder, and no link to one, that only this user may write? Others could put links in it."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    writable_by_others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not writable_by_others
+
+
 def _try_lock(names: tuple[str, ...], slot: int) -> IO[str] | None:
     folder = _folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not _is_private(folder):
+        raise SettingsError(
+            f"{folder} must be a folder that belongs to this user and that nobody else may write: "
+            f"remove it, or set TMPDIR to another folder"
+        )
     name = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    lock = os.fdopen(os.open(folder / f"{name}-{slot}", os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    path = folder / f"{name}-{slot}"
+    try:
+        lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SettingsError(f"{path} must be an ordinary file, and is a link: remove it") from error
+        raise
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -53,7 +53,7 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         library_level=library_level,
     )
     for warning in config.warnings:
-        log.warning("setting", says=warning)
+        log.warning("settings warning", message=warning)
     gc.freeze()  # what start-up made stays: no collection needs to look at it again
     gc.set_threshold(*GC_THRESHOLDS)
     with suppress(AttributeError):  # another C library than glibc

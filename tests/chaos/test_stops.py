@@ -13,7 +13,7 @@ from chaos.judging import end_in_good_order, introduce, judge
 from chaos.processes import Consumer
 from chaos.topics import Topics
 from chaos.work import Job, Work
-from etl.lanes.flight import SMALL_BYTES
+from etl.lanes.run import SMALL_BYTES
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
@@ -154,7 +154,7 @@ def test_a_second_sigterm_ends_at_once(held: Held, topics: Topics, consumers: Ca
     judge(work, topics)
 
 
-def test_a_stop_before_all_was_swept_leaves_the_rest_to_the_next(
+def test_a_stop_before_all_was_scanned_leaves_the_rest_to_the_next(
     held: Held, topics: Topics, consumers: Callable[..., Consumer]
 ) -> None:
     """Killed in the middle of uploads; its successor is stopped once it has the partitions; the third tidies up."""

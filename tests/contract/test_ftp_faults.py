@@ -103,8 +103,8 @@ def attempt(source: FaultyFTP, destination: FaultyFTP, buffer: memoryview, *, wa
                 plan.is_over = False
     except EtlError as error:
         if task.leaves_partial:
-            with session_of("B", destination) as tidy:
-                tidy.remove(partials.partial_path(task, tidy.server, "t"))
+            with session_of("B", destination) as cleaner:
+                cleaner.remove(partials.partial_path(task, cleaner.server, "t"))
         return error
     finally:
         for session in sessions:

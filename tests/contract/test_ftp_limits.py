@@ -100,8 +100,8 @@ def test_a_slow_upload_is_not_taken_for_a_stalled_one(fake, session) -> None:
         count = 0
         with its.data() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            while piece := sock.recv(60_000):
-                count += len(piece)
+            while orphan := sock.recv(60_000):
+                count += len(orphan)
                 time.sleep(0.03)
         its.server.files[argument] = bytes(count)
         return "226 Done."
@@ -229,8 +229,8 @@ def test_half_a_reply_does_not_hold_up_an_upload(fake, session) -> None:
             while len(received) < 8 << 20:
                 received += sock.recv(1 << 16)
             its.sock.sendall(b"0 Go.\r\n")
-            while piece := sock.recv(1 << 16):
-                received += piece
+            while orphan := sock.recv(1 << 16):
+                received += orphan
         its.server.files[argument] = received
         return "226 Done."
 

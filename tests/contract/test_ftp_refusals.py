@@ -70,8 +70,8 @@ def test_a_slow_server_may_take_its_time_after_the_last_byte(fake, session) -> N
         count = 0
         with its.data() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            while piece := sock.recv(1 << 20):
-                count += len(piece)
+            while orphan := sock.recv(1 << 20):
+                count += len(orphan)
                 time.sleep(0.05)
         its.server.files[argument] = bytes(count)
         return "226 Done."

@@ -13,12 +13,12 @@ import pytest
 from etl import errors
 from etl.config import ConfigLoader, ServerConfig
 from etl.dispatch.dispatcher import Dispatcher
-from etl.lanes.flight import Store
 from etl.lanes.lanes import Lanes
+from etl.lanes.run import Store
 from etl.lanes.runner import Runner
 from etl.models.message import FileTransferJob
 from etl.models.task import SCAN_ANEW, Origin, Record, Task
-from etl.outcomes.reporter import Endings
+from etl.outcomes.reporter import Reporter
 from etl.sessions.pools import Pools
 from etl.transfer import FTPTransfer, relay
 from servers.fake import FakeFTP, FakeSession, wait_for
@@ -29,7 +29,7 @@ FEATURES = ("SIZE", "MDTM", "MFMT", "EPSV")
 ONE_MIB = 1 << 20
 
 
-class Told(Endings):
+class Told(Reporter):
     """Writes down how jobs ended; a failed one runs again as often as `again` says."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -68,7 +68,7 @@ class Scene:
         self.told = Told(self.dispatcher)
         self.runner = Runner(self.settings, "tok", self.pools, self.dispatcher, self.told, self.store)
         self.lanes = Lanes(
-            self.dispatcher, self.runner.run, lanes, buffer_bytes=ONE_MIB, on_bug=self._bug, stages=self.runner
+            self.dispatcher, self.runner.execute, lanes, buffer_bytes=ONE_MIB, on_bug=self._bug, stages=self.runner
         )
         self.bugs: list[BaseException] = []
 
@@ -96,7 +96,7 @@ class Scene:
 
     def wait(self, bugs: int = 0) -> None:
         wait_for(lambda: self.dispatcher.unfinished == (0, 0), 20)
-        wait_for(lambda: not self.lanes.flights())
+        wait_for(lambda: not self.lanes.runs())
         assert len(self.bugs) == bugs
 
     @property
@@ -143,7 +143,7 @@ def test_a_destination_that_never_gets_ready_fails_its_job(scene) -> None:
     def leave(its: FakeSession, _argument: str) -> None:
         its.drop()
 
-    row = scene([1000], destination={"EPSV": leave})
+    row = scene([1000], destination={"EPSV": leave, "PASV": leave})
     row.offer(0)
     row.run()
     assert [type(error) for error in row.told.errors[0]] == [errors.SessionFault]
@@ -186,7 +186,7 @@ def test_sessions_are_given_back_only_when_nobody_uses_them(scene, monkeypatch: 
     checkin = Pools.checkin
 
     def looked_at(pools: Pools, lease: Any, places: Any) -> None:
-        due.extend(len(place.held.session.link.control._due) for place, _ in places if place.held is not None)
+        due.extend(len(place.pooled.session.link.control._due) for place, _ in places if place.pooled is not None)
         checkin(pools, lease, places)
 
     monkeypatch.setattr(Pools, "checkin", looked_at)
@@ -477,7 +477,7 @@ def test_sessions_are_opened_ahead_of_need(fake) -> None:
         assert lease is not None
         lease.open()
         lease.source.ping()
-        lease.release(clean=True)
+        lease.release(reusable=True)
         assert server.sessions == 2
     finally:
         assert pools.close()

@@ -58,7 +58,7 @@ def test_it_consumes_what_it_is_told_to(way: str, desk: Desk, run: Run, vsftpd: 
     (done,) = [line for line in events if line["event"] == "job done"]
     assert (done["job_id"], done["source"], done["destination"]) == ("first", "SRC:/a", "HERE:/b")
     assert {"topic", "partition", "offset", "level", "time"} <= done.keys()
-    warned = [str(line) for line in events if line["event"] == "setting"]
+    warned = [str(line) for line in events if line["event"] == "settings warning"]
     assert any("A_TYPO" in line for line in warned) == (way == "env file")
 
 

@@ -17,7 +17,7 @@ from kafka.errors import KafkaTimeoutError, UnknownBrokerIdError
 
 import stack
 from etl import broker as seam
-from etl.broker import Intake, Outbox, Reader, Writer
+from etl.broker import GroupConsumer, Reader, TransactionalProducer, Writer
 from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.task import Record
 from etl.models.wire import Batch, Commit, Message, Partition
@@ -28,44 +28,44 @@ pytestmark = pytest.mark.integration
 
 
 class Member:
-    """An intake, the revocations it told of, and the batches it would commit."""
+    """A group, the revocations it told of, and the batches it would commit."""
 
     def __init__(self, desk: Desk, topics: list[str] | None = None, **named: Any) -> None:
         self.revoked: list[Partition] = []
-        self.intake = Intake(
+        self.group = GroupConsumer(
             desk.bootstrap_servers, desk.group, topics or [desk.topic], on_revoked=self.revoked.extend, **named
         )
 
     def join(self, count: int) -> list[Partition]:
         """Poll until so many partitions are there."""
-        wait_until(lambda: self.intake.poll(0.05) or len(self.intake.new_partitions()) == count, 20, "assignment")
-        return self.intake.new_partitions()
+        wait_until(lambda: self.group.poll(0.05) or len(self.group.new_partitions()) == count, 20, "assignment")
+        return self.group.new_partitions()
 
     def take_over(self, partition: Partition) -> seam.TakenOver:
         """Take a partition over and fetch from it; the others silently, as the consumer does."""
-        for other in self.intake.new_partitions():
+        for other in self.group.new_partitions():
             if other != partition:
                 self._take_over(other)
         told = self._take_over(partition)
-        self.intake.resume([partition])
+        self.group.resume([partition])
         return told
 
     def _take_over(self, partition: Partition) -> seam.TakenOver:
         deadline = time.monotonic() + 20
-        while (told := self.intake.take_over(partition)) is None:
+        while (told := self.group.take_over(partition)) is None:
             assert time.monotonic() < deadline, "not taken over"
-            self.intake.poll(0.05)
+            self.group.poll(0.05)
         return told
 
     def read(self, count: int, limit: float = 15.0) -> list[Record]:
         found: list[Record] = []
         deadline = time.monotonic() + limit
         while len(found) < count and time.monotonic() < deadline:
-            found += self.intake.poll(0.05)
+            found += self.group.poll(0.05)
         return found
 
     def batch(self, offsets: dict[Partition, Commit], *messages: Message, membership: object = None) -> Batch:
-        return Batch(tuple(messages), offsets, membership or self.intake.membership())
+        return Batch(tuple(messages), offsets, membership or self.group.membership())
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def join(desk: Desk) -> Iterator[Callable[..., Member]]:
 
 
 @pytest.fixture
-def outbox(desk: Desk) -> Iterator[Outbox]:
+def producer(desk: Desk) -> Iterator[TransactionalProducer]:
     """A transactional producer of the desk's group."""
-    made = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
+    made = TransactionalProducer(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
     yield made
     made.close()
 
@@ -116,13 +116,15 @@ def test_without_a_commit_a_group_starts_at_the_earliest(desk: Desk, join: Calla
     assert member.intake.new_partitions() == []
 
 
-def test_a_member_goes_on_where_the_group_stands(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+def test_a_member_goes_on_where_the_group_stands(
+    desk: Desk, join: Callable[..., Member], producer: TransactionalProducer
+) -> None:
     """Offset and metadata come back as they were committed."""
     desk.send(b"one", b"two", b"three")
     first = join()
     first.join(2)
     first.take_over(p(desk))
-    outbox.commit(first.batch({p(desk): Commit(2, "said")}))
+    producer.commit(first.batch({p(desk): Commit(2, "said")}))
     first.intake.close()
     second = join()
     second.join(2)
@@ -147,13 +149,15 @@ def test_what_was_fetched_before_a_pause_comes_after_it(desk: Desk, join: Callab
     assert seen == [b"%d" % number for number in range(50)]
 
 
-def test_records_that_are_gone_are_counted(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+def test_records_that_are_gone_are_counted(
+    desk: Desk, join: Callable[..., Member], producer: TransactionalProducer
+) -> None:
     """The topic was truncated below the committed offset: how many were lost is reported, never a silent jump."""
     desk.send(*(b"%d" % number for number in range(10)))
     first = join()
     first.join(2)
     first.take_over(p(desk))
-    outbox.commit(first.batch({p(desk): Commit(3, "")}))
+    producer.commit(first.batch({p(desk): Commit(3, "")}))
     first.intake.close()
     admin = KafkaAdminClient(bootstrap_servers=desk.bootstrap_servers)
     admin.delete_records({TopicPartition(desk.topic, 0): 8})
@@ -164,10 +168,12 @@ def test_records_that_are_gone_are_counted(desk: Desk, join: Callable[..., Membe
     assert [record.value for record in second.read(2)] == [b"8", b"9"]
 
 
-def test_the_position_passes_transaction_markers(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+def test_the_position_passes_transaction_markers(
+    desk: Desk, join: Callable[..., Member], producer: TransactionalProducer
+) -> None:
     """They are offsets without records; committing the position makes Kafka's lag 0. Aborted records never come."""
-    outbox.transact([Message(desk.topic, None, b"one", partition=0)])
-    rival = Outbox(desk.bootstrap_servers, f"aborted-{desk.topic}")
+    producer.transact([Message(desk.topic, None, b"one", partition=0)])
+    rival = TransactionalProducer(desk.bootstrap_servers, f"aborted-{desk.topic}")
     rival.open()
     producer: Any = rival._producer
     producer.begin_transaction()
@@ -180,7 +186,7 @@ def test_the_position_passes_transaction_markers(desk: Desk, join: Callable[...,
     assert [record.value for record in member.read(1)] == [b"one"]
     wait_until(lambda: member.intake.poll(0.05) or member.intake.position(p(desk)) == 4, 10, "position")
     assert member.intake.behind(p(desk)) == 0
-    outbox.commit(member.batch({p(desk): Commit(4, "")}))
+    producer.commit(member.batch({p(desk): Commit(4, "")}))
     assert desk.committed()[desk.topic, 0] == 4
     assert desk.lag() == 0
 
@@ -250,27 +256,31 @@ def test_who_does_not_poll_is_no_member(
 # --- committing -----------------------------------------------------------------------------------------------
 
 
-def test_messages_and_offsets_are_one(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+def test_messages_and_offsets_are_one(desk: Desk, join: Callable[..., Member], producer: TransactionalProducer) -> None:
     """Both are there, or neither; `recover` reads back what the group has."""
     member = join()
     member.join(2)
     member.take_over(p(desk))
     batch = member.batch({p(desk): Commit(0, "m1")}, result(desk), result(desk))
-    outbox.commit(batch)
+    producer.commit(batch)
     desk.wait(lambda: len(desk.results()) == 2)
-    assert outbox.recover(batch)[p(desk)] == Commit(0, "m1")
+    assert producer.recover(batch)[p(desk)] == Commit(0, "m1")
 
 
 @pytest.mark.parametrize("reached", [True, False])
 def test_an_unknown_end_is_read_back(
-    reached: bool, desk: Desk, join: Callable[..., Member], outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    reached: bool,
+    desk: Desk,
+    join: Callable[..., Member],
+    producer: TransactionalProducer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The reply to the commit was lost: whether it had reached the coordinator is told by what the group has."""
     member = join()
     member.join(2)
     member.take_over(p(desk))
-    outbox.commit(member.batch({p(desk): Commit(0, "before")}))
-    commit = seam.outbox._Producer.commit_transaction
+    producer.commit(member.batch({p(desk): Commit(0, "before")}))
+    commit = seam.producer._Producer.commit_transaction
 
     def lose_the_reply(self: Any) -> None:
         if reached:
@@ -279,11 +289,11 @@ def test_an_unknown_end_is_read_back(
 
     batch = member.batch({p(desk): Commit(0, "unknown")}, result(desk))
     with monkeypatch.context() as patch:
-        patch.setattr(seam.outbox._Producer, "commit_transaction", lose_the_reply)
+        patch.setattr(seam.producer._Producer, "commit_transaction", lose_the_reply)
         with pytest.raises(CommitUnknown):
-            outbox.commit(batch)
-    assert outbox.recover(batch)[p(desk)] == Commit(0, "unknown" if reached else "before")
-    outbox.transact([result(desk, b'{"job_id": "after"}')])
+            producer.commit(batch)
+    assert producer.recover(batch)[p(desk)] == Commit(0, "unknown" if reached else "before")
+    producer.transact([result(desk, b'{"job_id": "after"}')])
     desk.wait(lambda: any(one["job_id"] == "after" for one in desk.results()))
     assert [one["job_id"] for one in desk.results()] == (["x", "after"] if reached else ["after"])
 
@@ -323,7 +333,9 @@ def test_who_is_thrown_out_while_it_joins_hears_of_it(desk: Desk, join: Callable
     assert first.intake.assigned() == []
 
 
-def test_an_answer_that_came_too_late_is_not_believed(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+def test_an_answer_that_came_too_late_is_not_believed(
+    desk: Desk, join: Callable[..., Member], producer: TransactionalProducer
+) -> None:
     """A take-over that timed out asks anew: what was committed meanwhile counts."""
     member = join()
     member.join(2)
@@ -332,7 +344,7 @@ def test_an_answer_that_came_too_late_is_not_believed(desk: Desk, join: Callable
     wait_until(
         lambda: all(one.is_done for one in member.intake._client._coordinator._offset_fetch_futures.values()), 10, "it"
     )
-    outbox.commit(member.batch({p(desk): Commit(0, "since then")}))
+    producer.commit(member.batch({p(desk): Commit(0, "since then")}))
     assert member.take_over(p(desk)).committed == Commit(0, "since then")
 
 
@@ -358,7 +370,9 @@ def test_a_fetch_that_could_not_be_sent_is_sent_again(desk: Desk, join: Callable
     assert len(member.read(1)) == 1
 
 
-def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+def test_a_stale_membership_is_rejected(
+    desk: Desk, join: Callable[..., Member], producer: TransactionalProducer
+) -> None:
     """After a rebalance the old generation commits nothing, neither at once nor along with the next transaction."""
     member = join()
     member.join(2)
@@ -371,22 +385,22 @@ def test_a_stale_membership_is_rejected(desk: Desk, join: Callable[..., Member],
         lambda: member.intake.poll(0.05) or second.intake.poll(0.05) or second.intake.new_partitions(), 60, "a share"
     )
     with pytest.raises(CommitRejected):
-        outbox.commit(stale)
+        producer.commit(stale)
     kept = member.intake.assigned()[0]
-    outbox.commit(member.batch({kept: Commit(0, "fresh")}, result(desk, b'{"job_id": "fresh"}')))
+    producer.commit(member.batch({kept: Commit(0, "fresh")}, result(desk, b'{"job_id": "fresh"}')))
     desk.wait(desk.results)
     assert [one["job_id"] for one in desk.results()] == ["fresh"]
-    assert {tp: told.metadata for tp, told in outbox.recover(stale).items() if told.metadata} == {kept: "fresh"}
+    assert {tp: told.metadata for tp, told in producer.recover(stale).items() if told.metadata} == {kept: "fresh"}
 
 
-def test_a_rival_fences_us_once(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+def test_a_rival_fences_us_once(desk: Desk, join: Callable[..., Member], producer: TransactionalProducer) -> None:
     """The one who came last has the id; whoever lost it can take it back."""
-    outbox.transact([result(desk)])
-    rival = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
+    producer.transact([result(desk)])
+    rival = TransactionalProducer(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
     rival.transact([result(desk)])
     with pytest.raises(Fenced):
-        outbox.transact([result(desk, b'{"job_id": "fenced"}')])
-    outbox.transact([result(desk)])
+        producer.transact([result(desk, b'{"job_id": "fenced"}')])
+    producer.transact([result(desk)])
     with pytest.raises(Fenced):
         rival.transact([result(desk, b'{"job_id": "fenced"}')])
     rival.close()
@@ -400,17 +414,17 @@ def test_a_message_too_large_is_named_and_nothing_is_committed(
 ) -> None:
     """By its place in the batch: refused by the topic, or by our own limit; the next transaction is as any other."""
     desk = make_desk(configs={f"{topic}-results": {"max.message.bytes": "10000"}})
-    outbox = Outbox(desk.bootstrap_servers, f"tx-{topic}")
+    producer = TransactionalProducer(desk.bootstrap_servers, f"tx-{topic}")
     messages = [result(desk, b'{"job_id": "%d"}' % index) for index in range(5)]
     for size_bytes in (50_000, seam.MAX_MESSAGE_BYTES + 1):
         large = result(desk, bytes(size_bytes))
         with pytest.raises(MessageTooLarge) as told:
-            outbox.transact([*messages[:number], large, *messages[number + 1 :]])
+            producer.transact([*messages[:number], large, *messages[number + 1 :]])
         assert told.value.index == number
         started = time.monotonic()
-        outbox.transact([result(desk, b'{"job_id": "after"}')])
+        producer.transact([result(desk, b'{"job_id": "after"}')])
         assert time.monotonic() - started < 5
-    outbox.close()
+    producer.close()
     desk.wait(lambda: len(desk.results()) == 2)
     assert {one["job_id"] for one in desk.results()} == {"after"}
 
@@ -418,25 +432,25 @@ def test_a_message_too_large_is_named_and_nothing_is_committed(
 def test_many_too_large_are_named_one_after_the_other(make_desk: Callable[..., Desk], topic: str) -> None:
     """However the failure of one shows in the sends of the others."""
     desk = make_desk(configs={f"{topic}-results": {"max.message.bytes": "10000"}})
-    outbox = Outbox(desk.bootstrap_servers, f"tx-{topic}")
+    producer = TransactionalProducer(desk.bootstrap_servers, f"tx-{topic}")
     messages = [result(desk, b'{"job_id": "%d", "x": "%s"}' % (index, b"x" * 300_000)) for index in range(6)]
     for _ in range(6):
         with pytest.raises(MessageTooLarge) as told:
-            outbox.transact(messages)
+            producer.transact(messages)
         messages[told.value.index] = result(desk, b'{"job_id": "short"}')
-    outbox.transact(messages)
-    outbox.close()
+    producer.transact(messages)
+    producer.close()
     desk.wait(lambda: len(desk.results()) == 6)
 
 
 def test_a_transaction_left_open_is_ended_by_its_successor(desk: Desk, join: Callable[..., Member]) -> None:
     """The id comes back after a kill: what the dead one had begun is not in, and blocks nobody."""
-    dead = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
+    dead = TransactionalProducer(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
     dead.open()
     producer: Any = dead._producer
     producer.begin_transaction()
     producer.send(desk.results_topic, value=b'{"job_id": "half"}').get(timeout=10)
-    heir = Outbox(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
+    heir = TransactionalProducer(desk.bootstrap_servers, f"tx-{desk.topic}", desk.group)
     started = time.monotonic()
     heir.transact([result(desk)])
     desk.wait(desk.results, 5)
@@ -446,15 +460,17 @@ def test_a_transaction_left_open_is_ended_by_its_successor(desk: Desk, join: Cal
     heir.close()
 
 
-def test_metadata_up_to_the_brokers_limit_is_taken(desk: Desk, join: Callable[..., Member], outbox: Outbox) -> None:
+def test_metadata_up_to_the_brokers_limit_is_taken(
+    desk: Desk, join: Callable[..., Member], producer: TransactionalProducer
+) -> None:
     """4096 bytes; the ledger never sends more."""
     member = join()
     member.join(2)
     member.take_over(p(desk))
-    outbox.commit(member.batch({p(desk): Commit(0, "m" * 4096)}))
+    producer.commit(member.batch({p(desk): Commit(0, "m" * 4096)}))
     with pytest.raises(CommitRejected):
-        outbox.commit(member.batch({p(desk): Commit(0, "m" * 4097)}))
-    outbox.commit(member.batch({p(desk): Commit(0, "again")}))
+        producer.commit(member.batch({p(desk): Commit(0, "m" * 4097)}))
+    producer.commit(member.batch({p(desk): Commit(0, "again")}))
 
 
 # --- plain reading and writing --------------------------------------------------------------------------------
@@ -479,15 +495,15 @@ def test_a_reader_sees_what_a_writer_sent(desk: Desk) -> None:
 UNREACHABLE = """
 import logging, sys
 from concurrent.futures import ThreadPoolExecutor
-from etl.broker import Admin, Intake, Outbox, Writer
+from etl.broker import Admin, GroupConsumer, TransactionalProducer, Writer
 
 logging.disable(logging.CRITICAL)
 nowhere = sys.argv[1]
 makes = [
     lambda: Writer(nowhere),
     lambda: Admin(nowhere).describe(["t"]),
-    lambda: Intake(nowhere, "g", ["t"], on_revoked=lambda _: None),
-    lambda: Outbox(nowhere, "tx").transact([]),
+    lambda: GroupConsumer(nowhere, "g", ["t"], on_revoked=lambda _: None),
+    lambda: TransactionalProducer(nowhere, "tx").transact([]),
 ]
 with ThreadPoolExecutor(4) as threads:
     for tried in [threads.submit(make) for make in makes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from etl.broker import Admin, Outbox, Reader, Writer
+from etl.broker import Admin, Reader, TransactionalProducer, Writer
 from etl.cli import main
 from etl.models import DLQMessage, FileTransferJob, TransferResult, header
 from etl.models.task import Record
@@ -48,12 +48,12 @@ def records(broker: Broker, topic: str) -> list[Record]:
 
 def bury(broker: Broker, topic: str, count: int, first: int = 0) -> None:
     """Write dead letters as a consumer does: in transactions, so that there are gaps in the offsets."""
-    outbox = Outbox(broker.bootstrap_servers, f"test-{topic}-{first}")
+    producer = TransactionalProducer(broker.bootstrap_servers, f"test-{topic}-{first}")
     for number in range(first, first + count):
         original = json.dumps({**JOB, "job_id": f"j{number}"}).encode()
         letter = DLQMessage.from_record(Record(topic, 0, number, None, original), "no such file", f"j{number}")
-        outbox.transact([Message(f"{topic}-dlq", b"k%d" % number, letter.to_json().encode())])
-    outbox.close()
+        producer.transact([Message(f"{topic}-dlq", b"k%d" % number, letter.to_json().encode())])
+    producer.close()
 
 
 @pytest.fixture
@@ -206,14 +206,14 @@ def test_a_marker_behind_an_open_transaction_is_seen(broker: Broker, topic: str)
     bury(broker, topic, 1)
     place = next(f"{r.partition}:{r.offset}" for r in records(broker, f"{topic}-dlq"))
     partition = int(place.partition(":")[0])
-    hanging = Outbox(broker.bootstrap_servers, f"hanging-{topic}")
+    hanging = TransactionalProducer(broker.bootstrap_servers, f"hanging-{topic}")
     hanging.open()
     producer = hanging._producer
     assert producer is not None
     producer.begin_transaction()
     letter = DLQMessage.from_record(Record(topic, 0, 99, None, b"{}"), "late", "late")
     producer.send(f"{topic}-dlq", value=letter.to_json().encode(), partition=partition).get(timeout=10)
-    marked = Outbox(broker.bootstrap_servers, f"marked-{topic}")
+    marked = TransactionalProducer(broker.bootstrap_servers, f"marked-{topic}")
     value = json.dumps({"replayed": {"partition": partition, "offset": int(place.partition(":")[2])}}).encode()
     marked.transact([Message(f"{topic}-dlq", None, value, ((header.MARKER, header.REPLAYED),), partition=partition)])
     marked.close()

@@ -18,7 +18,7 @@ from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 import stack
-from etl.broker import Intake, Outbox
+from etl.broker import GroupConsumer, TransactionalProducer
 from etl.broker.group import PARTITION_FETCH_BYTES
 from etl.dispatch import overflow
 from etl.models import header
@@ -198,22 +198,22 @@ def test_not_before_and_deadline(short_tiers: tuple[float, ...], desk: Desk, pla
     places.put("SRC:/in/a")
     with desk.consuming(places.settings):
         desk.do(job("SRC:/in/a", "DST:/warm"))
-        parked, soon = utc(5), utc(0.7)
+        deferred, soon = utc(5), utc(0.7)
         desk.send(
-            job("SRC:/in/a", "DST:/parked", "parked", not_before=parked),
+            job("SRC:/in/a", "DST:/deferred", "deferred", not_before=deferred),
             job("SRC:/in/a", "DST:/soon", "soon", not_before=soon),
             job("SRC:/in/a", "DST:/hour", "hour", not_before=utc(3700)),
             job("SRC:/in/a", "DST:/late", "late", deadline="2026-01-01T00:00:00Z"),
         )
         late = desk.outcome("late")
-        results = {name: desk.outcome(name) for name in ("soon", "parked")}
-        desk.wait(lambda: len(desk.parked()) >= 2, what="two set aside")
+        results = {name: desk.outcome(name) for name in ("soon", "deferred")}
+        desk.wait(lambda: len(desk.deferred()) >= 2, what="two set aside")
         assert places.get("DST:/hour") is None
-    for name, wanted in (("parked", parked), ("soon", soon)):
+    for name, wanted in (("deferred", deferred), ("soon", soon)):
         started = datetime.fromisoformat(results[name]["started_at"])
         assert timedelta(0) <= started - datetime.fromisoformat(wanted) < timedelta(seconds=5), name
     assert (late["error_code"], desk.letter("late").error_code) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
-    hour = next(record for record in desk.parked() if dict(record.headers)["etl-job-id"] == b"hour")
+    hour = next(record for record in desk.deferred() if dict(record.headers)["etl-job-id"] == b"hour")
     assert hour.partition == 3
     assert dict(hour.headers)["etl-origin"].startswith(desk.topic.encode())
     assert len(desk.results()) == 4
@@ -225,12 +225,12 @@ def test_an_hours_wait_delays_no_other(short_tiers: tuple[float, ...], desk: Des
     with desk.consuming(places.settings):
         for number in range(3):
             desk.send(job("SRC:/in/a", f"DST:/h{number}", f"hour-{number}", not_before=utc(3700)))
-        desk.wait(lambda: len(desk.parked()) == 3, what="three set aside")
+        desk.wait(lambda: len(desk.deferred()) == 3, what="three set aside")
         (quick,) = desk.do(job("SRC:/in/a", "DST:/quick", "quick", not_before=utc(5)), limit=15)
         assert quick["status"] == "SUCCESS"
-    assert [record.partition for record in desk.parked()[:3]] == [3, 3, 3]
-    assert {record.partition for record in desk.parked()[3:]} <= {0, 1}
-    assert len(desk.parked()) > 3
+    assert [record.partition for record in desk.deferred()[:3]] == [3, 3, 3]
+    assert {record.partition for record in desk.deferred()[3:]} <= {0, 1}
+    assert len(desk.deferred()) > 3
 
 
 def test_what_other_groups_set_aside_is_left_to_them(desk: Desk, places: Any) -> None:
@@ -399,7 +399,7 @@ def test_an_outage_spends_no_attempt_and_drains_nothing(
     with desk.consuming(settings):
         desk.send(*waiting)
         desk.do(*(job(f"SRC:/in/{number}", f"DST:/out/{number}") for number in range(20)), limit=10)
-        desk.wait(lambda: len(desk.parked()) >= 10, 15, "set aside")
+        desk.wait(lambda: len(desk.deferred()) >= 10, 15, "set aside")
         assert desk.letters() == []
         down.start()
         results = [desk.outcome(message["job_id"], 40) for message in waiting]
@@ -446,12 +446,12 @@ def test_a_server_that_is_back_gets_its_jobs_before_their_time(
     count = 3000
     with desk.consuming(settings):
         desk.send(*later, *(job("SRC:/in/one", f"DOWN:/out/{number}", f"w{number}") for number in range(count)))
-        desk.wait(lambda: len(desk.parked()) >= len(later) + count - overflow.DOWN_KEEPS, 40, "set aside")
+        desk.wait(lambda: len(desk.deferred()) >= len(later) + count - overflow.DOWN_KEEPS, 40, "set aside")
         down.start()
         desk.wait(lambda: len(desk.results()) == count, 100, "all")
     assert {(result["status"], result["attempts"]) for result in desk.results()} == {("SUCCESS", 1)}
     due: dict[str, str] = {}
-    for record in desk.parked():  # the last one of a job counts
+    for record in desk.deferred():  # the last one of a job counts
         headers = {name: value.decode() for name, value in record.headers}
         due[headers[header.JOB_ID]] = headers[header.NOT_BEFORE]
     early = [result for result in desk.results() if result["finished_at"] < due.get(result["job_id"], "")]
@@ -645,10 +645,10 @@ def test_what_waits_for_a_slow_server_is_not_read_again_and_again(
     count, window = 10_000, 1000
     with desk.consuming(settings):
         desk.send(*(job("SRC:/in/one", f"SLOW:/out/{number}", f"w{number}") for number in range(count)))
-        desk.wait(lambda: len(desk.parked()) >= count - window, 60, "set aside")
+        desk.wait(lambda: len(desk.deferred()) >= count - window, 60, "set aside")
         done = len(desk.results())
         desk.wait(lambda: len(desk.results()) >= done + 100, 60, "100 more")
-    assert len(desk.parked()) < 2 * count
+    assert len(desk.deferred()) < 2 * count
     assert {result["status"] for result in desk.results()} == {"SUCCESS"}
 
 
@@ -820,15 +820,17 @@ def test_a_successor_ends_its_predecessors_transaction_at_once(desk: Desk, place
     """Killed in the middle of a commit: who comes back in its slot does not wait until the broker gives up on it."""
     places.put("SRC:/in/a")
     partition = Partition(desk.topic, 0)
-    dead = Intake(desk.bootstrap_servers, desk.group, [desk.topic], on_revoked=lambda _: None)
-    outbox = Outbox(desk.bootstrap_servers, f"etl-{desk.group}-{desk.topic}-{socket.gethostname()}-7", desk.group)
+    dead = GroupConsumer(desk.bootstrap_servers, desk.group, [desk.topic], on_revoked=lambda _: None)
+    producer = TransactionalProducer(
+        desk.bootstrap_servers, f"etl-{desk.group}-{desk.topic}-{socket.gethostname()}-7", desk.group
+    )
     stack.wait_until(lambda: dead.poll(0.05) or len(dead.new_partitions()) == 2, 20, "assignment")
     assert all(dead.take_over(one) for one in dead.new_partitions())
-    outbox.open()
-    producer: Any = outbox._producer
+    producer.open()
+    producer: Any = producer._producer
     producer.begin_transaction()
     producer.send_offsets_to_transaction({TopicPartition(*partition): OffsetAndMetadata(0, "")}, dead.membership())
-    outbox.discard()
+    producer.discard()
     dead.close()
     started = time.monotonic()
     with desk.consuming(places.settings, {"ETL_SLOT": "7"}):

@@ -12,7 +12,7 @@ from kafka import KafkaProducer
 from kafka.errors import CorruptRecordError
 
 from etl import broker as seam
-from etl.broker import Intake
+from etl.broker import GroupConsumer
 from etl.models.wire import Partition
 from stack import wait_until
 from workbench import Desk, folder, job
@@ -58,24 +58,24 @@ def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
         for value in (b"one", b"corrupt") if paused else (b"corrupt",):
             producer.send(desk.topic, value, partition=0)
         producer.flush()
-    intake = Intake(desk.bootstrap_servers, desk.group, [desk.topic], on_revoked=lambda _: None)
+    group = GroupConsumer(desk.bootstrap_servers, desk.group, [desk.topic], on_revoked=lambda _: None)
     try:
-        wait_until(lambda: intake.poll(0.05) or len(intake.new_partitions()) == 2, 20, "assignment")
-        for partition in intake.new_partitions():
-            wait_until(lambda one=partition: intake.take_over(one) or intake.poll(0.05), 20, "taken over")
-            intake.resume([partition])
+        wait_until(lambda: group.poll(0.05) or len(group.new_partitions()) == 2, 20, "assignment")
+        for partition in group.new_partitions():
+            wait_until(lambda one=partition: group.take_over(one) or group.poll(0.05), 20, "taken over")
+            group.resume([partition])
         if paused:  # as when the window is full just then
             bad = Partition(desk.topic, 0)
-            wait_until(lambda: intake.poll(0.05), 10, "what stands before it")
-            intake.pause([bad])
-            intake.poll(0.05)
-            intake.resume([bad])
+            wait_until(lambda: group.poll(0.05), 10, "what stands before it")
+            group.pause([bad])
+            group.poll(0.05)
+            group.resume([bad])
         end = time.monotonic() + 2
         while time.monotonic() < end:
-            intake.poll(0.05)
+            group.poll(0.05)
         with KafkaProducer(bootstrap_servers=desk.bootstrap_servers) as producer:
             producer.send(desk.topic, b"well", partition=1)
             producer.flush()
-        wait_until(lambda: any(record.value == b"well" for record in intake.poll(0.05)), 10, "the other partition")
+        wait_until(lambda: any(record.value == b"well" for record in group.poll(0.05)), 10, "the other partition")
     finally:
-        intake.close()
+        group.close()

@@ -57,7 +57,9 @@ def test_parked_jobs_of_two_groups_outlive_trimming(
     with consuming(settings[0]):
         with consuming(settings[1]):
             desk.send(*jobs)
-            wait_until(lambda: sum(starts(desk).values()) > 40, 60, "parked jobs to go round, and their records to go")
+            wait_until(
+                lambda: sum(starts(desk).values()) > 40, 60, "deferred jobs to go round, and their records to go"
+            )
         position = admin.committed(right, {desk.retry})
 
         def went_on() -> bool:

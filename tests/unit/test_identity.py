@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,55 @@ def test_a_killed_process_gives_its_slot_back(tmp_path: Path) -> None:
             process.kill()
             process.wait(10)
     identity.claim("g", "t", "host", 5).release()
+
+
+def _link_to_a_folder(folder: Path) -> None:
+    elsewhere = folder.with_name("elsewhere")
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        _link_to_a_folder,
+        lambda folder: folder.symlink_to("nowhere"),
+        lambda folder: folder.write_text(""),
+        lambda folder: (folder.mkdir(), folder.chmod(0o770)),
+        lambda folder: (folder.mkdir(), folder.chmod(0o703)),
+    ],
+    ids=["a link", "a link to nothing", "a file", "a group may write", "all may write"],
+)
+def test_a_folder_of_slots_that_others_may_write_is_refused(tmp_path: Path, made: Callable[[Path], object]) -> None:
+    """Whoever made it first could put links there: its files are overwritten, with the rights of this process."""
+    folder = tmp_path / f"etl-slots-{os.getuid()}"
+    made(folder)
+    with pytest.raises(SettingsError, match=f"{folder} must be a folder that belongs to this user .* remove it"):
+        identity.claim("g", "t", "host", 5)
+    assert identity.beats() == {}
+
+
+def test_a_folder_of_slots_that_another_user_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner could put links into it at any time."""
+    identity.claim("g", "t", "host", 5).release()
+    assert identity.beats() != {}
+    monkeypatch.setattr(identity.os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(SettingsError, match="belongs to this user"):
+        identity.claim("g", "t", "host", 5)
+    assert identity.beats() == {}
+
+
+def test_a_slot_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:
+    """A name in it can be foreseen."""
+    identity.claim("g", "t", "host", 5).release()
+    slot = next(tmp_path.glob("etl-slots-*/*"))
+    slot.unlink()
+    precious = tmp_path / "precious"
+    precious.write_text("as it was")
+    slot.symlink_to(precious)
+    with pytest.raises(SettingsError, match=f"{slot} must be an ordinary file, and is a link: remove it"):
+        identity.claim("g", "t", "host", 5)
+    assert precious.read_text() == "as it was"
 
 
 def test_a_process_notes_that_it_came_round_and_whether_it_polls() -> None:

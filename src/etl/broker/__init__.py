@@ -6,20 +6,20 @@ instead, beside the reason, and nowhere outside this package.
 
 from etl.broker.admin import Admin, NotAllowed, TopicFacts
 from etl.broker.connection import MAX_MESSAGE_BYTES, is_listening, secure
-from etl.broker.group import Intake, TakenOver
-from etl.broker.outbox import Outbox
+from etl.broker.group import GroupConsumer, TakenOver
+from etl.broker.producer import TransactionalProducer
 from etl.broker.reader import Reader
 from etl.broker.writer import Writer
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "Admin",
-    "Intake",
+    "GroupConsumer",
     "NotAllowed",
-    "Outbox",
     "Reader",
     "TakenOver",
     "TopicFacts",
+    "TransactionalProducer",
     "Writer",
     "is_listening",
     "secure",

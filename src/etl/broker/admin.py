@@ -13,7 +13,7 @@ from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
-from etl.broker.connection import REQUEST_TIMEOUT_MS, admin_client, in_words, translated
+from etl.broker.connection import REQUEST_TIMEOUT_MS, admin_client, in_words, translate_errors
 from etl.errors import BrokerUnavailable
 from etl.models.wire import Partition
 
@@ -41,7 +41,7 @@ class Admin:
     def describe(self, names: Sequence[str]) -> dict[str, TopicFacts]:
         """Return the facts of those topics that exist. Raises BrokerUnavailable."""
         with (
-            translated(f"broker {self._bootstrap_servers} cannot describe topics"),
+            translate_errors(f"broker {self._bootstrap_servers} cannot describe topics"),
             admin_client(self._bootstrap_servers) as admin,
         ):
             known = set(admin.list_topics())
@@ -58,7 +58,7 @@ class Admin:
         """Create a topic and wait until it is usable; False when it was there. Raises NotAllowed, BrokerUnavailable."""
         wanted = {name: {"num_partitions": partitions, "configs": dict(settings)}}
         with (
-            translated(f"topic {name} cannot be created"),
+            translate_errors(f"topic {name} cannot be created"),
             admin_client(self._bootstrap_servers) as admin,
         ):
             try:
@@ -110,7 +110,7 @@ class Admin:
 @contextlib.contextmanager
 def _allowed(what: str) -> Iterator[None]:
     """Turn the client's errors into ours, naming what was tried."""
-    with translated(what):
+    with translate_errors(what):
         try:
             yield
         except kafka_errors.AuthorizationError as error:

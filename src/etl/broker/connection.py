@@ -27,7 +27,7 @@ _security: dict[str, Any] = {}  # of every client of this process
 
 
 @contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Turn the client's errors into `BrokerUnavailable`, naming what was tried."""
     try:
         yield
@@ -47,12 +47,12 @@ def in_words(error: BaseException) -> str:
     return said
 
 
-def displaced(instance_id: str | None) -> str:
+def displaced_message(instance_id: str | None) -> str:
     """Return what to say of a rival that is the member of the group that we are."""
     return f"another live process is group member {instance_id}, too: each needs its own ETL_INSTANCE_ID or slot"
 
 
-def made(kind: Any, **settings: Any) -> Any:
+def create_client(kind: Any, **settings: Any) -> Any:
     """Construct a client of the library; one that cannot reach the broker leaves no thread and no socket behind."""
     networks: list[Any] = []
 
@@ -110,7 +110,9 @@ def common_of_consumers(bootstrap_servers: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def admin_client(bootstrap_servers: str) -> Iterator[Any]:
     """Give an admin client of the library while the context lasts."""
-    admin = made(KafkaAdminClient, **{k: v for k, v in common(bootstrap_servers).items() if k != "metrics_enabled"})
+    admin = create_client(
+        KafkaAdminClient, **{k: v for k, v in common(bootstrap_servers).items() if k != "metrics_enabled"}
+    )
     try:
         yield admin
     finally:

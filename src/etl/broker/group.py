@@ -16,7 +16,14 @@ from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 
-from etl.broker.connection import admin_client, common_of_consumers, displaced, in_words, made, translated
+from etl.broker.connection import (
+    admin_client,
+    common_of_consumers,
+    create_client,
+    displaced_message,
+    in_words,
+    translate_errors,
+)
 from etl.broker.member import HEARTBEAT_SECONDS, SESSION_TIMEOUT_SECONDS, Assignor, Consumer
 from etl.broker.records import as_record
 from etl.errors import BrokerRefused
@@ -43,21 +50,21 @@ class TakenOver(NamedTuple):
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped library
     """Called on the client's I/O thread, where nothing may block: only takes notes and passes revocations on."""
 
-    def __init__(self, intake: Intake, assignor: Assignor) -> None:
-        self._intake, self._assignor = intake, assignor
+    def __init__(self, group: GroupConsumer, assignor: Assignor) -> None:
+        self._group, self._assignor = group, assignor
 
     def on_partitions_revoked(self, revoked: Iterable[ClientPartition]) -> None:
-        self._intake.forget(Partition(*tp) for tp in revoked)
+        self._group.forget(Partition(*tp) for tp in revoked)
 
     def on_partitions_lost(self, lost: Iterable[ClientPartition]) -> None:
         self._assignor.forget()
-        self._intake.forget(Partition(*tp) for tp in lost)
+        self._group.forget(Partition(*tp) for tp in lost)
 
     def on_partitions_assigned(self, assigned: Iterable[ClientPartition]) -> None:
-        self._intake.welcome(Partition(*tp) for tp in assigned)
+        self._group.welcome(Partition(*tp) for tp in assigned)
 
 
-class Intake:
+class GroupConsumer:
     """A member of the consumer group: polls jobs, and knows which partitions are ours.
 
     One thread calls it, but for `membership` and `is_member`, which any thread may call. `on_revoked` is called on
@@ -87,8 +94,8 @@ class Intake:
         self._member: str | None = None  # the member id under which the partitions we hold were taken over
         self._polled_at = time.monotonic()
         self._is_silent = False
-        with translated(f"broker {bootstrap_servers} cannot be reached"):
-            self._client = made(
+        with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
+            self._client = create_client(
                 Consumer,
                 **common_of_consumers(bootstrap_servers),
                 group_id=group_id,
@@ -106,7 +113,9 @@ class Intake:
                 metadata_max_age_ms=30_000,
                 fetch_max_wait_ms=100,
             )
-        with translated("topics cannot be read"):  # without them in its metadata the first assignment would be empty
+        with translate_errors(
+            "topics cannot be read"
+        ):  # without them in its metadata the first assignment would be empty
             for topic in topics:
                 self._client.partitions_for_topic(topic)
         self._client.subscribe(topics=list(topics), listener=_Listener(self, assignor))
@@ -118,7 +127,7 @@ class Intake:
         BrokerRefused when it does not let us be a member, or lets another live process be the one that we are.
         """
         if self._client.is_displaced():
-            raise BrokerRefused(displaced(self._instance_id))
+            raise BrokerRefused(displaced_message(self._instance_id))
         self._tell_silence(self._client.is_overdue())
         if self._is_silent:
             # The client's own wait is a busy loop then, which piles up callbacks. Without time it never joins, though.
@@ -136,7 +145,7 @@ class Intake:
             self._go_back(error.divergent_offsets)
             return []
         except kafka_errors.FencedInstanceIdError as error:
-            raise BrokerRefused(displaced(self._instance_id)) from error
+            raise BrokerRefused(displaced_message(self._instance_id)) from error
         except kafka_errors.AuthorizationError as error:
             raise BrokerRefused(f"the group's coordinator refuses us: {in_words(error)}") from error
         except kafka_errors.KafkaError as error:

@@ -1,7 +1,7 @@
 """The library's consumer as a member of a group: how sure its membership is, and how partitions are shared out.
 
 Written against private names of the library, to see what it does not say and to mend what it forgets. Knows nothing of
-what the intake does with the records.
+what the group does with the records.
 """
 
 from __future__ import annotations

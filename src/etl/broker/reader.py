@@ -10,7 +10,7 @@ from kafka import KafkaConsumer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 
-from etl.broker.connection import REQUEST_TIMEOUT_MS, common_of_consumers, made, translated
+from etl.broker.connection import REQUEST_TIMEOUT_MS, common_of_consumers, create_client, translate_errors
 from etl.broker.records import as_record
 from etl.errors import BrokerUnavailable
 from etl.models.task import Record
@@ -21,8 +21,8 @@ class Reader:
 
     def __init__(self, bootstrap_servers: str, topic: str, *, committed: bool = True) -> None:
         self._topic = topic
-        with translated(f"broker {bootstrap_servers} cannot be reached"):
-            self._client = made(
+        with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
+            self._client = create_client(
                 KafkaConsumer,
                 **common_of_consumers(bootstrap_servers),
                 group_id=None,
@@ -33,7 +33,7 @@ class Reader:
 
     def ends(self) -> dict[int, int]:
         """Return the end offset of every partition. Raises BrokerUnavailable, also for a topic that is not there."""
-        with translated(f"topic {self._topic} cannot be read"):
+        with translate_errors(f"topic {self._topic} cannot be read"):
             tps = self._partitions()
             ends = self._client.end_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
             return {tp.partition: end for tp, end in ends.items()}
@@ -63,7 +63,7 @@ class Reader:
                 yield None
 
     def _assign(self, start: dict[int, int] | None) -> list[ClientPartition]:
-        with translated(f"topic {self._topic} cannot be read"):
+        with translate_errors(f"topic {self._topic} cannot be read"):
             tps = self._partitions()
             self._client.assign(tps)
             first = self._client.beginning_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
@@ -72,11 +72,11 @@ class Reader:
             return tps
 
     def _at(self, tp: ClientPartition) -> int:
-        with translated(f"topic {self._topic} cannot be read"):
+        with translate_errors(f"topic {self._topic} cannot be read"):
             return int(self._client.position(tp, timeout_ms=REQUEST_TIMEOUT_MS) or 0)
 
     def _poll(self, timeout: float) -> list[Record]:
-        with translated(f"topic {self._topic} cannot be read"):
+        with translate_errors(f"topic {self._topic} cannot be read"):
             polled = self._client.poll(timeout_ms=int(timeout * 1000))
         return [as_record(raw) for batch in polled.values() for raw in batch]
 

@@ -9,7 +9,13 @@ from typing import Any, Self
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from etl.broker.connection import MAX_MESSAGE_BYTES, TRANSACTION_TIMEOUT_SECONDS, common, made, translated
+from etl.broker.connection import (
+    MAX_MESSAGE_BYTES,
+    TRANSACTION_TIMEOUT_SECONDS,
+    common,
+    create_client,
+    translate_errors,
+)
 
 
 class Delivery:
@@ -20,7 +26,7 @@ class Delivery:
 
     def result(self, timeout: float = TRANSACTION_TIMEOUT_SECONDS) -> tuple[int, int]:
         """Wait for the acknowledgement; return (partition, offset). Raises BrokerUnavailable."""
-        with translated("message was not acknowledged"):
+        with translate_errors("message was not acknowledged"):
             told = self._future.get(timeout=timeout)
         return told.partition, told.offset
 
@@ -29,8 +35,8 @@ class Writer:
     """Sends messages outside transactions, idempotently and acknowledged by all replicas."""
 
     def __init__(self, bootstrap_servers: str) -> None:
-        with translated(f"broker {bootstrap_servers} cannot be reached"):
-            self._producer = made(
+        with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
+            self._producer = create_client(
                 KafkaProducer,
                 **common(bootstrap_servers),
                 max_request_size=MAX_MESSAGE_BYTES,
@@ -42,12 +48,12 @@ class Writer:
 
     def send(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Delivery:
         """Send one message; ask the returned delivery for its acknowledgement."""
-        with translated(f"message to {topic} was refused"):
+        with translate_errors(f"message to {topic} was refused"):
             return Delivery(self._producer.send(topic, value=value, key=key, headers=list(headers)))
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until everything sent was acknowledged or failed."""
-        with translated("messages were not acknowledged"):
+        with translate_errors("messages were not acknowledged"):
             self._producer.flush(timeout=timeout)
 
     def close(self) -> None:

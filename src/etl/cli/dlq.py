@@ -155,15 +155,15 @@ def replay(
         return
     # Opened before reading: it ends what a rival has begun, and from here on a rival that begins ends ours. So what
     # is read as not sent back yet stays so until our own transaction.
-    outbox = broker.Outbox(settings.bootstrap_servers, f"etl-replay-{topics.dlq}")
+    producer = broker.TransactionalProducer(settings.bootstrap_servers, f"etl-replay-{topics.dlq}")
     try:
-        outbox.open()
+        producer.open()
         chosen = _choose(settings.bootstrap_servers, topics, filters, names)
         if chosen and not yes and _asks():
             click.confirm(f"send {terminal.plural(len(chosen), 'dead letter')} back to {topics.source}?", abort=True)
-        sent = _send(outbox, topics, chosen)
+        sent = _send(producer, topics, chosen)
     finally:
-        outbox.close()
+        producer.close()
     print(f"{terminal.plural(sent, 'dead letter')} sent back to {topics.source}")
     if names and not sent:
         sys.exit(1)
@@ -206,12 +206,12 @@ def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Seq
     return chosen
 
 
-def _send(outbox: broker.Outbox, topics: Topics, chosen: Sequence[Letter]) -> int:
+def _send(producer: broker.TransactionalProducer, topics: Topics, chosen: Sequence[Letter]) -> int:
     """Send dead letters with their markers, batch by batch, each in one transaction; return how many."""
     sent = 0
     try:
         for batch in _batches(chosen):
-            outbox.transact([message for letter in batch for message in _messages(letter, topics)])
+            producer.transact([message for letter in batch for message in _messages(letter, topics)])
             sent += len(batch)
     except Fenced:
         raise click.ClickException(f"another replay is running and took over; {sent} were sent back here") from None

@@ -191,7 +191,7 @@ def print_missing(missing: Sequence[Sent], timeout: float, settings: Settings) -
         "what was sent stays on the topic and may still be done; where to look:\n"
         f"  does a consumer of {settings.topic} run, and how much is before the job (LAG)?"
         f" {tool} {of_group}\n"
-        "  does the job wait for a server? job waits, job parked in the consumers' logs; etl servers check\n"
+        "  does the job wait for a server? job waits, job deferred in the consumers' logs; etl servers check\n"
         f"  has it failed meanwhile? etl dlq list --topic {settings.topic}",
         err=True,
     )

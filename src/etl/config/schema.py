@@ -217,7 +217,7 @@ class Settings:
         "ETL_IDLE_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds after which an unused session is closed"
     )
     session_lifetime_seconds: float = _setting(
-        "ETL_SESSION_LIFETIME_SECONDS", 3600.0, number(1, 864000), "seconds that a session lives at most"
+        "ETL_SESSION_LIFETIME_SECONDS", 3600.0, number(1, 864000), "seconds that a session lives, give or take 5 %"
     )
     ping_timeout_seconds: float = _setting(
         "ETL_PING_TIMEOUT_SECONDS", 5.0, LIMIT, "seconds that an unused session may take for a sign of life"

@@ -7,14 +7,14 @@
     .later(task, delay)       while it runs: it waits and runs again once `finish` was called; keeps its destination
     .worked(name)             a server let us in;   .failed(name, error, task=None)   it met a job with an error
     .answered(task)           a job's servers did;   .breaker_wait(name) -> seconds
-    .overflow() -> [Surplus(task, seconds, outage)]   to T-retry: they are not here any more
-    .sets_back(names) -> bool         would a job of theirs be among these at once?
-    .wants(names, part=1.0) -> bool   would one that was, run soon?
+    .overflow() -> [Overflow(task, seconds, outage)]   to T-retry: they are not here any more
+    .would_defer(names) -> bool         would a job of theirs be among these at once?
+    .has_capacity(names, part=1.0) -> bool   would one that was, run soon?
     .drop(predicate) -> [task]       those not running are gone; running ones go when they finish
     .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
 
 Owns the lock, and what is known of servers and their pairs; whose turn it is, is decided by `turns`, and what is too
-much by `surplus`. Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Says in the log, without the
+much by `overflow`. Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Says in the log, without the
 lock, that a server is down or back; does no other I/O.
 """
 
@@ -32,7 +32,7 @@ from etl.dispatch import overflow
 from etl.dispatch.backlog import Queue, State
 from etl.dispatch.breaker import Breaker
 from etl.dispatch.concurrency import FIRST_LANES, Climb
-from etl.dispatch.overflow import Surplus
+from etl.dispatch.overflow import Overflow
 from etl.dispatch.scheduling import Turns
 from etl.dispatch.servers import Report, Server
 from etl.dispatch.table import Table
@@ -206,14 +206,14 @@ class Dispatcher:
             if server not in self._down:
                 return
             now = self._clock()
-            seconds, set_back = server.breaker.age(now), server.set_back
+            seconds, deferred = server.breaker.age(now), server.deferred
             self._down.discard(server)
             server.is_back()
             for queue in self._queues.values():
                 if server in queue.servers:
                     queue.restart(now)
             self._possible.notify()
-        log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), set_back=set_back)
+        log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), deferred=deferred)
 
     def answered(self, task: Task) -> None:
         """Note that a running job ended with an answer of its servers: the file is there, or cannot be."""
@@ -257,7 +257,7 @@ class Dispatcher:
 
     # --- too much ---------------------------------------------------------------------------------------------
 
-    def overflow(self) -> list[Surplus]:
+    def overflow(self) -> list[Overflow]:
         """Take out what would fill the window for all, with the seconds each should wait: those served last first.
 
         Of a server whose breaker is open a few are kept; of the slow queues of one server a quarter of the window, and
@@ -268,16 +268,16 @@ class Dispatcher:
             now, queues = self._clock(), self._queues.values()
             for entry, seconds in overflow.beyond_breakers(self._down, queues, self._settings, now):
                 errors = (server.breaker.error for server in entry.queue.servers)
-                handed.append(Surplus(entry.task, seconds, next((error for error in errors if error), None)))
+                handed.append(Overflow(entry.task, seconds, next((error for error in errors if error), None)))
                 self._table.remove(entry, now)
             for entry, seconds in overflow.beyond_share(self._servers.values(), queues, self._settings, now):
-                handed.append(Surplus(entry.task, seconds, None))
+                handed.append(Overflow(entry.task, seconds, None))
                 self._table.remove(entry, now)
             if handed:
                 self._possible.notify()
         return handed
 
-    def sets_back(self, names: Iterable[str]) -> bool:
+    def would_defer(self, names: Iterable[str]) -> bool:
         """Would a job of these servers be handed out again at once, since one of them is down?"""
         if not self._down:  # hardly ever is one; read without the lock, as the answer is old a moment later anyway
             return False
@@ -287,7 +287,7 @@ class Dispatcher:
             most = overflow.kept(self._down, self._settings)
             return any(server in self._down and overflow.waiting(server, queues) >= most for server in servers)
 
-    def wants(self, names: Sequence[str], part: float = 1.0) -> bool:
+    def has_capacity(self, names: Sequence[str], part: float = 1.0) -> bool:
         """Would a job of these two servers run soon: they are up, and less than (`part` of) enough waits for them?"""
         with self._lock:
             configs = self._known(names)

@@ -26,7 +26,7 @@ STOCK_SECONDS = 5.0  # for how long what waits here should last, when more that 
 SETTLED_SECONDS = 10.0  # without one set aside, before any comes back early: it would be set aside again
 
 
-class Surplus(NamedTuple):
+class Overflow(NamedTuple):
     """A job that is not here any more, and for how many seconds it is to wait."""
 
     task: Task
@@ -62,7 +62,7 @@ def beyond_breakers(
             continue
         its = [queue for queue in queues if server in queue.servers]
         for entry in reversed(_in_turn(its)[most:]):
-            yield entry, _at_least(server.set_one_back(now), entry, now)
+            yield entry, _at_least(server.defer_one(now), entry, now)
 
 
 def beyond_share(

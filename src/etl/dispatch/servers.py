@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from etl.dispatch.gauges import Gauge
-from etl.retry.policy import SetBacks
+from etl.retry.policy import DeferralPacer
 
 if TYPE_CHECKING:
     from etl.dispatch.backlog import Entry
@@ -27,7 +27,7 @@ class Report:
     jobs_per_second: float
     error_share: float  # 0 to 1, of the runs of the last minute or so
     round_trip_seconds: float | None
-    set_back: int  # how often a job was, since it has been down
+    deferred: int  # how often a job was deferred, since it has been down
 
 
 @dataclass(eq=False)
@@ -39,16 +39,16 @@ class Server:
     gauge: Gauge = field(default_factory=Gauge)
     lanes: int = 0  # how many it holds now
     prober: Entry | None = None  # the job that probes it
-    set_back: int = 0  # how often a job was set back untried since it has been down
-    waits: SetBacks = field(default_factory=SetBacks)
+    deferred: int = 0  # how often a job was deferred untried since it has been down
+    waits: DeferralPacer = field(default_factory=DeferralPacer)
 
     def is_open_to_jobs(self, now: float) -> bool:
         """May it get a job now: any, or one probe while it has no other?"""
         return self.breaker.closed or (self.breaker.admits(now) and self.lanes == 0)
 
-    def set_one_back(self, now: float) -> float:
+    def defer_one(self, now: float) -> float:
         """Count a job that is set back untried; return for how many seconds."""
-        self.set_back += 1
+        self.deferred += 1
         return self.waits.seconds(self.breaker.age(now), self.breaker.wait(now), now)
 
     def report(self, now: float, round_trip_seconds: float | None) -> Report:
@@ -61,10 +61,10 @@ class Server:
             jobs_per_second=self.gauge.per_second(now),
             error_share=self.gauge.error_share,
             round_trip_seconds=round_trip_seconds,
-            set_back=self.set_back,
+            deferred=self.deferred,
         )
 
     def is_back(self) -> None:
         """Note that it answered."""
         self.breaker.up()
-        self.set_back = 0
+        self.deferred = 0

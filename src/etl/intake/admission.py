@@ -19,7 +19,7 @@ from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.messages import tier_of
 from etl.outcomes.offsets import RecordState
-from etl.retry.policy import SET_BACK_PER_SECOND, TIERS, tier_for
+from etl.retry.policy import DEFERRED_READS_PER_SECOND, TIERS, tier_for
 
 if TYPE_CHECKING:
     from etl.config import ConfigLoader
@@ -27,15 +27,17 @@ if TYPE_CHECKING:
     from etl.intake.partitions import Partitions
     from etl.models.task import Record, Task
     from etl.outcomes.ledger import Ledger
-    from etl.outcomes.messages import Carried, Envelopes
-    from etl.outcomes.reporter import Endings
+    from etl.outcomes.messages import Carried, MessageBuilder
+    from etl.outcomes.reporter import Reporter
     from etl.topics.companions import Topics
 
 
-SET_BACK_PAUSE_SECONDS = 1.0  # before a partition goes on whose next job would be set back too soon: all are read again
+DEFERRED_READ_PAUSE_SECONDS = (
+    1.0  # before a partition goes on whose next job would be set back too soon: all are read again
+)
 
 
-class Pace:
+class TokenBucket:
     """So many a second, a second's worth at once."""
 
     def __init__(self, per_second: float) -> None:
@@ -60,25 +62,25 @@ class Admission:
     topics: Topics
     group_id: str
     config: ConfigLoader
-    envelopes: Envelopes
+    builder: MessageBuilder
     partitions: Partitions
     ledger: Ledger
     dispatcher: Dispatcher
-    endings: Endings
+    reporter: Reporter
     clock: Callable[[], float] = time.time
-    pace: Pace = field(default_factory=lambda: Pace(SET_BACK_PER_SECOND))
+    deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
 
     def accept(self, record: Record) -> None:
         """Take one polled record."""
         partition = Partition(record.topic, record.partition)
         epoch = self.partitions.epoch(partition)
-        if epoch is None or self.partitions.asleep(partition):
+        if epoch is None or self.partitions.is_delayed(partition):
             return  # revoked since it was polled; or behind a record that is not due: it is polled again
-        carried = self.envelopes.read(record)
-        parked = record.topic == self.topics.retry
-        is_ours = not parked or carried.group == self.group_id
-        if parked and is_ours and not self.ledger.is_done(partition, record.offset):
-            if carried.early and self.dispatcher.wants(carried.servers):
+        carried = self.builder.read(record)
+        deferred = record.topic == self.topics.retry
+        is_ours = not deferred or carried.group == self.group_id
+        if deferred and is_ours and not self.ledger.is_done(partition, record.offset):
+            if carried.recallable and self.dispatcher.has_capacity(carried.servers):
                 carried = carried._replace(not_before=self.clock())
             if not self._may_come(partition, record, carried):
                 return
@@ -98,11 +100,13 @@ class Admission:
         now = self.clock()
         if (due := _due(record, carried)) > now:
             # Woken at half of what is taken then: its partition is read again each time.
-            is_wanted = partial(self.dispatcher.wants, carried.servers, 0.5) if carried.early else None
-            self.partitions.sleep(partition, record.offset, due, passable=carried.early, is_wanted=is_wanted)
+            may_recall = partial(self.dispatcher.has_capacity, carried.servers, 0.5) if carried.recallable else None
+            self.partitions.delay(
+                partition, record.offset, due, seen_by_predecessor=carried.recallable, may_recall=may_recall
+            )
             return False
-        if self.dispatcher.sets_back(carried.servers) and not self.pace.take(now):
-            self.partitions.sleep(partition, record.offset, now + SET_BACK_PAUSE_SECONDS, passable=True)
+        if self.dispatcher.would_defer(carried.servers) and not self.deferred_reads.take(now):
+            self.partitions.delay(partition, record.offset, now + DEFERRED_READ_PAUSE_SECONDS, seen_by_predecessor=True)
             return False
         return True
 
@@ -110,7 +114,7 @@ class Admission:
         try:
             job = FileTransferJob.from_json(record.value)
         except InvalidMessage as error:
-            self.endings.refuse(record, carried, epoch, error)
+            self.reporter.refuse(record, carried, epoch, error)
             return
         task = carried.task(record, job)
         task.epoch = epoch
@@ -130,13 +134,13 @@ class Admission:
             if tier_for(remaining) is not None:
                 for end in (task.job.source, task.job.destination):
                     self.config.get_server_config(end.hostname)  # told of now if it is unknown, not when the job is due
-                task.early = task.early and asked <= now  # what a producer asked for holds
+                task.recallable = task.recallable and asked <= now  # what a producer asked for holds
                 level = logging.INFO if carried.not_before is None else logging.DEBUG  # else it was said before
-                self.endings.park(task, now + remaining, "not due yet", level=level)
+                self.reporter.defer(task, now + remaining, "not due yet", level=level)
             else:
                 self.dispatcher.offer(task, max(0.0, remaining))
         except Exception as error:  # noqa: BLE001 - a bug met by one record must not end the process, again and again
-            self.endings.dead(task, error)
+            self.reporter.dead(task, error)
 
 
 def _due(record: Record, carried: Carried) -> float:

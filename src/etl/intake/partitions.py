@@ -15,7 +15,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from etl.broker import Intake
+    from etl.broker import GroupConsumer
     from etl.models.wire import Partition
     from etl.outcomes.ledger import Ledger
 
@@ -32,9 +32,9 @@ class _Held:
     taken_over_at: float  # monotonic
     to_scan: int  # of its next jobs, how many look for partial files of a predecessor
     scan_until: int  # offset: what its predecessors received lies before it
-    asleep_until: float | None = None  # wall clock: when its next record is due; None: it is awake
-    asleep_at: int = 0  # the offset of that record
-    is_wanted: Callable[[], bool] | None = None  # may that record come before its time?
+    paused_until: float | None = None  # wall clock: when its next record is due; None: it is awake
+    paused_at: int = 0  # the offset of that record
+    may_recall: Callable[[], bool] | None = None  # may that record come before its time?
 
 
 class Partitions:
@@ -43,8 +43,10 @@ class Partitions:
     With what is done and not committed there are twice as many at most: so many files a dead process may have left.
     """
 
-    def __init__(self, intake: Intake, ledger: Ledger, window: int, clock: Callable[[], float] = time.time) -> None:
-        self._intake = intake
+    def __init__(
+        self, group: GroupConsumer, ledger: Ledger, window: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._group = group
         self._ledger = ledger
         self._outstanding_limit = max(2 * window, OUTSTANDING)
         self._clock = clock
@@ -55,13 +57,13 @@ class Partitions:
 
     def take_over_new(self) -> None:
         """Take over what was newly assigned: learn where it stands, and what its last owner left."""
-        new = self._intake.new_partitions()
+        new = self._group.new_partitions()
         self._failed_at = {partition: at for partition, at in self._failed_at.items() if partition in new}
         deadline = time.monotonic() + TAKE_OVER_SECONDS
         for partition in sorted(new, key=lambda partition: self._failed_at.get(partition, 0.0)):
             if time.monotonic() >= deadline:
                 break  # poll, and come back
-            taken = self._intake.take_over(partition, TAKE_OVER_SECONDS)
+            taken = self._group.take_over(partition, TAKE_OVER_SECONDS)
             if taken is None:
                 self._failed_at[partition] = time.monotonic()
                 continue
@@ -79,8 +81,8 @@ class Partitions:
             to_scan = 0 if clean else self._outstanding_limit + POLLED
             with self._lock:
                 self._held[partition] = _Held(epoch, time.monotonic(), to_scan, taken.end)
-            self._paused.add(partition)  # by the intake, when it was assigned
-            if not self._intake.settled(partition):
+            self._paused.add(partition)  # by the group, when it was assigned
+            if not self._group.settled(partition):
                 self.revoked([partition])
                 continue
             log.info(
@@ -105,15 +107,15 @@ class Partitions:
             held = self._held.get(partition)
             return None if held is None else held.epoch
 
-    def asleep(self, partition: Partition) -> bool:
+    def is_delayed(self, partition: Partition) -> bool:
         """Does the partition wait for the time of its next record?"""
         with self._lock:
             held = self._held.get(partition)
-            return held is not None and held.asleep_until is not None
+            return held is not None and held.paused_until is not None
 
     def owned(self, partition: Partition, epoch: int) -> bool:
         """Can nobody else have this partition, as far as this process can know? Any thread."""
-        return self._ledger.owns(partition, epoch) and self._intake.is_member()
+        return self._ledger.owns(partition, epoch) and self._group.is_member()
 
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         """Should the job at `offset`, the next of this partition, look for partial files that its last owner left?
@@ -131,31 +133,31 @@ class Partitions:
         """Was every job received that a predecessor of ours may have had at work?"""
         with self._lock:
             left = {partition: held.scan_until for partition, held in self._held.items() if held.to_scan > 0}
-        return all((self._intake.position(partition) or 0) >= end for partition, end in left.items())
+        return all((self._group.position(partition) or 0) >= end for partition, end in left.items())
 
-    def sleep(
+    def delay(
         self,
         partition: Partition,
         offset: int,
         until: float,
         *,
-        passable: bool,
-        is_wanted: Callable[[], bool] | None = None,
+        seen_by_predecessor: bool,
+        may_recall: Callable[[], bool] | None = None,
     ) -> None:
-        """Go on with a partition at `offset`, but not before `until` (wall clock), unless it `is_wanted` earlier.
+        """Go on with a partition at `offset`, but not before `until` (wall clock), unless it `may_recall` earlier.
 
-        Not `passable`: our predecessors came no further, either.
+        Not `seen_by_predecessor`: our predecessors came no further, either.
         """
         with self._lock:
             held = self._held.get(partition)
             if held is None:
                 return
-            if not passable:
+            if not seen_by_predecessor:
                 held.scan_until = min(held.scan_until, offset)
-            held.asleep_until, held.asleep_at, held.is_wanted = until, offset, is_wanted
-        self._intake.pause([partition])
+            held.paused_until, held.paused_at, held.may_recall = until, offset, may_recall
+        self._group.pause([partition])
         self._paused.add(partition)
-        self._intake.seek(partition, offset)
+        self._group.seek(partition, offset)
 
     def steer(self, *, window_full: bool) -> None:
         """Pause and resume so that nothing comes that could not be worked on; tell the ledger how far reading is."""
@@ -164,41 +166,41 @@ class Partitions:
         with self._lock:
             held = dict(self._held)
         for partition, state in held.items():
-            if state.asleep_until is None:
+            if state.paused_until is None:
                 continue
-            is_wanted = state.is_wanted is not None and not window_full and state.is_wanted()
-            if is_wanted or state.asleep_until <= now:
-                state.asleep_until = None
-                self._intake.seek(partition, state.asleep_at)  # the client may have put an older position back
-        to_be_taken_over = set(self._intake.new_partitions())  # anew: what was read of them may be gone
+            may_recall = state.may_recall is not None and not window_full and state.may_recall()
+            if may_recall or state.paused_until <= now:
+                state.paused_until = None
+                self._group.seek(partition, state.paused_at)  # the client may have put an older position back
+        to_be_taken_over = set(self._group.new_partitions())  # anew: what was read of them may be gone
         wanted = {
             partition
             for partition, state in held.items()
             if not window_full
             and partition not in to_be_taken_over
-            and state.asleep_until is None
+            and state.paused_until is None
             and self._ledger.started(partition)
             and not self._ledger.full(partition)
         }
         self._paused &= held.keys()
         resumed = self._paused & wanted
         paused = held.keys() - wanted - self._paused
-        self._intake.resume(resumed)
-        self._intake.pause(paused)
+        self._group.resume(resumed)
+        self._group.pause(paused)
         self._paused = set(held.keys() - wanted)
         for partition, state in held.items():
-            is_awake = state.asleep_until is None
-            position = self._intake.position(partition) if is_awake else state.asleep_at
+            is_awake = state.paused_until is None
+            position = self._group.position(partition) if is_awake else state.paused_at
             if position is not None:
                 self._ledger.moved(partition, position)
 
     def pause_all(self) -> None:
         """Take no more records at all."""
-        self._intake.pause(self._intake.assigned())
+        self._group.pause(self._group.assigned())
 
-    def parked(self, topic: str) -> tuple[int, float | None]:
+    def deferred(self, topic: str) -> tuple[int, float | None]:
         """Return how many records of `topic` wait in the partitions held here, and when the next is due (wall)."""
         with self._lock:
             held = {p: s for p, s in self._held.items() if p.topic == topic}
-        count = sum(self._intake.behind(partition) for partition in held)
-        return count, min((s.asleep_until for s in held.values() if s.asleep_until is not None), default=None)
+        count = sum(self._group.behind(partition) for partition in held)
+        return count, min((s.paused_until for s in held.values() if s.paused_until is not None), default=None)

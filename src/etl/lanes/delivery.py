@@ -16,7 +16,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etl.lanes.flight import Flight, Row
+    from etl.lanes.run import Row, Run
     from etl.models.task import Task
 
 WAITING = 1  # files of a lane that are handed over and not yet delivered, when one more may be
@@ -27,19 +27,19 @@ log = structlog.get_logger(__name__)
 class Stages(Protocol):
     """The two stages of a job; none of these raises."""
 
-    def can_pipeline(self, flight: Flight) -> bool:
+    def can_pipeline(self, run: Run) -> bool:
         """May this job go through two stages? Else it is run by itself."""
         ...
 
-    def open(self, flight: Flight) -> bool:
+    def open(self, run: Run) -> bool:
         """Have the sessions of its row open. False: the job failed, and was reported."""
         ...
 
-    def fetch(self, flight: Flight) -> bool:
+    def fetch(self, run: Run) -> bool:
         """Open the source's file; take it into memory if it is small. False: it failed, and was reported."""
         ...
 
-    def confirm(self, flight: Flight) -> None:
+    def confirm(self, run: Run) -> None:
         """End the reading of a file in memory, and have its source asked whether it changed."""
         ...
 
@@ -51,7 +51,7 @@ class Stages(Protocol):
         """Get the destination ready: a file is on its way."""
         ...
 
-    def deliver(self, flight: Flight, is_followed: Callable[[], bool]) -> None:
+    def deliver(self, run: Run, is_followed: Callable[[], bool]) -> None:
         """Bring a fetched file to its destination, and report."""
         ...
 
@@ -66,20 +66,20 @@ class Delivery:
         self,
         name: str,
         stages: Stages,
-        landed: Callable[[Flight], None],
+        ended: Callable[[Run], None],
         on_bug: Callable[[Task, BaseException], None],
     ) -> None:
         self._stages = stages
         self._on_bug = on_bug
-        self._landed = landed
+        self._ended = ended
         self._line: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # steps; None: the end
-        self._delivered: SimpleQueue[None] = SimpleQueue()  # one for each flight, or fence
+        self._delivered: SimpleQueue[None] = SimpleQueue()  # one for each run, or fence
         # Each of these is written by one thread. `put` counts before it takes `_coming` back, `is_followed` reads in
         # the other order: so a file on its way is always seen in one of them.
         self._coming: Row | None = None  # the lane: a file for it is being fetched
-        self._put_count = 0  # the lane: flights handed over
-        self._undelivered = 0  # the lane: flights and fences handed over, as far as it knows
-        self._taken_count = 0  # the delivering thread: flights begun
+        self._put_count = 0  # the lane: runs handed over
+        self._undelivered = 0  # the lane: runs and fences handed over, as far as it knows
+        self._taken_count = 0  # the delivering thread: runs begun
         self._ready_for: Row | None = None  # the delivering thread: its destination knows that a file comes
         self._thread = threading.Thread(target=self._loop, name=f"{name}-out", daemon=True)
 
@@ -92,7 +92,7 @@ class Delivery:
         self._coming = row
         self._line.put(partial(self._expect, row))
 
-    def put(self, flight: Flight, follow: Callable[[], bool] | None = None) -> None:
+    def put(self, run: Run, follow: Callable[[], bool] | None = None) -> None:
         """Hand over a fetched file; waits while others wait.
 
         `follow`: asked near the end of its delivery, is another file sure to come? Without it, whether one was
@@ -102,7 +102,7 @@ class Delivery:
         self._put_count += 1
         self._undelivered += 1
         self._coming = None
-        self._line.put(partial(self._deliver, flight, follow or self._is_followed))
+        self._line.put(partial(self._deliver, run, follow or self._is_followed))
 
     def wait(self) -> None:
         """Wait until everything handed over was delivered, and no destination is being got ready."""
@@ -142,23 +142,23 @@ class Delivery:
     def _is_followed(self) -> bool:
         return self._coming is not None or self._put_count != self._taken_count
 
-    def _deliver(self, flight: Flight, follow: Callable[[], bool]) -> None:
+    def _deliver(self, run: Run, follow: Callable[[], bool]) -> None:
         self._taken_count += 1
         self._ready_for = None
 
         def is_followed() -> bool:
             if not follow():
                 return False
-            self._ready_for = flight.row
+            self._ready_for = run.row
             return True
 
         try:
-            self._stages.deliver(flight, is_followed)
+            self._stages.deliver(run, is_followed)
         except BaseException as error:  # noqa: BLE001 - a bug; the lane goes on, with other sessions
-            flight.row.destination_is_clean = False
-            self._on_bug(flight.task, error)
+            run.row.destination_is_reusable = False
+            self._on_bug(run.task, error)
         finally:
             try:
-                self._landed(flight)
+                self._ended(run)
             finally:
                 self._delivered.put(None)

@@ -1,13 +1,13 @@
 """The lanes: threads that take a job with its two sessions, run it, and say that it is finished.
 
-    Lanes(work, run, count, *, buffer_bytes, transfer_timeout=0.0, clock=time.monotonic, on_bug=None, stages=None)
-    run(flight) -> None     given by the consumer: flight.lease.open(), relay, release, report; never raises
-    Flight: .task .lease .number .started .deadline .buffer .aborted .abort(error) .cause(error)
-    lanes.start() .abort(predicate, error) -> int .tick(now) -> int .flights()
+    Lanes(work, execute, count, *, buffer_bytes, transfer_timeout=0.0, clock=time.monotonic, on_bug=None, stages=None)
+    execute(run) -> None     given by the consumer: run.lease.open(), relay, release, report; never raises
+    Run: .task .lease .number .started .deadline .buffer .aborted .abort(error) .cause(error)
+    lanes.start() .abort(predicate, error) -> int .tick(now) -> int .runs()
     lanes.drain(deadline) -> bool  .stop(timeout) -> bool
 
 With `stages` (row.py) a lane goes on with its sessions as long as there are jobs for them, and delivers one file while
-it fetches the next; jobs that cannot be split are still given to `run`.
+it fetches the next; jobs that cannot be split are still given to `execute`.
 
 `work` is the dispatcher, as far as a lane needs it (`Work`). Knows no Kafka, no protocol, no queue.
 """
@@ -22,7 +22,7 @@ import structlog
 
 from etl.errors import EtlError, TransferTimeout
 from etl.lanes.delivery import Delivery
-from etl.lanes.flight import Flight
+from etl.lanes.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ class Lanes:
     def __init__(
         self,
         work: Work,
-        run: Callable[[Flight], None],
+        execute: Callable[[Run], None],
         count: int,
         *,
         buffer_bytes: int,
@@ -75,15 +75,15 @@ class Lanes:
         stages: Stages | None = None,
     ) -> None:
         self._work = work
-        self._run = run
+        self._execute_alone = execute
         self._buffer_bytes = buffer_bytes
         self._transfer_timeout = transfer_timeout
         self._clock = clock
         self._on_bug = on_bug
         self._stages = stages
-        self._lock = threading.Lock()  # guards _flights; _ending is set under it, so that none starts afterwards
-        self._landed = threading.Condition(self._lock)
-        self._flights: set[Flight] = set()
+        self._lock = threading.Lock()  # guards _runs; _ending is set under it, so that none starts afterwards
+        self._ended = threading.Condition(self._lock)
+        self._runs: set[Run] = set()
         self._ending = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"lane-{number:02d}", daemon=True) for number in range(count)
@@ -94,28 +94,28 @@ class Lanes:
         for thread in self._threads:
             thread.start()
 
-    def flights(self) -> list[Flight]:
+    def runs(self) -> list[Run]:
         """Return what runs now."""
         with self._lock:
-            return list(self._flights)
+            return list(self._runs)
 
     def abort(self, predicate: Callable[[Task], bool], error: EtlError) -> int:
         """Abort the running jobs that `predicate` picks; return how many. Does not wait for their end."""
-        return sum(flight.abort(error) for flight in self.flights() if predicate(flight.task))
+        return sum(run.abort(error) for run in self.runs() if predicate(run.task))
 
     def tick(self, now: float) -> int:
         """Abort what runs longer than it may; return how many there were."""
         count = 0
-        for flight in self.flights():
-            if flight.deadline is not None and now >= flight.deadline:
-                count += flight.abort(self._too_long(flight.task.job, now - flight.started))
+        for run in self.runs():
+            if run.deadline is not None and now >= run.deadline:
+                count += run.abort(self._too_long(run.task.job, now - run.started))
         return count
 
     def drain(self, deadline: float) -> bool:
         """Start nothing more; wait for what runs until `deadline` (of the clock). Return whether all ended."""
-        with self._landed:
+        with self._ended:
             self._ending.set()
-            return self._landed.wait_for(lambda: not self._flights, max(0.0, deadline - self._clock()))
+            return self._ended.wait_for(lambda: not self._runs, max(0.0, deadline - self._clock()))
 
     def stop(self, timeout: float) -> bool:
         """Start nothing more and join the threads. Returns whether all ended within `timeout` seconds.
@@ -132,7 +132,7 @@ class Lanes:
 
     def _loop(self) -> None:
         name = threading.current_thread().name
-        delivery = None if self._stages is None else Delivery(name, self._stages, self._land, self._report)
+        delivery = None if self._stages is None else Delivery(name, self._stages, self._end, self._report)
         if delivery is not None:
             delivery.start()
         try:
@@ -160,52 +160,52 @@ class Lanes:
             if taken is None:
                 memory.clear()  # a lane at rest holds none
                 self._ending.wait(PAUSE_SECONDS)
-            elif (flight := self._take_off(*taken, buffer)) is None:
-                taken[1].release(clean=True)
-            elif delivery is None or self._stages is None or not self._can_pipeline(flight, self._stages):
-                self._fly(flight)
+            elif (run := self._begin(*taken, buffer)) is None:
+                taken[1].release(reusable=True)
+            elif delivery is None or self._stages is None or not self._can_pipeline(run, self._stages):
+                self._execute(run)
             else:
-                self._fly_row(flight, self._stages, delivery, buffer)
+                self._execute_row(run, self._stages, delivery, buffer)
 
-    def _take_off(self, task: Task, lease: Lease, buffer: Callable[[], memoryview]) -> Flight | None:
+    def _begin(self, task: Task, lease: Lease, buffer: Callable[[], memoryview]) -> Run | None:
         now = self._clock()
-        flight = Flight(task, lease, now, self._deadline(task, now), buffer)
+        run = Run(task, lease, now, self._deadline(task, now), buffer)
         with self._lock:
             ending = self._ending.is_set()
             if not ending:
-                self._flights.add(flight)
+                self._runs.add(run)
         if not ending:
-            return flight
+            return run
         # taken in the instant of the stop: back in its queue, where it ends with the process
         self._work.later(task, 0.0)
         self._work.finish(task)
         return None
 
-    def _can_pipeline(self, flight: Flight, stages: Stages) -> bool:
+    def _can_pipeline(self, run: Run, stages: Stages) -> bool:
         try:
-            return stages.can_pipeline(flight)
+            return stages.can_pipeline(run)
         except Exception:  # a bug must not silently cost a lane; run by itself, the job tells whose it is
-            log.exception("lane could not tell what a job needs", job_id=flight.task.job.job_id)
+            log.exception("lane could not tell what a job needs", job_id=run.task.job.job_id)
             return False
 
-    def _fly(self, flight: Flight) -> None:
+    def _execute(self, run: Run) -> None:
         try:
-            self._run(flight)
+            self._execute_alone(run)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the lane goes on; reported below
-            self._report(flight.task, error)
+            self._report(run.task, error)
         finally:
-            flight.lease.release(clean=False)  # does nothing when `run` released it, as it should
-            self._land(flight)
+            run.lease.release(reusable=False)  # does nothing when `execute` released it, as it should
+            self._end(run)
 
-    def _fly_row(self, flight: Flight, stages: Stages, delivery: Delivery, buffer: Callable[[], memoryview]) -> None:
+    def _execute_row(self, run: Run, stages: Stages, delivery: Delivery, buffer: Callable[[], memoryview]) -> None:
         """Fetch file after file for the same sessions; the delivery of each goes on beside the next fetch."""
-        row = flight.row
-        coming: Flight | None = flight
+        row = run.row
+        coming: Run | None = run
         try:
             while coming is not None and not row.is_over and self._can_pipeline(coming, stages):
-                flight, coming = coming, None  # from here on it is fetched, delivered or failed, and landed
-                task = self._fetch(flight, stages, delivery)
-                coming = None if task is None else self._take_off(task, row.lease, buffer)
+                run, coming = coming, None  # from here on it is fetched, delivered or failed, and ended
+                task = self._fetch(run, stages, delivery)
+                coming = None if task is None else self._begin(task, row.lease, buffer)
                 if coming is not None:
                     coming.row = row
         finally:
@@ -214,32 +214,32 @@ class Lanes:
             row.end()
         if coming is not None:  # it waits its turn: a lease of its own is what it needs
             self._work.later(coming.task, 0.0)
-            self._land(coming)
+            self._end(coming)
 
-    def _fetch(self, flight: Flight, stages: Stages, delivery: Delivery) -> Task | None:
+    def _fetch(self, run: Run, stages: Stages, delivery: Delivery) -> Task | None:
         """Fetch one file and hand it to the delivery, which lands it; return the job that follows in the row."""
-        row = flight.row
+        row = run.row
         try:
-            is_fetched = stages.open(flight)
+            is_fetched = stages.open(run)
             if is_fetched:
                 delivery.announce(row)  # its sessions are open: the destination can get ready
-                is_fetched = stages.fetch(flight)
+                is_fetched = stages.fetch(run)
         except BaseException as error:  # noqa: BLE001 - a bug in the stages; the lane goes on
-            self._report(flight.task, error)
+            self._report(run.task, error)
             row.lease.abort()
             is_fetched = False
         if not is_fetched:
-            task = self._another(flight) if row.is_open else None  # the row goes on, if its sessions do
-            self._land(flight)
+            task = self._another(run) if row.is_open else None  # the row goes on, if its sessions do
+            self._end(run)
             return task
-        if flight.unchanged is None:
-            return self._stream(flight, delivery)
-        task = self._another(flight)
-        delivery.put(flight)
-        stages.confirm(flight)
+        if run.unchanged is None:
+            return self._stream(run, delivery)
+        task = self._another(run)
+        delivery.put(run)
+        stages.confirm(run)
         return task
 
-    def _stream(self, flight: Flight, delivery: Delivery) -> Task | None:
+    def _stream(self, run: Run, delivery: Delivery) -> Task | None:
         """Have a file delivered that is not in memory, and wait for it; return the job that follows in the row.
 
         That one is asked for only when the file has arrived: it would wait behind it, though other lanes are free.
@@ -247,28 +247,28 @@ class Lanes:
         following: list[Task] = []
 
         def follow() -> bool:
-            if (task := self._another(flight)) is not None:
+            if (task := self._another(run)) is not None:
                 following.append(task)
             return task is not None
 
-        delivery.put(flight, follow)
+        delivery.put(run, follow)
         delivery.wait()
         return following[0] if following else None
 
-    def _another(self, flight: Flight) -> Task | None:
-        """Ask for the job that follows, while this one runs: once it has landed its sessions are another's."""
+    def _another(self, run: Run) -> Task | None:
+        """Ask for the job that follows, while this one runs: once it has ended its sessions are another's."""
         try:
-            return None if flight.row.is_over else self._work.another(flight.task)
+            return None if run.row.is_over else self._work.another(run.task)
         except Exception:  # a bug in the dispatcher must not silently cost a lane
             log.exception("lane could not take another job")
             return None
 
-    def _land(self, flight: Flight) -> None:
-        self._work.finish(flight.task)
+    def _end(self, run: Run) -> None:
+        self._work.finish(run.task)
         with self._lock:
-            self._flights.discard(flight)
-            if not self._flights:
-                self._landed.notify_all()
+            self._runs.discard(run)
+            if not self._runs:
+                self._ended.notify_all()
 
     def _report(self, task: Task, error: BaseException) -> None:
         log.error("lane met a bug", job_id=task.job.job_id, origin=str(task.origin), exc_info=error)

@@ -1,11 +1,10 @@
-"""What a lane does with a job: sessions, relay, in one step or two; what became of it goes to `endings`.
+"""What a lane does with a job: sessions, relay, in one step or two; what became of it goes to `reporter`.
 
 Runs in the lanes' threads. Knows no Kafka client and no protocol.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.errors import DeadlineExceeded, EtlError, Fate, PermissionRefused, fate_of
-from etl.models.task import SCAN_ANEW
+from etl.models.task import SCAN_ANEW, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
 from etl.transfer.base import CrossThread
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
     from etl.dispatch.dispatcher import Dispatcher
-    from etl.lanes.flight import Flight, Row, Store
+    from etl.lanes.run import Row, Run, Store
     from etl.models.task import Task
-    from etl.outcomes.reporter import Endings
+    from etl.outcomes.reporter import Reporter
     from etl.sessions.lease import Lease
     from etl.sessions.pools import Pools
     from etl.transfer.base import Session
@@ -42,14 +41,14 @@ class Runner:
     token: str
     pools: Pools
     dispatcher: Dispatcher
-    endings: Endings
+    reporter: Reporter
     store: Store
     orphans: partials.OrphanIndex = field(default_factory=partials.OrphanIndex)
 
-    def run(self, flight: Flight) -> None:
+    def execute(self, run: Run) -> None:
         """Do one job in a lane; with one side only, open it and have the job run again. Never raises."""
-        task, lease = flight.task, flight.lease
-        started = task.began or time.time()  # of a published job: when its copying began
+        task, lease = run.task, run.lease
+        start = task.start or run.start  # of a published job: when its copying began
         opened = False
         log.debug("job taken", job_id=task.job.job_id, attempts=len(task.attempts), published=task.published)
         try:
@@ -57,78 +56,78 @@ class Runner:
             lease.open()
             opened = True
             self._let_in(lease)
-            receipt = self._transfer(flight) if lease.is_pair else None
+            receipt = self._transfer(run) if lease.is_pair else None
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
-            cause = flight.cause(error)
-            lease.release(clean=opened and (_survives(lease.source, error), self._clean_up(flight, error)))
-            self._ended_badly(task, cause, started, answered=opened)
+            cause = run.cause(error)
+            lease.release(reusable=opened and (_survives(lease.source, error), self._remove_partial(run, error)))
+            self._ended_badly(task, cause, start, answered=opened)
         else:
-            lease.release(clean=True)
+            lease.release(reusable=True)
             if receipt is None:  # the server is reached: now the job waits for both sides
                 self.dispatcher.later(task, 0.0)
                 return
             self._tell_dispatcher(task, None, answered=True)
-            self.endings.succeeded(task, receipt, started)
+            self.reporter.succeeded(task, receipt, start)
 
-    def _transfer(self, flight: Flight) -> relay.Receipt:
-        task, lease = flight.task, flight.lease
+    def _transfer(self, run: Run) -> relay.Receipt:
+        task, lease = run.task, run.lease
         if task.published:
             size_bytes = relay.finish(task, lease.source, lease.destination, task.facts)
             return relay.Receipt(size_bytes, task.verified_by or relay.NOTHING, facts=task.facts)
         limits = relay.Limits(
-            flight.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
+            run.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )
-        return relay.run(task, lease.source, lease.destination, self._token(flight), limits, self.orphans)
+        return relay.run(task, lease.source, lease.destination, self._token(run), limits, self.orphans)
 
     # --- the same in two stages, of a row of jobs (`row.Stages`)
 
-    def can_pipeline(self, flight: Flight) -> bool:
+    def can_pipeline(self, run: Run) -> bool:
         """May this job go through two stages?"""
-        return flight.lease.is_pair and not flight.lease.shared and relay.can_pipeline(flight.task, self.orphans)
+        return run.lease.is_pair and not run.lease.shared and relay.can_pipeline(run.task, self.orphans)
 
-    def open(self, flight: Flight) -> bool:
+    def open(self, run: Run) -> bool:
         """Have the sessions of its row open. False: the job failed, and was reported."""
-        flight.began = time.time()
+        run.start = Start.now()
         try:
-            _require_ours_and_in_time(flight.task)
-            if not flight.row.is_open:
-                flight.lease.open()
-                flight.row.is_open = True
-                self._let_in(flight.lease)
+            _require_ours_and_in_time(run.task)
+            if not run.row.is_open:
+                run.lease.open()
+                run.row.is_open = True
+                self._let_in(run.lease)
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
-            self._failed_in_row(flight, error, answered=False)
+            self._failed_in_row(run, error, answered=False)
             return False
         return True
 
-    def fetch(self, flight: Flight) -> bool:
+    def fetch(self, run: Run) -> bool:
         """Open the source's file; take it into memory if it is small. False: it failed, and was reported."""
-        task, lease = flight.task, flight.lease
+        task, lease = run.task, run.lease
         try:
             relay.require_disposal(task, lease.source)
-            flight.parcel = parcel = relay.fetch(task, lease.source)
+            run.parcel = parcel = relay.fetch(task, lease.source)
             size_bytes = parcel.facts.size_bytes
             if size_bytes is not None and self.store.take(size_bytes):
-                flight.held_bytes = size_bytes
+                run.held_bytes = size_bytes
                 if parcel.load(size_bytes):
-                    flight.unchanged = CrossThread()
+                    run.unchanged = CrossThread()
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
-            if flight.parcel is not None:
-                flight.parcel.close(complete=False)
-            flight.row.source_is_clean = _survives(lease.source, error)
-            self.store.give(flight.held_bytes)
-            self._failed_in_row(flight, error, answered=True)
+            if run.parcel is not None:
+                run.parcel.close(complete=False)
+            run.row.source_is_reusable = _survives(lease.source, error)
+            self.store.give(run.held_bytes)
+            self._failed_in_row(run, error, answered=True)
             return False
         return True
 
-    def confirm(self, flight: Flight) -> None:
+    def confirm(self, run: Run) -> None:
         """End the reading of a file in memory, and have its source asked whether it changed."""
-        parcel, unchanged, source = flight.parcel, flight.unchanged, flight.lease.source
+        parcel, unchanged, source = run.parcel, run.unchanged, run.lease.source
         if parcel is None or unchanged is None:
             return
         try:
             unchanged.follow(source.confirm(parcel))
         except BaseException as error:  # noqa: BLE001 - it is the delivery's: there it is reported
-            flight.row.source_is_clean = False
+            run.row.source_is_reusable = False
             unchanged.fail(error)
 
     def settle(self, row: Row) -> None:
@@ -137,7 +136,7 @@ class Runner:
             try:
                 row.lease.source.flush()
             except Exception:  # noqa: BLE001 - whoever waits for an answer is told
-                row.source_is_clean = False
+                row.source_is_reusable = False
 
     def expect(self, row: Row) -> None:
         """Get the destination ready: a file is on its way."""
@@ -146,20 +145,20 @@ class Runner:
                 row.lease.destination.prepare()
                 row.lease.destination.flush()
             except Exception as error:  # noqa: BLE001 - the session is broken: the file that comes fails of it
-                row.lost, row.destination_is_clean = error, False
+                row.lost, row.destination_is_reusable = error, False
 
-    def deliver(self, flight: Flight, is_followed: Callable[[], bool]) -> None:
+    def deliver(self, run: Run, is_followed: Callable[[], bool]) -> None:
         """Bring a fetched file to its destination, and report."""
-        task, row, parcel, held = flight.task, flight.row, flight.parcel, flight.unchanged
+        task, row, parcel, held = run.task, run.row, run.parcel, run.unchanged
         assert parcel is not None  # noqa: S101 - it was fetched
-        destination, source = flight.lease.destination, flight.lease.source
+        destination, source = run.lease.destination, run.lease.source
         try:
             if row.lost is not None:
                 error, row.lost = row.lost, None  # of one file: those that follow did nothing wrong
                 raise error
-            if not row.destination_is_clean:
+            if not row.destination_is_reusable:
                 if held is None:
-                    row.source_is_clean = False  # its parcel is broken off below
+                    row.source_is_reusable = False  # its parcel is broken off below
                 self._run_again(task)
                 return
             relay.require_owned(task)
@@ -170,39 +169,39 @@ class Runner:
                 if held is None
                 else (lambda _stored: held),
                 destination,
-                self._token(flight),
-                flight.buffer,
+                self._token(run),
+                run.buffer,
                 is_followed,
             )
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too
-            row.destination_is_clean = self._clean_up(flight, error)
+            row.destination_is_reusable = self._remove_partial(run, error)
             if held is None:
-                row.source_is_clean = False
-            self._failed_in_row(flight, error, answered=True)
+                row.source_is_reusable = False
+            self._failed_in_row(run, error, answered=True)
         else:
             self._tell_dispatcher(task, None, answered=True)
-            self.endings.succeeded(task, receipt, flight.began)
+            self.reporter.succeeded(task, receipt, run.start)
         finally:
             if held is None:
                 parcel.close(complete=False)
-            self.store.give(flight.held_bytes)
+            self.store.give(run.held_bytes)
 
-    def _failed_in_row(self, flight: Flight, error: BaseException, *, answered: bool) -> None:
-        task, cause = flight.task, flight.cause(error)
-        if flight.aborted is None and flight.lease.aborted:
+    def _failed_in_row(self, run: Run, error: BaseException, *, answered: bool) -> None:
+        task, cause = run.task, run.cause(error)
+        if run.aborted is None and run.lease.aborted:
             self._run_again(task)  # a neighbour was reset; this job did nothing wrong
             return
-        self._ended_badly(task, cause, flight.began, answered=answered)
+        self._ended_badly(task, cause, run.start, answered=answered)
 
-    def _ended_badly(self, task: Task, cause: BaseException, started: float, *, answered: bool) -> None:
+    def _ended_badly(self, task: Task, cause: BaseException, start: Start, *, answered: bool) -> None:
         """Tell dispatcher and ledger. `answered`: the sessions were open, so the error is the servers' word."""
         is_answer = fate_of(cause) is Fate.DEAD or isinstance(cause, PermissionRefused)
         self._tell_dispatcher(task, cause, answered=answered and is_answer)
-        self.endings.failed(task, cause, started)
+        self.reporter.failed(task, cause, start)
 
     def _run_again(self, task: Task) -> None:
         """Have a job run again that was only in the way of another's failure."""
-        log.info("job runs again", **context(task))
+        log.info("job requeued: a neighbour's session was reset", **context(task))
         self.dispatcher.later(task, 0.0)
 
     # --- servers
@@ -218,32 +217,32 @@ class Runner:
         elif isinstance(error, EtlError) and error.server is not None:
             self.dispatcher.failed(error.server, error, task)
 
-    def _token(self, flight: Flight) -> str:
+    def _token(self, run: Run) -> str:
         """Name a run, as no other of any process is named."""
-        return f"{self.token}{flight.number:x}"
+        return f"{self.token}{run.number:x}"
 
-    def _clean_up(self, flight: Flight, error: BaseException) -> bool:
+    def _remove_partial(self, run: Run, error: BaseException) -> bool:
         """Remove the partial file of a failed attempt; return whether the destination's session goes on.
 
         If it does not, another one or the server's next removes the file.
         """
-        task, destination = flight.task, flight.lease.destination
+        task, destination = run.task, run.lease.destination
         survives = _survives(destination, error)
         if not task.leaves_partial:
             return survives
         server = self.pools.server(task.job.destination.hostname)
-        path = partials.partial_path(task, server, self._token(flight))
+        path = partials.partial_path(task, server, self._token(run))
         if survives:
             try:
                 destination.remove(path)
-            except Exception as unclean:  # noqa: BLE001 - best effort: it is tried once more below
-                log.info("partial file not removed", server=server.hostname, path=path, error=str(unclean))
+            except Exception as failure:  # noqa: BLE001 - best effort: it is tried once more below
+                log.info("partial file not removed", server=server.hostname, path=path, error=str(failure))
                 survives = False
         if not survives:
             task.orphan_scan_since = SCAN_ANEW  # what the server did with commands that were on their way nobody knows
             destination.disconnect()  # its place at the server is ours until the lease is given back
-            if not self.pools.tidy(server, path):
-                self.endings.untidy = True
+            if not self.pools.remove_orphan(server, path):
+                self.reporter.leaves_orphans = True
         task.leaves_partial = False
         return survives
 

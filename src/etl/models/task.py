@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -71,6 +72,30 @@ class Attempt:
     what: str
 
 
+class Span(NamedTuple):
+    """From when to when something lasted by the wall clock, and for how long; a clock that is set changes no length."""
+
+    started_at: float  # seconds since the epoch, UTC; so is `finished_at`
+    finished_at: float
+    seconds: float
+
+
+class Start(NamedTuple):
+    """When a run began, by both clocks."""
+
+    wall: float  # seconds since the epoch, UTC
+    monotonic: float
+
+    @classmethod
+    def now(cls) -> Start:
+        """Return this instant."""
+        return cls(time.time(), time.monotonic())
+
+    def until_now(self) -> Span:
+        """Return what passed since then."""
+        return Span(self.wall, time.time(), time.monotonic() - self.monotonic)
+
+
 SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing is new enough but one of its own
 
 
@@ -86,11 +111,13 @@ class Task:
     outages: int = 0  # how often in a row it met an outage
     free_runs: int = 0  # that failed through no fault of the job, and spent no attempt
     replays: int = 0
-    early: bool = False  # when it is set aside: it may come back before its time, once its servers have room for it
+    recallable: bool = (
+        False  # when it is set aside: it may come back before its time, once its servers have room for it
+    )
     published: bool = False  # the copy is under its final name and committed so; only the source action is left
     verified_by: str | None = None  # carried from publish to the result of a published job
     facts: Facts | None = None  # the same: the source's, as it was read
-    began: float | None = None  # the same: wall clock, when the copying began
+    start: Start | None = None  # the same: of the copying
     leaves_partial: bool = False  # a partial file of this process may lie at the destination
     epoch: int = 0  # of the assignment in which the record was received
     # Partial files of earlier runs are looked for first, by a listing that is no older (monotonic clock); None: not.

@@ -1,6 +1,6 @@
 """The thread that commits: one transaction after the other, through failures of every kind.
 
-Knows no Kafka client: the transaction itself is a `Sink`.
+Knows no Kafka client: the transaction itself is a `TransactionSink`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Flush:
         self.done = threading.Event()
 
 
-class Sink(Protocol):
+class TransactionSink(Protocol):
     """What carries a transaction out: the seam to the broker. One thread calls it; every call has a limit."""
 
     def commit(self, batch: Batch) -> None:
@@ -66,7 +66,7 @@ class Committer:
     def __init__(
         self,
         ledger: Ledger,
-        sink: Sink,
+        sink: TransactionSink,
         membership: Callable[[], object | None],
         on_fatal: Callable[[BaseException], None],
         *,
@@ -174,7 +174,7 @@ class Committer:
         try:
             self._sink.commit(batch)
         except (CommitUnknown, OSError) as error:
-            log.warning("commit ended unknown", batch=batch.number, error=str(error))
+            log.warning("commit outcome unknown: reading it back", batch=batch.number, error=str(error))
             self._unknown = batch
             self._fences.clear()
             self._due = now
@@ -202,12 +202,12 @@ class Committer:
         try:
             read_back = self._sink.recover(batch)
         except (BrokerUnavailable, OSError) as error:
-            log.warning("commit still unknown", batch=batch.number, error=str(error))
+            log.warning("commit outcome still unknown", batch=batch.number, error=str(error))
             self._back_off(now)
             return
         committed = self._ledger.resolve(batch, read_back)
         if committed is None:
-            log.warning("commit still unknown", batch=batch.number, error="offsets of its partitions not told")
+            log.warning("commit outcome still unknown", batch=batch.number, error="offsets of its partitions not told")
             self._back_off(now)
             return
         log.info("commit resolved", batch=batch.number, committed=committed)

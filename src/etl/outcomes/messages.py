@@ -26,7 +26,7 @@ from etl.topics.companions import Topics
 
 WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC, ISO 8601
 SERVERS = "etl-servers"  # the two names, so that a job of a server that is down is seen to be one without reading it
-EARLY = "etl-early"  # it only waits for its servers: it may come back as soon as they have room for it
+RECALLABLE = "etl-recallable"  # it only waits for its servers: it may come back as soon as they have room for it
 OUTAGES = "etl-outages"  # how many in a row, decimal
 ORPHANS = "etl-leaves_orphans"  # partial files of its earlier runs may lie at its destination
 PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
@@ -40,7 +40,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True)
-class Envelopes:
+class MessageBuilder:
     """Makes the messages that an outcome consists of. `group` is ours: other groups skip what we set aside.
 
     `retry_blocks` of partitions of `T-retry`, each with all tiers (`tier_of`): the first half of them is for jobs that
@@ -91,13 +91,13 @@ class Envelopes:
         Where `T-retry` refuses its size, a dead letter and a failed result take its place.
         """
         carried = self._carried(task)._replace(
-            not_before=not_before, early=task.early, leaves_orphans=task.orphan_scan_since is not None
+            not_before=not_before, recallable=task.recallable, leaves_orphans=task.orphan_scan_since is not None
         )
         tier = tier_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
         key = task.record.key
         middle = self.retry_blocks // 2
-        first, count = (middle, self.retry_blocks - middle) if task.early else (0, max(1, middle))
+        first, count = (middle, self.retry_blocks - middle) if task.recallable else (0, max(1, middle))
         block = first + zlib.crc32(key if key is not None else str(task.origin).encode()) % count
         partition = block * len(TIERS) + (tier + block) % len(TIERS)
         value = task.record.value
@@ -178,7 +178,7 @@ class Carried(NamedTuple):
     waiting_since: float | None = None  # wall clock
     outages: int = 0
     servers: tuple[str, ...] = ()
-    early: bool = False
+    recallable: bool = False
     leaves_orphans: bool = False
     published: bool = False
     verified_by: str | None = None
@@ -194,7 +194,7 @@ class Carried(NamedTuple):
             waiting_since=self.waiting_since,
             outages=self.outages,
             replays=self.replays,
-            early=self.early,
+            recallable=self.recallable,
             published=self.published,
             verified_by=self.verified_by,
             facts=self.facts,
@@ -217,7 +217,7 @@ def _own_headers(carried: Carried) -> Headers:
         WAITING_SINCE: _iso(carried.waiting_since),
         SERVERS: " ".join(carried.servers) if carried.not_before is not None else None,
         OUTAGES: str(carried.outages) if carried.outages else None,
-        EARLY: "1" if carried.early else None,
+        RECALLABLE: "1" if carried.recallable else None,
         ORPHANS: "1" if carried.leaves_orphans else None,
         PUBLISHED: _json(_publication(carried)) if carried.published else None,
     }
@@ -260,7 +260,7 @@ def _deferred(record: Record, here: Carried) -> Carried:
         waiting_since=_moment(_text(record, WAITING_SINCE)),
         outages=_count(_text(record, OUTAGES)),
         servers=tuple((_text(record, SERVERS) or "").split()),
-        early=record.header(EARLY) is not None,
+        recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
         published=published is not None,
         verified_by=_kind(published, "verified_by", str),

@@ -18,20 +18,20 @@ from etl.errors import EtlError, Fate, InvalidMessage, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models.message import TransferResult
-from etl.models.task import SCAN_ANEW, Attempt
+from etl.models.task import SCAN_ANEW, Attempt, Start
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.offsets import RecordState
-from etl.retry.policy import Abandon, Again, Dead, Park
+from etl.retry.policy import Abandon, DeadLetter, Defer, RetryHere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.dispatch.dispatcher import Dispatcher
-    from etl.models.task import Record, Task
+    from etl.models.task import Record, Span, Task
     from etl.models.wire import Message
     from etl.outcomes.ledger import Ledger
-    from etl.outcomes.messages import Carried, Envelopes
+    from etl.outcomes.messages import Carried, MessageBuilder
     from etl.retry.policy import Policy
     from etl.transfer.relay import Receipt
 
@@ -41,76 +41,77 @@ ABANDONED_PAUSE_SECONDS = 1.0  # before a job is tried again whose partition is 
 
 
 @dataclass
-class Endings:
+class Reporter:
     """Turns what became of a job into an outcome, its messages and a line in the log."""
 
     worker: str
     dispatcher: Dispatcher
     ledger: Ledger
     policy: Policy
-    envelopes: Envelopes
+    builder: MessageBuilder
     is_stopping: Callable[[], bool]
-    untidy: bool = False  # something may be left behind at a server, and no job of this process will look for it
+    leaves_orphans: bool = (
+        False  # something may be left behind at a server, and no job of this process will look for it
+    )
     done: int = 0  # jobs that ended in this process; approximate: lanes count without a lock
 
-    def succeeded(self, task: Task, receipt: Receipt, started: float) -> None:
+    def succeeded(self, task: Task, receipt: Receipt, start: Start) -> None:
         """Report a transfer; of a job with a source action, as published: the action follows its commit."""
         has_action = task.job.options.source_action != "keep" and not receipt.skipped and not task.published
         task.verified_by = receipt.verified_by
         task.facts = receipt.facts
-        task.began = started if has_action else None
+        task.start = start if has_action else None
         if has_action:
             self._add(task, RecordState.PUBLISHED, on_commit=lambda: self._published(task))
             return
-        if self._add(task, RecordState.DONE, write=partial(self._tell, task, receipt, started, time.time())):
+        if self._add(task, RecordState.DONE, write=partial(self._write_success, task, receipt, start.until_now())):
             self.done += 1
 
-    def _tell(self, task: Task, receipt: Receipt, started: float, finished: float) -> tuple[Message, ...]:
+    def _write_success(self, task: Task, receipt: Receipt, span: Span) -> tuple[Message, ...]:
         """Write of a job that is done: the line in the log, and the result. Called by the committer."""
         try:
             result = self._result(
                 task,
                 "SUCCESS",
-                started,
-                finished,
+                span,
                 bytes=receipt.size_bytes,
                 verified_by=receipt.verified_by,
                 skipped=receipt.skipped,
                 swapped=receipt.swapped,
             )
-            messages = self.envelopes.result(task, result)
+            messages = self.builder.result(task, result)
         except Exception as error:  # a bug met by one job must not end the process, again and again
             log.exception("job failed", **context(task), error=str(error), error_code=code_of(error))
-            return self._failure(task, error, started, finished)
+            return self._failure(task, error, span)
         told = {"skipped": True} if receipt.skipped else {}
-        seconds = round(finished - started, 3)
-        log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **told, at=finished)
+        seconds = round(span.seconds, 3)
+        log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **told, at=span.finished_at)
         return messages
 
     def _published(self, task: Task) -> None:
         # A task of its own: the lane may still be ending the run that published it.
         self.dispatcher.offer(replace(task, published=True))
 
-    def failed(self, task: Task, error: BaseException, started: float) -> None:
+    def failed(self, task: Task, error: BaseException, start: Start) -> None:
         """Report an attempt that failed: have the job run again, later or elsewhere, or give it up."""
         now = time.time()
         # Of a job that another process may have finished by now the error proves nothing: its source may be gone.
         breaker_wait = self._breaker_wait(error)
         verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
-        if isinstance(verdict, Again | Park):
+        if isinstance(verdict, RetryHere | Defer):
             self._note(task, error, spent=verdict.spent)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
             task.free_runs += not verdict.spent and not verdict.outages
-            if isinstance(verdict, Park):
-                task.early = breaker_wait > 0  # it waits for that: when it closes, the job may come
-                self.park(task, verdict.not_before, str(error))
+            if isinstance(verdict, Defer):
+                task.recallable = breaker_wait > 0  # it waits for that: when it closes, the job may come
+                self.defer(task, verdict.not_before, str(error))
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
                 task.orphan_scan_since = SCAN_ANEW
                 self.dispatcher.later(task, verdict.delay)
-        elif isinstance(verdict, Dead):
+        elif isinstance(verdict, DeadLetter):
             self._note(task, verdict.error, spent=True)
-            self.dead(task, verdict.error, started)
+            self.dead(task, verdict.error, start)
         elif self.ledger.owns(task.partition, task.epoch) and not self.is_stopping():
             # Nobody took the partition away: we only cannot be sure that it is ours, while the broker is silent.
             task.orphan_scan_since = SCAN_ANEW
@@ -118,41 +119,41 @@ class Endings:
         else:
             # When a partition is taken away its next owner looks anyway; when the process stops, it must be told to.
             if task.orphan_scan_since is not None and self.is_stopping():
-                self.untidy = True
+                self.leaves_orphans = True
             log.info("job abandoned", **context(task), error=str(error))
 
-    def park(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
+    def defer(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
         """Set a job aside in T-retry until `not_before` (wall clock)."""
-        if self._add(task, RecordState.DONE, self.envelopes.deferral(task, not_before)):
-            log.log(level, "job parked", **context(task), error=reason, until=_utc(not_before))
+        if self._add(task, RecordState.DONE, self.builder.deferral(task, not_before)):
+            log.log(level, "job deferred", **context(task), error=reason, until=_utc(not_before))
 
-    def set_aside(self, task: Task, seconds: float, outage: BaseException | None) -> None:
+    def defer_untried(self, task: Task, seconds: float, outage: BaseException | None) -> None:
         """Set a job aside that was not tried: its server is busy, or down since it was met with `outage`."""
         now = time.time()
         # Of a job that comes back it was said before: a million may be set aside again and again.
-        level, task.early = logging.DEBUG if task.early else logging.INFO, True
+        level, task.recallable = logging.DEBUG if task.recallable else logging.INFO, True
         if outage is None:
             task.waiting_since, task.outages = None, 0  # its servers are up
-            self.park(task, now + seconds, "server busy", level=level)
+            self.defer(task, now + seconds, "server busy", level=level)
             return
-        verdict = self.policy.set_back(task, outage, now, seconds)
-        if isinstance(verdict, Dead):
+        verdict = self.policy.defer_untried(task, outage, now, seconds)
+        if isinstance(verdict, DeadLetter):
             self.dead(task, verdict.error)
             return
         task.waiting_since = verdict.waiting_since
-        self.park(task, verdict.not_before, str(outage), level=level)
+        self.defer(task, verdict.not_before, str(outage), level=level)
 
-    def dead(self, task: Task, error: BaseException, started: float | None = None) -> None:
+    def dead(self, task: Task, error: BaseException, start: Start | None = None) -> None:
         """Report a job as failed for good: a dead letter and a failed result."""
-        now = time.time()
-        if self._add(task, RecordState.DONE, self._failure(task, error, now if started is None else started, now)):
+        span = (start or Start.now()).until_now()
+        if self._add(task, RecordState.DONE, self._failure(task, error, span)):
             self.done += 1
             bug = None if isinstance(error, EtlError) else error
             log.error("job failed", **context(task), error=str(error), error_code=code_of(error), exc_info=bug)
 
-    def _failure(self, task: Task, error: BaseException, started: float, finished: float) -> tuple[Message, ...]:
-        result = self._result(task, "FAILED", started, finished, error=redact(str(error)), error_code=code_of(error))
-        return self.envelopes.dead_letter(task, error) + self.envelopes.result(task, result)
+    def _failure(self, task: Task, error: BaseException, span: Span) -> tuple[Message, ...]:
+        result = self._result(task, "FAILED", span, error=redact(str(error)), error_code=code_of(error))
+        return self.builder.dead_letter(task, error) + self.builder.result(task, result)
 
     def refuse(self, record: Record, carried: Carried, epoch: int, error: InvalidMessage) -> None:
         """Report a message that is no job."""
@@ -169,13 +170,13 @@ class Endings:
             finished_at=now,
             worker=self.worker,
         )
-        messages = self.envelopes.dead_letter(record, error, job_id=job_id)
-        messages += self.envelopes.result(record, result)
+        messages = self.builder.dead_letter(record, error, job_id=job_id)
+        messages += self.builder.result(record, result)
         partition = Partition(record.topic, record.partition)
         if self.ledger.add(Outcome(partition, record.offset, epoch, RecordState.DONE, messages)):
             self.done += 1
             log.error(
-                "message refused",
+                "invalid message dead-lettered",
                 job_id=job_id,
                 topic=record.topic,
                 partition=record.partition,
@@ -197,17 +198,17 @@ class Endings:
             Outcome(task.partition, task.record.offset, task.epoch, state, messages, on_commit, write)
         )
 
-    def _result(self, task: Task, status: str, started: float, finished: float, **more: Any) -> TransferResult:
+    def _result(self, task: Task, status: str, span: Span, **more: Any) -> TransferResult:
         job = task.job
         return TransferResult(
             job_id=job.job_id or str(task.origin),
             status=status,  # type: ignore[arg-type]  # one of the two literals, by the callers
             source=job.source,
             destination=job.destination,
-            duration_seconds=round(finished - started, 6),
+            duration_seconds=round(span.seconds, 6),
             attempts=len(task.attempts) + (status == "SUCCESS"),
-            started_at=datetime.fromtimestamp(started, UTC),
-            finished_at=datetime.fromtimestamp(finished, UTC),
+            started_at=datetime.fromtimestamp(span.started_at, UTC),
+            finished_at=datetime.fromtimestamp(span.finished_at, UTC),
             worker=self.worker,
             metadata=job.metadata,
             flat=job.flat,
@@ -229,8 +230,8 @@ class Endings:
 
         Called once all lanes have ended.
         """
-        leaves_orphans = self.dispatcher.drop(lambda task: task.orphan_scan_since is not None and not task.published)
-        return not (self.untidy or leaves_orphans)
+        unscanned = self.dispatcher.drop(lambda task: task.orphan_scan_since is not None and not task.published)
+        return not (self.leaves_orphans or unscanned)
 
 
 def context(task: Task) -> dict[str, object]:

@@ -2,9 +2,10 @@
 
     Policy(max_attempts, backoff, backoff_max, patience_seconds, jitter=…)
     Policy.of(settings) -> Policy
-    policy.verdict(task, error, now_wall, breaker_wait=0.0) -> Again | Park | Dead | Abandon  (changes nothing)
-    policy.set_back(task, outage, now_wall, seconds) -> Park | Dead    of a job that is not even tried
-    SetBacks().seconds(age, probe_in, now)      how long such jobs of one server wait at most
+    policy.verdict(task, error, now_wall, breaker_wait=0.0)
+        -> RetryHere | Defer | DeadLetter | Abandon; changes nothing
+    policy.defer_untried(task, outage, now_wall, seconds) -> Defer | DeadLetter    of a job that is not even tried
+    DeferralPacer().seconds(age, probe_in, now)      how long such jobs of one server wait at most
     tier_for(remaining) -> index | None         None: less than the shortest tier remains, wait in memory
     tier_until(now, not_before) -> tier index   in which a job waits next
     Doubling(first, longest)(count) -> seconds  the wait after so many outages in a row, ± 20 %
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds; each is its own partitions of T-retry: first in, first due
 FREE_RUNS = 3  # of a job, that ended with a session of no use: then it may be the job that does it
 MEMORY_SECONDS = 5.0  # shorter waits are spent in this process, longer ones in T-retry
-SET_BACK_PER_SECOND = 100.0  # jobs of a server in trouble that a process takes from T-retry only to put them back
+DEFERRED_READS_PER_SECOND = 100.0  # jobs of a server in trouble that a process takes from T-retry only to put them back
 TIER_SLIP = 0.5  # seconds: a wait of a whole tier is written down a moment after it was decided, and is one still
 SPREAD = 0.2  # waits of an outage vary by this part: processes that saw the same one do not come back together
 
@@ -64,21 +65,21 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Again(Waiting):
+class RetryHere(Waiting):
     """Try again in this process after `delay` seconds."""
 
     delay: float
 
 
 @dataclass(frozen=True)
-class Park(Waiting):
+class Defer(Waiting):
     """Set aside in T-retry until `not_before` (wall clock)."""
 
     not_before: float
 
 
 @dataclass(frozen=True)
-class Dead:
+class DeadLetter:
     """Dead-letter `error`, with a failed result. The attempt that ended so counts among the job's."""
 
     error: BaseException
@@ -89,10 +90,10 @@ class Abandon:
     """Write nothing: whoever owns the partition repeats the job."""
 
 
-Verdict = Again | Park | Dead | Abandon
+Verdict = RetryHere | Defer | DeadLetter | Abandon
 
 
-class SetBacks:
+class DeferralPacer:
     """How long jobs wait, untried, while their server is down or busy: a whole tier each, so one record.
 
     About as long again as that has lasted, or as it is until the next probe, at most twice as long. And where many
@@ -116,7 +117,7 @@ class SetBacks:
         """Has a tier got what it may within its length? Counts anew once that is over."""
         if now - self._began[tier] >= TIERS[tier]:
             self._began[tier], self._count[tier] = now, 0
-        return self._count[tier] >= TIERS[tier] * SET_BACK_PER_SECOND
+        return self._count[tier] >= TIERS[tier] * DEFERRED_READS_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Policy:
         if fate is Fate.ABANDON:
             return Abandon()
         if fate is Fate.DEAD:
-            return Dead(error)
+            return DeadLetter(error)
         if fate is Fate.OUTAGE:
             return self._after_outage(task, error, now, breaker_wait)
         return self._after_failure(task, error, now)
@@ -158,7 +159,7 @@ class Policy:
             return self._wait(0.0, now, spent=False, since=None, outages=0)
         spent = len(task.attempts) + 1
         if spent >= self.max_attempts:
-            return Dead(error)
+            return DeadLetter(error)
         delay = self.jitter() * Doubling(self.backoff, self.backoff_max).bare(spent)
         return self._wait(delay, now, spent=True, since=None, outages=0)
 
@@ -174,18 +175,18 @@ class Policy:
         delay = min(delay, patience_left)  # the last attempt is at the end of the patience, not a tier beyond
         return self._wait(delay, now, spent=False, since=since, outages=outages)
 
-    def set_back(self, task: Task, outage: BaseException, now: float, seconds: float) -> Park | Dead:
+    def defer_untried(self, task: Task, outage: BaseException, now: float, seconds: float) -> Defer | DeadLetter:
         """Decide about a job that is not tried: its server has been met with `outage`. `now` is wall clock."""
         since = now if task.waiting_since is None else task.waiting_since
         patience_left = since + self.patience_seconds - now
         if patience_left <= 0:
             return _out_of_patience(outage, now - since)
-        return Park(False, since, task.outages, now + min(seconds, patience_left))
+        return Defer(False, since, task.outages, now + min(seconds, patience_left))
 
-    def _wait(self, delay: float, now: float, *, spent: bool, since: float | None, outages: int) -> Again | Park:
+    def _wait(self, delay: float, now: float, *, spent: bool, since: float | None, outages: int) -> RetryHere | Defer:
         if delay <= MEMORY_SECONDS:
-            return Again(spent, since, outages, delay)
-        return Park(spent, since, outages, now + delay)
+            return RetryHere(spent, since, outages, delay)
+        return Defer(spent, since, outages, now + delay)
 
 
 def tier_for(remaining: float) -> int | None:
@@ -206,10 +207,10 @@ def _rounded_down(delay: float) -> float:
     return delay if tier is None else TIERS[tier]
 
 
-def _out_of_patience(error: BaseException, seconds: float) -> Dead:
+def _out_of_patience(error: BaseException, seconds: float) -> DeadLetter:
     """Return the end of a job whose server did not come back: its last error, and how long it waited."""
     hours = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
     reason = f"waited {hours} for the server, longer than ETL_OUTAGE_PATIENCE_HOURS"
     if isinstance(error, EtlError):
         error = type(error)(f"{error} ({reason})", server=error.server)
-    return Dead(error)
+    return DeadLetter(error)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.models.server import ServerConfig
-    from etl.sessions.pool import Piece, Slot
+    from etl.sessions.pool import Orphan, Slot
     from etl.transfer.base import Session
 
-LITTER_TRIES = 3
+ORPHAN_TRIES = 3
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,10 @@ class Lender(Protocol):
 
     def create(self, server: ServerConfig) -> Session:
         """Return a new, unconnected session."""
+        ...
+
+    def expiry(self) -> float:
+        """Return when a session that is opened now will be past its lifetime."""
         ...
 
     def opened(self, slot: Slot) -> None:
@@ -61,16 +65,16 @@ class Lender(Protocol):
         """Note a connect that failed."""
         ...
 
-    def take_litter(self, slot: Slot) -> OrderedDict[str, Piece]:
+    def take_orphans(self, slot: Slot) -> OrderedDict[str, Orphan]:
         """Hand out partial files to remove."""
         ...
 
-    def put_litter(self, slot: Slot, litter: OrderedDict[str, Piece]) -> None:
+    def put_back_orphans(self, slot: Slot, orphans: OrderedDict[str, Orphan]) -> None:
         """Take back those that were not removed."""
         ...
 
     def checkin(self, lease: Lease, slots: list[tuple[Slot, bool]]) -> None:
-        """End a lease; with each slot whether its session is clean."""
+        """End a lease; with each slot whether its session is reusable."""
         ...
 
 
@@ -119,36 +123,36 @@ class Lease:
                 self._end({other for other in self._slots if other is not slot})
                 raise
 
-    def release(self, clean: bool | tuple[bool, bool]) -> None:
+    def release(self, reusable: bool | tuple[bool, bool]) -> None:
         """Give the sessions back. Clean ones (per side: source, destination) are reused, others closed at once.
 
-        Clean means: no exception was seen and every reply was read. After an abort none is clean. A second call
+        Reusable means: no exception was seen and every reply was read. After an abort none is reusable. A second call
         does nothing.
         """
-        sides = clean if isinstance(clean, tuple) else (clean, clean)
+        sides = reusable if isinstance(reusable, tuple) else (reusable, reusable)
         if self.shared:
             sides = (all(sides), all(sides))
-        self._end({slot for slot, is_clean in zip(self._slots, sides, strict=False) if is_clean})
+        self._end({slot for slot, is_reusable in zip(self._slots, sides, strict=False) if is_reusable})
 
     def abort(self) -> None:
         """Make what blocks in these sessions fail at once; they are not reused. Does nothing after release."""
         with self._lock:
             if self._released or self._aborted:
                 return
-            # From here on all count as unclean: none can reach another job before its abort below.
+            # From here on all count as not reusable: none can reach another job before its abort below.
             self._aborted = True
             sessions = [slot.session for slot in self._slots]
         for session in sessions:
             if session is not None:
                 session.abort()
 
-    def _end(self, clean: set[Slot]) -> None:
+    def _end(self, reusable: set[Slot]) -> None:
         with self._lock:
             if self._released:
                 return
             self._released = True
-            clean = set() if self._aborted else clean | {slot for slot in self._slots if not slot.is_touched}
-        self._lender.checkin(self, [(slot, slot in clean) for slot in self._slots])
+            reusable = set() if self._aborted else reusable | {slot for slot in self._slots if not slot.is_touched}
+        self._lender.checkin(self, [(slot, slot in reusable) for slot in self._slots])
 
     def _prepare(self, slot: Slot) -> None:
         lender = self._lender
@@ -161,7 +165,7 @@ class Lease:
         if slot.pooled is not None and slot.is_connecting and not is_alive(slot.pooled, lender.now, lender.ping_limit):
             self._discard(slot)
         if slot.pooled is None:
-            self._connect(slot, tidy=True)
+            self._connect(slot, removes_orphans=True)
         elif slot.pooled.server is not slot.server:
             slot.pooled.session.adopt(slot.server)
             slot.pooled.server = slot.server
@@ -169,7 +173,7 @@ class Lease:
             lender.connect_ended(slot)
         self._require_not_aborted()
 
-    def _connect(self, slot: Slot, *, tidy: bool) -> None:
+    def _connect(self, slot: Slot, *, removes_orphans: bool) -> None:
         lender, server = self._lender, slot.server
         session = lender.create(server)
         with self._lock:
@@ -180,31 +184,31 @@ class Lease:
         except Exception as error:
             session.abort()
             disconnect(PooledSession(session, server, 0.0, 0.0, 0.0))
-            reason = named(error, server)
+            reason = as_our_error(error, server)
             if not self.aborted:
                 lender.refused(server, reason)
             raise reason from error
         now = lender.now()
         with self._lock:
-            slot.pooled, slot.attempt = PooledSession(session, server, opened=now, used=now, proven=now), None
+            slot.pooled, slot.attempt = PooledSession(session, server, lender.expiry(), used=now, proven=now), None
         lender.opened(slot)
-        if tidy and not self._tidy(slot, session):
+        if removes_orphans and not self._remove_orphans(slot, session):
             self._discard(slot)  # it saw an error: never used again, not even for the job it was opened for
-            self._connect(slot, tidy=False)
+            self._connect(slot, removes_orphans=False)
 
-    def _tidy(self, slot: Slot, session: Session) -> bool:
+    def _remove_orphans(self, slot: Slot, session: Session) -> bool:
         """Remove remembered partial files, best effort; False when the session saw an error."""
-        litter = self._lender.take_litter(slot)
-        while litter:
-            path, piece = litter.popitem(last=False)
+        orphans = self._lender.take_orphans(slot)
+        while orphans:
+            path, orphan = orphans.popitem(last=False)
             try:
                 session.remove(path)
             except Exception as error:  # noqa: BLE001 - best effort; the session goes, the path gets more chances
                 log.warning("partial file not removed", server=slot.server.hostname, path=path, error=str(error))
-                piece.tries += 1
-                if piece.tries < LITTER_TRIES:
-                    litter[path] = piece
-                self._lender.put_litter(slot, litter)
+                orphan.tries += 1
+                if orphan.tries < ORPHAN_TRIES:
+                    orphans[path] = orphan
+                self._lender.put_back_orphans(slot, orphans)
                 return False
             log.info("partial file removed", server=slot.server.hostname, path=path)
         return True
@@ -265,7 +269,7 @@ def _session_of(slot: Slot) -> Session:
     return slot.pooled.session
 
 
-def named(error: Exception, server: ServerConfig) -> Exception:
+def as_our_error(error: Exception, server: ServerConfig) -> Exception:
     """Return a connect's error as one of ours, with the server's name."""
     if isinstance(error, EtlError):
         error.server = error.server or server.hostname

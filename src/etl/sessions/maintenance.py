@@ -46,7 +46,7 @@ class Stock(Protocol):
         """Take an idle session that must prove that it lives."""
         ...
 
-    def put_back(self, pool: Pool, pooled: PooledSession, *, clean: bool) -> None:
+    def put_back(self, pool: Pool, pooled: PooledSession, *, reusable: bool) -> None:
         """Put a taken session back, or close it."""
         ...
 
@@ -146,13 +146,13 @@ class Maintenance:
             is_dead = is_dead or not is_alive(pooled, stock.now, stock.ping_limit)
             if is_dead:
                 pooled.session.abort()
-            stock.put_back(pool, pooled, clean=not is_dead)
+            stock.put_back(pool, pooled, reusable=not is_dead)
         while (lease := stock.reserve_warm(pool)) is not None:
             try:
                 lease.open()
             except Exception as error:  # noqa: BLE001 - whoever needs a session will find out, and report it
                 log.info("session not opened ahead of need", servers=sorted(pool.names), error=str(error))
-            lease.release(clean=True)
+            lease.release(reusable=True)
 
     def _say_farewell(self, sessions: queue.SimpleQueue[tuple[Pool, PooledSession]]) -> None:
         while True:

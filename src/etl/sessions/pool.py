@@ -28,8 +28,9 @@ SHRINK_SECONDS = 60.0  # how long a server keeps what was open when it refused m
 REGROW_SECONDS = 10.0  # and then, for each session more
 WARM_SECONDS = 60.0  # between a connect that failed and the next one ahead of need
 LONGEST_LOGIN_WAIT = 3600.0
-LITTER_LIMIT = 1000  # partial files remembered per server
-LITTER_BATCH = 50  # of those, removed by one fresh session before its job: bounds the delay
+ORPHAN_LIMIT = 1000  # partial files remembered per server
+LIFETIME_SPREAD = 0.05  # by which part of it a session lives less or more: those opened together end one by one
+ORPHAN_BATCH = 50  # of those, removed by one fresh session before its job: bounds the delay
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Ages:
     lifetime: float
     login_backoff: float
 
+    def expiry(self, now: float, jitter: float) -> float:
+        """Return when a session that is opened now will be past its lifetime; `jitter`: 0 to 1."""
+        return now + self.lifetime * (1 + LIFETIME_SPREAD * (2 * jitter - 1))
+
 
 @dataclass(eq=False)
 class PooledSession:
@@ -48,17 +53,17 @@ class PooledSession:
 
     session: Session
     server: ServerConfig
-    opened: float
+    expires: float  # when it is past its lifetime
     used: float  # given back last
-    proven: float  # last sign of life: a clean job or a ping
+    proven: float  # last sign of life: a job without an error, or a ping
 
-    def is_old(self, now: float, ages: Ages) -> bool:
+    def is_old(self, now: float) -> bool:
         """Is it past its lifetime?"""
-        return now - self.opened > ages.lifetime
+        return now > self.expires
 
     def has_expired(self, now: float, ages: Ages) -> bool:
         """Is it old, or was it idle for too long?"""
-        return now - self.used > ages.idle_timeout or self.is_old(now, ages)
+        return now - self.used > ages.idle_timeout or self.is_old(now)
 
     def is_fresh(self, now: float, ages: Ages) -> bool:
         """Did it give a sign of life lately?"""
@@ -66,7 +71,7 @@ class PooledSession:
 
 
 @dataclass(eq=False)
-class Piece:
+class Orphan:
     """A partial file that could not be removed."""
 
     server: ServerConfig
@@ -114,7 +119,7 @@ class Pool:
     round_trip: float | None = None  # seconds; as a session told last
     shrunk_to: int | None = None
     shrunk_until: float = 0.0
-    litter: OrderedDict[str, Piece] = field(default_factory=OrderedDict)
+    orphans: OrderedDict[str, Orphan] = field(default_factory=OrderedDict)
 
     def register(self, server: ServerConfig) -> None:
         """Add a name of this server: the smallest limit of all names counts."""
@@ -249,12 +254,12 @@ class Pool:
     def has_expired(self, pooled: PooledSession, now: float) -> bool:
         """Is a session past its lifetime, or was it idle for too long? Those opened ahead of need may idle."""
         if self.warm is not None and self.connected <= self.warm.prewarm:
-            return pooled.is_old(now, self.ages)
+            return pooled.is_old(now)
         return pooled.has_expired(now, self.ages)
 
     def keeps(self, pooled: PooledSession, now: float) -> bool:
-        """May a clean session whose slot ends be kept?"""
-        return self.taken + len(self.idle) <= self.limit_at(now) and not pooled.is_old(now, self.ages)
+        """May a reusable session whose slot ends be kept?"""
+        return self.taken + len(self.idle) <= self.limit_at(now) and not pooled.is_old(now)
 
     def put_idle(self, pooled: PooledSession) -> None:
         """Put a session among the idle ones, in the order of last use."""
@@ -277,15 +282,15 @@ class Pool:
             self.taken += 1
         return pooled
 
-    def add_litter(self, server: ServerConfig, path: str) -> str | None:
+    def add_orphan(self, server: ServerConfig, path: str) -> str | None:
         """Remember a partial file; return the one forgotten for it, if any."""
-        self.litter[path] = Piece(server)
-        return self.litter.popitem(last=False)[0] if len(self.litter) > LITTER_LIMIT else None
+        self.orphans[path] = Orphan(server)
+        return self.orphans.popitem(last=False)[0] if len(self.orphans) > ORPHAN_LIMIT else None
 
-    def take_litter(self, server: ServerConfig) -> OrderedDict[str, Piece]:
+    def take_orphans(self, server: ServerConfig) -> OrderedDict[str, Orphan]:
         """Take a batch of the partial files that a session for `server` can reach."""
-        paths = [path for path, piece in self.litter.items() if same_view(piece.server, server)]
-        return OrderedDict((path, self.litter.pop(path)) for path in paths[:LITTER_BATCH])
+        paths = [path for path, orphan in self.orphans.items() if same_view(orphan.server, server)]
+        return OrderedDict((path, self.orphans.pop(path)) for path in paths[:ORPHAN_BATCH])
 
 
 def same_view(one: ServerConfig, other: ServerConfig) -> bool:

@@ -1,20 +1,21 @@
-"""Sessions: one pool per server, leased in pairs, or alone to be opened; reused while proven clean.
+"""Sessions: one pool per server, leased in pairs, or alone to be opened; reused while proven reusable.
 
-    Pools(config_lookup, settings, clock=time.monotonic, create=create_session)
+    Pools(config_lookup, settings, clock=time.monotonic, create=create_session, jitter=random.random)
     .on_release                                   called, without a lock, whenever a session or a connect became free
     .server(name) -> ServerConfig   .key(server) -> pool key   .register(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
     .room(server) -> int   .connecting_for(server) -> seconds | None   .connected(server) -> int
     .login_backoff_left(server) -> seconds
-    .litter(server, path)   .tidy(server, path) -> bool   .round_trip(server) -> seconds | None
+    .remember_orphan(server, path)   .remove_orphan(server, path) -> bool   .round_trip(server) -> seconds | None
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
-    Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared  .release(clean)  .abort()  .aborted
+    Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared .release(reusable) .abort() .aborted
 
 Knows settings and sessions; knows no job, no queue, no Kafka.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.errors import Fate, SettingsError, fate_of
-from etl.sessions.lease import Lease, disconnect, named
+from etl.sessions.lease import Lease, as_our_error, disconnect
 from etl.sessions.maintenance import Maintenance
 from etl.sessions.pool import Ages, Pool, fits, same_view
 from etl.transfer.base import Session, TransferFactory
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
     from etl.models.server import ServerConfig, TransferSettings
-    from etl.sessions.pool import Key, Piece, PooledSession, Slot
+    from etl.sessions.pool import Key, Orphan, PooledSession, Slot
 
     Create = Callable[[ServerConfig, TransferSettings], Session]
 
@@ -56,11 +57,13 @@ class Pools:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         create: Create = create_session,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.server = config_lookup
         self.now = clock
         self.on_release: Callable[[], None] | None = None
         self._create = create
+        self._jitter = jitter
         self._limits = settings.transfer
         self._ages = Ages(
             settings.ping_interval_seconds,
@@ -156,14 +159,14 @@ class Pools:
         with self._lock:
             return max(0.0, self._pool(server).no_login_before - now)
 
-    def litter(self, server: ServerConfig, path: str) -> None:
+    def remember_orphan(self, server: ServerConfig, path: str) -> None:
         """Remember a partial file that could not be removed; the next fresh session with its server does it."""
         with self._lock:
-            forgotten = self._pool(server).add_litter(server, path)
+            forgotten = self._pool(server).add_orphan(server, path)
         if forgotten is not None:
             log.warning("partial file forgotten", server=server.hostname, path=forgotten)
 
-    def tidy(self, server: ServerConfig, path: str) -> bool:
+    def remove_orphan(self, server: ServerConfig, path: str) -> bool:
         """Remove a partial file now, through a session of its own; else remember it, and return False.
 
         For a lane whose own session broke and is closed: the slot of that one is still the lane's.
@@ -176,10 +179,10 @@ class Pools:
                     session.remove(path)
             except Exception as error:  # noqa: BLE001 - the failure that matters is the transfer's
                 log.info("partial file left for later", server=server.hostname, path=path, error=str(error))
-                self.refused(server, named(error, server))
+                self.refused(server, as_our_error(error, server))
             else:
                 return True
-        self.litter(server, path)
+        self.remember_orphan(server, path)
         return False
 
     def round_trip(self, server: ServerConfig) -> float | None:
@@ -200,7 +203,7 @@ class Pools:
                     "taken": pool.taken,
                     "connecting": pool.connecting,
                     "connects_left": int(pool.connects_left(now)),
-                    "litter": len(pool.litter),
+                    "orphans": len(pool.orphans),
                 }
                 for pool in self._by_key.values()
             }
@@ -218,6 +221,10 @@ class Pools:
     def create(self, server: ServerConfig) -> Session:
         """Return a new, unconnected session."""
         return self._create(server, self._limits)
+
+    def expiry(self) -> float:
+        """Return when a session that is opened now will be past its lifetime."""
+        return self._ages.expiry(self.now(), self._jitter())
 
     def opened(self, slot: Slot) -> None:
         """Count a session that connected."""
@@ -250,27 +257,29 @@ class Pools:
             pool = self._pool(server)
             has_shrunk, limit = pool.refused(error, now), pool.limit_at(now)
         if has_shrunk:
-            log.warning("pool shrunk: no more sessions", server=server.hostname, limit=limit, error=str(error))
+            log.warning("pool limit lowered", server=server.hostname, limit=limit, error=str(error))
 
-    def take_litter(self, slot: Slot) -> OrderedDict[str, Piece]:
+    def take_orphans(self, slot: Slot) -> OrderedDict[str, Orphan]:
         """Hand out partial files to remove."""
         with self._lock:
-            return slot.pool.take_litter(slot.server)
+            return slot.pool.take_orphans(slot.server)
 
-    def put_litter(self, slot: Slot, litter: OrderedDict[str, Piece]) -> None:
+    def put_back_orphans(self, slot: Slot, orphans: OrderedDict[str, Orphan]) -> None:
         """Take back those that were not removed."""
         with self._lock:
-            for path, piece in litter.items():
-                slot.pool.litter.setdefault(path, piece)
+            for path, orphan in orphans.items():
+                slot.pool.orphans.setdefault(path, orphan)
 
     def checkin(self, lease: Lease, slots: list[tuple[Slot, bool]]) -> None:
-        """End a lease: keep the clean sessions, close the others; a slot is free once its session is closed."""
+        """End a lease: keep the reusable sessions, close the others; a slot is free once its session is closed."""
         now = self.now()
         doomed: list[tuple[Pool, PooledSession, bool]] = []
-        trips = [slot.pooled.session.round_trip_seconds() if clean and slot.pooled else None for slot, clean in slots]
+        trips = [
+            slot.pooled.session.round_trip_seconds() if reusable and slot.pooled else None for slot, reusable in slots
+        ]
         with self._lock:  # critical section: decide what is kept
             self._leases.discard(lease)
-            for (slot, clean), seconds in zip(slots, trips, strict=True):
+            for (slot, reusable), seconds in zip(slots, trips, strict=True):
                 pool = slot.pool
                 pool.round_trip = pool.round_trip if seconds is None else seconds
                 pool.end_connect(slot)
@@ -282,15 +291,15 @@ class Pools:
                     doomed.append((pool, slot.evicts, True))
                 if slot.pooled is None:
                     pool.taken -= 1
-                elif clean and not self._closing and pool.keeps(slot.pooled, now):
+                elif reusable and not self._closing and pool.keeps(slot.pooled, now):
                     if slot.is_touched:
                         slot.pooled.used = slot.pooled.proven = now
                     pool.taken -= 1
                     pool.put_idle(slot.pooled)
                 else:
-                    doomed.append((pool, slot.pooled, clean))
-        for pool, pooled, clean in doomed:
-            if not clean:
+                    doomed.append((pool, slot.pooled, reusable))
+        for pool, pooled, reusable in doomed:
+            if not reusable:
                 pooled.session.abort()  # no farewell on a session in an unknown state: it could block
             self._close(pool, pooled)
         self._tell()
@@ -334,10 +343,10 @@ class Pools:
         """Take an idle session out of its pool that must prove that it lives."""
         return self.take_idle(pool, lambda pooled: not pooled.is_fresh(now, self._ages))
 
-    def put_back(self, pool: Pool, pooled: PooledSession, *, clean: bool) -> None:
-        """Put a session back that was taken for care; an unclean one is closed."""
+    def put_back(self, pool: Pool, pooled: PooledSession, *, reusable: bool) -> None:
+        """Put a session back that was taken for care; an not reusable one is closed."""
         with self._lock:
-            kept = clean and not self._closing
+            kept = reusable and not self._closing
             if kept:
                 pool.taken -= 1
                 pool.put_idle(pooled)

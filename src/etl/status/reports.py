@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
-    from etl.broker import Intake
+    from etl.broker import GroupConsumer
     from etl.dispatch.dispatcher import Dispatcher
     from etl.intake.partitions import Partitions
     from etl.topics.companions import Topics
@@ -26,9 +26,9 @@ IDLE_SECONDS = 20.0  # without a partition of the jobs' topic: longer than a ses
 class Reports:
     """All of them; asked in each round of the consumer's loop."""
 
-    def __init__(self, topics: Topics, intake: Intake, partitions: Partitions, dispatcher: Dispatcher) -> None:
+    def __init__(self, topics: Topics, group: GroupConsumer, partitions: Partitions, dispatcher: Dispatcher) -> None:
         self._topics = topics
-        self._intake = intake
+        self._group = group
         self._partitions = partitions
         self._dispatcher = dispatcher
         now = time.monotonic()
@@ -50,10 +50,10 @@ class Reports:
 
     def _say_parked(self) -> None:
         """Say how much waits in T-retry, and until when."""
-        count, next_due = self._partitions.parked(self._topics.retry)
+        count, next_due = self._partitions.deferred(self._topics.retry)
         if count:
             seconds = None if next_due is None else round(max(0.0, next_due - time.time()), 1)
-            log.info("jobs parked", topic=self._topics.retry, count=count, next_due_seconds=seconds)
+            log.info("jobs deferred", topic=self._topics.retry, count=count, next_due_seconds=seconds)
 
     def _say_servers(self) -> None:
         """Say how the servers do that have work, or are down."""
@@ -69,13 +69,13 @@ class Reports:
                     jobs_per_second=round(report.jobs_per_second, 2),
                     error_share=round(report.error_share, 3),
                     round_trip_ms=None if trip is None else round(trip * 1000, 1),
-                    set_back=report.set_back,
+                    deferred=report.deferred,
                 )
 
     def _look_for_work(self, now: float) -> None:
         """Say once that this process is one too many: all partitions of the topic are with others."""
         topic = self._topics.source
-        if not self._intake.is_member() or any(held.topic == topic for held in self._intake.assigned()):
+        if not self._group.is_member() or any(held.topic == topic for held in self._group.assigned()):
             self._idle_since = now
         elif now - self._idle_since > IDLE_SECONDS:
             self._idle_said = True

@@ -48,9 +48,12 @@ COMPARED_BYTES = 1 << 20  # at a time, of two files that may be the same
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a transfer came to: `size_bytes` of the file now at the destination, and how that is known."""
+    """What a transfer came to: `size_bytes` of the file now at the destination, and how that is known.
 
-    size_bytes: int
+    None: another process published it, and it was taken away since; or the server tells no sizes.
+    """
+
+    size_bytes: int | None
     verified_by: str
     skipped: bool = False  # `overwrite` left a different file alone: the source is left alone as well
     facts: Facts | None = None  # the source's, as it was read
@@ -175,15 +178,15 @@ def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> Non
         task.leaves_partial = False
 
 
-def finish(task: Task, source: Session, destination: Session, facts: Facts | None) -> int:
-    """Do the source action of a published job; return the size of the published file.
+def finish(task: Task, source: Session, destination: Session, facts: Facts | None) -> int | None:
+    """Do the source action of a published job; return the size of the published file, None if nobody can tell it.
 
     `facts` are the source's as it was read, None when another process read it. A source that is gone was dealt with
     before; one that is another file by now (a new one under the old name) is left alone.
     """
     job, options = task.job, task.job.options
     published = facts or _look_if_possible(destination, job.destination.path)
-    size_bytes = (published.size_bytes if published else None) or 0
+    size_bytes = published.size_bytes if published else None
     here = source.look(job.source.path)
     require_owned(task)
     if options.source_action == "keep" or here is None:
@@ -231,20 +234,20 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
     wanted = source.look(job.source.path)
     if wanted is None:
         if options.overwrite == "skip":
-            return Receipt(found.size_bytes or 0, NOTHING, skipped=True)
+            return Receipt(found.size_bytes, NOTHING, skipped=True)
         raise FileMissing(f"{job.source} is not there", server=job.source.hostname)
     # Where a wrong answer would cost a file, only the content tells: two images of one size and one second may differ,
     # and our own file, published just before a crash, may have another time where a server keeps none.
     truth_matters = options.overwrite == "fail" or options.source_action != "keep"
     if not truth_matters and wanted.same_file(found):
-        return Receipt(found.size_bytes or 0, SIZE_AND_TIME)
+        return Receipt(found.size_bytes, SIZE_AND_TIME)
     if truth_matters and wanted.size_bytes == found.size_bytes and _same_content(task, source, destination, buffer):
-        return Receipt(found.size_bytes or 0, CONTENT)
+        return Receipt(found.size_bytes, CONTENT)
     if options.overwrite == "newer" and _is_newer(wanted, found):
         return None
     if options.overwrite == "fail":
         raise AlreadyExists(f"{job.destination} exists and is another file", server=job.destination.hostname)
-    return Receipt(found.size_bytes or 0, NOTHING, skipped=True)
+    return Receipt(found.size_bytes, NOTHING, skipped=True)
 
 
 def _may_be_itself(task: Task, orphans: OrphanIndex) -> bool:

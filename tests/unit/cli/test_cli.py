@@ -128,9 +128,9 @@ def kafka(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kafka:
         def flush(self, timeout: float = 1.0) -> None:
             pass
 
-    class Outbox:
+    class TransactionalProducer:
         def __init__(self, bootstrap_servers: str, transactional_id: str) -> None:
-            kafka.calls.append(f"outbox {transactional_id}")
+            kafka.calls.append(f"producer {transactional_id}")
 
         def open(self) -> None:
             kafka.calls.append("open")
@@ -145,7 +145,7 @@ def kafka(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kafka:
         def close(self) -> None:
             kafka.calls.append("close")
 
-    for name, fake in {"Reader": Reader, "Writer": Writer, "Outbox": Outbox}.items():
+    for name, fake in {"Reader": Reader, "Writer": Writer, "TransactionalProducer": TransactionalProducer}.items():
         monkeypatch.setattr(broker, name, fake)
     monkeypatch.chdir(tmp_path)
     for name in ("ETL_TOPIC", "ETL_BOOTSTRAP_SERVERS", "ETL_GROUP_ID"):
@@ -308,7 +308,7 @@ def test_no_result_in_time_is_exit_code_1(kafka: Kafka) -> None:
     named = [line for line in result.stderr.splitlines() if line.startswith("no result: ")]
     assert named == [f"no result: j{number}" for number in range(0, 40, 2)]
     assert "and 5 more without a result" in result.stderr
-    for place in ("--describe --group etl-worker-group\n", "job parked in", "etl dlq list --topic jobs\n"):
+    for place in ("--describe --group etl-worker-group\n", "job deferred in", "etl dlq list --topic jobs\n"):
         assert place in result.stderr
     result = jobs("submit", "SRC:/a", "DST:/b", "--job-id", "lost", "--wait", "--timeout", "0.05", "--json")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -447,10 +447,10 @@ def test_one_dead_letter_is_shown_whole(dead: Kafka) -> None:
 
 
 def test_a_replay_sends_originals_and_markers_together(dead: Kafka) -> None:
-    """Claim: the outbox is opened before anything is read; bytes, id, count and the producer's headers go along."""
+    """Claim: the producer is opened before anything is read; bytes, id, count and the producer's headers go along."""
     result = jobs("dlq", "replay", "--all", "--yes")
     assert result.exit_code == 0, result.output
-    assert dead.calls[:2] == ["outbox etl-replay-jobs-dlq", "open"]
+    assert dead.calls[:2] == ["producer etl-replay-jobs-dlq", "open"]
     assert dead.calls[-2:] == ["transact 6", "close"]
     third, second, first = dead.topics["jobs"]  # the oldest went first
     assert second.value == b"\x1b[2J"
@@ -500,7 +500,7 @@ def test_a_dry_run_touches_nothing(dead: Kafka) -> None:
     assert result.exit_code == 0
     assert "j0" in result.stdout
     assert "j2" not in result.stdout
-    assert not any(call.startswith(("outbox", "transact")) for call in dead.calls)
+    assert not any(call.startswith(("producer", "transact")) for call in dead.calls)
 
 
 def test_a_terminal_is_asked(dead: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def knocking(r: Room, *silent: str) -> Iterator[int]:
     assert not any(lease.is_pair for _, lease in taken)
     yield len(taken)
     for task, lease in taken:
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.finish(task)
 
 
@@ -117,7 +117,7 @@ def test_a_server_that_is_met_first_is_reached_beside_silent_ones() -> None:
         assert taken is not None
         task, lease = taken
         assert (task.job.source.hostname, lease.is_pair) == ("X", False)
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.finish(task)
 
 

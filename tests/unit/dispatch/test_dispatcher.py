@@ -15,7 +15,7 @@ from etl import errors
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.overflow import DOWN_KEEPS
 from etl.models.task import Task
-from etl.retry.policy import SET_BACK_PER_SECOND, TIERS
+from etl.retry.policy import DEFERRED_READS_PER_SECOND, TIERS
 from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
 from pretend import Clock, World
@@ -42,7 +42,7 @@ class Room:
             lease = self.pools.reserve(self.pools.server(name))
             assert lease is not None
             lease.open()
-            lease.release(clean=True)
+            lease.release(reusable=True)
 
     def offer(self, *tasks: Task) -> None:
         for task in tasks:
@@ -66,14 +66,14 @@ class Room:
         return list(iter(self.take, None))
 
     def end(self, task: Task, *, later: float | None = None) -> None:
-        self.leases.pop(task).release(clean=True)
+        self.leases.pop(task).release(reusable=True)
         if later is not None:
             self.dispatcher.later(task, later)
         self.dispatcher.finish(task)
 
     def refuse(self, task: Task, name: str, error: BaseException = DOWN) -> None:
         """End a run as an outage of a server does: its sessions are gone, the job waits."""
-        self.leases.pop(task).release(clean=False)
+        self.leases.pop(task).release(reusable=False)
         self.dispatcher.failed(name, error, task)
         self.dispatcher.later(task, 60.0)
         self.dispatcher.finish(task)
@@ -193,7 +193,7 @@ def test_lanes_are_kept_for_a_queue_whose_connects_are_under_way() -> None:
         names = pairs([task for task, _ in running])
         assert names.count("AB") == names.count("CD") == 4
         for task, lease in running:
-            lease.release(clean=True)
+            lease.release(reusable=True)
             r.dispatcher.finish(task)
 
 
@@ -206,13 +206,13 @@ def test_a_server_is_reached_by_itself_before_its_partner_lends_a_session() -> N
         assert (lease.servers, lease.is_pair) == (("C",), False)
         assert pairs(r.take_all()) == "AB"
         lease.open()
-        lease.release(clean=True)
+        lease.release(reusable=True)
         r.dispatcher.later(task, 0.0)
         r.dispatcher.finish(task)
         r.end(*r.leases)
         again, lease = _taken(r.dispatcher)
         assert (again, lease.servers) == (task, ("A", "C"))
-        lease.release(clean=True)
+        lease.release(reusable=True)
         r.dispatcher.finish(task)
 
 
@@ -225,7 +225,7 @@ def test_lanes_are_not_kept_for_a_connect_that_takes_long() -> None:
         assert pairs(r.take_all()) == "AB AB"
         r.clock.pass_(1.0)
         assert pairs(r.take_all()) == "AB AB"
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.finish(task)
 
 
@@ -395,7 +395,7 @@ def test_a_lane_that_knocks_at_its_partner_is_no_probe_of_a_server() -> None:
         assert {name: report.lanes for name, report in r.dispatcher.servers().items()} == {"A": 1, "B": 0}
         r.offer(pretend.task(1, "C", "B"))
         assert pairs([r.must_take()]) == "CB"
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.finish(knock)
 
 
@@ -409,7 +409,7 @@ def test_a_failing_server_has_one_lane() -> None:
         r.dispatcher.failed("B", DOWN)
         r.clock.pass_(10.0)
         assert r.take() is None
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.later(dialing, 60.0)
         r.dispatcher.finish(dialing)
         assert r.take() is not None
@@ -455,7 +455,7 @@ def test_too_many_connections_is_an_outage_only_when_none_of_ours_is_open() -> N
         running = r.must_take()
         r.dispatcher.failed("B", busy)
         assert r.dispatcher.breaker_wait("B") == 0.0
-        r.leases[running].release(clean=False)
+        r.leases[running].release(reusable=False)
         r.dispatcher.failed("B", busy)
         assert r.dispatcher.breaker_wait("B") == 1.0
 
@@ -482,7 +482,7 @@ def test_many_servers_that_are_down_do_not_keep_the_window() -> None:
         r.dispatcher.overflow()
         assert r.dispatcher.unfinished[0] == 40
         assert not r.dispatcher.full
-        assert r.dispatcher.sets_back(("A", "D7"))
+        assert r.dispatcher.would_defer(("A", "D7"))
 
 
 def test_what_is_handed_out_waits_about_as_long_as_the_breaker() -> None:
@@ -525,10 +525,10 @@ def test_of_a_million_set_back_no_more_come_due_than_can_be_set_back_again() -> 
             for _, seconds, _ in r.dispatcher.overflow():
                 counts[seconds] = counts.get(seconds, 0) + 1
         assert counts == {
-            10.0: 10 * SET_BACK_PER_SECOND,
-            60.0: 60 * SET_BACK_PER_SECOND,
-            600.0: 600 * SET_BACK_PER_SECOND,
-            3600.0: 150_000 - 670 * SET_BACK_PER_SECOND,
+            10.0: 10 * DEFERRED_READS_PER_SECOND,
+            60.0: 60 * DEFERRED_READS_PER_SECOND,
+            600.0: 600 * DEFERRED_READS_PER_SECOND,
+            3600.0: 150_000 - 670 * DEFERRED_READS_PER_SECOND,
         }
 
 
@@ -555,14 +555,14 @@ def test_it_is_known_before_whether_a_job_would_be_set_back() -> None:
     with room() as r:
         r.dispatcher.failed("B", DOWN)
         r.offer(*tasks_of("A", "B", DOWN_KEEPS - 1))
-        assert not r.dispatcher.sets_back(("A", "B"))
+        assert not r.dispatcher.would_defer(("A", "B"))
         r.offer(pretend.task(100))
-        assert r.dispatcher.sets_back(("A", "B"))
-        assert r.dispatcher.sets_back(("B", "C"))
-        assert not r.dispatcher.sets_back(("A", "C"))
-        assert not r.dispatcher.sets_back(())
+        assert r.dispatcher.would_defer(("A", "B"))
+        assert r.dispatcher.would_defer(("B", "C"))
+        assert not r.dispatcher.would_defer(("A", "C"))
+        assert not r.dispatcher.would_defer(())
         r.pools.server = _unknown  # type: ignore[method-assign,assignment]
-        assert not r.dispatcher.sets_back(("A", "GONE"))
+        assert not r.dispatcher.would_defer(("A", "GONE"))
 
 
 def _unknown(name: str) -> object:
@@ -704,9 +704,9 @@ def test_what_was_set_aside_just_now_is_not_wanted_back() -> None:
         r.run(seconds=8.0)
         r.offer(*tasks_of("A", "C", 6, 200))
         assert pairs([task for task, _, _ in r.dispatcher.overflow()]).split().count("AC") == 6
-        assert not r.dispatcher.wants(("A", "C"))
+        assert not r.dispatcher.has_capacity(("A", "C"))
         r.clock.pass_(10.0)
-        assert r.dispatcher.wants(("A", "C"))
+        assert r.dispatcher.has_capacity(("A", "C"))
 
 
 def test_the_slow_queues_of_one_server_have_a_quarter_together() -> None:
@@ -755,7 +755,7 @@ def test_of_many_jobs_of_a_slow_queue_no_more_come_due_than_can_be_set_aside_aga
             r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
             for _, seconds, _ in r.dispatcher.overflow():
                 counts[seconds] = counts.get(seconds, 0) + 1
-        tiers = [tier * SET_BACK_PER_SECOND for tier in TIERS[:-1]]
+        tiers = [tier * DEFERRED_READS_PER_SECOND for tier in TIERS[:-1]]
         assert counts == dict(zip(TIERS, [*tiers, 100_000 - 250 - sum(tiers)], strict=True))
 
 
@@ -763,31 +763,31 @@ def test_what_was_set_aside_is_wanted_while_a_few_seconds_of_work_are_left() -> 
     """As many as the rate says, at least a few, at most a quarter of the window; never by a server that is down."""
     numbers = itertools.count(10_000)
     with room(window_records=400) as r:
-        assert r.dispatcher.wants(("A", "B"))
+        assert r.dispatcher.has_capacity(("A", "B"))
         r.offer(*tasks_of("A", "B", DOWN_KEEPS))
-        assert not r.dispatcher.wants(("A", "B"))
+        assert not r.dispatcher.has_capacity(("A", "B"))
         for _ in range(DOWN_KEEPS):
             r.run(seconds=0.1)
         for waiting, half, whole in ((20, True, True), (40, False, True), (60, False, False)):  # at ten a second
             r.offer(*tasks_of("A", "B", 20, 100 * waiting))
-            assert r.dispatcher.wants(("A", "B"), 0.5) == half, waiting
-            assert r.dispatcher.wants(("A", "B")) == whole, waiting
+            assert r.dispatcher.has_capacity(("A", "B"), 0.5) == half, waiting
+            assert r.dispatcher.has_capacity(("A", "B")) == whole, waiting
         for _ in range(500):
             r.run(seconds=0.01)
             r.offer(pretend.task(next(numbers)))
         for _ in range(60):
             r.run(seconds=0.01)
         r.offer(*tasks_of("A", "B", 99, 9000))
-        assert r.dispatcher.wants(("A", "B"))  # at a hundred a second, but the window is for all
+        assert r.dispatcher.has_capacity(("A", "B"))  # at a hundred a second, but the window is for all
         r.offer(pretend.task(next(numbers)))
-        assert not r.dispatcher.wants(("A", "B"))
-        assert r.dispatcher.wants(("A", "C"))
+        assert not r.dispatcher.has_capacity(("A", "B"))
+        assert r.dispatcher.has_capacity(("A", "C"))
         r.dispatcher.failed("C", DOWN)
-        assert not r.dispatcher.wants(("A", "C"))
+        assert not r.dispatcher.has_capacity(("A", "C"))
         r.dispatcher.worked("C")
-        assert r.dispatcher.wants(("A", "C"))
+        assert r.dispatcher.has_capacity(("A", "C"))
         r.pools.server = _unknown  # type: ignore[method-assign,assignment]
-        assert not r.dispatcher.wants(("A", "GONE"))
+        assert not r.dispatcher.has_capacity(("A", "GONE"))
 
 
 def test_small_files_after_a_large_one_are_set_aside_for_a_moment_only() -> None:
@@ -875,13 +875,13 @@ def test_take_wakes_when_something_becomes_possible(event: str) -> None:
         first = pretend.task(0, path="/same")
         dispatcher.offer(first)
         _, lease = _taken(dispatcher)
-        lease.release(clean=True)
+        lease.release(reusable=True)
         dispatcher.offer(task)
         act = lambda: dispatcher.finish(first)  # noqa: E731
     elif event == "release":
         lease = _reserved(pools)
         dispatcher.offer(task)
-        act = lambda: lease.release(clean=True)  # noqa: E731
+        act = lambda: lease.release(reusable=True)  # noqa: E731
     elif event == "due":
         dispatcher.offer(task, 0.05)
     else:
@@ -896,7 +896,7 @@ def test_take_wakes_when_something_becomes_possible(event: str) -> None:
     assert time.monotonic() - started < 0.9, "woken by the clock, not by the event"
     got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
     assert got is task
-    lease.release(clean=True)
+    lease.release(reusable=True)
     dispatcher.finish(task)
     assert pools.close()
 

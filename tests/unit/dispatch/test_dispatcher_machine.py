@@ -136,7 +136,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.dispatcher.later(task, later)
         if lease not in self.running.values():
             del self.rows[lease]
-            lease.release(clean=True)
+            lease.release(reusable=True)
         elif self.rows[lease][0] is task:  # its lane takes no more, while it ends what it took before
             self.rows[lease] = None, self.rows[lease][1]
         self.dispatcher.finish(task)

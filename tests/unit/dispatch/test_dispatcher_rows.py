@@ -69,7 +69,7 @@ def test_only_the_last_of_a_row_can_be_followed() -> None:
         assert r.dispatcher.another(first) is None
         assert r.dispatcher.another(second) is not None
         r.dispatcher.finish(second)
-        r.leases.popitem()[1].release(clean=True)
+        r.leases.popitem()[1].release(reusable=True)
 
 
 def test_a_job_that_was_never_taken_is_not_followed() -> None:
@@ -168,7 +168,7 @@ def test_a_server_that_is_being_reached_ends_no_row() -> None:
         assert lease.servers == ("C",)
         r.offer(*tasks_of("A", "B", 100))
         assert len(row_of(r, r.must_take(), limit=30, seconds=0.6)) == 30
-        lease.release(clean=False)
+        lease.release(reusable=False)
         r.dispatcher.finish(reaching)
 
 
@@ -193,7 +193,7 @@ def test_a_breaker_that_opens_ends_the_row() -> None:
         assert r.dispatcher.another(dialing) is None
         r.dispatcher.worked("B")
         assert r.dispatcher.another(dialing) is not None
-        lease.release(clean=True)
+        lease.release(reusable=True)
 
 
 def test_a_probe_is_one_job() -> None:
@@ -258,7 +258,7 @@ def test_a_member_that_is_to_run_later_keeps_its_destination_and_the_row_goes_on
         assert r.dispatcher.another(first) is None
         r.dispatcher.finish(other)
         r.dispatcher.finish(first)
-        r.leases.popitem()[1].release(clean=True)
+        r.leases.popitem()[1].release(reusable=True)
         assert r.run() is follower
 
 

@@ -51,7 +51,7 @@ def test_each_server_is_told_with_its_breaker_lanes_and_measures() -> None:
         assert set(told) == set("ABCD")
         assert (told["A"].state, told["A"].lanes, told["A"].error_share) == ("closed", 2, 0.0)
         assert (told["B"].error_share, told["B"].jobs_per_second) == (0.5, 2.0)
-        assert (told["C"].state, told["C"].next_probe_seconds, told["C"].set_back) == ("open", 1.0, 12)
+        assert (told["C"].state, told["C"].next_probe_seconds, told["C"].deferred) == ("open", 1.0, 12)
         r.clock.pass_(1.0)
         assert r.dispatcher.servers()["C"].state == "half open"
         assert told["D"].jobs_per_second == 0.0

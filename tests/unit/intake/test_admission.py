@@ -1,6 +1,6 @@
 """Admission and runner together: what becomes of a record, told by the messages and states that are committed.
 
-Real dispatcher, pools, ledger and envelopes; only the servers' sessions and the consumer's partitions are fakes.
+Real dispatcher, pools, ledger and builder; only the servers' sessions and the consumer's partitions are fakes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from etl import errors
 from etl.config import ConfigLoader
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.overflow import DOWN_KEEPS
-from etl.intake.admission import SET_BACK_PAUSE_SECONDS, Admission, Pace
-from etl.lanes.flight import Flight, Store
+from etl.intake.admission import DEFERRED_READ_PAUSE_SECONDS, Admission, TokenBucket
+from etl.lanes.run import Run, Store
 from etl.lanes.runner import Runner
 from etl.models import header
 from etl.models.letter import DLQMessage
 from etl.models.message import TransferResult
-from etl.models.task import Facts, Record, Task
+from etl.models.task import Facts, Record, Start, Task
 from etl.models.wire import Batch, Message, Partition
 from etl.outcomes import messages
 from etl.outcomes.ledger import Ledger
-from etl.outcomes.messages import Envelopes
+from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.offsets import OffsetTracker
-from etl.outcomes.reporter import Endings
-from etl.retry.policy import SET_BACK_PER_SECOND, Policy
+from etl.outcomes.reporter import Reporter
+from etl.retry.policy import DEFERRED_READS_PER_SECOND, Policy
 from etl.sessions.pools import Pools
 from etl.topics.companions import Topics
 from etl.transfer import partials, relay
@@ -65,28 +65,28 @@ class FakePartitions:
         self.ledger = ledger
         self.held: dict[Partition, int] = {}
         self.sleeping: dict[Partition, tuple[int, float]] = {}
-        self.passable = False  # the one that fell asleep last
-        self.is_wanted: Callable[[], bool] | None = None
+        self.seen_by_predecessor = False  # the one that fell asleep last
+        self.may_recall: Callable[[], bool] | None = None
         self.dirty = False
         self.ours = True
 
     def epoch(self, partition: Partition) -> int | None:
         return self.held.get(partition)
 
-    def asleep(self, partition: Partition) -> bool:
+    def is_delayed(self, partition: Partition) -> bool:
         return partition in self.sleeping
 
-    def sleep(
+    def delay(
         self,
         partition: Partition,
         offset: int,
         until: float,
         *,
-        passable: bool,
-        is_wanted: Callable[[], bool] | None = None,
+        seen_by_predecessor: bool,
+        may_recall: Callable[[], bool] | None = None,
     ) -> None:
         self.sleeping[partition] = (offset, until)
-        self.passable, self.is_wanted = passable, is_wanted
+        self.seen_by_predecessor, self.may_recall = seen_by_predecessor, may_recall
 
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         return 0.0 if self.dirty else None
@@ -106,23 +106,23 @@ class Scene:
         self.dispatcher = Dispatcher(self.pools, self.settings)
         self.ledger = Ledger("token")
         self.topics = Topics.of("jobs", self.settings)
-        self.envelopes = Envelopes(self.topics, "group", 1, self.clock)
+        self.builder = MessageBuilder(self.topics, "group", 1, self.clock)
         self.partitions = FakePartitions(self.ledger)
         for partition in (P0, *(Partition("jobs-retry", number) for number in range(4))):
             self.partitions.held[partition] = self.ledger.assign(partition, 0)
         self.stopping = threading.Event()
         policy = Policy(2, 1.0, 300.0, 3600.0, jitter=lambda: 0.5)
-        self.endings = Endings("worker/1", self.dispatcher, self.ledger, policy, self.envelopes, self.stopping.is_set)
-        self.runner = Runner(self.settings, "cafe", self.pools, self.dispatcher, self.endings, Store(1 << 20))
+        self.reporter = Reporter("worker/1", self.dispatcher, self.ledger, policy, self.builder, self.stopping.is_set)
+        self.runner = Runner(self.settings, "cafe", self.pools, self.dispatcher, self.reporter, Store(1 << 20))
         self.admission = Admission(
             self.topics,
             "group",
             config,
-            self.envelopes,
+            self.builder,
             self.partitions,  # type: ignore[arg-type]
             self.ledger,
             self.dispatcher,
-            self.endings,
+            self.reporter,
             self.clock,
         )
         self.offset = 0
@@ -152,7 +152,7 @@ class Scene:
         ran: list[Task] = []
         while (taken := self.dispatcher.take(0)) is not None:
             task, lease = taken
-            self.runner.run(Flight(task, lease, 0.0, None, lambda: memoryview(bytearray(16))))
+            self.runner.execute(Run(task, lease, 0.0, None, lambda: memoryview(bytearray(16))))
             self.dispatcher.finish(task)
             ran.append(task)
             if lease.is_pair:
@@ -234,6 +234,34 @@ def test_a_source_action_is_a_second_step(scene: Scene) -> None:
     result = result_in(scene.messages()["jobs-results"])
     assert (result.status, result.bytes, result.verified_by) == ("SUCCESS", 11, "size")
     assert scene.ledger.outstanding == 0
+
+
+@pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
+@pytest.mark.parametrize("ending", ["done", "published", "dead"])
+def test_a_clock_that_is_set_changes_no_duration(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, ending: str, seconds: float
+) -> None:
+    """Its times are what the clock showed."""
+    options = {"source_action": "delete"} if ending == "published" else {}
+    wall = time.time
+
+    def relayed() -> relay.Receipt:
+        monkeypatch.setattr(time, "time", lambda: wall() + seconds)
+        if ending == "dead":
+            raise errors.FileMissing("/a is not there", server="A")
+        return good()
+
+    scene.accept({**JOB, "options": options})
+    scene.run(relayed)
+    if ending == "published":
+        scene.commit()
+        scene.run(good)
+    result = result_in(scene.messages()["jobs-results"])
+    assert result.duration_seconds is not None
+    assert 0 <= result.duration_seconds < 60
+    assert result.started_at is not None
+    assert result.finished_at is not None
+    assert abs((result.finished_at - result.started_at).total_seconds() - seconds) < 60
 
 
 def test_a_file_left_alone_keeps_its_source(scene: Scene) -> None:
@@ -322,11 +350,11 @@ def test_an_outage_spends_nothing_and_is_parked(scene: Scene) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Dispatcher, "breaker_wait", lambda *_: 100.0)
         task = scene.run(raising(outage))
-    parked = scene.messages()["jobs-retry"]
-    assert (parked.value, parked.key) == (record.value, record.key)
+    deferred = scene.messages()["jobs-retry"]
+    assert (deferred.value, deferred.key) == (record.value, record.key)
     assert task.attempts == []
     assert task.outages == 1
-    headers = dict(parked.headers)
+    headers = dict(deferred.headers)
     assert headers[header.GROUP] == b"group"
     assert headers[header.ORIGIN] == b"jobs-0-0"
     assert scene.ledger.outstanding == 0
@@ -358,7 +386,7 @@ def test_a_deadline_that_passed_is_a_dead_letter_without_a_connection(scene: Sce
     assert scene.world["A"].connects == 0
 
 
-def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> None:
+def test_a_leaves_partial_partial_is_removed_through_a_new_session(scene: Scene) -> None:
     """The session that failed is not asked; what cannot be removed is remembered for the next one."""
     for refusal in (None, ConnectionRefusedError("down")):
 
@@ -374,10 +402,12 @@ def test_a_littered_partial_is_removed_through_a_new_session(scene: Scene) -> No
         scene.dispatcher.drop(lambda _task: True)
         assert not task.leaves_partial
     assert len(scene.world["B"].removed) == 1
-    assert not scene.endings.give_up_waiting()
+    assert not scene.reporter.give_up_waiting()
 
 
-def littering(error: errors.EtlError, act: Callable[[], object] = lambda: None) -> Callable[..., relay.Receipt]:
+def leaving_a_partial_file(
+    error: errors.EtlError, act: Callable[[], object] = lambda: None
+) -> Callable[..., relay.Receipt]:
     def run(task: Task, *_: object) -> relay.Receipt:
         task.leaves_partial = True
         act()
@@ -390,29 +420,31 @@ def test_a_job_broken_off_by_the_stop_leaves_it_to_the_next_owner_to_look(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its partial file was removed; whether the server was in the middle of the rename nobody knows."""
-    monkeypatch.setattr(relay, "run", littering(errors.OwnershipLost("the process stops"), scene.stopping.set))
+    monkeypatch.setattr(
+        relay, "run", leaving_a_partial_file(errors.OwnershipLost("the process stops"), scene.stopping.set)
+    )
     scene.accept()
     scene.fly()
     assert len(scene.world["B"].removed) == 1
-    assert not scene.endings.give_up_waiting()
+    assert not scene.reporter.give_up_waiting()
 
 
 def test_a_job_that_never_wrote_leaves_nothing_when_the_stop_breaks_it_off(scene: Scene) -> None:
     scene.accept()
     scene.stopping.set()
     scene.run(raising(errors.OwnershipLost("the process stops")))
-    assert scene.endings.give_up_waiting()
+    assert scene.reporter.give_up_waiting()
 
 
 def test_a_job_that_still_has_to_look_when_the_process_ends_leaves_it_to_the_next_owner(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its record does not say that it was tried."""
-    monkeypatch.setattr(relay, "run", littering(errors.ConnectionLost("cut")))
+    monkeypatch.setattr(relay, "run", leaving_a_partial_file(errors.ConnectionLost("cut")))
     scene.accept()
     scene.fly()
     assert scene.dispatcher.unfinished[0] == 1
-    assert not scene.endings.give_up_waiting()
+    assert not scene.reporter.give_up_waiting()
 
 
 @pytest.mark.parametrize("dirty", [True, False])
@@ -421,7 +453,7 @@ def test_a_job_set_aside_untried_remembers_whether_it_has_to_look(scene: Scene, 
     scene.partitions.dirty = dirty
     scene.accept()
     (task,) = scene.dispatcher.drop(lambda _task: True)
-    scene.endings.park(task, NOW + 60, "server busy")
+    scene.reporter.defer(task, NOW + 60, "server busy")
     aside = scene.messages()["jobs-retry"]
     assert aside.partition is not None
     scene.partitions.dirty = False
@@ -436,13 +468,13 @@ def test_a_job_that_failed_and_then_went_well_leaves_nothing(scene: Scene, actio
     """Also where its source is still to be deleted."""
     scene.accept({**JOB, "options": {"source_action": action}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay, "run", littering(errors.ConnectionLost("cut")))
+        patch.setattr(relay, "run", leaving_a_partial_file(errors.ConnectionLost("cut")))
         scene.fly()
     time.sleep(0.55)  # half of the first back-off
     scene.run(good)
     scene.commit()
     assert scene.dispatcher.unfinished[0] == (action == "delete")
-    assert scene.endings.give_up_waiting()
+    assert scene.reporter.give_up_waiting()
 
 
 def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(scene: Scene) -> None:
@@ -480,7 +512,7 @@ def headers(**values: str) -> tuple[tuple[str, bytes], ...]:
         "not_before": header.NOT_BEFORE,
         "attempts": header.ATTEMPTS,
         "servers": messages.SERVERS,
-        "early": messages.EARLY,
+        "recallable": messages.RECALLABLE,
     }
     return tuple((names[name], value.encode()) for name, value in values.items())
 
@@ -500,25 +532,25 @@ def test_a_record_that_is_not_due_puts_its_partition_to_sleep(scene: Scene) -> N
 
 def test_a_job_that_only_waits_for_its_servers_comes_as_soon_as_they_want_it(scene: Scene) -> None:
     """Before its time, a few at a time; what a producer asked for holds all the same."""
-    early = headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 500), early="1", servers="A B")
+    early = headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 500), recallable="1", servers="A B")
     for number in range(DOWN_KEEPS):
         scene.accept({**JOB, "destination": {"hostname": "B", "path": f"/out/{number}"}}, early, retry(2))
     assert scene.partitions.sleeping == {}
     assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
     scene.accept(JOB, early, retry(2))
     assert scene.partitions.sleeping == {retry(2): (DOWN_KEEPS, NOW + 500)}
-    assert scene.partitions.passable
-    assert scene.partitions.is_wanted is not None
-    assert not scene.partitions.is_wanted()
+    assert scene.partitions.seen_by_predecessor
+    assert scene.partitions.may_recall is not None
+    assert not scene.partitions.may_recall()
     for _ in range(DOWN_KEEPS):
         scene.run(good)
-    assert scene.partitions.is_wanted()
+    assert scene.partitions.may_recall()
     scene.partitions.sleeping.clear()
     scene.accept({**JOB, "options": {"not_before": utc(NOW + 400)}}, early, retry(2))
     assert scene.dispatcher.unfinished[0] == 0
-    parked = dict(scene.messages()["jobs-retry"].headers)
-    assert parked[header.NOT_BEFORE].startswith(utc(NOW + 400)[:19].encode())
-    assert messages.EARLY not in parked
+    deferred = dict(scene.messages()["jobs-retry"].headers)
+    assert deferred[header.NOT_BEFORE].startswith(utc(NOW + 400)[:19].encode())
+    assert messages.RECALLABLE not in deferred
 
 
 def test_a_job_that_failed_or_whose_server_is_down_waits_for_its_time(scene: Scene) -> None:
@@ -526,10 +558,10 @@ def test_a_job_that_failed_or_whose_server_is_down_waits_for_its_time(scene: Sce
     late = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 8), "servers": "A B"}
     scene.accept(JOB, headers(**late), retry(0))
     assert retry(0) in scene.partitions.sleeping
-    assert not scene.partitions.passable
-    assert scene.partitions.is_wanted is None
+    assert not scene.partitions.seen_by_predecessor
+    assert scene.partitions.may_recall is None
     scene.dispatcher.failed("B", DOWN)
-    scene.accept(JOB, headers(**late, early="1"), retry(1))
+    scene.accept(JOB, headers(**late, recallable="1"), retry(1))
     assert retry(1) in scene.partitions.sleeping
     assert scene.dispatcher.unfinished[0] == 0
 
@@ -543,7 +575,7 @@ def test_a_job_that_came_early_and_is_done_stops_nobody(scene: Scene) -> None:
     scene.partitions.held[retry(3)] = scene.ledger.assign(retry(3), commit.offset, commit.metadata)
     scene.dispatcher.failed("A", DOWN)
     scene.accept(JOB, headers(group="group", origin="jobs-0-5", servers="B B"), retry(3), NOW - 4000)
-    early = headers(group="group", origin="jobs-0-6", not_before=utc(NOW + 500), early="1", servers="A B")
+    early = headers(group="group", origin="jobs-0-6", not_before=utc(NOW + 500), recallable="1", servers="A B")
     scene.accept(JOB, early, retry(3))
     assert scene.partitions.sleeping == {}
     assert scene.ledger.outstanding == 1
@@ -553,9 +585,9 @@ def test_a_job_that_is_set_aside_as_its_server_is_busy_waits_for_no_outage(scene
     """Its patience begins anew with the next one."""
     task = admitted(scene)
     task.waiting_since, task.outages = time.time() - 3500, 7
-    scene.endings.set_aside(task, 600.0, None)
+    scene.reporter.defer_untried(task, 600.0, None)
     assert (task.waiting_since, task.outages) == (None, 0)
-    assert dict(scene.messages()["jobs-retry"].headers)[messages.EARLY] == b"1"
+    assert dict(scene.messages()["jobs-retry"].headers)[messages.RECALLABLE] == b"1"
 
 
 def test_a_back_off_that_no_breaker_tells_the_end_of_is_waited_for(scene: Scene) -> None:
@@ -565,11 +597,11 @@ def test_a_back_off_that_no_breaker_tells_the_end_of_is_waited_for(scene: Scene)
     lease = scene.pools.reserve(scene.pools.server("B"))
     assert lease is not None
     lease.open()
-    lease.release(clean=True)
+    lease.release(reusable=True)
     busy = errors.ServerBusy("B: 421", server="B")
     scene.dispatcher.failed("B", busy, task)
-    scene.endings.failed(task, busy, NOW)
-    assert messages.EARLY not in dict(scene.messages()["jobs-retry"].headers)
+    scene.reporter.failed(task, busy, Start.now())
+    assert messages.RECALLABLE not in dict(scene.messages()["jobs-retry"].headers)
 
 
 def admitted(scene: Scene) -> Task:
@@ -600,9 +632,9 @@ def test_a_hop_is_parked_again(scene: Scene) -> None:
     """Due in its tier, but not at its time: it moves on to the tier of what remains."""
     with structlog.testing.capture_logs() as logs:
         scene.accept(JOB, headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 700)), retry(0), NOW - 10)
-    parked = scene.messages()["jobs-retry"]
-    assert parked.partition == 2
-    assert [line["log_level"] for line in logs if line["event"] == "job parked"] == ["debug"]  # it was said before
+    deferred = scene.messages()["jobs-retry"]
+    assert deferred.partition == 2
+    assert [line["log_level"] for line in logs if line["event"] == "job deferred"] == ["debug"]  # it was said before
 
 
 def test_not_before_in_the_far_future_is_parked_at_once(scene: Scene) -> None:
@@ -610,7 +642,7 @@ def test_not_before_in_the_far_future_is_parked_at_once(scene: Scene) -> None:
     with structlog.testing.capture_logs() as logs:
         scene.accept({**JOB, "options": {"not_before": utc(NOW + 5000)}})
     assert scene.messages()["jobs-retry"].partition == 3
-    assert [line["log_level"] for line in logs if line["event"] == "job parked"] == ["info"]
+    assert [line["log_level"] for line in logs if line["event"] == "job deferred"] == ["info"]
     scene.accept({**JOB, "options": {"not_before": utc(NOW + 5)}})
     assert scene.messages() == {}
     assert scene.dispatcher.unfinished[0] == 1
@@ -657,14 +689,14 @@ def test_a_bug_met_by_one_record_is_a_dead_letter(scene: Scene, monkeypatch: pyt
 DOWN = errors.ServerUnavailable("refused", server="B")
 
 
-def parked(*more: tuple[str, bytes]) -> dict[str, Any]:
+def deferred(*more: tuple[str, bytes]) -> dict[str, Any]:
     headers = ((header.GROUP, b"group"), (header.ORIGIN, b"jobs-0-7"), ("etl-servers", b"A B"), *more)
     return {"headers": headers, "partition": Partition("jobs-retry", 1), "timestamp": NOW - 3600}
 
 
-def set_aside(scene: Scene) -> None:
-    for surplus in scene.dispatcher.overflow():
-        scene.endings.set_aside(*surplus)
+def defer_untried(scene: Scene) -> None:
+    for overflow in scene.dispatcher.overflow():
+        scene.reporter.defer_untried(*overflow)
 
 
 def test_what_is_set_aside_names_its_servers(scene: Scene) -> None:
@@ -672,7 +704,7 @@ def test_what_is_set_aside_names_its_servers(scene: Scene) -> None:
     scene.dispatcher.failed("B", DOWN)
     for _ in range(DOWN_KEEPS + 1):
         scene.accept()
-    set_aside(scene)
+    defer_untried(scene)
     headers = dict(scene.messages()["jobs-retry"].headers)
     assert headers["etl-servers"] == b"A B"
     assert "etl-waiting-since" in headers
@@ -683,36 +715,36 @@ def test_due_jobs_of_a_server_that_is_down_are_set_back_at_a_bounded_rate(scene:
     """A million of them come due: their partition is read no faster than they are put back."""
     scene.dispatcher.failed("B", DOWN)
     for _ in range(DOWN_KEEPS):
-        scene.accept(**parked())
+        scene.accept(**deferred())
     assert scene.partitions.sleeping == {}
     taken = 0
     for _ in range(4):
         while not scene.partitions.sleeping:
-            scene.accept(**parked())
-            set_aside(scene)
+            scene.accept(**deferred())
+            defer_untried(scene)
             taken += 1
         assert scene.partitions.sleeping == {
-            Partition("jobs-retry", 1): (scene.offset - 1, scene.clock() + SET_BACK_PAUSE_SECONDS)
+            Partition("jobs-retry", 1): (scene.offset - 1, scene.clock() + DEFERRED_READ_PAUSE_SECONDS)
         }
-        assert taken <= SET_BACK_PER_SECOND * (1 + scene.clock() - NOW) + 4
-        scene.clock.pass_(SET_BACK_PAUSE_SECONDS)
+        assert taken <= DEFERRED_READS_PER_SECOND * (1 + scene.clock() - NOW) + 4
+        scene.clock.pass_(DEFERRED_READ_PAUSE_SECONDS)
         scene.partitions.sleeping.clear()
-    assert taken > SET_BACK_PER_SECOND * 2
+    assert taken > DEFERRED_READS_PER_SECOND * 2
     assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
 
 
 def test_due_jobs_of_other_servers_and_new_ones_are_not_slowed(scene: Scene) -> None:
     """Nor are jobs of a server that is down that come for the first time: behind them may be some of others."""
     scene.dispatcher.failed("B", DOWN)
-    scene.admission.pace = Pace(0.0)
+    scene.admission.deferred_reads = TokenBucket(0.0)
     for _ in range(DOWN_KEEPS + 20):
         scene.accept()
     other = {**JOB, "destination": {"hostname": "A", "path": "/out/a"}}
-    to_others = parked()
+    to_others = deferred()
     to_others["headers"] = tuple((k, b"A A" if k == "etl-servers" else v) for k, v in to_others["headers"])
     scene.accept(other, **to_others)
     assert scene.partitions.sleeping == {}
-    scene.accept(**parked())
+    scene.accept(**deferred())
     assert Partition("jobs-retry", 1) in scene.partitions.sleeping
 
 
@@ -724,9 +756,9 @@ def test_that_a_job_is_set_back_is_said_once(scene: Scene) -> None:
     since = datetime.fromtimestamp(time.time() - 60, UTC).isoformat().encode()
     with structlog.testing.capture_logs() as logs:
         scene.accept()
-        scene.accept(**parked(("etl-waiting-since", since), ("etl-early", b"1")))
-        set_aside(scene)
-    assert [line["log_level"] for line in logs if line["event"] == "job parked"] == ["debug", "info"]
+        scene.accept(**deferred(("etl-waiting-since", since), ("etl-recallable", b"1")))
+        defer_untried(scene)
+    assert [line["log_level"] for line in logs if line["event"] == "job deferred"] == ["debug", "info"]
 
 
 def test_patience_ends_for_jobs_that_nobody_tried(scene: Scene) -> None:
@@ -735,8 +767,8 @@ def test_patience_ends_for_jobs_that_nobody_tried(scene: Scene) -> None:
     scene.dispatcher.failed("B", DOWN)
     for _ in range(DOWN_KEEPS):
         scene.accept()
-    scene.accept(**parked(("etl-waiting-since", since)))
-    set_aside(scene)
+    scene.accept(**deferred(("etl-waiting-since", since)))
+    defer_untried(scene)
     messages = scene.messages()
     letter = DLQMessage.from_json(messages["jobs-dlq"].value or b"")
     assert letter.error_code == "CONNECTION_ERROR"

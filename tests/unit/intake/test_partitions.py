@@ -1,4 +1,4 @@
-"""Partitions: taken over, asleep, paused and resumed. The broker's side is a small fake of `Intake`."""
+"""Partitions: taken over, asleep, paused and resumed. The broker's side is a small fake of `GroupConsumer`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Told = TakenOver | None
 END = 100  # of every partition
 
 
-class FakeIntake:
+class FakeGroup:
     """What the client would know."""
 
     def __init__(self, *held: Partition) -> None:
@@ -77,8 +77,8 @@ class FakeIntake:
 
 class Scene:
     def __init__(self, *held: Partition, window: int = 10) -> None:
-        self.intake, self.ledger, self.clock = FakeIntake(*held), Ledger("t"), pretend.Clock()
-        self.partitions = Partitions(self.intake, self.ledger, window, self.clock)  # type: ignore[arg-type]
+        self.group, self.ledger, self.clock = FakeGroup(*held), Ledger("t"), pretend.Clock()
+        self.partitions = Partitions(self.group, self.ledger, window, self.clock)  # type: ignore[arg-type]
 
     def take_over(self, *, begin: bool = True) -> list[dict[str, Any]]:
         """Take over; `begin`: and put it on record that somebody is at work, without which nothing is fetched."""
@@ -99,11 +99,11 @@ def test_a_partition_is_fetched_from_once_it_was_taken_over() -> None:
     """Silent until it is known where the group stands in it."""
     scene = Scene(P0)
     scene.partitions.steer(window_full=False)
-    assert scene.intake.silent == {P0}
+    assert scene.group.silent == {P0}
     assert scene.partitions.epoch(P0) is None
     scene.take_over()
     scene.partitions.steer(window_full=False)
-    assert scene.intake.silent == set()
+    assert scene.group.silent == set()
     assert scene.partitions.epoch(P0) is not None
 
 
@@ -112,24 +112,24 @@ def test_what_is_to_be_taken_over_anew_is_not_fetched_from() -> None:
     scene = Scene(P0)
     scene.take_over()
     scene.partitions.steer(window_full=True)
-    scene.intake.new.append(P0)
+    scene.group.new.append(P0)
     scene.partitions.steer(window_full=False)
-    assert scene.intake.silent == {P0}
+    assert scene.group.silent == {P0}
     scene.take_over()
     scene.partitions.steer(window_full=False)
-    assert scene.intake.silent == set()
+    assert scene.group.silent == set()
 
 
 def test_a_sleeper_wakes_where_it_fell_asleep() -> None:
     """Whatever the client made of its position meanwhile; nor is that told to the ledger."""
     scene = Scene(P0)
     scene.take_over()
-    scene.partitions.sleep(P0, 3, scene.clock() + 10, passable=True)
-    scene.intake.positions[P0] = 9
+    scene.partitions.delay(P0, 3, scene.clock() + 10, seen_by_predecessor=True)
+    scene.group.positions[P0] = 9
     scene.partitions.steer(window_full=False)
     scene.clock.pass_(11)
     scene.partitions.steer(window_full=False)
-    assert scene.intake.sought[-1] == (P0, 3)
+    assert scene.group.sought[-1] == (P0, 3)
     batch = scene.commit()
     assert batch is None or batch.offsets[P0].offset <= 3
 
@@ -137,11 +137,11 @@ def test_a_sleeper_wakes_where_it_fell_asleep() -> None:
 def test_a_broker_that_is_away_is_asked_again() -> None:
     """A takeover that fails stays to be done, and costs no other partition its turn."""
     scene = Scene(P0, P1)
-    scene.intake.told[P0] = None
+    scene.group.told[P0] = None
     scene.take_over()
     assert scene.partitions.epoch(P0) is None
     assert scene.partitions.epoch(P1) is not None
-    del scene.intake.told[P0]
+    del scene.group.told[P0]
     scene.take_over()
     assert None not in (scene.partitions.epoch(P0), scene.partitions.epoch(P1))
 
@@ -149,7 +149,7 @@ def test_a_broker_that_is_away_is_asked_again() -> None:
 def test_a_partition_that_goes_while_it_is_taken_over_is_not_ours() -> None:
     """The client says so on another thread, before there is anything to drop."""
     scene = Scene(P0, P1)
-    scene.intake.goes = {P0}
+    scene.group.goes = {P0}
     scene.take_over()
     assert scene.partitions.epoch(P0) is None
     assert not scene.ledger.owns(P0, 1)
@@ -159,7 +159,7 @@ def test_a_partition_that_goes_while_it_is_taken_over_is_not_ours() -> None:
 def test_lost_records_are_reported_with_their_number() -> None:
     """Never a silent jump."""
     scene = Scene(P0)
-    scene.intake.told[P0] = TakenOver(Commit(50, ""), END, lost=43)
+    scene.group.told[P0] = TakenOver(Commit(50, ""), END, lost=43)
     (lost, _taken) = scene.take_over()
     assert (lost["log_level"], lost["lost"], lost["goes_on_at"]) == ("error", 43, 50)
 
@@ -169,42 +169,42 @@ def test_a_full_window_silences_all_and_wakes_them_again() -> None:
     scene = Scene(P0, P1)
     scene.take_over()
     scene.partitions.steer(window_full=True)
-    assert scene.intake.silent == {P0, P1}
+    assert scene.group.silent == {P0, P1}
     scene.partitions.steer(window_full=False)
-    assert scene.intake.silent == set()
+    assert scene.group.silent == set()
 
 
 def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> None:
     """Where its next record waits, the partition is read again from that record on."""
     scene = Scene(P0, P1)
     scene.take_over()
-    scene.partitions.sleep(P0, 7, scene.clock() + 10, passable=True)
+    scene.partitions.delay(P0, 7, scene.clock() + 10, seen_by_predecessor=True)
     scene.partitions.steer(window_full=False)
-    assert scene.partitions.asleep(P0)
-    assert scene.intake.silent == {P0}
-    assert scene.intake.sought == [(P0, 7)]
-    assert scene.partitions.parked("jobs") == (10, scene.clock() + 10)
+    assert scene.partitions.is_delayed(P0)
+    assert scene.group.silent == {P0}
+    assert scene.group.sought == [(P0, 7)]
+    assert scene.partitions.deferred("jobs") == (10, scene.clock() + 10)
     scene.clock.pass_(10)
     scene.partitions.steer(window_full=False)
-    assert not scene.partitions.asleep(P0)
-    assert scene.intake.silent == set()
-    scene.partitions.sleep(Partition("jobs", 9), 0, 0.0, passable=True)  # revoked meanwhile: nothing happens
-    assert scene.partitions.parked("other") == (0, None)
+    assert not scene.partitions.is_delayed(P0)
+    assert scene.group.silent == set()
+    scene.partitions.delay(Partition("jobs", 9), 0, 0.0, seen_by_predecessor=True)  # revoked meanwhile: nothing happens
+    assert scene.partitions.deferred("other") == (0, None)
 
 
 def test_a_record_that_is_wanted_wakes_its_partition_before_its_time() -> None:
     """Not while the window is full: it could not be worked on."""
     scene, wanted = Scene(P0), [False]
     scene.take_over()
-    scene.partitions.sleep(P0, 7, scene.clock() + 600, passable=True, is_wanted=lambda: wanted[0])
+    scene.partitions.delay(P0, 7, scene.clock() + 600, seen_by_predecessor=True, may_recall=lambda: wanted[0])
     scene.partitions.steer(window_full=False)
-    assert scene.intake.silent == {P0}
+    assert scene.group.silent == {P0}
     wanted[0] = True
     scene.partitions.steer(window_full=True)
-    assert scene.partitions.asleep(P0)
+    assert scene.partitions.is_delayed(P0)
     scene.partitions.steer(window_full=False)
-    assert not scene.partitions.asleep(P0)
-    assert scene.intake.silent == set()
+    assert not scene.partitions.is_delayed(P0)
+    assert scene.group.silent == set()
 
 
 def test_what_was_revoked_is_not_ours() -> None:
@@ -216,7 +216,7 @@ def test_what_was_revoked_is_not_ours() -> None:
     assert scene.partitions.owned(P0, before)
     scene.partitions.revoked([P0])
     assert not scene.partitions.owned(P0, before)
-    scene.intake.new = [P0]
+    scene.group.new = [P0]
     scene.take_over()
     assert not scene.partitions.owned(P0, before)
 
@@ -227,7 +227,7 @@ def test_who_is_no_member_owns_nothing() -> None:
     scene.take_over()
     epoch = scene.partitions.epoch(P0)
     assert epoch is not None
-    scene.intake.member = False
+    scene.group.member = False
     assert not scene.partitions.owned(P0, epoch)
 
 
@@ -239,7 +239,7 @@ def after_a_kill(*, end: int = END) -> Scene:
     begun = dead.commit()
     assert begun is not None
     scene = Scene(P0)
-    scene.intake.told[P0] = TakenOver(begun.offsets[P0], end)
+    scene.group.told[P0] = TakenOver(begun.offsets[P0], end)
     scene.take_over()
     return scene
 
@@ -259,7 +259,7 @@ def test_after_a_clean_end_nothing_is_scanned() -> None:
     ended = after_a_kill().commit(clean=True)
     assert ended is not None
     heir = Scene(P0)
-    heir.intake.told[P0] = TakenOver(ended.offsets[P0], END)
+    heir.group.told[P0] = TakenOver(ended.offsets[P0], END)
     heir.take_over()
     assert heir.partitions.orphan_scan_since(P0, 0) is None
     assert heir.partitions.has_scanned()
@@ -269,14 +269,14 @@ def test_all_is_scanned_once_everything_was_received_that_lay_there() -> None:
     """A stop before that is no clean end: the next owner has to look, too."""
     scene = after_a_kill(end=5)
     assert not scene.partitions.has_scanned()
-    scene.intake.positions[P0] = 4
+    scene.group.positions[P0] = 4
     assert not scene.partitions.has_scanned()
-    scene.partitions.sleep(P0, 4, scene.clock() + 10, passable=True)
+    scene.partitions.delay(P0, 4, scene.clock() + 10, seen_by_predecessor=True)
     assert not scene.partitions.has_scanned()
-    scene.partitions.sleep(P0, 4, scene.clock() + 10, passable=False)  # nor was it for the dead owner
+    scene.partitions.delay(P0, 4, scene.clock() + 10, seen_by_predecessor=False)  # nor was it for the dead owner
     assert scene.partitions.has_scanned()
     scene = after_a_kill(end=5)
-    scene.intake.positions[P0] = 5
+    scene.group.positions[P0] = 5
     assert scene.partitions.has_scanned()
     scene = after_a_kill(end=5)
     scene.partitions.revoked([P0])
@@ -290,10 +290,10 @@ def test_no_more_is_fetched_than_the_next_owner_would_scan(monkeypatch: pytest.M
     scene.take_over()
     for offset in range(3):
         scene.partitions.steer(window_full=False)
-        assert scene.intake.silent == set()
+        assert scene.group.silent == set()
         scene.ledger.receive(P0, offset)
     scene.partitions.steer(window_full=False)
-    assert scene.intake.silent == {P0}
+    assert scene.group.silent == {P0}
 
 
 def test_after_a_clean_end_nothing_is_fetched_before_that_is_revoked() -> None:
@@ -303,13 +303,13 @@ def test_after_a_clean_end_nothing_is_fetched_before_that_is_revoked() -> None:
     ended = first.commit(clean=True)
     assert ended is not None
     heir = Scene(P0)
-    heir.intake.told[P0] = TakenOver(ended.offsets[P0], END)
+    heir.group.told[P0] = TakenOver(ended.offsets[P0], END)
     heir.take_over(begin=False)
     heir.partitions.steer(window_full=False)
-    assert heir.intake.silent == {P0}
+    assert heir.group.silent == {P0}
     heir.commit()
     heir.partitions.steer(window_full=False)
-    assert heir.intake.silent == set()
+    assert heir.group.silent == set()
 
 
 def test_the_position_is_told_so_that_lag_ends_at_zero() -> None:
@@ -317,15 +317,15 @@ def test_the_position_is_told_so_that_lag_ends_at_zero() -> None:
     scene = Scene(P0)
     scene.take_over()
     assert scene.ledger.receive(P0, 0) is RecordState.NEW
-    scene.intake.positions[P0] = 3
+    scene.group.positions[P0] = 3
     scene.partitions.steer(window_full=False)
     batch = scene.commit(clean=True)
     assert batch is not None
     assert batch.offsets[P0].offset == 0  # it is not done
     scene.partitions.revoked([P0])
-    scene.intake.new = [P0]
+    scene.group.new = [P0]
     scene.take_over()
-    scene.intake.positions[P0] = 3
+    scene.group.positions[P0] = 3
     scene.partitions.steer(window_full=False)
     scene.clock.pass_(2)
     batch = scene.commit()
@@ -339,4 +339,4 @@ def test_pause_all_is_for_the_end() -> None:
     scene.take_over()
     scene.partitions.steer(window_full=False)
     scene.partitions.pause_all()
-    assert scene.intake.silent == {P0, P1}
+    assert scene.group.silent == {P0, P1}

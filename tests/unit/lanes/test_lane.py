@@ -11,8 +11,8 @@ import structlog
 
 import pretend
 from etl import errors
-from etl.lanes.flight import Flight
 from etl.lanes.lanes import Lanes
+from etl.lanes.run import Run
 from etl.models.task import Task
 from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
@@ -64,7 +64,7 @@ class Work:
 @contextmanager
 def lanes_of(
     work: Work,
-    run: Callable[[Flight], None],
+    run: Callable[[Run], None],
     count: int = 1,
     on_bug: Callable[[Task, BaseException], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -80,13 +80,13 @@ def lanes_of(
         assert work.world["A"].open == work.world["B"].open == 0
 
 
-def hold(flight: Flight) -> None:
+def hold(run: Run) -> None:
     """Open the sessions and block in them until they are reset, as a transfer does."""
-    flight.lease.open()
-    session = flight.lease.source
+    run.lease.open()
+    session = run.lease.source
     assert isinstance(session, pretend.PretendSession)
     session.aborted.wait(5)
-    flight.lease.release(clean=False)
+    run.lease.release(reusable=False)
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -100,15 +100,15 @@ def test_a_lane_takes_runs_and_finishes() -> None:
     tasks = [pretend.task(number) for number in range(5)]
     work, ran, names = Work(*tasks), [], set()
 
-    def run(flight: Flight) -> None:
-        flight.lease.open()
+    def run(run: Run) -> None:
+        run.lease.open()
         names.add(threading.current_thread().name)
-        ran.append(flight.task)
-        flight.lease.release(clean=True)
+        ran.append(run.task)
+        run.lease.release(reusable=True)
 
     with lanes_of(work, run) as lanes:
         work.wait(5)
-        until(lambda: not lanes.flights())
+        until(lambda: not lanes.runs())
     assert ran == work.finished == tasks
     assert names == {"lane-00"}
     assert work.world["A"].connects == 1
@@ -119,8 +119,8 @@ def test_a_bug_ends_neither_the_lane_nor_costs_its_sessions_place(bug: BaseExcep
     tasks = [pretend.task(0), pretend.task(1)]
     work, bugs = Work(*tasks), []
 
-    def run(flight: Flight) -> None:
-        flight.lease.open()
+    def run(run: Run) -> None:
+        run.lease.open()
         raise bug
 
     with lanes_of(work, run, on_bug=lambda task, error: bugs.append((task, error))):
@@ -133,7 +133,7 @@ def test_a_bug_ends_neither_the_lane_nor_costs_its_sessions_place(bug: BaseExcep
 def test_a_bug_in_the_report_of_a_bug_is_survived() -> None:
     work = Work(pretend.task(0), pretend.task(1))
 
-    def run(_flight: Flight) -> None:
+    def run(_flight: Run) -> None:
         raise ValueError
 
     def report(_task: Task, _error: BaseException) -> None:
@@ -161,8 +161,8 @@ def test_a_bug_in_taking_does_not_cost_a_lane(monkeypatch: pytest.MonkeyPatch) -
 def test_the_buffer_is_made_when_asked_for_and_reused() -> None:
     work, buffers = Work(*[pretend.task(number) for number in range(3)]), []
 
-    def run(flight: Flight) -> None:
-        buffers.append(flight.buffer)
+    def run(run: Run) -> None:
+        buffers.append(run.buffer)
 
     with lanes_of(work, run):
         work.wait(3)
@@ -175,9 +175,9 @@ def test_abort_ends_the_running_jobs_it_is_asked_for_and_says_why() -> None:
     work, causes = Work(ours, theirs), {}
     lost = errors.OwnershipLost("revoked")
 
-    def run(flight: Flight) -> None:
-        hold(flight)
-        causes[flight.task] = flight.cause(ConnectionError("reset"))
+    def run(run: Run) -> None:
+        hold(run)
+        causes[run.task] = run.cause(ConnectionError("reset"))
 
     with lanes_of(work, run, count=2) as lanes:
         until(lambda: work.world["B"].open == 2)
@@ -185,7 +185,7 @@ def test_abort_ends_the_running_jobs_it_is_asked_for_and_says_why() -> None:
         assert lanes.abort(lambda task: task is theirs, errors.OwnershipLost("again")) in (0, 1)
         work.wait(1)
         assert causes == {theirs: lost}
-        assert [flight.task for flight in lanes.flights()] == [ours]
+        assert [run.task for run in lanes.runs()] == [ours]
         lanes.abort(lambda _task: True, lost)
         work.wait(2)
 
@@ -194,14 +194,14 @@ def test_the_first_reason_of_an_abort_stays() -> None:
     work = Work()
     lease = work.pools.reserve(work.pools.server("A"))
     assert lease is not None
-    flight = Flight(pretend.task(), lease, 0.0, None, lambda: memoryview(b""))
+    run = Run(pretend.task(), lease, 0.0, None, lambda: memoryview(b""))
     first = errors.TransferTimeout("too long")
-    assert flight.aborted is None
-    assert flight.cause(KeyError()).__class__ is KeyError
-    assert flight.abort(first)
-    assert not flight.abort(errors.OwnershipLost("revoked"))
-    assert flight.aborted is flight.cause(KeyError()) is first
-    lease.release(clean=False)
+    assert run.aborted is None
+    assert run.cause(KeyError()).__class__ is KeyError
+    assert run.abort(first)
+    assert not run.abort(errors.OwnershipLost("revoked"))
+    assert run.aborted is run.cause(KeyError()) is first
+    lease.release(reusable=False)
     assert work.pools.close()
 
 
@@ -212,9 +212,9 @@ def test_a_transfer_over_its_time_is_ended_with_a_timeout(own: float | None, gen
     clock = Clock()
     work, causes = Work(pretend.task(timeout=own)), []
 
-    def run(flight: Flight) -> None:
-        hold(flight)
-        causes.append(flight.cause(ConnectionError("reset")))
+    def run(run: Run) -> None:
+        hold(run)
+        causes.append(run.cause(ConnectionError("reset")))
 
     with lanes_of(work, run, clock=clock, transfer_timeout=general) as lanes:
         until(lambda: work.world["B"].open == 1)
@@ -231,7 +231,7 @@ def test_without_a_limit_a_transfer_may_take_forever() -> None:
     work = Work(pretend.task())
     with lanes_of(work, hold) as lanes:
         until(lambda: work.world["B"].open == 1)
-        assert lanes.flights()[0].deadline is None
+        assert lanes.runs()[0].deadline is None
         assert lanes.tick(1e12) == 0
         lanes.abort(lambda _task: True, errors.OwnershipLost("the end"))
 
@@ -241,11 +241,11 @@ def test_drain_waits_for_what_runs_and_starts_nothing_more() -> None:
     work = Work(tasks[0])
     gate = threading.Event()
 
-    def run(_flight: Flight) -> None:
+    def run(_flight: Run) -> None:
         assert gate.wait(5)
 
     with lanes_of(work, run) as lanes:
-        until(lanes.flights)
+        until(lanes.runs)
         assert not lanes.drain(time.monotonic() + 0.01)
         work.tasks.append(tasks[1])
         gate.set()

@@ -11,8 +11,8 @@ import structlog
 import pretend
 from etl import errors
 from etl.dispatch.dispatcher import Dispatcher
-from etl.lanes.flight import Flight
 from etl.lanes.lanes import Lanes
+from etl.lanes.run import Run
 from etl.models.task import Task
 from etl.sessions.pools import Pools
 from pretend import World
@@ -33,8 +33,8 @@ def test_pairs_in_all_directions_at_once_all_end_whatever_fails(limit: int) -> N
     writing: set[tuple[str, str]] = set()
     wrong: list[str] = []
 
-    def run(flight: Flight) -> None:
-        task = flight.task
+    def run(run: Run) -> None:
+        task = run.task
         place = (task.job.destination.hostname, task.job.destination.path)
         with lock:
             if place in writing:
@@ -43,21 +43,21 @@ def test_pairs_in_all_directions_at_once_all_end_whatever_fails(limit: int) -> N
             tries[task] += 1
         dice = random.random()
         try:
-            flight.lease.open()
+            run.lease.open()
             time.sleep(0)
             if dice < 0.1:
                 raise errors.ConnectionLost("reset")
         except errors.EtlError as error:
-            flight.lease.release(clean=False)
+            run.lease.release(reusable=False)
             with lock:
                 writing.discard(place)
-            dispatcher.failed(task.job.source.hostname, flight.cause(error))
+            dispatcher.failed(task.job.source.hostname, run.cause(error))
             dispatcher.later(task, 0.001)
             return
         with lock:
             writing.discard(place)
             ended.append(task)
-        flight.lease.release(clean=(dice < 0.9, True))
+        run.lease.release(reusable=(dice < 0.9, True))
         dispatcher.worked(task.job.source.hostname)
         dispatcher.worked(task.job.destination.hostname)
 

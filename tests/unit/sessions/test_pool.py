@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,7 +11,7 @@ import structlog
 import pretend
 from etl import errors
 from etl.sessions.lease import Lease
-from etl.sessions.pool import LITTER_LIMIT
+from etl.sessions.pool import ORPHAN_LIMIT
 from etl.sessions.pools import Pools, create_session
 from pretend import Clock, PretendSession, World
 
@@ -19,8 +19,10 @@ pytestmark = pytest.mark.unit
 
 
 @contextmanager
-def pools_of(world: World, clock: Clock | None = None, **settings: float) -> Iterator[Pools]:
-    pools = Pools(world.config, pretend.settings(**settings), clock or Clock(), world.create)
+def pools_of(
+    world: World, clock: Clock | None = None, jitter: Callable[[], float] = lambda: 0.5, **settings: float
+) -> Iterator[Pools]:
+    pools = Pools(world.config, pretend.settings(**settings), clock or Clock(), world.create, jitter)
     try:
         yield pools
     finally:
@@ -37,7 +39,7 @@ def lease(pools: Pools, source: str = "A", destination: str | None = "B") -> Lea
 def refused(pools: Pools, source: str = "A", destination: str | None = "B") -> bool:
     taken = pools.reserve(pools.server(source), None if destination is None else pools.server(destination))
     if taken is not None:
-        taken.release(clean=True)
+        taken.release(reusable=True)
     return taken is None
 
 
@@ -46,7 +48,7 @@ def test_a_lease_has_one_session_per_side() -> None:
         taken = lease(pools)
         assert (taken.source.server.hostname, taken.destination.server.hostname) == ("A", "B")
         assert not taken.shared
-        taken.release(clean=True)
+        taken.release(reusable=True)
 
 
 def test_a_clean_session_is_reused_and_the_last_used_comes_first() -> None:
@@ -54,9 +56,9 @@ def test_a_clean_session_is_reused_and_the_last_used_comes_first() -> None:
     with pools_of(world, clock) as pools:
         first, second = lease(pools, "A", None), lease(pools, "A", None)
         sessions = first.source, second.source
-        second.release(clean=True)
+        second.release(reusable=True)
         clock.pass_(1)
-        first.release(clean=True)
+        first.release(reusable=True)
         again = lease(pools, "A", None)
         assert again.source is sessions[0]
         assert lease(pools, "A", None).source is sessions[1]
@@ -68,14 +70,14 @@ def test_a_session_that_saw_an_error_never_returns_to_the_pool() -> None:
     with pools_of(world) as pools:
         taken = lease(pools)
         source, destination = taken.source, taken.destination
-        taken.release(clean=(True, False))
+        taken.release(reusable=(True, False))
         again = lease(pools)
         assert again.source is source
         assert again.destination is not destination
         assert isinstance(destination, PretendSession)
         assert not destination.is_open
         assert destination.aborted.is_set()  # no farewell to a session in an unknown state
-        again.release(clean=True)
+        again.release(reusable=True)
 
 
 def test_a_full_pool_refuses_and_takes_nothing_of_the_other_side() -> None:
@@ -83,18 +85,18 @@ def test_a_full_pool_refuses_and_takes_nothing_of_the_other_side() -> None:
         taken = lease(pools)
         assert refused(pools)
         assert pools.stats()["B"]["taken"] == 1
-        taken.release(clean=True)
+        taken.release(reusable=True)
         assert not refused(pools)
 
 
 def test_a_release_counts_once() -> None:
     with pools_of(World(A=2, B=2)) as pools:
         taken = lease(pools)
-        taken.release(clean=True)
-        taken.release(clean=False)
+        taken.release(reusable=True)
+        taken.release(reusable=False)
         assert pools.stats()["A"] == {
             "limit": 2, "limit_now": 2, "open": 1, "idle": 1, "taken": 0, "connecting": 0, "connects_left": 3,
-            "litter": 0,
+            "orphans": 0,
         }  # fmt: skip
 
 
@@ -106,22 +108,22 @@ def test_names_of_one_server_share_its_pool_and_the_smallest_limit() -> None:
         taken = lease(pools, "A", None)
         assert refused(pools, "ALIAS", None)
         session = taken.source
-        taken.release(clean=True)
+        taken.release(reusable=True)
         again = lease(pools, "ALIAS", None)
         assert again.source is session
         assert again.source.server.hostname == "ALIAS"  # the session adopted the other name
-        again.release(clean=True)
+        again.release(reusable=True)
 
 
 def test_names_with_another_password_take_no_foreign_session_but_its_place() -> None:
     world = World(A=1)
     world.configs["OTHER"] = pretend.server("OTHER", host="a", password="x", max_connections=1)
     with pools_of(world) as pools:
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         taken = lease(pools, "OTHER", None)
         assert world["A"].connects == 2
         assert world["A"].peak == 1
-        taken.release(clean=True)
+        taken.release(reusable=True)
 
 
 def test_local_base_paths_are_servers_of_their_own() -> None:
@@ -137,7 +139,7 @@ def test_one_session_serves_both_sides_where_there_is_room_for_one() -> None:
         assert taken.shared
         assert taken.source is taken.destination
         assert refused(pools, "A", "A")
-        taken.release(clean=True)
+        taken.release(reusable=True)
         assert pools.stats()["A"]["idle"] == 1
 
 
@@ -146,7 +148,7 @@ def test_two_sessions_serve_the_sides_of_one_server_where_there_is_room() -> Non
         taken = lease(pools, "A", "A")
         assert not taken.shared
         assert taken.source is not taken.destination
-        taken.release(clean=True)
+        taken.release(reusable=True)
 
 
 def test_a_pair_that_could_never_have_its_sessions_is_a_wrong_setting() -> None:
@@ -161,7 +163,7 @@ def test_a_pair_that_could_never_have_its_sessions_is_a_wrong_setting() -> None:
 
 def test_at_most_four_connects_to_a_server_are_under_way() -> None:
     with pools_of(World(A=8, B=8)) as pools:
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         kept = lease(pools, "A", None)
         waiting = [pools.reserve(pools.server("A")) for _ in range(5)]
         assert [taken is not None for taken in waiting] == [True] * 4 + [False]
@@ -172,7 +174,7 @@ def test_at_most_four_connects_to_a_server_are_under_way() -> None:
         assert not refused(pools, "A", None)
         for taken in [kept, *waiting]:
             if taken is not None:
-                taken.release(clean=True)
+                taken.release(reusable=True)
 
 
 def test_the_first_connect_to_a_server_goes_alone() -> None:
@@ -183,11 +185,11 @@ def test_the_first_connect_to_a_server_goes_alone() -> None:
         assert refused(pools, "A", None)
         first.open()
         assert not refused(pools, "A", None)
-        first.release(clean=False)
+        first.release(reusable=False)
         first = pools.reserve(pools.server("A"))
         assert first is not None
         assert refused(pools, "A", None)
-        first.release(clean=True)
+        first.release(reusable=True)
 
 
 def test_new_sessions_are_limited_per_minute_and_reused_ones_are_not() -> None:
@@ -196,18 +198,18 @@ def test_new_sessions_are_limited_per_minute_and_reused_ones_are_not() -> None:
     world.configs["A"] = pretend.server("A", max_connections=2, connects_per_minute=30)
     with pools_of(world, clock) as pools:
         for _ in range(4):
-            lease(pools, "A", None).release(clean=False)
+            lease(pools, "A", None).release(reusable=False)
         assert refused(pools, "A", None)
         clock.pass_(1.9)
         assert refused(pools, "A", None)
         clock.pass_(0.1)
         for _ in range(100):
-            lease(pools, "A", None).release(clean=True)
+            lease(pools, "A", None).release(reusable=True)
         assert world["A"].connects == 5
-        lease(pools, "A", None).release(clean=False)
+        lease(pools, "A", None).release(reusable=False)
         clock.pass_(60.0)
         for _ in range(4):  # what was not used is not saved up
-            lease(pools, "A", None).release(clean=False)
+            lease(pools, "A", None).release(reusable=False)
         assert refused(pools, "A", None)
 
 
@@ -226,7 +228,7 @@ def test_a_refused_login_lets_nobody_try_for_longer_and_longer() -> None:
         assert all(0.8 * 60 * 2**n <= rest <= 1.2 * 60 * 2**n for n, rest in enumerate(rests[:5]))
         assert max(rests) <= 3600.001  # of a clock that counts in floats
         world["A"].refusal = None
-        lease(pools, "A", None).release(clean=False)
+        lease(pools, "A", None).release(reusable=False)
         assert pools.login_backoff_left(pools.server("A")) == 0.0
 
 
@@ -242,14 +244,14 @@ def test_a_refused_login_leaves_the_open_sessions_at_work() -> None:
             taken.open()
         clock.pass_(79)
         assert refused(pools, "A", None)
-        kept.release(clean=True)
-        lease(pools, "A", None).release(clean=True)
-        lease(pools, "A", None).release(clean=False)
+        kept.release(reusable=True)
+        lease(pools, "A", None).release(reusable=True)
+        lease(pools, "A", None).release(reusable=False)
         assert refused(pools, "A", None), "the place is free, and still nobody logs in"
         clock.pass_(50)
         world["A"].refusal = None
         assert world["A"].connects == 1
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
 
 
 def test_after_a_refused_connect_idle_sessions_prove_themselves_first() -> None:
@@ -259,7 +261,7 @@ def test_after_a_refused_connect_idle_sessions_prove_themselves_first() -> None:
         kept, idle = lease(pools, "A", None), lease(pools, "A", None)
         unlucky = pools.reserve(pools.server("A"))
         assert unlucky is not None
-        idle.release(clean=True)
+        idle.release(reusable=True)
         world["A"].refusal = errors.ServerUnavailable("refused")
         with pytest.raises(errors.ServerUnavailable):
             unlucky.open()
@@ -269,7 +271,7 @@ def test_after_a_refused_connect_idle_sessions_prove_themselves_first() -> None:
         with pytest.raises(errors.ServerUnavailable):
             again.open()
         assert world["A"].sessions[1].pings == 1
-        kept.release(clean=False)
+        kept.release(reusable=False)
 
 
 def test_while_nobody_may_log_in_an_idle_session_is_lent_only_once_it_proved_itself() -> None:
@@ -280,13 +282,13 @@ def test_while_nobody_may_log_in_an_idle_session_is_lent_only_once_it_proved_its
         unlucky = pools.reserve(pools.server("A"))
         assert unlucky is not None
         for taken in idle:
-            taken.release(clean=True)
+            taken.release(reusable=True)
         world["A"].refusal = errors.AuthenticationFailed("530")
         with pytest.raises(errors.AuthenticationFailed):
             unlucky.open()
         assert refused(pools, "A", None)
         pools.reap()
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         assert world["A"].open == 2
     assert world["A"].connects == 2
 
@@ -303,7 +305,7 @@ def test_a_failed_connect_gives_both_sides_back_and_names_the_server() -> None:
         assert pools.stats()["A"]["idle"] == 1
         assert pools.stats()["B"]["taken"] == pools.stats()["B"]["connecting"] == 0
         world["B"].refusal = None
-        lease(pools).release(clean=True)
+        lease(pools).release(reusable=True)
         assert world["A"].connects == 1
 
 
@@ -340,7 +342,7 @@ def test_a_refusal_shrinks_the_pool_to_what_is_open_for_a_minute_then_it_grows_b
         with pytest.raises(type(error)):
             unlucky.open()
         assert refused(pools, "A", None)
-        kept.pop().release(clean=True)
+        kept.pop().release(reusable=True)
         assert not refused(pools, "A", None)
         clock.pass_(59)
         assert pools.stats()["A"]["limit_now"] == 2
@@ -348,7 +350,7 @@ def test_a_refusal_shrinks_the_pool_to_what_is_open_for_a_minute_then_it_grows_b
             clock.pass_(9.9 if limit > 3 else 2)
             clock.pass_(0.1)
             assert pools.stats()["A"]["limit_now"] == limit
-        kept.pop().release(clean=True)
+        kept.pop().release(reusable=True)
 
 
 def test_a_pool_never_shrinks_below_one() -> None:
@@ -366,38 +368,38 @@ def test_a_pool_never_shrinks_below_one() -> None:
 def test_a_session_that_idled_is_pinged_before_it_is_used() -> None:
     world, clock = World(A=1), Clock()
     with pools_of(world, clock, ping_interval_seconds=20.0, idle_timeout_seconds=60.0) as pools:
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         session = world["A"].sessions[0]
         clock.pass_(19)
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         assert session.pings == 0
         clock.pass_(20)
         taken = lease(pools, "A", None)
         assert taken.source is session
         assert session.pings == 1
-        taken.release(clean=True)
+        taken.release(reusable=True)
 
 
 def test_a_session_found_dead_is_replaced_for_the_same_job() -> None:
     world, clock = World(A=1), Clock()
     with pools_of(world, clock) as pools:
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         clock.pass_(30)
         world["A"].deaf = True
         taken = lease(pools, "A", None)
         assert taken.source is world["A"].sessions[1]
         assert world["A"].peak == 1
-        taken.release(clean=True)
+        taken.release(reusable=True)
 
 
 def test_a_session_that_takes_the_place_of_a_dead_one_is_a_connect_of_its_minute() -> None:
     world, clock = World(A=1), Clock()
     world.configs["A"] = pretend.server("A", max_connections=1, connects_per_minute=1)
     with pools_of(world, clock) as pools:
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         clock.pass_(30)
         world["A"].deaf = True
-        lease(pools, "A", None).release(clean=False)
+        lease(pools, "A", None).release(reusable=False)
         assert world["A"].connects == 2
         assert refused(pools, "A", None)
 
@@ -406,19 +408,19 @@ def test_a_session_that_was_not_reached_is_neither_proven_nor_closed() -> None:
     """The other side failed before its turn came, or the job did before it asked for any."""
     world, clock = World(A=1, B=1), Clock()
     with pools_of(world, clock, ping_interval_seconds=20.0) as pools:
-        lease(pools).release(clean=True)
+        lease(pools).release(reusable=True)
         session = world["B"].sessions[0]
         clock.pass_(19)
         taken = pools.reserve(pools.server("A"), pools.server("B"))
         assert taken is not None
-        taken.release(clean=False)
+        taken.release(reusable=False)
         world["A"].deaf = True
         world["A"].refusal = errors.ServerUnavailable("A: away", server="A")
         clock.pass_(2)
         with pytest.raises(errors.ServerUnavailable):
             lease(pools)
         assert session.pings == 0
-        lease(pools, "B", None).release(clean=True)
+        lease(pools, "B", None).release(reusable=True)
         assert session.pings == 1
         assert world["B"].connects == 1
 
@@ -434,7 +436,7 @@ def test_a_connect_that_never_began_is_none_of_its_minute() -> None:
                 lease(pools)
             taken = pools.reserve(pools.server("B"))
             assert taken is not None
-            taken.release(clean=True)
+            taken.release(reusable=True)
         assert pools.stats()["B"]["connects_left"] == 2
         world["B"].refusal = errors.ServerUnavailable("B: away", server="B")
         with pytest.raises(errors.ServerUnavailable):
@@ -449,13 +451,13 @@ def test_a_session_that_cannot_be_pinged_for_want_of_a_thread_counts_as_dead(
     """Nothing would limit the ping. Its place is free, and the job gets another session."""
     world, clock = World(A=1), Clock()
     with pools_of(world, clock) as pools:
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         clock.pass_(30)
         monkeypatch.setattr(threading.Timer, "start", _no_thread)
         if by_the_reaper:
             pools.reap()
             assert pools.stats()["A"]["taken"] == pools.stats()["A"]["open"] == world["A"].open == 0
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         assert (world["A"].connects, world["A"].peak, world["A"].sessions[0].pings) == (2, 1, 0)
 
 
@@ -469,11 +471,11 @@ def test_a_ping_that_is_answered_as_it_is_cut_proves_nothing() -> None:
         taken = lease(pools, "A", None)
         session = world["A"].sessions[0]
         session.ping = session.aborted.wait  # type: ignore[assignment,method-assign]
-        taken.release(clean=True)
+        taken.release(reusable=True)
         clock.pass_(30)
         again = lease(pools, "A", None)
         assert again.source is not session
-        again.release(clean=True)
+        again.release(reusable=True)
 
 
 def test_a_session_past_its_lifetime_is_not_kept() -> None:
@@ -481,20 +483,33 @@ def test_a_session_past_its_lifetime_is_not_kept() -> None:
     with pools_of(world, clock, session_lifetime_seconds=100.0) as pools:
         taken = lease(pools, "A", None)
         clock.pass_(101)
-        taken.release(clean=True)
+        taken.release(reusable=True)
         assert world["A"].open == 0
         assert not world["A"].sessions[0].aborted.is_set()  # a polite farewell
+
+
+def test_sessions_that_are_opened_together_do_not_end_together() -> None:
+    """Each lives up to 5 % less or more than the setting says: a server gets no storm of logins once an hour."""
+    world, clock = World(A=3), Clock()
+    draws = iter([0.0, 0.5, 1.0])
+    with pools_of(world, clock, lambda: next(draws), session_lifetime_seconds=100.0, idle_timeout_seconds=1e9) as pools:
+        for taken in [lease(pools, "A", None) for _ in range(3)]:
+            taken.release(reusable=True)
+        for seconds, still_open in ((95, 3), (1, 2), (4, 2), (1, 1), (4, 1), (1, 0)):
+            clock.pass_(seconds)
+            pools.reap()
+            assert world["A"].open == still_open
 
 
 def test_an_expired_session_is_replaced_not_used() -> None:
     world, clock = World(A=1), Clock()
     with pools_of(world, clock, idle_timeout_seconds=60.0) as pools:
-        lease(pools, "A", None).release(clean=True)
+        lease(pools, "A", None).release(reusable=True)
         clock.pass_(61)
         taken = lease(pools, "A", None)
         assert taken.source is world["A"].sessions[1]
         assert world["A"].peak == 1
-        taken.release(clean=True)
+        taken.release(reusable=True)
 
 
 def test_the_reaper_pings_idle_sessions_and_closes_expired_ones() -> None:
@@ -502,7 +517,7 @@ def test_the_reaper_pings_idle_sessions_and_closes_expired_ones() -> None:
     with pools_of(world, clock, ping_interval_seconds=20.0, idle_timeout_seconds=60.0) as pools:
         both = [lease(pools, "A", None), lease(pools, "A", None)]
         for taken in both:
-            taken.release(clean=True)
+            taken.release(reusable=True)
         clock.pass_(20)
         pools.reap()
         assert [session.pings for session in world["A"].sessions] == [1, 1]
@@ -518,7 +533,7 @@ def test_the_reaper_closes_all_due_sessions_of_a_server_after_one_unanswered_pin
     world, clock = World(A=3), Clock()
     with pools_of(world, clock) as pools:
         for taken in [lease(pools, "A", None) for _ in range(3)]:
-            taken.release(clean=True)
+            taken.release(reusable=True)
         clock.pass_(30)
         world["A"].deaf = True
         pools.reap()
@@ -540,7 +555,7 @@ def test_a_ping_that_is_not_answered_has_a_limit_of_its_own_and_delays_no_other_
 
     world.create = lambda config, limits: Silent(config, limits, world[config.hostname])  # type: ignore[method-assign]
     with pools_of(world, clock, ping_timeout_seconds=0.3) as pools:
-        lease(pools).release(clean=True)
+        lease(pools).release(reusable=True)
         clock.pass_(30)
         reaping = threading.Thread(target=pools.reap, name="reaping")
         reaping.start()
@@ -564,7 +579,7 @@ def test_sessions_are_opened_ahead_of_need_and_kept() -> None:
         assert world["A"].connects == 3
         pools.reap()
         assert world["A"].open == 3
-        taken.release(clean=True)
+        taken.release(reusable=True)
         clock.pass_(500)
         pools.reap()
         assert world["A"].connects == 3  # they may idle; they are pinged
@@ -601,7 +616,7 @@ def test_an_abort_reaches_the_session_and_keeps_it_out_of_the_pool() -> None:
         taken.abort()
         taken.abort()
         assert world["A"].sessions[0].aborted.is_set()
-        taken.release(clean=True)
+        taken.release(reusable=True)
         assert pools.stats()["A"]["open"] == 0
 
 
@@ -609,7 +624,7 @@ def test_an_abort_after_the_release_touches_nobody() -> None:
     world = World(A=1)
     with pools_of(world) as pools:
         taken = lease(pools, "A", None)
-        taken.release(clean=True)
+        taken.release(reusable=True)
         taken.abort()
         assert not world["A"].sessions[0].aborted.is_set()
         assert not taken.aborted
@@ -654,46 +669,46 @@ def test_the_sessions_of_a_lease_that_is_not_open_cannot_be_asked_for() -> None:
         assert taken is not None
         with pytest.raises(RuntimeError, match="not open"):
             _ = taken.source
-        taken.release(clean=True)
+        taken.release(reusable=True)
 
 
 def test_a_fresh_session_removes_remembered_partial_files() -> None:
     world = World(A=1, B=1)
     with pools_of(world) as pools:
-        lease(pools).release(clean=True)
-        pools.litter(world.config("B"), "/out/.etl-1.part")
-        pools.litter(world.config("B"), "/out/.etl-2.part")
-        lease(pools).release(clean=(True, False))
+        lease(pools).release(reusable=True)
+        pools.remember_orphan(world.config("B"), "/out/.etl-1.part")
+        pools.remember_orphan(world.config("B"), "/out/.etl-2.part")
+        lease(pools).release(reusable=(True, False))
         assert world["B"].removed == []  # a reused session has other work
-        lease(pools).release(clean=True)
+        lease(pools).release(reusable=True)
         assert world["B"].removed == ["/out/.etl-1.part", "/out/.etl-2.part"]
-        assert pools.stats()["B"]["litter"] == 0
+        assert pools.stats()["B"]["orphans"] == 0
 
 
 def test_a_partial_file_that_cannot_be_removed_costs_a_session_not_the_job() -> None:
     world, clock = World(A=1), Clock()
     world["A"].stubborn.add("/bad")
     with pools_of(world, clock) as pools:
-        pools.litter(world.config("A"), "/bad")
-        pools.litter(world.config("A"), "/good")
+        pools.remember_orphan(world.config("A"), "/bad")
+        pools.remember_orphan(world.config("A"), "/good")
         for _ in range(4):
             clock.pass_(10)
             taken = lease(pools, "A", None)
             assert not taken.source.aborted.is_set()  # type: ignore[attr-defined]  # a PretendSession
-            taken.release(clean=False)
+            taken.release(reusable=False)
         assert world["A"].removed == ["/good"]
-        assert pools.stats()["A"]["litter"] == 0  # given up after a few tries
+        assert pools.stats()["A"]["orphans"] == 0  # given up after a few tries
         assert world["A"].peak == 1
 
 
 def test_a_partial_file_is_removed_at_once_by_whoever_has_a_place_but_no_session() -> None:
     world = World(A=1)
     with pools_of(world) as pools:
-        assert pools.tidy(world.config("A"), "/1")
+        assert pools.remove_orphan(world.config("A"), "/1")
         assert world["A"].removed == ["/1"]
         world["A"].stubborn.add("/2")
-        assert not pools.tidy(world.config("A"), "/2")
-        assert pools.stats()["A"]["litter"] == 1
+        assert not pools.remove_orphan(world.config("A"), "/2")
+        assert pools.stats()["A"]["orphans"] == 1
         assert world["A"].open == 0
 
 
@@ -705,21 +720,21 @@ def test_removing_a_partial_file_logs_in_no_more_often_than_jobs_do() -> None:
         burst = pools.stats()["A"]["connects_left"]
         world["A"].refusal = errors.AuthenticationFailed("530 no")
         for number in range(8):
-            assert not pools.tidy(world.config("A"), f"/{number}")
+            assert not pools.remove_orphan(world.config("A"), f"/{number}")
         assert pools.stats()["A"]["connects_left"] == burst - 1
-        assert pools.stats()["A"]["litter"] == 8
+        assert pools.stats()["A"]["orphans"] == 8
         assert pools.login_backoff_left(world.config("A")) > 0
     world = World(A=1)
     with pools_of(world, clock) as pools:
-        assert sum(pools.tidy(world.config("A"), f"/{number}") for number in range(burst + 3)) == burst
+        assert sum(pools.remove_orphan(world.config("A"), f"/{number}") for number in range(burst + 3)) == burst
 
 
 def test_the_memory_of_partial_files_is_bounded() -> None:
     world = World(A=1)
     with pools_of(world) as pools:
-        for number in range(LITTER_LIMIT + 5):
-            pools.litter(world.config("A"), f"/{number}")
-        assert pools.stats()["A"]["litter"] == LITTER_LIMIT
+        for number in range(ORPHAN_LIMIT + 5):
+            pools.remember_orphan(world.config("A"), f"/{number}")
+        assert pools.stats()["A"]["orphans"] == ORPHAN_LIMIT
 
 
 def test_whoever_waits_is_told_of_every_release_and_every_finished_connect() -> None:
@@ -729,7 +744,7 @@ def test_whoever_waits_is_told_of_every_release_and_every_finished_connect() -> 
         pools.on_release = lambda: told.append(world["A"].open)
         taken = lease(pools, "A", None)
         assert told == [1]
-        taken.release(clean=False)
+        taken.release(reusable=False)
         assert told == [1, 0]  # after the session was closed: its place is really free
 
 
@@ -738,12 +753,12 @@ def test_close_resets_leases_closes_idle_sessions_and_ends_the_reaper() -> None:
     pools = Pools(world.config, pretend.settings(), time.monotonic, world.create)
     pools.start()
     taken, other = lease(pools), lease(pools)
-    other.release(clean=True)
+    other.release(reusable=True)
     assert pools.close(timeout=5.0)
     assert world["A"].open == world["B"].open == 1
     assert world["A"].sessions[0].aborted.is_set()
     assert refused(pools)
-    taken.release(clean=True)
+    taken.release(reusable=True)
     assert world["A"].open == world["B"].open == 0
 
 
@@ -751,11 +766,11 @@ def test_close_leaves_no_session_open_that_was_to_make_room_for_another() -> Non
     world = World(A=1)
     world.configs["OTHER"] = pretend.server("OTHER", host="a", password="x", max_connections=1)
     pools = Pools(world.config, pretend.settings(), Clock(), world.create)
-    lease(pools, "A", None).release(clean=True)
+    lease(pools, "A", None).release(reusable=True)
     taken = pools.reserve(pools.server("OTHER"))
     assert taken is not None
     assert pools.close(timeout=5.0)
-    taken.release(clean=False)
+    taken.release(reusable=False)
     assert world["A"].open == 0
     assert (pools.stats()["A/OTHER"]["open"], pools.stats()["A/OTHER"]["taken"]) == (0, 0)
 
@@ -768,7 +783,7 @@ def test_close_resets_a_session_whose_farewell_blocks() -> None:
 
     world = World(A=1)
     pools = Pools(world.config, pretend.settings(), create=lambda config, limits: Clinging(config, limits, world["A"]))
-    lease(pools, "A", None).release(clean=True)
+    lease(pools, "A", None).release(reusable=True)
     started = time.monotonic()
     assert pools.close(timeout=2.0)
     assert time.monotonic() - started < 5
@@ -783,7 +798,7 @@ def test_a_session_that_cannot_even_be_closed_keeps_no_place() -> None:
 
     world = World(A=1)
     pools = Pools(world.config, pretend.settings(), create=lambda config, limits: Broken(config, limits, world["A"]))
-    lease(pools, "A", None).release(clean=False)
+    lease(pools, "A", None).release(reusable=False)
     assert not refused(pools, "A", None)
     assert pools.close()
 
@@ -802,7 +817,7 @@ def test_the_reaper_thread_does_its_rounds_and_survives_a_bug() -> None:
         time.monotonic,
         lambda config, limits: Counted(config, limits, world["A"]),
     )
-    lease(pools, "A", None).release(clean=True)
+    lease(pools, "A", None).release(reusable=True)
     pools.on_release = _broken
     with structlog.testing.capture_logs() as logs:
         pools.start()
@@ -845,7 +860,7 @@ def test_a_to_b_and_b_to_a_and_a_to_a_at_once_never_deadlock(limit: int) -> None
                     freed.wait(0.01)
             taken.open()
             time.sleep(0)
-            taken.release(clean=count % 7 != 0)
+            taken.release(reusable=count % 7 != 0)
         done.append(source + destination)
 
     pairs = [("A", "B"), ("B", "A"), ("A", "A")] * 2

@@ -116,7 +116,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.reserved)
     @rule(data=st.data())
     def release_unopened(self, data: st.DataObject) -> None:
-        self.pick(data, self.reserved)[0].release(clean=True)
+        self.pick(data, self.reserved)[0].release(reusable=True)
 
     @precondition(lambda self: self.reserved or self.opened)
     @rule(data=st.data())
@@ -142,10 +142,10 @@ class PoolMachine(RuleBasedStateMachine):
             self.world[name].deaf = False
 
     @rule(name=names, number=st.integers(0, 3), stubborn=st.booleans())
-    def litter(self, name: str, number: int, stubborn: bool) -> None:
+    def remember_orphan(self, name: str, number: int, stubborn: bool) -> None:
         path = f"/{number}"
         (self.world[name].stubborn.add if stubborn else self.world[name].stubborn.discard)(path)
-        self.pools.litter(self.pools.server(name), path)
+        self.pools.remember_orphan(self.pools.server(name), path)
 
     @invariant()
     def no_server_ever_has_too_many_connections(self) -> None:
@@ -169,7 +169,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for lease, _ in self.reserved + self.opened:
-            lease.release(clean=True)
+            lease.release(reusable=True)
         assert self.pools.close()
         assert all(self.world[name].open == 0 for name in LIMITS)
         assert all(pool["taken"] == pool["idle"] == pool["open"] == 0 for pool in self.pools.stats().values())

@@ -9,11 +9,9 @@ commands may leave once the data has ended (`overtake`). Knows replies and limit
 from __future__ import annotations
 
 import re
-import select
 import socket
 import time
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from etl.errors import (
@@ -26,9 +24,9 @@ from etl.errors import (
     TransferTimeout,
 )
 from etl.transfer.ftp.expected import can_answer, is_of_the_session
-from etl.transfer.ftp.pending import Pending
+from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
-from etl.transfer.ftp.sockets import limit_waits
+from etl.transfer.ftp.sockets import acknowledge_at_once, is_readable, limit_waits
 from etl.transfer.ftp.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
@@ -42,16 +40,6 @@ _NOT_UNDERSTOOD = 500
 _FAREWELL = 421
 _WELCOME = 220
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
-
-
-class State(Enum):
-    """Where a session stands."""
-
-    NEW = "new"
-    LOGGING_IN = "logging in"
-    READY = "ready"
-    TRANSFERRING = "transferring"  # nothing may be written
-    BROKEN = "broken"
 
 
 class Control:
@@ -75,6 +63,7 @@ class Control:
         self._broken: EtlError | None = None
         self._has_rested = False  # nothing was answered since nothing was due: if it is dead now it was dead before
         self._receive_limit = self._send_limit = 0.0  # of waits in the socket, as they are set now; 0: none
+        self._is_tcp = sock.family != socket.AF_UNIX
         sock.setblocking(True)
 
     def __repr__(self) -> str:
@@ -189,7 +178,7 @@ class Control:
     def require_quiet(self) -> None:
         """Raise ConnectionLost when the server has sent something that nobody asked for (mostly: its farewell)."""
         self.flush()
-        if _is_readable(self.sock) or not self._parser.is_empty:
+        if is_readable(self.sock) or not self._parser.is_empty:
             # A 421 tells more than "spoke unasked": read it.
             deadline = self._deadline(self._reply_limit)
             while (reply := self._take()) is None:
@@ -318,6 +307,8 @@ class Control:
                 if wait != self._receive_limit:
                     limit_waits(self.sock, socket.SO_RCVTIMEO, wait)
                     self._receive_limit = wait
+                if self._is_tcp:
+                    acknowledge_at_once(self.sock)
                 data = self.sock.recv(_CHUNK_BYTES)
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
@@ -401,10 +392,3 @@ class Control:
         error = kind(f"{self.server}: the server ends the connection: {reply.text}", server=self.server)
         self.abandon(error)
         return error
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    """Has something come, or the end?"""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))

@@ -17,13 +17,13 @@ from etl.errors import (
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Stored
 from etl.transfer.ftp import asking, known, listing
-from etl.transfer.ftp.control import Control, State
+from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.link import Link
 from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import check_encoding, size_in
 from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftp.parcel import FTPParcel
-from etl.transfer.ftp.pending import Pending
+from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.publishing import Renaming, Stamping

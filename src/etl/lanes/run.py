@@ -9,6 +9,8 @@ import itertools
 import threading
 from typing import TYPE_CHECKING
 
+from etl.models.task import Start
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -49,21 +51,21 @@ class Row:
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.is_open = False
-        self.source_is_clean = True  # written by the fetching thread, or by the delivering one while that waits
-        self.destination_is_clean = True  # written by the delivering thread
+        self.source_is_reusable = True  # written by the fetching thread, or by the delivering one while that waits
+        self.destination_is_reusable = True  # written by the delivering thread
         self.lost: BaseException | None = None  # why the destination did not get ready: the next file's error
 
     @property
     def is_over(self) -> bool:
         """Did a session fail, so that no job may begin with it?"""
-        return not (self.source_is_clean and self.destination_is_clean) or self.lease.aborted
+        return not (self.source_is_reusable and self.destination_is_reusable) or self.lease.aborted
 
     def end(self) -> None:
         """Give the sessions back."""
-        self.lease.release(clean=(self.source_is_clean, self.destination_is_clean))
+        self.lease.release(reusable=(self.source_is_reusable, self.destination_is_reusable))
 
 
-class Flight:
+class Run:
     """One run of one job in one lane."""
 
     _numbers = itertools.count(1)
@@ -85,14 +87,14 @@ class Flight:
         self.parcel: Parcel | None = None  # in a row: what was fetched
         self.unchanged: CrossThread[bool] | None = None  # and, of a file in memory, what its source says at the end
         self.held_bytes = 0  # of the store
-        self.began = 0.0  # wall clock
+        self.start = Start.now()  # for the result; in a row: when it had its turn
         self._buffer = buffer
         self._lock = threading.Lock()  # guards _aborted: the first reason stays
         self._aborted: EtlError | None = None
 
     @property
     def buffer(self) -> memoryview:
-        """The lane's one buffer, made when first asked for; good until `run` returns."""
+        """The lane's one buffer, made when first asked for; good until the run ends."""
         return self._buffer()
 
     @property

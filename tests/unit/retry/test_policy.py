@@ -12,15 +12,15 @@ from etl import errors
 from etl.config import Settings
 from etl.models.task import Attempt, Task
 from etl.retry.policy import (
-    SET_BACK_PER_SECOND,
+    DEFERRED_READS_PER_SECOND,
     TIERS,
     Abandon,
-    Again,
-    Dead,
+    DeadLetter,
+    Defer,
+    DeferralPacer,
     Doubling,
-    Park,
     Policy,
-    SetBacks,
+    RetryHere,
     tier_for,
     tier_until,
 )
@@ -45,42 +45,42 @@ def tried(attempts: int = 0, outages: int = 0, waiting_since: float | None = Non
 
 
 def test_a_failure_that_may_pass_spends_an_attempt_and_waits_in_memory() -> None:
-    assert policy().verdict(tried(), LOST, NOW) == Again(spent=True, waiting_since=None, outages=0, delay=1.0)
+    assert policy().verdict(tried(), LOST, NOW) == RetryHere(spent=True, waiting_since=None, outages=0, delay=1.0)
 
 
 def test_a_longer_back_off_is_parked() -> None:
     verdict = policy().verdict(tried(attempts=3), LOST, NOW)
-    assert isinstance(verdict, Park)
+    assert isinstance(verdict, Defer)
     assert verdict.spent
     assert verdict.not_before == NOW + 8.0
 
 
 def test_the_last_attempt_is_a_dead_letter() -> None:
-    assert isinstance(policy().verdict(tried(attempts=3), LOST, NOW), Park)
+    assert isinstance(policy().verdict(tried(attempts=3), LOST, NOW), Defer)
     verdict = policy().verdict(tried(attempts=4), LOST, NOW)
-    assert isinstance(verdict, Dead)
+    assert isinstance(verdict, DeadLetter)
     assert verdict.error is LOST
 
 
 def test_with_one_attempt_in_all_nothing_is_tried_again() -> None:
-    assert isinstance(policy(max_attempts=1).verdict(tried(), LOST, NOW), Dead)
+    assert isinstance(policy(max_attempts=1).verdict(tried(), LOST, NOW), DeadLetter)
 
 
 @given(st.integers(0, 3), st.floats(0, 1, exclude_max=True))
 def test_a_back_off_has_full_jitter_within_its_limits(attempts: int, jitter: float) -> None:
     verdict = policy(jitter, backoff_max=3.0).verdict(tried(attempts), LOST, NOW)
-    assert isinstance(verdict, Again)
+    assert isinstance(verdict, RetryHere)
     assert math.isclose(verdict.delay, jitter * min(3.0, 2.0**attempts))
 
 
 def test_a_failure_after_an_outage_ends_the_outage() -> None:
     verdict = policy().verdict(tried(outages=7, waiting_since=NOW - 50), LOST, NOW)
-    assert verdict == Again(spent=True, waiting_since=None, outages=0, delay=1.0)
+    assert verdict == RetryHere(spent=True, waiting_since=None, outages=0, delay=1.0)
 
 
 def test_an_outage_spends_no_attempt_and_notes_since_when_it_waits() -> None:
     verdict = policy(jitter=0.5).verdict(tried(attempts=4), DOWN, NOW)
-    assert verdict == Again(spent=False, waiting_since=NOW, outages=1, delay=1.0)
+    assert verdict == RetryHere(spent=False, waiting_since=NOW, outages=1, delay=1.0)
 
 
 @pytest.mark.parametrize(
@@ -88,17 +88,17 @@ def test_an_outage_spends_no_attempt_and_notes_since_when_it_waits() -> None:
 )
 def test_waits_of_an_outage_double_and_those_parked_fill_a_tier(outages: int, wait: float) -> None:
     verdict = policy(jitter=0.5).verdict(tried(outages=outages, waiting_since=NOW - 5), DOWN, NOW)
-    assert isinstance(verdict, Again | Park)
-    assert (verdict.delay if isinstance(verdict, Again) else verdict.not_before - NOW) == wait
-    assert isinstance(verdict, Park) == (wait > 5)
+    assert isinstance(verdict, RetryHere | Defer)
+    assert (verdict.delay if isinstance(verdict, RetryHere) else verdict.not_before - NOW) == wait
+    assert isinstance(verdict, Defer) == (wait > 5)
     assert verdict.waiting_since == NOW - 5
 
 
 def test_waits_of_an_outage_vary_by_a_fifth() -> None:
     shortest = policy(jitter=0.0).verdict(tried(outages=1), DOWN, NOW)
     longest = policy(jitter=0.999999).verdict(tried(outages=1), DOWN, NOW)
-    assert isinstance(shortest, Again)
-    assert isinstance(longest, Again)
+    assert isinstance(shortest, RetryHere)
+    assert isinstance(longest, RetryHere)
     assert shortest.delay == pytest.approx(1.6)
     assert longest.delay == pytest.approx(2.4, rel=1e-3)
 
@@ -106,17 +106,17 @@ def test_waits_of_an_outage_vary_by_a_fifth() -> None:
 def test_no_wait_is_longer_than_the_longest_unless_the_breaker_says_so() -> None:
     task = tried(outages=30, waiting_since=NOW - 5)
     bounded = policy(backoff_max=2.0).verdict(task, DOWN, NOW)
-    assert isinstance(bounded, Again)
+    assert isinstance(bounded, RetryHere)
     assert bounded.delay == 2.0
     told = policy(backoff_max=2.0).verdict(task, DOWN, NOW, breaker_wait=70.0)
-    assert isinstance(told, Park)
+    assert isinstance(told, Defer)
     assert told.not_before == NOW + 60.0
 
 
 def test_a_server_that_stays_down_beyond_the_patience_is_a_dead_letter() -> None:
-    assert isinstance(policy().verdict(tried(outages=9, waiting_since=NOW - 3599), DOWN, NOW), Again)
+    assert isinstance(policy().verdict(tried(outages=9, waiting_since=NOW - 3599), DOWN, NOW), RetryHere)
     dead = policy().verdict(tried(outages=9, waiting_since=NOW - 3600), DOWN, NOW)
-    assert isinstance(dead, Dead)
+    assert isinstance(dead, DeadLetter)
     assert type(dead.error) is errors.ServerUnavailable
     assert str(dead.error) == "refused (waited 1.0 hours for the server, longer than ETL_OUTAGE_PATIENCE_HOURS)"
 
@@ -127,47 +127,48 @@ def test_the_end_of_the_patience_says_what_the_server_was_met_with_and_how_long_
 ) -> None:
     """Also of a job that was never tried, as others had met the outage."""
     outage = kind("it said no", server="B")
-    dead = policy().set_back(tried(waiting_since=NOW - 7200), outage, NOW, 600.0)
-    assert isinstance(dead, Dead)
+    dead = policy().defer_untried(tried(waiting_since=NOW - 7200), outage, NOW, 600.0)
+    assert isinstance(dead, DeadLetter)
     assert type(dead.error) is kind
     assert dead.error.server == "B"
     assert str(dead.error).startswith("it said no (waited 2.0 hours")
-    assert "90 seconds" in str(policy(patience_seconds=60.0).set_back(tried(waiting_since=NOW - 90), outage, NOW, 1))
+    verdict = policy(patience_seconds=60.0).defer_untried(tried(waiting_since=NOW - 90), outage, NOW, 1)
+    assert "90 seconds" in str(verdict)
 
 
-def test_a_job_that_is_set_back_untried_spends_nothing_and_its_patience_begins() -> None:
-    assert policy().set_back(tried(attempts=2, outages=3), DOWN, NOW, 600.0) == Park(
+def test_a_job_that_is_deferred_untried_spends_nothing_and_its_patience_begins() -> None:
+    assert policy().defer_untried(tried(attempts=2, outages=3), DOWN, NOW, 600.0) == Defer(
         spent=False,
         waiting_since=NOW,
         outages=3,
         not_before=NOW + 600.0,
     )
-    again = policy().set_back(tried(waiting_since=NOW - 3000), DOWN, NOW, 3600.0)
-    assert isinstance(again, Park)
+    again = policy().defer_untried(tried(waiting_since=NOW - 3000), DOWN, NOW, 3600.0)
+    assert isinstance(again, Defer)
     assert again.waiting_since == NOW - 3000
     assert again.not_before == NOW + 600.0  # the last look is at the end of the patience, not beyond
 
 
 @given(st.floats(0, 1e6), st.floats(0, 3600), st.integers(0, 3000))
-def test_a_set_back_is_one_whole_tier(age: float, probe_in: float, count: int) -> None:
-    set_backs = SetBacks()
-    waits = [set_backs.seconds(age, probe_in, NOW) for _ in range(count)]
+def test_a_deferral_is_one_whole_tier(age: float, probe_in: float, count: int) -> None:
+    pacer = DeferralPacer()
+    waits = [pacer.seconds(age, probe_in, NOW) for _ in range(count)]
     for seconds in set(waits):
         assert seconds in TIERS
-        assert seconds == TIERS[-1] or waits.count(seconds) <= seconds * SET_BACK_PER_SECOND
+        assert seconds == TIERS[-1] or waits.count(seconds) <= seconds * DEFERRED_READS_PER_SECOND
     assert not waits or waits[0] <= max(age, 2 * probe_in, TIERS[0])
     assert waits == sorted(waits)
 
 
 def test_the_last_attempt_is_at_the_end_of_the_patience_not_beyond() -> None:
     verdict = policy().verdict(tried(outages=9, waiting_since=NOW - 3590), DOWN, NOW)
-    assert isinstance(verdict, Park)
+    assert isinstance(verdict, Defer)
     assert verdict.not_before == NOW + 10
 
 
 @pytest.mark.parametrize("error", [errors.FileMissing("gone"), ValueError("a bug"), KeyError()])
 def test_what_cannot_pass_is_dead_at_once(error: BaseException) -> None:
-    assert isinstance(policy().verdict(tried(), error, NOW), Dead)
+    assert isinstance(policy().verdict(tried(), error, NOW), DeadLetter)
 
 
 def test_what_is_not_ours_is_abandoned() -> None:

@@ -15,7 +15,7 @@ from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
-from etl.outcomes.messages import Carried, Envelopes, tier_of
+from etl.outcomes.messages import Carried, MessageBuilder, tier_of
 from etl.retry.policy import TIERS
 from etl.topics.companions import Topics
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 
 TOPICS = Topics("jobs", "jobs-results", "jobs-failed", "jobs-retry", "jobs-dlq")
 NOW = 1_763_640_000.25
-ENVELOPES = Envelopes(TOPICS, "group", retry_blocks=4, clock=lambda: NOW)
+ENVELOPES = MessageBuilder(TOPICS, "group", retry_blocks=4, clock=lambda: NOW)
 JOB = {"source": {"hostname": "A", "path": "in/a"}, "destination": {"hostname": "B", "path": "out/a"}}
 
 
@@ -110,8 +110,8 @@ def test_what_cannot_be_parsed_has_a_dead_letter_with_its_exact_bytes() -> None:
 
 
 def test_a_dead_letter_from_the_retry_topic_names_where_the_job_first_came_from() -> None:
-    parked = delivered(ENVELOPES.deferral(task(), NOW + 60)[0])
-    (message,) = ENVELOPES.dead_letter(parked, "of no use")
+    deferred = delivered(ENVELOPES.deferral(task(), NOW + 60)[0])
+    (message,) = ENVELOPES.dead_letter(deferred, "of no use")
     letter = DLQMessage.from_json(message.value)
     assert (letter.original_topic, letter.original_partition, letter.original_offset) == ("jobs", 3, 14)
 
@@ -176,10 +176,10 @@ def test_what_is_known_of_a_copy_that_was_not_published_is_not_carried() -> None
 @pytest.mark.parametrize("blocks", range(1, 6))
 def test_each_tier_has_its_own_partitions(blocks: int, wait: float, tier: int) -> None:
     """And of these, where there are several, some are for jobs that may come before their time."""
-    envelopes = dataclasses.replace(ENVELOPES, retry_blocks=blocks)
+    builder = dataclasses.replace(ENVELOPES, retry_blocks=blocks)
     found = {
         early: {
-            envelopes.deferral(task(record(key=b"%d" % n), early=early), NOW + wait)[0].partition or 0
+            builder.deferral(task(record(key=b"%d" % n), recallable=early), NOW + wait)[0].partition or 0
             for n in range(100)
         }
         for early in (False, True)
@@ -270,8 +270,8 @@ def test_a_header_that_makes_no_sense_counts_as_absent(name: str, value: bytes) 
     ['{"size_bytes": true, "mtime": 1}', '{"size_bytes": "1", "mtime": 1}', '{"mtime": 1}'],
 )
 def test_facts_of_a_wrong_type_are_not_told(said: str) -> None:
-    parked = Record("jobs-retry", 0, 1, None, b"", (("etl-published", said.encode()),))
-    assert ENVELOPES.read(parked).facts == Facts(None, 1)
+    deferred = Record("jobs-retry", 0, 1, None, b"", (("etl-published", said.encode()),))
+    assert ENVELOPES.read(deferred).facts == Facts(None, 1)
 
 
 @given(st.binary(max_size=40), st.sampled_from(["origin", "attempts", "not-before", "replays", "outages", "published"]))

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
 def test_parked_jobs_survive_a_kill_and_spend_no_attempts(
     topics: Topics, consumers: Callable[..., Consumer], make_ftpd: Callable[..., stack.Ftpd], tmp_path: Path
 ) -> None:
-    """Server down, jobs parked, consumers killed, server up, consumers up: each job runs once, at its first attempt."""
+    """Server down, jobs deferred, consumers killed, both back: each job runs once, at its first attempt."""
     server = make_ftpd()
     places = [local_place("HERE", tmp_path / "here"), ftp_place("THERE", server)]
     work = Work(places)
@@ -35,7 +35,7 @@ def test_parked_jobs_survive_a_kill_and_spend_no_attempts(
         time.sleep(1.0)  # each look is a client of its own
         return len(topics.values(f"{topics.name}-retry")) >= 60
 
-    topics.wait_until(are_parked, 60, "jobs to be parked")
+    topics.wait_until(are_parked, 60, "jobs to be deferred")
     for _ in range(2):
         for consumer in pair:
             consumer.kill()

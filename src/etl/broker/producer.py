@@ -22,10 +22,10 @@ from etl.broker.connection import (
     TRANSACTION_TIMEOUT_SECONDS,
     common,
     common_of_consumers,
-    displaced,
+    create_client,
+    displaced_message,
     in_words,
-    made,
-    translated,
+    translate_errors,
 )
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.wire import Batch, Commit, Message, Partition
@@ -57,7 +57,7 @@ class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
             self.close(timeout=0)
 
 
-class Outbox:
+class TransactionalProducer:
     """A transactional producer that survives: whatever happens to a transaction, the next one starts clean.
 
     One thread at a time. Its `transactional_id` must be unique to a live process and the same after a restart.
@@ -75,7 +75,7 @@ class Outbox:
             return
         producer = None
         try:
-            producer = made(
+            producer = create_client(
                 _Producer,
                 **common(self._bootstrap_servers),
                 transactional_id=self._transactional_id,
@@ -130,7 +130,7 @@ class Outbox:
             raise
         except kafka_errors.FencedInstanceIdError as error:
             self._abort(producer)
-            raise BrokerRefused(displaced(getattr(membership, "group_instance_id", None))) from error
+            raise BrokerRefused(displaced_message(getattr(membership, "group_instance_id", None))) from error
         except (kafka_errors.KafkaError, OSError) as error:
             if _is_fence(error):
                 self.discard()
@@ -196,7 +196,7 @@ class Outbox:
         Raises BrokerUnavailable: not known yet, call again.
         """
         self.open()
-        with translated("committed offsets cannot be read"), contextlib.closing(self._reader()) as reader:
+        with translate_errors("committed offsets cannot be read"), contextlib.closing(self._reader()) as reader:
             found = {
                 partition: reader.committed(ClientPartition(*partition), metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
                 for partition in batch.offsets
@@ -206,7 +206,7 @@ class Outbox:
     def _reader(self) -> Any:
         """Return a consumer to ask for offsets: unlike the admin client it waits for those of an ending transaction."""
         settings = common_of_consumers(self._bootstrap_servers)
-        return made(KafkaConsumer, **settings, group_id=self._group_id, isolation_level="read_committed")
+        return create_client(KafkaConsumer, **settings, group_id=self._group_id, isolation_level="read_committed")
 
     def close(self, timeout: float = 3.0) -> None:
         """Close the producer in good order."""
