@@ -55,6 +55,11 @@ class Plan:
         self._lock = threading.Lock()  # guards all of the above: sessions ask side by side
         self.is_over = False
 
+    @property
+    def is_of_login(self) -> bool:
+        """Is it the login that goes wrong?"""
+        return not self._faults.keys().isdisjoint({"welcome", "USER", "PASS"})
+
     def fault(self, verb: str) -> str | None:
         """Return what goes wrong now, if anything does."""
         with self._lock:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import DeadlineExceeded, EtlError, Fate, fate_of
+from etl.errors import DeadlineExceeded, EtlError, Fate, PermissionRefused, fate_of
 from etl.models.task import SCAN_ANEW, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
@@ -194,8 +194,9 @@ class Runner:
         self._ended_badly(task, cause, run.start, answered=answered)
 
     def _ended_badly(self, task: Task, cause: BaseException, start: Start, *, answered: bool) -> None:
-        """Tell dispatcher and ledger. `answered`: the sessions were open, so an error for good is the servers' word."""
-        self._tell_dispatcher(task, cause, answered=answered and fate_of(cause) is Fate.DEAD)
+        """Tell dispatcher and ledger. `answered`: the sessions were open, so the error is the servers' word."""
+        is_answer = fate_of(cause) is Fate.DEAD or isinstance(cause, PermissionRefused)
+        self._tell_dispatcher(task, cause, answered=answered and is_answer)
         self.reporter.failed(task, cause, start)
 
     def _run_again(self, task: Task) -> None:

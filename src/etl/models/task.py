@@ -109,6 +109,7 @@ class Task:
     attempts: list[Attempt] = field(default_factory=list)  # those that spent an attempt
     waiting_since: float | None = None  # wall clock: since when its server has been down; None: it is not waiting
     outages: int = 0  # how often in a row it met an outage
+    free_runs: int = 0  # that failed through no fault of the job, and spent no attempt
     replays: int = 0
     recallable: bool = (
         False  # when it is set aside: it may come back before its time, once its servers have room for it

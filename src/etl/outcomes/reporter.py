@@ -101,6 +101,7 @@ class Reporter:
         if isinstance(verdict, RetryHere | Defer):
             self._note(task, error, spent=verdict.spent)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
+            task.free_runs += not verdict.spent and not verdict.outages
             if isinstance(verdict, Defer):
                 task.recallable = breaker_wait > 0  # it waits for that: when it closes, the job may come
                 self.defer(task, verdict.not_before, str(error))

@@ -114,15 +114,22 @@ def is_there(link: Link, path: str, *, by_listing: bool = False) -> bool:
     return kind is not Kind.MISSING and decided_by == path
 
 
+def tells_files_by_size(link: Link) -> bool:
+    """Is what answers to SIZE a file? Some servers tell the size of folders, too: the root shows it, asked once."""
+    if link.quirks.sizes_folders is None:
+        link.quirks.sizes_folders = link.ask("SIZE", "/").result().is_success
+    return not link.quirks.sizes_folders
+
+
 def is_surely_file(link: Link, path: str) -> bool:
     """Is something a file, that may as well be a folder which we may not enter?
 
-    Some servers tell the size of folders, too: what SIZE says of the folder above shows whether this one does.
+    Some servers tell the size of folders, too.
     """
-    size, above = link.ask("SIZE", path), link.ask("SIZE", parent(path) or "/")
+    size = link.ask("SIZE", path)
     if link.offers("MLST") and (kind := _listed_kind(link.ask("MLST", path).result())) is not None:
         return kind is Kind.FILE
-    return size.result().is_success and size_in(size.result().line) is not None and not above.result().is_success
+    return tells_files_by_size(link) and size.result().is_success and size_in(size.result().line) is not None
 
 
 def why_not_read(link: Link, path: str, refusal: Reply) -> EtlError:

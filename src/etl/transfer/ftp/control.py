@@ -9,17 +9,24 @@ commands may leave once the data has ended (`overtake`). Knows replies and limit
 from __future__ import annotations
 
 import re
-import select
 import socket
 import time
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, InvalidPath, ServerBusy, ServerUnavailable, TransferTimeout
-from etl.transfer.ftp.pending import Pending
+from etl.errors import (
+    ConnectionLost,
+    EtlError,
+    InvalidPath,
+    ServerBusy,
+    ServerUnavailable,
+    SessionFault,
+    TransferTimeout,
+)
+from etl.transfer.ftp.expected import can_answer, is_of_the_session
+from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
-from etl.transfer.ftp.sockets import limit_waits
+from etl.transfer.ftp.sockets import acknowledge_at_once, is_readable, limit_waits
 from etl.transfer.ftp.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
@@ -30,17 +37,9 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 8 * 1024
 _BREAK = re.compile(rb"[\r\n\0]")
 _NOT_UNDERSTOOD = 500
+_FAREWELL = 421
+_WELCOME = 220
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
-
-
-class State(Enum):
-    """Where a session stands."""
-
-    NEW = "new"
-    LOGGING_IN = "logging in"
-    READY = "ready"
-    TRANSFERRING = "transferring"  # nothing may be written
-    BROKEN = "broken"
 
 
 class Control:
@@ -62,7 +61,9 @@ class Control:
         self._transfer: Pending | None = None
         self._overtaken: Pending | None = None  # a transfer whose last reply is due, while commands sent behind it are
         self._broken: EtlError | None = None
+        self._has_rested = False  # nothing was answered since nothing was due: if it is dead now it was dead before
         self._receive_limit = self._send_limit = 0.0  # of waits in the socket, as they are set now; 0: none
+        self._is_tcp = sock.family != socket.AF_UNIX
         sock.setblocking(True)
 
     def __repr__(self) -> str:
@@ -123,7 +124,7 @@ class Control:
         limit: float | None = None,
     ) -> None:
         """Send what is corked and read replies in order, up to that of `pending`."""
-        limit, deadline = limit or self._reply_limit, 0.0
+        limit, deadline = limit or (self._login_limit if self._login_deadline else self._reply_limit), 0.0
         while pending.reply is None and not (preliminary and pending.preliminary):
             if pending.error is not None:
                 raise pending.error
@@ -177,7 +178,7 @@ class Control:
     def require_quiet(self) -> None:
         """Raise ConnectionLost when the server has sent something that nobody asked for (mostly: its farewell)."""
         self.flush()
-        if _is_readable(self.sock) or not self._parser.is_empty:
+        if is_readable(self.sock) or not self._parser.is_empty:
             # A 421 tells more than "spoke unasked": read it.
             deadline = self._deadline(self._reply_limit)
             while (reply := self._take()) is None:
@@ -203,7 +204,8 @@ class Control:
         return RuntimeError(f"{what} must wait for the end of {self._transfer.command if self._transfer else ''}")
 
     def _deadline(self, limit: float) -> float:
-        return self._login_deadline or time.monotonic() + limit
+        usual = time.monotonic() + limit
+        return min(self._login_deadline, usual) if self._login_deadline else usual
 
     def _write_corked(self) -> None:
         batch = self._corked
@@ -213,6 +215,8 @@ class Control:
             batch, self._corked = batch[:1], batch[1:]
         else:
             self._corked = []
+        if batch[0][0] is self._due[0]:
+            self._require_silence()
         data = batch[0][1]
         if len(batch) > 1:
             data = b"".join([line for _, line in batch])
@@ -234,6 +238,19 @@ class Control:
             self._read_farewell()
             raise self._failed(f"sending {batch[-1][0].command} failed: {error}") from error
 
+    def _require_silence(self) -> None:
+        """Raise when something came though nothing is due: the end of the session, a farewell, or a stray reply."""
+        self._has_rested = self._login_deadline is None
+        while (data := self._received()) is not None or not self._parser.is_empty:
+            if data == b"":
+                raise self._ended()
+            self._parser.feed(data or b"")
+            reply = self._take()
+            if reply is not None and reply.code == _FAREWELL:
+                raise self._said_421(reply)
+            if reply is None or reply.code != _WELCOME or not self._login_deadline:  # which some give twice
+                raise self._out_of_step(f"the server spoke unasked: {'half a reply' if reply is None else reply.text}")
+
     def _read_farewell(self) -> None:
         """Read a 421 that came before the connection broke; raises what it says."""
         try:
@@ -241,7 +258,7 @@ class Control:
             reply = self._parser.take()
         except (OSError, GarbledReplyError):
             return
-        if reply is not None and reply.code == 421:
+        if reply is not None and reply.code == _FAREWELL:
             raise self._said_421(reply)
 
     def _take(self) -> Reply | None:
@@ -253,11 +270,16 @@ class Control:
     def _give(self, reply: Reply) -> None:
         """Give a reply to the command it belongs to."""
         code = reply.code
-        if code == 421:
+        if code == _FAREWELL:
             raise self._said_421(reply)
         if not self._due:
-            raise self._failed(f"the server spoke unasked: {reply.text}")
+            raise self._out_of_step(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
+        if not can_answer(head.command, code):
+            raise self._out_of_step(f"the server answered {head.command} with {reply.text}")
+        if code >= 200 and not self._login_deadline and is_of_the_session(head.command, code):
+            raise self._fault(f"the session is over: {head.command} was answered with {reply.text}")
+        self._has_rested = False
         if code >= 200:
             head.reply = reply
             self._due.popleft()
@@ -270,8 +292,7 @@ class Control:
             head.preliminary = reply
             head.preliminaries += 1
         else:
-            # Its replies are not in step with our commands: none that follows can be trusted.
-            raise self._failed(f"the server answered {head.command} with {reply.text}")
+            raise self._out_of_step(f"the server answered {head.command} with {reply.text}")
         if head.follows and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
             self.pipelining.worked(transfers=head.begins)
 
@@ -286,6 +307,8 @@ class Control:
                 if wait != self._receive_limit:
                     limit_waits(self.sock, socket.SO_RCVTIMEO, wait)
                     self._receive_limit = wait
+                if self._is_tcp:
+                    acknowledge_at_once(self.sock)
                 data = self.sock.recv(_CHUNK_BYTES)
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
@@ -315,8 +338,25 @@ class Control:
         self._doubt_pipelining()
         if self._sockets.is_cut:
             what = "the session was aborted"
-        kind = ServerUnavailable if self._login_deadline else ConnectionLost
+        kind = ServerUnavailable if self._login_deadline else SessionFault if self._has_rested else ConnectionLost
         error = kind(f"{self.server}: {what}", server=self.server)
+        self.abandon(error)
+        return error
+
+    def _out_of_step(self, what: str) -> EtlError:
+        """Return the error for a reply that cannot be its command's: none that follows can be trusted.
+
+        Its server gets one command at a time at once, whatever it managed before: replies that change places can do
+        harm.
+        """
+        self.pipelining.out_of_step()
+        return self._fault(what)
+
+    def _fault(self, what: str) -> EtlError:
+        if self._sockets.is_cut:
+            return self._failed(what)
+        self._doubt_pipelining()
+        error = SessionFault(f"{self.server}: {what}", server=self.server)
         self.abandon(error)
         return error
 
@@ -348,14 +388,7 @@ class Control:
             self.pipelining.failed(transfers=self._has_paired)
 
     def _said_421(self, reply: Reply) -> EtlError:
-        kind = ServerBusy if self._login_deadline else ConnectionLost
+        kind = ServerBusy if self._login_deadline else SessionFault if self._has_rested else ConnectionLost
         error = kind(f"{self.server}: the server ends the connection: {reply.text}", server=self.server)
         self.abandon(error)
         return error
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    """Has something come, or the end?"""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))

@@ -21,6 +21,9 @@ class ServerQuirks:
     takes_many: bool = False  # answered a command that shared a write with others
     is_proven: bool = False  # began a transfer whose command shared a write with its data connection's
     answers_early: bool = False  # answered a command that was sent before its last word on a transfer
+    keeps_order: bool = False  # answered a slow command and a quick one of one write in their order
+    sizes_folders: bool | None = None  # SIZE tells the size of folders, too; None: not asked yet
+    takes_epsv: bool = True  # has not refused it yet
     refuses_to_replace: bool = False  # does not rename over a file
     no_pipelining_until: float = 0.0  # its new sessions send one command at a time
     no_early_until: float = 0.0  # it gets no command before its last word

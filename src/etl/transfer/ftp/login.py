@@ -5,19 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etl.errors import AuthenticationFailed, EtlError, InvalidPath, ServerBusy, ServerUnavailable
+from etl.transfer.ftp import known
 from etl.transfer.ftp.names import Names, quoted_path
 from etl.transfer.ftp.sockets import round_trip
 
 if TYPE_CHECKING:
     from etl.models.server import ServerConfig
     from etl.transfer.ftp.control import Control
+    from etl.transfer.ftp.known import ServerQuirks
     from etl.transfer.ftp.replies import Reply
 
+_FOLDER = 257  # the success of PWD
+_REFUSED = 500
+# How long the other answers of one write may take longer than the first: a server that lost a command is silent.
+_PAIR_SECONDS = 2.0
+_PAIR_ROUND_TRIPS = 10
 _SAYS_A_LIMIT = ("too many", "maximum", "limit", "connections")
 _SAYS_THE_LOGIN = ("incorrect", "attempt", "fail", "lock", "password", "tls", "ssl")  # "too many failed logins"
 
 
-def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names, frozenset[str]]:
+def log_in(control: Control, server: ServerConfig, encoding: str, *, passive: bool) -> tuple[Names, frozenset[str]]:
     """Log in; return how names are written there, and what FEAT offers (upper case).
 
     Raises ServerUnavailable, ServerBusy, AuthenticationFailed.
@@ -34,7 +41,7 @@ def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names
     features = _features(control.send("FEAT").result())
     if encoding.lower() in {"utf-8", "utf8"} and "UTF8" in features:
         control.send("OPTS", b"UTF8 ON")  # a refusal changes nothing
-    binary, where = _binary_and_folder(control)
+    binary, where = _binary_and_folder(control, known.of(server.address), passive=passive)
     if not binary.is_success:
         raise ServerUnavailable(f"{server.hostname}: TYPE I: {binary.text}", server=server.hostname)
     names = Names(encoding, server.base_path)
@@ -45,19 +52,34 @@ def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names
     return names, features
 
 
-def _binary_and_folder(control: Control) -> tuple[Reply, Reply]:
+def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool) -> tuple[Reply, Reply]:
     """Return the replies to TYPE I and PWD.
 
     They are the first commands that share a write: a server that is confused by that shows it here, where asking again
-    costs nothing.
+    costs nothing. At the first meeting a slow command stands between them, to show whether answers change places.
     """
-    pair = control.send("TYPE", b"I"), control.send("PWD")
-    together = pair[0].result(), pair[1].result()
-    if together[0].is_success and together[1].code == 257:
+    pipelining = control.pipelining
+    binary = control.send("TYPE", b"I")
+    port = None if pipelining.is_order_known or not (passive and quirks.takes_epsv) else control.send("EPSV")
+    where = control.send("PWD")
+    seconds = None
+    if not pipelining.is_one_by_one:
+        seconds = _PAIR_SECONDS + _PAIR_ROUND_TRIPS * (round_trip(control.sock) or 0.0)
+    binary.result()
+    if port is not None:
+        try:
+            quirks.takes_epsv = port.result(limit=seconds).code < _REFUSED
+        except ServerUnavailable:  # no answer: PASV is as good, where there is one
+            quirks.takes_epsv = False
+            raise
+    together = binary.result(), where.result(limit=seconds)
+    if together[0].is_success and together[1].code == _FOLDER:
+        if port is not None and port.result().is_success:
+            pipelining.kept_order()
         return together
     alone = control.send("TYPE", b"I").result(), control.send("PWD").result()
     if (alone[0].code, alone[1].code) != (together[0].code, together[1].code):
-        control.pipelining.failed(transfers=True)
+        pipelining.failed(transfers=True)
     return alone
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from etl.errors import EtlError
     from etl.transfer.ftp.replies import Reply
+
+
+class State(Enum):
+    """Where a session stands."""
+
+    NEW = "new"
+    LOGGING_IN = "logging in"
+    READY = "ready"
+    TRANSFERRING = "transferring"  # nothing may be written
+    BROKEN = "broken"
 
 
 class Upstream(Protocol):

@@ -31,12 +31,38 @@ class Pipelining:
     def __init__(self, server: ServerConfig) -> None:
         self._name = server.hostname
         self._quirks = known.of(server.address)
-        self.is_one_by_one = self._quirks.no_pipelining_until > time.monotonic()
+        self._is_slowed = False  # once a session writes one by one it keeps to it
         self._is_patient = False  # it takes commands before its last word, and a round trip is worth it
 
     def meet(self, welcome: bytes, round_trip_seconds: float | None) -> None:
         """Take note of a server's first words, and of how far away it is."""
         self._is_patient = b"vsFTPd" in welcome and (round_trip_seconds or 0.0) >= FAR_SECONDS
+
+    @property
+    def is_one_by_one(self) -> bool:
+        """Does each command leave alone, once the one before it is answered?"""
+        if not self._is_slowed and self._quirks.no_pipelining_until:
+            self._is_slowed = self._quirks.no_pipelining_until > time.monotonic()
+        return self._is_slowed
+
+    @property
+    def is_order_known(self) -> bool:
+        """Is it known whether the server answers in the order of the commands?"""
+        return self._quirks.keeps_order or self.is_one_by_one
+
+    @property
+    def keeps_order(self) -> bool:
+        """Has the server proven that it answers commands of one write in their order? Else a rename is two writes."""
+        return self._quirks.keeps_order and not self.is_one_by_one
+
+    def kept_order(self) -> None:
+        """Note that replies which cannot be mistaken came in their order, one of them from a slow command."""
+        self._quirks.keeps_order = True
+
+    def out_of_step(self) -> None:
+        """Note a reply that cannot be its command's."""
+        self._quirks.keeps_order = False
+        self.slow_down()
 
     @property
     def may_overtake(self) -> bool:
@@ -56,7 +82,7 @@ class Pipelining:
         """Note that a command (that `transfers`) was answered that did not have a write of its own."""
         self._quirks.takes_many = True
         if transfers:
-            self._quirks.is_proven = True
+            self._quirks.is_proven = self._quirks.keeps_order = True
 
     def failed(self, *, transfers: bool) -> None:
         """Note that commands of one write were not answered as they are one by one, or not at all.
@@ -69,7 +95,7 @@ class Pipelining:
 
     def slow_down(self) -> None:
         """Write one command at a time from now on, to this server."""
-        self.is_one_by_one = True
+        self._is_slowed = True
         with known.lock:
             now = time.monotonic()
             is_news = self._quirks.no_pipelining_until <= now

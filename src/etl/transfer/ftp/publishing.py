@@ -97,7 +97,11 @@ class Renaming:
         return complete
 
     def _send(self, source: str, target: str) -> tuple[Pending, Pending]:
-        return self._link.ask("RNFR", source), self._link.ask("RNTO", target)
+        """Queue a rename; in one write only where its replies, and so its commands, are known to keep their order."""
+        from_ = self._link.ask("RNFR", source)
+        if not self._link.control.pipelining.keeps_order:
+            from_.result()
+        return from_, self._link.ask("RNTO", target)
 
     def _rename_or_swap(self, source: str, target: str, aside: str, kind: asking.Kind) -> bool | None:
         """Rename on a server that refuses to replace: what is in the way steps aside, if it is a file and nothing else.

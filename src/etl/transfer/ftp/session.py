@@ -5,17 +5,25 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, PermissionRefused, ServerUnavailable
+from etl.errors import (
+    ConnectionLost,
+    EtlError,
+    FileMissing,
+    IOFailure,
+    PermissionRefused,
+    ServerUnavailable,
+    SessionFault,
+)
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Stored
-from etl.transfer.ftp import asking, listing
-from etl.transfer.ftp.control import Control, State
+from etl.transfer.ftp import asking, known, listing
+from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.link import Link
 from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import check_encoding, size_in
 from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftp.parcel import FTPParcel
-from etl.transfer.ftp.pending import Pending
+from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.publishing import Renaming, Stamping
@@ -49,7 +57,20 @@ class FTPTransfer(Streaming):
     # --- the session itself ---------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Reach the server and log in. Raises ServerUnavailable, ServerBusy, AuthenticationFailed."""
+        """Reach the server and log in. Raises ServerUnavailable, ServerBusy, AuthenticationFailed.
+
+        A server that was confused by commands of one write, which is found out here, is met once more, one by one.
+        """
+        pipelining = Pipelining(self.server)
+        was_slow = pipelining.is_one_by_one
+        try:
+            self._connect(pipelining)
+        except (ServerUnavailable, SessionFault):
+            if was_slow or not pipelining.is_one_by_one or self._sockets.is_cut:
+                raise
+            self._connect(Pipelining(self.server))
+
+    def _connect(self, pipelining: Pipelining) -> None:
         server, settings = self.server, self.settings
         name, port = server.hostname, server.port or self.spec.default_port or 0
         try:
@@ -64,10 +85,11 @@ class FTPTransfer(Streaming):
             raise ServerUnavailable(f"{name}: no connection to {server.host}:{port}: {error}", server=name) from error
         try:
             limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
-            self._control = control = Control(sock, self._sockets, name, Pipelining(server), **limits)
-            names, features = log_in(control, server, self._encoding)
+            self._control = control = Control(sock, self._sockets, name, pipelining, **limits)
             passive = settings.passive if server.passive is None else server.passive
-            ways = DataConnections(control, self._sockets, settings, name, passive=passive)
+            names, features = log_in(control, server, self._encoding, passive=passive)
+            quirks = known.of(server.address)
+            ways = DataConnections(control, self._sockets, settings, quirks, passive=passive)
             self._link = Link(server, control, names, features, ways)
         except BaseException:
             self.disconnect()
@@ -164,19 +186,22 @@ class FTPTransfer(Streaming):
     # --- questions and changes ------------------------------------------------------------------------------
 
     def look(self, path: str) -> Facts | None:
-        """Ask size and time, and whether it is a folder: some servers tell the size of folders, too."""
+        """Ask size and time; and whether it is a folder, where SIZE answers for folders, too."""
         link = self.link
         whole = link.names.whole(path)
-        ask, cwd = asking.ask_facts(link, whole), link.ask("CWD", whole)
-        facts = ask()
-        if facts.size_bytes is not None and not cwd.result().is_success:
+        size, mdtm = link.ask("SIZE", whole), link.ask("MDTM", whole)
+        cwd = link.ask("CWD", whole) if link.quirks.sizes_folders else None
+        facts = asking.facts_of(size.result(), mdtm.result())
+        if size.result().is_success and asking.tells_files_by_size(link):
+            return facts
+        if size.result().is_success and cwd is not None and not cwd.result().is_success:
             return facts
         kind, _ = asking.kind_of(link, whole, by_listing=False)
         if kind is asking.Kind.MISSING:
             return None
         if kind is asking.Kind.FILE:
             return facts
-        error = asking.why_not_read(link, whole, cwd.result())
+        error = asking.why_not_read(link, whole, size.result())
         if isinstance(error, FileMissing):
             return None
         raise error

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import queue
+import select
 import socket
 import struct
 import threading
@@ -82,6 +83,22 @@ def tune(sock: socket.socket, silence_seconds: float) -> None:
     for option, value in _KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(silence_seconds * 1000)))
+
+
+def acknowledge_at_once(sock: socket.socket) -> None:
+    """Acknowledge what came, and what comes next, without the kernel's usual 40 ms.
+
+    A server that leaves Nagle's algorithm on keeps the second of two replies back until then: twice as many files a
+    second where one does.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def is_readable(sock: socket.socket) -> bool:
+    """Has something come, or the end?"""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
 
 
 def is_connected(sock: socket.socket) -> bool:
