@@ -109,8 +109,7 @@ class _Probe:
             self._ask("base folder", self._base)
             if self._first_file() and self._ask("deleting", self._deleting):
                 self._ask_more()
-            for topic, found in self._now.traits().items():
-                self._survey.add(topic, found, good=None)
+            self._add_traits()
         finally:
             self._tidy()
             if self._session is not None:
@@ -130,6 +129,16 @@ class _Probe:
         self._ask("names: composed letters", self._normalization)
         if self._server.host:
             self._ask("names: byte 0xFF", self._byte_255)
+
+    def _add_traits(self) -> None:
+        """Add what a session tells that does nothing else."""
+        with suppress(EtlError, OSError):
+            session = self._connect(self._server)
+            try:
+                for topic, found in session.traits().items():
+                    self._survey.add(topic, found, good=None)
+            finally:
+                session.disconnect()
 
     def _ask(self, topic: str, question: Callable[[], tuple[str, bool | None]]) -> bool:
         """Note the answer to one question; a failure is one, too, after which the session is another."""

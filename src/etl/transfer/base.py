@@ -289,7 +289,7 @@ class Session(BaseTransfer):
         return False
 
     def traits(self) -> dict[str, str]:
-        """Return what this session has found out of its server and goes by, in words, for people."""
+        """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
         return {}
 
     @abstractmethod

@@ -29,6 +29,7 @@ from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
+from etl.transfer.ftp.traits import traits_of
 from etl.transfer.ftp.upload import Upload
 from etl.transfer.paths import basename, parent
 from etl.transfer.streaming import Streaming
@@ -243,6 +244,10 @@ class FTPTransfer(Streaming):
     def remove_folder(self, path: str) -> bool:
         """Remove an empty folder."""
         return self.link.ask("RMD", self.link.names.whole(path)).result().is_success
+
+    def traits(self) -> dict[str, str]:
+        """Ask what the server is like."""
+        return traits_of(self.link)
 
     def survives(self, error: BaseException) -> bool:
         """After an answer about the file itself, with every reply read and nothing said unasked.
