@@ -141,7 +141,7 @@ def test_a_topic_that_is_not_there_is_said_at_once(broker: Broker) -> None:
     """Claim: a typo is one sentence, soon."""
     started = time.monotonic()
     result = etl("submit", "SRC:/a", "DST:/b", "--topic", "typo")
-    said = "does not exist; a consumer makes it as it starts\n"
+    said = "does not exist; a consumer creates it when it starts\n"
     assert (result.exit_code, result.stderr) == (1, f"topic typo {said}")
     assert etl("dlq", "list", "--topic", "typo").stderr == f"topic typo-dlq {said}"
     assert time.monotonic() - started < 8
