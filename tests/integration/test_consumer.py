@@ -825,7 +825,7 @@ def test_a_successor_ends_its_predecessors_transaction_at_once(desk: Desk, place
         desk.bootstrap_servers, f"etl-{desk.group}-{desk.topic}-{socket.gethostname()}-7", desk.group
     )
     stack.wait_until(lambda: dead.poll(0.05) or len(dead.new_partitions()) == 2, 20, "assignment")
-    assert all(dead.take_over(one) for one in dead.new_partitions())
+    assert all(dead.take_over(one, lambda _: None) for one in dead.new_partitions())
     producer.open()
     producer: Any = producer._producer
     producer.begin_transaction()
