@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SETTINGS = {"ETL_REPLY_TIMEOUT_SECONDS": "10", "ETL_STALL_TIMEOUT_SECONDS": "10"
 # The letter whose byte in Latin-1 is 0xFF, by which Telnet begins its commands; doubled it means the byte itself.
 BYTE_255 = ["ÿ", "ÿÿ", "ÿÿÿÿ", "aÿb", "aÿÿb", "ÿû", "endÿ"]
 CHECK_SECONDS = 20.0  # twice what a quick server takes on a busy machine
+RESTARTED = 40  # files each way, when the server dies
 ROUNDS, FILES_A_ROUND = 3, 60  # of the comparison of speeds
 
 
@@ -147,6 +149,33 @@ def _contents(place: Path) -> dict[str, bytes]:
         assert text not in found
         found[text] = (place / os.fsdecode(name)).read_bytes()
     return found
+
+
+def test_a_restart_loses_nothing(kind: Kind, resident: Server, desk: Desk, tmp_path: Path) -> None:
+    """A server that dies in the middle, and comes back: every file is whole, and nothing is left of those cut off."""
+    files = tmp_path / "files"
+    content = os.urandom(200_000)
+    for number in range(RESTARTED):
+        put(files / f"in/{number}", content)
+        put(resident.root / f"from/{number}", content)
+    (resident.root / "to").mkdir()
+    give(resident.root, resident.owner)
+    ups = [job(f"{FILES}:/in/{n}", f"{SERVER}:/to/{n}", f"up-{n}") for n in range(RESTARTED)]
+    downs = [job(f"{SERVER}:/from/{n}", f"{FILES}:/out/{n}", f"down-{n}") for n in range(RESTARTED)]
+    settings = settings_of(kind, resident) | folder(FILES, files)
+    with structlog.testing.capture_logs() as lines, desk.consuming(settings):
+        desk.send(*ups, *downs)
+        desk.wait(lambda: len(desk.results()) >= RESTARTED // 2)
+        resident.kill()
+        time.sleep(0.5)
+        resident.start()
+        desk.wait(lambda: len(desk.results()) >= 2 * RESTARTED, RUN_SECONDS, "all results")
+    assert [result["error"] for result in desk.results() if result["status"] != "SUCCESS"] == []
+    for place in (resident.root / "to", files / "out"):
+        found = {path.name: path.read_bytes() == content for path in place.iterdir()}
+        left = {name for name in found if not name.isdigit() and not fnmatchcase(name, kind.leaves)}
+        assert not left or (kind.keeps_files and all(name in str(lines) for name in left))
+        assert [found.get(str(number)) for number in range(RESTARTED)] == [True] * RESTARTED
 
 
 def test_a_check_beforehand_tells_the_settings_and_leaves_nothing(kind: Kind, resident: Server, tmp_path: Path) -> None:
