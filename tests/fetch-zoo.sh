@@ -10,8 +10,35 @@ set -euo pipefail
 home=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 zoo=$home/build/zoo
 recipes=$home/tests/servers/zoo
-parts=("$@")
-((${#parts[@]})) || parts=(debian python node java)
+declare -A binaries=([proftpd-core]=usr/sbin/proftpd [pure-ftpd]=usr/sbin/pure-ftpd [inetutils-ftpd]=usr/sbin/ftpd)
+declare -A recipe_of=([python]=requirements.txt [node]=node/package.json [java]=java/pom.xml)
+
+is_made() {
+    local recipe=$recipes/${recipe_of[$1]}
+    [[ -r $zoo/$1/.made-by && $(<"$zoo/$1/.made-by") == "$(cksum <"$recipe")" ]]
+}
+
+has() {
+    local binary
+    if [[ $1 != debian ]]; then
+        is_made "$1"
+        return
+    fi
+    for binary in "${binaries[@]}"; do
+        [[ -x $zoo/root/$binary ]] || return 1
+    done
+}
+
+parts=()
+(($#)) || set -- debian python node java
+for part in "$@"; do
+    if [[ $part != debian && -z ${recipe_of[$part]:-} ]]; then
+        echo "fetch-zoo: no such part: $part" >&2
+        exit 2
+    fi
+    has "$part" || parts+=("$part")
+done
+((${#parts[@]})) || exit 0
 mkdir -p "$zoo" "${HOME:=/root}/.cache/etl-file-sync"
 
 # Clones take turns, as in docker/bootstrap.sh: package managers and their caches are shared.
@@ -39,16 +66,20 @@ reason() {
 # --- Debian: the package itself, and what it needs that this machine lacks
 
 debian() {
-    local name=$1 binary=$2
-    [[ ! -x $zoo/root/$binary ]] || return 0
+    local name
+    for name in "${!binaries[@]}"; do
+        [[ -x $zoo/root/${binaries[$name]} ]] || debian_package "$name"
+    done
+}
+
+debian_package() {
+    local name=$1
     if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
         lacks "$name" "this machine has no apt-get and dpkg-deb to unpack it with"
-        return 0
-    fi
-    if ! unpack "$name" && ! { [[ $EUID -eq 0 ]] && try apt-get -q update && unpack "$name"; }; then
+    elif ! unpack "$name" && ! { [[ $EUID -eq 0 ]] && try apt-get -q update && unpack "$name"; }; then
         lacks "$name" "apt-get could not download it: $(reason)"
-    elif [[ ! -x $zoo/root/$binary ]]; then
-        lacks "$name" "the package holds no $binary"
+    elif [[ ! -x $zoo/root/${binaries[$name]} ]]; then
+        lacks "$name" "the package holds no ${binaries[$name]}"
     fi
 }
 
@@ -68,72 +99,55 @@ unpack() {
 
 # --- PyPI, npm, Maven: a folder each, made anew when its recipe changes
 
-is_made() {
-    [[ -r $1/.made-by && $(<"$1/.made-by") == "$(cksum <"$2")" ]]
-}
-
 keep() {
-    local fresh=$1 target=$2 recipe=$3
-    cksum <"$recipe" >"$fresh/.made-by"
-    chmod 755 "$fresh"
-    rm -rf "$target"
-    mv -T "$fresh" "$target"
+    local part=$1
+    cksum <"$recipes/${recipe_of[$part]}" >"$work/$part/.made-by"
+    chmod 755 "$work/$part"
+    rm -rf "${zoo:?}/$part"
+    mv -T "$work/$part" "$zoo/$part"
 }
 
 python() {
-    local recipe=$recipes/requirements.txt fresh=$work/python
-    is_made "$zoo/python" "$recipe" && return
-    if try "$home/.venv/bin/python" -m pip install --disable-pip-version-check -q --target "$fresh" -r "$recipe"; then
-        keep "$fresh" "$zoo/python" "$recipe"
+    local -a install=(-m pip install --disable-pip-version-check -q)
+    if try "$home/.venv/bin/python" "${install[@]}" --target "$work/python" -r "$recipes/requirements.txt"; then
+        keep python
     else
         lacks "aioftp, Twisted" "pip could not install them: $(reason)"
     fi
 }
 
 node() {
-    local recipe=$recipes/node/package.json fresh=$work/node
-    is_made "$zoo/node" "$recipe" && return
-    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    local -a quiet=(--ignore-scripts --no-package-lock --no-audit --no-fund --silent)
+    if ! type -P node >/dev/null || ! type -P npm >/dev/null; then
         lacks "ftp-srv" "it needs node and npm; please install them (Debian: apt-get install nodejs npm)"
         return
     fi
-    mkdir "$fresh"
-    cp "$recipe" "$fresh"
-    if try npm install --prefix "$fresh" --ignore-scripts --no-package-lock --no-audit --no-fund --silent; then
-        keep "$fresh" "$zoo/node" "$recipe"
+    mkdir "$work/node"
+    cp "$recipes/node/package.json" "$work/node"
+    if try npm install --prefix "$work/node" "${quiet[@]}"; then
+        keep node
     else
         lacks "ftp-srv" "npm could not install it: $(reason)"
     fi
 }
 
 java() {
-    local recipe=$recipes/java/pom.xml fresh=$work/java java
-    is_made "$zoo/java" "$recipe" && return
-    if ! command -v mvn >/dev/null || ! java=$("$home/kafka/bin/kafka-run.sh" --print-java 2>/dev/null); then
+    local program
+    if ! type -P mvn >/dev/null || ! program=$("$home/kafka/bin/kafka-run.sh" --print-java 2>/dev/null); then
         lacks "Apache FtpServer" "it needs Maven and Java 17 or newer; run: make bootstrap"
         return
     fi
-    if JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$java")")") \
-        try mvn -q -B -f "$recipe" dependency:copy-dependencies -DoutputDirectory="$fresh"; then
-        keep "$fresh" "$zoo/java" "$recipe"
+    if JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$program")")") \
+        try mvn -q -B -f "$recipes/java/pom.xml" dependency:copy-dependencies -DoutputDirectory="$work/java"; then
+        keep java
     else
         lacks "Apache FtpServer" "Maven could not fetch it: $(reason)"
     fi
 }
 
+# Another clone's turn, or another process of this one, may have brought it meanwhile.
 for part in "${parts[@]}"; do
-    case $part in
-        debian)
-            debian proftpd-core usr/sbin/proftpd
-            debian pure-ftpd usr/sbin/pure-ftpd
-            debian inetutils-ftpd usr/sbin/ftpd
-            ;;
-        python | node | java) "$part" ;;
-        *)
-            echo "fetch-zoo: no such part: $part" >&2
-            exit 2
-            ;;
-    esac
+    has "$part" || "$part"
 done
 if ((${#not_had[@]})); then
     printf 'fetch-zoo: could not bring %s\n' "${not_had[@]}" >&2
