@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.models.wire import Partition
 
@@ -99,6 +99,16 @@ class Start(NamedTuple):
 SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing is new enough but one of its own
 
 
+@dataclass(frozen=True)
+class Unpublished:
+    """A partial file that is whole and proven, and only lacks its final name."""
+
+    partial: str
+    size_bytes: int
+    verified_by: str
+    facts: Facts  # the source's, as it was read
+
+
 @dataclass(eq=False)
 class Task:
     """One job in this process. Mutable state belongs to whoever holds the task: dispatcher, lane, then outcomes."""
@@ -118,6 +128,8 @@ class Task:
     verified_by: str | None = None  # carried from publish to the result of a published job
     facts: Facts | None = None  # the same: the source's, as it was read
     start: Start | None = None  # the same: of the copying
+    remarks: dict[str, Any] = field(default_factory=dict)  # fields of the result: what was not as usual
+    unpublished: Unpublished | None = None  # what the next run in this process may go on with
     leaves_partial: bool = False  # a partial file of this process may lie at the destination
     epoch: int = 0  # of the assignment in which the record was received
     # Partial files of earlier runs are looked for first, by a listing that is no older (monotonic clock); None: not.
