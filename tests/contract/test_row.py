@@ -61,7 +61,8 @@ class Scene:
             name: ServerConfig(name, "ftp", one.host, one.port, one.username, one.password)
             for name, one in (("A", source), ("B", destination))
         }
-        self.settings = ConfigLoader(environ={"ETL_WORKERS": str(lanes)}).settings
+        settings = {"ETL_WORKERS": str(lanes), "ETL_RETRY_MAX_ATTEMPTS": "1"}  # nothing here runs a failed job again
+        self.settings = ConfigLoader(environ=settings).settings
         self.pools = Pools(servers.__getitem__, self.settings)
         self.dispatcher = Dispatcher(self.pools, self.settings)
         self.store = Store(store_bytes)

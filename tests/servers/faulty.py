@@ -37,7 +37,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "EPSV": ("hang", "drop", "closed_port", "nonsense", "unknown", "no_port"),
     "PASV": ("hang", "closed_port", "bounce"),
     "RETR": (*ANYWHERE, "truncate", "reset", "stall", "trickle", "more", "grow", "no_data", "denied", "vanish"),
-    "STOR": (*ANYWHERE, "half", "reset", "stall", "full", "full_after", "no_data", "recallable", "failed"),
+    "STOR": (*ANYWHERE, "half", "reset", "stall", "full", "full_after", "no_data", "early", "failed"),
     "RNFR": ("drop", "denied"),
     "RNTO": ("drop", "denied", "done_and_gone"),
 }

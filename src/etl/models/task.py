@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.models.wire import Partition
 
@@ -99,6 +99,16 @@ class Start(NamedTuple):
 SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing that exists is new enough
 
 
+@dataclass(frozen=True)
+class Unpublished:
+    """A partial file that is whole and proven, and only lacks its final name."""
+
+    partial: str
+    size_bytes: int
+    verified_by: str
+    facts: Facts  # the source's, as it was read
+
+
 @dataclass(eq=False)
 class Task:
     """One job in this process. Its mutable state belongs to its holder: dispatcher, then lane, then outcomes."""
@@ -117,6 +127,8 @@ class Task:
     verified_by: str | None = None
     facts: Facts | None = None  # size and time of the source, as it was read
     start: Start | None = None  # when the copying began
+    remarks: dict[str, Any] = field(default_factory=dict)  # fields of the result: what was not as usual
+    unpublished: Unpublished | None = None  # what the next run in this process may go on with
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
     epoch: int = 0  # of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time

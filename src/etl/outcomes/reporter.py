@@ -77,13 +77,15 @@ class Reporter:
                 bytes=receipt.size_bytes,
                 verified_by=receipt.verified_by,
                 skipped=receipt.skipped,
-                swapped=receipt.swapped,
+                **task.remarks,
             )
             messages = self.builder.result(task, result)
         except Exception as error:  # a bug met by one job must not end the process, again and again
             log.exception("job failed", **context(task), error=str(error), error_code=code_of(error))
             return self._failure(task, error, span)
         told = {"skipped": True} if receipt.skipped else {}
+        if (why := task.remarks.get("source_action_error")) is not None:
+            log.warning("source action not done", **context(task), error=why)
         seconds = round(span.seconds, 3)
         log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **told, at=span.finished_at)
         return messages
@@ -152,7 +154,12 @@ class Reporter:
             log.error("job failed", **context(task), error=str(error), error_code=code_of(error), exc_info=bug)
 
     def _failure(self, task: Task, error: BaseException, span: Span) -> tuple[Message, ...]:
-        result = self._result(task, "FAILED", span, error=redact(str(error)), error_code=code_of(error))
+        text, told = str(error), {}
+        if task.published:  # the copy is there, and stays
+            action = "moved" if task.job.options.move_to is not None else "deleted"
+            text = f"the file was copied, but its source is not {action}: {text}"
+            told = {"bytes": task.facts.size_bytes if task.facts else None, "source_action_done": False}
+        result = self._result(task, "FAILED", span, error=redact(text), error_code=code_of(error), **told)
         return self.builder.dead_letter(task, error) + self.builder.result(task, result)
 
     def refuse(self, record: Record, carried: Carried, epoch: int, error: InvalidMessage) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CONNECTS_AT_ONCE = (
     4  # connects to one server at once: a server that is slow to welcome gets no storm; the first one goes alone
 )
+DEATH_SECONDS = 5.0  # after which a server whose sessions died is not taken for one that is just restarting
 SHRINK_SECONDS = 60.0  # how long a server keeps what was open when it refused more
 REGROW_SECONDS = 10.0  # and then, for each session more
 WARM_SECONDS = 60.0  # between a connect that failed and the next one ahead of need
@@ -119,6 +120,7 @@ class Pool:
     round_trip: float | None = None  # seconds; as a session told last
     shrunk_to: int | None = None
     shrunk_until: float = 0.0
+    died_at: float = -math.inf  # when a session turned out to be dead
     orphans: OrderedDict[str, Orphan] = field(default_factory=OrderedDict)
 
     def register(self, server: ServerConfig) -> None:
@@ -138,7 +140,7 @@ class Pool:
         return max(1, min(self.limit, self.shrunk_to + more))
 
     def refused(self, error: Exception, now: float) -> bool:
-        """Note that a connect failed; return whether the pool shrank.
+        """Note that a connect failed; return whether that is why the pool is smaller from now on.
 
         "Too many connections", and any refusal while other sessions are open, is back-pressure: for a while there are
         no more than are open now. After a refused login nobody tries for longer and longer: accounts get locked.
@@ -150,12 +152,22 @@ class Pool:
         self.no_login_before = max(self.no_login_before, now + rest)
         self.no_warming_before = max(self.no_warming_before, now + max(rest, WARM_SECONDS))
         if not isinstance(error, ServerBusy):
-            for pooled in self.idle:
-                pooled.proven = -math.inf  # pinged before it is used: it may be as dead as the server
-        if not (self.connected or isinstance(error, ServerBusy)):
-            return False
+            self.doubt_idle()
+            if not self.connected or now - self.died_at < DEATH_SECONDS:
+                return False
+        is_news = now >= self.shrunk_until
         self.shrunk_to, self.shrunk_until = max(1, self.connected), now + max(rest, SHRINK_SECONDS)
-        return True
+        return is_news
+
+    def died(self, now: float) -> None:
+        """Note that a session turned out to be dead: so may be those that idle, and a refusal is no limit then."""
+        self.died_at = now
+        self.doubt_idle()
+
+    def doubt_idle(self) -> None:
+        """Have the idle sessions pinged before they are used: they may be as dead as the server."""
+        for pooled in self.idle:
+            pooled.proven = -math.inf
 
     def welcomed(self) -> None:
         """Note that a connect succeeded."""

@@ -5,8 +5,8 @@
     .server(name) -> ServerConfig   .key(server) -> pool key   .register(servers)   .check(source, destination)
     .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
     .room(server) -> int   .connecting_for(server) -> seconds | None   .connected(server) -> int
-    .login_backoff_left(server) -> seconds
-    .remember_orphan(server, path)   .remove_orphan(server, path) -> bool   .round_trip(server) -> seconds | None
+    .login_backoff_left(server) -> seconds   .round_trip(server) -> seconds | None   .died(server)
+    .remember_orphan(server, path)   .remove_orphan(server, path) -> bool
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared .release(reusable) .abort() .aborted
 
@@ -248,13 +248,17 @@ class Pools:
             slot.pool.end_connect(slot)
         self._tell()
 
+    def died(self, server: ServerConfig) -> None:
+        """Note that a session, which was used, turned out to be dead."""
+        with self._lock:
+            self._pool(server).died(self.now())
+
     def refused(self, server: ServerConfig, error: Exception) -> None:
         """Note a connect that failed."""
         if fate_of(error) is not Fate.OUTAGE:
             return
-        now = self.now()
         with self._lock:
-            pool = self._pool(server)
+            pool, now = self._pool(server), self.now()
             has_shrunk, limit = pool.refused(error, now), pool.limit_at(now)
         if has_shrunk:
             log.warning("pool limit lowered", server=server.hostname, limit=limit, error=str(error))

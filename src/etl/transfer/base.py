@@ -243,7 +243,7 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
-        """Are size and time of the parcel's file still those it had before it was read?"""
+        """Are size and time of the parcel's file still as before it was read? One that is gone is not changed."""
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the reading of a parcel, all of whose bytes were taken, and ask whether it is `unchanged`.

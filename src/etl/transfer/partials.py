@@ -33,8 +33,11 @@ _JOB_HASH_BYTES = 8
 def partial_path(task: Task, server: ServerConfig, token: str) -> str:
     """Return the hidden name beside the job's final one, of one run alone.
 
-    What an earlier run left, or still writes, is never taken for it. `token` names the run.
+    What an earlier run left, or still writes, is never taken for it. `token` names the run. Where nothing may be
+    renamed it is the final name itself.
     """
+    if server.publish == "direct":
+        return task.job.destination.path
     name = server.partial_pattern.replace("{id}", f"{_job_hash(task.origin)}-{token}")
     return beside(task.job.destination.path, name)
 

@@ -9,7 +9,7 @@ from etl.errors import EtlError, FileMissing, IOFailure, NotAFile, PermissionRef
 from etl.models.task import Facts
 from etl.transfer.ftp.listing import names_in
 from etl.transfer.ftp.names import facts_in, folders_above, size_in, time_in
-from etl.transfer.ftp.refusals import SAY_ENOUGH, UNKNOWN_COMMAND, plain_error
+from etl.transfer.ftp.refusals import SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_full
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from etl.transfer.ftp.link import Link
     from etl.transfer.ftp.replies import Reply
+
+
+_NOT_THERE = 550
 
 
 class Kind(Enum):
@@ -31,12 +34,23 @@ class Kind(Enum):
 def ask_facts(link: Link, path: str) -> Callable[[], Facts]:
     """Queue the questions for size and time; the answer reads the replies."""
     size, mdtm = link.ask("SIZE", path), link.ask("MDTM", path)
-    return lambda: facts_of(size.result(), mdtm.result())
+    return lambda: facts_of(link, size.result(), mdtm.result())
 
 
-def facts_of(size: Reply, mdtm: Reply) -> Facts:
+def is_unchanged(link: Link, facts: Facts, size: Reply, mdtm: Reply) -> bool:
+    """Is a file still what it was when its reading began? One that is gone by now is not changed.
+
+    Some servers remove a file once it was downloaded: all its bytes came, and the 226.
+    """
+    is_gone = facts.size_bytes is not None and size.code == mdtm.code == _NOT_THERE
+    return is_gone or facts_of(link, size, mdtm) == facts
+
+
+def facts_of(link: Link, size: Reply, mdtm: Reply) -> Facts:
     """Return what replies to SIZE and MDTM tell; what was refused is not known."""
-    return Facts(size_in(size.line) if size.is_success else None, time_in(mdtm.line) if mdtm.is_success else None)
+    return Facts(
+        size_in(size.line) if size.is_success else None, time_in(mdtm.line, link.zone) if mdtm.is_success else None
+    )
 
 
 def ask_kind(link: Link, path: str) -> Callable[[], Kind]:
@@ -152,8 +166,9 @@ def why_not_written(link: Link, path: str, refusal: Reply) -> EtlError:
     if link.ask("CWD", folder).result().is_success:
         if refusal.is_transient:
             return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
+        hint = f"; {link.name}_PARTIAL_PATTERN may name a file without a dot" if basename(path)[:1] == "." else ""
         return PermissionRefused(
-            f"{link.name}:{path}: writing here is not permitted ({refusal.text})", server=link.name
+            f"{link.name}:{path}: writing here is not permitted ({refusal.text}){hint}", server=link.name
         )
     kind, decided_by = kind_of(link, folder)
     return _described(link, folder, kind, decided_by, refusal)
@@ -172,7 +187,7 @@ def why_no_base(link: Link, base: str, refusal: Reply) -> EtlError:
 
 def _plain(link: Link, path: str, reply: Reply) -> EtlError | None:
     """Return the error of a reply whose code says enough; None for the codes that mean anything."""
-    return plain_error(link.name, path, reply) if reply.code in SAY_ENOUGH else None
+    return plain_error(link.name, path, reply) if reply.code in SAY_ENOUGH or says_full(reply) else None
 
 
 def _described(link: Link, path: str, kind: Kind, decided_by: str, refusal: Reply) -> EtlError:

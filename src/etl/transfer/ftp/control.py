@@ -142,6 +142,11 @@ class Control:
         if self._corked:
             self._write_corked()
 
+    def rest(self, seconds: float) -> None:
+        """Wait, with nothing due; ends at once when the server says something, or the session is aborted."""
+        if seconds:
+            is_readable(self.sock, seconds)
+
     def peek(self) -> None:
         """Read the replies that have come; wait for none, nor for the rest of one."""
         while self._broken is None:

@@ -25,6 +25,8 @@ class ServerQuirks:
     sizes_folders: bool | None = None  # SIZE tells the size of folders, too; None: not asked yet
     takes_epsv: bool = True  # has not refused it yet
     refuses_to_replace: bool = False  # does not rename over a file
+    refuses_renames: bool = False  # refused the last one for longer than we wait
+    confusions: int = 0  # how often that was found out
     no_pipelining_until: float = 0.0  # its new sessions send one command at a time
     no_early_until: float = 0.0  # it gets no command before its last word
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from etl.errors import EtlError
+from etl.models.server import zone_of
 from etl.transfer.ftp import known
 from etl.transfer.ftp.names import Names, check_encoding
 from etl.transfer.ftp.promises import Lazy
@@ -33,6 +34,7 @@ class Link:
         self.server = server
         self.control = control
         self.names = names
+        self.zone = zone_of(server.time_zone)  # of the times that the server tells, and is told
         self.quirks = known.of(server.address)
         self.starting = Starting(control, ways, self.settle_answered)
         self.refuses_times = False  # stamps of files, as far as this session has seen
@@ -49,6 +51,7 @@ class Link:
         encoding = check_encoding(server.encoding or "utf-8", server.hostname)
         home = Names(encoding).read(self.names.wire(self.names.home))
         self.server, self.control.server = server, server.hostname
+        self.zone = zone_of(server.time_zone)
         self.names = Names(encoding, server.base_path, home)
 
     def ask(self, verb: str, whole_path: str) -> Pending:

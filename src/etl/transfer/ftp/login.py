@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FOLDER = 257  # the success of PWD
 _REFUSED = 500
+_BROKEN = 500  # vsftpd: "500 OOPS: refusing to run with writable root"; the login is as good as any
 # How long the other answers of one write may take longer than the first: a server that lost a command is silent.
 _PAIR_SECONDS = 2.0
 _PAIR_ROUND_TRIPS = 10
@@ -111,7 +112,7 @@ def _refused(server: ServerConfig, reply: Reply) -> EtlError:
     message = f"{server.hostname}: login as {server.username} refused: {text}"
     if _says_a_limit(reply):
         return ServerBusy(message, server=server.hostname)
-    if reply.is_transient and reply.code != 430:
+    if (reply.is_transient and reply.code != 430) or reply.code == _BROKEN:
         return ServerUnavailable(message, server=server.hostname)
     return AuthenticationFailed(message, server=server.hostname)
 

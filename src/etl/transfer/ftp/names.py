@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 from etl.errors import InvalidPath, SettingsError
 from etl.transfer.paths import below, parent
@@ -77,22 +77,22 @@ def quoted_path(line: bytes) -> bytes | None:
 
 
 @functools.lru_cache(maxsize=64)  # each file's is read twice: before it is read and afterwards
-def time_in(line: bytes) -> float | None:
+def time_in(line: bytes, zone: tzinfo = UTC) -> float | None:
     """Return the time of a reply to MDTM or of a fact, as seconds since the epoch; None when there is none."""
     found = _TIME.match(line.strip())
     if found is None:
         return None
     year, month, day, hour, minute, second = (int(digits) for digits in found.groups()[:6])
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp() + float(found[7] or 0)
+        return datetime(year, month, day, hour, minute, second, tzinfo=zone).timestamp() + float(found[7] or 0)
     except ValueError:
         return None
 
 
-def stamp(mtime: float) -> bytes | None:
-    """Return a time as MFMT wants it, UTC, to the second; None for one that has no such form."""
+def stamp(mtime: float, zone: tzinfo = UTC) -> bytes | None:
+    """Return a time as MFMT wants it, in the server's zone, to the second; None for one that has no such form."""
     try:
-        text = time.strftime("%Y%m%d%H%M%S", time.gmtime(mtime))
+        text = datetime.fromtimestamp(math.floor(mtime), zone).strftime("%Y%m%d%H%M%S")
     except (ValueError, OverflowError, OSError):
         return None
     return text.encode("ascii") if len(text) == 14 else None

@@ -73,6 +73,11 @@ class Pending:
         """Was it refused, before anything began?"""
         return self.reply is not None and not self.is_begun
 
+    @property
+    def has_failed(self) -> bool:
+        """Was its last word a refusal, whether or not something began before?"""
+        return self.reply is not None and not self.reply.is_success
+
     def result(self, upstream: Upstream | None = None, limit: float | None = None) -> Reply:
         """Return the final reply.
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from etl.models.server import ServerConfig
 
 NO_PIPELINING_SECONDS = 600.0  # then such a server is tried again: it may only have been away at the wrong moment
+ACCIDENTS = 2  # after which it is no accident any more
+LONG_SECONDS = 86_400.0
 FAR_SECONDS = 0.001  # a round trip from here on is worth more than looking at two sockets for it
 
 log = structlog.get_logger(__name__)
@@ -99,6 +101,8 @@ class Pipelining:
         with known.lock:
             now = time.monotonic()
             is_news = self._quirks.no_pipelining_until <= now
-            self._quirks.no_pipelining_until = now + NO_PIPELINING_SECONDS
+            self._quirks.confusions += is_news
+            seconds = NO_PIPELINING_SECONDS if self._quirks.confusions <= ACCIDENTS else LONG_SECONDS
+            self._quirks.no_pipelining_until = now + seconds
         if is_news:
-            log.info("pipelining disabled", server=self._name, seconds=NO_PIPELINING_SECONDS)
+            log.info("pipelining disabled", server=self._name, seconds=seconds)

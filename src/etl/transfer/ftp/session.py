@@ -27,6 +27,7 @@ from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.publishing import Renaming, Stamping
+from etl.transfer.ftp.refusals import UNKNOWN_COMMAND
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
 from etl.transfer.ftp.traits import traits_of
@@ -35,6 +36,8 @@ from etl.transfer.paths import basename, parent
 from etl.transfer.streaming import Streaming
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from etl.models.task import Facts
     from etl.transfer.base import Parcel
 
@@ -88,9 +91,9 @@ class FTPTransfer(Streaming):
             limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
             self._control = control = Control(sock, self._sockets, name, pipelining, **limits)
             passive = settings.passive if server.passive is None else server.passive
-            names, features = log_in(control, server, self._encoding, passive=passive)
+            names, features = log_in(control, server, self._encoding, passive=passive and server.epsv != "off")
             quirks = known.of(server.address)
-            ways = DataConnections(control, self._sockets, settings, quirks, passive=passive)
+            ways = DataConnections(control, self._sockets, settings, quirks, passive=passive, epsv=server.epsv != "off")
             self._link = Link(server, control, names, features, ways)
         except BaseException:
             self.disconnect()
@@ -192,7 +195,7 @@ class FTPTransfer(Streaming):
         whole = link.names.whole(path)
         size, mdtm = link.ask("SIZE", whole), link.ask("MDTM", whole)
         cwd = link.ask("CWD", whole) if link.quirks.sizes_folders else None
-        facts = asking.facts_of(size.result(), mdtm.result())
+        facts = asking.facts_of(link, size.result(), mdtm.result())
         if size.result().is_success and asking.tells_files_by_size(link):
             return facts
         if size.result().is_success and cwd is not None and not cwd.result().is_success:
@@ -209,8 +212,12 @@ class FTPTransfer(Streaming):
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask size and time again."""
-        ask = asking.ask_facts(self.link, self.link.names.whole(parcel.path))
-        return self.link.later(lambda: ask() == parcel.facts, asks_more=False)
+        return self.link.later(self._ask_again(parcel), asks_more=False)
+
+    def _ask_again(self, parcel: Parcel) -> Callable[[], bool]:
+        whole = self.link.names.whole(parcel.path)
+        size, mdtm = self.link.ask("SIZE", whole), self.link.ask("MDTM", whole)
+        return lambda: asking.is_unchanged(self.link, parcel.facts, size.result(), mdtm.result())
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the read without waiting for the 226 where the server allows it; it is read together with the answers."""
@@ -219,8 +226,8 @@ class FTPTransfer(Streaming):
             return super().confirm(parcel)
         parcel.leave()
         control.overtake()
-        ask = asking.ask_facts(self.link, self.link.names.whole(parcel.path))
-        return self.link.later(lambda: parcel.judged(is_same=ask() == parcel.facts), asks_more=False)
+        is_same = self._ask_again(parcel)
+        return self.link.later(lambda: parcel.judged(is_same=is_same()), asks_more=False)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete or move a file."""
@@ -281,12 +288,18 @@ class FTPTransfer(Streaming):
 
 
 def _stored_size(link: Link, whole: str, size: Pending) -> int | None:
-    """Return the size of a file just stored; None when the server does not tell it."""
-    size_bytes = size_in(size.result().line) if size.result().is_success else None
-    if size_bytes is not None:
-        return size_bytes
-    folder, name = parent(whole) or "/", basename(whole)
-    listed = listing.names_in(link, folder, name)
+    """Return the size of a file just stored; None when the server does not tell it: 226 was said all the same.
+
+    One that SIZE does not know and the folder does not show was stored under another name.
+    """
+    reply = size.result()
+    if reply.is_success or reply.code in UNKNOWN_COMMAND:
+        return size_in(reply.line) if reply.is_success else None
+    name = basename(whole)
+    try:
+        listed = listing.names_in(link, parent(whole) or "/", name)
+    except IOFailure:  # what only confirms fails nothing
+        return None
     if listed is not None and name not in listed:
         raise IOFailure(f"{link.name}:{whole}: stored, and not there under this name", server=link.name)
     return None

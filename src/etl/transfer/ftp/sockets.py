@@ -94,11 +94,11 @@ def acknowledge_at_once(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def is_readable(sock: socket.socket) -> bool:
-    """Has something come, or the end?"""
+def is_readable(sock: socket.socket, seconds: float = 0.0) -> bool:
+    """Has something come, or the end? Waits for it so many seconds at most."""
     poll = select.poll()
     poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))
+    return bool(poll.poll(seconds * 1000))
 
 
 def is_connected(sock: socket.socket) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: servers have limits of their own
+_BROKEN_OFF = 426
 _MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
 
 
@@ -111,7 +112,11 @@ class Starting:
     def was_confused(self, command: Pending) -> bool:
         """Was a transfer refused only because its command shared a write? It may be tried again, by itself, then."""
         pipelining = self._control.pipelining
-        if not command.follows or pipelining.is_one_by_one or command.result().code not in _MAY_BE_CONFUSED:
+        if not command.follows or pipelining.is_one_by_one or not command.is_refused:
+            return False
+        if command.result().code == _BROKEN_OFF:  # before it began: Twisted says so though it may have stored the file
+            pipelining.slow_down()
+        elif command.result().code not in _MAY_BE_CONFUSED:
             return False
         pipelining.failed(transfers=True)
         return pipelining.is_one_by_one
