@@ -22,6 +22,7 @@ from etl.errors import EtlError, PermissionRefused
 from etl.models.server import ServerConfig
 from etl.models.task import Facts
 from etl.transfer.base import Published, Session
+from etl.transfer.sameness import is_direct
 from etl.transfer.streaming import MemoryParcel
 
 STAMP = 1_600_000_000  # seconds since the epoch: a time that no clock tells
@@ -36,6 +37,8 @@ NAMES_AT_RISK = {
     "accents": unicodedata.normalize("NFC", "é ü.bin"),
     "other scripts": "한글 я.bin",
 }
+# Settings with which to write, until one does; dots before renaming, as a refused dot shows first.
+WAYS: tuple[dict[str, str], ...] = ({}, {"PARTIAL_PATTERN": NOT_HIDDEN}, {"PUBLISH": "direct"})
 UNKNOWN = "not found out"
 BYTE_255 = ("ÿ.bin", "ÿÿ.bin")  # in Latin-1; a server that follows Telnet takes the one for the other
 
@@ -90,7 +93,6 @@ class _Probe:
         self._connect = connect
         self._session: Session | None = None
         self._survey = Survey()
-        self._pattern = server.partial_pattern
         self._folder = f"etl-check-{secrets.token_hex(6)}"
         self._made: list[str] = []  # every name that may be there
         self._lists = False
@@ -112,8 +114,7 @@ class _Probe:
             self._add_traits()
         finally:
             self._tidy()
-            if self._session is not None:
-                self._session.disconnect()
+            self._drop()
         return self._survey
 
     def _ask_more(self) -> None:
@@ -153,10 +154,12 @@ class _Probe:
 
     def _give_up(self, error: BaseException) -> None:
         """Part with the session unless it goes on."""
+        if self._session is not None and not self._session.survives(error):
+            self._drop()
+
+    def _drop(self) -> None:
         session, self._session = self._session, None
-        if session is not None and session.survives(error):
-            self._session = session
-        elif session is not None:
+        if session is not None:
             session.disconnect()
 
     # --- files ------------------------------------------------------------------------------------------------
@@ -166,7 +169,9 @@ class _Probe:
 
     def _write(self, name: str, content: bytes = b"etl", mtime: float | None = None) -> Published:
         """Bring a file there as a job does."""
-        hidden = self._pattern.replace("{id}", f"check-{len(self._made)}")
+        hidden = name
+        if not is_direct(self._now):
+            hidden = self._server.partial_pattern.replace("{id}", f"check-{len(self._made)}")
         self._made += [hidden, name]
         parcel = MemoryParcel("probe", Facts(len(content), None), io.BytesIO(content))
         stored = self._now.write(self._path(hidden), parcel, self._buffer)
@@ -193,28 +198,33 @@ class _Probe:
         return "is there, and answers a listing", True
 
     def _first_file(self) -> bool:
-        """Write a file into a new folder: without that there is nothing more to ask."""
-        try:
-            self._write("plain.bin")
-        except PermissionRefused as error:
-            self._give_up(error)
-            if not self._pattern.startswith(".") or not self._ask("new folder, renaming", self._without_dot):
-                self._survey.add("writing", f"refused: {error}", good=False)
+        """Write a file into a new folder, in another way if need be: without that there is nothing more to ask."""
+        plain, refusal = self._server, ""
+        for settings in WAYS:
+            self._become(ServerConfig(**{**vars(plain), **{key.lower(): value for key, value in settings.items()}}))
+            try:
+                self._write("plain.bin")
+            except PermissionRefused as error:
+                refusal = refusal or str(error)
+                self._give_up(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+                self._survey.add("new folder", f"failed: {error}", good=False)
+                self._give_up(error)
                 return False
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-            self._give_up(error)
-            self._survey.add("new folder, renaming", f"failed: {error}", good=False)
-            return False
-        else:
-            self._survey.add("new folder, renaming", "works")
-        self._survey.writes = True
-        return True
+            else:
+                self._survey.add("new folder", "works" if not settings else f"works by another way; without: {refusal}")
+                self._survey.settings |= settings
+                self._survey.writes = True
+                return True
+        self._become(plain)
+        self._survey.add("writing", f"refused: {refusal}", good=False)
+        return False
 
-    def _without_dot(self) -> tuple[str, bool]:
-        self._pattern = NOT_HIDDEN
-        self._write("plain.bin")
-        self._survey.settings["PARTIAL_PATTERN"] = NOT_HIDDEN
-        return "works, but not with names that begin with a dot", True
+    def _become(self, server: ServerConfig) -> None:
+        """Go on with other settings, in another session."""
+        if server != self._server:
+            self._server = server
+            self._drop()
 
     def _deleting(self) -> tuple[str, bool]:
         self._now.remove(self._path("plain.bin"))
@@ -247,7 +257,7 @@ class _Probe:
         return "works; sizes are told", True
 
     def _dot_files(self) -> tuple[str, bool | None]:
-        if self._pattern == NOT_HIDDEN:
+        if self._server.partial_pattern == NOT_HIDDEN:
             return "refused", True
         self._write(".hidden")
         if not self._lists:
@@ -271,8 +281,10 @@ class _Probe:
         off = fresh.mtime - time.time()
         if abs(off) < SLACK_SECONDS:
             return "are not kept: a file has the time of its upload", None
-        hours = round(off / ZONE_SECONDS) * ZONE_SECONDS / 3600
-        return f"are told {hours:+g} h off: not in UTC", False
+        minutes = round(off / ZONE_SECONDS) * ZONE_SECONDS / 60
+        zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02.0f}:{abs(minutes) % 60:02.0f}"
+        self._survey.settings["TIME_ZONE"] = zone
+        return f"are told in another zone ({zone}); where clocks change in summer, set its name", False
 
     def _letter_case(self) -> tuple[str, bool | None]:
         self._write("Letter.bin")

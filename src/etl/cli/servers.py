@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import click
@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 AT_ONCE = 8  # servers that are tested at the same time
 PROBE = b"etl servers check: this file may be deleted\n"
+PROBE_SECONDS = 5.0  # for a reply: what a server never answers is found out, too
 _MARKS = {True: "ok", False: "!!", None: "--"}  # what is good, bad, or a fact
 STEPS = ("reach", "login", "list", "write")
 
@@ -154,7 +155,8 @@ def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Tria
             session.disconnect()
     is_refused = trial.failed == "write" and trial.error_code != EtlError.code  # what can be done about it?
     if write and session is not None and (trial.failed is None or is_refused) and not session.lacks():
-        trial.survey = probe(server, lambda config: _connected(config, limits))
+        quick = replace(limits, reply_timeout=min(PROBE_SECONDS, limits.reply_timeout))
+        trial.survey = probe(server, lambda config: _connected(config, quick))
         trial.survey.left += trial.left
     return trial
 

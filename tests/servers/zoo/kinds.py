@@ -87,6 +87,7 @@ KINDS = {
             "Pure-FTPd",
             "`-G` (no renaming)",
             lambda folder: PureFTPd(folder, "-G"),
+            {"PUBLISH": "direct"},
             contract=False,
         ),
         Kind(
@@ -109,12 +110,13 @@ KINDS = {
         Kind("pyftpdlib", "pyftpdlib", "", PyFTPDlib),
         Kind("aioftp", "aioftp 0.28.3", "", Aioftp, lacks=TIMELESS | {"size"}),
         Kind("twisted", "Twisted 26.10.0", "", Twisted, lacks=TIMELESS),
-        Kind("apache", "Apache FtpServer 1.2.1", "`max-logins=50`", lambda folder: Apache(folder, "50")),
+        Kind("apache", "Apache FtpServer 1.2.1", "`max-logins=50`", lambda folder: Apache(folder, "50"), DOTLESS),
         Kind(
             "apache-limited",
             "Apache FtpServer 1.2.1",
             "`max-logins=4`",
             lambda folder: Apache(folder, "4"),
+            DOTLESS,
             contract=False,
         ),
         Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv, lacks=TIMELESS),

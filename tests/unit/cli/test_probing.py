@@ -48,6 +48,15 @@ class ReadOnly(LocalTransfer):
         raise PermissionRefused("read only")
 
 
+class Renameless(LocalTransfer):
+    """Renames nothing, so that files must be written under their own names."""
+
+    def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        if self.server.publish != "direct":
+            raise PermissionRefused("nothing is renamed")
+        return super().publish(stored, final, mtime)
+
+
 class Broken(LocalTransfer):
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         raise ConnectionLost("reset")
@@ -191,16 +200,24 @@ def test_a_folder_that_can_everything_is_fit_for_both(survey, base: Path) -> Non
     assert names_in(base) == ["own"]
 
 
-@pytest.mark.parametrize("kind", [Dotless, Hiding])
-def test_dot_files_that_are_forbidden_or_hidden_lead_to_a_setting(survey, base: Path, kind: type) -> None:
-    """The pattern of partial files is named, and works for all other questions."""
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Dotless, {"PARTIAL_PATTERN": "etl-{id}.part"}),
+        (Hiding, {"PARTIAL_PATTERN": "etl-{id}.part"}),
+        (Renameless, {"PUBLISH": "direct"}),
+        (Elsewhere, {"TIME_ZONE": "+09:00"}),
+    ],
+)
+def test_what_is_forbidden_or_odd_leads_to_a_setting(survey, base: Path, kind: type, settings: dict[str, str]) -> None:
+    """It is named, and works for all other questions."""
     told = survey(kind)
-    assert told.settings == {"PARTIAL_PATTERN": "etl-{id}.part"}
+    assert told.settings == settings
     assert told.fit == "both"
     assert names_in(base) == ["own"]
 
 
-@pytest.mark.parametrize(("kind", "topic"), [(ReadOnly, "writing"), (Broken, "new folder, renaming")])
+@pytest.mark.parametrize(("kind", "topic"), [(ReadOnly, "writing"), (Broken, "new folder")])
 def test_a_server_that_takes_nothing_is_a_source_at_most(survey, base: Path, kind: type, topic: str) -> None:
     """The error is told, nothing more is tried, and nothing is left."""
     told = survey(kind)
@@ -249,7 +266,11 @@ def test_names_that_are_one_are_told(survey) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [(Timeless, "not kept: a file has the time of its upload"), (Elsewhere, "+9 h off"), (Sizeless, "are not told")],
+    [
+        (Timeless, "not kept: a file has the time of its upload"),
+        (Elsewhere, "another zone (+09:00)"),
+        (Sizeless, "are not told"),
+    ],
 )
 def test_times_are_compared_with_the_clock(survey, kind: type, words: str) -> None:
     """Not kept, in another zone, or not told."""

@@ -249,8 +249,10 @@ class FTPTransfer(Streaming):
         return _deleted(link, whole, link.ask("DELE", whole).result())
 
     def remove_folder(self, path: str) -> bool:
-        """Remove an empty folder."""
-        return self.link.ask("RMD", self.link.names.whole(path)).result().is_success
+        """Remove an empty folder, from outside of it: some servers keep one that a session is in."""
+        link = self.link
+        link.ask("CWD", link.names.top)
+        return link.ask("RMD", link.names.whole(path)).result().is_success
 
     def traits(self) -> dict[str, str]:
         """Ask what the server is like."""
