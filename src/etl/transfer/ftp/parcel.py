@@ -112,7 +112,7 @@ class FTPParcel:
         where, server = f"{self._link.name}:{self.path}", self._link.name
         if self._at_end and self._retr.result().is_success and self._has_changed():
             return SourceChanged(f"{where} grew while it was read", server=server)
-        return SizeMismatch(f"{where}: more than the {self.facts.size_bytes} bytes that SIZE told came", server=server)
+        return SizeMismatch(f"{where}: more bytes came than the {self.facts.size_bytes} that SIZE told", server=server)
 
     def _has_changed(self) -> bool:
         try:

@@ -64,12 +64,12 @@ class FTPTransfer(Streaming):
 
         A server that was confused by commands of one write, which is found out here, is met once more, one by one.
         """
-        pipelining = Pipelining(self.server)
-        was_slow = pipelining.is_one_by_one
+        pipelining, quirks = Pipelining(self.server), known.of(self.server.address)
+        before = pipelining.is_one_by_one, quirks.answers_feat
         try:
             self._connect(pipelining)
         except (ServerUnavailable, SessionFault):
-            if was_slow or not pipelining.is_one_by_one or self._sockets.is_cut:
+            if before == (pipelining.is_one_by_one, quirks.answers_feat) or self._sockets.is_cut:
                 raise
             self._connect(Pipelining(self.server))
 
@@ -193,11 +193,11 @@ class FTPTransfer(Streaming):
         link = self.link
         whole = link.names.whole(path)
         size, mdtm = link.ask("SIZE", whole), link.ask("MDTM", whole)
-        cwd = link.ask("CWD", whole) if link.quirks.sizes_folders else None
+        entry = asking.ask_entry(link, whole) if link.quirks.sizes_folders else None
         facts = asking.facts_of(link, size.result(), mdtm.result())
         if size.result().is_success and asking.tells_files_by_size(link):
             return facts
-        if size.result().is_success and cwd is not None and not cwd.result().is_success:
+        if size.result().is_success and entry is not None and not entry():
             return facts
         kind, _ = asking.kind_of(link, whole, by_listing=False)
         if kind is asking.Kind.MISSING:
