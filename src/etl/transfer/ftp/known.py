@@ -31,7 +31,7 @@ class ServerQuirks:
     keeps_names: bool = False  # shows a name beyond ASCII as it was sent
     answers_feat: bool = True
     forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer
-    takes_epsv: bool = True  # has not refused it yet
+    takes_epsv: bool | None = None  # answers it with a port that can be reached; None: not asked yet
     refuses_to_replace: bool = False  # does not rename over a file
     refuses_renames: bool = False  # refused the last one for longer than we wait
     confusions: int = 0  # how often that was found out

@@ -71,21 +71,21 @@ def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool)
     They are the first commands that share a write: a server that is confused by that shows it here, where asking again
     costs nothing. At the first meeting a slow command stands between them, to show whether answers change places.
     """
-    pipelining = control.pipelining
-    binary = control.send("TYPE", b"I")
-    port = None if pipelining.is_order_known or not (passive and quirks.takes_epsv) else control.send("EPSV")
+    pipelining, seconds = control.pipelining, _PAIR_SECONDS + _PAIR_ROUND_TRIPS * (round_trip(control.sock) or 0.0)
+    binary, port = control.send("TYPE", b"I"), None
+    if passive and quirks.takes_epsv is not False and not (pipelining.is_order_known and quirks.takes_epsv):
+        port = control.send("EPSV")
     where = control.send("PWD")
-    seconds = None
-    if not pipelining.is_one_by_one:
-        seconds = _PAIR_SECONDS + _PAIR_ROUND_TRIPS * (round_trip(control.sock) or 0.0)
     binary.result()
     if port is not None:
+        began = time.monotonic()
         try:
             quirks.takes_epsv = port.result(limit=seconds).code < _REFUSED
-        except ServerUnavailable:  # no answer: PASV is as good, where there is one
-            quirks.takes_epsv = False
+        except ServerUnavailable:
+            if time.monotonic() - began >= seconds:  # PASV is as good, where there is one
+                quirks.takes_epsv = False
             raise
-    together = binary.result(), where.result(limit=seconds)
+    together = binary.result(), where.result(limit=None if pipelining.is_one_by_one else seconds)
     if together[0].is_success and together[1].code == _FOLDER:
         if port is not None and port.result().is_success:
             pipelining.kept_order()
