@@ -204,9 +204,9 @@ class TransferResult(BaseModel):
     checksum: str | None = None
     skipped: bool = False  # the destination was left alone, as `overwrite` asked
     swapped: bool = False  # the server cannot rename over a file, so the name was absent for a moment
-    mtime_kept: bool = True  # False: the destination's server keeps no time stamp of ours
+    mtime_kept: bool = True  # False: the destination's server did not keep the source's time stamp
     published_by: str | None = None  # "direct": written under its final name at once
-    source_action_done: bool = True  # False: the copy is there, its source still as well
+    source_action_done: bool = True  # False: the copy is there, and its source still as well
     source_action_error: str | None = None  # why
     error: str | None = None
     error_code: str | None = None

@@ -73,7 +73,7 @@ class ServerConfig:
     base_path: str = ""
     partial_pattern: str = ".etl-{id}.part"
     epsv: str = "auto"  # or "off"
-    time_zone: str = ""  # of the times it tells, see `zone_of`; empty: UTC, as RFC 3659 wants it
+    time_zone: str = ""  # of the times that the server tells, see `zone_of`; empty: UTC, as RFC 3659 wants it
     publish: str = "rename"  # or "direct"
     options: Mapping[str, str] = field(default_factory=dict, repr=False)  # properties of the protocol; may be secret
 

@@ -119,7 +119,7 @@ class Task:
     attempts: list[Attempt] = field(default_factory=list)  # only failures that spent an attempt
     waiting_since: float | None = None  # wall clock: when its server went down; None if the job is not waiting for one
     outages: int = 0  # outages met in a row
-    free_runs: int = 0  # that failed through no fault of the job, and spent no attempt
+    free_runs: int = 0  # failed runs that were not the job's fault, and spent no attempt
     replays: int = 0
     recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
     published: bool = False  # the publication of the copy is committed: only the source action is left
@@ -127,8 +127,8 @@ class Task:
     verified_by: str | None = None
     facts: Facts | None = None  # size and time of the source, as it was read
     start: Start | None = None  # when the copying began
-    remarks: dict[str, Any] = field(default_factory=dict)  # fields of the result: what was not as usual
-    unpublished: Unpublished | None = None  # what the next run in this process may go on with
+    remarks: dict[str, Any] = field(default_factory=dict)  # fields of the result that say what was not as usual
+    unpublished: Unpublished | None = None  # an upload whose rename failed: this process goes on with it
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
     epoch: int = 0  # of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time

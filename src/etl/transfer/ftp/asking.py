@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _NOT_THERE = 550
+_REFUSED = 500  # from here on for good, as far as a server knows
 
 
 class Kind(Enum):
@@ -53,17 +55,35 @@ def facts_of(link: Link, size: Reply, mdtm: Reply) -> Facts:
     )
 
 
+def ask_entry(link: Link, path: str) -> Callable[[], bool]:
+    """Queue the question whether `path` is a folder that may be entered; the answer reads the reply.
+
+    Not asked, and never true, where CWD says yes to everything or a failed one ends the session.
+    """
+    if link.quirks.cwd_tells is False:
+        return lambda: False
+    entered = link.ask("CWD", path)
+    return lambda: entered.result().is_success and _cwd_tells(link)
+
+
+def _cwd_tells(link: Link) -> bool:
+    """Does CWD refuse anything at all? Asked once, when one was accepted."""
+    if link.quirks.cwd_tells is None:
+        link.quirks.cwd_tells = not link.ask("CWD", f"/.etl-{secrets.token_hex(8)}/none").result().is_success
+    return link.quirks.cwd_tells
+
+
 def ask_kind(link: Link, path: str) -> Callable[[], Kind]:
     """Queue the questions what `path` is; the answer reads the replies.
 
     A folder that may be entered, or that MLST calls one, is a FOLDER. One that may not be entered may pass for a file
     on a server that tells the size of folders: whoever moves it must be able to undo that.
     """
-    cwd, size = link.ask("CWD", path), link.ask("SIZE", path)
+    entry, size = ask_entry(link, path), link.ask("SIZE", path)
     listed = link.ask("MLST", path) if link.offers("MLST") else None
 
     def answer() -> Kind:
-        if cwd.result().is_success:
+        if entry():
             return Kind.FOLDER
         if listed is not None and (kind := _listed_kind(listed.result())) is not None:
             return kind
@@ -91,16 +111,17 @@ def kind_of(link: Link, path: str, *, by_listing: bool = True) -> tuple[Kind, st
         by_listing: look into the folder before calling a file missing, as some servers hide from SIZE what we may not
             read. Without it one write of commands is all, however many files the folder has.
     """
-    size, cwd, above = link.ask("SIZE", path), link.ask("CWD", path), link.ask("CWD", parent(path) or "/")
+    size, entry, above = link.ask("SIZE", path), ask_entry(link, path), ask_entry(link, parent(path) or "/")
     listed = link.ask("MLST", path) if link.offers("MLST") else None
-    if cwd.result().is_success:
+    if entry():
         return Kind.FOLDER, path
     if listed is not None and (found := listed.result()).is_success:
         # CLOSED: a folder that CWD does not enter
         return (Kind.CLOSED if _listed_kind(found) is Kind.FOLDER else Kind.FILE), path
     if size.result().is_success:
         return Kind.FILE, path
-    if not by_listing and above.result().is_success and size.result().code not in UNKNOWN_COMMAND:
+    is_refused = size.result().code >= _REFUSED and size.result().code not in UNKNOWN_COMMAND
+    if is_refused and (link.quirks.cwd_tells is False or (not by_listing and above())):
         return Kind.MISSING, path
     return _kind_by_parents(link, path)
 
@@ -109,7 +130,7 @@ def _kind_by_parents(link: Link, path: str) -> tuple[Kind, str]:
     """Walk up to the nearest folder that may be entered, and look there for what stands in the way."""
     blocked = path
     for folder in folders_above(path):
-        if link.ask("CWD", folder).result().is_success:
+        if ask_entry(link, folder)():
             break
         blocked = folder
     if blocked != path and link.offers("MLST"):
@@ -160,10 +181,10 @@ def why_not_written(link: Link, path: str, refusal: Reply) -> EtlError:
     """Return the error for a name that the server lets nobody write, its folder being there."""
     if (plain := _plain(link, path, refusal)) is not None:
         return plain
-    if link.ask("CWD", path).result().is_success:
+    if ask_entry(link, path)():
         return _described(link, path, Kind.FOLDER, path, refusal)
     folder = parent(path) or "/"
-    if link.ask("CWD", folder).result().is_success:
+    if ask_entry(link, folder)() or link.quirks.cwd_tells is False:
         if refusal.is_transient:
             return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
         hint = f"; {link.name}_PARTIAL_PATTERN may name a file without a dot" if basename(path)[:1] == "." else ""

@@ -39,6 +39,7 @@ _BREAK = re.compile(rb"[\r\n\0]")
 _NOT_UNDERSTOOD = 500
 _FAREWELL = 421
 _WELCOME = 220
+_OPEN_SECONDS = 3.0  # of silence that end a reply of many lines without an end
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
 
 
@@ -67,8 +68,7 @@ class Control:
         sock.setblocking(True)
 
     def __repr__(self) -> str:
-        due = " ".join(pending.command for pending in self._due)
-        return f"<Control {self.server} {self.state.value}, due: {due or 'nothing'}>"
+        return f"<Control {self.server} {self.state.value}, due: {[pending.command for pending in self._due]}>"
 
     @property
     def state(self) -> State:
@@ -98,7 +98,7 @@ class Control:
         if self._broken is not None:
             raise self._broken
         if self._transfer is not None:
-            raise self._must_wait(verb)
+            raise RuntimeError(f"{verb} must wait for the end of {self._transfer.command}")
         line = verb.encode("ascii")
         if argument is not None:
             if _BREAK.search(argument):
@@ -176,7 +176,7 @@ class Control:
         if self._broken is not None:
             raise self._broken
         if self._transfer is not None:
-            raise self._must_wait("flush")
+            raise RuntimeError(f"flush must wait for the end of {self._transfer.command}")
         while self._due:
             self.settle(self._due[-1])
 
@@ -205,9 +205,6 @@ class Control:
         if self._broken is None and not self._due:
             self.sock.send(b"QUIT\r\n", socket.MSG_DONTWAIT)
 
-    def _must_wait(self, what: str) -> RuntimeError:
-        return RuntimeError(f"{what} must wait for the end of {self._transfer.command if self._transfer else ''}")
-
     def _deadline(self, limit: float) -> float:
         usual = time.monotonic() + limit
         return min(self._login_deadline, usual) if self._login_deadline else usual
@@ -228,9 +225,7 @@ class Control:
             for place, (pending, _) in enumerate(batch, 1):
                 pending.place = place
                 self._has_paired = self._has_paired or pending.begins
-        limit = self._reply_limit
-        if self._login_deadline:
-            limit = max(0.001, self._login_deadline - time.monotonic())
+        limit = max(0.001, self._login_deadline - time.monotonic()) if self._login_deadline else self._reply_limit
         try:
             if limit != self._send_limit:
                 limit_waits(self.sock, socket.SO_SNDTIMEO, limit)
@@ -303,6 +298,7 @@ class Control:
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
         """Receive once; return the deadline, which moves while bytes leave `upstream`."""
+        called = time.monotonic()
         while True:
             began = time.monotonic()
             wait = min(deadline - began, PROGRESS_TICK)
@@ -318,6 +314,9 @@ class Control:
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
                     deadline = time.monotonic() + limit
+                if self._parser.is_open and time.monotonic() - called >= _OPEN_SECONDS:
+                    self._give(self._parser.end_open())
+                    return deadline
                 continue
             except OSError as error:
                 raise self._failed(f"{error}{self._while()}") from error
@@ -337,6 +336,8 @@ class Control:
         return f" before its reply to {self._due[0].command}" if self._due else ""
 
     def _ended(self) -> EtlError:
+        if self._due and self._due[0].command == "CWD":
+            self.pipelining.hung_up_on_cwd()
         return self._failed(f"the server closed the connection{self._while()}")
 
     def _failed(self, what: str) -> EtlError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 Address = tuple[str, str, int, str]  # ServerConfig.address
 
@@ -23,7 +24,14 @@ class ServerQuirks:
     answers_early: bool = False  # answered a command that was sent before its last word on a transfer
     keeps_order: bool = False  # answered a slow command and a quick one of one write in their order
     sizes_folders: bool | None = None  # SIZE tells the size of folders, too; None: not asked yet
-    takes_epsv: bool = True  # has not refused it yet
+    cwd_tells: bool | None = (
+        None  # CWD tells folders from others; False: it says yes to all, or is answered by a hang-up
+    )
+    working_address: tuple[Any, ...] | None = None  # of the host's, the one that answered last
+    keeps_names: bool = False  # shows a name beyond ASCII as it was sent
+    answers_feat: bool = True
+    forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer
+    takes_epsv: bool | None = None  # answers it with a port that can be reached; None: not asked yet
     refuses_to_replace: bool = False  # does not rename over a file
     refuses_renames: bool = False  # refused the last one for longer than we wait
     confusions: int = 0  # how often that was found out

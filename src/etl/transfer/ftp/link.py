@@ -70,6 +70,11 @@ class Link:
         """Is a feature in the server's FEAT?"""
         return feature in self._features
 
+    @property
+    def offers_nothing(self) -> bool:
+        """Is there no FEAT, so that a feature must be tried to be known?"""
+        return not self._features
+
     def abandon(self, error: EtlError) -> None:
         """Make the session unusable."""
         self.control.abandon(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import TYPE_CHECKING
 
 from etl.errors import AuthenticationFailed, EtlError, InvalidPath, ServerBusy, ServerUnavailable
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.known import ServerQuirks
     from etl.transfer.ftp.replies import Reply
 
+_CODE = re.compile(rb"^211[- ]")  # some put it on each line of FEAT
+_FEAT_SECONDS = 10.0  # it is optional, and some never answer it
 _FOLDER = 257  # the success of PWD
 _REFUSED = 500
 _BROKEN = 500  # vsftpd: "500 OOPS: refusing to run with writable root"; the login is as good as any
@@ -39,18 +43,26 @@ def log_in(control: Control, server: ServerConfig, encoding: str, *, passive: bo
         reply = control.send("PASS", _credential(server, server.password, encoding)).result()
     if not reply.is_success:
         raise _refused(server, reply)
-    features = _features(control.send("FEAT").result())
+    quirks = known.of(server.address)
+    features: frozenset[str] = frozenset()
+    if quirks.answers_feat:
+        began = time.monotonic()
+        try:
+            features = _features(control.send("FEAT").result(limit=_FEAT_SECONDS))
+        except ServerUnavailable:
+            quirks.answers_feat = time.monotonic() - began < _FEAT_SECONDS
+            raise
     if encoding.lower() in {"utf-8", "utf8"} and "UTF8" in features:
         control.send("OPTS", b"UTF8 ON")  # a refusal changes nothing
-    binary, where = _binary_and_folder(control, known.of(server.address), passive=passive)
+    binary, where = _binary_and_folder(control, quirks, passive=passive)
     if not binary.is_success:
         raise ServerUnavailable(f"{server.hostname}: TYPE I: {binary.text}", server=server.hostname)
     names = Names(encoding, server.base_path)
     home = quoted_path(where.line) if where.is_success else None
     control.logged_in()
     if home is not None and home.startswith(b"/") and not {13, 0} & set(home):
-        names = Names(encoding, server.base_path, names.read(home))
-    return names, features
+        return Names(encoding, server.base_path, names.read(home)), features
+    return Names(encoding, server.base_path, home=""), features
 
 
 def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool) -> tuple[Reply, Reply]:
@@ -59,21 +71,21 @@ def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool)
     They are the first commands that share a write: a server that is confused by that shows it here, where asking again
     costs nothing. At the first meeting a slow command stands between them, to show whether answers change places.
     """
-    pipelining = control.pipelining
-    binary = control.send("TYPE", b"I")
-    port = None if pipelining.is_order_known or not (passive and quirks.takes_epsv) else control.send("EPSV")
+    pipelining, seconds = control.pipelining, _PAIR_SECONDS + _PAIR_ROUND_TRIPS * (round_trip(control.sock) or 0.0)
+    binary, port = control.send("TYPE", b"I"), None
+    if passive and quirks.takes_epsv is not False and not (pipelining.is_order_known and quirks.takes_epsv):
+        port = control.send("EPSV")
     where = control.send("PWD")
-    seconds = None
-    if not pipelining.is_one_by_one:
-        seconds = _PAIR_SECONDS + _PAIR_ROUND_TRIPS * (round_trip(control.sock) or 0.0)
     binary.result()
     if port is not None:
+        began = time.monotonic()
         try:
             quirks.takes_epsv = port.result(limit=seconds).code < _REFUSED
-        except ServerUnavailable:  # no answer: PASV is as good, where there is one
-            quirks.takes_epsv = False
+        except ServerUnavailable:
+            if time.monotonic() - began >= seconds:  # PASV is as good, where there is one
+                quirks.takes_epsv = False
             raise
-    together = binary.result(), where.result(limit=seconds)
+    together = binary.result(), where.result(limit=None if pipelining.is_one_by_one else seconds)
     if together[0].is_success and together[1].code == _FOLDER:
         if port is not None and port.result().is_success:
             pipelining.kept_order()
@@ -87,7 +99,7 @@ def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool)
 def _features(reply: Reply) -> frozenset[str]:
     if not reply.is_success:
         return frozenset()
-    offered = (line.strip().split() for line in reply.lines[1:-1])
+    offered = (_CODE.sub(b"", line).strip().split() for line in reply.lines[1:-1])
     return frozenset(words[0].decode("ascii", "replace").upper() for words in offered if words)
 
 

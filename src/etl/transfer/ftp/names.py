@@ -20,8 +20,8 @@ _QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
 class Names:
     """How paths of a job become names on one server, and back.
 
-    `home` is the folder after login: every path is sent whole, so that none can look like an option (`-x`) and the
-    working folder may change at any time.
+    `home` is the folder after login, empty: not known. Every path is sent whole, so that none can look like an option
+    (`-x`) and the working folder may change at any time.
     """
 
     encoding: str
@@ -32,6 +32,11 @@ class Names:
         """Return a job's path as the server's absolute path."""
         if path.startswith("/") and not self.base:
             return below("", path)
+        if not self.home and not self.base.startswith("/"):
+            raise SettingsError(
+                f"{path!r} begins in the folder after login, which the server does not tell (PWD): use a path or a "
+                "BASE_PATH that begins with /"
+            )
         return below(self.top, path)
 
     @property

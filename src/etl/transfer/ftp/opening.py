@@ -87,7 +87,7 @@ class DataConnections:
     @property
     def is_extended(self) -> bool:
         """Is EPSV asked for, and not PASV, which knows no IPv6?"""
-        return self.family != socket.AF_INET or (self._epsv and self.quirks.takes_epsv)
+        return self.family != socket.AF_INET or (self._epsv and self.quirks.takes_epsv is not False)
 
     def fall_back(self) -> bool:
         """Go on with PASV, for all sessions of this server; False where there is no other way."""

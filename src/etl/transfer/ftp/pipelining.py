@@ -80,6 +80,11 @@ class Pipelining:
         if not self._quirks.answers_early:
             self._quirks.no_early_until = time.monotonic() + NO_PIPELINING_SECONDS
 
+    def hung_up_on_cwd(self) -> None:
+        """Note that the session was ended in place of a reply to CWD."""
+        if not self._quirks.cwd_tells:
+            self._quirks.cwd_tells = False
+
     def worked(self, *, transfers: bool) -> None:
         """Note that a command (that `transfers`) was answered that did not have a write of its own."""
         self._quirks.takes_many = True

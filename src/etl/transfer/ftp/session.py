@@ -63,22 +63,26 @@ class FTPTransfer(Streaming):
     def connect(self) -> None:
         """Reach the server and log in. Raises ServerUnavailable, ServerBusy, AuthenticationFailed.
 
-        A server that was confused by commands of one write, which is found out here, is met once more, one by one.
+        A server that is confused by what others take is met once more, in another way: nothing is at stake.
         """
-        pipelining = Pipelining(self.server)
-        was_slow = pipelining.is_one_by_one
-        try:
-            self._connect(pipelining)
-        except (ServerUnavailable, SessionFault):
-            if was_slow or not pipelining.is_one_by_one or self._sockets.is_cut:
-                raise
-            self._connect(Pipelining(self.server))
+        quirks = known.of(self.server.address)
+        while True:
+            pipelining = Pipelining(self.server)
+            before = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv
+            try:
+                return self._connect(pipelining)
+            except (ServerUnavailable, SessionFault):
+                after = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv
+                if before == after or self._sockets.is_cut:
+                    raise
 
     def _connect(self, pipelining: Pipelining) -> None:
         server, settings = self.server, self.settings
         name, port = server.hostname, server.port or self.spec.default_port or 0
         try:
-            sock = dial(self._sockets, server.host, port, settings.connect_timeout, settings.reply_timeout)
+            quirks, limits = known.of(server.address), (settings.connect_timeout, settings.reply_timeout)
+            sock = dial(self._sockets, server.host, port, *limits, quirks.working_address)
+            quirks.working_address = sock.getpeername()
         except TimeoutError as error:
             raise ServerUnavailable(
                 f"{name}: no connection to {server.host}:{port} within {settings.connect_timeout:g} s "
@@ -88,11 +92,12 @@ class FTPTransfer(Streaming):
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that is none
             raise ServerUnavailable(f"{name}: no connection to {server.host}:{port}: {error}", server=name) from error
         try:
-            limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
-            self._control = control = Control(sock, self._sockets, name, pipelining, **limits)
+            control = Control(
+                sock, self._sockets, name, pipelining, login=settings.login_timeout, reply=settings.reply_timeout
+            )
+            self._control = control
             passive = settings.passive if server.passive is None else server.passive
             names, features = log_in(control, server, self._encoding, passive=passive and server.epsv != "off")
-            quirks = known.of(server.address)
             ways = DataConnections(control, self._sockets, settings, quirks, passive=passive, epsv=server.epsv != "off")
             self._link = Link(server, control, names, features, ways)
         except BaseException:
@@ -134,8 +139,9 @@ class FTPTransfer(Streaming):
         self.link.flush()
 
     def push(self) -> None:
-        """Send what is corked."""
-        self.link.control.push()
+        """Send what is corked; in a session that is over nothing is, and whoever waits for an answer is told."""
+        if self.link.control.state is not State.BROKEN:
+            self.link.control.push()
 
     def prepare(self) -> None:
         """Queue the opening of a data connection."""
@@ -194,11 +200,11 @@ class FTPTransfer(Streaming):
         link = self.link
         whole = link.names.whole(path)
         size, mdtm = link.ask("SIZE", whole), link.ask("MDTM", whole)
-        cwd = link.ask("CWD", whole) if link.quirks.sizes_folders else None
+        entry = asking.ask_entry(link, whole) if link.quirks.sizes_folders else None
         facts = asking.facts_of(link, size.result(), mdtm.result())
         if size.result().is_success and asking.tells_files_by_size(link):
             return facts
-        if size.result().is_success and cwd is not None and not cwd.result().is_success:
+        if size.result().is_success and entry is not None and not entry():
             return facts
         kind, _ = asking.kind_of(link, whole, by_listing=False)
         if kind is asking.Kind.MISSING:
@@ -212,10 +218,13 @@ class FTPTransfer(Streaming):
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask size and time again."""
-        return self.link.later(self._ask_again(parcel), asks_more=False)
+        is_same = self._ask_again(parcel)
+        return self.link.later(lambda: _unless_over(parcel, is_same), asks_more=False)
 
     def _ask_again(self, parcel: Parcel) -> Callable[[], bool]:
         whole = self.link.names.whole(parcel.path)
+        if self.link.control.state is State.BROKEN and isinstance(parcel, FTPParcel) and parcel.is_proven:
+            return lambda: True
         size, mdtm = self.link.ask("SIZE", whole), self.link.ask("MDTM", whole)
         return lambda: asking.is_unchanged(self.link, parcel.facts, size.result(), mdtm.result())
 
@@ -287,6 +296,16 @@ class FTPTransfer(Streaming):
         link.settle_all()
         whole = link.names.whole(folder) if folder.strip("/.") else link.names.top
         return listing.names_in(link, whole, prefix) or []
+
+
+def _unless_over(parcel: Parcel, is_same: Callable[[], bool]) -> bool:
+    """Ask whether a file changed; of one that came whole, with its 226, a session that ends there says nothing."""
+    try:
+        return is_same()
+    except ConnectionLost:
+        if isinstance(parcel, FTPParcel) and parcel.is_proven:
+            return True
+        raise
 
 
 def _stored_size(link: Link, whole: str, size: Pending) -> int | None:

@@ -163,6 +163,7 @@ class Upload:
             stor.result(data)
         finally:
             data.close()
+        self._link.starting.require_binary(stor)
         return stor if stor.has_failed else None
 
     def _has_last_word_only(self, running: Running) -> bool:
