@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from etl.errors import EtlError
 from etl.models.server import zone_of
-from etl.transfer.ftp import known
+from etl.transfer.ftp import known, telnet
 from etl.transfer.ftp.names import Names, check_encoding
 from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.starting import Starting
@@ -56,15 +56,16 @@ class Link:
 
     def ask(self, verb: str, whole_path: str) -> Pending:
         """Queue a command about a path."""
-        return self.control.send(verb, self.names.wire(whole_path))
+        return self.control.send(verb, self.wire(whole_path))
 
     def command(self, verb: str, argument: bytes) -> Pending:
         """Queue any command."""
         return self.control.send(verb, argument)
 
     def wire(self, whole_path: str) -> bytes:
-        """Return the bytes of a path."""
-        return self.names.wire(whole_path)
+        """Return the bytes of a whole path, as they are sent."""
+        path = self.names.wire(whole_path)
+        return path if telnet.IAC not in path else telnet.written(self.control, self.quirks, path)
 
     def offers(self, feature: str) -> bool:
         """Is a feature in the server's FEAT?"""
