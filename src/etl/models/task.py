@@ -117,7 +117,7 @@ class Task:
     facts: Facts | None = None  # size and time of the source, as it was read
     start: Start | None = None  # when the copying began
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
-    epoch: int = 0  # of the partition's assignment in which the record was received
+    epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time
     # (monotonic); None if there is no need to.
     orphan_scan_since: float | None = None
