@@ -1,6 +1,9 @@
 # `make` lists the targets. Each of them brings up what it needs.
 
 PYTHON := .venv/bin/python
+# Workers of a test run: one more than two cores, as most tests wait more than they work. Each takes a file at a time.
+WORKERS ?= 3
+PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -26,13 +29,13 @@ down: ## stop what `make demo KEEP=1` left running
 .PHONY: test
 test: test-servers ## run all tests except those of the image and the long ones; measure coverage, child processes too
 	@$(PYTHON) -m coverage erase
-	$(PYTHON) -m coverage run -m pytest -m "not long and not container" $(ARGS)
+	$(PYTHON) -m coverage run $(PYTEST) -m "not long and not container" $(ARGS)
 	@$(PYTHON) -m coverage combine --quiet
 	@$(PYTHON) -m coverage report
 
 .PHONY: unit
 unit: bootstrap ## run only the unit tests
-	$(PYTHON) -m pytest -m unit $(ARGS)
+	$(PYTHON) $(PYTEST) --numprocesses=2 -m unit $(ARGS)
 
 .PHONY: image
 image: ## build the image from BASE_IMAGE, or from the base image that docker/engine.sh makes
@@ -41,7 +44,7 @@ image: ## build the image from BASE_IMAGE, or from the base image that docker/en
 
 .PHONY: test-container
 test-container: bootstrap ## test the image in a real Docker Engine; TEST_LONG=1 runs the long tests too
-	$(PYTHON) -m pytest -m "container$(if $(filter-out 0,$(TEST_LONG)),, and not long)" $(ARGS)
+	$(PYTHON) $(PYTEST) -m "container$(if $(filter-out 0,$(TEST_LONG)),, and not long)" $(ARGS)
 
 .PHONY: test-long
 test-long: test-servers ## run the long tests: more kills, more faults, more files
