@@ -63,20 +63,20 @@ def test_what_was_read_at_two_looks_goes() -> None:
     """Up to where it was read at the first; what was read between the looks stays for another one."""
     kafka = Kafka({"ours": {JOBS: 9, ONE: 100, OTHER: 7}})
     trimming = trimmer(kafka)
-    assert trimming.look() == 0
+    assert trimming.trim() == 0
     kafka.groups["ours"][ONE] = 150
-    assert trimming.look() == 107
+    assert trimming.trim() == 107
     assert kafka.first == {ONE: 100, OTHER: 7}
     kafka.groups["ours"][ONE] = 155
-    assert trimming.look() == 50
-    assert trimming.look() == 0, "five are not worthwhile"
+    assert trimming.trim() == 50
+    assert trimming.trim() == 0, "five are not worthwhile"
 
 
 def test_little_is_left_and_asks_nobody_else() -> None:
     """A few records are not worth a question to all groups."""
     kafka = Kafka({"ours": {ONE: 9}})
     trimming = trimmer(kafka)
-    assert [trimming.look(), trimming.look()] == [0, 0]
+    assert [trimming.trim(), trimming.trim()] == [0, 0]
     assert kafka.asked == ["ours", "ours"]
 
 
@@ -84,13 +84,13 @@ def test_a_group_that_is_behind_keeps_what_it_has_not_read() -> None:
     """Also one that has read nothing of T-retry, but jobs; not one of other topics."""
     kafka = Kafka({"ours": {ONE: 100, OTHER: 50}, "slow": {JOBS: 1, ONE: 30}, "foreign": {Partition("X", 0): 3}})
     trimming = trimmer(kafka)
-    assert [trimming.look(), trimming.look()] == [0, 30]
+    assert [trimming.trim(), trimming.trim()] == [0, 30]
     assert kafka.first == {ONE: 30, OTHER: 0}
     with structlog.testing.capture_logs() as logs:
         kafka.groups["slow"][ONE] = 32
-        assert trimming.look() == 0
+        assert trimming.trim() == 0
         assert not logs, "it does read"
-        assert [trimming.look(), trimming.look(), trimming.look()] == [0, 0, 0]
+        assert [trimming.trim(), trimming.trim(), trimming.trim()] == [0, 0, 0]
     said = [line["reason"] for line in logs if line["event"] == "retry topic not trimmed"]
     assert said == ["group slow does not read it"]
 
@@ -99,9 +99,9 @@ def test_a_group_that_comes_between_the_looks_loses_nothing() -> None:
     """Its first record lies where ours has not been at the first look, or its offset is seen at the second."""
     kafka = Kafka({"ours": {ONE: 100}})
     trimming = trimmer(kafka)
-    trimming.look()
+    trimming.trim()
     kafka.groups["new"] = {JOBS: 1}
-    assert trimming.look() == 0
+    assert trimming.trim() == 0
     assert kafka.first[ONE] == 0
 
 
@@ -109,25 +109,25 @@ def test_an_offset_that_was_set_back_is_heeded() -> None:
     """By an operator, between the looks."""
     kafka = Kafka({"ours": {ONE: 100}})
     trimming = trimmer(kafka)
-    trimming.look()
+    trimming.trim()
     kafka.groups["ours"][ONE] = 40
-    assert trimming.look() == 40
+    assert trimming.trim() == 40
 
 
 def test_where_groups_may_be_missing_nothing_goes() -> None:
     """And a look after an error begins anew."""
     kafka = Kafka({"ours": {ONE: 100}})
     trimming = trimmer(kafka)
-    trimming.look()
+    trimming.trim()
     kafka.refuses = NotAllowed("hidden")
     with pytest.raises(NotAllowed):
-        trimming.look()
+        trimming.trim()
     kafka.refuses = None
     kafka.hidden = {"ours"}
     with pytest.raises(BrokerUnavailable, match="our own group"):
-        trimming.look()
+        trimming.trim()
     kafka.hidden = set()
-    assert [trimming.look(), trimming.look()] == [0, 100]
+    assert [trimming.trim(), trimming.trim()] == [0, 100]
 
 
 def test_whatever_goes_wrong_is_said_once_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
