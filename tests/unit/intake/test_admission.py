@@ -92,7 +92,7 @@ class FakePartitions:
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         return 0.0 if self.dirty else None
 
-    def owned(self, partition: Partition, epoch: int) -> bool:
+    def owns(self, partition: Partition, epoch: int) -> bool:
         return self.ours and self.ledger.owns(partition, epoch)
 
 
@@ -404,7 +404,7 @@ def test_a_leaves_partial_partial_is_removed_through_a_new_session(scene: Scene)
         scene.dispatcher.drop(lambda _task: True)
         assert not task.leaves_partial
     assert len(scene.world["B"].removed) == 1
-    assert not scene.reporter.give_up_waiting()
+    assert not scene.reporter.drop_unscanned()
 
 
 def leaving_a_partial_file(
@@ -428,14 +428,14 @@ def test_a_job_broken_off_by_the_stop_leaves_it_to_the_next_owner_to_look(
     scene.accept()
     scene.fly()
     assert len(scene.world["B"].removed) == 1
-    assert not scene.reporter.give_up_waiting()
+    assert not scene.reporter.drop_unscanned()
 
 
 def test_a_job_that_never_wrote_leaves_nothing_when_the_stop_breaks_it_off(scene: Scene) -> None:
     scene.accept()
     scene.stopping.set()
     scene.run(raising(errors.OwnershipLost("the process stops")))
-    assert scene.reporter.give_up_waiting()
+    assert scene.reporter.drop_unscanned()
 
 
 def test_a_job_that_still_has_to_look_when_the_process_ends_leaves_it_to_the_next_owner(
@@ -446,7 +446,7 @@ def test_a_job_that_still_has_to_look_when_the_process_ends_leaves_it_to_the_nex
     scene.accept()
     scene.fly()
     assert scene.dispatcher.unfinished[0] == 1
-    assert not scene.reporter.give_up_waiting()
+    assert not scene.reporter.drop_unscanned()
 
 
 @pytest.mark.parametrize("dirty", [True, False])
@@ -476,7 +476,7 @@ def test_a_job_that_failed_and_then_went_well_leaves_nothing(scene: Scene, actio
     scene.run(good)
     scene.commit()
     assert scene.dispatcher.unfinished[0] == (action == "delete")
-    assert scene.reporter.give_up_waiting()
+    assert scene.reporter.drop_unscanned()
 
 
 def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(scene: Scene) -> None:

@@ -78,7 +78,7 @@ class Scene:
     def __init__(self, *held: Partition, window: int = 10) -> None:
         self.group, self.ledger, self.clock = FakeGroup(*held), Ledger("t"), pretend.Clock()
         self.partitions = Partitions(self.group, self.ledger, window, self.clock)  # type: ignore[arg-type]
-        self.group.on_revoked = self.partitions.revoked
+        self.group.on_revoked = self.partitions.revoke
 
     def take_over(self, *, begin: bool = True) -> list[dict[str, Any]]:
         """Take over; `begin`: and put it on record that somebody is at work, without which nothing is fetched."""
@@ -183,13 +183,13 @@ def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> Non
     assert scene.partitions.is_delayed(P0)
     assert scene.group.silent == {P0}
     assert scene.group.sought == [(P0, 7)]
-    assert scene.partitions.deferred("jobs") == (10, scene.clock() + 10)
+    assert scene.partitions.count_deferred("jobs") == (10, scene.clock() + 10)
     scene.clock.pass_(10)
     scene.partitions.steer(window_full=False)
     assert not scene.partitions.is_delayed(P0)
     assert scene.group.silent == set()
     scene.partitions.delay(Partition("jobs", 9), 0, 0.0, seen_by_predecessor=True)  # revoked meanwhile: nothing happens
-    assert scene.partitions.deferred("other") == (0, None)
+    assert scene.partitions.count_deferred("other") == (0, None)
 
 
 def test_a_record_that_is_wanted_wakes_its_partition_before_its_time() -> None:
@@ -213,12 +213,12 @@ def test_what_was_revoked_is_not_ours() -> None:
     scene.take_over()
     before = scene.partitions.epoch(P0)
     assert before is not None
-    assert scene.partitions.owned(P0, before)
-    scene.partitions.revoked([P0])
-    assert not scene.partitions.owned(P0, before)
+    assert scene.partitions.owns(P0, before)
+    scene.partitions.revoke([P0])
+    assert not scene.partitions.owns(P0, before)
     scene.group.new = [P0]
     scene.take_over()
-    assert not scene.partitions.owned(P0, before)
+    assert not scene.partitions.owns(P0, before)
 
 
 def test_who_is_no_member_owns_nothing() -> None:
@@ -228,7 +228,7 @@ def test_who_is_no_member_owns_nothing() -> None:
     epoch = scene.partitions.epoch(P0)
     assert epoch is not None
     scene.group.member = False
-    assert not scene.partitions.owned(P0, epoch)
+    assert not scene.partitions.owns(P0, epoch)
 
 
 def after_a_kill(*, end: int = END) -> Scene:
@@ -246,8 +246,8 @@ def after_a_kill(*, end: int = END) -> Scene:
 
 def test_what_a_dead_owner_may_have_had_at_work_is_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many jobs as a process may have without a committed outcome, and none that was sent since."""
-    monkeypatch.setattr(partitions, "OUTSTANDING", 20)
-    monkeypatch.setattr(partitions, "POLLED", 3)
+    monkeypatch.setattr(partitions, "MIN_OUTSTANDING_LIMIT", 20)
+    monkeypatch.setattr(partitions, "MAX_POLL_RECORDS", 3)
     scene = after_a_kill()
     assert sum(scene.partitions.orphan_scan_since(P0, offset) is not None for offset in range(50)) == 23
     assert scene.partitions.orphan_scan_since(P1, 0) is None
@@ -279,13 +279,13 @@ def test_all_is_scanned_once_everything_was_received_that_lay_there() -> None:
     scene.group.positions[P0] = 5
     assert scene.partitions.has_scanned()
     scene = after_a_kill(end=5)
-    scene.partitions.revoked([P0])
+    scene.partitions.revoke([P0])
     assert scene.partitions.has_scanned()
 
 
 def test_no_more_is_fetched_than_the_next_owner_would_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outcomes that are not committed count, too: after a kill those jobs are done again."""
-    monkeypatch.setattr(partitions, "OUTSTANDING", 3)
+    monkeypatch.setattr(partitions, "MIN_OUTSTANDING_LIMIT", 3)
     scene = Scene(P0, window=1)
     scene.take_over()
     for offset in range(3):
@@ -322,7 +322,7 @@ def test_the_position_is_told_so_that_lag_ends_at_zero() -> None:
     batch = scene.commit(clean=True)
     assert batch is not None
     assert batch.offsets[P0].offset == 0  # it is not done
-    scene.partitions.revoked([P0])
+    scene.partitions.revoke([P0])
     scene.group.new = [P0]
     scene.take_over()
     scene.group.positions[P0] = 3

@@ -294,7 +294,7 @@ def test_a_position_past_markers_is_committed_at_most_once_a_second() -> None:
     desk.receive(0)
     desk.finish(0)
     desk.commit()
-    desk.ledger.moved(HERE, 2)
+    desk.ledger.advance(HERE, 2)
     desk.now = 10.9
     assert desk.take() is None
     desk.now = 11.0
@@ -306,18 +306,18 @@ def test_a_position_past_markers_is_committed_at_most_once_a_second() -> None:
 def test_a_position_is_not_committed_over_a_record_at_work() -> None:
     desk = Desk()
     desk.receive(0)
-    desk.ledger.moved(HERE, 5)
+    desk.ledger.advance(HERE, 5)
     desk.now = 100.0
     assert desk.take() is None
 
 
 def test_what_happens_to_a_partition_that_is_not_ours_is_no_matter() -> None:
     desk = Desk()
-    desk.ledger.moved(THERE, 5)
+    desk.ledger.advance(THERE, 5)
     desk.ledger.revoke([THERE])
     assert not desk.ledger.was_clean(THERE)
-    assert not desk.ledger.started(THERE)
-    assert not desk.ledger.full(THERE)
+    assert not desk.ledger.is_claimed(THERE)
+    assert not desk.ledger.is_full(THERE)
     with pytest.raises(KeyError):
         desk.ledger.receive(THERE, 0)
 
@@ -351,10 +351,10 @@ def test_a_clean_end_is_said_of_every_partition_also_of_idle_ones() -> None:
 def test_a_new_owner_puts_on_record_that_it_works_before_the_end_of_the_last_passes_for_its_own() -> None:
     desk = Desk(started=False)
     assert desk.ledger.was_clean(HERE)
-    assert not desk.ledger.started(HERE)
+    assert not desk.ledger.is_claimed(HERE)
     batch = desk.commit()
     assert not OffsetTracker(*batch.offsets[HERE]).was_clean
-    assert desk.ledger.started(HERE)
+    assert desk.ledger.is_claimed(HERE)
     assert desk.ledger.was_clean(HERE), "of the last owner"
 
 

@@ -133,7 +133,7 @@ class Process:
             if state is not RecordState.DONE:
                 self.work.append(Work(tp, offset, self.epochs[tp], state))
         if at_most >= len(coming):
-            self.ledger.moved(tp, self.broker.ends[tp])
+            self.ledger.advance(tp, self.broker.ends[tp])
 
     def report(self, work: Work, state: RecordState) -> None:
         """A lane tells how it ended; after a publish is committed the source action comes as new work."""

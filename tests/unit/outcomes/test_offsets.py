@@ -238,7 +238,7 @@ def test_the_first_unfinished_record_can_be_published_and_finished_when_the_meta
 def test_a_partition_is_full_before_what_is_outstanding_could_overflow_the_metadata() -> None:
     tracker = OffsetTracker(0)
     count = 0
-    while not tracker.full:
+    while not tracker.is_full:
         tracker.receive(count)
         count += 1
     assert 1000 < count < 3000
@@ -246,7 +246,7 @@ def test_a_partition_is_full_before_what_is_outstanding_could_overflow_the_metad
     assert len(plan.done) == len(range(1, count, 2)), "none has to wait"
     tracker.mark_committed(*plan)
     finish(tracker, 0, 2, 4)
-    assert not tracker.full
+    assert not tracker.is_full
 
 
 def test_at_most_so_many_are_planned_lowest_first() -> None:
@@ -313,7 +313,7 @@ def test_whatever_is_finished_in_whatever_order_each_owner_knows_exactly_what_wa
             first = next((r for r in told if r not in done), None)
             assert first not in ready or first in plan.done | plan.published or len(ready) > 1
             said = tracker.snapshot(*plan, owner, TOKEN)
-            size = tracker._after(*plan).size_bytes()
+            size = tracker._view_after(*plan).size_bytes()
             assert size <= room_bytes
             assert len(said.metadata) <= METADATA_LIMIT_BYTES
             done |= plan.done
