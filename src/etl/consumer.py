@@ -204,7 +204,7 @@ class FileTransferConsumer:
             stages=runner,
         )
 
-        def revoked(gone: list[Partition]) -> None:
+        def revoke(gone: list[Partition]) -> None:
             taken = set(gone)
             partitions.revoke(taken)
             lanes.abort(lambda task: task.partition in taken, OwnershipLost("the partition was taken away"))
@@ -216,7 +216,7 @@ class FileTransferConsumer:
                 self.bootstrap_servers,
                 self.group_id,
                 [names.source, names.retry],
-                on_revoked=revoked,  # `poll` calls it; `partitions` exists before the first poll
+                on_revoked=revoke,  # `poll` calls it; `partitions` exists before the first poll
                 instance_id=me.group_instance_id if settings.instance_id_is_set else None,
                 leave_on_stop=settings.leave_on_stop,
                 max_poll_records=MAX_POLL_RECORDS,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 ABANDONED_PAUSE_SECONDS = 1.0  # until an abandoned job is tried again, if its partition is still assigned here
-ATTEMPT_CHARACTERS = 2000  # of an error, in a job's list of attempts
+ATTEMPT_CHARACTERS = 2000  # longer errors are cut in a job's list of attempts
 
 
 @dataclass

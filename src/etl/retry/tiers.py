@@ -20,7 +20,7 @@ import zlib
 from bisect import bisect_right
 
 TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds
-BLOCKS = 4  # of a T-retry that a consumer creates
+BLOCKS = 4  # in a T-retry that a consumer creates
 PARTITIONS = BLOCKS * len(TIERS)
 TIER_TOLERANCE_SECONDS = 0.5  # by the time a wait of exactly one tier is recorded, slightly less remains
 DEFERRED_READS_PER_SECOND = 100.0  # per process: deferred jobs read although they can only be deferred again

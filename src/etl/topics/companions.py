@@ -18,9 +18,8 @@ log = structlog.get_logger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
 RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # trimming frees disk space in whole segments
-OUTCOME_MAX_BYTES = (
-    4 * 1024 * 1024
-)  # of a message: a dead letter holds the original, perhaps in base64, and its history
+# A dead letter holds the original message, perhaps in base64, and its history.
+OUTCOME_MAX_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
