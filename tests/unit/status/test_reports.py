@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,12 +38,11 @@ class FakeGroup:
     def new_partitions(self) -> list[Partition]:
         return list(self.new)
 
-    def take_over(self, partition: Partition, timeout: float) -> TakenOver:
-        return TakenOver(Commit(0, ""), self.unread[partition])
-
-    def settled(self, partition: Partition) -> bool:
+    def take_over(self, partition: Partition, set_up: Callable[[TakenOver], None], timeout: float) -> TakenOver:
+        taken = TakenOver(Commit(0, ""), self.unread[partition])
+        set_up(taken)
         self.new.remove(partition)
-        return True
+        return taken
 
     def behind(self, partition: Partition) -> int:
         return self.unread[partition]
@@ -63,14 +62,14 @@ class Scene:
     """A process that holds a partition of the source topic and two of T-retry, with two servers."""
 
     def __init__(self, clock: pretend.Clock) -> None:
-        self.clock, self.intake, settings = clock, FakeGroup(), pretend.settings()
+        self.clock, self.group, settings = clock, FakeGroup(), pretend.settings()
         world = pretend.World(A=8, B=8)
         self.pools = Pools(world.config, settings, self.clock, world.create)
         self.dispatcher = Dispatcher(self.pools, settings, self.clock, lambda: 0.5)
-        self.partitions = Partitions(self.intake, Ledger("token"), 10, lambda: NOW)  # type: ignore[arg-type]
+        self.partitions = Partitions(self.group, Ledger("token"), 10, lambda: NOW)  # type: ignore[arg-type]
         self.partitions.take_over_new()
         topics = Topics.of("jobs", settings)
-        self.reports = reports.Reports(topics, self.intake, self.partitions, self.dispatcher)  # type: ignore[arg-type]
+        self.reports = reports.Reports(topics, self.group, self.partitions, self.dispatcher)  # type: ignore[arg-type]
 
     def lines(self, seconds: float = 0.0) -> list[dict[str, Any]]:
         """Let time pass; return the lines of the next tick."""
@@ -111,7 +110,7 @@ def test_without_a_delayed_partition_the_next_due_time_is_unknown(scene: Scene) 
 
 
 def test_nothing_is_logged_while_no_job_is_deferred(scene: Scene) -> None:
-    scene.intake.unread |= {RETRY: 0, LATER: 0}
+    scene.group.unread |= {RETRY: 0, LATER: 0}
     assert scene.lines(30) == []
 
 
@@ -157,11 +156,11 @@ def test_a_process_without_a_partition_reports_once_that_it_is_idle(scene: Scene
     """After twenty seconds as a member, as it may be assigned one until then. Partitions of T-retry do not count."""
     idle = lambda seconds: [line["event"] for line in scene.lines(seconds) if line["event"].startswith("idle")]  # noqa: E731
     assert idle(100) == [], "it holds one"
-    scene.intake.held = [RETRY, LATER]
+    scene.group.held = [RETRY, LATER]
     assert idle(20) == []
-    scene.intake.member = False
+    scene.group.member = False
     assert idle(1) == [], "not a member: the group is rebalancing"
-    scene.intake.member = True
+    scene.group.member = True
     assert idle(20) == []
     assert idle(1) == ["idle: the group has more processes than the topic has partitions"]
     assert idle(100) == []
