@@ -58,9 +58,9 @@ class Partitions:
         self._paused: set[Partition] = set()
 
     def __repr__(self) -> str:
-        with self._lock:
-            delayed = sum(held.paused_until is not None for held in self._held.values())
-            return f"Partitions({len(self._held)} held, {len(self._paused)} paused, {delayed} of them delayed)"
+        states = list(self._held.values())  # no lock: its holder may want to print it
+        delayed = sum(state.paused_until is not None for state in states)
+        return f"Partitions({len(states)} held, {len(self._paused)} paused, {delayed} of them delayed)"
 
     def take_over_new(self) -> None:
         """Take over newly assigned partitions: read the committed offset, and whether the last owner ended cleanly."""
@@ -155,7 +155,7 @@ class Partitions:
         `seen_by_predecessor=False`: no earlier owner can have received this record, so nothing from `offset` on can
         have left orphans.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide whether the partition is still held; a revoked one is not delayed
             held = self._held.get(partition)
             if held is None:
                 return

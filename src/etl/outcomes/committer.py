@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.05, 5.0
 SHORTEST_INTERVAL = 0.25  # part of the interval that passes at least between two batches, even if no outcome is missing
-RIVAL_FENCES, RIVAL_SECONDS = 5, 60.0  # being fenced so often in that time proves another process with our identity
+RIVAL_FENCES, RIVAL_SECONDS = 5, 60.0  # being fenced so often in that time means: another process has this identity
 
 
 class _Flush:

@@ -80,14 +80,12 @@ class Ledger:
         self.on_complete: Callable[[], None] | None = None  # called without the lock when no outcome is missing
 
     def __repr__(self) -> str:
-        with self._lock:
-            waiting = sum(len(state.waiting) for state in self._partitions.values())
-            outstanding = sum(state.tracker.outstanding for state in self._partitions.values())
-            flight = "no batch" if self._in_flight is None else f"batch {self._in_flight[0].number}"
-            return (
-                f"Ledger({len(self._partitions)} partitions, {outstanding} records outstanding, "
-                f"{waiting} outcomes not committed, {flight} in flight)"
-            )
+        states, in_flight = list(self._partitions.values()), self._in_flight  # no lock: its holder may want to print it
+        waiting, outstanding = sum(len(one.waiting) for one in states), sum(one.tracker.outstanding for one in states)
+        batch = "no batch" if in_flight is None else f"batch {in_flight[0].number}"
+        return (
+            f"Ledger({len(states)} partitions, {outstanding} outstanding, {waiting} not committed, {batch} in flight)"
+        )
 
     # --- called by the consumer
 
@@ -106,7 +104,7 @@ class Ledger:
 
     def revoke(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions at once; a batch in flight ends for the others alone."""
-        with self._lock:
+        with self._lock:  # critical section: from here on, no outcome of these partitions counts
             for partition in partitions:
                 if self._partitions.pop(partition, None) is not None:
                     self._order.remove(partition)
@@ -118,7 +116,7 @@ class Ledger:
             KeyError: the partition is not assigned.
             ValueError: the offset is before the position.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide how far the record has come; from here on it is outstanding
             state = self._partitions[partition]
             state.is_unchanged = False
             return state.tracker.receive(offset)
@@ -215,7 +213,7 @@ class Ledger:
         Together, as the code then stays in the processor's caches: in a lane, between two files, building a message
         takes three times as long.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide who builds the messages; no other thread finds these outcomes now
             unwritten, self._unwritten = self._unwritten, []
         written = [outcome._replace(messages=outcome.write(), write=None) for outcome in unwritten if outcome.write]
         with self._lock:  # critical section: decide whose partitions are still assigned; other messages are dropped
@@ -288,7 +286,7 @@ class Ledger:
 
         Returns None if `read_back` lacks one of them and none proves the commit.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide which partitions may prove the commit
             parts = self._require_in_flight(batch)
             assigned = [tp for tp, part in parts.items() if self._assigned(tp, part.epoch) is not None]
         if any(tuple(read_back[tp]) == tuple(batch.offsets[tp]) for tp in assigned if tp in read_back):
@@ -304,7 +302,7 @@ class Ledger:
         if message.shrink is None:
             return False
         shorter = message.shrink()
-        with self._lock:
+        with self._lock:  # critical section: decide which outcome the message belongs to, if its partition is assigned
             for partition, part in self._require_in_flight(batch).items():
                 state = self._assigned(partition, part.epoch)
                 if state is None:
