@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # Pause of a partition whose next record would be deferred too soon; resuming refetches its buffered records.
 DEFERRED_READ_PAUSE_SECONDS = 1.0
-# A delayed partition is resumed early once its pair has room for this part of what it would accept: each time its
-# buffered records are fetched again.
+# A delayed partition is resumed early only once less than this part of its servers' stock waits here, as its buffered
+# records are then fetched again.
 RECALL_BELOW = 0.5
 
 
