@@ -33,7 +33,7 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
 
         def on_joined() -> None:
             joined()
-            self.confirmed_at = time.monotonic()
+            self.confirmed_at = ended.pop()[0] if ended else time.monotonic()
 
         def on_answered() -> None:
             # What an answer confirms is the moment of the question: a process that slept reads an old one on waking.
@@ -41,6 +41,19 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
             self.confirmed_at = beat.last_send
 
         coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
+
+        # A join that ends between two polls is not collected by the next one, which begins another. After the leader's
+        # all members join again: on a busy machine that goes on and on. So its end is kept, with the time of it.
+        attempt = coordinator._do_join_and_sync_async  # noqa: SLF001 - as above
+        ended: list[tuple[float, Any]] = []
+
+        async def join() -> Any:
+            if not ended:
+                assignment = await attempt()
+                ended.append((time.monotonic(), assignment))
+            return ended[0][1]
+
+        coordinator._do_join_and_sync_async = join  # noqa: SLF001 - as above
 
         # A join that outlasts one poll may be finished when the library sees no reason to join any more (its leader has
         # just noted the metadata that was the reason): then nobody collects it, and we are no member, for ever.
@@ -54,6 +67,7 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         def reset_generation(*arguments: Any, **named: Any) -> None:
             reset(*arguments, **named)
             coordinator.rejoining = False
+            ended.clear()
 
         coordinator.reset_generation = reset_generation
         _mend(self._fetcher)
