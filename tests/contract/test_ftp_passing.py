@@ -228,6 +228,45 @@ def test_a_rename_without_an_answer_is_looked_at_before_anything_is_sent_again(
     assert sum(command.startswith("STOR") for command in destination.commands) == 1
 
 
+def test_a_session_that_ends_behind_the_226_loses_no_upload(fake, session, buffer) -> None:
+    """Each one does: the next session finds the file whole, and renames it; nothing is sent twice."""
+
+    def stor(its: FakeSession, argument: str) -> None:
+        its.reply(its.stor(argument))
+        its.drop()
+
+    source, destination = fake(files={"/a": b"12345"}), fake(files={"/out/x": b""}, answers={"STOR": stor})
+    task = a_task()
+    with pytest.raises(EtlError):
+        moved(task, session(source), session(destination), buffer)
+    receipt = moved(task, session(source), session(destination), buffer)
+    assert (receipt.size_bytes, receipt.verified_by) == (5, relay.SIZE)
+    assert destination.files == {"/out/x": b"", "/out/b": b"12345"}
+    assert sum(command.startswith("STOR") for command in destination.commands) == 1
+
+
+@pytest.mark.parametrize("publish", ["rename", "direct"])
+def test_a_hook_that_takes_uploads_away_does_not_get_copy_after_copy(fake, session, buffer, publish: str) -> None:
+    """Once it may be an accident, twice is dead; written directly the file was delivered, once."""
+    taken: list[bytes] = []
+
+    def stor(its: FakeSession, argument: str) -> str:
+        said = its.stor(argument)
+        taken.append(its.server.files.pop(argument))
+        return said
+
+    source, destination = fake(files={"/a": b"12345"}), fake(files={"/out/x": b""}, answers={"STOR": stor})
+    fates = []
+    for _ in range(2):
+        try:
+            assert moved(a_task(), session(source), session(destination, publish=publish), buffer).size_bytes == 5
+            break
+        except EtlError as error:
+            fates.append(error.fate)
+    assert fates == ([Fate.RETRY, Fate.DEAD] if publish == "rename" else [])
+    assert taken == [b"12345"] * (2 if publish == "rename" else 1)
+
+
 # --- what only confirms --------------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,26 @@ def test_without_a_commit_a_group_starts_at_the_earliest(desk: Desk, join: Calla
     assert re.fullmatch(rf"<GroupConsumer {desk.group} \S+ member assigned=2 to_take_over=0>", repr(member.group))
 
 
+def test_a_partition_that_is_revoked_while_it_is_set_up_is_revoked_again(
+    desk: Desk, join: Callable[..., Member]
+) -> None:
+    """The first revocation may have found nothing to revoke; `None` says that the partition is not ours."""
+    member = join()
+    member.join(2)
+    taken: list[object] = []
+
+    def revoke(_: seam.TakenOver) -> None:
+        member.group.forget([p(desk)])  # as the client does on its own thread
+
+    wait_until(
+        lambda: taken.append(member.group.take_over(p(desk), revoke)) or member.revoked or member.group.poll(0.05),
+        20,
+        "a take-over",
+    )
+    assert set(taken) == {None}
+    assert member.revoked == [p(desk), p(desk)]
+
+
 def test_a_member_goes_on_where_the_group_stands(
     desk: Desk, join: Callable[..., Member], producer: TransactionalProducer
 ) -> None:
@@ -177,10 +197,10 @@ def test_the_position_passes_transaction_markers(
     producer.transact([Message(desk.topic, None, b"one", partition=0)])
     rival = TransactionalProducer(desk.bootstrap_servers, f"aborted-{desk.topic}")
     rival.open()
-    producer: Any = rival._producer
-    producer.begin_transaction()
-    producer.send(desk.topic, value=b"aborted", partition=0).get(timeout=10)
-    producer.abort_transaction()
+    raw: Any = rival._producer
+    raw.begin_transaction()
+    raw.send(desk.topic, value=b"aborted", partition=0).get(timeout=10)
+    raw.abort_transaction()
     rival.close()
     member = join()
     member.join(2)
@@ -318,11 +338,32 @@ def test_a_join_that_nobody_collected_is_done_again(desk: Desk, join: Callable[.
     assert not coordinator.rejoining
 
 
+def test_a_join_that_ends_between_two_polls_is_not_begun_anew(desk: Desk, join: Callable[..., Member]) -> None:
+    """Of a leader that would have all others join again, and so on while the machine is busy."""
+    group = join().group
+    coordinator = group._client._coordinator
+
+    def joined() -> bool:
+        group.poll(0.001)
+        if coordinator._join_task is not None:
+            wait_until(lambda: coordinator._join_task.is_done, 20, "the end of a join")
+        return len(group.new_partitions()) == 2
+
+    wait_until(joined, 20, "assignment")
+    assert group._client.group_metadata().generation_id == 1
+
+
 def test_who_is_thrown_out_while_it_joins_hears_of_it(desk: Desk, join: Callable[..., Member]) -> None:
     """Before it joins again: else it would claim partitions that another member has by now."""
     first, second = join(), join()
     both = (first.group, second.group)
-    wait_until(lambda: [one.poll(0.05) for one in both] and all(one.new_partitions() for one in both), 30, "shares")
+
+    def have_shares() -> bool:
+        for one in both:
+            one.poll(0.05)
+        return all(one.new_partitions() and not one._client._coordinator.need_rejoin() for one in both)
+
+    wait_until(have_shares, 30, "shares")
     (held,) = first.group.new_partitions()
     first.take_over(held)
     coordinator, member_id = first.group._client._coordinator, first.group._client.group_metadata().member_id

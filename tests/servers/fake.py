@@ -196,6 +196,13 @@ class FakeSession:
         self.server.folders.add(argument)
         return "257 Made."
 
+    def rmd(self, argument: str) -> str:
+        """Remove a folder."""
+        if argument not in self.server.folders:
+            return "550 No."
+        self.server.folders.remove(argument)
+        return "250 Gone."
+
     def size(self, argument: str) -> str:
         """Tell a file's size."""
         content = self.server.files.get(argument)

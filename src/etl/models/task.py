@@ -122,7 +122,7 @@ class Task:
     free_runs: int = 0  # failed runs that were not the job's fault, and spent no attempt
     replays: int = 0
     recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
-    published: bool = False  # the publication of the copy is committed: only the source action is left
+    published: bool = False  # the publication of the copy is committed; only the source action is left
     # These three belong to the copy of a published job; they are kept for its result.
     verified_by: str | None = None
     facts: Facts | None = None  # size and time of the source, as it was read
@@ -130,7 +130,7 @@ class Task:
     remarks: dict[str, Any] = field(default_factory=dict)  # fields of the result that say what was not as usual
     unpublished: Unpublished | None = None  # an upload whose rename failed: this process goes on with it
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
-    epoch: int = 0  # of the partition's assignment in which the record was received
+    epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time
     # (monotonic); None if there is no need to.
     orphan_scan_since: float | None = None

@@ -116,6 +116,11 @@ class Stored:
         self._size = size or Settled(size_bytes)
         self._ended = ended
 
+    @property
+    def is_ended(self) -> bool:
+        """Has the server said that all is stored, as far as `write` waited for that?"""
+        return self._ended is None
+
     def require_stored(self) -> None:
         """Raise what the server said at the end of the upload, if `write` did not wait for that."""
         if self._ended is not None:

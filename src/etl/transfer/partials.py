@@ -141,3 +141,15 @@ def _folder(task: Task) -> tuple[str, str]:
 def _both_folders(task: Task) -> tuple[str, ...]:
     source = task.job.source
     return source.hostname.upper(), parent(source.path), *_folder(task)
+
+
+def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> None:
+    """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
+    final = task.job.destination.path
+    _, after = destination.server.partial_pattern.split("{id}")
+    for name in orphans.of(task, destination):
+        path = beside(final, name)
+        if name.endswith(after + ASIDE) and destination.look(final) is None:
+            destination.dispose(path, final).result()
+        else:
+            destination.remove(path)

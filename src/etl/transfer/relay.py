@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from etl.errors import (
     AlreadyExists,
+    ConnectionLost,
     EtlError,
     FileMissing,
     InvalidPath,
@@ -24,9 +25,8 @@ from etl.errors import (
     StorageFull,
 )
 from etl.models.task import Facts, Unpublished
-from etl.transfer.base import ASIDE, Stored
-from etl.transfer.partials import partial_path
-from etl.transfer.paths import beside
+from etl.transfer.base import Stored
+from etl.transfer.partials import partial_path, remove_orphans
 from etl.transfer.sameness import is_direct, look_if_possible, may_be_itself, refuse_itself, same_content
 from etl.transfer.streaming import MemoryParcel
 
@@ -162,8 +162,12 @@ def deliver(
         if job.options.overwrite != "replace" and not is_direct(destination):
             _look_again(task, parcel.facts, destination)
         require_owned(task)
-    except EtlError:
-        _remove_if_possible(task, destination, stored)
+    except EtlError as error:
+        if isinstance(error, ConnectionLost) and error.server == destination.server.hostname and stored.is_ended:
+            # All bytes and the last word came: a session that ends there says nothing of the file.
+            task.unpublished = Unpublished(stored.partial, stored.sent_bytes, NOTHING, parcel.facts)
+        else:
+            _remove_if_possible(task, destination, stored)
         raise
     return _publish(task, destination, stored, verified_by, parcel.facts)
 
@@ -210,13 +214,14 @@ def _publish_known(task: Task, known: Unpublished, source: Session, destination:
             return None
         task.leaves_partial = False
         return Receipt(known.size_bytes, known.verified_by, facts=known.facts)
-    if there.size_bytes not in {None, known.size_bytes}:
+    if there.size_bytes not in {None, known.size_bytes} or known.facts.size_bytes not in {None, known.size_bytes}:
         return None
+    verified_by = SIZE if there.size_bytes is not None and task.job.options.verify != "none" else known.verified_by
     if task.job.options.overwrite != "replace":
         _look_again(task, known.facts, destination)
     require_owned(task)
     stored = Stored(known.partial, known.size_bytes, known.size_bytes)
-    return _publish(task, destination, stored, known.verified_by, known.facts)
+    return _publish(task, destination, stored, verified_by, known.facts)
 
 
 def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> None:
@@ -257,18 +262,6 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
     destination.sync(job.destination.path)
     source.dispose(job.source.path, options.move_to).result()
     return size_bytes
-
-
-def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> None:
-    """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
-    final = task.job.destination.path
-    _, after = destination.server.partial_pattern.split("{id}")
-    for name in orphans.of(task, destination):
-        path = beside(final, name)
-        if name.endswith(after + ASIDE) and destination.look(final) is None:
-            destination.dispose(path, final).result()
-        else:
-            destination.remove(path)
 
 
 def _already_written(task: Task, source: Session, destination: Session, buffer: memoryview) -> Receipt | None:

@@ -53,7 +53,7 @@ def names_in(link: Link, whole_path: str, prefix: str) -> list[str] | None:
 
 def _names_by(link: Link, whole_path: str, prefix: str, verb: str, argument: bytes | None) -> list[str] | Reply | None:
     """List in one way; return the names, None: there are none at all, or the refusal."""
-    listing = Listing(with_facts=verb == "MLSD", prefix=link.wire(prefix))
+    listing = Listing(with_facts=verb == "MLSD", prefix=link.names.wire(prefix))
     reply = _list(link, verb, argument, listing)
     if reply.code in NO_CONNECTION:  # it says nothing of the folder
         raise plain_error(link.name, whole_path, reply)

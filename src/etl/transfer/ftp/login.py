@@ -82,7 +82,7 @@ def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool)
         try:
             quirks.takes_epsv = port.result(limit=seconds).code < _REFUSED
         except ServerUnavailable:
-            if time.monotonic() - began >= seconds:  # PASV is as good, where there is one
+            if port.place <= 1 or time.monotonic() - began >= seconds:  # alone, or in vain
                 quirks.takes_epsv = False
             raise
     together = binary.result(), where.result(limit=None if pipelining.is_one_by_one else seconds)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from etl.errors import IOFailure, NotAFile, PermissionRefused
 from etl.transfer.base import ASIDE, Published
-from etl.transfer.ftp import asking
+from etl.transfer.ftp import asking, naming
 from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.names import size_in, stamp, time_in
-from etl.transfer.ftp.refusals import UNKNOWN_COMMAND, plain_error
+from etl.transfer.ftp.refusals import UNKNOWN_COMMAND, plain_error, vanished
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Stamping:
         if text is None:
             return lambda: False
         by_mfmt = self._link.offers("MFMT")
-        pending = self._link.command("MFMT" if by_mfmt else "MDTM", text + b" " + self._link.wire(path))
+        pending = self._link.command("MFMT" if by_mfmt else "MDTM", text + b" " + self._link.locate(path))
         return lambda: self._was_set(pending.result(), by_mfmt=by_mfmt)
 
     def _was_set(self, reply: Reply, *, by_mfmt: bool) -> bool:
@@ -55,17 +55,18 @@ class Renaming:
         self, partial: str, final: str, size_bytes: int, stamped: Callable[[], bool]
     ) -> Callable[[], Published]:
         """Queue the rename of a partial file to its final name; the answer completes it."""
-        finish = self._replacing(partial, final, aside=partial + ASIDE)
-        # Pure-FTPd quietly stores ` a ` as `_a_`: such a name is asked for once more.
-        check = self._link.ask("SIZE", final) if _is_trimmable(final) else None
+        is_at_risk = naming.is_at_risk(self._link, final)
+        finish = None if is_at_risk else self._replacing(partial, final, aside=partial + ASIDE)
 
         def complete() -> Published:
             was_stamped = stamped()
-            swapped = finish()
+            before = naming.shown_beside(self._link, final) if is_at_risk else None
+            swapped = (finish or self._replacing(partial, final, aside=partial + ASIDE))()
             if swapped is None and not self._has_arrived(final, size_bytes):
-                raise IOFailure(f"{self._link.name}:{partial} is gone", server=self._link.name)
-            if check is not None:
-                self._require_name(final, size_bytes, check.result())
+                raise vanished(self._link, partial)
+            self._link.quirks.vanished = 0
+            if before is not None:
+                naming.require_kept(self._link, final, before)
             return Published(swapped=bool(swapped), stamped=was_stamped)
 
         return complete
@@ -225,12 +226,3 @@ class Renaming:
                 f"was refused: {back.result().text}",
                 server=name,
             )
-
-    def _require_name(self, final: str, size_bytes: int, reply: Reply) -> None:
-        if not reply.is_success or size_in(reply.line) != size_bytes:
-            name = self._link.name
-            raise IOFailure(f"{name}:{final}: the server keeps it under another name", server=name)
-
-
-def _is_trimmable(path: str) -> bool:
-    return any(part != part.strip() for part in path.split("/"))
