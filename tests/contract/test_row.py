@@ -183,13 +183,13 @@ def test_sessions_are_given_back_only_when_nobody_uses_them(scene, monkeypatch: 
         return its.epsv(argument)
 
     due: list[int] = []
-    give_back = Pools.give_back
+    checkin = Pools.checkin
 
-    def looked_at(pools: Pools, lease: Any, places: Any) -> None:
-        due.extend(len(place.held.session.link.control._due) for place, _ in places if place.held is not None)
-        give_back(pools, lease, places)
+    def looked_at(pools: Pools, lease: Any, slots: Any) -> None:
+        due.extend(len(slot.pooled.session.link.control._due) for slot, _ in slots if slot.pooled is not None)
+        checkin(pools, lease, slots)
 
-    monkeypatch.setattr(Pools, "give_back", looked_at)
+    monkeypatch.setattr(Pools, "checkin", looked_at)
     row = scene([], destination={"EPSV": slow})
     row.offer(0)
     row.run()

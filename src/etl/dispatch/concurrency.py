@@ -1,6 +1,6 @@
 """How many lanes one pair of servers is worth: few at first, soon all, and fewer where that is faster.
 
-    Climb(most, first=FIRST_LANES, cpu=time.process_time)
+    ConcurrencyLimit(most, first=FIRST_LANES, cpu=time.process_time)
     .admits(now) -> bool                may it have one lane more than it has?
     .set_lanes(now, count)              it has so many lanes from now on
     .answered(now)  .failed()  .restart()
@@ -30,7 +30,7 @@ GAIN = 1.05  # how much faster a smaller number of lanes must be, to be kept; a 
 FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS = 10.0, 60.0  # before another number is tried again
 
 
-class Climb:
+class ConcurrencyLimit:
     """The number of lanes of one queue. `most`: never more."""
 
     def __init__(self, most: int, first: int = FIRST_LANES, cpu: Callable[[], float] = time.process_time) -> None:

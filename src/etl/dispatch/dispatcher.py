@@ -29,13 +29,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from etl.dispatch import overflow
-from etl.dispatch.backlog import Queue, State
-from etl.dispatch.breaker import Breaker
-from etl.dispatch.concurrency import FIRST_LANES, Climb
+from etl.dispatch.backlog import Backlog, JobState, PairQueue
+from etl.dispatch.concurrency import FIRST_LANES, ConcurrencyLimit
 from etl.dispatch.overflow import Overflow
-from etl.dispatch.scheduling import Turns
-from etl.dispatch.servers import Report, Server
-from etl.dispatch.table import Table
+from etl.dispatch.scheduling import Scheduler
+from etl.dispatch.servers import Breaker, Report, Server
 from etl.errors import Fate, UnknownServer, fate_of
 from etl.retry.policy import Doubling
 
@@ -57,8 +55,8 @@ LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have g
 class _Pair(NamedTuple):
     """What is known of two servers by the names that jobs give them; settings do not change while the process lives."""
 
-    ends: tuple[ServerConfig, ServerConfig]
-    queue: Queue
+    sides: tuple[ServerConfig, ServerConfig]
+    queue: PairQueue
     key: object  # of the destination's pool
     folder: str  # of the destination
 
@@ -86,9 +84,9 @@ class Dispatcher:
         self._possible = threading.Condition(self._lock)  # something may have become possible: one lane looks
         self._servers: dict[object, Server] = {}
         self._down: set[Server] = set()  # whose breaker is not closed
-        self._queues: dict[object, Queue] = {}
-        self._table = Table(self._possible.notify)
-        self._turns = Turns(pools, self._table, self._down, settings.workers)
+        self._queues: dict[object, PairQueue] = {}
+        self._backlog = Backlog(self._possible.notify)
+        self._scheduler = Scheduler(pools, self._backlog, self._down, settings.workers)
         self._stopped = False
         pools.on_release = self._wake
 
@@ -101,28 +99,28 @@ class Dispatcher:
         """
         pair = self._pair(task.job)
         below = f"{pair.folder}/{task.job.destination.path}"
-        place = (pair.key, posixpath.normpath(below.lstrip("/")))
+        destination_key = (pair.key, posixpath.normpath(below.lstrip("/")))
         with self._lock:
             now = self._clock()
-            self._table.add(task, pair.queue, pair.ends, place, now + delay, now)
+            self._backlog.add(task, pair.queue, pair.sides, destination_key, now + delay, now)
 
     def later(self, task: Task, delay: float) -> None:
         """Have a running job run again `delay` seconds from now, once `finish` was called for this run."""
         with self._lock:
-            entry = self._table.entries.get(task)
-            if entry is not None and entry.state is State.RUNNING:
+            entry = self._backlog.entries.get(task)
+            if entry is not None and entry.state is JobState.RUNNING:
                 entry.again, entry.due = True, self._clock() + delay
 
     def _pair(self, job: FileTransferJob) -> _Pair:
         """Return what is known of a job's two servers. Raises as `offer`."""
-        ends = (self._pools.server(job.source.hostname), self._pools.server(job.destination.hostname))
-        names = (ends[0].hostname, ends[1].hostname)
+        sides = (self._pools.server(job.source.hostname), self._pools.server(job.destination.hostname))
+        names = (sides[0].hostname, sides[1].hostname)
         pair = self._pairs.get(names)
         if pair is None:
-            self._pools.check(*ends)
+            self._pools.check(*sides)
             with self._lock:
-                queue = self._queue(*ends)
-            pair = self._pairs[names] = _Pair(ends, queue, self._pools.key(ends[1]), f"/{ends[1].base_path}")
+                queue = self._queue(*sides)
+            pair = self._pairs[names] = _Pair(sides, queue, self._pools.key(sides[1]), f"/{sides[1].base_path}")
         return pair
 
     # --- jobs go ----------------------------------------------------------------------------------------------
@@ -133,14 +131,14 @@ class Dispatcher:
         with self._possible:
             while not self._stopped:
                 now = self._clock()
-                self._table.promote(now)
-                if (taken := self._turns.next(now)) is not None:
+                self._backlog.promote(now)
+                if (taken := self._scheduler.select(now)) is not None:
                     self._possible.notify()  # there may be more than one: the next lane looks
                     return taken
                 left = end - time.monotonic()
                 if left <= 0:
                     return None
-                self._possible.wait(min(left, LONGEST_PAUSE, self._turns.seconds_to_next(now)))
+                self._possible.wait(min(left, LONGEST_PAUSE, self._scheduler.seconds_to_next(now)))
         return None
 
     def another(self, task: Task) -> Task | None:
@@ -151,22 +149,22 @@ class Dispatcher:
         """
         with self._lock:
             now = self._clock()
-            self._table.promote(now)
-            last = self._table.entries.get(task)
-            return None if self._stopped or last is None else self._turns.go_on(last, now)
+            self._backlog.promote(now)
+            last = self._backlog.entries.get(task)
+            return None if self._stopped or last is None else self._scheduler.next_for(last, now)
 
     def finish(self, task: Task) -> None:
         """End a job's run: its lane share is free; unless it is to run `later`, its destination too, and it is gone."""
         with self._lock:
-            entry = self._table.entries.get(task)
-            if entry is None or entry.state is not State.RUNNING:
+            entry = self._backlog.entries.get(task)
+            if entry is None or entry.state is not JobState.RUNNING:
                 return
             now = self._clock()
             again, entry.again = entry.again and not entry.dropped, False
             if entry.has_lane:
                 self._possible.notify()
-            self._turns.leave(entry, now)
-            self._table.land(entry, now, again=again)
+            self._scheduler.leave(entry, now)
+            self._backlog.end_run(entry, now, again=again)
 
     def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
         """Forget the jobs that `predicate` picks; return those that were not running.
@@ -175,12 +173,12 @@ class Dispatcher:
         """
         with self._lock:
             now = self._clock()
-            picked = [entry for task, entry in self._table.entries.items() if predicate(task)]
-            gone = [entry for entry in picked if entry.state is not State.RUNNING]
+            picked = [entry for task, entry in self._backlog.entries.items() if predicate(task)]
+            gone = [entry for entry in picked if entry.state is not JobState.RUNNING]
             for entry in picked:
                 entry.dropped = True
             for entry in gone:
-                self._table.remove(entry, now)
+                self._backlog.remove(entry, now)
             self._possible.notify()
             return [entry.task for entry in gone]
 
@@ -219,11 +217,11 @@ class Dispatcher:
         """Note that a running job ended with an answer of its servers: the file is there, or cannot be."""
         with self._lock:
             now = self._clock()
-            entry = self._table.entries.get(task)
+            entry = self._backlog.entries.get(task)
             if entry is not None:
-                entry.queue.climb.answered(now)
+                entry.queue.concurrency.answered(now)
                 for server in entry.queue.servers:
-                    server.gauge.count(now, failed=False)
+                    server.count(now, failed=False)
 
     def failed(self, name: str, error: BaseException, task: Task | None = None) -> None:
         """Note that a server met a job with an error; with an outage its breaker opens.
@@ -236,15 +234,15 @@ class Dispatcher:
         with self._lock:
             now = self._clock()
             server = self._server(config)
-            server.gauge.count(now, failed=True)
+            server.count(now, failed=True)
             is_news = is_outage and server.breaker.closed
             if is_outage:
-                server.breaker.down(now, error, rest)
+                server.breaker.trip(now, error, rest)
                 self._down.add(server)
-            wait = server.breaker.wait(now)
-            entry = None if task is None else self._table.entries.get(task)
+            wait = server.breaker.open_for(now)
+            entry = None if task is None else self._backlog.entries.get(task)
             if entry is not None and fate is Fate.RETRY:
-                entry.queue.climb.failed()
+                entry.queue.concurrency.failed()
             self._possible.notify()
         if is_news:
             log.warning("server is down", server=config.hostname, error=str(error), next_probe_seconds=round(wait, 1))
@@ -253,7 +251,7 @@ class Dispatcher:
         """Return for how many seconds no job of this server will be tried."""
         config = self._pools.server(name)
         with self._lock:
-            return self._server(config).breaker.wait(self._clock())
+            return self._server(config).breaker.open_for(self._clock())
 
     # --- too much ---------------------------------------------------------------------------------------------
 
@@ -269,10 +267,10 @@ class Dispatcher:
             for entry, seconds in overflow.beyond_breakers(self._down, queues, self._settings, now):
                 errors = (server.breaker.error for server in entry.queue.servers)
                 handed.append(Overflow(entry.task, seconds, next((error for error in errors if error), None)))
-                self._table.remove(entry, now)
+                self._backlog.remove(entry, now)
             for entry, seconds in overflow.beyond_share(self._servers.values(), queues, self._settings, now):
                 handed.append(Overflow(entry.task, seconds, None))
-                self._table.remove(entry, now)
+                self._backlog.remove(entry, now)
             if handed:
                 self._possible.notify()
         return handed
@@ -300,7 +298,7 @@ class Dispatcher:
     def unfinished(self) -> tuple[int, int]:
         """Records and bytes of all jobs here: waiting, delayed, running."""
         with self._lock:
-            return len(self._table.entries), self._table.size_bytes
+            return len(self._backlog.entries), self._backlog.size_bytes
 
     @property
     def full(self) -> bool:
@@ -312,7 +310,11 @@ class Dispatcher:
         """Return how many jobs wait, and how many run."""
         with self._lock:
             running = sum(queue.running for queue in self._queues.values())
-            return {"running": running, "waiting": len(self._table.entries) - running, "queues": len(self._table.ready)}
+            return {
+                "running": running,
+                "waiting": len(self._backlog.entries) - running,
+                "queues": len(self._backlog.ready),
+            }
 
     def servers(self) -> dict[str, Report]:
         """Return how each server is and has done lately, by one of its names."""
@@ -339,11 +341,11 @@ class Dispatcher:
             server = self._servers[key] = Server(config, Breaker(self._wait))
         return server
 
-    def _queue(self, source: ServerConfig, destination: ServerConfig) -> Queue:
+    def _queue(self, source: ServerConfig, destination: ServerConfig) -> PairQueue:
         key = (self._pools.key(source), self._pools.key(destination))
         queue = self._queues.get(key)
         if queue is None:
             servers = tuple(dict.fromkeys((self._server(source), self._server(destination))))
             most = min(self._settings.workers, source.max_connections, destination.max_connections)
-            queue = self._queues[key] = Queue(key, servers, Climb(most, self._first_lanes))
+            queue = self._queues[key] = PairQueue(key, servers, ConcurrencyLimit(most, self._first_lanes))
         return queue

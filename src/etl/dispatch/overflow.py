@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.dispatch.backlog import SLOW_SECONDS, State
+from etl.dispatch.backlog import SLOW_SECONDS, JobState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from etl.config import Settings
-    from etl.dispatch.backlog import Entry, Queue
+    from etl.dispatch.backlog import PairQueue, QueuedJob
     from etl.dispatch.servers import Server
     from etl.models.task import Task
 
@@ -39,22 +39,22 @@ def kept(down: Collection[Server], settings: Settings) -> int:
     return min(DOWN_KEEPS, max(1, settings.window_records // (4 * max(1, len(down)))))
 
 
-def waiting(server: Server, queues: Iterable[Queue]) -> int:
+def waiting(server: Server, queues: Iterable[PairQueue]) -> int:
     """Return how many jobs wait here for a server."""
     return sum(len(queue.waiting) for queue in queues if server in queue.servers)
 
 
-def is_short(queue: Queue, settings: Settings, now: float, part: float = 1.0) -> bool:
+def is_short(queue: PairQueue, settings: Settings, now: float, part: float = 1.0) -> bool:
     """Is what waits here less than (that `part` of) a stock that lasts until more is brought from T-retry?"""
-    if now - queue.crowded_until < SETTLED_SECONDS:
+    if now - queue.overloaded_until < SETTLED_SECONDS:
         return False
-    stock = min((queue.rate.per_second(now) or 0.0) * STOCK_SECONDS, settings.window_records / 4)
+    stock = min(queue.rate.per_second(now) * STOCK_SECONDS, settings.window_records / 4)
     return len(queue.waiting) < max(DOWN_KEEPS, stock) * part
 
 
 def beyond_breakers(
-    down: Collection[Server], queues: Collection[Queue], settings: Settings, now: float
-) -> Iterator[tuple[Entry, float]]:
+    down: Collection[Server], queues: Collection[PairQueue], settings: Settings, now: float
+) -> Iterator[tuple[QueuedJob, float]]:
     """Yield what is beyond a few of each server that is down, and how long its wait is: those served last first."""
     most = kept(down, settings)
     for server in down:
@@ -66,19 +66,19 @@ def beyond_breakers(
 
 
 def beyond_share(
-    servers: Collection[Server], queues: Collection[Queue], settings: Settings, now: float
-) -> Iterator[tuple[Entry, float]]:
+    servers: Collection[Server], queues: Collection[PairQueue], settings: Settings, now: float
+) -> Iterator[tuple[QueuedJob, float]]:
     """Yield what is beyond a quarter of the window of one server's slow queues, or beyond half of it of them all."""
-    slow = [queue for queue in queues if queue.waiting and queue.outlook(now) > SLOW_SECONDS]
+    slow = [queue for queue in queues if queue.waiting and queue.drain_seconds(now) > SLOW_SECONDS]
     groups = [([queue for queue in slow if server in queue.servers], 4, server) for server in servers]
     for its, part, server in [*groups, (slow, 2, None)]:
         for entry in reversed(_beyond(its, part, settings)):
-            waits = (server or entry.queue.servers[0]).waits
+            pacer = (server or entry.queue.servers[0]).pacer
             # As long again as that has been so: a rate may be that of a few large files, and small ones follow.
-            yield entry, _at_least(waits.seconds(entry.queue.crowded(now), 0.0, now), entry, now)
+            yield entry, _at_least(pacer.seconds(entry.queue.overloaded_for(now), 0.0, now), entry, now)
 
 
-def _beyond(queues: list[Queue], part: int, settings: Settings) -> list[Entry]:
+def _beyond(queues: list[PairQueue], part: int, settings: Settings) -> list[QueuedJob]:
     """Return what is beyond 1/`part` of the window, in records or bytes, in the order of service."""
     records, size_bytes = settings.window_records // part, settings.window_bytes // part
     if sum(len(queue.waiting) for queue in queues) <= 1:
@@ -93,9 +93,9 @@ def _beyond(queues: list[Queue], part: int, settings: Settings) -> list[Entry]:
     return entries[kept:]
 
 
-def _at_least(seconds: float, entry: Entry, now: float) -> float:
-    return max(seconds, entry.due - now) if entry.state is State.DELAYED else seconds
+def _at_least(seconds: float, entry: QueuedJob, now: float) -> float:
+    return max(seconds, entry.due - now) if entry.state is JobState.DELAYED else seconds
 
 
-def _in_turn(queues: Iterable[Queue]) -> list[Entry]:
+def _in_turn(queues: Iterable[PairQueue]) -> list[QueuedJob]:
     return sorted((entry for queue in queues for entry in queue.waiting.values()), key=lambda entry: entry.turn)

@@ -235,7 +235,7 @@ def test_a_queue_whose_two_servers_are_never_free_at_once_is_served_all_the_same
         r.offer(*tasks_of("A", "C", 200), *tasks_of("D", "B", 200, 1000))
         running = [r.must_take(), r.must_take()]
         r.offer(pretend.task(9999, "A", "B"))
-        overtaken_by = 0
+        passed_over_by = 0
         for _ in range(100):
             r.clock.pass_(0.1)
             r.end(running.pop(0))
@@ -243,8 +243,8 @@ def test_a_queue_whose_two_servers_are_never_free_at_once_is_served_all_the_same
             if "AB" in pairs(taken):
                 break
             running += taken
-            overtaken_by += len(taken)
-        assert overtaken_by < 40
+            passed_over_by += len(taken)
+        assert passed_over_by < 40
         running += taken
 
 
@@ -253,7 +253,7 @@ def test_no_place_is_kept_for_long_for_a_queue_whose_other_server_is_stuck() -> 
         r.offer(*tasks_of("A", "C", 200), *tasks_of("D", "B", 200, 1000))
         at_a, at_b = r.must_take(), r.must_take()
         r.offer(pretend.task(9999, "A", "B"))
-        for _ in range(9):  # both move, and A→B is overtaken at both
+        for _ in range(9):  # both move, and A→B is passed_over at both
             r.end(at_a)
             at_a = r.must_take()
             r.end(at_b)
@@ -381,7 +381,7 @@ def test_a_probe_that_says_nothing_of_the_server_is_followed_by_another() -> Non
         assert r.take() is not None
 
 
-def test_a_lane_that_knocks_at_its_partner_is_no_probe_of_a_server() -> None:
+def test_a_lane_that_connects_to_its_partner_is_no_probe_of_a_server() -> None:
     """A is silent and B is up again: what is learnt at A says nothing of B, and may take as long as a login may."""
     with room() as r:
         r.dispatcher.failed("A", DOWN)
@@ -390,13 +390,13 @@ def test_a_lane_that_knocks_at_its_partner_is_no_probe_of_a_server() -> None:
         r.offer(pretend.task(0, "A", "B"))
         taken = r.dispatcher.take(0.0)
         assert taken is not None
-        knock, lease = taken
+        connect, lease = taken
         assert lease.servers == ("A",)
         assert {name: report.lanes for name, report in r.dispatcher.servers().items()} == {"A": 1, "B": 0}
         r.offer(pretend.task(1, "C", "B"))
         assert pairs([r.must_take()]) == "CB"
         lease.release(reusable=False)
-        r.dispatcher.finish(knock)
+        r.dispatcher.finish(connect)
 
 
 def test_a_failing_server_has_one_lane() -> None:

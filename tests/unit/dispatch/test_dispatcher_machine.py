@@ -118,8 +118,8 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def check_share(self, task: Task, busy: dict[str, int]) -> None:
         share = self.workers // 2
-        greedy = {name for name in touched(task) if busy[name] >= share}
-        for other in self.ready() if greedy else []:
+        over_share = {name for name in touched(task) if busy[name] >= share}
+        for other in self.ready() if over_share else []:
             within = all(busy[name] < share for name in touched(other))
             assert not (within and other is not task), "more than its share while another server's job could run"
 
@@ -198,9 +198,9 @@ class DispatcherMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept_of_what_is_over(self) -> None:
         d = self.dispatcher
-        assert sum(len(line) for line in d._table.places.values()) == len(d._table.entries)
-        assert sum(len(queue.waiting) for queue in d._queues.values()) == len(d._table.entries) - len(self.running)
-        assert all(queue.ready for queue in d._table.ready.values())
+        assert sum(len(line) for line in d._backlog.destinations.values()) == len(d._backlog.entries)
+        assert sum(len(queue.waiting) for queue in d._queues.values()) == len(d._backlog.entries) - len(self.running)
+        assert all(queue.ready for queue in d._backlog.ready.values())
         assert all(server.lanes == self.busy()[name] for name, server in self.by_name().items())
 
     def teardown(self) -> None:
@@ -235,7 +235,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         return [task for task in firsts if task not in self.running and self.due[task] <= self.clock()]
 
     def busy(self) -> dict[str, int]:
-        """Return how many lanes hold a session of each server; one that knocks holds none of its partner."""
+        """Return how many lanes hold a session of each server; one that connects holds none of its partner."""
         at_work = [held(task, lease) for lease, (task, _) in self.rows.items() if task in self.running]
         return {name: sum(name in names for names in at_work) for name in SERVERS}
 
@@ -245,7 +245,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def may_grow(self, task: Task) -> bool:
         key = tuple(Pools.key(self.pools.server(name)) for name in pair(task))
         queue = self.dispatcher._queues[key]
-        return queue.climb.admits(self.clock())
+        return queue.concurrency.admits(self.clock())
 
     def by_name(self) -> dict[str, object]:
         known = self.dispatcher._servers
