@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -30,6 +31,7 @@ from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.status.reports import Reports
 from etl.topics import companions
+from etl.topics.companions import Topics
 from etl.topics.trimming import Trimmer
 
 if TYPE_CHECKING:
@@ -48,6 +50,32 @@ BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
 RESET_SECONDS = 0.7  # for lanes to end, and their partial files to be removed, once the grace time is over
 COMMIT_SECONDS = 1.5  # for the last commit
 TRIMMER_SECONDS = 0.2  # for a look at the broker
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a consumer is made of, from the topics to the servers and back."""
+
+    group: GroupConsumer
+    partitions: Partitions
+    admission: Admission
+    dispatcher: Dispatcher
+    pools: Pools
+    lanes: Lanes
+    reporter: Reporter
+    committer: Committer
+    producer: TransactionalProducer
+    trimmer: Trimmer
+    reports: Reports
+
+    def start(self) -> None:
+        """Start the threads. A transaction that a killed predecessor left open is ended first: its partitions wait."""
+        with contextlib.suppress(BrokerUnavailable):  # then the first commit does it
+            self.producer.open()
+        self.pools.start()
+        self.committer.start()
+        self.lanes.start()
+        self.trimmer.start()
 
 
 class FileTransferConsumer:
@@ -85,10 +113,10 @@ class FileTransferConsumer:
         secure(settings)
         me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot, self.bootstrap_servers)
         try:
-            names = companions.Topics.of(self.topic, settings)
-            limits = self._once_reachable(me, lambda: companions.ensure(names, settings, Admin(self.bootstrap_servers)))
-            if limits is not None:
-                self._consume(me, names, limits)
+            names = Topics.of(self.topic, settings)
+            blocks = self._once_reachable(me, lambda: companions.ensure(names, settings, Admin(self.bootstrap_servers)))
+            if blocks is not None:
+                self._consume(me, names, blocks)
         finally:
             me.release()
         if self._fatal is not None:
@@ -115,13 +143,51 @@ class FileTransferConsumer:
                 time.sleep(BROKER_PAUSE_SECONDS)
         return None
 
-    def _consume(self, me: Identity, names: companions.Topics, limits: companions.TopicLimits) -> None:
+    def _consume(self, me: Identity, names: Topics, retry_blocks: int) -> None:
+        parts = self._assemble(me, names, retry_blocks)
+        if parts is None:
+            return
+        log.info(
+            "consumer started",
+            topic=self.topic,
+            group=self.group_id,
+            worker=me.name,
+            bootstrap_servers=self.bootstrap_servers,
+            lanes=self.config.settings.workers,
+            servers=len(self.config.servers),
+        )
+        try:
+            parts.start()
+            while not self._is_stopping:
+                me.beat(polls=True)
+                self._iterate(parts)
+        except BrokerUnavailable as error:
+            self._fail(error)
+        finally:
+            self._shut_down(parts)
+            log.info("consumer stopped", jobs=parts.reporter.done)
+
+    def _iterate(self, parts: Parts) -> None:
+        """Do one round of the main thread: take over, poll, admit, defer what is too much, pause and resume."""
+        parts.partitions.take_over_new()
+        for record in parts.group.poll(POLL_SECONDS):
+            parts.admission.accept(record)
+        with logs.together():
+            for surplus in parts.dispatcher.overflow():
+                parts.reporter.defer_untried(*surplus)
+        parts.partitions.steer(window_full=parts.dispatcher.full)
+        now = time.monotonic()
+        parts.lanes.tick(now)
+        parts.reports.tick(now)
+
+    def _assemble(self, me: Identity, names: Topics, retry_blocks: int) -> Parts | None:
+        """Build the parts from the servers up to the topics; None when we were stopped before the broker answered."""
         settings = self.config.settings
         ledger = Ledger(me.token)
         pools = Pools(self.config.get_server_config, settings)
         pools.register(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
-        builder = MessageBuilder(names, self.group_id, limits.retry_blocks)
+        builder = MessageBuilder(names, self.group_id, retry_blocks)
         reporter = Reporter(me.name, dispatcher, ledger, Policy.of(settings), builder, lambda: self._is_stopping)
         runner = Runner(settings, me.token, pools, dispatcher, reporter, Store(settings.store_bytes))
         lanes = Lanes(
@@ -146,19 +212,16 @@ class FileTransferConsumer:
                 self.bootstrap_servers,
                 self.group_id,
                 [names.source, names.retry],
-                on_revoked=revoked,
+                on_revoked=revoked,  # called by `poll` at the earliest: `partitions` is there by then
                 instance_id=me.group_instance_id if settings.instance_id_is_set else None,
                 leave_on_stop=settings.leave_on_stop,
                 max_poll_records=POLLED,
             ),
         )
         if group is None:
-            return
+            return None
         partitions = Partitions(group, ledger, settings.window_records)
-        admission = Admission(names, self.group_id, self.config, builder, partitions, ledger, dispatcher, reporter)
         producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
-        with contextlib.suppress(BrokerUnavailable):  # else with the first commit
-            producer.open()  # ends at once what a killed predecessor left open: its partitions would wait for it
         committer = Committer(
             ledger,
             producer,
@@ -168,76 +231,52 @@ class FileTransferConsumer:
             max_records=settings.commit_max_records,
         )
         ledger.on_complete = committer.hurry
-        log.info(
-            "consumer started",
-            topic=self.topic,
-            group=self.group_id,
-            worker=me.name,
-            bootstrap_servers=self.bootstrap_servers,
-            lanes=settings.workers,
-            servers=len(self.config.servers),
+        return Parts(
+            group=group,
+            partitions=partitions,
+            admission=Admission(names, self.group_id, self.config, builder, partitions, ledger, dispatcher, reporter),
+            dispatcher=dispatcher,
+            pools=pools,
+            lanes=lanes,
+            reporter=reporter,
+            committer=committer,
+            producer=producer,
+            trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
+            reports=Reports(names, group, partitions, dispatcher),
         )
-        pools.start()
-        committer.start()
-        lanes.start()
-        reports = Reports(names, group, partitions, dispatcher)
-        trimmer = Trimmer(names, self.group_id, Admin(self.bootstrap_servers))
-        trimmer.start()
-        try:
-            while not self._is_stopping:
-                me.beat(polls=True)
-                partitions.take_over_new()
-                for record in group.poll(POLL_SECONDS):
-                    admission.accept(record)
-                with logs.together():
-                    for surplus in dispatcher.overflow():
-                        reporter.defer_untried(*surplus)
-                partitions.steer(window_full=dispatcher.full)
-                now = time.monotonic()
-                lanes.tick(now)
-                reports.tick(now)
-        except BrokerUnavailable as error:
-            self._fail(error)
-        finally:
-            self._shut_down(group, partitions, dispatcher, lanes, committer, reporter)
-            trimmer.stop(TRIMMER_SECONDS)
-            producer.close()
-            pools.close()
-            log.info("consumer stopped", jobs=reporter.done)
 
-    def _shut_down(
-        self,
-        group: GroupConsumer,
-        partitions: Partitions,
-        dispatcher: Dispatcher,
-        lanes: Lanes,
-        committer: Committer,
-        reporter: Reporter,
-    ) -> None:
+    def _shut_down(self, parts: Parts) -> None:
         """End in order: nothing new in, what runs may finish, the rest is reset, one last commit, leave the group."""
         grace = self.config.settings.shutdown_grace_seconds
-        running = len(lanes.runs())
+        running = len(parts.lanes.runs())
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
-        dispatcher.stop()  # what waits is not started: whoever owns the partitions next does it
-        end = time.monotonic() + grace
+        parts.dispatcher.stop()  # what waits is not started: whoever owns the partitions next does it
+        drained = self._drain(parts, time.monotonic() + grace)
+        if not drained:
+            count = parts.lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
+            log.warning("transfers reset", count=count)
+            drained = parts.lanes.drain(time.monotonic() + RESET_SECONDS)
+        tidy = drained and parts.reporter.give_up_waiting() and parts.partitions.has_scanned()
+        if self._fatal is None and not parts.committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
+            log.warning("last commit not confirmed: what it held is repeated")
+        if parts.committer.stop(time.monotonic() + COMMIT_SECONDS):
+            with logs.together():
+                parts.reporter.ledger.write()  # those files are in place, and the log says so
+        parts.lanes.stop(RESET_SECONDS)
+        parts.group.close()
+        parts.trimmer.stop(TRIMMER_SECONDS)
+        parts.producer.close()
+        parts.pools.close()
+
+    def _drain(self, parts: Parts, end: float) -> bool:
+        """Let running transfers finish until `end` (monotonic); return whether all did."""
         drained = False
         while not drained and time.monotonic() < end and self._fatal is None:
-            drained = lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
-            partitions.pause_all()
+            drained = parts.lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
+            parts.partitions.pause_all()
             with contextlib.suppress(BrokerUnavailable):
-                group.poll(0)  # stay a member, and hear of revocations
-        if not drained:
-            count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
-            log.warning("transfers reset", count=count)
-            drained = lanes.drain(time.monotonic() + RESET_SECONDS)
-        tidy = drained and reporter.give_up_waiting() and partitions.has_scanned()
-        if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
-            log.warning("last commit not confirmed: what it held is repeated")
-        if committer.stop(time.monotonic() + COMMIT_SECONDS):
-            with logs.together():
-                reporter.ledger.write()  # what it did not come to: those files are in place, and the log says so
-        lanes.stop(RESET_SECONDS)
-        group.close()
+                parts.group.poll(0)  # stay a member, and hear of revocations
+        return drained
 
     def _fail(self, error: BaseException) -> None:
         self._fatal = error

@@ -348,7 +348,7 @@ def test_a_lost_partition_is_asked_for_before_each_rename(scene) -> None:
     """What is not ours any more is not renamed, however far it came."""
     row = scene([1000] * 5)
     row.offer(*range(5))
-    for task in list(row.dispatcher._table.entries):
+    for task in list(row.dispatcher._backlog.entries):
         if task.origin.offset == 3:
             asked = iter([True, True, False])
             task.owned = lambda asked=asked: next(asked, False)

@@ -36,8 +36,7 @@ def desk(make_desk: Callable[..., Desk]) -> Desk:
 def short_tiers(monkeypatch: pytest.MonkeyPatch) -> tuple[float, ...]:
     """Waits in T-retry of seconds, as long as those of the product are minutes."""
     tiers = (1.0, 2.0, 30.0, 3600.0)
-    for module in ("retry.policy", "outcomes.messages", "intake.admission"):
-        monkeypatch.setattr(f"etl.{module}.TIERS", tiers)
+    monkeypatch.setattr("etl.retry.tiers.TIERS", tiers)
     return tiers
 
 

@@ -35,7 +35,7 @@ from etl.dispatch.overflow import Overflow
 from etl.dispatch.scheduling import Scheduler
 from etl.dispatch.servers import Breaker, Report, Server
 from etl.errors import Fate, UnknownServer, fate_of
-from etl.retry.policy import Doubling
+from etl.retry.backoff import Doubling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

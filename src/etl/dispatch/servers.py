@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etl.retry.policy import DeferralPacer
+from etl.retry.tiers import DeferralPacer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,9 +17,8 @@ from etl.errors import InvalidMessage
 from etl.models.message import FileTransferJob
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
-from etl.outcomes.messages import tier_of
 from etl.outcomes.offsets import RecordState
-from etl.retry.policy import DEFERRED_READS_PER_SECOND, TIERS, tier_for
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND, due_at, tier_for
 
 if TYPE_CHECKING:
     from etl.config import ConfigLoader
@@ -98,7 +97,7 @@ class Admission:
     def _may_come(self, partition: Partition, record: Record, carried: Carried) -> bool:
         """Is it time for a record of T-retry? If not, its partition sleeps."""
         now = self.clock()
-        if (due := _due(record, carried)) > now:
+        if (due := due_at(record.partition, record.timestamp, carried.not_before)) > now:
             # Woken at half of what is taken then: its partition is read again each time.
             may_recall = partial(self.dispatcher.has_capacity, carried.servers, 0.5) if carried.recallable else None
             self.partitions.delay(
@@ -141,9 +140,3 @@ class Admission:
                 self.dispatcher.offer(task, max(0.0, remaining))
         except Exception as error:  # noqa: BLE001 - a bug met by one record must not end the process, again and again
             self.reporter.dead(task, error)
-
-
-def _due(record: Record, carried: Carried) -> float:
-    """Return when a record of T-retry is due where it is: its own time, or the next hop towards it."""
-    hop = record.timestamp + TIERS[tier_of(record.partition)]
-    return hop if carried.not_before is None else min(hop, carried.not_before)

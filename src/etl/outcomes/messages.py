@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,14 +20,14 @@ from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
-from etl.retry.policy import TIERS, tier_until
+from etl.retry import tiers
 from etl.topics.companions import Topics
 
 WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC, ISO 8601
 SERVERS = "etl-servers"  # the two names, so that a job of a server that is down is seen to be one without reading it
 RECALLABLE = "etl-recallable"  # it only waits for its servers: it may come back as soon as they have room for it
 OUTAGES = "etl-outages"  # how many in a row, decimal
-ORPHANS = "etl-leaves_orphans"  # partial files of its earlier runs may lie at its destination
+ORPHANS = "etl-orphans"  # partial files of its earlier runs may lie at its destination
 PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
 
 SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # of a dead letter, tried in turn: no topic refuses the last
@@ -93,13 +92,11 @@ class MessageBuilder:
         carried = self._carried(task)._replace(
             not_before=not_before, recallable=task.recallable, leaves_orphans=task.orphan_scan_since is not None
         )
-        tier = tier_until(self.clock(), not_before)
+        tier = tiers.tier_until(self.clock(), not_before)
         headers = _foreign_headers(task.record) + _own_headers(carried)
         key = task.record.key
-        middle = self.retry_blocks // 2
-        first, count = (middle, self.retry_blocks - middle) if task.recallable else (0, max(1, middle))
-        block = first + zlib.crc32(key if key is not None else str(task.origin).encode()) % count
-        partition = block * len(TIERS) + (tier + block) % len(TIERS)
+        place = key if key is not None else str(task.origin).encode()
+        partition = tiers.partition_for(tier, place, self.retry_blocks, recallable=task.recallable)
         value = task.record.value
         return (Message(self.topics.retry, key, value, headers, partition, lambda: self._too_large(task)),)
 
@@ -154,16 +151,6 @@ class MessageBuilder:
             verified_by=task.verified_by if task.published else None,
             facts=task.facts if task.published else None,
         )
-
-
-def tier_of(partition: int) -> int:
-    """Return the tier of a partition of `T-retry`; it keeps it when partitions are added.
-
-    Each block of partitions has all tiers, the next one begins with another of them: so the partitions of one tier are
-    not all with one process where partitions are dealt out in turn.
-    """
-    block, place = divmod(partition, len(TIERS))
-    return (place - block) % len(TIERS)
 
 
 class Carried(NamedTuple):

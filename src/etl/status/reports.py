@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-PARKED_SECONDS = 30.0
+DEFERRED_SECONDS = 30.0
 SERVERS_SECONDS = 60.0
 IDLE_SECONDS = 20.0  # without a partition of the jobs' topic: longer than a session of a dead member lasts
 
@@ -32,30 +32,30 @@ class Reports:
         self._partitions = partitions
         self._dispatcher = dispatcher
         now = time.monotonic()
-        self._parked_due = now + PARKED_SECONDS
+        self._deferred_due = now + DEFERRED_SECONDS
         self._servers_due = now + SERVERS_SECONDS
         self._idle_since = now
         self._idle_said = False
 
     def tick(self, now: float) -> None:
         """Say what it is time for. `now`: monotonic."""
-        if now >= self._parked_due:
-            self._parked_due = now + PARKED_SECONDS
-            self._say_parked()
+        if now >= self._deferred_due:
+            self._deferred_due = now + DEFERRED_SECONDS
+            self._report_deferred()
         if now >= self._servers_due:
             self._servers_due = now + SERVERS_SECONDS
-            self._say_servers()
+            self._report_servers()
         if not self._idle_said:
             self._look_for_work(now)
 
-    def _say_parked(self) -> None:
+    def _report_deferred(self) -> None:
         """Say how much waits in T-retry, and until when."""
         count, next_due = self._partitions.deferred(self._topics.retry)
         if count:
             seconds = None if next_due is None else round(max(0.0, next_due - time.time()), 1)
             log.info("jobs deferred", topic=self._topics.retry, count=count, next_due_seconds=seconds)
 
-    def _say_servers(self) -> None:
+    def _report_servers(self) -> None:
         """Say how the servers do that have work, or are down."""
         for name, report in self._dispatcher.servers().items():
             if report.lanes or report.jobs_per_second >= 1 / SERVERS_SECONDS or report.state != "closed":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from etl.errors import SettingsError
-from etl.retry.policy import TIERS
+from etl.retry import tiers
 
 if TYPE_CHECKING:
     from etl.broker import Admin, TopicFacts
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
-RETRY_BLOCKS = 4  # partitions of T-retry for each length of wait: two for jobs that must wait, two for others
 RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # what is trimmed goes from the disk in pieces of so much
 # A dead letter holds its original, perhaps in base64, and what is said about it.
 OUTCOME_MAX_BYTES = 4 * 1024 * 1024
@@ -46,16 +45,10 @@ class Topics:
         )
 
 
-@dataclass(frozen=True)
-class TopicLimits:
-    """What was found: how many partitions `T-retry` has for each tier, and how large a message each topic takes."""
+def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:
+    """Create the topics that are missing, idempotently; warn of existing ones that fit badly.
 
-    retry_blocks: int
-    max_message_bytes: dict[str, int]
-
-
-def ensure(topics: Topics, settings: Settings, admin: Admin) -> TopicLimits:
-    """Make the topics that are missing, idempotently; warn of existing ones that fit badly.
+    Returns how many partitions `T-retry` has for each length of wait (blocks, see `retry.tiers`).
 
     Raises SettingsError naming the topic when T-retry has too few partitions to tell its tiers apart;
     BrokerUnavailable when the broker does not answer or forbids it.
@@ -70,12 +63,12 @@ def ensure(topics: Topics, settings: Settings, admin: Admin) -> TopicLimits:
     found = admin.describe(list(wanted))
     _warn(topics, settings, found)
     retry = found[topics.retry]
-    if retry.partitions < len(TIERS):
+    if retry.partitions < len(tiers.TIERS):
         raise SettingsError(
-            f"topic {topics.retry} has {retry.partitions} partitions and needs at least {len(TIERS)}, one for each "
-            f"length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {RETRY_BLOCKS * len(TIERS)}"
+            f"topic {topics.retry} has {retry.partitions} partitions and needs at least {len(tiers.TIERS)}, one for "
+            f"each length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {tiers.PARTITIONS}"
         )
-    return TopicLimits(retry.partitions // len(TIERS), {name: facts.max_message_bytes for name, facts in found.items()})
+    return retry.partitions // len(tiers.TIERS)
 
 
 def _wanted(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str, str]]]:
@@ -88,7 +81,7 @@ def _wanted(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str
         topics.source: (count, {"retention.ms": str(30 * DAY_MS)}),
         topics.results: (count, week),
         topics.failed: (count, week),
-        topics.retry: (RETRY_BLOCKS * len(TIERS), keep | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
+        topics.retry: (tiers.PARTITIONS, keep | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
         topics.dlq: (count, keep),
     }
 

@@ -51,7 +51,8 @@ class Trimmer:
     def stop(self, timeout: float) -> None:
         """End the thread, which may be waiting for the broker: it is left behind then, and does no harm."""
         self._stopping.set()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
     def look(self) -> int:
         """Delete what may be deleted, if it is worthwhile; return how many records. Raises BrokerUnavailable."""

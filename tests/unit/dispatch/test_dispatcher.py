@@ -15,7 +15,7 @@ from etl import errors
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.overflow import DOWN_KEEPS
 from etl.models.task import Task
-from etl.retry.policy import DEFERRED_READS_PER_SECOND, TIERS
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND, TIERS
 from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
 from pretend import Clock, World

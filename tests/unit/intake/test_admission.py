@@ -35,7 +35,8 @@ from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.offsets import OffsetTracker
 from etl.outcomes.reporter import Reporter
-from etl.retry.policy import DEFERRED_READS_PER_SECOND, Policy
+from etl.retry.policy import Policy
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND
 from etl.sessions.pools import Pools
 from etl.topics.companions import Topics
 from etl.transfer import partials, relay

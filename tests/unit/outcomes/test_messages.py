@@ -15,8 +15,8 @@ from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
-from etl.outcomes.messages import Carried, MessageBuilder, tier_of
-from etl.retry.policy import TIERS
+from etl.outcomes.messages import Carried, MessageBuilder
+from etl.retry.tiers import TIERS, tier_of
 from etl.topics.companions import Topics
 
 pytestmark = pytest.mark.unit

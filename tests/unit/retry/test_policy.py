@@ -11,19 +11,9 @@ import pretend
 from etl import errors
 from etl.config import Settings
 from etl.models.task import Attempt, Task
-from etl.retry.policy import (
-    DEFERRED_READS_PER_SECOND,
-    TIERS,
-    Abandon,
-    DeadLetter,
-    Defer,
-    DeferralPacer,
-    Doubling,
-    Policy,
-    RetryHere,
-    tier_for,
-    tier_until,
-)
+from etl.retry.backoff import Doubling
+from etl.retry.policy import Abandon, DeadLetter, Defer, Policy, RetryHere
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND, TIERS, DeferralPacer, tier_for, tier_until
 
 pytestmark = pytest.mark.unit
 
@@ -48,7 +38,7 @@ def test_a_failure_that_may_pass_spends_an_attempt_and_waits_in_memory() -> None
     assert policy().verdict(tried(), LOST, NOW) == RetryHere(spent=True, waiting_since=None, outages=0, delay=1.0)
 
 
-def test_a_longer_back_off_is_parked() -> None:
+def test_a_longer_back_off_is_deferred() -> None:
     verdict = policy().verdict(tried(attempts=3), LOST, NOW)
     assert isinstance(verdict, Defer)
     assert verdict.spent
@@ -86,7 +76,7 @@ def test_an_outage_spends_no_attempt_and_notes_since_when_it_waits() -> None:
 @pytest.mark.parametrize(
     ("outages", "wait"), [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (5, 10), (6, 60), (8, 60), (60, 60), (5000, 60)]
 )
-def test_waits_of_an_outage_double_and_those_parked_fill_a_tier(outages: int, wait: float) -> None:
+def test_waits_of_an_outage_double_and_those_deferred_fill_a_tier(outages: int, wait: float) -> None:
     verdict = policy(jitter=0.5).verdict(tried(outages=outages, waiting_since=NOW - 5), DOWN, NOW)
     assert isinstance(verdict, RetryHere | Defer)
     assert (verdict.delay if isinstance(verdict, RetryHere) else verdict.not_before - NOW) == wait
@@ -216,5 +206,5 @@ def test_a_wait_of_a_whole_tier_is_one_hop_though_it_is_written_down_later(tier:
     assert tier_until(NOW + 0.3, not_before) == tier
 
 
-def test_a_park_shorter_than_every_tier_is_due_at_its_time() -> None:
+def test_a_deferral_shorter_than_every_tier_is_due_at_its_time() -> None:
     assert tier_until(NOW, NOW + 7) == 0
