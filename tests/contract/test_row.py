@@ -19,6 +19,7 @@ from etl.lanes.runner import Runner
 from etl.models.message import FileTransferJob
 from etl.models.task import SCAN_ANEW, Origin, Record, Task
 from etl.outcomes.reporter import Reporter
+from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
 from etl.transfer import FTPTransfer, relay
 from servers.fake import FakeFTP, FakeSession, wait_for
@@ -45,11 +46,12 @@ class Told(Reporter):
             assert task.origin.offset not in self.receipts
             self.receipts[task.origin.offset] = receipt
 
-    def failed(self, task: Task, error: BaseException, started: float) -> None:
+    def failed(self, task: Task, error: BaseException, started: float, breaker_wait: float = 0.0) -> float | None:
         self.errors.setdefault(task.origin.offset, []).append(error)
         if len(self.errors[task.origin.offset]) <= self.again:
             task.orphan_scan_since = SCAN_ANEW
-            self.dispatcher.later(task, 0.0)
+            return 0.0
+        return None
 
 
 class Scene:
@@ -474,7 +476,7 @@ def test_sessions_are_opened_ahead_of_need(fake) -> None:
     try:
         wait_for(lambda: pools.stats()["A"]["idle"] == 2)
         lease = pools.reserve(config)
-        assert lease is not None
+        assert isinstance(lease, Lease)
         lease.open()
         lease.source.ping()
         lease.release(reusable=True)

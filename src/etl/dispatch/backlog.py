@@ -94,8 +94,7 @@ class PairQueue:
     running: int = 0
     rate: Rate = field(default_factory=Rate)
     passed_over: dict[Server, int] = field(default_factory=dict)  # since its last turn
-    reserved: set[Server] = field(default_factory=set)
-    reserved_since: float | None = None  # since when a reserved session stays idle
+    reserved_since: float = math.inf  # since when a reserved session stays idle
     overloaded_since: float = -math.inf  # since when it has been slow, and jobs of it are deferred
     overloaded_until: float = -math.inf  # when one was, last
     yielded_to: float = -math.inf  # when a lane of another queue ended its lease for it, since its last turn
@@ -104,8 +103,13 @@ class PairQueue:
         names = " to ".join(server.config.hostname for server in self.servers)
         return (
             f"<PairQueue {names} lanes={self.lanes} running={self.running} ready={self.ready} "
-            f"waiting={len(self.waiting)} reserved={len(self.reserved)} {self.concurrency}>"
+            f"waiting={len(self.waiting)} {self.concurrency}>"
         )
+
+    @property
+    def is_starving(self) -> bool:
+        """Were others served first so often that it is its turn, whoever has fewer lanes?"""
+        return max(self.passed_over.values(), default=0) >= PASSED_OVER
 
     @property
     def is_idle(self) -> bool:
@@ -135,32 +139,32 @@ class PairQueue:
         return self.heap[0][2]
 
     def pass_over(self, other: PairQueue) -> None:
-        """Note that this queue was served while `other`, before it in turn, found one of its servers full."""
+        """Note that this queue was served while `other`, without lanes and before it in turn, was not."""
         for server in self.servers:
             if server in other.servers:
                 other.passed_over[server] = other.passed_over.get(server, 0) + 1
 
     def reserve(self, full: set[Server], now: float) -> set[Server]:
-        """Return the servers whose next free session is reserved for this queue, as it was refused again.
+        """Return the servers whose free sessions are reserved for this queue, which finds others `full`.
 
         Two servers with few sessions are hardly ever free in the same instant while others use both. A queue that was
-        passed over often at both (so both move) reserves the one that is full now, then the other. No session stays
-        idle for long: the other server may be stuck.
+        passed over often at both (so both move) reserves what is free. No session stays idle for long: the other server
+        may be stuck.
         """
         if any(self.passed_over.get(server, 0) < PASSED_OVER for server in self.servers):
-            return self.reserved
-        self.reserved |= full.intersection(self.servers)
-        if self.reserved - full:
-            self.reserved_since = now if self.reserved_since is None else self.reserved_since
+            return set()
+        free = set(self.servers) - full
+        if free:
+            self.reserved_since = min(self.reserved_since, now)
             if now - self.reserved_since > RESERVED_SECONDS:
                 self.end_reservation()
-        return self.reserved
+                return set()
+        return free
 
     def end_reservation(self) -> None:
         """Begin anew: it was served, or the reservation did not help."""
         self.passed_over.clear()
-        self.reserved.clear()
-        self.reserved_since = None
+        self.reserved_since = math.inf
 
     def overloaded_for(self, now: float) -> float:
         """Note that a job is deferred, as the queue is slow; return for how many seconds that has been so."""
@@ -195,12 +199,11 @@ class QueuedJob:
     destination: ServerConfig
     destination_key: object  # of the file it writes
     state: JobState = JobState.FOLLOWING
-    due: float = 0.0  # of a delayed one; of a running one when it is to wait after its end
-    again: bool = False  # running, and to wait afterwards
+    due: float = 0.0  # when it may run
     has_lane: bool = False  # running, and the one that its lane took last
     held: tuple[Server, ...] = ()  # whose sessions its lane holds: of both, or of the one that it connects to
     lease_since: float = 0.0  # since when its lane has had these sessions
-    dropped: bool = False  # running, and never to wait afterwards
+    dropped: bool = False  # running, and not to run again
 
     @property
     def sides(self) -> tuple[ServerConfig, ServerConfig]:
@@ -256,17 +259,17 @@ class Backlog:
         del queue.waiting[entry.number]
         queue.running += 1
 
-    def end_run(self, entry: QueuedJob, now: float, *, again: bool) -> None:
+    def end_run(self, entry: QueuedJob, now: float, due: float | None) -> None:
         """End a run: the job waits until it is due again, and keeps its destination; or it is gone."""
         queue = entry.queue
-        if not again:
-            queue.rate.count(now)
         queue.running -= 1
-        if again:
+        if due is None:
+            queue.rate.count(now)
+            self.remove(entry, now)
+        else:
+            entry.due = due
             queue.waiting[entry.number] = entry
             self._admit(entry, now)
-        else:
-            self.remove(entry, now)
 
     def remove(self, entry: QueuedJob, now: float) -> None:
         """Forget a job; the next of its destination may go."""

@@ -1,4 +1,4 @@
-"""Jobs of one pair of sessions in a row, in two stages: while one file is delivered, the next one is fetched.
+"""The jobs of one lease in two stages: while one file is delivered, the next one is fetched.
 
 Small files cross whole, in memory that all lanes share (`Store`); a larger one is streamed by the delivering thread,
 while the fetching one waits. Knows no protocol, no queue, no outcome.
@@ -16,8 +16,9 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etl.lanes.run import Row, Run
+    from etl.lanes.run import Run
     from etl.models.task import Task
+    from etl.sessions.lease import Lease
 
 WAITING = 1  # files of a lane that are handed over and not yet delivered, when one more may be
 
@@ -32,7 +33,7 @@ class Stages(Protocol):
         ...
 
     def open(self, run: Run) -> bool:
-        """Have the sessions of its row open. False: the job failed, and was reported."""
+        """Have the sessions of its lease open. False: the job failed, and was reported."""
         ...
 
     def fetch(self, run: Run) -> bool:
@@ -43,11 +44,11 @@ class Stages(Protocol):
         """End the reading of a file in memory, and have its source asked whether it changed."""
         ...
 
-    def settle(self, row: Row) -> None:
+    def settle(self, lease: Lease) -> None:
         """Read all answers of the source: no file follows for now."""
         ...
 
-    def expect(self, row: Row) -> None:
+    def expect(self, lease: Lease) -> None:
         """Get the destination ready: a file is on its way."""
         ...
 
@@ -76,21 +77,21 @@ class Delivery:
         self._delivered: SimpleQueue[None] = SimpleQueue()  # one for each run, or fence
         # Each of these is written by one thread. `put` counts before it takes `_coming` back, `is_followed` reads in
         # the other order: so a file on its way is always seen in one of them.
-        self._coming: Row | None = None  # the lane: a file for it is being fetched
+        self._coming: Lease | None = None  # the lane: a file for it is being fetched
         self._put_count = 0  # the lane: runs handed over
         self._undelivered = 0  # the lane: runs and fences handed over, as far as it knows
         self._taken_count = 0  # the delivering thread: runs begun
-        self._ready_for: Row | None = None  # the delivering thread: its destination knows that a file comes
+        self._ready_for: Lease | None = None  # the delivering thread: its destination knows that a file comes
         self._thread = threading.Thread(target=self._loop, name=f"{name}-out", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def announce(self, row: Row) -> None:
-        """Say that a file is being fetched for a row."""
-        self._coming = row
-        self._line.put(partial(self._expect, row))
+    def announce(self, lease: Lease) -> None:
+        """Say that a file is being fetched for a lease."""
+        self._coming = lease
+        self._line.put(partial(self._expect, lease))
 
     def put(self, run: Run, follow: Callable[[], bool] | None = None) -> None:
         """Hand over a fetched file; waits while others wait.
@@ -134,10 +135,10 @@ class Delivery:
             except BaseException:  # a bug; the lane goes on
                 log.exception("delivery met a bug")
 
-    def _expect(self, row: Row) -> None:
-        if row is self._coming and row is not self._ready_for:
-            self._ready_for = row
-            self._stages.expect(row)
+    def _expect(self, lease: Lease) -> None:
+        if lease is self._coming and lease is not self._ready_for:
+            self._ready_for = lease
+            self._stages.expect(lease)
 
     def _is_followed(self) -> bool:
         return self._coming is not None or self._put_count != self._taken_count
@@ -149,13 +150,13 @@ class Delivery:
         def is_followed() -> bool:
             if not follow():
                 return False
-            self._ready_for = run.row
+            self._ready_for = run.lease
             return True
 
         try:
             self._stages.deliver(run, is_followed)
         except BaseException as error:  # noqa: BLE001 - a bug; the lane goes on, with other sessions
-            run.row.destination_is_reusable = False
+            run.lease.destination_is_reusable = False
             self._on_bug(run.task, error)
         finally:
             try:

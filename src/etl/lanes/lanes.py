@@ -6,8 +6,8 @@
     lanes.start() .abort(predicate, error) -> int .tick(now) -> int .runs()
     lanes.drain(deadline) -> bool  .stop(timeout) -> bool
 
-With `stages` (row.py) a lane goes on with its sessions as long as there are jobs for them, and delivers one file while
-it fetches the next; jobs that cannot be split are still given to `execute`.
+With `stages` (delivery.py) a lane keeps its lease as long as there are jobs for it, and delivers one file while it
+fetches the next; jobs that cannot be split are given to `execute`.
 
 `work` is the dispatcher, as far as a lane needs it (`Work`). Knows no Kafka, no protocol, no queue.
 """
@@ -50,12 +50,8 @@ class Work(Protocol):
         """Return one more job for the sessions of a running one; None: give them back."""
         ...
 
-    def finish(self, task: Task) -> None:
-        """Give back the place of a job that ran."""
-        ...
-
-    def later(self, task: Task, delay: float) -> None:
-        """Have a running job wait and run again."""
+    def finish(self, task: Task, again_in: float | None = None) -> None:
+        """End the run of a job, which is over; or have it run again after so many seconds."""
         ...
 
 
@@ -176,9 +172,7 @@ class Lanes:
                 self._runs.add(run)
         if not ending:
             return run
-        # taken in the instant of the stop: back in its queue, where it ends with the process
-        self._work.later(task, 0.0)
-        self._work.finish(task)
+        self._work.finish(task, 0.0)  # taken in the instant of the stop: it ends with the process, in its queue
         return None
 
     def _can_pipeline(self, run: Run, stages: Stages) -> bool:
@@ -199,37 +193,35 @@ class Lanes:
 
     def _execute_row(self, run: Run, stages: Stages, delivery: Delivery, buffer: Callable[[], memoryview]) -> None:
         """Fetch file after file for the same sessions; the delivery of each goes on beside the next fetch."""
-        row = run.row
+        lease = run.lease
         coming: Run | None = run
         try:
-            while coming is not None and not row.is_over and self._can_pipeline(coming, stages):
+            while coming is not None and not lease.is_over and self._can_pipeline(coming, stages):
                 run, coming = coming, None  # from here on it is fetched, delivered or failed, and ended
                 task = self._fetch(run, stages, delivery)
-                coming = None if task is None else self._begin(task, row.lease, buffer)
-                if coming is not None:
-                    coming.row = row
+                coming = None if task is None else self._begin(task, lease, buffer)
         finally:
-            stages.settle(row)
+            stages.settle(lease)
             delivery.wait()
-            row.end()
+            lease.release(lease.reusable)
         if coming is not None:  # it waits its turn: a lease of its own is what it needs
-            self._work.later(coming.task, 0.0)
+            coming.again_in = 0.0
             self._end(coming)
 
     def _fetch(self, run: Run, stages: Stages, delivery: Delivery) -> Task | None:
-        """Fetch one file and hand it to the delivery, which lands it; return the job that follows in the row."""
-        row = run.row
+        """Fetch one file and hand it to the delivery, which lands it; return the job that follows in the lease."""
+        lease = run.lease
         try:
             is_fetched = stages.open(run)
             if is_fetched:
-                delivery.announce(row)  # its sessions are open: the destination can get ready
+                delivery.announce(lease)  # its sessions are open: the destination can get ready
                 is_fetched = stages.fetch(run)
         except BaseException as error:  # noqa: BLE001 - a bug in the stages; the lane goes on
             self._report(run.task, error)
-            row.lease.abort()
+            lease.abort()
             is_fetched = False
         if not is_fetched:
-            task = self._another(run) if row.is_open else None  # the row goes on, if its sessions do
+            task = self._another(run) if lease.is_open else None  # the lease is kept if its sessions are open
             self._end(run)
             return task
         if run.unchanged is None:
@@ -240,7 +232,7 @@ class Lanes:
         return task
 
     def _stream(self, run: Run, delivery: Delivery) -> Task | None:
-        """Have a file delivered that is not in memory, and wait for it; return the job that follows in the row.
+        """Have a file delivered that is not in memory, and wait for it; return the job that follows in the lease.
 
         That one is asked for only when the file has arrived: it would wait behind it, though other lanes are free.
         """
@@ -258,13 +250,13 @@ class Lanes:
     def _another(self, run: Run) -> Task | None:
         """Ask for the job that follows, while this one runs: once it has ended its sessions are another's."""
         try:
-            return None if run.row.is_over else self._work.another(run.task)
+            return None if run.lease.is_over else self._work.another(run.task)
         except Exception:  # a bug in the dispatcher must not silently cost a lane
             log.exception("lane could not take another job")
             return None
 
     def _end(self, run: Run) -> None:
-        self._work.finish(run.task)
+        self._work.finish(run.task, run.again_in)
         with self._lock:
             self._runs.discard(run)
             if not self._runs:

@@ -1,4 +1,4 @@
-"""One run of a job in a lane, the row of runs that share a lease, and the memory that all rows share.
+"""One run of a job in a lane, and the memory for whole files that all lanes share.
 
 State of the lane's two threads: each field says which of them writes it. Knows no protocol, no queue, no outcome.
 """
@@ -45,26 +45,6 @@ class Store:
             self._left_bytes += size_bytes
 
 
-class Row:
-    """The sessions of a row, and what may still be done with them."""
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        self.is_open = False
-        self.source_is_reusable = True  # written by the fetching thread, or by the delivering one while that waits
-        self.destination_is_reusable = True  # written by the delivering thread
-        self.lost: BaseException | None = None  # why the destination did not get ready: the next file's error
-
-    @property
-    def is_over(self) -> bool:
-        """Did a session fail, so that no job may begin with it?"""
-        return not (self.source_is_reusable and self.destination_is_reusable) or self.lease.aborted
-
-    def end(self) -> None:
-        """Give the sessions back."""
-        self.lease.release(reusable=(self.source_is_reusable, self.destination_is_reusable))
-
-
 class Run:
     """One run of one job in one lane."""
 
@@ -83,11 +63,11 @@ class Run:
         self.started = started  # of the lanes' clock, as is `deadline`
         self.deadline = deadline
         self.number = next(self._numbers)  # unique in the process
-        self.row = Row(lease)
-        self.parcel: Parcel | None = None  # in a row: what was fetched
+        self.parcel: Parcel | None = None  # in two stages: what was fetched
         self.unchanged: CrossThread[bool] | None = None  # and, of a file in memory, what its source says at the end
         self.held_bytes = 0  # of the store
-        self.start = Start.now()  # for the result; in a row: when it had its turn
+        self.again_in: float | None = None  # seconds after which the job is to run again; None: it is over here
+        self.start = Start.now()  # for the result; in two stages: when it had its turn
         self._buffer = buffer
         self._lock = threading.Lock()  # guards _aborted: the first reason stays
         self._aborted: EtlError | None = None

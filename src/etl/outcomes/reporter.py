@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from etl.errors import EtlError, Fate, InvalidMessage, code_of
+from etl.errors import EtlError, InvalidMessage, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models.message import TransferResult
@@ -92,11 +92,13 @@ class Reporter:
         # A task of its own: the lane may still be ending the run that published it.
         self.dispatcher.offer(replace(task, published=True))
 
-    def failed(self, task: Task, error: BaseException, start: Start) -> None:
-        """Report an attempt that failed: have the job run again, later or elsewhere, or give it up."""
+    def failed(self, task: Task, error: BaseException, start: Start, breaker_wait: float = 0.0) -> float | None:
+        """Report an attempt that failed; return after how many seconds the job is to run again here, if it is.
+
+        `breaker_wait`: for how many seconds nobody tries the server that failed.
+        """
         now = time.time()
         # Of a job that another process may have finished by now the error proves nothing: its source may be gone.
-        breaker_wait = self._breaker_wait(error)
         verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
         if isinstance(verdict, RetryHere | Defer):
             self._note(task, error, spent=verdict.spent)
@@ -107,19 +109,20 @@ class Reporter:
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
                 task.orphan_scan_since = SCAN_ANEW
-                self.dispatcher.later(task, verdict.delay)
+                return verdict.delay
         elif isinstance(verdict, DeadLetter):
             self._note(task, verdict.error, spent=True)
             self.dead(task, verdict.error, start)
         elif self.ledger.owns(task.partition, task.epoch) and not self.is_stopping():
             # Nobody took the partition away: we only cannot be sure that it is ours, while the broker is silent.
             task.orphan_scan_since = SCAN_ANEW
-            self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
+            return ABANDONED_PAUSE_SECONDS
         else:
             # When a partition is taken away its next owner looks anyway; when the process stops, it must be told to.
             if task.orphan_scan_since is not None and self.is_stopping():
                 self.leaves_orphans = True
             log.info("job abandoned", **context(task), error=str(error))
+        return None
 
     def defer(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
         """Set a job aside in T-retry until `not_before` (wall clock)."""
@@ -218,11 +221,6 @@ class Reporter:
         if spent:
             what = redact(f"{code_of(error)}: {error}")
             task.attempts.append(Attempt(_utc(time.time()), self.worker, what[:2000]))
-
-    def _breaker_wait(self, error: BaseException) -> float:
-        if isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:
-            return self.dispatcher.breaker_wait(error.server)
-        return 0.0
 
     def give_up_waiting(self) -> bool:
         """Drop the jobs that were to look for orphans first; return whether the next owners need not look, either.

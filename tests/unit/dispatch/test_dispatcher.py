@@ -40,7 +40,7 @@ class Room:
         """Have a session open with each of these servers."""
         for name in names:
             lease = self.pools.reserve(self.pools.server(name))
-            assert lease is not None
+            assert isinstance(lease, Lease)
             lease.open()
             lease.release(reusable=True)
 
@@ -67,16 +67,18 @@ class Room:
 
     def end(self, task: Task, *, later: float | None = None) -> None:
         self.leases.pop(task).release(reusable=True)
-        if later is not None:
-            self.dispatcher.later(task, later)
-        self.dispatcher.finish(task)
+        self.dispatcher.finish(task, later)
+
+    def breaker_wait(self, name: str) -> float:
+        """Return for how many seconds nobody tries a server."""
+        reports = self.dispatcher.servers()
+        return reports[name].next_probe_seconds if name in reports else 0.0
 
     def refuse(self, task: Task, name: str, error: BaseException = DOWN) -> None:
         """End a run as an outage of a server does: its sessions are gone, the job waits."""
         self.leases.pop(task).release(reusable=False)
         self.dispatcher.failed(name, error, task)
-        self.dispatcher.later(task, 60.0)
-        self.dispatcher.finish(task)
+        self.dispatcher.finish(task, 60.0)
 
     def run(self, seconds: float = 0.0) -> Task:
         task = self.take()
@@ -207,8 +209,7 @@ def test_a_server_is_reached_by_itself_before_its_partner_lends_a_session() -> N
         assert pairs(r.take_all()) == "AB"
         lease.open()
         lease.release(reusable=True)
-        r.dispatcher.later(task, 0.0)
-        r.dispatcher.finish(task)
+        r.dispatcher.finish(task, 0.0)
         r.end(*r.leases)
         again, lease = _taken(r.dispatcher)
         assert (again, lease.servers) == (task, ("A", "C"))
@@ -216,17 +217,25 @@ def test_a_server_is_reached_by_itself_before_its_partner_lends_a_session() -> N
         r.dispatcher.finish(task)
 
 
-def test_lanes_are_not_kept_for_a_connect_that_takes_long() -> None:
+def test_no_lane_is_kept_for_a_connect_and_once_it_is_through_its_pair_gets_half() -> None:
+    """Lanes end their leases for whoever has fewer by two: no lane need be idle meanwhile."""
     with room(World(A=8, B=8, C=8, D=8), workers=4) as r:
         r.warm("A", "B", "D")
-        r.offer(*tasks_of("C", "D", 8, 20), *tasks_of("A", "B", 8))
-        task, lease = _taken(r.dispatcher)
+        r.offer(*tasks_of("C", "D", 8, 20), *tasks_of("A", "B", 100, 100))
+        connecting, lease = _taken(r.dispatcher)
         assert lease.servers == ("C",)
-        assert pairs(r.take_all()) == "AB AB"
-        r.clock.pass_(1.0)
-        assert pairs(r.take_all()) == "AB AB"
-        lease.release(reusable=False)
-        r.dispatcher.finish(task)
+        lanes = r.take_all()
+        assert pairs(lanes) == "AB AB AB AB"
+        lease.open()
+        lease.release(reusable=True)
+        r.dispatcher.finish(connecting)
+        assert pairs(r.take_all()) == "CD"  # beyond ETL_WORKERS: one lane is kept for a server that has none
+        for task in lanes[:2]:
+            assert r.dispatcher.another(task) is None
+            r.end(task)
+            r.take_all()
+            r.clock.pass_(0.6)
+        assert sorted(pairs(list(r.leases)).split()) == ["AB", "AB", "CD", "CD"]
 
 
 def test_a_queue_whose_two_servers_are_never_free_at_once_is_served_all_the_same() -> None:
@@ -332,15 +341,13 @@ def test_a_job_offered_with_a_delay_waits_for_it() -> None:
         assert r.take_all() == [task]
 
 
-def test_later_says_nothing_of_a_job_that_does_not_run() -> None:
+def test_the_end_of_a_run_says_nothing_of_a_job_that_does_not_run() -> None:
     with room() as r:
         task = pretend.task()
         r.offer(task)
-        r.dispatcher.later(task, 100.0)
-        r.dispatcher.finish(task)
+        r.dispatcher.finish(task, 100.0)
         assert r.run() is task
-        r.dispatcher.later(task, 100.0)
-        r.dispatcher.finish(task)
+        r.dispatcher.finish(task, 100.0)
         assert r.dispatcher.unfinished == (0, 0)
 
 
@@ -352,7 +359,7 @@ def test_an_outage_closes_the_server_for_a_while_then_one_probe_goes() -> None:
         r.offer(*tasks_of("A", "B", 3), *tasks_of("C", "D", 1, 10))
         r.refuse(r.must_take(), "B")
         assert pairs(r.take_all()) == "CD"
-        assert r.dispatcher.breaker_wait("B") == 1.0
+        assert r.breaker_wait("B") == 1.0
         r.clock.pass_(1.0)
         assert pairs(r.take_all()) == "AB"
 
@@ -410,8 +417,7 @@ def test_a_failing_server_has_one_lane() -> None:
         r.clock.pass_(10.0)
         assert r.take() is None
         lease.release(reusable=False)
-        r.dispatcher.later(dialing, 60.0)
-        r.dispatcher.finish(dialing)
+        r.dispatcher.finish(dialing, 60.0)
         assert r.take() is not None
 
 
@@ -423,14 +429,14 @@ def test_a_refusal_while_sessions_are_open_is_no_outage() -> None:
             r.offer(*tasks_of("A", "B", 2))
             r.must_take()
             r.dispatcher.failed("B", error)
-            assert r.dispatcher.breaker_wait("B") == 0.0
+            assert r.breaker_wait("B") == 0.0
 
 
 @pytest.mark.parametrize("error", [errors.FileMissing("gone"), errors.ConnectionLost("reset"), ValueError()])
 def test_other_errors_say_nothing_about_the_server(error: Exception) -> None:
     with room() as r:
         r.dispatcher.failed("B", error)
-        assert r.dispatcher.breaker_wait("B") == 0.0
+        assert r.breaker_wait("B") == 0.0
 
 
 def test_an_outage_is_said_once_and_its_end() -> None:
@@ -454,10 +460,10 @@ def test_too_many_connections_is_an_outage_only_when_none_of_ours_is_open() -> N
         r.offer(*tasks_of("A", "B", 2))
         running = r.must_take()
         r.dispatcher.failed("B", busy)
-        assert r.dispatcher.breaker_wait("B") == 0.0
+        assert r.breaker_wait("B") == 0.0
         r.leases[running].release(reusable=False)
         r.dispatcher.failed("B", busy)
-        assert r.dispatcher.breaker_wait("B") == 1.0
+        assert r.breaker_wait("B") == 1.0
 
 
 def test_beyond_a_few_the_jobs_of_a_server_that_is_down_are_handed_out() -> None:
@@ -489,10 +495,10 @@ def test_what_is_handed_out_waits_about_as_long_as_the_breaker() -> None:
     with room() as r:
         for _ in range(6):
             r.dispatcher.failed("B", DOWN)
-            r.clock.pass_(r.dispatcher.breaker_wait("B"))
+            r.clock.pass_(r.breaker_wait("B"))
         r.dispatcher.failed("B", DOWN)
         r.offer(*tasks_of("A", "B", DOWN_KEEPS + 1))
-        assert r.dispatcher.breaker_wait("B") == 64.0
+        assert r.breaker_wait("B") == 64.0
         assert [delay for _, delay, _ in r.dispatcher.overflow()] == [60.0]  # a whole tier: one record
 
 
@@ -586,8 +592,7 @@ def test_a_refused_login_keeps_its_server_closed_for_a_minute_then_longer() -> N
                 with pytest.raises(errors.AuthenticationFailed) as caught:
                     lease.open()
                 r.dispatcher.failed("B", caught.value, task)
-                r.dispatcher.later(task, 1.0)
-                r.dispatcher.finish(task)
+                r.dispatcher.finish(task, 1.0)
             r.clock.pass_(0.5)
         assert len(tries) in {6, 7}
         assert tries[1] >= 48
@@ -857,7 +862,7 @@ def _taken(dispatcher: Dispatcher) -> tuple[Task, Lease]:
 
 def _reserved(pools: Pools) -> Lease:
     lease = pools.reserve(pools.server("A"))
-    assert lease is not None
+    assert isinstance(lease, Lease)
     return lease
 
 

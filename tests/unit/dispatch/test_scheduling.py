@@ -207,6 +207,7 @@ def test_active_lanes_are_counted_per_server() -> None:
         r.must_take()
         budget, servers = r.dispatcher._scheduler._budget, r.dispatcher._servers
         a, b, c = (servers[r.pools.key(r.pools.server(name))] for name in "ABC")
-        assert [budget.active(r.clock(), server) for server in (a, b, c)] == [1, 0, 1]
-        assert budget.active(r.clock()) == 1
+        load = budget.load(r.clock())
+        assert [load.of(server) for server in (a, b, c)] == [1, 0, 1]
+        assert load.lanes == 1
         assert len(budget._at_work) == 2

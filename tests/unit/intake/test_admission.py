@@ -37,6 +37,7 @@ from etl.outcomes.offsets import OffsetTracker
 from etl.outcomes.reporter import Reporter
 from etl.retry.policy import Policy
 from etl.retry.tiers import DEFERRED_READS_PER_SECOND
+from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
 from etl.topics.companions import Topics
 from etl.transfer import partials, relay
@@ -153,8 +154,9 @@ class Scene:
         ran: list[Task] = []
         while (taken := self.dispatcher.take(0)) is not None:
             task, lease = taken
-            self.runner.execute(Run(task, lease, 0.0, None, lambda: memoryview(bytearray(16))))
-            self.dispatcher.finish(task)
+            run = Run(task, lease, 0.0, None, lambda: memoryview(bytearray(16)))
+            self.runner.execute(run)
+            self.dispatcher.finish(task, run.again_in)
             ran.append(task)
             if lease.is_pair:
                 break
@@ -349,7 +351,7 @@ def test_an_outage_spends_nothing_and_is_parked(scene: Scene) -> None:
     record = scene.accept()
     outage = errors.ServerUnavailable("refused", server="B")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Dispatcher, "breaker_wait", lambda *_: 100.0)
+        patch.setattr(Dispatcher, "failed", lambda *_: 100.0)
         task = scene.run(raising(outage))
     deferred = scene.messages()["jobs-retry"]
     assert (deferred.value, deferred.key) == (record.value, record.key)
@@ -596,7 +598,7 @@ def test_a_back_off_that_no_breaker_tells_the_end_of_is_waited_for(scene: Scene)
     task = admitted(scene)
     task.outages = 8
     lease = scene.pools.reserve(scene.pools.server("B"))
-    assert lease is not None
+    assert isinstance(lease, Lease)
     lease.open()
     lease.release(reusable=True)
     busy = errors.ServerBusy("B: 421", server="B")
@@ -786,10 +788,10 @@ def test_a_server_that_lets_us_in_is_back_before_its_first_file_is_done(scene: S
     waits = []
 
     def relayed() -> relay.Receipt:
-        waits.append(scene.dispatcher.breaker_wait("B"))
+        told = scene.dispatcher.servers()["B"]
+        waits.append((told.state, told.next_probe_seconds))
         scene.accept({**JOB, "destination": {"hostname": "B", "path": "/out/b"}})
-        assert scene.dispatcher._down == set()
         return good()
 
     scene.run(relayed)
-    assert waits == [0.0]
+    assert waits == [("closed", 0.0)]

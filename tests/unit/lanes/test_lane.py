@@ -45,16 +45,15 @@ class Work:
                 self.changed.wait(min(timeout, 0.005))
                 return None
             lease = self.pools.reserve(self.pools.server("A"), self.pools.server("B"))
-            assert lease is not None
+            assert isinstance(lease, Lease)
             return self.tasks.popleft(), lease
 
-    def finish(self, task: Task) -> None:
+    def finish(self, task: Task, again_in: float | None = None) -> None:
         with self.changed:
+            if again_in is not None:
+                self.delayed.append((task, again_in))
             self.finished.append(task)
             self.changed.notify_all()
-
-    def later(self, task: Task, delay: float) -> None:
-        self.delayed.append((task, delay))
 
     def wait(self, count: int) -> None:
         with self.changed:
@@ -193,7 +192,7 @@ def test_abort_ends_the_running_jobs_it_is_asked_for_and_says_why() -> None:
 def test_the_first_reason_of_an_abort_stays() -> None:
     work = Work()
     lease = work.pools.reserve(work.pools.server("A"))
-    assert lease is not None
+    assert isinstance(lease, Lease)
     run = Run(pretend.task(), lease, 0.0, None, lambda: memoryview(b""))
     first = errors.TransferTimeout("too long")
     assert run.aborted is None
