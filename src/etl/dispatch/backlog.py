@@ -94,6 +94,7 @@ class PairQueue:
     running: int = 0
     rate: Rate = field(default_factory=Rate)
     passed_over: dict[Server, int] = field(default_factory=dict)  # since its last turn
+    reserved: set[Server] = field(default_factory=set)
     reserved_since: float = math.inf  # since when a reserved session stays idle
     overloaded_since: float = -math.inf  # since when it has been slow, and jobs of it are deferred
     overloaded_until: float = -math.inf  # when one was, last
@@ -103,7 +104,7 @@ class PairQueue:
         names = " to ".join(server.config.hostname for server in self.servers)
         return (
             f"<PairQueue {names} lanes={self.lanes} running={self.running} ready={self.ready} "
-            f"waiting={len(self.waiting)} {self.concurrency}>"
+            f"waiting={len(self.waiting)} reserved={len(self.reserved)} {self.concurrency}>"
         )
 
     @property
@@ -145,25 +146,25 @@ class PairQueue:
                 other.passed_over[server] = other.passed_over.get(server, 0) + 1
 
     def reserve(self, full: set[Server], now: float) -> set[Server]:
-        """Return the servers whose free sessions are reserved for this queue, which finds others `full`.
+        """Return the servers whose next free session is reserved for this queue, which finds some of them `full`.
 
         Two servers with few sessions are hardly ever free in the same instant while others use both. A queue that was
-        passed over often at both (so both move) reserves what is free. No session stays idle for long: the other server
-        may be stuck.
+        passed over often at both (so both move) reserves the one that is full now, then the other. No session stays
+        idle for long: the other server may be stuck.
         """
         if any(self.passed_over.get(server, 0) < PASSED_OVER for server in self.servers):
-            return set()
-        free = set(self.servers) - full
-        if free:
+            return self.reserved
+        self.reserved |= full
+        if self.reserved - full:
             self.reserved_since = min(self.reserved_since, now)
             if now - self.reserved_since > RESERVED_SECONDS:
                 self.end_reservation()
-                return set()
-        return free
+        return self.reserved
 
     def end_reservation(self) -> None:
         """Begin anew: it was served, or the reservation did not help."""
         self.passed_over.clear()
+        self.reserved.clear()
         self.reserved_since = math.inf
 
     def overloaded_for(self, now: float) -> float:

@@ -10,9 +10,9 @@
 server has the fewest lanes; among equals they take turns. A lane ends its lease where that helps a pair with fewer. So
 a server alone gets all lanes, two get half each, and one that just came is first.
 
-ETL_WORKERS lanes run, and some more in place of those that are long at one job: a lane in a transfer of ten minutes, or
-at a server that has fallen silent, moves nobody else's jobs, so it counts for nothing here. One that opens the first
-session with a server moves no job at all: CONNECTING_LANES do nothing else, and silent servers take no lane of others.
+ETL_WORKERS lanes are active, and some more run in place of those that are long at one job: a lane in a transfer of ten
+minutes, or at a server that has fallen silent, moves nobody else's jobs. One that opens the first session with a server
+moves no job at all: CONNECTING_LANES do nothing else, so that silent servers take no lane of those that answer.
 
 Guarded by the dispatcher's lock; the clock is handed in, and delayed jobs whose time has come are ready. Asks the pools
 and reserves sessions; opens none. Knows no Kafka, no protocol.
@@ -44,25 +44,28 @@ LONG_SECONDS = 3.0  # a lane that is at one job for longer does not count as act
 
 
 class Load:
-    """The active lanes at one moment, in all and by server and queue."""
+    """How loaded servers are at one moment, by the lanes that have both sessions of a job.
 
-    def __init__(self, active: list[QueuedJob]) -> None:
+    Lanes that are long at one job load a server up to `half` of all lanes: it may have more, but only after others.
+    """
+
+    def __init__(self, active: list[QueuedJob], all_lanes: Iterable[QueuedJob], half: int) -> None:
         self.lanes = len(active)
-        self._of: Counter[Server | PairQueue] = Counter()
-        for entry in active:
-            self._of.update((*entry.held, entry.queue))
-
-    def of(self, one: Server | PairQueue) -> int:
-        """Return how many active lanes a server or a queue has."""
-        return self._of[one]
+        self._active = Counter(server for entry in active for server in entry.queue.servers)
+        self._all = Counter(server for entry in all_lanes for server in entry.queue.servers)
+        self._half = half
 
     def level(self, queue: PairQueue) -> list[int]:
-        """Return the lanes of the busier server of a queue, then those of the other."""
-        return sorted((self._of[queue.servers[0]], self._of[queue.servers[-1]]), reverse=True)
+        """Return the load of the busier server of a queue, then that of the other."""
+        return sorted((self.of(queue.servers[0]), self.of(queue.servers[-1])), reverse=True)
 
     def apart(self, queue: PairQueue, other: PairQueue) -> int:
-        """Return the lanes of the busier server of a queue that `other` does not have, too."""
-        return max((self._of[server] for server in queue.servers if server not in other.servers), default=0)
+        """Return the load of the busier server of a queue that `other` does not have, too."""
+        return max((self.of(server) for server in queue.servers if server not in other.servers), default=0)
+
+    def of(self, server: Server) -> int:
+        """Return the load of a server."""
+        return max(self._active[server], min(self._all[server], self._half))
 
 
 class LaneBudget:
@@ -70,6 +73,7 @@ class LaneBudget:
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        self.half = max(1, workers // 2)
         self._at_work: dict[QueuedJob, float] = {}  # since when
         self._connecting: set[QueuedJob] = set()
 
@@ -96,9 +100,10 @@ class LaneBudget:
         return had_both
 
     def load(self, now: float, moving: QueuedJob | None = None) -> Load:
-        """Return the load of the lanes that have both sessions of a job, and are not long at it; or are `moving`."""
+        """Return the load now. Lanes that are not long at their job are active, and so is that of `moving`."""
         work = self._at_work.items()
-        return Load([entry for entry, since in work if now - since <= LONG_SECONDS or entry is moving])
+        active = [entry for entry, since in work if now - since <= LONG_SECONDS or entry is moving]
+        return Load(active, self._at_work, self.half)
 
     def holding(self, server: Server) -> int:
         """Return how many lanes hold a session of a server, and one of its partner."""
@@ -133,7 +138,6 @@ class Scheduler:
         self._pools = pools
         self._backlog = backlog
         self._budget = LaneBudget(workers)
-        self._half = max(1, workers // 2)
         self._last_ran: dict[PairQueue, float] = {}  # when a lane with both sessions left each queue last
         self._look_at = math.inf  # when a queue that has jobs ready may get a lane by time alone
 
@@ -160,9 +164,10 @@ class Scheduler:
                 if full := self._full_of(queue, look):
                     look.reserved |= queue.reserve(full, now)
                     continue
-            if not any(level) and (taken := self._begin(queue, side, look, now)) is not None:
+            if any(level):
+                able.append((not queue.is_starving, level, turn, queue, side))
+            elif (taken := self._begin(queue, side, look, now)) is not None:
                 return taken  # nobody can have fewer
-            able.append((not queue.is_starving, level, turn, queue, side))
         for _, _, _, queue, side in sorted(able):
             if (taken := self._begin(queue, side, look, now)) is not None:
                 return taken
@@ -207,7 +212,7 @@ class Scheduler:
         That one may have no job ready in this instant; a partner that falls silent with all sessions would keep it out.
         """
         return any(
-            server.lanes >= self._half
+            server.lanes >= self._budget.half
             and self._budget.holding(server) + 1 >= server.config.max_connections
             and any(
                 server in other.servers and other is not queue and not other.lanes and now - at <= RECENT_SECONDS
@@ -231,7 +236,7 @@ class Scheduler:
             server.breaker.half_open(entry)
         if side is None:
             for other in look.waiting[: look.waiting.index(queue)]:
-                if not look.load.of(other):
+                if not other.lanes:
                     queue.pass_over(other)
         self._backlog.ready.move_to_end(queue.key)
         self._backlog.begin(entry)
@@ -289,7 +294,7 @@ class Scheduler:
         if queue is giving:
             return False
         shared = [server for server in queue.servers if server in giving.servers]
-        is_starving = bool(shared) and not load.of(queue) and lead == 1
+        is_starving = bool(shared) and not queue.lanes and lead == 1
         if not is_starving and load.apart(queue, giving) + lead > load.apart(giving, queue):
             return False
         if not self._may_run(queue, now) or self._needs_connect(queue) is not None:

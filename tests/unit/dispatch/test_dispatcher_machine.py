@@ -253,14 +253,12 @@ class DispatcherMachine(RuleBasedStateMachine):
         ]
 
     def level(self, task: Task) -> list[int]:
-        """Return the active lanes of the busier server of a job, then those of the other."""
-        active = Counter(
-            name
-            for lease, (last, _) in self.rows.items()
-            if lease.is_pair and last in self.running and self.clock() - self.began[last] <= LONG_SECONDS
-            for name in touched(last)
-        )
-        return sorted((active[name] for name in pair(task)), reverse=True)
+        """Return the load of the busier server of a job, then that of the other: of long lanes at most half count."""
+        lanes = [last for lease, (last, _) in self.rows.items() if lease.is_pair and last in self.running]
+        active = [last for last in lanes if self.clock() - self.began[last] <= LONG_SECONDS]
+        counts = [Counter(name for last in some for name in touched(last)) for some in (active, lanes)]
+        loads = (max(counts[0][name], min(counts[1][name], self.workers // 2)) for name in pair(task))
+        return sorted(loads, reverse=True)
 
     def lanes(self) -> int:
         return sum(task in self.running for task, _ in self.rows.values())

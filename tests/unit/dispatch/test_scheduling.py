@@ -110,6 +110,27 @@ def test_silent_partners_of_a_server_cost_its_other_pairs_no_lanes(count: int) -
             assert part_of_the_second(r, "DE", "CB") >= 0.45
 
 
+def test_a_silent_server_with_many_partners_leaves_half_of_the_lanes_to_others() -> None:
+    """Its lanes are long at their jobs, and active no more: it must not get others for that reason."""
+    partners = [f"P{number}" for number in range(8)]
+    with room(World(**dict.fromkeys(["A", "D", "E", *partners], 64)), workers=8) as r:
+        r.warm("A", "D", "E", *partners)
+        r.offer(*tasks_of("D", "E", 8000, 10_000))
+        for number, name in enumerate(partners):
+            r.offer(*tasks_of("A", name, 20, 100 * number))
+        lanes: list[Task] = []
+        for _ in range(600):
+            lanes += [task for task in r.take_all() if task.job.source.hostname == "D"]
+            r.clock.pass_(TICK)
+            for task in lanes[:]:
+                lanes.remove(task)
+                if (following := follow(r, task)) is None:
+                    r.end(task)
+                else:
+                    lanes.append(following)
+        assert len(lanes) >= 4
+
+
 def test_a_server_that_is_met_first_is_reached_beside_silent_ones() -> None:
     with room(World(**NAMES), workers=4) as r, connecting(r, *(f"{name}-B" for name in "CDEFGHIJKLMN")):
         r.offer(*tasks_of("X", "W", 2, 1000))
@@ -197,7 +218,7 @@ def test_when_the_long_jobs_end_the_lanes_beyond_the_setting_end_their_rows() ->
         assert len(r.leases) <= 6
 
 
-def test_active_lanes_are_counted_per_server() -> None:
+def test_long_lanes_load_a_server_up_to_half_of_all() -> None:
     with room(World(A=8, B=8, C=8), workers=8) as r:
         r.warm("A", "B", "C")
         r.offer(pretend.task(0, "A", "B"))
@@ -208,6 +229,10 @@ def test_active_lanes_are_counted_per_server() -> None:
         budget, servers = r.dispatcher._scheduler._budget, r.dispatcher._servers
         a, b, c = (servers[r.pools.key(r.pools.server(name))] for name in "ABC")
         load = budget.load(r.clock())
-        assert [load.of(server) for server in (a, b, c)] == [1, 0, 1]
+        assert [load.of(server) for server in (a, b, c)] == [2, 1, 1]
         assert load.lanes == 1
+        full = budget.half
+        budget.half = 1
+        assert [budget.load(r.clock()).of(server) for server in (a, b, c)] == [1, 1, 1]
+        budget.half = full
         assert len(budget._at_work) == 2
