@@ -922,3 +922,21 @@ def test_a_decision_takes_no_longer_with_thousands_of_jobs_in_hundreds_of_queues
         return max(calls)
 
     assert most_calls(300, 6000) <= 1.2 * most_calls(3, 36)
+
+
+def test_what_is_going_on_can_be_read_from_its_repr() -> None:
+    with room() as r:
+        r.warm("A", "B")
+        r.offer(*tasks_of("A", "B", 3))
+        r.dispatcher.failed("C", DOWN)
+        lease = r.leases[r.must_take()]
+        told = repr(r.dispatcher)
+        assert "jobs=3 down=1" in told
+        assert "at_work=1 connecting=0" in told
+        assert "A to B lanes=1 running=1 ready=2 waiting=2" in told
+        assert repr(lease) == "<Lease A to B open reusable=(True, True)>"
+        assert "leases=1" in repr(r.pools)
+        assert "<Pool A limit=8 shrunk_to=None open=1 idle=0 taken=1 connecting=0 orphans=0>" in repr(r.pools)
+        servers = {server.config.hostname: repr(server) for server in r.dispatcher._servers.values()}
+        assert servers["A"] == "<Server A lanes=1 deferred=0 <Breaker closed>>"
+        assert servers["C"].endswith("<Breaker open until 1001.0, 1 failures>>")

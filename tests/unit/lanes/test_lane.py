@@ -276,3 +276,13 @@ def test_a_job_taken_in_the_instant_of_the_stop_goes_back() -> None:
 
 def test_lanes_that_never_started_can_be_stopped() -> None:
     assert Lanes(Work(), lambda _flight: None, 2, buffer_bytes=1).stop(1)
+
+
+def test_lanes_show_their_runs() -> None:
+    work = Work(pretend.task(7))
+    with lanes_of(work, hold) as lanes:
+        until(lanes.runs)
+        assert repr(lanes).startswith("<Lanes running threads=1 [<Run ")
+        assert "<Lease A to B " in repr(lanes)
+        lanes.abort(lambda _task: True, errors.OwnershipLost("taken away"))
+        work.wait(1)
