@@ -116,6 +116,11 @@ class Stored:
         self._size = size or Settled(size_bytes)
         self._ended = ended
 
+    @property
+    def is_ended(self) -> bool:
+        """Has the server said that all is stored, as far as `write` waited for that?"""
+        return self._ended is None
+
     def require_stored(self) -> None:
         """Raise what the server said at the end of the upload, if `write` did not wait for that."""
         if self._ended is not None:
@@ -243,7 +248,7 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
-        """Are size and time of the parcel's file still those it had before it was read?"""
+        """Are size and time of the parcel's file still as before it was read? One that is gone is not changed."""
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the reading of a parcel, all of whose bytes were taken, and ask whether it is `unchanged`.

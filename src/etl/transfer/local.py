@@ -101,7 +101,7 @@ class LocalTransfer(Streaming):
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Compare size and time."""
         try:
-            return Settled(self.look(parcel.path) == parcel.facts)
+            return Settled(self.look(parcel.path) in {None, parcel.facts})
         except NotAFile:  # a folder has its name now
             return Settled(value=False)
 
