@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import DeadlineExceeded, EtlError, Fate, fate_of
+from etl.errors import ConnectionLost, DeadlineExceeded, EtlError, Fate, PermissionRefused, fate_of
 from etl.models.task import SCAN_ANEW, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
@@ -83,7 +83,10 @@ class Runner:
 
     def can_pipeline(self, run: Run) -> bool:
         """May this job go through two stages?"""
-        return run.lease.is_pair and not run.lease.shared and relay.can_pipeline(run.task, self.orphans)
+        if not run.lease.is_pair or run.lease.shared:
+            return False
+        destination = self.pools.server(run.task.job.destination.hostname)
+        return destination.publish == "rename" and relay.can_pipeline(run.task, self.orphans)
 
     def open(self, run: Run) -> bool:
         """Have the sessions of its lease open. False: the job failed, and was reported."""
@@ -194,7 +197,10 @@ class Runner:
     def _ended_badly(self, run: Run, cause: BaseException, start: Start, *, answered: bool) -> None:
         """Tell dispatcher and reporter. `answered`: the sessions were open, so a final error is the servers' answer."""
         task, wait = run.task, 0.0
-        if answered and fate_of(cause) is Fate.DEAD:
+        if isinstance(cause, ConnectionLost) and cause.server is not None:
+            self.pools.died(self.pools.server(cause.server))
+        is_answer = fate_of(cause) is Fate.DEAD or isinstance(cause, PermissionRefused)
+        if answered and is_answer:
             self.dispatcher.answered(task)
         elif isinstance(cause, EtlError) and cause.server is not None:
             wait = self.dispatcher.failed(cause.server, cause, task)
@@ -216,6 +222,11 @@ class Runner:
         """Return a name of the run that no other has, in any process."""
         return f"{self.token}{run.number:x}"
 
+    def _may_go_on(self, task: Task, error: BaseException) -> bool:
+        """Is the partial file kept, since only its rename failed, and will be tried again?"""
+        has_attempts = len(task.attempts) + 1 < self.settings.retry_max_attempts
+        return task.unpublished is not None and has_attempts and fate_of(error) is Fate.RETRY
+
     def _remove_partial(self, run: Run, error: BaseException) -> bool:
         """Remove the partial file of a failed attempt; return whether the destination's session is reusable.
 
@@ -225,8 +236,13 @@ class Runner:
         survives = _survives(destination, error)
         if not task.leaves_partial:
             return survives
+        if self._may_go_on(task, error):
+            task.orphan_scan_since = SCAN_ANEW  # whoever does not go on with it removes it
+            return survives
         server = self.pools.server(task.job.destination.hostname)
         path = partials.partial_path(task, server, self._token(run))
+        if task.unpublished is not None:  # perhaps of an earlier run
+            path, task.unpublished = task.unpublished.partial, None
         if survives:
             try:
                 destination.remove(path)

@@ -79,13 +79,15 @@ class Reporter:
                 bytes=receipt.size_bytes,
                 verified_by=receipt.verified_by,
                 skipped=receipt.skipped,
-                swapped=receipt.swapped,
+                **task.remarks,
             )
             messages = self.builder.result(task, result)
         except Exception as error:  # a job that hits a bug must not stop the process at every restart
             log.exception("job failed", **context(task), error=str(error), error_code=code_of(error))
             return self._build_failure(task, error, span)
         skipped = {"skipped": True} if receipt.skipped else {}
+        if (why := task.remarks.get("source_action_error")) is not None:
+            log.warning("source action not done", **context(task), error=why)
         seconds = round(span.seconds, 3)
         log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at)
         return messages
@@ -108,6 +110,7 @@ class Reporter:
             if verdict.spent:
                 self._add_attempt(task, error)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
+            task.free_runs += not verdict.spent and not verdict.outages
             if isinstance(verdict, Defer):
                 task.recallable = breaker_wait > 0  # a job that waits for the breaker may run as soon as it closes
                 self.defer(task, verdict.not_before, str(error))
@@ -161,7 +164,12 @@ class Reporter:
             log.error("job failed", **context(task), error=str(error), error_code=code_of(error), exc_info=bug)
 
     def _build_failure(self, task: Task, error: BaseException, span: Span) -> tuple[Message, ...]:
-        result = self._build_result(task, "FAILED", span, error=redact(str(error)), error_code=code_of(error))
+        text, more = str(error), {}
+        if task.published:  # the copy is there, and stays
+            action = "moved" if task.job.options.move_to is not None else "deleted"
+            text = f"the file was copied, but its source is not {action}: {text}"
+            more = {"bytes": task.facts.size_bytes if task.facts else None, "source_action_done": False}
+        result = self._build_result(task, "FAILED", span, error=redact(text), error_code=code_of(error), **more)
         return self.builder.dead_letter(task, error) + self.builder.result(task, result)
 
     def reject(self, record: Record, carried: Carried, epoch: int, error: InvalidMessage) -> None:

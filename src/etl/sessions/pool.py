@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Key = tuple[object, ...]
 
 CONNECTS_AT_ONCE = 4  # to one server: one that is slow to welcome gets no storm; the first connect goes alone
+DEATH_SECONDS = 5.0  # after a session died, a refused connect is taken for a server that restarts, not for a full one
 SHRINK_SECONDS = 60.0  # after a refusal, how long a pool stays at the sessions that were open then
 REGROW_SECONDS = 10.0  # after that, for each session more
 WARM_SECONDS = 60.0  # after a failed connect, before the next one ahead of need
@@ -133,6 +134,7 @@ class Pool:
     round_trip: float | None = None  # seconds, as measured last
     shrunk_to: int | None = None
     shrunk_until: float = 0.0
+    died_at: float = -math.inf  # when a session turned out to be dead
     orphans: OrderedDict[str, Orphan] = field(default_factory=OrderedDict)
 
     def __repr__(self) -> str:
@@ -158,7 +160,7 @@ class Pool:
         return max(1, min(self.limit, self.shrunk_to + more))
 
     def refused(self, error: Exception, now: float) -> bool:
-        """Note that a connect failed; return whether the pool shrank.
+        """Note that a connect failed; return whether that is why the pool is smaller from now on.
 
         "Too many connections", or any refusal while other sessions are open, is back-pressure: for a while the pool has
         no more sessions than are open now. After each refused login nobody tries for longer, as accounts get locked.
@@ -170,12 +172,22 @@ class Pool:
         self.no_login_before = max(self.no_login_before, now + rest)
         self.no_warming_before = max(self.no_warming_before, now + max(rest, WARM_SECONDS))
         if not isinstance(error, ServerBusy):
-            for pooled in self.idle:
-                pooled.proven = -math.inf  # to be pinged before use: it may be as dead as the server
-        if not (self.connected or isinstance(error, ServerBusy)):
-            return False
+            self.doubt_idle()
+            if not self.connected or now - self.died_at < DEATH_SECONDS:
+                return False
+        is_news = now >= self.shrunk_until
         self.shrunk_to, self.shrunk_until = max(1, self.connected), now + max(rest, SHRINK_SECONDS)
-        return True
+        return is_news
+
+    def died(self, now: float) -> None:
+        """Note that a session turned out to be dead: so may be those that idle, and a refusal is no limit then."""
+        self.died_at = now
+        self.doubt_idle()
+
+    def doubt_idle(self) -> None:
+        """Have the idle sessions pinged before they are used: they may be as dead as the server."""
+        for pooled in self.idle:
+            pooled.proven = -math.inf
 
     def welcomed(self) -> None:
         """Note that a connect succeeded."""

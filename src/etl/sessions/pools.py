@@ -6,6 +6,7 @@
     .reserve(source, destination=None) -> Lease | Refusal   never blocks: both sessions or none
     .refusal(server) -> Reason | None   .connected(server) -> int   .login_backoff_left(server) -> seconds
     .remember_orphan(server, path)   .remove_orphan(server, path) -> bool   .round_trip(server) -> seconds | None
+    .died(server)
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared .release(reusable) .abort() .aborted
 
@@ -244,6 +245,11 @@ class Pools:
         with self._lock:
             slot.pool.end_connect(slot)
         self._notify()
+
+    def died(self, server: ServerConfig) -> None:
+        """Note that a session, which was used, turned out to be dead."""
+        with self._lock:
+            self._pool(server).died(self.now())
 
     def refused(self, server: ServerConfig, error: Exception) -> None:
         """Note a connect that failed."""

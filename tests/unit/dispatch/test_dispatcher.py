@@ -520,21 +520,28 @@ def test_the_longer_an_outage_the_longer_its_jobs_are_set_back() -> None:
         assert r.dispatcher.overflow()[0].seconds == 10.0
 
 
-def test_of_a_million_set_back_no_more_come_due_than_can_be_set_back_again() -> None:
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A tenth of the deferred jobs that are read per second: a tenth of them meets the limit."""
+    monkeypatch.setattr("etl.retry.tiers.DEFERRED_READS_PER_SECOND", DEFERRED_READS_PER_SECOND / 10)
+    return DEFERRED_READS_PER_SECOND / 10
+
+
+def test_of_a_million_set_back_no_more_come_due_than_can_be_set_back_again(pace: float) -> None:
     """Each tier gets what is put back within its length; the rest goes to the next longer one at once."""
     with room(window_records=10_000_000) as r:
         r.dispatcher.failed("B", DOWN)
         r.offer(*tasks_of("A", "B", DOWN_KEEPS))
         counts: dict[float, int] = {}
-        for batch in range(150):
+        for batch in range(15):
             r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
             for _, seconds, _ in r.dispatcher.overflow():
                 counts[seconds] = counts.get(seconds, 0) + 1
         assert counts == {
-            10.0: 10 * DEFERRED_READS_PER_SECOND,
-            60.0: 60 * DEFERRED_READS_PER_SECOND,
-            600.0: 600 * DEFERRED_READS_PER_SECOND,
-            3600.0: 150_000 - 670 * DEFERRED_READS_PER_SECOND,
+            10.0: 10 * pace,
+            60.0: 60 * pace,
+            600.0: 600 * pace,
+            3600.0: 15_000 - 670 * pace,
         }
 
 
@@ -749,19 +756,19 @@ def test_the_longer_a_queue_is_too_long_the_longer_is_what_is_too_much_set_aside
         assert r.dispatcher.overflow()[0].seconds == 10.0
 
 
-def test_of_many_jobs_of_a_slow_queue_no_more_come_due_than_can_be_set_aside_again() -> None:
-    """A hundred thousand behind a server that takes ten a second would be read and written again for nothing."""
+def test_of_many_jobs_of_a_slow_queue_no_more_come_due_than_can_be_set_aside_again(pace: float) -> None:
+    """Ten thousand behind a server that takes ten a second would be read and written again for nothing."""
     with room(window_records=1000) as r:
         r.offer(*tasks_of("A", "B", 40))
         for _ in range(40):
             r.run(seconds=0.1)
         counts: dict[float, int] = {}
-        for batch in range(100):
+        for batch in range(10):
             r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
             for _, seconds, _ in r.dispatcher.overflow():
                 counts[seconds] = counts.get(seconds, 0) + 1
-        tiers = [tier * DEFERRED_READS_PER_SECOND for tier in TIERS[:-1]]
-        assert counts == dict(zip(TIERS, [*tiers, 100_000 - 250 - sum(tiers)], strict=True))
+        tiers = [tier * pace for tier in TIERS[:-1]]
+        assert counts == dict(zip(TIERS, [*tiers, 10_000 - 250 - sum(tiers)], strict=True))
 
 
 def test_what_was_set_aside_is_wanted_while_a_few_seconds_of_work_are_left() -> None:

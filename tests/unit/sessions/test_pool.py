@@ -275,6 +275,36 @@ def test_after_a_refused_connect_idle_sessions_prove_themselves_first() -> None:
         kept.release(reusable=False)
 
 
+def test_after_one_session_died_its_siblings_prove_themselves_first() -> None:
+    """A server restarts between jobs: the next ones do not meet its dead sessions one after the other."""
+    world = World(A=8)
+    with pools_of(world) as pools:
+        taken = [lease(pools, "A", None) for _ in range(3)]
+        for one in taken:
+            one.release(reusable=True)
+        pools.died(pools.server("A"))
+        lease(pools, "A", None).release(reusable=True)
+        assert sum(session.pings for session in world["A"].sessions) == 1
+
+
+def test_a_restart_is_not_taken_for_a_limit() -> None:
+    """Its refusals lower nothing and are no warnings; a limit that is lowered is told once."""
+    world, clock = World(A=8), Clock()
+    with pools_of(world, clock) as pools, structlog.testing.capture_logs() as said:
+        kept = lease(pools, "A", None)
+        pools.died(pools.server("A"))
+        for _ in range(4):
+            pools.refused(pools.server("A"), errors.ServerUnavailable("refused"))
+        assert pools.stats()["A"]["limit_now"] == 8
+        assert said == []
+        clock.pass_(6.0)
+        for _ in range(4):
+            pools.refused(pools.server("A"), errors.ServerBusy("421 too many"))
+        assert pools.stats()["A"]["limit_now"] == 1
+        assert [line["log_level"] for line in said] == ["warning"]
+        kept.release(reusable=False)
+
+
 def test_while_nobody_may_log_in_an_idle_session_is_lent_only_once_it_proved_itself() -> None:
     """One found dead by the lane would be replaced at once: another login of a locked account."""
     world = World(A=8)
