@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the embedded broker: formats its data folder if that is new, writes its settings, becomes the broker.
-# With --check it only looks whether it could. Exit code 2: wrong settings or a folder that is not ours; 1: what may
-# pass, a taken port or a full disk; both with one sentence.
+# With --check it only looks whether it could. Exit code 2: wrong settings, a folder that is not ours, no Java, no jars;
+# 1: what may pass, a taken port or a full disk; each with one sentence.
 #
 #   KAFKA_DATA_DIR          folder of everything it keeps                 (default: build/kafka/data of this clone)
 #   KAFKA_PORT              loopback listener, for the processes here      (default: 9092)
@@ -70,7 +70,7 @@ free=$(df -Pk "$data" | awk 'NR == 2 { print int($4 / 1024) }')
 
 version=$(basename "$(compgen -G "${KAFKA_LIBS:-$bin/../../build/kafka/libs}/kafka_2.13-*.jar" | head -n 1)" .jar)
 version=${version#kafka_2.13-}
-[[ -n $version ]] || refuse "no Kafka in ${KAFKA_LIBS:-build/kafka/libs}; run: make bootstrap" 3
+[[ -n $version ]] || refuse "no Kafka in ${KAFKA_LIBS:-build/kafka/libs}; run: make bootstrap"
 if [[ -r $data/version ]]; then
     written_by=$(<"$data/version")
     [[ $(printf '%s\n' "$written_by" "$version" | sort -V | tail -n 1) == "$version" ]] ||

@@ -40,7 +40,7 @@ find_java() {
     local candidate
     local -a candidates=()
     if [[ -n ${KAFKA_JAVA:-} ]]; then
-        [[ -x $KAFKA_JAVA ]] || fail "KAFKA_JAVA=$KAFKA_JAVA is not a program"
+        [[ -x $KAFKA_JAVA ]] || fail "KAFKA_JAVA=$KAFKA_JAVA is not a program" 2
         echo "$KAFKA_JAVA"
         return
     fi
@@ -55,7 +55,7 @@ find_java() {
             return
         fi
     done
-    fail "no Java $minimum_java or newer in JAVA_HOME, PATH or the venv; install one, or run: make bootstrap" 3
+    fail "no Java $minimum_java or newer in JAVA_HOME, PATH or the venv; install one, or run: make bootstrap" 2
 }
 
 # A command whose line names no broker gets the one that the rest of the product talks to.
@@ -105,7 +105,7 @@ case $command_name in
     *) fail "unknown command; known are: $(cd "$bin" && echo kafka-*.sh)" 2 ;;
 esac
 
-[[ -n $(compgen -G "$libs/kafka_2.13-*.jar") ]] || fail "no Kafka in $libs; run: make bootstrap" 3
+[[ -n $(compgen -G "$libs/kafka_2.13-*.jar") ]] || fail "no Kafka in $libs; run: make bootstrap" 2
 java=$(find_java)
 
 options=(-Dlog4j2.configurationFile="$bin/../config/log4j2.yaml" -Djava.awt.headless=true)
@@ -117,6 +117,7 @@ elif [[ -r $archive ]]; then
     options+=(-XX:SharedArchiveFile="$archive" -Xshare:auto)
 fi
 if $is_broker; then
+    # Out of memory it ends with exit code 3, which nothing here uses: it is started again.
     options+=(-Xmx"${KAFKA_HEAP:-$(broker_heap)}" -XX:+ExitOnOutOfMemoryError)
     options+=(-Dkafka.log.target=SYSTEM_OUT -Dkafka.log.milestones="${KAFKA_LOG_LEVEL:-info}")
 else
