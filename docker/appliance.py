@@ -125,6 +125,7 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], *, broker_
         os.environ.setdefault("KAFKA_PORT", port or "9092")
     if own_broker:
         # Its own script says whether it could start: in one sentence, before anything else runs.
+        os.environ["APPLIANCE_PYTHON"] = sys.executable
         checked = subprocess.run([HOME / "kafka" / "bin" / "kafka-appliance.sh", "--check"], check=False)
         if checked.returncode:
             sys.exit(checked.returncode)

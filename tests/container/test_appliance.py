@@ -41,7 +41,8 @@ def appliance(shared_world: World, tmp_path_factory: pytest.TempPathFactory) -> 
     network = shared_world.network()
     options = ["--env-file", str(env_file), "--publish", f"127.0.0.1:{port}:9094", "--network", network]
     env = {"KAFKA_ADVERTISED_PORT": str(port), "APPLIANCE_POLL_LIMIT_SECONDS": str(POLL_LIMIT)}
-    started = shared_world.run("-v", options=options, env=env)
+    name = shared_world.name("c")
+    started = shared_world.run("-v", options=options, env=env | {"KAFKA_NETWORK_HOST": name}, name=name)
     made = Appliance(started.name)
     made.port, made.network, made.env_file = port, network, env_file
     made.wait_healthy()
@@ -77,7 +78,7 @@ def test_a_client_on_the_host_reaches_the_broker_through_the_published_port(appl
 
 
 def test_another_container_reaches_the_broker_by_its_name_in_the_network(appliance: Appliance) -> None:
-    """`docker run --network N IMAGE submit … --bootstrap-servers C:9095`."""
+    """KAFKA_NETWORK_HOST=C, and `docker run --network N IMAGE submit … --bootstrap-servers C:9095`."""
     appliance.write("/data/a/from-beside.txt", "beside")
     done = run_once(
         "submit", "A:/from-beside.txt", "B:/from-beside.txt", "--wait", "--timeout", "50",

@@ -98,7 +98,13 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
 def test_a_broker_alone_and_consumers_beside_it(world: World) -> None:
     """`IMAGE broker`, and the same image with topic, group and bootstrap servers as words: no broker starts there."""
     network, volume = world.network(), world.volume()
-    broker = world.run("broker", options=["--network", network, "--volume", f"{volume}:/data"])
+    name = world.name("broker")
+    broker = world.run(
+        "broker",
+        name=name,
+        options=["--network", network, "--volume", f"{volume}:/data"],
+        env={"KAFKA_NETWORK_HOST": name},
+    )
     consumers = world.run(
         "beside", "beside-group", f"{broker.name}:9095",
         options=["--network", network, "--volumes-from", broker.name], env=FOLDERS,

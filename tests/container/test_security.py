@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from containers import World, run_once
 
-import stack
-
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 
 PASSWORD = "Scram-7d21 with a blank"
@@ -52,7 +50,7 @@ def test_consumers_elsewhere_log_in_to_the_advertised_listener(world: World, tmp
             "KAFKA_USERS_FILE": "/run/secrets/etl/users",
         },
     )
-    broker.wait_for("users of the advertised listener: somebody worker", 60)
+    broker.wait_for("users of the listeners with login: somebody worker", 60)
     login = {
         "ETL_BOOTSTRAP_SERVERS": f"{name}:9094",
         "ETL_KAFKA_SECURITY_PROTOCOL": protocol,
@@ -85,21 +83,3 @@ def test_a_secured_listener_without_its_files_ends_the_container(image: str) -> 
     done = run_once("broker", env={"KAFKA_ADVERTISED_PROTOCOL": "SASL_SSL"}, limit=60)
     assert done.returncode == 2
     assert "KAFKA_TLS_CERT_FILE" in done.stderr
-
-
-def test_the_users_of_the_file_are_the_users_of_the_listener(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """One who is taken out of the file is refused after the next start (kafka-users.sh, without a container)."""
-    file, applied = tmp_path / "users", tmp_path / "applied"
-    broker = stack.Broker(tmp_path / "broker")
-    request.addfinalizer(broker.kill)
-    broker.start()
-
-    def apply(text: str) -> set[str]:
-        file.write_text(text)
-        command = [str(stack.KAFKA_BIN / "kafka-users.sh"), str(file), str(applied), str(broker.port)]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-        listed = broker.command("kafka-configs.sh", "--describe", "--entity-type", "users")
-        return {name for name in ("anna", "bert") if f"'{name}'" in listed}
-
-    assert apply("anna:one\nbert:two, three\n") == {"anna", "bert"}
-    assert apply("bert:two, three\n") == {"bert"}

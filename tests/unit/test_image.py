@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -74,3 +75,23 @@ def test_the_kafka_commands_of_the_image_exist() -> None:
     linked = set(re.findall(r"kafka-[\w-]+\.sh", DOCKERFILE.partition("for name in")[2].partition("; do")[0]))
     assert linked
     assert all((REPOSITORY / "kafka" / "bin" / name).exists() for name in linked)
+
+
+def test_nothing_is_published_beyond_this_host_unless_a_variable_says_so() -> None:
+    """In the compose files, and in the commands that the documents tell."""
+    published = []
+    for file in REPOSITORY.glob("docker-compose*.yml"):
+        ports = [service.get("ports", []) for service in yaml.safe_load(file.read_text())["services"].values()]
+        published += [str(port) for some in ports for port in some]
+    assert published
+    documents = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("*.md")]
+    for document in documents:
+        published += re.findall(r"(?:-p|--publish) (\S+)", "".join(re.findall(r"docker run.*", document.read_text())))
+    assert [
+        port for port in published if not port.startswith(("127.0.0.1:", "${KAFKA_PUBLISH_ADDRESS:-127.0.0.1}:"))
+    ] == []
+
+
+def test_the_listener_for_other_containers_is_off_unless_it_is_asked_for() -> None:
+    """Neither the image nor its entrypoint sets it; every network has neighbours."""
+    assert "KAFKA_NETWORK_HOST" not in DOCKERFILE + (DOCKER / "entrypoint.sh").read_text()
