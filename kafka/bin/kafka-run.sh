@@ -108,7 +108,7 @@ esac
 [[ -n $(compgen -G "$libs/kafka_2.13-*.jar") ]] || fail "no Kafka in $libs; run: make bootstrap" 2
 java=$(find_java)
 
-options=(-Dlog4j2.configurationFile="$bin/../config/log4j2.yaml" -Djava.awt.headless=true)
+options=(-Dlog4j2.configurationFile="$bin/../config/log4j2.xml" -Djava.awt.headless=true)
 # What Java itself has to say goes to standard error, and only if it is an error: not that an archive is stale.
 options+=(-Xlog:disable -Xlog:all=error:stderr)
 if [[ -n ${KAFKA_CLASS_LIST:-} ]]; then # kafka-class-data.sh asks which classes are loaded
