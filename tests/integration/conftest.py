@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import stack
+from etl.retry import SET_BACK_PER_SECOND
 from workbench import Desk, folder, login
 
 
@@ -38,6 +39,15 @@ def short_tiers(monkeypatch: pytest.MonkeyPatch) -> tuple[float, ...]:
     tiers = (1.0, 2.0, 30.0, 3600.0)
     monkeypatch.setattr("etl.retry.tiers.TIERS", tiers)
     return tiers
+
+
+@pytest.fixture
+def short_pace(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A fifth of the jobs a second that a process sets back: a test needs a fifth of the jobs to meet the limit."""
+    pace = SET_BACK_PER_SECOND / 5
+    for module in ("retry", "admission"):
+        monkeypatch.setattr(f"etl.{module}.SET_BACK_PER_SECOND", pace)
+    return pace
 
 
 @pytest.fixture(scope="session")

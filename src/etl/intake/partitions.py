@@ -5,6 +5,7 @@ Belongs to the consumer's main thread; only `revoked` and `owned` are called fro
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from etl.broker import GroupConsumer
+    from etl.broker import GroupConsumer, TakenOver
     from etl.models.wire import Partition
     from etl.outcomes.ledger import Ledger
 
@@ -63,35 +64,34 @@ class Partitions:
         for partition in sorted(new, key=lambda partition: self._failed_at.get(partition, 0.0)):
             if time.monotonic() >= deadline:
                 break  # poll, and come back
-            taken = self._group.take_over(partition, TAKE_OVER_SECONDS)
+            taken = self._group.take_over(partition, functools.partial(self._set_up, partition), TAKE_OVER_SECONDS)
             if taken is None:
                 self._failed_at[partition] = time.monotonic()
-                continue
-            committed = taken.committed
-            if taken.lost is not None:
-                log.error(
-                    "records lost: the topic no longer holds the committed offset",
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    lost=taken.lost,
-                    goes_on_at=committed.offset,
-                )
-            epoch = self._ledger.assign(partition, committed.offset, committed.metadata)
-            clean = self._ledger.was_clean(partition)
-            to_scan = 0 if clean else self._outstanding_limit + POLLED
-            with self._lock:
-                self._held[partition] = _Held(epoch, time.monotonic(), to_scan, taken.end)
-            self._paused.add(partition)  # by the group, when it was assigned
-            if not self._group.settled(partition):
-                self.revoked([partition])
                 continue
             log.info(
                 "partition taken over",
                 topic=partition.topic,
                 partition=partition.partition,
-                offset=committed.offset,
-                clean=clean,
+                offset=taken.committed.offset,
+                clean=self._ledger.was_clean(partition),
             )
+
+    def _set_up(self, partition: Partition, taken: TakenOver) -> None:
+        """Hold a partition from now on, so that `revoked` finds it."""
+        committed = taken.committed
+        if taken.lost is not None:
+            log.error(
+                "records lost: the topic no longer holds the committed offset",
+                topic=partition.topic,
+                partition=partition.partition,
+                lost=taken.lost,
+                goes_on_at=committed.offset,
+            )
+        epoch = self._ledger.assign(partition, committed.offset, committed.metadata)
+        to_scan = 0 if self._ledger.was_clean(partition) else self._outstanding_limit + POLLED
+        with self._lock:
+            self._held[partition] = _Held(epoch, time.monotonic(), to_scan, taken.end)
+        self._paused.add(partition)  # the group paused it when it was assigned
 
     def revoked(self, partitions: Iterable[Partition]) -> None:
         """Drop partitions at once. Any thread."""

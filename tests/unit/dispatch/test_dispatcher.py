@@ -2,8 +2,8 @@
 
 import heapq
 import itertools
+import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -862,7 +862,9 @@ def _reserved(pools: Pools) -> Lease:
 
 
 @pytest.mark.parametrize("event", ["offer", "finish", "release", "due", "reopening"])
-def test_take_wakes_when_something_becomes_possible(event: str) -> None:
+def test_take_wakes_when_something_becomes_possible(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Woken by the event: the clock alone would have it sleep through the test."""
+    monkeypatch.setattr("etl.dispatcher.LONGEST_PAUSE", 60.0)
     world = World(A=1, B=1)
     settings = pretend.settings(retry_backoff_seconds=0.05)
     pools = Pools(world.config, settings, create=world.create)
@@ -888,12 +890,10 @@ def test_take_wakes_when_something_becomes_possible(event: str) -> None:
         dispatcher.offer(task)
         dispatcher.failed("B", DOWN)
     taken: list[object] = []
-    taker = threading.Thread(target=lambda: taken.append(dispatcher.take(20.0)), name="taker")
-    started = time.monotonic()
+    taker = threading.Thread(target=lambda: taken.append(dispatcher.take(60.0)), name="taker")
     taker.start()
     act()
     taker.join(10)
-    assert time.monotonic() - started < 0.9, "woken by the clock, not by the event"
     got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
     assert got is task
     lease.release(reusable=True)
@@ -901,12 +901,19 @@ def test_take_wakes_when_something_becomes_possible(event: str) -> None:
     assert pools.close()
 
 
-def test_thousands_of_jobs_and_hundreds_of_queues_are_decided_quickly() -> None:
-    names = {f"S{number}": 2 for number in range(300)}
-    with room(World(**names), workers=8, window_records=100_000) as r:
-        for number in range(6000):
-            r.dispatcher.offer(pretend.task(number, f"S{number % 300}", f"S{(number * 7 + 1) % 300}"))
-        started = time.perf_counter()
-        for _ in range(1000):
-            r.run()
-        assert (time.perf_counter() - started) / 1000 < 0.005
+def test_a_decision_takes_no_longer_with_thousands_of_jobs_in_hundreds_of_queues() -> None:
+    """Told by what is called for it, once all servers are known: as much as with three jobs between three servers."""
+
+    def most_calls(servers: int, jobs: int) -> int:
+        calls: list[int] = []
+        with room(World(**{f"S{number}": 2 for number in range(servers)}), workers=8, window_records=100_000) as r:
+            for number in range(jobs):
+                r.dispatcher.offer(pretend.task(number, f"S{number % servers}", f"S{(number * 7 + 1) % servers}"))
+            for _ in range(jobs // 6):
+                calls.append(0)
+                sys.setprofile(lambda _frame, event, _: calls.append(calls.pop() + event.endswith("call")))
+                r.run()
+                sys.setprofile(None)
+        return max(calls)
+
+    assert most_calls(300, 6000) <= 1.2 * most_calls(3, 18)

@@ -104,7 +104,8 @@ class Scene:
         self.world = pretend.World()
         self.world.configs = config.servers
         self.pools = Pools(config.get_server_config, self.settings, create=self.world.create)
-        self.dispatcher = Dispatcher(self.pools, self.settings)
+        self.passed = pretend.Clock(0.0)  # what a test has pass between runs, beside the real time
+        self.dispatcher = Dispatcher(self.pools, self.settings, lambda: time.monotonic() + self.passed())
         self.ledger = Ledger("token")
         self.topics = Topics.of("jobs", self.settings)
         self.builder = MessageBuilder(self.topics, "group", 1, self.clock)
@@ -335,7 +336,7 @@ def test_attempts_run_out(scene: Scene) -> None:
     assert scene.messages() == {}
     assert [attempt.what for attempt in task.attempts] == ["CONNECTION_ERROR: cut"]
     assert task.orphan_scan_since is not None
-    time.sleep(0.55)  # half of the first back-off: the jitter of the policy above
+    scene.passed.pass_(0.55)  # half of the first back-off: the jitter of the policy above
     scene.run(raising(errors.SizeMismatch("short")))
     messages = scene.messages()
     letter = DLQMessage.from_json(messages["jobs-dlq"].value)
@@ -471,7 +472,7 @@ def test_a_job_that_failed_and_then_went_well_leaves_nothing(scene: Scene, actio
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay, "run", leaving_a_partial_file(errors.ConnectionLost("cut")))
         scene.fly()
-    time.sleep(0.55)  # half of the first back-off
+    scene.passed.pass_(0.55)  # half of the first back-off
     scene.run(good)
     scene.commit()
     assert scene.dispatcher.unfinished[0] == (action == "delete")
@@ -493,7 +494,7 @@ def test_what_a_run_left_and_is_removed_later_is_never_what_the_next_one_writes(
         patch.setattr(relay, "run", fail)
         scene.fly()
         scene.world["B"].refusal = None
-        time.sleep(0.55)  # half of the first back-off
+        scene.passed.pass_(0.55)  # half of the first back-off
         scene.fly()
     assert scene.world["B"].removed == names[:1]
     assert len(set(names)) == 2

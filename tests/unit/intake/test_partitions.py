@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -34,23 +34,22 @@ class FakeGroup:
         self.positions: dict[Partition, int] = {}
         self.member = True
         self.sought: list[tuple[Partition, int]] = []
+        self.on_revoked: Callable[[list[Partition]], None]
 
     def new_partitions(self) -> list[Partition]:
         return list(self.new)
 
-    def take_over(self, partition: Partition, timeout: float) -> Told:
+    def take_over(self, partition: Partition, set_up: Callable[[TakenOver], None], timeout: float) -> Told:
         told = self.told.get(partition, TakenOver(Commit(0, ""), END))
-        if told is not None:
-            self.positions[partition] = told.committed.offset
-        if partition in self.goes:
-            self.new.remove(partition)
-        return told
-
-    def settled(self, partition: Partition) -> bool:
-        if partition not in self.new:
-            return False
+        if told is None:
+            return None
+        self.positions[partition] = told.committed.offset
+        set_up(told)
         self.new.remove(partition)
-        return True
+        if partition in self.goes:
+            self.on_revoked([partition])
+            return None
+        return told
 
     def position(self, partition: Partition) -> int | None:
         return self.positions.get(partition)
@@ -79,6 +78,7 @@ class Scene:
     def __init__(self, *held: Partition, window: int = 10) -> None:
         self.group, self.ledger, self.clock = FakeGroup(*held), Ledger("t"), pretend.Clock()
         self.partitions = Partitions(self.group, self.ledger, window, self.clock)  # type: ignore[arg-type]
+        self.group.on_revoked = self.partitions.revoked
 
     def take_over(self, *, begin: bool = True) -> list[dict[str, Any]]:
         """Take over; `begin`: and put it on record that somebody is at work, without which nothing is fetched."""

@@ -372,9 +372,8 @@ def test_the_thread_commits_and_stops(running: Bench) -> None:
 def test_a_flush_ends_at_its_deadline_when_the_broker_is_away(running: Bench) -> None:
     running.broker.next = [CommitRejected("away")] * 1000
     running.finish()
-    before = time.monotonic()
-    assert not running.committer.flush(before + 0.2)
-    assert time.monotonic() - before < 2
+    assert not running.committer.flush(time.monotonic() + 0.05)
+    assert running.broker.next, "it was not waited for"
 
 
 def test_a_fatal_error_ends_the_thread(running: Bench) -> None:

@@ -29,7 +29,7 @@ class FakeAdmin:
 
     def create(self, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
         if name.startswith("forbidden"):
-            raise NotAllowed(f"topic {name} is not there and may not be created")
+            raise NotAllowed(f"topic {name} does not exist and may not be created")
         self.created[name] = (partitions, dict(settings))
         self.there[name] = TopicFacts(partitions, int(settings.get("max.message.bytes", 1_048_588)), dict(settings))
         return True
@@ -98,5 +98,5 @@ def test_small_topics_are_warned_of_by_name() -> None:
 
 def test_no_right_to_create_is_one_error() -> None:
     """It names the topic."""
-    with pytest.raises(NotAllowed, match="topic forbidden is not there"):
+    with pytest.raises(NotAllowed, match="topic forbidden does not exist"):
         ensure(FakeAdmin(), "forbidden")
