@@ -10,8 +10,10 @@ case ${1:-} in
 esac
 # Empty until appliance.py has checked the settings: the health check takes it for "starting".
 umask 077
-{ mkdir -p "$APPLIANCE_RUN_DIR" && : >"$APPLIANCE_RUN_DIR/environment"; } 2>/dev/null || {
-    echo "appliance: user $(id -u) cannot write to $APPLIANCE_RUN_DIR; a read-only container needs --tmpfs /tmp" >&2
+{ mkdir -p "$APPLIANCE_RUN_DIR" && [[ -O $APPLIANCE_RUN_DIR && ! -L $APPLIANCE_RUN_DIR ]] &&
+    : >"$APPLIANCE_RUN_DIR/environment"; } 2>/dev/null || {
+    echo "appliance: user $(id -u) cannot write to a $APPLIANCE_RUN_DIR of its own; a read-only container needs" \
+        "--tmpfs /tmp" >&2
     exit 2
 }
 umask 022

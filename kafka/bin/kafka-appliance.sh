@@ -21,6 +21,7 @@
 #   KAFKA_EXTRA_PROPERTIES  a file of further broker settings, which win
 #   KAFKA_HEAP and others   see kafka-run.sh
 set -euo pipefail
+umask 077
 
 checking=false
 [[ ${1:-} != --check ]] || checking=true
@@ -57,6 +58,8 @@ check_port KAFKA_CONTROLLER_PORT "$controller_port"
 { mkdir -p "$data" && [[ -w $data ]]; } 2>/dev/null ||
     refuse "user $(id -u), group $(id -g) cannot write to $data: give the folder to that user or group"
 data=$(cd "$data" && pwd)
+# In it are jobs, dead letters and what logins are checked with; older files of it may be readable to all.
+chmod go= "$data" 2>/dev/null || true
 
 # Kafka takes its own lock only after it has written to the log of its metadata: two brokers on one volume would ruin it.
 # Held open until the broker ends; a broker that is just ending is waited for.
@@ -102,10 +105,14 @@ security=
 if [[ $protocol == *SSL ]]; then
     check_file KAFKA_TLS_CERT_FILE
     check_file KAFKA_TLS_KEY_FILE
-    keystore=${APPLIANCE_RUN_DIR:-$data}/keystore.pem
-    $checking || (umask 077 && cat "$KAFKA_TLS_KEY_FILE" "$KAFKA_TLS_CERT_FILE" >"$keystore")
+    # Kafka reads the two files where they are: no copy of the key is written.
+    # shellcheck disable=SC2016 # Kafka's own variables
+    from_file() { printf '${dir:%s:%s}\n' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
+    security+="config.providers=dir"$'\n'
+    security+="config.providers.dir.class=org.apache.kafka.common.config.provider.DirectoryConfigProvider"$'\n'
     security+="ssl.keystore.type=PEM"$'\n'
-    security+="ssl.keystore.location=$keystore"$'\n'
+    security+="ssl.keystore.key=$(from_file "$KAFKA_TLS_KEY_FILE")"$'\n'
+    security+="ssl.keystore.certificate.chain=$(from_file "$KAFKA_TLS_CERT_FILE")"$'\n'
 fi
 users=("${APPLIANCE_PYTHON:-$bin/../../.venv/bin/python}" "$bin/kafka-users.py" "${KAFKA_USERS_FILE:-}")
 if [[ $protocol == SASL* ]]; then

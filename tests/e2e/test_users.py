@@ -204,6 +204,44 @@ def test_a_listener_without_login_beyond_this_host_is_warned_of(tmp_path: Path) 
     assert "WARNING" not in secured.log.read_text()
 
 
+def test_the_private_key_is_written_nowhere(
+    secured: Secured, tmp_path: Path, run: Callable[..., Command], topic: str
+) -> None:
+    """Kafka reads it where it is; clients that know the authority log in, others do not."""
+    certificates = tmp_path / "certificates"
+    certificates.mkdir(mode=0o700)
+    key, certificate = certificates / "server.key", certificates / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate,
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    runs = tmp_path / "run"
+    runs.mkdir(mode=0o700)
+    secured.environment |= {
+        "KAFKA_ADVERTISED_PROTOCOL": "SASL_SSL",
+        "KAFKA_TLS_CERT_FILE": str(certificate),
+        "KAFKA_TLS_KEY_FILE": str(key),
+        "APPLIANCE_RUN_DIR": str(runs),
+    }
+    secured.start_with(f"admin anna:{PASSWORD}\n")
+    login = {
+        "ETL_TOPIC": topic,
+        "ETL_BOOTSTRAP_SERVERS": f"127.0.0.1:{secured.external}",
+        "ETL_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "ETL_KAFKA_USERNAME": "anna",
+        "ETL_KAFKA_PASSWORD": PASSWORD,
+        "ETL_KAFKA_CA_FILE": str(certificate),
+    } | folder("HERE", tmp_path / "here")
+    secured.command("kafka-topics.sh", "--create", "--topic", topic, "--partitions", "1")
+    sent = run("submit", "HERE:/a", "HERE:/b", environment=login)
+    assert sent.wait(60) == 0, sent.output
+    secret = key.read_bytes().splitlines()[1]
+    kept = [path for place in (secured.folder, runs) for path in place.rglob("*") if path.is_file()]
+    assert len(kept) > 10
+    assert [path for path in kept if secret in path.read_bytes()] == []
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
