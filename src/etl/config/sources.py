@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+from dotenv import dotenv_values
 
 from etl.errors import SettingsError
 
@@ -25,6 +28,8 @@ def _why_read_differently(value: str) -> str | None:
     Docker passes the text on as it is (we strip the quotes then). Compose expands `$`, drops ` #...` and, between
     double quotes, expands backslashes.
     """
+    if "\r" in value:
+        return "has a carriage return in its value"
     body = value.strip(" \t")
     if value != value.strip():
         return "has blanks around its value"
@@ -41,7 +46,10 @@ def _why_read_differently(value: str) -> str | None:
 
 
 def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str, str]]:
-    """Read a file of settings in UTF-8, one `NAME=value` per line. Everything after the `=` is the value.
+    """Read a file of settings in UTF-8, one `NAME=value` per line, with python-dotenv and without interpolation.
+
+    Where docker and compose would read a line differently there is a warning, and docker's reading is used: everything
+    after the `=` is the value.
 
     Returns:
         The values by their names as written, the warnings, and what is wrong by where it is. No text contains a value.
@@ -75,7 +83,10 @@ def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str
             warnings.append(f"{where}: {name} {reason}: --env-file, docker and compose read it differently")
         if name in values:
             warnings.append(f"{where}: {name} is set twice; the last value is used")
-        values[name] = unquoted(value.strip(" \t"))
+        if reason:
+            values[name] = unquoted(value.strip(" \t"))
+        else:
+            values[name] = dotenv_values(stream=io.StringIO(line), interpolate=False)[name] or ""
     return values, warnings, wrong
 
 

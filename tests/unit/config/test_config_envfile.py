@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 
+import dotenv
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.config import ConfigLoader, read_env_file
+from etl.config import ConfigLoader, read_env_file, sources
 from etl.errors import SettingsError
 
 pytestmark = pytest.mark.unit
@@ -91,6 +92,7 @@ def test_values_are_taken_as_they_stand(env_file):
         ('A_B="open', '"open', "quote"),
         ('A_B="a" # b', '"a" # b', "quote"),
         (r'A_B="a\nb"', r"a\nb", "backslashes"),
+        ("A_B=a\rb", "a\rb", "carriage return"),
         ("A_B='it's'", "it's", "quotes"),
         ("A_B='\"x\"'", '"x"', "quotes"),
     ],
@@ -165,6 +167,14 @@ def test_warnings_hold_no_password(env_file):
         loader = ConfigLoader(env_file(f"{SERVER}SRC_PASS={password}\n"), {})
         assert loader.warnings
         assert not re.search(r"hunt|er2", "".join(loader.warnings))
+
+
+def test_the_reader_of_the_file_is_python_dotenv(env_file, monkeypatch):
+    """It interpolates nothing, whatever stands in the environment."""
+    monkeypatch.setenv("A_B", "from-the-environment")
+    lines = ("A_B=1", "A_C='$A_B ${A_B}'", "A_D=${A_B}")
+    assert read_env_file(env_file("\n".join(lines)))[0] == {"A_B": "1", "A_C": "$A_B ${A_B}", "A_D": "${A_B}"}
+    assert sources.dotenv_values is dotenv.dotenv_values
 
 
 def as_docker(text: str) -> dict[str, str]:
