@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import stack
-from etl.retry import SET_BACK_PER_SECOND
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND
 from workbench import Desk, folder, login
 
 
@@ -43,10 +43,10 @@ def short_tiers(monkeypatch: pytest.MonkeyPatch) -> tuple[float, ...]:
 
 @pytest.fixture
 def short_pace(monkeypatch: pytest.MonkeyPatch) -> float:
-    """A fifth of the jobs a second that a process sets back: a test needs a fifth of the jobs to meet the limit."""
-    pace = SET_BACK_PER_SECOND / 5
-    for module in ("retry", "admission"):
-        monkeypatch.setattr(f"etl.{module}.SET_BACK_PER_SECOND", pace)
+    """Limit deferred reads to a fifth, so that a test reaches the limit with a fifth of the jobs."""
+    pace = DEFERRED_READS_PER_SECOND / 5
+    for module in ("retry.tiers", "intake.admission"):
+        monkeypatch.setattr(f"etl.{module}.DEFERRED_READS_PER_SECOND", pace)
     return pace
 
 

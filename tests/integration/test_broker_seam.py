@@ -118,6 +118,26 @@ def test_without_a_commit_a_group_starts_at_the_earliest(desk: Desk, join: Calla
     assert re.fullmatch(rf"<GroupConsumer {desk.group} \S+ member assigned=2 to_take_over=0>", repr(member.group))
 
 
+def test_a_partition_that_is_revoked_while_it_is_set_up_is_revoked_again(
+    desk: Desk, join: Callable[..., Member]
+) -> None:
+    """The first revocation may have found nothing to revoke; `None` says that the partition is not ours."""
+    member = join()
+    member.join(2)
+    taken: list[object] = []
+
+    def revoke(_: seam.TakenOver) -> None:
+        member.group.forget([p(desk)])  # as the client does on its own thread
+
+    wait_until(
+        lambda: taken.append(member.group.take_over(p(desk), revoke)) or member.revoked or member.group.poll(0.05),
+        20,
+        "a take-over",
+    )
+    assert set(taken) == {None}
+    assert member.revoked == [p(desk), p(desk)]
+
+
 def test_a_member_goes_on_where_the_group_stands(
     desk: Desk, join: Callable[..., Member], producer: TransactionalProducer
 ) -> None:
@@ -177,10 +197,10 @@ def test_the_position_passes_transaction_markers(
     producer.transact([Message(desk.topic, None, b"one", partition=0)])
     rival = TransactionalProducer(desk.bootstrap_servers, f"aborted-{desk.topic}")
     rival.open()
-    producer: Any = rival._producer
-    producer.begin_transaction()
-    producer.send(desk.topic, value=b"aborted", partition=0).get(timeout=10)
-    producer.abort_transaction()
+    raw: Any = rival._producer
+    raw.begin_transaction()
+    raw.send(desk.topic, value=b"aborted", partition=0).get(timeout=10)
+    raw.abort_transaction()
     rival.close()
     member = join()
     member.join(2)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from scene import Scene
+
 SHORT_SECONDS = 0.02  # between two looks at what another thread does
 
 
@@ -22,3 +24,11 @@ def _nothing_sleeps() -> Iterator[None]:
         patch.setattr(time, "sleep", counted)
         yield
     assert max(slept) <= SHORT_SECONDS, "let the test's clock pass, or wait for an event"
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    """A consumer process without Kafka and servers."""
+    made = Scene()
+    yield made
+    made.pools.close()

@@ -77,13 +77,13 @@ class Admin:
     def starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Return the first offset of each of these partitions. Raises NotAllowed, BrokerUnavailable."""
         wanted = {ClientPartition(*partition): OffsetSpec.EARLIEST for partition in partitions}
-        with _allowed("first offsets"), admin_client(self._bootstrap_servers) as admin:
+        with _allowed("first offsets cannot be read"), admin_client(self._bootstrap_servers) as admin:
             found = admin.list_partition_offsets(wanted, timeout_ms=REQUEST_TIMEOUT_MS)
         return {Partition(*tp): int(place.offset) for tp, place in found.items()}
 
     def committed(self, group: str, topics: Collection[str]) -> dict[Partition, int]:
         """Return the offsets that `group` has committed in these topics. Raises NotAllowed, BrokerUnavailable."""
-        with _allowed(f"offsets of group {group}"), admin_client(self._bootstrap_servers) as admin:
+        with _allowed(f"offsets of group {group} cannot be read"), admin_client(self._bootstrap_servers) as admin:
             return _within(topics, admin.list_group_offsets(group)[group])
 
     def committed_by_all(self, topics: Collection[str], days: float) -> dict[str, dict[Partition, int]]:
@@ -94,7 +94,7 @@ class Admin:
                 knows it is away, or because groups are forgotten in less than `days`.
             BrokerUnavailable: if the broker does not answer.
         """
-        with _allowed("offsets of all groups"), admin_client(self._bootstrap_servers) as admin:
+        with _allowed("offsets of all groups cannot be read"), admin_client(self._bootstrap_servers) as admin:
             tps = [
                 ClientPartition(topic["name"], partition["partition_index"])
                 for topic in admin.describe_topics(list(topics))

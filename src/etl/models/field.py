@@ -25,7 +25,7 @@ def normalise_path(path: str) -> str:
     if not path:
         raise ValueError("is empty")
     if (control := _control(path)) is not None:
-        raise ValueError(f"holds the control character {control!a}")
+        raise ValueError(f"contains the control character {control!a}")
     if len(path.encode("utf-8")) > PATH_LIMIT_BYTES:
         raise ValueError(f"is longer than {PATH_LIMIT_BYTES} bytes")
     if not ("//" in path or "/." in path or path.startswith(".") or path.endswith("/")):
@@ -50,7 +50,7 @@ def _label(text: str) -> str:
     if len(text) > LABEL_LIMIT:
         raise ValueError(f"is longer than {LABEL_LIMIT} characters")
     if _control(text) is not None:
-        raise ValueError("holds a control character")
+        raise ValueError("contains a control character")
     return text
 
 

@@ -111,13 +111,13 @@ class Task:
     outages: int = 0  # outages met in a row
     replays: int = 0
     recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
-    published: bool = False  # the publication of the copy is committed: only the source action is left
+    published: bool = False  # the publication of the copy is committed; only the source action is left
     # These three belong to the copy of a published job; they are kept for its result.
     verified_by: str | None = None
     facts: Facts | None = None  # size and time of the source, as it was read
     start: Start | None = None  # when the copying began
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
-    epoch: int = 0  # of the partition's assignment in which the record was received
+    epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time
     # (monotonic); None if there is no need to.
     orphan_scan_since: float | None = None

@@ -1,4 +1,4 @@
-"""Waits that double: the only back-off arithmetic. Pure; randomness is handed in."""
+"""Exponential back-off, the only arithmetic for it. Pure: the caller supplies the randomness."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SPREAD = 0.2  # waits of an outage vary by this part: processes that saw the same one do not come back together
+SPREAD = 0.2  # waits after an outage vary by this part, so that processes that saw the same one return at other times
 
 
 @dataclass(frozen=True)
 class Doubling:
-    """Waits that double from `first` up to `longest` seconds. `jitter` returns a number in [0, 1)."""
+    """Waits that double from `first` to at most `longest` seconds. `jitter` returns a number in [0, 1)."""
 
     first: float
     longest: float
     jitter: Callable[[], float] = random.random
 
-    def bare(self, count: int) -> float:
-        """Return the wait after `count` failures in a row (1: the first), without jitter."""
-        # 2.0 ** 1024 overflows; no sensible pair of limits is 2 ** 60 apart.
+    def without_jitter(self, count: int) -> float:
+        """Return the seconds to wait after `count` (from 1) consecutive failures, without jitter."""
+        # 2.0 ** 1024 overflows; sensible limits are less than a factor of 2 ** 60 apart.
         return float(min(self.longest, self.first * 2.0 ** min(max(count, 1) - 1, 60)))
 
     def __call__(self, count: int) -> float:
-        """Return the wait after `count` outages in a row, ± SPREAD, never above `longest`."""
-        return min(self.longest, self.bare(count) * (1 - SPREAD + 2 * SPREAD * self.jitter()))
+        """Return the seconds to wait after `count` consecutive outages, ± SPREAD, never more than `longest`."""
+        return min(self.longest, self.without_jitter(count) * (1 - SPREAD + 2 * SPREAD * self.jitter()))

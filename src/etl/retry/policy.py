@@ -5,7 +5,8 @@
     policy.verdict(task, error, now_wall, breaker_wait=0.0) -> RetryHere | Defer | DeadLetter | Abandon
     policy.defer_untried(task, outage, now_wall, seconds) -> Defer | DeadLetter
 
-Pure: changes nothing; wall clock and randomness are handed in. Knows errors and tasks; no topic, no thread.
+Pure: changes nothing; the caller supplies the wall clock and the randomness. Knows errors and tasks; no topic, no
+thread.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from etl.errors import EtlError, Fate, fate_of
 from etl.retry.backoff import Doubling
-from etl.retry.tiers import rounded_down
+from etl.retry.tiers import round_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.models.task import Task
 
-MEMORY_SECONDS = 5.0  # shorter waits are spent in this process, longer ones in T-retry
+LONGEST_MEMORY_WAIT_SECONDS = 5.0  # longer waits are spent in T-retry, not in this process
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """What to record on the task before it waits."""
+    """What the task must record before it waits."""
 
-    spent: bool  # append an Attempt to task.attempts
-    waiting_since: float | None  # wall clock
-    outages: int
+    spent: bool  # whether the run counts as an attempt
+    waiting_since: float | None  # wall clock: when the job met the outage; None if it does not wait for one to end
+    outages: int  # consecutive ones
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ class RetryHere(Waiting):
 
 @dataclass(frozen=True)
 class Defer(Waiting):
-    """Set aside in T-retry until `not_before` (wall clock)."""
+    """Write the job to T-retry, to run at `not_before` (wall clock) or later."""
 
     not_before: float
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """Dead-letter `error`, with a failed result. The attempt that ended so counts among the job's."""
+    """Write a dead letter with `error`, and a failed result. The run counts as an attempt."""
 
     error: BaseException
 
@@ -67,12 +68,12 @@ Verdict = RetryHere | Defer | DeadLetter | Abandon
 
 @dataclass(frozen=True)
 class Policy:
-    """The limits, in seconds; `jitter` returns a number in [0, 1)."""
+    """The limits of retries. `jitter` returns a number in [0, 1)."""
 
     max_attempts: int
-    backoff: float
-    backoff_max: float
-    patience_seconds: float
+    backoff: float  # seconds, after the first failure
+    backoff_max: float  # seconds
+    patience_seconds: float  # how long a job waits for the end of an outage
     jitter: Callable[[], float] = random.random
 
     @classmethod
@@ -86,9 +87,11 @@ class Policy:
         )
 
     def verdict(self, task: Task, error: BaseException, now: float, breaker_wait: float = 0.0) -> Verdict:
-        """Decide. `now` is wall clock; `breaker_wait` how long the server's breaker stays open at least.
+        """Decide what happens to a job after `error`. Changes nothing.
 
-        Anything that is no `EtlError` is a bug: dead, so one poisonous file stops no line.
+        `now`: wall clock. `breaker_wait`: for how many seconds at least the server's breaker stays open.
+
+        Any error but an `EtlError` is a bug: the job is dead-lettered, so that it cannot hold up others.
         """
         fate = fate_of(error)
         if fate is Fate.ABANDON:
@@ -103,37 +106,40 @@ class Policy:
         spent = len(task.attempts) + 1
         if spent >= self.max_attempts:
             return DeadLetter(error)
-        delay = self.jitter() * Doubling(self.backoff, self.backoff_max).bare(spent)
+        delay = self.jitter() * Doubling(self.backoff, self.backoff_max).without_jitter(spent)
         return self._wait(delay, now, spent=True, since=None, outages=0)
 
     def _after_outage(self, task: Task, error: BaseException, now: float, breaker_wait: float) -> Verdict:
         since = now if task.waiting_since is None else task.waiting_since
         patience_left = since + self.patience_seconds - now
         if patience_left <= 0:
-            return _out_of_patience(error, now - since)
+            return _end_patience(error, now - since)
         outages = task.outages + 1
         delay = max(Doubling(self.backoff, self.backoff_max, self.jitter)(outages), breaker_wait)
-        if delay > MEMORY_SECONDS:
-            delay = rounded_down(delay)  # a whole tier: one hop, and no remainder to wait for in memory
-        delay = min(delay, patience_left)  # the last attempt is at the end of the patience, not a tier beyond
+        if delay > LONGEST_MEMORY_WAIT_SECONDS:
+            delay = round_down(delay)  # to a whole tier, so that one deferral is enough
+        delay = min(delay, patience_left)  # the last run takes place when the patience ends, not a tier later
         return self._wait(delay, now, spent=False, since=since, outages=outages)
 
     def defer_untried(self, task: Task, outage: BaseException, now: float, seconds: float) -> Defer | DeadLetter:
-        """Decide about a job that is not tried: its server has been met with `outage`. `now` is wall clock."""
+        """Decide what happens to a job that does not run, as another one met `outage` at its server. Changes nothing.
+
+        `now`: wall clock. `seconds`: how long to defer it, unless its patience ends before.
+        """
         since = now if task.waiting_since is None else task.waiting_since
         patience_left = since + self.patience_seconds - now
         if patience_left <= 0:
-            return _out_of_patience(outage, now - since)
+            return _end_patience(outage, now - since)
         return Defer(False, since, task.outages, now + min(seconds, patience_left))
 
     def _wait(self, delay: float, now: float, *, spent: bool, since: float | None, outages: int) -> RetryHere | Defer:
-        if delay <= MEMORY_SECONDS:
+        if delay <= LONGEST_MEMORY_WAIT_SECONDS:
             return RetryHere(spent, since, outages, delay)
         return Defer(spent, since, outages, now + delay)
 
 
-def _out_of_patience(error: BaseException, seconds: float) -> DeadLetter:
-    """Return the end of a job whose server did not come back: its last error, and how long it waited."""
+def _end_patience(error: BaseException, seconds: float) -> DeadLetter:
+    """Return the dead letter of a job whose server stayed down: the last error, and how long the job waited."""
     hours = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
     reason = f"waited {hours} for the server, longer than ETL_OUTAGE_PATIENCE_HOURS"
     if isinstance(error, EtlError):

@@ -1,16 +1,16 @@
-"""The geometry of T-retry: which lengths of wait there are, and which partitions hold which of them.
+"""The layout of T-retry: which tiers there are, and which partitions hold which of them.
 
-Each tier, a length of wait, has partitions of its own, so that within a partition the first record in is the first one
-due. A block is one partition of each tier. The lower half of the blocks holds jobs that must wait until their time, the
-upper half jobs that only wait for their servers and may be recalled earlier.
+Each tier, a length of wait, has its own partitions, so that within a partition the first record in is the first one
+due. A block is one partition of each tier. The lower half of the blocks holds jobs that must not run before they are
+due, the upper half recallable ones, which therefore never stand behind the others.
 
-    tier_for(remaining) -> tier | None      None: less than the shortest tier remains, wait in memory
-    tier_until(now, not_before) -> tier     in which a job waits next
+    tier_for(remaining) -> tier | None      None: wait in memory, as less than the shortest tier remains
+    tier_until(now, not_before) -> tier     the tier in which a job waits next
     partition_for(tier, key, blocks, recallable=…) -> partition     tier_of(partition) -> tier
     due_at(partition, appended, not_before) -> wall clock
-    DeferralPacer().seconds(age, probe_in, now) -> how long one more job of a server in trouble waits
+    DeferralPacer().seconds(age, probe_in, now) -> how long another job of a server in trouble waits
 
-Pure: the clock is handed in. Knows no topic and no client.
+Pure: the caller supplies the clock. Knows no topic and no client.
 """
 
 from __future__ import annotations
@@ -20,31 +20,30 @@ import zlib
 from bisect import bisect_right
 
 TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds
-BLOCKS = 4  # in a T-retry that we create
+BLOCKS = 4  # in a T-retry that a consumer creates
 PARTITIONS = BLOCKS * len(TIERS)
-# Seconds of tolerance: by the time a wait of exactly one tier is recorded, slightly less remains.
-TIER_SLIP = 0.5
+TIER_TOLERANCE_SECONDS = 0.5  # by the time a wait of exactly one tier is recorded, slightly less remains
 DEFERRED_READS_PER_SECOND = 100.0  # per process: deferred jobs read although they can only be deferred again
 
 
 def tier_for(remaining: float) -> int | None:
-    """Return the longest tier that is not longer than `remaining` seconds; None: wait in memory."""
+    """Return the longest tier that is not longer than `remaining` seconds; None if even the shortest is."""
     return bisect_right(TIERS, remaining) - 1 if remaining >= TIERS[0] else None
 
 
 def tier_until(now: float, not_before: float) -> int:
-    """Return the tier in which a job waits next that is due at `not_before`."""
-    return tier_for(not_before - now + TIER_SLIP) or 0
+    """Return the tier in which a job due at `not_before` waits next. Both times by the same clock."""
+    return tier_for(not_before - now + TIER_TOLERANCE_SECONDS) or 0
 
 
-def rounded_down(seconds: float) -> float:
-    """Return the length of the longest tier that fits into a wait; the wait itself when none does."""
+def round_down(seconds: float) -> float:
+    """Return the length of the longest tier that is not longer than a wait; the wait itself if there is none."""
     tier = tier_for(seconds)
     return seconds if tier is None else TIERS[tier]
 
 
 def partition_for(tier: int, key: bytes, blocks: int, *, recallable: bool) -> int:
-    """Return the partition for a job of that tier; `blocks`: how many T-retry has. The same key, the same block."""
+    """Return the partition for a job of that tier; `blocks`: how many T-retry has. Equal keys share a block."""
     middle = blocks // 2
     first, count = (middle, blocks - middle) if recallable else (0, max(1, middle))
     block = first + zlib.crc32(key) % count
@@ -52,23 +51,26 @@ def partition_for(tier: int, key: bytes, blocks: int, *, recallable: bool) -> in
 
 
 def tier_of(partition: int) -> int:
-    """Return the tier of a partition; adding partitions does not change it.
+    """Return the tier of a partition. Adding partitions to the topic does not change it.
 
-    Each block begins with another tier: where partitions are dealt out in turn, as assignors do, no process gets all
+    Each block begins with a different tier: assignors deal partitions out in turn, and no process is to get all
     partitions of one tier.
     """
-    block, place = divmod(partition, len(TIERS))
-    return (place - block) % len(TIERS)
+    block, index = divmod(partition, len(TIERS))
+    return (index - block) % len(TIERS)
 
 
 def due_at(partition: int, appended: float, not_before: float | None) -> float:
-    """Return when a record is due where it lies (wall clock): at its own time, or at the next hop towards it."""
+    """Return when a record leaves its tier (wall clock), either to run or to wait in another tier.
+
+    `appended`, `not_before`: wall clock.
+    """
     hop = appended + TIERS[tier_of(partition)]
     return hop if not_before is None else min(hop, not_before)
 
 
 class DeferralPacer:
-    """How long jobs wait, untried, while their server is down or busy: a whole tier each, so one record.
+    """Chooses how long a job of a server that is down or busy is deferred: always a whole tier.
 
     Roughly as long as the trouble has lasted so far, or twice the time to the next probe. A tier takes at most
     DEFERRED_READS_PER_SECOND jobs per second of its length; once full, the next longer tier is used, so that no more
@@ -76,11 +78,21 @@ class DeferralPacer:
     """
 
     def __init__(self) -> None:
-        self._began = [-math.inf] * len(TIERS)  # by tier: since when jobs are counted, its own length at most
+        # By tier: `_count` jobs since `_started`, which is in seconds of the caller's clock.
+        self._started = [-math.inf] * len(TIERS)
         self._count = [0] * len(TIERS)
 
+    def __repr__(self) -> str:
+        return (
+            "DeferralPacer(" + ", ".join(f"{tier:g} s: {n}" for tier, n in zip(TIERS, self._count, strict=True)) + ")"
+        )
+
     def seconds(self, age: float, probe_in: float, now: float) -> float:
-        """Return the wait of one more job of a server that has been down, or busy, for `age` seconds."""
+        """Return how long to defer another job, and count it.
+
+        `age`: seconds since its server went down, or became busy. `probe_in`: seconds to the next probe. `now`: seconds
+        of any clock, always the same one.
+        """
         tier = tier_for(max(age, 2 * probe_in, TIERS[0])) or 0
         while tier < len(TIERS) - 1 and self._is_full(tier, now):
             tier += 1
@@ -88,7 +100,7 @@ class DeferralPacer:
         return TIERS[tier]
 
     def _is_full(self, tier: int, now: float) -> bool:
-        """Has a tier got what it may within its length? Counts anew once that is over."""
-        if now - self._began[tier] >= TIERS[tier]:
-            self._began[tier], self._count[tier] = now, 0
+        """Return whether a tier has taken all the jobs it may within its length; once that has passed, start anew."""
+        if now - self._started[tier] >= TIERS[tier]:
+            self._started[tier], self._count[tier] = now, 0
         return self._count[tier] >= TIERS[tier] * DEFERRED_READS_PER_SECOND

@@ -1,4 +1,4 @@
-"""The topics that belong to a source topic: their names, and making them on start."""
+"""The topics that belong to a source topic: their names and settings; created at the start where they are missing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
-RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # what is trimmed goes from the disk in pieces of so much
-# A dead letter holds its original, perhaps in base64, and what is said about it.
+RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # trimming frees disk space in whole segments
+# A dead letter holds the original message, perhaps in base64, and its history.
 OUTCOME_MAX_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Topics:
-    """Names of the topics of one source topic; `failed` is where failed results go, `results` unless set apart."""
+    """The names of a source topic and its companions. `failed`, for failed results, equals `results` unless set."""
 
     source: str
     results: str
@@ -46,21 +46,22 @@ class Topics:
 
 
 def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:
-    """Create the topics that are missing, idempotently; warn of existing ones that fit badly.
+    """Create missing topics; log a warning for existing ones with unsuitable settings. Idempotent.
 
-    Returns how many partitions `T-retry` has for each length of wait (blocks, see `retry.tiers`).
+    Returns how many blocks of partitions `T-retry` has (`retry.tiers`).
 
-    Raises SettingsError naming the topic when T-retry has too few partitions to tell its tiers apart;
-    BrokerUnavailable when the broker does not answer or forbids it.
+    Raises:
+        SettingsError: T-retry has fewer partitions than there are tiers. The message names the topic.
+        BrokerUnavailable: the broker does not answer or denies access.
     """
-    wanted = _wanted(topics, settings)
-    found = admin.describe(list(wanted))
-    for name in wanted:
+    definitions = _define(topics, settings)
+    found = admin.describe(list(definitions))
+    for name in definitions:
         if name not in found:
-            partitions, config = wanted[name]
+            partitions, config = definitions[name]
             if admin.create(name, partitions, config):
                 log.info("topic created", topic=name, partitions=partitions)
-    found = admin.describe(list(wanted))
+    found = admin.describe(list(definitions))
     _warn(topics, settings, found)
     retry = found[topics.retry]
     if retry.partitions < len(tiers.TIERS):
@@ -71,8 +72,8 @@ def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:
     return retry.partitions // len(tiers.TIERS)
 
 
-def _wanted(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str, str]]]:
-    """Return the topics with (partitions, settings): what waits or failed is never lost by time or size."""
+def _define(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str, str]]]:
+    """Return the number of partitions and the settings of each topic. Deferrals and dead letters never expire."""
     large = {"max.message.bytes": str(OUTCOME_MAX_BYTES)}
     keep = {"retention.ms": "-1", "retention.bytes": "-1", **large}
     week = {"retention.ms": str(7 * DAY_MS), **large}
@@ -90,7 +91,7 @@ def _warn(topics: Topics, settings: Settings, found: dict[str, TopicFacts]) -> N
     source = found[topics.source]
     if source.partitions < settings.consumer_count:
         log.warning(
-            "topic has fewer partitions than consumers: the rest will be idle",
+            "topic has fewer partitions than consumers: some consumers will be idle",
             topic=topics.source,
             partitions=source.partitions,
             consumers=settings.consumer_count,
@@ -98,7 +99,7 @@ def _warn(topics: Topics, settings: Settings, found: dict[str, TopicFacts]) -> N
     for name in (topics.dlq, topics.retry):
         if found[name].max_message_bytes < source.max_message_bytes + 64 * 1024:
             log.warning(
-                "topic takes smaller messages than its source: large outcomes will be shortened",
+                "topic allows smaller messages than its source: large outcomes will be shortened",
                 topic=name,
                 max_message_bytes=found[name].max_message_bytes,
                 source_max_message_bytes=source.max_message_bytes,
@@ -107,7 +108,7 @@ def _warn(topics: Topics, settings: Settings, found: dict[str, TopicFacts]) -> N
     retention_ms = float(found[topics.retry].settings.get("retention.ms", "-1"))
     if 0 <= retention_ms < patience_ms:
         log.warning(
-            "topic keeps waiting jobs for less time than the outage patience: they would be lost",
+            "topic keeps deferred jobs for less time than the outage patience: they could be lost",
             topic=topics.retry,
             retention_hours=retention_ms / 3_600_000,
             patience_hours=settings.outage_patience_hours,

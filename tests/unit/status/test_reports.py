@@ -1,8 +1,8 @@
-"""What a process says of itself now and then: the lines of the log that docs/operations.md tells operators to watch."""
+"""The periodic lines in the log that docs/operations.md asks operators to watch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,8 +26,8 @@ NOW = 1_700_000_000.0
 JOBS, RETRY, LATER = Partition("jobs", 0), Partition("jobs-retry", 0), Partition("jobs-retry", 1)
 
 
-class FakeIntake:
-    """What the client would know: which partitions are ours, and how many records of each were not read."""
+class FakeGroup:
+    """What the Kafka client would know: the partitions held, and how many records of each are unread."""
 
     def __init__(self) -> None:
         self.unread = {JOBS: 7, RETRY: 2, LATER: 3}
@@ -38,12 +38,11 @@ class FakeIntake:
     def new_partitions(self) -> list[Partition]:
         return list(self.new)
 
-    def take_over(self, partition: Partition, timeout: float) -> TakenOver:
-        return TakenOver(Commit(0, ""), self.unread[partition])
-
-    def settled(self, partition: Partition) -> bool:
+    def take_over(self, partition: Partition, set_up: Callable[[TakenOver], None], timeout: float) -> TakenOver:
+        taken = TakenOver(Commit(0, ""), self.unread[partition])
+        set_up(taken)
         self.new.remove(partition)
-        return True
+        return taken
 
     def behind(self, partition: Partition) -> int:
         return self.unread[partition]
@@ -60,20 +59,20 @@ class FakeIntake:
 
 
 class Scene:
-    """A process that holds a partition of the jobs and two of T-retry, with two servers."""
+    """A process that holds a partition of the source topic and two of T-retry, with two servers."""
 
     def __init__(self, clock: pretend.Clock) -> None:
-        self.clock, self.intake, settings = clock, FakeIntake(), pretend.settings()
+        self.clock, self.group, settings = clock, FakeGroup(), pretend.settings()
         world = pretend.World(A=8, B=8)
         self.pools = Pools(world.config, settings, self.clock, world.create)
         self.dispatcher = Dispatcher(self.pools, settings, self.clock, lambda: 0.5)
-        self.partitions = Partitions(self.intake, Ledger("token"), 10, lambda: NOW)  # type: ignore[arg-type]
+        self.partitions = Partitions(self.group, Ledger("token"), 10, lambda: NOW)  # type: ignore[arg-type]
         self.partitions.take_over_new()
         topics = Topics.of("jobs", settings)
-        self.reports = reports.Reports(topics, self.intake, self.partitions, self.dispatcher)  # type: ignore[arg-type]
+        self.reports = reports.Reports(topics, self.group, self.partitions, self.dispatcher)  # type: ignore[arg-type]
 
-    def said(self, seconds: float = 0.0) -> list[dict[str, Any]]:
-        """Let time pass; return the lines of the next look."""
+    def lines(self, seconds: float = 0.0) -> list[dict[str, Any]]:
+        """Let time pass; return the lines of the next tick."""
         self.clock.pass_(seconds)
         with structlog.testing.capture_logs() as lines:
             self.reports.tick(self.clock())
@@ -90,74 +89,78 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     assert made.pools.close()
 
 
-def test_every_half_minute_it_says_how_many_jobs_wait_and_when_the_next_is_due(scene: Scene) -> None:
-    """In T-retry, of the partitions held here; the jobs' own topic has its lag for that."""
+def test_every_half_minute_the_number_of_deferred_jobs_and_the_next_due_time_are_logged(scene: Scene) -> None:
+    """In the partitions of T-retry that are held here; for the source topic, lag shows it."""
     scene.partitions.delay(RETRY, 0, NOW + 500, seen_by_predecessor=True)
     scene.partitions.delay(LATER, 0, NOW + 60.04, seen_by_predecessor=True)
-    assert scene.said(29) == []
+    assert scene.lines(29) == []
     line = {"event": "jobs deferred", "log_level": "info", "topic": "jobs-retry", "count": 5, "next_due_seconds": 60.0}
-    assert scene.said(1) == [line]
-    assert scene.said(29) == []
-    assert scene.said(1) == [line]
+    assert scene.lines(1) == [line]
+    assert scene.lines(29) == []
+    assert scene.lines(1) == [line]
 
 
-def test_a_job_that_waits_and_is_overdue_is_due_in_no_time(scene: Scene) -> None:
+def test_an_overdue_job_is_due_in_zero_seconds(scene: Scene) -> None:
     scene.partitions.delay(RETRY, 0, NOW - 5, seen_by_predecessor=True)
-    assert [line["next_due_seconds"] for line in scene.said(30)] == [0.0]
+    assert [line["next_due_seconds"] for line in scene.lines(30)] == [0.0]
 
 
-def test_of_jobs_that_are_not_read_yet_only_the_number_is_known(scene: Scene) -> None:
-    assert [(line["count"], line["next_due_seconds"]) for line in scene.said(30)] == [(5, None)]
+def test_without_a_delayed_partition_the_next_due_time_is_unknown(scene: Scene) -> None:
+    assert [(line["count"], line["next_due_seconds"]) for line in scene.lines(30)] == [(5, None)]
 
 
-def test_where_no_job_waits_nothing_is_said_of_it(scene: Scene) -> None:
-    scene.intake.unread |= {RETRY: 0, LATER: 0}
-    assert scene.said(30) == []
+def test_nothing_is_logged_while_no_job_is_deferred(scene: Scene) -> None:
+    scene.group.unread |= {RETRY: 0, LATER: 0}
+    assert scene.lines(30) == []
 
 
 def servers(lines: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {line["server"]: line for line in lines if line["event"] == "server"}
 
 
-def test_every_minute_it_says_how_each_server_is_that_has_work_or_is_down(scene: Scene) -> None:
-    """A server at work holds lanes; one that is down says when it is tried again. One that is neither is left out."""
+def test_every_minute_each_server_that_has_work_or_is_down_is_logged(scene: Scene) -> None:
+    """A server with work has lanes, one that is down a time of its next probe; others are left out."""
     scene.dispatcher.offer(pretend.task(0, "A", "A"))
     scene.dispatcher.offer(pretend.task(1, "B", "B"))
-    assert servers(scene.said(59.5)) == {}
+    assert servers(scene.lines(59.5)) == {}
     scene.dispatcher.failed("B", errors.ServerUnavailable("refused"))
     taken = scene.dispatcher.take(0.0)
     assert taken is not None
-    told = servers(scene.said(0.5))
-    assert {name: (line["breaker"], line["lanes"]) for name, line in told.items()} == {
+    reported = servers(scene.lines(0.5))
+    assert {name: (line["breaker"], line["lanes"]) for name, line in reported.items()} == {
         "A": ("closed", 1),
         "B": ("open", 0),
     }
-    assert told["B"]["next_probe_seconds"] == 0.5
-    assert (told["A"]["next_probe_seconds"], told["A"]["error_share"], told["B"]["error_share"]) == (0, 0, 1)
-    assert (told["A"]["round_trip_ms"], told["A"]["deferred"]) == (None, 0)
-    assert servers(scene.said(59)) == {}
+    assert reported["B"]["next_probe_seconds"] == 0.5
+    assert (reported["A"]["next_probe_seconds"], reported["A"]["error_share"], reported["B"]["error_share"]) == (
+        0,
+        0,
+        1,
+    )
+    assert (reported["A"]["round_trip_ms"], reported["A"]["deferred"]) == (None, 0)
+    assert servers(scene.lines(59)) == {}
     task, lease = taken
     lease.release(reusable=True)
     scene.dispatcher.finish(task)
-    again = servers(scene.said(1))
+    again = servers(scene.lines(1))
     assert set(again) == {"B"}
     assert again["B"]["breaker"] == "half open", "its time has come, and no job was there to try it"
     for _ in range(20):
         scene.dispatcher.failed("A", errors.FileMissing("no such file"))
-    told = servers(scene.said(60))
-    assert told["A"]["jobs_per_second"] > 0.1, "it did something in the last minute"
-    assert told["A"]["error_share"] == 1
+    reported = servers(scene.lines(60))
+    assert reported["A"]["jobs_per_second"] > 0.1, "it did some work in the last minute"
+    assert reported["A"]["error_share"] == 1
 
 
-def test_a_process_without_a_partition_says_once_that_it_is_one_too_many(scene: Scene) -> None:
-    """After twenty seconds as a member: until then a partition may still come. Partitions of T-retry do not count."""
-    said = lambda seconds: [line["event"] for line in scene.said(seconds) if line["event"].startswith("idle")]  # noqa: E731
-    assert said(100) == [], "it holds one"
-    scene.intake.held = [RETRY, LATER]
-    assert said(20) == []
-    scene.intake.member = False
-    assert said(1) == [], "no member: the group is being shared out"
-    scene.intake.member = True
-    assert said(20) == []
-    assert said(1) == ["idle: the group has more processes than the topic has partitions"]
-    assert said(100) == []
+def test_a_process_without_a_partition_reports_once_that_it_is_idle(scene: Scene) -> None:
+    """After twenty seconds as a member, as it may be assigned one until then. Partitions of T-retry do not count."""
+    idle = lambda seconds: [line["event"] for line in scene.lines(seconds) if line["event"].startswith("idle")]  # noqa: E731
+    assert idle(100) == [], "it holds one"
+    scene.group.held = [RETRY, LATER]
+    assert idle(20) == []
+    scene.group.member = False
+    assert idle(1) == [], "not a member: the group is rebalancing"
+    scene.group.member = True
+    assert idle(20) == []
+    assert idle(1) == ["idle: the group has more processes than the topic has partitions"]
+    assert idle(100) == []
