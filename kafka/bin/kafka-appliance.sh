@@ -215,4 +215,7 @@ if [[ $protocol == SASL* ]]; then
         echo "kafka-appliance: the users of $KAFKA_USERS_FILE could not be made the broker's" >&2; } 8>&- &
 fi
 
-exec "$bin/kafka-server-start.sh" "$data/server.properties"
+# zstd and snappy unpack a library and run it, which a container's tmpfs does not allow.
+rm -rf "$data/tmp"
+mkdir "$data/tmp"
+KAFKA_TMP_DIR=$data/tmp exec "$bin/kafka-server-start.sh" "$data/server.properties"

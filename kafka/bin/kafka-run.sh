@@ -6,6 +6,7 @@
 #   KAFKA_HEAP             -Xmx of this process            (default: for the broker a quarter of the memory that its
 #                          container may use, from 192M to 512M; 256M for a command)
 #   KAFKA_JVM_OPTS         further options for Java
+#   KAFKA_TMP_DIR          folder of Java's temporary files (default: Java's own, /tmp)
 #   KAFKA_CLASS_DATA       class-data archive              (default: classes.jsa beside the folder of the jars)
 #   KAFKA_LOG_LEVEL        log level                       (default: warn)
 #   ETL_BOOTSTRAP_SERVERS  the broker to talk to when no --bootstrap-server is typed (default: localhost:9092)
@@ -124,6 +125,7 @@ else
     options+=(-Xmx"${KAFKA_HEAP:-256M}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1)
 fi
 options+=(-Dkafka.log.level="${KAFKA_LOG_LEVEL:-warn}")
+[[ -z ${KAFKA_TMP_DIR:-} ]] || options+=(-Djava.io.tmpdir="$KAFKA_TMP_DIR")
 if [[ -n ${KAFKA_JVM_OPTS:-} ]]; then
     read -r -a more <<<"$KAFKA_JVM_OPTS"
     options+=("${more[@]}")

@@ -132,6 +132,27 @@ def test_the_image_is_small_and_what_built_it_stays_behind(image: str, base_imag
     assert found.stdout == ""
 
 
+def test_nothing_in_the_image_makes_another_user_of_one(image: str) -> None:
+    """No setuid, no setgid program, those of the base image included."""
+    found = run_once("-c", "find / -xdev -type f -perm /6000", options=["--entrypoint", "bash", "--user", "0"])
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_image_tells_what_it_is_made_of(image: str) -> None:
+    """A CycloneDX document that names every jar and every Python package that is in it."""
+    script = (
+        "import json, pathlib, re\n"
+        "from importlib.metadata import distributions\n"
+        "told = json.load(open('/opt/etl/sbom.cdx.json'))['components']\n"
+        "jars = {f'{c[\"name\"]}-{c[\"version\"]}.jar' for c in told if c['purl'].startswith('pkg:maven/')}\n"
+        "wheels = {c['name'] for c in told if c['purl'].startswith('pkg:pypi/')}\n"
+        "here = {re.sub('[._-]+', '-', d.name).lower() for d in distributions()} - {'etl-file-sync'}\n"
+        "print(jars == {path.name for path in pathlib.Path('/opt/kafka/libs').glob('*.jar')}, wheels == here)\n"
+    )
+    found = run_once("-c", script, options=["--entrypoint", "/opt/etl/.venv/bin/python"])
+    assert found.stdout == "True True\n", found.stderr
+
+
 def test_no_process_is_roots(appliance: Appliance) -> None:
     """Not the first, not Java, not the consumers."""
     processes = appliance.processes()

@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from containers import World, run_once
+from containers import World, compose_up, run_once
+
+import stack
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 
@@ -83,3 +85,30 @@ def test_a_secured_listener_without_its_files_ends_the_container(image: str) -> 
     done = run_once("broker", env={"KAFKA_ADVERTISED_PROTOCOL": "SASL_SSL"}, limit=60)
     assert done.returncode == 2
     assert "KAFKA_TLS_CERT_FILE" in done.stderr
+
+
+@pytest.mark.long
+def test_the_hardened_stack_works_with_a_login_for_everyone(image: str, tmp_path: Path) -> None:
+    """docker-compose.secure.yml over the parallel one: a job is done, and nobody enters without a login."""
+    secrets = tmp_path / "secrets"
+    (secrets / "broker").mkdir(parents=True)
+    (secrets / "consumer").mkdir()
+    _certificates(secrets / "broker", "broker")
+    (secrets / "broker" / "ca.pem").rename(secrets / "consumer" / "ca.pem")
+    (secrets / "broker" / "users").write_text(f"worker:{PASSWORD}\n")
+    (secrets / "consumer" / "password").write_text(f"{PASSWORD}\n")
+    for file in secrets.rglob("*.*"):
+        file.chmod(0o444)
+    env_file = tmp_path / "servers.env"
+    env_file.write_text("A_TYPE=local\nA_BASE_PATH=/data\nETL_NUM_PARTITIONS=2\n")
+    environment = {
+        "ENV_FILE": str(env_file), "SECRETS": str(secrets), "KAFKA_ADVERTISED_PORT": str(stack.free_port()),
+    }  # fmt: skip
+    with compose_up("docker-compose.parallel.yml", "docker-compose.secure.yml", environment=environment) as compose:
+        consumer = compose.containers("mem-dft-img")[0]
+        consumer.write("/data/in.txt", "secret")
+        consumer.exec("etl", "submit", "A:/in.txt", "A:/out.txt", "--wait", "--timeout", "50")
+        assert consumer.exec("cat", "/data/out.txt") == "secret"
+        assert "WARNING" not in compose("logs", "broker")
+        refused = consumer.try_exec("env", "ETL_KAFKA_SECURITY_PROTOCOL=SSL", "etl", "submit", "A:/in.txt", "A:/x.txt")
+        assert refused.returncode == 1

@@ -84,6 +84,20 @@ def test_nothing_is_published_beyond_this_host_unless_a_variable_says_so() -> No
     ] == []
 
 
+def test_the_hardened_compose_file_is_for_every_service() -> None:
+    """None is left without a login, or without limits."""
+    services, hardened = (
+        yaml.safe_load((REPOSITORY / f"docker-compose.{name}.yml").read_text())["services"]
+        for name in ("parallel", "secure")
+    )
+    assert set(hardened) == set(services)
+    for name, service in hardened.items():
+        assert {"mem_limit", "pids_limit"} <= set(service)
+        assert "SASL_SSL" in service["environment"].values()
+        assert services[name]["read_only"]
+        assert (services[name]["cap_drop"], services[name]["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+
+
 def test_the_listener_for_other_containers_is_off_unless_it_is_asked_for() -> None:
     """Neither the image nor its entrypoint sets it; every network has neighbours."""
     assert "KAFKA_NETWORK_HOST" not in DOCKERFILE + (DOCKER / "entrypoint.sh").read_text()
