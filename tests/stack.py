@@ -353,7 +353,7 @@ class Vsftpd(Server):
 
     def _login_settings(self) -> dict[str, str]:
         accounts = self.folder / "accounts"
-        accounts.write_text(f"{self.username}:{_crypt(self.password)}\n")
+        accounts.write_text(f"{self.username}:{hashed(self.password)}\n")
         module = next(VSFTPD_ROOT.rglob("pam_pwdfile.so"))
         self._pam_service.write_text(
             f"auth required {module} pwdfile {accounts}\n"
@@ -388,7 +388,7 @@ class Vsftpd(Server):
         }
 
 
-def _crypt(password: str) -> str:
+def hashed(password: str) -> str:
     """Hash a password as PAM reads it; Python's own module for it is gone since 3.13."""
     library = ctypes.CDLL("libcrypt.so.1")
     library.crypt.restype = ctypes.c_char_p

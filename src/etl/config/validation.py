@@ -208,6 +208,9 @@ class Validation:
             encoding=parsed("ENCODING", None),
             base_path=parsed("BASE_PATH", ""),
             partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
+            publish=parsed("PUBLISH", ServerConfig.publish),
+            epsv=parsed("EPSV", ServerConfig.epsv),
+            time_zone=parsed("TIME_ZONE", ""),
             options={key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())},
         )
         if spec.base_is_absolute and server.base_path and not server.base_path.startswith("/"):

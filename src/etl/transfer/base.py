@@ -116,6 +116,11 @@ class Stored:
         self._size = size or Settled(size_bytes)
         self._ended = ended
 
+    @property
+    def is_ended(self) -> bool:
+        """Has the server said that all is stored, as far as `write` waited for that?"""
+        return self._ended is None
+
     def require_stored(self) -> None:
         """Raise what the server said at the end of the upload, if `write` did not wait for that."""
         if self._ended is not None:
@@ -243,7 +248,7 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
-        """Are size and time of the parcel's file still those it had before it was read?"""
+        """Are size and time of the parcel's file still as before it was read? One that is gone is not changed."""
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the reading of a parcel, all of whose bytes were taken, and ask whether it is `unchanged`.
@@ -283,6 +288,14 @@ class Session(BaseTransfer):
     @abstractmethod
     def remove(self, path: str) -> bool:
         """Delete a file; False when it was not there."""
+
+    def remove_folder(self, path: str) -> bool:  # noqa: ARG002 - for those who can
+        """Remove an empty folder; False when it stays, or was not there."""
+        return False
+
+    def traits(self) -> dict[str, str]:
+        """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
+        return {}
 
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:
