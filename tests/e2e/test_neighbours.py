@@ -119,6 +119,27 @@ def test_a_neighbour_who_announces_requests_beyond_the_memory_is_hung_up_on(star
     assert appliance.stop() == 0
 
 
+def test_one_address_does_not_take_all_connections(start: Callable[..., Appliance]) -> None:
+    """The 501st from there is closed at once; who comes from elsewhere is served meanwhile."""
+    appliance = start()
+    appliance.wait_until_serving()
+    with contextlib.ExitStack() as held:
+        connections = [
+            held.enter_context(
+                socket.create_connection(("127.0.0.1", appliance.external), 5, source_address=("127.0.0.2", 0))
+            )
+            for _ in range(510)
+        ]
+        for connection in connections[500:]:
+            connection.settimeout(10)
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        connections[0].settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connections[0].recv(1)
+        assert appliance.serves()
+
+
 def test_a_broker_that_ran_out_of_memory_is_started_again(start: Callable[..., Appliance], tmp_path: Path) -> None:
     """Whatever used it up (here the limits are off): Java's exit code for that ends nothing but the broker."""
     extra = tmp_path / "extra.properties"
