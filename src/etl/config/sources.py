@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -43,6 +45,19 @@ def _why_read_differently(value: str) -> str | None:
     if "$" in body:
         return "has a $ (put the value in single quotes)"
     return "has a # after a blank (put the value in quotes)" if re.search(r"(^|\s)#", body) else None
+
+
+def refuse_of_others(path: Path) -> None:
+    """Refuse a file of settings that was only found, and that another user could have written.
+
+    It could send passwords that are set elsewhere to that user's server. Raises SettingsError.
+    """
+    found = path.stat()
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+        raise SettingsError(
+            f"env file {path.absolute()}: belongs to another user, or every user may write it: "
+            "name it with --env-file if you trust it"
+        )
 
 
 def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str, str]]:

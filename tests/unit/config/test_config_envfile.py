@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 
@@ -62,6 +63,22 @@ def test_without_a_name_the_env_of_the_folder_is_read_if_there(tmp_path):
     assert ConfigLoader(environ={}).settings.workers == 8
     (tmp_path / ".env").write_text("ETL_WORKERS=2\n")
     assert ConfigLoader(environ={}).settings.workers == 2
+
+
+@pytest.mark.parametrize("how", ["writable", "another's"])
+def test_a_file_that_another_user_could_have_written_is_only_read_if_it_is_named(tmp_path, how):
+    """In whatever folder one stands: it could send a password that is set elsewhere to a stranger's broker."""
+    path = tmp_path / ".env"
+    path.write_text("ETL_BOOTSTRAP_SERVERS=stranger:9092\n")
+    if how == "writable":
+        path.chmod(0o666)
+    elif os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    else:
+        pytest.skip("only root can give a file away")
+    with pytest.raises(SettingsError, match=r"/\.env: belongs to another user, or every user may write it"):
+        ConfigLoader(environ={})
+    assert ConfigLoader(path, environ={}).settings.bootstrap_servers == "stranger:9092"
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbfETL_WORKERS=2\r\nETL_TOPIC=x\r\n", b"ETL_WORKERS=2\nETL_TOPIC=x"])
