@@ -289,6 +289,14 @@ class Session(BaseTransfer):
     def remove(self, path: str) -> bool:
         """Delete a file; False when it was not there."""
 
+    def remove_folder(self, path: str) -> bool:  # noqa: ARG002 - for those who can
+        """Remove an empty folder; False when it stays, or was not there."""
+        return False
+
+    def traits(self) -> dict[str, str]:
+        """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
+        return {}
+
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """Return the bare names in a folder that begin with `prefix`; empty when it is not there."""

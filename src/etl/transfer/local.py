@@ -177,6 +177,14 @@ class LocalTransfer(Streaming):
                 return False
             return True
 
+    def remove_folder(self, path: str) -> bool:
+        """Remove an empty folder."""
+        try:
+            Path(self._inside(path)).rmdir()
+        except OSError:
+            return False
+        return True
+
     def require_base(self) -> None:
         """Look for the base path."""
         self.connect()

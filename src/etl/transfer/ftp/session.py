@@ -30,6 +30,7 @@ from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND, vanished
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
+from etl.transfer.ftp.traits import traits_of
 from etl.transfer.ftp.upload import Upload
 from etl.transfer.paths import basename, parent
 from etl.transfer.streaming import Streaming
@@ -260,6 +261,16 @@ class FTPTransfer(Streaming):
         link = self.link
         whole = link.names.whole(path)
         return _deleted(link, whole, link.ask("DELE", whole).result())
+
+    def remove_folder(self, path: str) -> bool:
+        """Remove an empty folder, from outside of it: some servers keep one that a session is in."""
+        link = self.link
+        link.ask("CWD", link.names.top)
+        return link.ask("RMD", link.names.whole(path)).result().is_success
+
+    def traits(self) -> dict[str, str]:
+        """Ask what the server is like."""
+        return traits_of(self.link)
 
     def survives(self, error: BaseException) -> bool:
         """After an answer about the file itself, with every reply read and nothing said unasked.
