@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from etl.errors import EtlError, Fate, InvalidMessage, code_of
+from etl.errors import EtlError, InvalidMessage, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models.message import TransferResult
@@ -96,14 +96,13 @@ class Reporter:
         # A copy of the task: the lane may still be ending the run that published it.
         self.dispatcher.offer(replace(task, published=True))
 
-    def failed(self, task: Task, error: BaseException, start: Start) -> None:
+    def failed(self, task: Task, error: BaseException, start: Start, breaker_wait: float = 0.0) -> float | None:
         """Report a run that failed; let the policy decide whether the job is retried, deferred or dead-lettered.
 
-        Call `Dispatcher.failed` first: the error may trip the server's breaker, and the job waits for as long as that
-        stays open.
+        `breaker_wait`: the seconds for which the breaker of the failed server stays open. Return the seconds after
+        which the job is to run again in this process, or None if it is over here.
         """
         now = time.time()
-        breaker_wait = self._breaker_wait(error)
         # Unless this process still owns the partition, the error proves nothing: the new owner may have finished the
         # job and removed its source.
         verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
@@ -118,20 +117,21 @@ class Reporter:
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
                 task.orphan_scan_since = SCAN_ANEW
-                self.dispatcher.later(task, verdict.delay)
+                return verdict.delay
         elif isinstance(verdict, DeadLetter):
             self._add_attempt(task, verdict.error)
             self.dead(task, verdict.error, start)
         elif self.ledger.owns(task.partition, task.epoch) and not self.is_stopping():
             # The partition was not revoked: ownership is only uncertain, while the broker does not answer.
             task.orphan_scan_since = SCAN_ANEW
-            self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
+            return ABANDONED_PAUSE_SECONDS
         else:
             # After a revocation the next owner looks for orphans anyway. After a stop it does so only if the last
             # commit does not mark the partition as left cleanly.
             if task.orphan_scan_since is not None and self.is_stopping():
                 self.leaves_orphans = True
             log.info("job abandoned", **context(task), error=str(error))
+        return None
 
     def defer(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
         """Defer a job to T-retry until `not_before` (wall clock), and log it at `level`."""
@@ -235,12 +235,6 @@ class Reporter:
     def _add_attempt(self, task: Task, error: BaseException) -> None:
         what = redact(f"{code_of(error)}: {error}")
         task.attempts.append(Attempt(_format_utc(time.time()), self.worker, what[:ATTEMPT_CHARACTERS]))
-
-    def _breaker_wait(self, error: BaseException) -> float:
-        """Return how many seconds the breaker of the error's server stays open; 0.0 if the error is no outage."""
-        if isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:
-            return self.dispatcher.breaker_wait(error.server)
-        return 0.0
 
     def drop_unscanned(self) -> bool:
         """Drop the jobs that still had to look for orphans; return whether this process leaves no orphans.
