@@ -79,3 +79,25 @@ def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
         wait_until(lambda: any(record.value == b"well" for record in group.poll(0.05)), 10, "the other partition")
     finally:
         group.close()
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstd"])
+def test_a_batch_that_unpacks_to_too_much_blocks_nothing(codec: str, desk: Desk, tmp_path: Path) -> None:
+    """Its record is a dead letter without its bytes; the job behind it is done."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    bomb_bytes = 20 << 20  # by Snappy that is 1 MB, all that the broker takes
+    with KafkaProducer(
+        bootstrap_servers=desk.bootstrap_servers,
+        compression_type=codec,
+        max_request_size=1 << 30,
+        batch_size=1 << 30,
+    ) as producer:
+        producer.send(desk.topic, b" " * bomb_bytes, partition=0).get(20)
+    desk.send(job("A:/one", "B:/one", "behind"))
+    with desk.consuming(settings):
+        assert desk.outcome("behind")["status"] == "SUCCESS"
+        desk.wait(desk.letters, what="dead letter")
+    (letter,) = desk.letters()
+    assert (letter.original_offset, letter.truncated, letter.error_code) == (0, True, "INVALID_MESSAGE")
+    assert "unpacks to more than" in letter.error

@@ -118,6 +118,8 @@ class Admission:
 
     def _admit(self, record: Record, carried: Carried, epoch: int, *, published: bool) -> None:
         try:
+            if record.fault is not None:
+                raise InvalidMessage(f"message: {record.fault}")
             job = FileTransferJob.from_json(record.value)
         except InvalidMessage as error:
             self.reporter.reject(record, carried, epoch, error)

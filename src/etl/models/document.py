@@ -128,9 +128,7 @@ def _check_text(name: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidMessage(
-            f"{printable(name)}: contains half of a surrogate pair, not a character"
-        ) from None
+        raise InvalidMessage(f"{printable(name)}: contains half of a surrogate pair, not a character") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

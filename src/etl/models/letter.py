@@ -68,7 +68,7 @@ class DLQMessage(BaseModel):
     original_raw: str | None = None  # the exact text, if writing `original_message` would not reproduce it
     original_sha256: str | None = None  # hash of the exact bytes, hexadecimal
     original_bytes_count: int | None = None  # only in the short form
-    truncated: bool = False  # the short form: only the start of the original was kept
+    truncated: bool = False  # only the start of the original was kept, or nothing if it could not be read
 
     @classmethod
     def from_job(
@@ -99,7 +99,7 @@ class DLQMessage(BaseModel):
     ) -> Self:
         """Create the dead letter of a record; `origin` is where its job was first delivered, if not there."""
         first = origin or record
-        return cls._make(
+        letter = cls._make(
             record.value or b"",
             error,
             job_id=job_id,
@@ -109,6 +109,10 @@ class DLQMessage(BaseModel):
             original_partition=first.partition,
             original_offset=first.offset,
         )
+        if record.fault is None or record.value is not None:
+            return letter
+        unread = {"original_message": {_BASE64: ""}, "original_raw": None, "original_sha256": None, "truncated": True}
+        return letter.model_copy(update=unread)
 
     @classmethod
     def _make(cls, original: bytes, error: str | BaseException, *, attempts: Sequence[Attempt], **fields: Any) -> Self:

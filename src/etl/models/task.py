@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Record(NamedTuple):
-    """The parts of a Kafka record that we need. `timestamp` is in seconds since the epoch, UTC."""
+    """The parts of a Kafka record that we need. `timestamp` is in seconds since the epoch, UTC.
+
+    `fault` says why the record was not read whole; what was left out is missing from `value` or `headers`.
+    """
 
     topic: str
     partition: int
@@ -24,6 +27,7 @@ class Record(NamedTuple):
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp: float = 0.0
+    fault: str | None = None
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name, or None."""

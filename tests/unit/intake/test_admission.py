@@ -256,3 +256,15 @@ def test_due_jobs_of_other_servers_and_new_jobs_are_not_slowed(scene: Scene) -> 
     assert scene.partitions.delayed == {}
     scene.accept(**deferred_record())
     assert Partition("jobs-retry", 1) in scene.partitions.delayed
+
+
+@pytest.mark.parametrize("value", [None, JOB])
+def test_a_record_that_was_not_read_whole_is_a_dead_letter(scene: Scene, value: object) -> None:
+    """With the reason, and what was read of it; one of which nothing was read cannot be replayed."""
+    record = scene.accept(value, fault="is not read")
+    told = scene.messages()
+    letter = DLQMessage.from_json(told["jobs-dlq"].value)
+    assert letter.error == "message: is not read"
+    assert letter.original_bytes() == record.value
+    assert letter.truncated == (value is None)
+    assert result_in(told["jobs-results"]).error_code == "INVALID_MESSAGE"
