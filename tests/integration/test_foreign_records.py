@@ -101,3 +101,16 @@ def test_a_batch_that_unpacks_to_too_much_blocks_nothing(codec: str, desk: Desk,
     (letter,) = desk.letters()
     assert (letter.original_offset, letter.truncated, letter.error_code) == (0, True, "INVALID_MESSAGE")
     assert "unpacks to more than" in letter.error
+
+
+def test_a_job_id_that_no_topic_takes_stops_no_process(desk: Desk, tmp_path: Path) -> None:
+    """It would go three times into the result; it is not believed."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    desk.send(b"no job", headers=[("etl-job-id", b"k" * 900_000)])
+    desk.send(job("A:/one", "B:/one", "behind"))
+    with desk.consuming(settings):
+        assert desk.outcome("behind")["status"] == "SUCCESS"
+        assert desk.outcome(f"{desk.topic}-0-0")["error_code"] == "INVALID_MESSAGE"
+        desk.wait(desk.letters, what="dead letter")
+    assert [letter.job_id for letter in desk.letters()] == [f"{desk.topic}-0-0"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from etl.errors import InvalidMessage
 from etl.logs import redact
 from etl.models import document, header
+from etl.models.field import is_label
 from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
@@ -34,6 +35,9 @@ SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # sizes of a dead letter, 
 KEY_LIMIT_BYTES = 1024  # longer keys are left out of short forms
 ERROR_LIMIT = 1000  # characters of the error in the short form of a result
 ATTEMPT_LIMIT = 500  # characters of an attempt in a header
+HEADER_LIMIT_BYTES = 4096  # of ours that are read, except the attempts: two names of servers take half of it at most
+# Fields that are left out of a result, step by step, until its topic takes it.
+RESULT_LEFT_OUT = (("metadata",), ("source", "destination", "error"))
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -58,7 +62,7 @@ class MessageBuilder:
         topic = self.topics.results if result.succeeded else self.topics.failed
         origin = source.origin if isinstance(source, Task) else self.read(source).origin
         headers = _encode({header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(origin)})
-        return (self._build_result(topic, headers, result),)
+        return (_build_result(topic, headers, result, RESULT_LEFT_OUT),)
 
     def dead_letter(
         self, source: Task | Record, error: BaseException | str, *, job_id: str | None = None
@@ -106,7 +110,7 @@ class MessageBuilder:
         """
         carried = Carried(
             origin=Origin(record.topic, record.partition, record.offset),
-            job_id=_read_text(record, header.JOB_ID),
+            job_id=_read_label(record, header.JOB_ID),
             replays=_parse_count(_read_text(record, header.REPLAYS)),
         )
         return _read_deferral(record, carried) if record.topic == self.topics.retry else carried
@@ -126,14 +130,6 @@ class MessageBuilder:
             flat=job.flat,
         )
         return self.dead_letter(task, error) + self.result(task, result)
-
-    def _build_result(self, topic: str, headers: Headers, result: TransferResult) -> Message:
-        def shrink() -> tuple[Message, ...]:
-            error = result.error[:ERROR_LIMIT] if result.error else None
-            short = result.model_copy(update={"metadata": None, "error": error})
-            return (self._build_result(topic, headers, short)._replace(shrink=None),)
-
-        return Message(topic, result.job_id.encode(), result.to_json().encode(), headers, shrink=shrink)
 
     def _carry(self, task: Task) -> Carried:
         return Carried(
@@ -253,9 +249,14 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
     )
 
 
-def _read_text(record: Record, name: str) -> str | None:
+def _read_text(record: Record, name: str, limit_bytes: int = HEADER_LIMIT_BYTES) -> str | None:
     value = record.header(name)
-    return value.decode("utf-8", "replace") if value else None
+    return value.decode("utf-8", "replace") if value and len(value) <= limit_bytes else None
+
+
+def _read_label(record: Record, name: str) -> str | None:
+    text = _read_text(record, name)
+    return text if text is not None and is_label(text) else None
 
 
 def _parse_origin(text: str) -> Origin | None:
@@ -315,13 +316,30 @@ def _parse_facts(published: dict[str, Any] | None) -> Facts | None:
     return Facts(_get_typed(published, "size_bytes", int), mtime if mtime is None or math.isfinite(mtime) else None)
 
 
-# --- dead letters that are too large --------------------------------------------------------------------------
+# --- results and dead letters that are too large --------------------------------------------------------------
+
+
+def _build_result(topic: str, headers: Headers, result: TransferResult, left_out: Sequence[Sequence[str]]) -> Message:
+    """Return the message of a result, with its short forms."""
+    message = Message(topic, result.job_id.encode(), result.to_json().encode(), headers)
+    if not left_out:
+        return message
+
+    def shrink() -> tuple[Message, ...]:
+        error = result.error[:ERROR_LIMIT] if result.error else None
+        short = result.model_copy(update={"error": error, **dict.fromkeys(left_out[0])})
+        return (_build_result(topic, headers, short, left_out[1:]),)
+
+    return message._replace(shrink=shrink)
 
 
 def _add_short_forms(message: Message, letter: DLQMessage, limits_bytes: tuple[int, ...]) -> Message:
-    """Return the message with its short forms, each of which replaces the previous one."""
+    """Return the message with its short forms, each of which replaces the previous one.
+
+    The last one consists of coordinates alone: whatever a record holds, its outcome must not stop the committer.
+    """
     if not limits_bytes:
-        return message
+        return message._replace(shrink=lambda: (_build_minimum(message.topic, letter),))
 
     def shrink() -> tuple[Message, ...]:
         limit_bytes, shorter = limits_bytes[0], limits_bytes[1:]
@@ -331,3 +349,8 @@ def _add_short_forms(message: Message, letter: DLQMessage, limits_bytes: tuple[i
         return (_add_short_forms(Message(message.topic, key, value, headers), letter, shorter),)
 
     return message._replace(shrink=shrink)
+
+
+def _build_minimum(topic: str, letter: DLQMessage) -> Message:
+    bare = letter.model_copy(update={"job_id": None, "error": "message: is too large for any form", "attempts": ()})
+    return Message(topic, None, bare.shortened(0).to_json().encode())

@@ -87,6 +87,19 @@ def test_a_result_that_is_too_large_is_sent_without_its_metadata() -> None:
     assert (short.topic, short.key, short.headers) == (message.topic, message.key, message.headers)
 
 
+def test_the_shortest_form_of_a_result_names_no_endpoints() -> None:
+    job = FileTransferJob.from_dict(
+        {"source": {"hostname": "A", "path": "a" * 4096}, "destination": JOB["destination"]}
+    )
+    message = ENVELOPES.result(task(), result("FAILED", source=job.source, destination=job.destination, error="e"))[0]
+    sizes = [len(message.value or b"")]
+    while message.shrink is not None:
+        (message,) = shrunk(message)
+        sizes.append(len(message.value or b""))
+    assert sizes[-1] < 500
+    assert TransferResult.from_json(message.value).status == "FAILED"
+
+
 # --- dead letters
 
 
@@ -128,7 +141,9 @@ def test_a_dead_letter_shrinks_step_by_step_to_a_size_that_every_topic_takes() -
         assert letter.original_offset == 14
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] < 140_000
-    assert sizes[-1] < 2500
+    assert sizes[-2] < 2500
+    assert sizes[-1] < 600
+    assert (message.key, message.headers) == (None, ())
 
 
 # --- deferrals
@@ -238,6 +253,16 @@ def test_a_jobs_own_id_wins() -> None:
 
 
 # --- malformed headers
+
+
+@pytest.mark.parametrize("job_id", [b"k" * 256, b"k" * 5_000_000, b"two\nlines", b" ", b"\xff\x85"])
+def test_a_job_id_in_a_header_counts_only_if_a_message_could_have_it(job_id: bytes) -> None:
+    """It goes three times into the result, and no topic takes one of megabytes."""
+    given = record(headers=(("etl-job-id", job_id),))
+    expected = job_id.decode("utf-8", "replace") if job_id == b"\xff\x85" else None
+    assert ENVELOPES.read(given).job_id == expected
+    (message,) = ENVELOPES.dead_letter(given, "no job")
+    assert header(message, "etl-job-id") == (expected or "jobs-3-14")
 
 
 @pytest.mark.parametrize(
