@@ -132,7 +132,7 @@ class DLQMessage(BaseModel):
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read a dead letter. Raises InvalidMessage."""
         try:
-            return cls.model_validate(document.check(data))
+            return cls.model_validate(document.check(data, document.OURS.levels))
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             raise InvalidMessage(document.printable("; ".join(faults))) from None
@@ -140,7 +140,7 @@ class DLQMessage(BaseModel):
     @classmethod
     def from_json(cls, text: bytes | bytearray | str | None) -> Self:
         """Read a dead letter. Raises InvalidMessage."""
-        return cls.from_dict(document.parse(text))
+        return cls.from_dict(document.parse(text, document.OURS))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the dead letter as a JSON object; fields that only some dead letters have may be missing."""
