@@ -114,3 +114,18 @@ def test_a_job_id_that_no_topic_takes_stops_no_process(desk: Desk, tmp_path: Pat
         assert desk.outcome(f"{desk.topic}-0-0")["error_code"] == "INVALID_MESSAGE"
         desk.wait(desk.letters, what="dead letter")
     assert [letter.job_id for letter in desk.letters()] == [f"{desk.topic}-0-0"]
+
+
+@pytest.mark.parametrize("group", ["own", "another"])
+def test_a_number_beyond_floats_in_a_forged_header_stops_no_process(group: str, desk: Desk, tmp_path: Path) -> None:
+    """Whosever the record says it is."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    named = desk.group if group == "own" else group
+    headers = [("etl-group", named.encode()), ("etl-published", b'{"mtime":1' + b"0" * 400 + b"}")]
+    desk.send(job("A:/one", "B:/forged", "forged"), topic=desk.retry, headers=headers)
+    desk.send(job("A:/one", "B:/one", "good"))
+    with desk.consuming(settings):
+        assert desk.outcome("good")["status"] == "SUCCESS"
+        if group == "another":
+            desk.wait(lambda: desk.committed().get((desk.retry, 0)) == 1, what="its record is passed over")

@@ -6,7 +6,6 @@ Knows topic names and message shapes; no Kafka client, no ledger.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,8 @@ KEY_LIMIT_BYTES = 1024  # longer keys are left out of short forms
 ERROR_LIMIT = 1000  # characters of the error in the short form of a result
 ATTEMPT_LIMIT = 500  # characters of an attempt in a header
 HEADER_LIMIT_BYTES = 4096  # of ours that are read, except the attempts: two names of servers take half of it at most
+ATTEMPTS_LIMIT, ATTEMPTS_LIMIT_BYTES = 1000, 1 << 20  # that are read: as many as ETL_RETRY_MAX_ATTEMPTS allows
+NUMBER_LIMIT = 1 << 63
 # Fields that are left out of a result, step by step, until its topic takes it.
 RESULT_LEFT_OUT = (("metadata",), ("source", "destination", "error"))
 
@@ -54,25 +55,32 @@ class MessageBuilder:
     retry_blocks: int = 1
     clock: Callable[[], float] = time.time  # wall clock
 
-    def result(self, source: Task | Record, result: TransferResult) -> tuple[Message, ...]:
+    def result(self, source: Task | Carried, result: TransferResult) -> tuple[Message, ...]:
         """Build the result of a job, keyed by its id.
 
-        `source` is the record itself if it could not be parsed. Failed results may have a topic of their own.
+        `source` is what its headers say if it could not be parsed. Failed results may have a topic of their own.
         """
         topic = self.topics.results if result.succeeded else self.topics.failed
-        origin = source.origin if isinstance(source, Task) else self.read(source).origin
-        headers = _encode({header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(origin)})
-        return (_build_result(topic, headers, result, RESULT_LEFT_OUT),)
+        ours = {header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(source.origin)}
+        return (_build_result(topic, _encode(ours), result, RESULT_LEFT_OUT),)
 
     def dead_letter(
-        self, source: Task | Record, error: BaseException | str, *, job_id: str | None = None
+        self,
+        source: Task | Record,
+        error: BaseException | str,
+        *,
+        job_id: str | None = None,
+        carried: Carried | None = None,
     ) -> tuple[Message, ...]:
         """Build the dead letter of a job: the original message, the error and the job's history.
 
-        `source` is the record itself if it could not be parsed: its history is then taken from its headers.
+        `source` is the record itself if it could not be parsed; then `carried` is its history, by default what its
+        headers say.
         """
         record = source.record if isinstance(source, Task) else source
-        carried = self._carry(source) if isinstance(source, Task) else self.read(record)._replace(group=self.group)
+        if isinstance(source, Task):
+            carried = self._carry(source)
+        carried = (carried or self.read(record))._replace(group=self.group)
         carried = carried._replace(job_id=job_id or carried.job_id or str(carried.origin))
         letter = DLQMessage.from_record(
             record,
@@ -240,11 +248,11 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         not_before=_parse_time(_read_text(record, header.NOT_BEFORE)),
         waiting_since=_parse_time(_read_text(record, WAITING_SINCE)),
         outages=_parse_count(_read_text(record, OUTAGES)),
-        servers=tuple((_read_text(record, SERVERS) or "").split()),
+        servers=tuple((_read_text(record, SERVERS) or "").split()[:2]),
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
         published=published is not None,
-        verified_by=_get_typed(published, "verified_by", str),
+        verified_by=_parse_verification(published),
         facts=_parse_facts(published),
     )
 
@@ -261,7 +269,7 @@ def _read_label(record: Record, name: str) -> str | None:
 
 def _parse_origin(text: str) -> Origin | None:
     topic, *numbers = text.rsplit("-", 2)
-    if not topic or len(numbers) < 2 or not all(_is_number(number) for number in numbers):
+    if not is_label(topic) or len(numbers) < 2 or not all(_is_number(number) for number in numbers):
         return None
     return Origin(topic, int(numbers[0]), int(numbers[1]))
 
@@ -283,13 +291,15 @@ def _parse_time(text: str | None) -> float | None:
 
 
 def _read_attempts(record: Record) -> tuple[Attempt, ...]:
-    found = _read_json(record, header.ATTEMPTS)
-    lines = found if isinstance(found, list) else []
+    found = _read_json(record, header.ATTEMPTS, ATTEMPTS_LIMIT_BYTES)
+    lines = [line for line in found if isinstance(line, dict)] if isinstance(found, list) else []
     return tuple(
-        Attempt(**{name: str(line.get(name, "")) for name in ("at", "where", "what")})
-        for line in lines
-        if isinstance(line, dict)
+        Attempt(**{name: _cut(line.get(name)) for name in ("at", "where", "what")}) for line in lines[-ATTEMPTS_LIMIT:]
     )
+
+
+def _cut(value: object) -> str:
+    return document.printable(value[:ATTEMPT_LIMIT]) if isinstance(value, str) else ""
 
 
 def _read_object(record: Record, name: str) -> dict[str, Any] | None:
@@ -297,23 +307,29 @@ def _read_object(record: Record, name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _read_json(record: Record, name: str) -> object:
+def _read_json(record: Record, name: str, limit_bytes: int = HEADER_LIMIT_BYTES) -> object:
     try:
-        return json.loads(_read_text(record, name) or "null")
+        return json.loads(_read_text(record, name, limit_bytes) or "null")
     except (ValueError, RecursionError):
         return None
 
 
-def _get_typed(data: dict[str, Any] | None, name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
-    value = (data or {}).get(name)
-    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+def _parse_verification(published: dict[str, Any] | None) -> str | None:
+    value = (published or {}).get("verified_by")
+    return value if isinstance(value, str) and is_label(value) else None
 
 
 def _parse_facts(published: dict[str, Any] | None) -> Facts | None:
     if not published or not {"size_bytes", "mtime"} & set(published):
         return None
-    mtime = _get_typed(published, "mtime", (int, float))
-    return Facts(_get_typed(published, "size_bytes", int), mtime if mtime is None or math.isfinite(mtime) else None)
+    size_bytes, mtime = (_parse_number(published.get(name)) for name in ("size_bytes", "mtime"))
+    return Facts(size_bytes if isinstance(size_bytes, int) else None, mtime)
+
+
+def _parse_number(value: object) -> int | float | None:
+    """Return a number that a 64-bit integer could hold; None for anything else, such as an integer beyond floats."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and -NUMBER_LIMIT < value < NUMBER_LIMIT else None  # type: ignore[operator,return-value]  # a number
 
 
 # --- results and dead letters that are too large --------------------------------------------------------------

@@ -268,3 +268,35 @@ def test_a_record_that_was_not_read_whole_is_a_dead_letter(scene: Scene, value: 
     assert letter.original_bytes() == record.value
     assert letter.truncated == (value is None)
     assert result_in(told["jobs-results"]).error_code == "INVALID_MESSAGE"
+
+
+@pytest.mark.parametrize("where", ["read", "has_capacity", "task"])
+def test_a_bug_that_a_record_meets_ends_the_record_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It is a dead letter with a traceback in the log, and counted; the next record is read as ever."""
+    owner = {"read": messages.MessageBuilder, "has_capacity": type(scene.dispatcher), "task": messages.Carried}[where]
+
+    def stumble(*_: object, **__: object) -> object:
+        raise ZeroDivisionError("a test's bug")
+
+    deferred = Partition("jobs-retry", 0)
+    headers = ((header.GROUP, b"group"), (messages.RECALLABLE, b"1"), (messages.SERVERS, b"A B"))
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
+        patch.setattr(owner, where, stumble)
+        scene.accept(JOB, headers, deferred, NOW - 7200)
+    (line,) = [line for line in lines if line["event"] == "record dead-lettered after a bug"]
+    assert isinstance(line["exc_info"], ZeroDivisionError)
+    assert (line["bugs"], line["error_code"]) == (1, "UNKNOWN_ERROR")
+    told = scene.messages()
+    assert set(told) == {"jobs-dlq", "jobs-results"}
+    assert DLQMessage.from_json(told["jobs-dlq"].value).error == "a test's bug"
+    scene.accept()
+    assert scene.run(succeed).job.job_id == "j1"
+
+
+def test_the_headers_of_another_groups_record_are_not_even_read(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with them, it is none of our business."""
+    monkeypatch.setattr(messages.MessageBuilder, "read", lambda *_: 1 // 0)
+    scene.accept(JOB, ((header.GROUP, b"another"),), Partition("jobs-retry", 0))
+    assert scene.messages() == {}
