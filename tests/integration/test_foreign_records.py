@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,22 @@ def test_a_number_beyond_floats_in_a_forged_header_stops_no_process(group: str, 
         assert desk.outcome("good")["status"] == "SUCCESS"
         if group == "another":
             desk.wait(lambda: desk.committed().get((desk.retry, 0)) == 1, what="its record is passed over")
+
+
+def test_jobs_with_crowds_of_headers_are_dead_letters_and_take_no_memory(desk: Desk, tmp_path: Path) -> None:
+    """Their messages are kept, and the job behind them is done."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    crowded = [job("A:/one", f"B:/{number}", str(number)) for number in range(5)]
+    desk.send(*crowded, headers=[("", b"")] * 100_000)
+    desk.send(job("A:/one", "B:/one", "behind"))
+    tracemalloc.start()
+    try:
+        with desk.consuming(settings):
+            assert desk.outcome("behind")["status"] == "SUCCESS"
+            desk.wait(lambda: len(desk.letters()) == len(crowded), what="dead letters")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 40 << 20  # the headers of one of them alone would take 10 MB
+    assert [json.loads(letter.original_bytes() or b"") for letter in desk.letters()] == crowded

@@ -19,7 +19,7 @@ from etl.models.message import FileTransferJob
 from etl.models.task import Origin
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
-from etl.outcomes.messages import Carried
+from etl.outcomes.messages import Carried, require_few_headers
 from etl.outcomes.offsets import RecordState
 from etl.retry.tiers import DEFERRED_READS_PER_SECOND, due_at, tier_for
 
@@ -133,6 +133,7 @@ class Admission:
     def _admit(self, record: Record, carried: Carried, epoch: int, *, published: bool) -> None:
         if record.fault is not None:
             raise InvalidMessage(f"message: {record.fault}")
+        require_few_headers(record)
         job = FileTransferJob.from_json(record.value)
         task = carried.task(record, job)
         task.epoch = epoch

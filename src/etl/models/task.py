@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from etl.models.message import FileTransferJob
 
 
+# What reading costs in memory beside the bytes themselves, measured: a value of a message, as Python objects, and a
+# header of a record.
+VALUE_BYTES, HEADER_BYTES = 100, 150
+
+
 class Record(NamedTuple):
     """The parts of a Kafka record that we need. `timestamp` is in seconds since the epoch, UTC.
 
@@ -35,6 +40,14 @@ class Record(NamedTuple):
             if key == name:
                 return value
         return None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Roughly how much memory the record takes together with the job in it; hardly ever less."""
+        value = self.value or b""
+        values = value.count(b",") + value.count(b"{") + value.count(b"[")
+        headers = sum([len(name) + len(content) + HEADER_BYTES for name, content in self.headers])
+        return len(value) + values * VALUE_BYTES + len(self.key or b"") + headers
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,7 @@ class Task:
     # (monotonic); None if there is no need to.
     orphan_scan_since: float | None = None
     owned: Callable[[], bool] = lambda: True  # is the record's partition still ours, as far as this process can know?
-    size_bytes: int = 0  # size of the record, counted against the window
+    size_bytes: int = 0  # weight of the record, counted against the window
     partition: Partition = field(init=False)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ ATTEMPT_LIMIT = 500  # characters of an attempt in a header
 HEADER_LIMIT_BYTES = 4096  # of ours that are read, except the attempts: two names of servers take half of it at most
 ATTEMPTS_LIMIT, ATTEMPTS_LIMIT_BYTES = 1000, 1 << 20  # that are read: as many as ETL_RETRY_MAX_ATTEMPTS allows
 NUMBER_LIMIT = 1 << 63
+FOREIGN_LIMIT, FOREIGN_LIMIT_BYTES = 100, 64 << 10  # of a producer's own headers: they wait and travel with the job
 # Fields that are left out of a result, step by step, until its topic takes it.
 RESULT_LEFT_OUT = (("metadata",), ("source", "destination", "error"))
 
@@ -187,7 +188,7 @@ class Carried(NamedTuple):
             published=self.published,
             verified_by=self.verified_by,
             facts=self.facts,
-            size_bytes=len(record.value or b""),
+            size_bytes=record.weight_bytes,
         )
 
 
@@ -223,8 +224,24 @@ def _describe_publication(carried: Carried) -> dict[str, Any]:
 
 
 def _select_foreign(record: Record) -> Headers:
-    """Return the producer's own headers, which belong to the message."""
-    return tuple(pair for pair in record.headers if not pair[0].startswith("etl-"))
+    """Return the producer's own headers, which belong to the message; none if they are too many or too large."""
+    try:
+        return require_few_headers(record)
+    except InvalidMessage:
+        return ()
+
+
+def require_few_headers(record: Record) -> Headers:
+    """Return the producer's own headers of a record. Raises InvalidMessage if they are too many or too large."""
+    foreign = tuple([pair for pair in record.headers if not pair[0].startswith("etl-")])
+    if len(foreign) > FOREIGN_LIMIT:
+        raise InvalidMessage(f"message: has {len(foreign)} headers, more than {FOREIGN_LIMIT}: they are left out")
+    size_bytes = sum([len(name) + len(content) for name, content in foreign])
+    if size_bytes > FOREIGN_LIMIT_BYTES:
+        raise InvalidMessage(
+            f"message: has headers of {size_bytes} bytes, more than {FOREIGN_LIMIT_BYTES}: they are left out"
+        )
+    return foreign
 
 
 def _dump_json(data: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import tracemalloc
 
 import pytest
 import structlog
@@ -14,6 +15,8 @@ from etl.dispatch.overflow import DOWN_KEEPS
 from etl.intake.admission import DEFERRED_READ_PAUSE_SECONDS, TokenBucket
 from etl.models import header
 from etl.models.letter import DLQMessage
+from etl.models.message import FileTransferJob
+from etl.models.task import Record
 from etl.models.wire import Partition
 from etl.outcomes import messages
 from etl.outcomes.offsets import OffsetTracker
@@ -300,3 +303,58 @@ def test_the_headers_of_another_groups_record_are_not_even_read(scene: Scene, mo
     monkeypatch.setattr(messages.MessageBuilder, "read", lambda *_: 1 // 0)
     scene.accept(JOB, ((header.GROUP, b"another"),), Partition("jobs-retry", 0))
     assert scene.messages() == {}
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ([("h", b"")] * 101, "has 101 headers"),
+        ([("h", b"v" * 70_000)], "has headers of 70001 bytes"),
+        ([("h" * 70_000, b"")], "has headers of 70000 bytes"),
+    ],
+)
+def test_a_record_with_too_many_or_too_large_headers_is_a_dead_letter(
+    scene: Scene, headers: list[tuple[str, bytes]], why: str
+) -> None:
+    """With its message, without them."""
+    record = scene.accept(JOB, tuple(headers))
+    letter = scene.messages()["jobs-dlq"]
+    assert {name for name, _ in letter.headers} <= {"etl-job-id", "etl-group", "etl-origin"}
+    read = DLQMessage.from_json(letter.value)
+    assert why in read.error
+    assert read.original_bytes() == record.value
+
+
+def test_as_many_headers_as_may_be_go_along_with_the_job(scene: Scene) -> None:
+    """A hundred, or 64 KB of them; ours do not count."""
+    scene.accept(JOB, (*[("h", b"v")] * 100, ("etl-replays", b"1"), ("etl-forged", b"x" * 70_000)))
+    assert scene.run(succeed).job.job_id == "j1"
+
+
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        ({**JOB, "metadata": {"n": [{}] * 20_000}}, ()),
+        ({**JOB, "metadata": {"n": [[]] * 20_000}}, ()),
+        ({**JOB, "metadata": {f"{n}": n for n in range(20_000)}}, ()),
+        ({**JOB, "metadata": {"n": list(range(20_000))}}, ()),
+        (JOB, [(f"{n}", b"%d" % n) for n in range(100)]),
+    ],
+)
+def test_the_window_counts_what_a_job_takes_in_memory(
+    scene: Scene, value: object, headers: list[tuple[str, bytes]]
+) -> None:
+    """Key, headers and the parsed message included: sixty times its bytes without that."""
+    raw = json.dumps(value).encode()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        record = Record(*P0, 0, None, bytes(bytearray(raw)), tuple([(n + "", bytes(bytearray(v))) for n, v in headers]))
+        job = FileTransferJob.from_json(record.value)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert job.job_id == "j1"
+    scene.accept(value, tuple(headers))
+    _, counted_bytes = scene.dispatcher.unfinished
+    assert counted_bytes >= (after - before) * 0.8
