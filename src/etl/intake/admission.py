@@ -77,6 +77,9 @@ class Admission:
     reporter: Reporter
     clock: Callable[[], float] = time.time  # wall clock
     deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
+    _first_seen: dict[Partition, tuple[int, float]] = field(
+        default_factory=dict
+    )  # the last record met, and when (wall)
 
     def accept(self, record: Record) -> None:
         """Process one polled record. If it meets a bug, it becomes a dead letter, and the process goes on."""
@@ -117,7 +120,12 @@ class Admission:
     def _delay_if_early(self, partition: Partition, record: Record, carried: Carried) -> bool:
         """Delay the partition if this record of T-retry must not run yet; return whether it was delayed."""
         now = self.clock()
-        if (due := due_at(record.partition, record.timestamp, carried.not_before)) > now:
+        offset, since = self._first_seen.get(partition, (None, now))
+        since = since if offset == record.offset else now
+        self._first_seen[partition] = record.offset, since
+        # Not later than it was first seen: a time in the future, forged or of another clock, would hold the partition.
+        appended = min(record.timestamp, since)
+        if (due := due_at(record.partition, appended, carried.not_before)) > now:
             may_recall = (
                 partial(self.dispatcher.has_capacity, carried.servers, RECALL_BELOW) if carried.recallable else None
             )
@@ -137,6 +145,8 @@ class Admission:
         job = FileTransferJob.from_json(record.value)
         task = carried.task(record, job)
         task.epoch = epoch
+        # Here it is decided what is believed: the group's own commit proves a publication, a header alone does not.
+        task.unproven = task.published and not published
         task.published = task.published or published
         if carried.leaves_orphans or task.attempts or task.outages > 0:
             task.orphan_scan_since = time.monotonic()

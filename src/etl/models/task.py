@@ -129,6 +129,7 @@ class Task:
     replays: int = 0
     recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
     published: bool = False  # the publication of the copy is committed; only the source action is left
+    unproven: bool = False  # that it is published was read from a header of T-retry, which others may have written
     # These three belong to the copy of a published job; they are kept for its result.
     verified_by: str | None = None
     facts: Facts | None = None  # size and time of the source, as it was read

@@ -20,7 +20,7 @@ from etl.models.task import Record
 from etl.models.wire import Partition
 from etl.outcomes import messages
 from etl.outcomes.offsets import OffsetTracker
-from etl.retry.tiers import DEFERRED_READS_PER_SECOND
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND, TIERS
 from scene import DOWN, JOB, NOW, P0, Scene, deferred_record, fail_with, result_in, succeed
 
 pytestmark = pytest.mark.unit
@@ -358,3 +358,31 @@ def test_the_window_counts_what_a_job_takes_in_memory(
     scene.accept(value, tuple(headers))
     _, counted_bytes = scene.dispatcher.unfinished
     assert counted_bytes >= (after - before) * 0.8
+
+
+def test_a_publication_is_proven_by_a_commit_and_not_by_a_header(scene: Scene) -> None:
+    """Whoever may write to T-retry writes headers; only the group itself commits."""
+    job = {**JOB, "options": {"source_action": "delete"}}
+    headers = ((header.GROUP, b"group"), (messages.PUBLISHED, b"{}"), (header.NOT_BEFORE, b"2020-01-01T00:00:00Z"))
+    scene.accept(job, headers, Partition("jobs-retry", 0))
+    forged = scene.run(succeed)
+    assert (forged.published, forged.unproven) == (True, True)
+    scene.accept({**job, "job_id": "j2"})
+    copied = scene.run(succeed)
+    scene.commit()
+    acted = scene.run(succeed)
+    assert (copied.published, acted.published, acted.unproven) == (False, True, False)
+
+
+def test_a_time_in_the_future_holds_a_partition_no_longer_than_its_tier(scene: Scene) -> None:
+    """By our own clock, from when the record was first met."""
+    partition = Partition("jobs-retry", 0)
+    record = scene.accept(JOB, ((header.GROUP, b"group"),), partition, NOW + 3600)
+    assert scene.partitions.delayed.pop(partition) == (record.offset, NOW + TIERS[0])
+    scene.clock.pass_(TIERS[0] - 1)
+    scene.admission.accept(record)
+    assert scene.partitions.delayed.pop(partition) == (record.offset, NOW + TIERS[0])
+    scene.clock.pass_(1)
+    scene.admission.accept(record)
+    assert partition not in scene.partitions.delayed
+    assert scene.run(succeed).job.job_id == "j1"
