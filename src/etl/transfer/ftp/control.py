@@ -20,7 +20,7 @@ from etl.errors import ConnectionLost, EtlError, InvalidPath, ServerBusy, Server
 from etl.transfer.ftp.pending import Pending
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
 from etl.transfer.ftp.sockets import limit_waits
-from etl.transfer.ftp.watch import PROGRESS_TICK
+from etl.transfer.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
     from etl.transfer.ftp.pending import Upstream

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from etl.errors import EtlError
 from etl.transfer.ftp import known
 from etl.transfer.ftp.names import Names, check_encoding
-from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.starting import Starting
+from etl.transfer.promises import Lazy
 
 if TYPE_CHECKING:
     from etl.models.server import ServerConfig
