@@ -200,6 +200,8 @@ fi
 quietly kafka/bin/kafka-class-data.sh || say "no class-data archive could be made; the broker starts slower"
 
 if [[ ${1:-} == --tests ]]; then
-    [[ -x build/vsftpd/root/usr/sbin/vsftpd ]] || say "fetching vsftpd for the integration tests"
-    alone tests/fetch-vsftpd.sh 8>&-
+    for server in vsftpd sshd; do
+        [[ -x build/$server/root/usr/sbin/$server ]] || say "fetching $server for the integration tests"
+        alone tests/fetch-server.sh "$server" 8>&-
+    done
 fi

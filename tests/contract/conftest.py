@@ -14,7 +14,7 @@ import pytest
 from contract_parts import LONG
 
 from etl.config import ServerConfig, TransferSettings
-from etl.transfer import FTPTransfer, LocalTransfer
+from etl.transfer import FTPTransfer, LocalTransfer, SFTPTransfer
 from etl.transfer.base import BaseTransfer, Session
 from etl.transfer.ftp import known, pipelining
 from etl.transfer.staged import Staged
@@ -92,6 +92,8 @@ KINDS = {
     "ftp-no-replace": ALL,
     "vsftpd": ALL,
     "vsftpd-far": ALL,
+    "sshd": ALL,
+    "sshd-one": ALL,
     "staged": {"poverty"},
     "staged-rich": RICH,
 }
@@ -118,7 +120,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def kind(request: pytest.FixtureRequest) -> tuple[str, Any]:
     """Name each subject in turn, with its shared server, which must be up before a test's guard counts processes."""
     name: str = request.param
-    return name, request.getfixturevalue("vsftpd") if name.startswith("vsftpd") else None
+    shared = next((server for server in ("vsftpd", "sshd") if name.startswith(server)), None)
+    return name, shared and request.getfixturevalue(shared)
 
 
 @pytest.fixture
@@ -142,6 +145,11 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         root.mkdir()
         config = _ftp_config(real, base_path=base)
         make = _ftp
+    elif name.startswith("sshd"):
+        root = real.root / f"contract-{uuid.uuid4().hex[:8]}"
+        root.mkdir()
+        one_at_a_time = {"PIPELINE": "1", "BLOCK": "20000"} if name == "sshd-one" else {}
+        config, make = sftp_config(real, base_path=str(root), **one_at_a_time), _sftp
     else:
         quirks: dict[str, Any] = {"encoding": "euc-kr"} if name == "ftp-euckr" else {}
         if name == "ftp-no-replace":
@@ -171,12 +179,24 @@ def _ftp(config: ServerConfig) -> Session:
     return FTPTransfer(config, LIMITS)
 
 
+def _sftp(config: ServerConfig) -> Session:
+    return SFTPTransfer(config, LIMITS)
+
+
 def _staged(wrapped: type[BaseTransfer]) -> Callable[[ServerConfig], Session]:
     return lambda config: Staged(wrapped(config, LIMITS), spool_limit_bytes=10 << 30)
 
 
 def _ftp_config(server: Any, **settings: Any) -> ServerConfig:
     return ServerConfig("FILES", "ftp", server.host, server.port, server.username, server.password, **settings)
+
+
+def sftp_config(server: Any, base_path: str = "", password: str = "", **options: str) -> ServerConfig:
+    """Return the settings of a server of SSH, logged in to by its key unless there is a password."""
+    given = {"HOST_KEY": server.fingerprint} | ({} if password else {"KEY_FILE": str(server.key)}) | options
+    return ServerConfig(
+        "FILES", "sftp", server.host, server.port, server.username, password, base_path=base_path, options=given
+    )
 
 
 @pytest.fixture

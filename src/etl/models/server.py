@@ -5,7 +5,7 @@ Filled in by `config`, read by `transfer`; re-exported by `etl.config`. Knows no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 class ProtocolSpec:
     """What the settings must know of a protocol; a transfer class declares it as `spec`.
 
-    `settings` are properties of its own beside the common ones: PROPERTY -> one line of description.
+    `settings` are properties of its own beside the common ones: PROPERTY -> one line of description. Those in
+    `secrets` may come from a file, named by PROPERTY_FILE. `problems` says what is wrong with a server's, by property.
     """
 
     default_port: int | None = None
     needs_host: bool = True
     needs_login: bool = True
+    needs_password: bool = True  # of those that need a login
     base_is_absolute: bool = False  # a BASE_PATH that is not would depend on where the process was started
     settings: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    problems: Callable[[ServerConfig], Mapping[str, str]] | None = None
 
 
 PROTOCOLS: dict[str, ProtocolSpec] = {}  # lower-case type -> spec; filled by TransferFactory.register

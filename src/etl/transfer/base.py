@@ -24,7 +24,7 @@ from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSet
 from etl.models.task import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
 CROSS_THREAD_SECONDS = 2 * 86_400.0  # a bug must not keep a thread for ever; longer than any limit that settings allow
@@ -277,6 +277,13 @@ class Session(BaseTransfer):
         Of an upload that failed at its end nothing is renamed: that is raised.
         """
 
+    def publish_new(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        """Publish where nothing may be replaced: it was just looked for, and not there.
+
+        A protocol that can rename without replacing raises IOFailure for a file that came meanwhile.
+        """
+        return self.publish(stored, final, mtime)
+
     def sync(self, path: str) -> None:
         """See to it that a published file survives a power cut, where that is ours to do: its source is about to go."""
 
@@ -297,6 +304,10 @@ class Session(BaseTransfer):
 
     def require_base(self) -> None:
         """Raise what keeps us from the base path, unless it is a folder; makes none. For protocols without: nothing."""
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what an open session knows of its server, for people: what is shown when servers are tried."""
+        return {}
 
     def lacks(self) -> tuple[str, ...]:
         """Return what this protocol cannot do, of `names`, `size` and `remove`: asked before a server is tried out."""

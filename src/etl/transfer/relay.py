@@ -161,7 +161,8 @@ def deliver(
         _remove_if_possible(task, destination, stored)
         raise
     mtime = parcel.facts.mtime if job.options.preserve_mtime else None
-    published = destination.publish(stored, job.destination.path, mtime).result()
+    publish = destination.publish_new if job.options.overwrite == "fail" else destination.publish
+    published = publish(stored, job.destination.path, mtime).result()
     task.leaves_partial = False
     return Receipt(
         stored.sent_bytes,
