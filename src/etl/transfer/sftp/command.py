@@ -32,7 +32,6 @@ _LEGACY = {
     "Ciphers": "+aes128-cbc,aes192-cbc,aes256-cbc,3des-cbc",
     "MACs": "+hmac-sha1",
 }
-_KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "KRB5CCNAME", "KRB5_CONFIG", "COVERAGE_PROCESS_START")
 
 
 def arguments(ssh: str, server: ServerConfig, options: Options, port: int, connect_limit: float) -> list[str]:
@@ -44,13 +43,9 @@ def arguments(ssh: str, server: ServerConfig, options: Options, port: int, conne
 
 
 def environment(server: ServerConfig, options: Options) -> dict[str, str]:
-    """Return all that ssh, and whoever it runs, finds in the environment: of ours, next to nothing."""
-    found = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    if "SSH_AUTH_SOCK" in os.environ and options.agent:
-        found["SSH_AUTH_SOCK"] = os.environ["SSH_AUTH_SOCK"]
+    """Return all that ssh, and whoever it runs, finds in the environment: nothing of ours, secrets of other servers."""
     return {
-        **found,
-        "HOME": os.environ.get("HOME", "/"),
+        "PATH": os.defpath,
         "SHELL": "/bin/sh",  # runs ProxyCommand
         "SSH_ASKPASS": str(ASKPASS),
         "SSH_ASKPASS_REQUIRE": "force",  # OpenSSH 8.4; before that: a display, and no terminal
@@ -102,7 +97,7 @@ def _settings(options: Options, server: ServerConfig, connect_limit: float, *, h
         "NumberOfPasswordPrompts": "1",
         "PreferredAuthentications": ",".join(ways) or "publickey",
         "IdentitiesOnly": "yes" if has_key else "no",
-        "IdentityAgent": "SSH_AUTH_SOCK" if options.agent else "none",
+        "IdentityAgent": f'"{options.agent}"' if options.agent else "none",
     }
     if not has_key:
         found["IdentityFile"] = "none"

@@ -20,7 +20,7 @@ SETTINGS = {
     "KEY_FILE": "file of the private key",
     "KEY_PASSPHRASE": "pass phrase of the private key (or KEY_PASSPHRASE_FILE)",
     "CERT_FILE": "file of the certificate of the private key, as OpenSSH makes it",
-    "AGENT": "true: use the keys of the agent at SSH_AUTH_SOCK (with KEY_FILE: that one alone)",
+    "AGENT": "socket of an agent, whose keys are used (with KEY_FILE: that one alone)",
     "KNOWN_HOSTS_FILE": "file of known host keys, as OpenSSH has it; or HOST_KEY",
     "HOST_KEY": "fingerprint of the server's key, SHA256:...; several with spaces between (jump hosts' too)",
     "JUMP": "host to go through, [USER@]HOST[:PORT]; several with commas between, the first one first",
@@ -99,7 +99,7 @@ class Options:
     key_file: str = ""
     passphrase: str = ""
     certificate: str = ""
-    agent: bool = False
+    agent: str = ""
     known_hosts: str = ""
     host_keys: tuple[str, ...] = ()
     jump: tuple[Hop, ...] = ()
@@ -144,7 +144,7 @@ class _Parsed:
             key_file=self._file("KEY_FILE"),
             passphrase=self._values.get("KEY_PASSPHRASE", ""),
             certificate=self._file("CERT_FILE"),
-            agent=self._switch("AGENT"),
+            agent=self._path("AGENT"),
             known_hosts=self._file("KNOWN_HOSTS_FILE"),
             host_keys=tuple(self._fingerprints()),
             jump=tuple(self._hops()),
@@ -165,17 +165,19 @@ class _Parsed:
     def _text(self, name: str) -> str:
         return self._values.get(name, "").strip()
 
-    def _file(self, name: str) -> str:
+    def _path(self, name: str) -> str:
         path = self._text(name)
-        if not path:
-            return ""
         # ssh takes none of these as they are, in one place or another
-        if re.search(r"[\"%$\\\x00-\x1f]", path) or not path.startswith("/"):
+        if path and (re.search(r"[\"%$\\\x00-\x1f]", path) or not path.startswith("/")):
             self.problems.setdefault(name, 'must begin with / and hold no ", %, $, backslash or control character')
             return ""
+        return path
+
+    def _file(self, name: str) -> str:
+        path = self._path(name)
         try:
-            with Path(path).open("rb"):
-                pass
+            if path:
+                Path(path).open("rb").close()
         except OSError as error:
             self.problems.setdefault(name, f"the file cannot be read: {error.strerror}")
         return path
