@@ -20,6 +20,7 @@ from etl.transfer.ftp import known, pipelining
 from etl.transfer.staged import Staged
 from servers.fake import FakeFTP
 from servers.pyftpd import NoReplaceHandler, PyFTPD
+from servers.sftp import SFTPServer
 
 LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
 BUFFER_BYTES = 256 * 1024
@@ -82,6 +83,8 @@ class Subject:
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
 
 
+# Every answer in the wrong order, no extension at all, a code that version 3 does not have.
+POOR: dict[str, Any] = {"short_reads": 10_000, "swaps_answers": True, "hides": (b"",), "refusal": 11}
 RICH = {"look", "dispose", "remove", "unchanged", "size", "names"}
 ALL = RICH | {"time", "abort", "base"}
 KINDS = {
@@ -94,6 +97,8 @@ KINDS = {
     "vsftpd-far": ALL,
     "sshd": ALL,
     "sshd-one": ALL,
+    "asyncssh": ALL,
+    "asyncssh-poor": ALL,
     "staged": {"poverty"},
     "staged-rich": RICH,
 }
@@ -150,6 +155,9 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         root.mkdir()
         one_at_a_time = {"PIPELINE": "1", "BLOCK": "20000"} if name == "sshd-one" else {}
         config, make = sftp_config(real, base_path=str(root), **one_at_a_time), _sftp
+    elif name.startswith("asyncssh"):
+        server = SFTPServer(root, **(POOR if name == "asyncssh-poor" else {}))
+        config, make = sftp_config(server, password=server.password), _sftp
     else:
         quirks: dict[str, Any] = {"encoding": "euc-kr"} if name == "ftp-euckr" else {}
         if name == "ftp-no-replace":
