@@ -24,7 +24,7 @@ class Child:
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._lock = threading.Lock()  # guards the end of the process: its id may be another's afterwards
-        self._is_cut = False
+        self.is_cut = False  # some thread ended it
         self._said = bytearray()
         ours, theirs = socket.socketpair()
         try:
@@ -79,7 +79,7 @@ class Child:
 
     def why_ended(self) -> str:
         """Return what ssh said at its end, waiting a moment for it."""
-        if self._is_cut:
+        if self.is_cut:
             return "the session was aborted"
         deadline = time.monotonic() + _LAST_WORDS_SECONDS
         while self.hear(deadline - time.monotonic()):
@@ -126,7 +126,7 @@ class Child:
 
     def cut(self) -> None:
         """Make what blocks in this session fail at once; any thread. Never raises."""
-        self._is_cut = True
+        self.is_cut = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._kill()

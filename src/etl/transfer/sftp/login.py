@@ -29,6 +29,7 @@ MISSING_SSH = (
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _BEFORE_THE_BANNER = ("kex_exchange_identification", "ssh_exchange_identification", "Not allowed at this time")
 _NO_COMMON_WAY = re.compile(r"Unable to negotiate.*no matching .* found\..*")
+_NO_PASS_PHRASE = re.compile(r"(?:Server accepts key|Trying private key): .*\n.*read_passphrase")
 _REFUSED = re.compile(r"Permission denied \(([^)]*)\)|Too many authentication failures|Authentication failed")
 
 
@@ -62,7 +63,9 @@ def log_in(child: Child, server: ServerConfig, settings: TransferSettings) -> tu
             f"{name}: the login does not lead to SFTP ({error}); does it print something at its start?", server=name
         ) from error
     except OSError as error:
-        child.why_ended()  # hears the rest
+        why = child.why_ended()  # hears the rest
+        if child.is_cut:
+            raise lost(name, why) from error
         raise why_refused(server, child.said) from error
 
 
@@ -120,6 +123,8 @@ def _why_not_let_in(said: str) -> str:
     # Of a key that could not be read ssh says so first, then goes on without it.
     hints = [line.strip() for line in lines if line.startswith(("Load key", "ssh_askpass", "sign_and_send_pubkey"))]
     hints += ["no such key file" for line in lines if "not accessible" in line]
+    if _NO_PASS_PHRASE.search(said):
+        hints.append("the pass phrase of KEY_FILE is missing, or wrong")
     refused = [line.strip() for line in lines if _REFUSED.search(line)]
     return "; ".join(["the login is refused", *dict.fromkeys([*refused[-1:], *hints])])[:400]
 

@@ -6,6 +6,7 @@ import stat
 import struct
 from typing import NamedTuple
 
+from etl.errors import IOFailure
 from etl.models.task import Facts
 
 VERSION = 3
@@ -26,7 +27,7 @@ _MOST_SECONDS = (1 << 32) - 1
 U32, U64 = struct.Struct(">I"), struct.Struct(">Q")
 
 
-class MalformedError(ValueError):
+class MalformedError(IOFailure):
     """Raised for bytes that are no SFTP packet."""
 
 
