@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG
+from contract_parts import LONG, sftp_config
 
 from etl.config import ServerConfig, TransferSettings
 from etl.transfer import FTPTransfer, LocalTransfer, SFTPTransfer
@@ -197,14 +197,6 @@ def _staged(wrapped: type[BaseTransfer]) -> Callable[[ServerConfig], Session]:
 
 def _ftp_config(server: Any, **settings: Any) -> ServerConfig:
     return ServerConfig("FILES", "ftp", server.host, server.port, server.username, server.password, **settings)
-
-
-def sftp_config(server: Any, base_path: str = "", password: str = "", **options: str) -> ServerConfig:
-    """Return the settings of a server of SSH, logged in to by its key unless there is a password."""
-    given = {"HOST_KEY": server.fingerprint} | ({} if password else {"KEY_FILE": str(server.key)}) | options
-    return ServerConfig(
-        "FILES", "sftp", server.host, server.port, server.username, password, base_path=base_path, options=given
-    )
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from etl.config import TransferSettings
+from etl.config import ServerConfig, TransferSettings
 from etl.models.task import Facts
 from servers.fake import FakeFTP
 
@@ -57,3 +58,11 @@ def writes_of(server: FakeFTP, action: Callable[[], object]) -> list[list[str]]:
     before = len(server.writes)
     action()
     return server.writes[before:]
+
+
+def sftp_config(server: Any, base_path: str = "", password: str = "", **options: str) -> ServerConfig:
+    """Return the settings of a server of SSH, logged in to by its key unless there is a password."""
+    given = {"HOST_KEY": server.fingerprint} | ({} if password else {"KEY_FILE": str(server.key)}) | options
+    return ServerConfig(
+        "FILES", "sftp", server.host, server.port, server.username, password, base_path=base_path, options=given
+    )

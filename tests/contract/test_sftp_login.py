@@ -14,10 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from contract_parts import LONG, Bytes, content_of
+from contract_parts import LONG, Bytes, content_of, sftp_config
 
 import stack
-from conftest import sftp_config
 from etl.config import ServerConfig
 from etl.errors import (
     AuthenticationFailed,

@@ -93,8 +93,9 @@ class Renaming:
                 raise no_file(link, target, there)
             if there is not None and not link.offers(POSIX_RENAME):
                 return self._swap(source, target, aside)
-            if there is not None or not make_folders(link, target):
-                raise why_not_written(link, target, refusal)
+            unmade = make_folders(link, target) if there is None else refusal
+            if unmade is not None:
+                raise why_not_written(link, target, unmade)
             refusal = self._rename(source, target).result()
             if refusal.is_success:
                 return False
@@ -158,8 +159,8 @@ class Renaming:
                     return None
                 if attributes_of(link, target) is not None:
                     raise IOFailure(f"{link.name}:{target} appeared while the file was on its way", server=link.name)
-                if not make_folders(link, target):
-                    break
+                if (unmade := make_folders(link, target)) is not None:
+                    raise why_not_written(link, target, unmade)
                 answer = link.ask(RENAME, source, link.wire_name(target)).result()
             raise why_not_written(link, target, answer)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from etl.errors import EtlError, FileMissing, IOFailure, NotAFile, PermissionRefused, StorageFull
 from etl.transfer.paths import parent
@@ -20,6 +20,7 @@ _FORBIDDEN = {PERMISSION_DENIED, 12}  # 12: write protect
 _FULL = {14, 15}  # no space, quota
 _NO_FILE = {19, 24}  # not a folder, is a folder
 _NO_ATTRIBUTES = U32.pack(0)
+_STATVFS = struct.Struct(">11Q")  # as OpenSSH's PROTOCOL file has it, section 4.4
 
 
 def is_missing(answer: Answer) -> bool:
@@ -62,7 +63,7 @@ def why_not_read(link: Link, whole: str, answer: Answer, seen: Answer | None = N
 
 
 def why_not_written(link: Link, whole: str, answer: Answer, more_bytes: int = 0) -> EtlError:
-    """Return why a file cannot be made or written, or be given this name; `more_bytes` were to be written."""
+    """Return why a file cannot be made, written or changed, or be given this name; `more_bytes` were to be written."""
     error = plain_error(link, whole, answer)
     if isinstance(error, StorageFull):
         return error
@@ -77,32 +78,45 @@ def why_not_written(link: Link, whole: str, answer: Answer, more_bytes: int = 0)
                 return no_file(link, above, found)
             break
         above = parent(above)
-    if not isinstance(error, PermissionRefused) and _is_full(link, parent(whole) or ".", more_bytes):
+    if isinstance(error, PermissionRefused) or (room := _room(link, above or ".")) is None:
+        return error
+    if room.is_read_only:
+        return PermissionRefused(f"{error}; the file system is read-only", server=link.name)
+    if room.bytes_left <= more_bytes or room.files_left == 0:
         return StorageFull(f"{error}; there is no room left", server=link.name)
     return error
 
 
-def make_folders(link: Link, whole: str) -> bool:
-    """Make the folders on the way to a path, all in one write; return whether they are there now."""
+def make_folders(link: Link, whole: str) -> Answer | None:
+    """Make the folders on the way to a path, all in one write; return why they are not there, None: they are."""
     missing, above = [], parent(whole)
     while above and above != parent(above):
         missing.append(above)
         above = parent(above)
-    if not missing:
-        return True
-    asked = [link.ask(MKDIR, folder, _NO_ATTRIBUTES) for folder in reversed(missing)]
-    if asked[-1].result().is_success:
-        return True
+    answers = [link.ask(MKDIR, folder, _NO_ATTRIBUTES) for folder in reversed(missing)]
+    if not answers or answers[-1].result().is_success:
+        return None
     found = attributes_of(link, missing[0])
-    return found is not None and (found.is_folder or found.mode is None)
+    if found is not None and (found.is_folder or found.mode is None):
+        return None
+    refusals = [answer.result() for answer in reversed(answers)]
+    return next((refusal for refusal in refusals if not is_missing(refusal)), refusals[0])
 
 
-def _is_full(link: Link, folder: str, more_bytes: int) -> bool:
-    """Has the file system fewer bytes or inodes left than are needed, as far as the server tells?"""
+class _Room(NamedTuple):
+    """What a file system has left."""
+
+    bytes_left: int
+    files_left: int | None  # None: it does not count them
+    is_read_only: bool
+
+
+def _room(link: Link, folder: str) -> _Room | None:
+    """Ask what a folder's file system has left; None: the server does not tell."""
     if not link.offers(STATVFS):
-        return False
+        return None
     answer = link.extended(STATVFS, link.wire_name(folder)).result()
-    if answer.kind != EXTENDED_ANSWER or len(answer.body) < 11 * 8:
-        return False
-    _, fragment, _, _, available, inodes, _, free_inodes, *_ = struct.unpack_from(">11Q", answer.body)
-    return bool(available * fragment <= more_bytes or (inodes > 0 and free_inodes == 0))
+    if answer.kind != EXTENDED_ANSWER or len(answer.body) < _STATVFS.size:
+        return None
+    _, fragment, _, _, available, inodes, _, free_inodes, _, flags, _ = _STATVFS.unpack_from(answer.body)
+    return _Room(available * fragment, free_inodes if inodes else None, is_read_only=bool(flags & 1))

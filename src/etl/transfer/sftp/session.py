@@ -26,7 +26,7 @@ from etl.transfer.sftp.packets import (
 )
 from etl.transfer.sftp.publishing import Renaming
 from etl.transfer.sftp.reading import HeldParcel, SFTPParcel, open_file
-from etl.transfer.sftp.refusals import attributes_of, is_missing, no_file, plain_error
+from etl.transfer.sftp.refusals import attributes_of, is_missing, no_file, plain_error, why_not_written
 from etl.transfer.sftp.upload import Upload
 from etl.transfer.streaming import Streaming
 
@@ -278,6 +278,4 @@ def _was_removed(link: Link, whole: str, answer: Answer) -> bool:
     found = None if is_missing(answer) else attributes_of(link, whole)
     if found is None:
         return False
-    if not found.is_file:
-        raise no_file(link, whole, found)
-    raise plain_error(link, whole, answer)
+    raise why_not_written(link, whole, answer)

@@ -70,6 +70,8 @@ class Upload:
             else:
                 while count := self._parcel.readinto(self._buffer):
                     self._send(handle, self._buffer[:count])
+                    self._link.wire.push()
+                    self._link.wire.absorb()
         except BaseException:
             self._end(handle)
             self._remove_quietly()
@@ -82,8 +84,10 @@ class Upload:
         name = link.wire_name(self._whole)
         answer = link.handles.open(name, _FLAGS).result()
         for _ in range(_TRIES):
-            if not is_missing(answer) or not make_folders(link, self._whole):
+            if not is_missing(answer):
                 break
+            if (refusal := make_folders(link, self._whole)) is not None:
+                raise why_not_written(link, self._whole, refusal)
             answer = link.handles.open(name, _FLAGS).result()
         handle = link.handles.opened(answer)
         if handle is None:
@@ -100,7 +104,6 @@ class Upload:
             self._writes.append((wire.ask_to_write(handle, self._sent_bytes, piece), len(piece)))
             self._under_way_bytes += len(piece)
             self._sent_bytes += len(piece)
-            wire.absorb()
 
     def _end(self, handle: bytes) -> tuple[Pending, Pending]:
         """Ask the size and close, in one write."""

@@ -21,7 +21,7 @@ _HEAD = struct.Struct(">IBI")  # length, kind, number
 _KIND_AND_NUMBER_BYTES = 5
 _INBOX_BYTES = 64 * 1024
 _LONGEST_PACKET_BYTES = 4 << 20  # a READ is never asked for more; a list of names may be long
-_CORK_BYTES = 64 * 1024  # of requests that wait for company
+_CORK_BYTES = 512 * 1024  # of requests that wait for company
 
 
 class Channel(Protocol):
@@ -90,7 +90,7 @@ class Wire:
         self._reply_limit = reply_limit
         self._number = 0
         self._due: dict[int, Pending] = {}
-        self._corked: list[bytes] = []
+        self._corked: list[bytes | memoryview] = []
         self._corked_bytes = 0
         self._inbox = memoryview(bytearray(_INBOX_BYTES))
         self._start = self._end = 0  # of what the inbox holds
@@ -100,23 +100,25 @@ class Wire:
     def ask(self, kind: int, body: bytes) -> Pending:
         """Queue a request; it leaves with the next `push` or the first wait."""
         pending, head = self._number_one(kind, len(body))
-        self._corked += (head, body)
-        self._corked_bytes += len(head) + len(body)
-        if self._corked_bytes > _CORK_BYTES:
-            self.push()
+        self._cork(head, body)
         return pending
 
     def ask_to_write(self, handle: bytes, offset: int, block: memoryview) -> Pending:
-        """Send a WRITE at once, with all that is corked; `block` may be used again afterwards."""
+        """Queue a WRITE; `block` may be used again after the next `push`."""
         before = string(handle) + struct.pack(">QI", offset, len(block))
         pending, head = self._number_one(WRITE, len(before) + len(block))
-        self._send([*self._corked, head, before, block])
+        self._cork(head, before, block)
         return pending
 
     def push(self) -> None:
         """Send what is corked."""
-        if self._corked:
-            self._send(list(self._corked))
+        if not self._corked:
+            return
+        parts, self._corked, self._corked_bytes = self._corked, [], 0
+        try:
+            self._channel.send(parts, self._reply_limit)
+        except (TimeoutError, OSError) as error:
+            raise self._broken(error) from error
 
     def greet(self, limit: float) -> dict[bytes, bytes]:
         """Agree on the version; return the server's extensions. Raises what the channel raises, and MalformedError."""
@@ -181,13 +183,11 @@ class Wire:
         pending = self._due[self._number] = Pending(self)
         return pending, _HEAD.pack(_KIND_AND_NUMBER_BYTES + body_bytes, kind, self._number)
 
-    def _send(self, parts: list[bytes | memoryview]) -> None:
-        self._corked.clear()
-        self._corked_bytes = 0
-        try:
-            self._channel.send(parts, self._reply_limit)
-        except (TimeoutError, OSError) as error:
-            raise self._broken(error) from error
+    def _cork(self, *parts: bytes | memoryview) -> None:
+        self._corked += parts
+        self._corked_bytes += sum(map(len, parts))
+        if self._corked_bytes > _CORK_BYTES:
+            self.push()
 
     def _read_one(self, watch: Watch | None = None) -> None:
         """Read one answer and give it to whoever asked."""
