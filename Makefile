@@ -1,74 +1,77 @@
-# Targets by intention; `make` lists them. Everything they need they bring up themselves.
+# `make` lists the targets. Each of them brings up what it needs.
 
 PYTHON := .venv/bin/python
+# Workers of a test run: one more than two cores, as most tests wait more than they work. Each takes a file at a time.
+WORKERS ?= 3
+PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## list the targets
+help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: bootstrap
-bootstrap: ## install what is missing (the venv, Java, the broker); the second time nothing
+bootstrap: ## install what is missing of the venv, Java and the broker
 	@docker/bootstrap.sh
 
 .PHONY: test-servers
-test-servers: ## the same, and the FTP server of the integration tests
+test-servers: ## bootstrap, and fetch the FTP server for the tests
 	@docker/bootstrap.sh --tests
 
 .PHONY: demo
-demo: bootstrap ## move 200 files between two FTP servers and stop everything; KEEP=1 leaves it running
+demo: bootstrap ## move 200 files between two FTP servers, then stop everything; KEEP=1 leaves it running
 	@$(PYTHON) docker/demo.py $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
 .PHONY: down
-down: ## end what `make demo KEEP=1` left running
+down: ## stop what `make demo KEEP=1` left running
 	@if [ -x $(PYTHON) ]; then $(PYTHON) docker/demo.py --down; else echo "demo: nothing was running"; fi
 
 .PHONY: test
-test: test-servers ## all tests but those of the image and the long ones, with coverage of child processes
+test: test-servers ## run all tests except those of the image and the long ones; measure coverage, child processes too
 	@$(PYTHON) -m coverage erase
-	$(PYTHON) -m coverage run -m pytest -m "not long and not container" $(ARGS)
+	$(PYTHON) -m coverage run $(PYTEST) -m "not long and not container" $(ARGS)
 	@$(PYTHON) -m coverage combine --quiet
 	@$(PYTHON) -m coverage report
 
 .PHONY: unit
-unit: bootstrap ## only the tests of pure logic
-	$(PYTHON) -m pytest -m unit $(ARGS)
+unit: bootstrap ## run only the unit tests
+	$(PYTHON) $(PYTEST) --numprocesses=2 -m unit $(ARGS)
 
 .PHONY: image
-image: ## build the image on the base image of this machine (docker/engine.sh), or on BASE_IMAGE
+image: ## build the image from BASE_IMAGE, or from the base image that docker/engine.sh makes
 	docker build -f docker/Dockerfile -t etl-file-sync \
 	    --build-arg BASE_IMAGE=$${BASE_IMAGE:-$$(docker/engine.sh)} .
 
 .PHONY: test-container
-test-container: bootstrap ## the image in a real Docker Engine; TEST_LONG=1 runs the long ones, too
-	$(PYTHON) -m pytest -m "container$(if $(filter-out 0,$(TEST_LONG)),, and not long)" $(ARGS)
+test-container: bootstrap ## test the image in a real Docker Engine; TEST_LONG=1 runs the long tests too
+	$(PYTHON) $(PYTEST) -m "container$(if $(filter-out 0,$(TEST_LONG)),, and not long)" $(ARGS)
 
 .PHONY: test-long
-test-long: test-servers ## more kills, more faults, more files: the same tests with larger parameters
+test-long: test-servers ## run the long tests: more kills, more faults, more files
 	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)
 
 .PHONY: bench
-bench: test-servers ## all comparisons with rclone, lftp, curl and C, one table, some 15 minutes; ARGS="--help"
+bench: test-servers ## compare with rclone, lftp, curl and C, in some 15 minutes; ARGS="--help" lists options
 	$(PYTHON) bench/run.py $(ARGS)
 
 .PHONY: lint
-lint: bootstrap ## ruff, mypy, shellcheck
+lint: bootstrap ## run ruff, mypy and shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/bin/*.sh tests/*.sh bench/*.sh
 
 .PHONY: format
-format: bootstrap ## rewrite the sources in the one format
+format: bootstrap ## format the sources, and fix what ruff can fix
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
 .PHONY: lock
-lock: bootstrap ## lock the image's requirements with hashes, for all supported Pythons at once
+lock: bootstrap ## lock the image's requirements with hashes, for all supported Python versions
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --custom-compile-command "make lock" --output-file docker/requirements.lock docker/requirements.in
 
 .PHONY: clean
-clean: down ## remove what was built; the venv stays
+clean: down ## remove everything that was built, except the venv
 	rm -rf build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,7 +28,8 @@ from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.models.wire import Message
 from etl.outcomes.messages import MessageBuilder
-from etl.topics.companions import RETRY_BLOCKS, Topics
+from etl.retry import tiers
+from etl.topics.companions import Topics
 
 LANES = 8
 JOBS = 400  # for good servers in a round; as many for bad ones
@@ -185,7 +186,7 @@ def _bad_job(pair: Pair, name: str, reads: bool, path: str) -> tuple[bytes, byte
 def _park(world: World, topic: str, pair: Pair, names: Sequence[str], count: int) -> None:
     """Set jobs of bad servers aside, as a consumer of this group does."""
     topics = Topics.of(topic, ConfigLoader(environ={}).settings)
-    builder = MessageBuilder(topics, topic, RETRY_BLOCKS)
+    builder = MessageBuilder(topics, topic, tiers.BLOCKS)
     producer = TransactionalProducer(world.broker.bootstrap_servers, "bench-parking")
     producer.open()
     now, (shortest, longest) = time.time(), PARKED_FOR

@@ -21,11 +21,10 @@ from world import START_SECONDS, End, Files, Pair, World, cpu_seconds, die_with_
 
 import stack
 from etl.broker import Reader, Writer
-from etl.retry.policy import TIERS
-from etl.topics.companions import RETRY_BLOCKS
+from etl.retry import tiers
 
 PARTITIONS = 8
-RETRY_PARTITIONS = RETRY_BLOCKS * len(TIERS)
+RETRY_PARTITIONS = tiers.PARTITIONS
 
 
 @dataclass(frozen=True)

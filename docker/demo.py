@@ -88,8 +88,30 @@ def main() -> int:
     return 0
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+class _Interrupt:
+    """A handler of signals that raises KeyboardInterrupt: at once, or at the end of what must not be interrupted."""
+
+    def __init__(self) -> None:
+        self._is_held = self._came = False
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        self._came = True
+        if not self._is_held:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no signal come in between."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._came:
+            raise KeyboardInterrupt
+
+
+_interrupt = _Interrupt()
 
 
 def run() -> None:
@@ -213,7 +235,7 @@ def clean_environment(more: Mapping[str, str]) -> dict[str, str]:
 
 def start(name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start one process in a session of its own, and note it down before anything else can happen."""
-    with (FOLDER / f"{name}.log").open("ab") as log:
+    with _interrupt.held(), (FOLDER / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             command,
             cwd=FOLDER,
@@ -223,9 +245,9 @@ def start(name: str, command: list[str], environment: Mapping[str, str]) -> subp
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    known = read_state()
-    known[name] = [process.pid, psutil.Process(process.pid).create_time()]
-    STATE.write_text(json.dumps(known))
+        known = read_state()
+        known[name] = [process.pid, psutil.Process(process.pid).create_time()]
+        STATE.write_text(json.dumps(known))
     return process
 
 

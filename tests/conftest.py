@@ -20,17 +20,30 @@ import structlog
 import stack
 from etl import logs
 
+STOP_LIMIT = 20.0  # seconds that workers may need to stop their servers
 LEAVE_LIMIT = 3.0  # seconds that a test's threads and processes may need to be gone after its end
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """End in good order when told to (SIGTERM): fixtures stop their servers."""
+    """End in good order when told to (SIGTERM): fixtures stop their servers. Workers are told first, and waited for."""
+    has_workers = bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
 
     def stop(_number: int, _frame: object) -> None:
+        workers = psutil.Process().children() if has_workers else []
+        servers = [server for worker in workers for server in worker.children(recursive=True)]
+        for worker in workers:
+            worker.terminate()
+        psutil.wait_procs(servers, STOP_LIMIT)
         pytest.exit("told to stop by SIGTERM", 143)
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long: short files fill the gaps at the end, when several workers share the tests."""
+    items.sort(key=lambda item: bool({"unit", "contract"} & item.keywords.keys()))
 
 
 def _threads() -> set[threading.Thread]:

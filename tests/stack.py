@@ -31,6 +31,7 @@ KAFKA_BIN = REPOSITORY / "kafka" / "bin"
 KAFKA_LIBS = Path(os.environ.get("KAFKA_LIBS") or BUILD / "kafka" / "libs")
 VSFTPD_ROOT = BUILD / "vsftpd" / "root"
 SSHD_ROOT = BUILD / "sshd" / "root"
+PORTS = [range(first, first + 2000) for first in range(12000, 30000, 2000)]  # of each worker
 START_LIMIT = 60.0  # seconds; a start takes two or three on an idle machine
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -44,10 +45,12 @@ class MissingInfrastructureError(Exception):
 def free_port() -> int:
     """Return a port that nobody listens on, below the range from which outgoing connections are numbered.
 
-    A port of that range could be taken by any client while a killed server is away.
+    A port of that range could be taken by any client while a killed server is away. Each worker of a run has ports of
+    its own: none takes what another has just found free.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % len(PORTS)
     while True:
-        port = random.randint(12000, 30000)
+        port = random.choice(PORTS[worker])
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

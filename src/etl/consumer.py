@@ -1,4 +1,4 @@
-"""FileTransferConsumer: poll → dispatch → outcome → commit; partitions come and go; start and stop in order.
+"""FileTransferConsumer: assembles the parts of a consumer, runs the main thread's loop, starts and stops in order.
 
 The main thread owns the Kafka client and never waits for a transfer. Knows no protocol.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -18,7 +19,7 @@ from etl.dispatch.crew import KNOCKING_LANES, SPARE_LANES
 from etl.dispatch.dispatcher import Dispatcher
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.intake.admission import Admission
-from etl.intake.partitions import POLLED, Partitions
+from etl.intake.partitions import MAX_POLL_RECORDS, Partitions
 from etl.lanes.lanes import Lanes
 from etl.lanes.run import Store
 from etl.lanes.runner import Runner
@@ -30,6 +31,7 @@ from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.status.reports import Reports
 from etl.topics import companions
+from etl.topics.companions import Topics
 from etl.topics.trimming import Trimmer
 
 if TYPE_CHECKING:
@@ -43,15 +45,43 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.1
-LISTENING_PAUSE_SECONDS = 0.2
-BROKER_PAUSE_SECONDS = 1.0  # between tries to reach the broker at the start
-RESET_SECONDS = 0.7  # for lanes to end, and their partial files to be removed, once the grace time is over
-COMMIT_SECONDS = 1.5  # for the last commit
-TRIMMER_SECONDS = 0.2  # for a look at the broker
+LISTENING_PAUSE_SECONDS = 0.2  # at the start, while nothing listens at the broker's address
+BROKER_PAUSE_SECONDS = 1.0  # at the start, after a request to the broker that failed
+RESET_SECONDS = 0.7  # limit for lanes to end and remove their partial files once the grace time is over
+COMMIT_SECONDS = 1.5  # limit of the last commit
+TRIMMER_SECONDS = 0.2  # limit for the trimmer to finish a request
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a consumer, in the order of a job's way through them."""
+
+    group: GroupConsumer
+    partitions: Partitions
+    admission: Admission
+    dispatcher: Dispatcher
+    pools: Pools
+    lanes: Lanes
+    reporter: Reporter
+    committer: Committer
+    producer: TransactionalProducer
+    trimmer: Trimmer
+    reports: Reports
+
+    def start(self) -> None:
+        """Start the threads."""
+        # Ends a transaction that a killed predecessor left open, without which its partitions cannot be taken over. If
+        # the broker does not answer now, the first commit does so.
+        with contextlib.suppress(BrokerUnavailable):
+            self.producer.open()
+        self.pools.start()
+        self.committer.start()
+        self.lanes.start()
+        self.trimmer.start()
 
 
 class FileTransferConsumer:
-    """Takes jobs from `topic` as a member of `group_id` and transfers their files, until it is stopped.
+    """Reads jobs from `topic` as a member of `group_id` and transfers their files, until it is stopped.
 
     `config` defaults to the settings of the environment and `.env`.
     """
@@ -67,61 +97,101 @@ class FileTransferConsumer:
         self.group_id = group_id
         self.bootstrap_servers = bootstrap_servers
         self.config = config or ConfigLoader()
-        self._is_stopping = False  # set by a signal handler: no lock, as it may have interrupted who holds it
+        self._is_stopping = False  # without a lock, as a signal handler sets it, whose thread might hold that lock
         self._stop_reason = ""
         self._fatal: BaseException | None = None
 
     def stop(self, reason: str = "stop()") -> None:
-        """Ask for the end: running transfers may finish within the grace time. Safe in a signal handler."""
+        """Request the end: running transfers may finish within the grace time. Any thread, or a signal handler."""
         self._stop_reason = reason
         self._is_stopping = True
 
     def start(self) -> None:
-        """Consume until `stop`; returns when everything is committed and closed.
+        """Consume until `stop` is called; return once everything is committed and closed.
 
-        Raises SettingsError for topics that cannot work, BrokerUnavailable when Kafka refuses us for good.
+        Raises:
+            SettingsError: a topic has settings with which the consumer cannot work, or its identity is in use.
+            BrokerUnavailable: the broker refuses this process for good.
         """
         settings = self.config.settings
         secure(settings)
         me = identity.claim(self.group_id, self.topic, settings.instance_id, settings.slot, self.bootstrap_servers)
         try:
-            names = companions.Topics.of(self.topic, settings)
-            limits = self._once_reachable(me, lambda: companions.ensure(names, settings, Admin(self.bootstrap_servers)))
-            if limits is not None:
-                self._consume(me, names, limits)
+            names = Topics.of(self.topic, settings)
+            blocks = self._once_reachable(me, lambda: companions.ensure(names, settings, Admin(self.bootstrap_servers)))
+            if blocks is not None:
+                self._consume(me, names, blocks)
         finally:
             me.release()
         if self._fatal is not None:
             raise self._fatal
 
     def _once_reachable(self, me: Identity, act: Callable[[], T]) -> T | None:
-        """Do what needs the broker, as soon as it is there; None when we were stopped before."""
-        said = ""
+        """Call `act` as soon as the broker answers; return its result, or None if the consumer is stopped before."""
+        last_reason = ""
         while not self._is_stopping:
             me.beat(polls=False)
             try:
                 if is_listening(self.bootstrap_servers):
                     return act()
-                if not said:
-                    said = "nobody listens"
+                if not last_reason:
+                    last_reason = "nothing listens"
                     log.info("waiting for the broker", bootstrap_servers=self.bootstrap_servers)
                 time.sleep(LISTENING_PAUSE_SECONDS)
             except (NotAllowed, BrokerRefused):
                 raise
             except BrokerUnavailable as error:
-                if str(error) != said:
-                    said = str(error)
-                    log.warning("waiting for the broker", bootstrap_servers=self.bootstrap_servers, error=said)
+                if str(error) != last_reason:
+                    last_reason = str(error)
+                    log.warning("waiting for the broker", bootstrap_servers=self.bootstrap_servers, error=last_reason)
                 time.sleep(BROKER_PAUSE_SECONDS)
         return None
 
-    def _consume(self, me: Identity, names: companions.Topics, limits: companions.TopicLimits) -> None:
+    def _consume(self, me: Identity, names: Topics, retry_blocks: int) -> None:
+        parts = self._assemble(me, names, retry_blocks)
+        if parts is None:
+            return
+        log.info(
+            "consumer started",
+            topic=self.topic,
+            group=self.group_id,
+            worker=me.name,
+            bootstrap_servers=self.bootstrap_servers,
+            lanes=self.config.settings.workers,
+            servers=len(self.config.servers),
+        )
+        try:
+            parts.start()
+            while not self._is_stopping:
+                me.beat(polls=True)
+                self._iterate(parts)
+        except BrokerUnavailable as error:
+            self._fail(error)
+        finally:
+            self._shut_down(parts)
+            log.info("consumer stopped", jobs=parts.reporter.done)
+
+    def _iterate(self, parts: Parts) -> None:
+        """Run one iteration of the main thread: take over, poll, admit, defer the overflow, pause and resume."""
+        parts.partitions.take_over_new()
+        for record in parts.group.poll(POLL_SECONDS):
+            parts.admission.accept(record)
+        with logs.together():
+            for overflow in parts.dispatcher.overflow():
+                parts.reporter.defer_untried(*overflow)
+        parts.partitions.steer(window_full=parts.dispatcher.full)
+        now = time.monotonic()
+        parts.lanes.tick(now)
+        parts.reports.tick(now)
+
+    def _assemble(self, me: Identity, names: Topics, retry_blocks: int) -> Parts | None:
+        """Build the parts, from the servers to the topics; return None if stopped before the broker answers."""
         settings = self.config.settings
         ledger = Ledger(me.token)
         pools = Pools(self.config.get_server_config, settings)
         pools.register(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
-        builder = MessageBuilder(names, self.group_id, limits.retry_blocks)
+        builder = MessageBuilder(names, self.group_id, retry_blocks)
         reporter = Reporter(me.name, dispatcher, ledger, Policy.of(settings), builder, lambda: self._is_stopping)
         runner = Runner(settings, me.token, pools, dispatcher, reporter, Store(settings.store_bytes))
         lanes = Lanes(
@@ -134,9 +204,9 @@ class FileTransferConsumer:
             stages=runner,
         )
 
-        def revoked(gone: list[Partition]) -> None:
+        def revoke(gone: list[Partition]) -> None:
             taken = set(gone)
-            partitions.revoked(taken)
+            partitions.revoke(taken)
             lanes.abort(lambda task: task.partition in taken, OwnershipLost("the partition was taken away"))
             dispatcher.drop(lambda task: task.partition in taken)
 
@@ -146,19 +216,16 @@ class FileTransferConsumer:
                 self.bootstrap_servers,
                 self.group_id,
                 [names.source, names.retry],
-                on_revoked=revoked,
+                on_revoked=revoke,  # `poll` calls it; `partitions` exists before the first poll
                 instance_id=me.group_instance_id if settings.instance_id_is_set else None,
                 leave_on_stop=settings.leave_on_stop,
-                max_poll_records=POLLED,
+                max_poll_records=MAX_POLL_RECORDS,
             ),
         )
         if group is None:
-            return
+            return None
         partitions = Partitions(group, ledger, settings.window_records)
-        admission = Admission(names, self.group_id, self.config, builder, partitions, ledger, dispatcher, reporter)
         producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
-        with contextlib.suppress(BrokerUnavailable):  # else with the first commit
-            producer.open()  # ends at once what a killed predecessor left open: its partitions would wait for it
         committer = Committer(
             ledger,
             producer,
@@ -168,76 +235,53 @@ class FileTransferConsumer:
             max_records=settings.commit_max_records,
         )
         ledger.on_complete = committer.hurry
-        log.info(
-            "consumer started",
-            topic=self.topic,
-            group=self.group_id,
-            worker=me.name,
-            bootstrap_servers=self.bootstrap_servers,
-            lanes=settings.workers,
-            servers=len(self.config.servers),
+        return Parts(
+            group=group,
+            partitions=partitions,
+            admission=Admission(names, self.group_id, self.config, builder, partitions, ledger, dispatcher, reporter),
+            dispatcher=dispatcher,
+            pools=pools,
+            lanes=lanes,
+            reporter=reporter,
+            committer=committer,
+            producer=producer,
+            trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
+            reports=Reports(names, group, partitions, dispatcher),
         )
-        pools.start()
-        committer.start()
-        lanes.start()
-        reports = Reports(names, group, partitions, dispatcher)
-        trimmer = Trimmer(names, self.group_id, Admin(self.bootstrap_servers))
-        trimmer.start()
-        try:
-            while not self._is_stopping:
-                me.beat(polls=True)
-                partitions.take_over_new()
-                for record in group.poll(POLL_SECONDS):
-                    admission.accept(record)
-                with logs.together():
-                    for surplus in dispatcher.overflow():
-                        reporter.defer_untried(*surplus)
-                partitions.steer(window_full=dispatcher.full)
-                now = time.monotonic()
-                lanes.tick(now)
-                reports.tick(now)
-        except BrokerUnavailable as error:
-            self._fail(error)
-        finally:
-            self._shut_down(group, partitions, dispatcher, lanes, committer, reporter)
-            trimmer.stop(TRIMMER_SECONDS)
-            producer.close()
-            pools.close()
-            log.info("consumer stopped", jobs=reporter.done)
 
-    def _shut_down(
-        self,
-        group: GroupConsumer,
-        partitions: Partitions,
-        dispatcher: Dispatcher,
-        lanes: Lanes,
-        committer: Committer,
-        reporter: Reporter,
-    ) -> None:
-        """End in order: nothing new in, what runs may finish, the rest is reset, one last commit, leave the group."""
+    def _shut_down(self, parts: Parts) -> None:
+        """Stop in order: start no job, let running ones finish, reset the rest, commit once more, leave the group."""
         grace = self.config.settings.shutdown_grace_seconds
-        running = len(lanes.runs())
+        running = len(parts.lanes.runs())
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
-        dispatcher.stop()  # what waits is not started: whoever owns the partitions next does it
-        end = time.monotonic() + grace
+        parts.dispatcher.stop()  # jobs that have not started are left to the next owners of their partitions
+        drained = self._drain(parts, time.monotonic() + grace)
+        if not drained:
+            count = parts.lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
+            log.warning("transfers reset", count=count)
+            drained = parts.lanes.drain(time.monotonic() + RESET_SECONDS)
+        # Clean: no orphan of this process, or of one before it, is left for the next owners to look for.
+        clean = drained and parts.reporter.drop_unscanned() and parts.partitions.has_scanned()
+        if self._fatal is None and not parts.committer.flush(time.monotonic() + COMMIT_SECONDS, clean=clean):
+            log.warning("last commit not confirmed: its jobs may be repeated")
+        if parts.committer.stop(time.monotonic() + COMMIT_SECONDS):
+            with logs.together():
+                parts.reporter.ledger.write()  # log the jobs that finished without a commit: their files are in place
+        parts.lanes.stop(RESET_SECONDS)
+        parts.group.close()
+        parts.trimmer.stop(TRIMMER_SECONDS)
+        parts.producer.close()
+        parts.pools.close()
+
+    def _drain(self, parts: Parts, end: float) -> bool:
+        """Let running transfers finish until `end` (monotonic); return whether all have ended."""
         drained = False
         while not drained and time.monotonic() < end and self._fatal is None:
-            drained = lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
-            partitions.pause_all()
+            drained = parts.lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
+            parts.partitions.pause_all()
             with contextlib.suppress(BrokerUnavailable):
-                group.poll(0)  # stay a member, and hear of revocations
-        if not drained:
-            count = lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
-            log.warning("transfers reset", count=count)
-            drained = lanes.drain(time.monotonic() + RESET_SECONDS)
-        tidy = drained and reporter.give_up_waiting() and partitions.has_scanned()
-        if self._fatal is None and not committer.flush(time.monotonic() + COMMIT_SECONDS, clean=tidy):
-            log.warning("last commit not confirmed: what it held is repeated")
-        if committer.stop(time.monotonic() + COMMIT_SECONDS):
-            with logs.together():
-                reporter.ledger.write()  # what it did not come to: those files are in place, and the log says so
-        lanes.stop(RESET_SECONDS)
-        group.close()
+                parts.group.poll(0)  # stays a member, and learns of revocations
+        return drained
 
     def _fail(self, error: BaseException) -> None:
         self._fatal = error

@@ -1,6 +1,6 @@
-"""Every error the product raises: its code, and what becomes of the job that met it.
+"""Every error that the product raises: its code, and what happens to the job that met it (`fate`).
 
-The consumer asks one question of any error: `error.fate`. A leaf: imports nothing of the package.
+A leaf: imports nothing from the package.
 """
 
 from enum import Enum
@@ -10,14 +10,14 @@ from typing import ClassVar
 class Fate(Enum):
     """What happens to a job after an error."""
 
-    RETRY = "retry"  # may pass: spends an attempt, comes back after a back-off
-    OUTAGE = "outage"  # the server is down or takes no more connections: waits, spends no attempt
-    DEAD = "dead"  # will not pass: a dead letter now
-    ABANDON = "abandon"  # not ours any more: no outcome is written, whoever owns the job repeats it
+    RETRY = "retry"  # may succeed later: spends an attempt, and runs again after a back-off
+    OUTAGE = "outage"  # the server is down or accepts no more connections: waits, and spends no attempt
+    DEAD = "dead"  # cannot succeed: becomes a dead letter at once
+    ABANDON = "abandon"  # no longer ours: write no outcome, because the partition's new owner repeats the job
 
 
 class EtlError(Exception):
-    """Base of all errors of this package; `server` names the server concerned, if one is."""
+    """Base of all errors of this package; `server` is the name of the server concerned, if there is one."""
 
     code: ClassVar[str] = "UNKNOWN_ERROR"
     fate: ClassVar[Fate] = Fate.DEAD
@@ -27,18 +27,18 @@ class EtlError(Exception):
         self.server = server
 
     def __str__(self) -> str:
-        # OSError's own __str__ would print errno tuples; the message is always the first argument.
+        # OSError would print errno tuples; the message is always the first argument.
         return str(self.args[0]) if self.args else type(self).__name__
 
 
 class SettingsError(EtlError, ValueError):
-    """Raised when the settings are wrong; the message lists every wrong one. The process exits with 2."""
+    """Raised when settings are wrong; the message lists all of them. The process exits with code 2."""
 
     code = "INVALID_CONFIG"
 
 
 class UnknownServer(EtlError, ValueError):
-    """Raised when a job names a server that no setting defines."""
+    """Raised when a job names a server that the settings do not define."""
 
     code = "INVALID_CONFIG"
 
@@ -50,9 +50,9 @@ class UnknownType(EtlError, ValueError):
 
 
 class InvalidMessage(EtlError, ValueError):
-    """Raised when a message is no valid job; the message names the field.
+    """Raised when a message is not a valid job; the error names every wrong field.
 
-    `job_id`: what the message calls itself, where that can be read all the same.
+    `job_id` is the id that the message gives itself, if at least that could be read.
     """
 
     code = "INVALID_MESSAGE"
@@ -63,31 +63,31 @@ class InvalidMessage(EtlError, ValueError):
 
 
 class InvalidPath(EtlError, ValueError):
-    """Raised when a path cannot exist on its server (control characters, `..` above the base, not encodable)."""
+    """Raised when a path cannot exist on its server: control characters, `..` above the base, or not encodable."""
 
     code = "INVALID_MESSAGE"
 
 
 class FileMissing(EtlError, FileNotFoundError):
-    """Raised when the file, or a folder on its way, is not there."""
+    """Raised when the file, or a folder of its path, does not exist."""
 
     code = "FILE_NOT_FOUND"
 
 
 class PermissionRefused(EtlError, PermissionError):
-    """Raised when the server knows the path and does not let us."""
+    """Raised when the server denies access to the path."""
 
     code = "PERMISSION_DENIED"
 
 
 class AlreadyExists(EtlError, FileExistsError):
-    """Raised by `overwrite: fail` when another file is at the destination."""
+    """Raised when `overwrite` is `fail` and another file is at the destination."""
 
     code = "ALREADY_EXISTS"
 
 
 class AuthenticationFailed(EtlError, PermissionError):
-    """Raised when a login is refused. The password may be on its way: the job waits as for an outage."""
+    """Raised when a login is refused. The job waits as for an outage, because the password may just be changing."""
 
     code = "AUTHENTICATION_FAILED"
     fate = Fate.OUTAGE
@@ -98,14 +98,14 @@ class HostKeyRefused(AuthenticationFailed):
 
 
 class ServerUnavailable(EtlError, ConnectionError):
-    """Raised when a server cannot be reached, refuses, or gives no welcome: before any login."""
+    """Raised before the login, when a server cannot be reached, refuses the connection, or sends no welcome."""
 
     code = "CONNECTION_ERROR"
     fate = Fate.OUTAGE
 
 
 class ServerBusy(ServerUnavailable):
-    """Raised when a server says it has too many connections: back-pressure, not a failure."""
+    """Raised when a server reports too many connections: back-pressure, not a failure."""
 
 
 class ConnectionLost(EtlError, ConnectionError):
@@ -123,21 +123,21 @@ class TransferTimeout(EtlError, TimeoutError):
 
 
 class StorageFull(EtlError, OSError):
-    """Raised when the destination has no room (disk or quota)."""
+    """Raised when the destination's disk or quota is full."""
 
     code = "STORAGE_FULL"
     fate = Fate.RETRY
 
 
 class SizeMismatch(EtlError):
-    """Raised when the bytes read, sent and stored are not the same number."""
+    """Raised when the numbers of bytes read, sent and stored differ."""
 
     code = "SIZE_MISMATCH"
     fate = Fate.RETRY
 
 
 class SourceChanged(EtlError):
-    """Raised when the source's size or time changed while it was read."""
+    """Raised when the size or time of the source changed while it was read."""
 
     code = "SOURCE_CHANGED"
     fate = Fate.RETRY
@@ -150,51 +150,57 @@ class DeadlineExceeded(EtlError):
 
 
 class IOFailure(EtlError, OSError):
-    """Raised for a failure of the server or of a disk that no other class describes."""
+    """Raised for any other failure of a server or of a disk."""
 
     code = "IO_ERROR"
     fate = Fate.RETRY
 
 
 class NotAFile(IOFailure):
-    """Raised when a folder, or something else that is no file, is where a file should be, or the reverse."""
+    """Raised when a folder, or anything else but an ordinary file, is in the place of a file, or the reverse."""
 
     fate = Fate.DEAD
 
 
 class OwnershipLost(EtlError):
-    """Raised when the job's partition is not ours any more, or the process stops: nothing is reported."""
+    """Raised when the job's partition is no longer ours, or the process stops: no outcome is written."""
 
     fate = Fate.ABANDON
 
 
-# --- the broker: none of these is ever a job's outcome --------------------------------------------------------
+# --- the broker: none of these is ever the outcome of a job ---------------------------------------------------
 
 
 class BrokerUnavailable(EtlError):
-    """Raised when Kafka does not answer, or refuses; the message says what was tried."""
+    """Raised when Kafka does not answer, or refuses a request; the message says which."""
 
     code = "CONNECTION_ERROR"
 
 
 class BrokerRefused(BrokerUnavailable):
-    """Raised when Kafka refuses us for good (no right, or another live member has our name): the process ends."""
+    """Raised when Kafka refuses us for good, because we lack a right or another process uses our name.
+
+    The process ends.
+    """
 
 
 class CommitRejected(BrokerUnavailable):
-    """Raised when a transaction was surely not committed."""
+    """Raised when a transaction is certain not to be committed."""
 
 
 class Fenced(CommitRejected):
-    """Raised when somebody else took our transactional id, or our transaction ran out of time."""
+    """Raised when another process took our transactional id, or our transaction timed out."""
 
 
 class CommitUnknown(BrokerUnavailable):
-    """Raised when the end of a transaction is not known: read back before anything is sent again."""
+    """Raised when a transaction may or may not be committed: read back the offsets before sending anything again."""
 
 
 class MessageTooLarge(BrokerUnavailable):
-    """Raised when a topic refuses a message's size; `index` is its place in the transaction, which was aborted."""
+    """Raised when a topic refuses the size of a message; nothing was committed.
+
+    `index` is the position of that message in the transaction.
+    """
 
     def __init__(self, message: str, *, index: int) -> None:
         super().__init__(message)
@@ -202,12 +208,12 @@ class MessageTooLarge(BrokerUnavailable):
 
 
 def code_of(error: BaseException) -> str:
-    """Return the error code for messages; anything that is no `EtlError` is a bug: `UNKNOWN_ERROR`."""
+    """Return the code of an error; anything but an `EtlError` is a bug: `UNKNOWN_ERROR`."""
     return error.code if isinstance(error, EtlError) else EtlError.code
 
 
 def known_codes() -> list[str]:
-    """Return every code that an error can have, those of users' own protocols included."""
+    """Return every code that an error can have, including those of users' own protocols."""
     kinds: list[type[EtlError]] = [EtlError]
     for kind in kinds:
         kinds += kind.__subclasses__()
@@ -215,5 +221,5 @@ def known_codes() -> list[str]:
 
 
 def fate_of(error: BaseException) -> Fate:
-    """Return what becomes of a job after `error`; a bug is a dead letter, so one poisonous file stops no line."""
+    """Return what happens to a job after `error`; a bug is a dead letter, so that one bad file blocks no partition."""
     return error.fate if isinstance(error, EtlError) else Fate.DEAD

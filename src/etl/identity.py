@@ -1,7 +1,7 @@
-"""Who this process is: an instance, and a slot number that no other live process of this host holds.
+"""The identity of this process: an instance name, and a slot number that no other live process on this host holds.
 
-Knows files and locks only. The same slot comes back after a restart, so that what the last holder left open in
-Kafka is ended at once by its successor.
+Knows only files and locks. A restarted process gets the same slot, so that it can end at once what its predecessor left
+open in Kafka.
 """
 
 from __future__ import annotations
@@ -21,55 +21,54 @@ from typing import IO, NamedTuple
 
 from etl.errors import SettingsError
 
-# Processes without a number of their own count from here: below are the slots that supervisord deals out.
-FIRST_FREE_SLOT = 100
+FIRST_FREE_SLOT = 100  # for processes without ETL_SLOT: supervisord assigns the slots below
 MAX_SLOTS = 1000
-BEAT_SECONDS = 1.0
+BEAT_SECONDS = 1.0  # between two heartbeats in the slot file
 
 
 @dataclass
 class Identity:
-    """A held identity; `release` gives the slot back (so does the end of the process, however it ends)."""
+    """An identity that this process holds until `release`, or until it ends, however it ends."""
 
     group_id: str
     topic: str
     instance_id: str
     slot: int
-    token: str = field(default_factory=lambda: secrets.token_hex(4))  # of this very process: names its partial files
+    token: str = field(default_factory=lambda: secrets.token_hex(4))  # unique to this run: part of partial file names
     _lock: IO[str] | None = field(default=None, repr=False)
     _beaten: float = field(default=0.0, repr=False)
 
     @property
     def name(self) -> str:
-        """Return what logs and results call this process."""
+        """The name of this process in logs and results."""
         return f"{self.instance_id}/{self.slot}"
 
     @property
     def transactional_id(self) -> str:
-        """Return the id of the transactional producer: unique to a live process, the same after a restart."""
+        """The id of the transactional producer: unique among live processes, and the same after a restart."""
         return f"etl-{self.group_id}-{self.topic}-{self.instance_id}-{self.slot}"
 
     @property
     def group_instance_id(self) -> str:
-        """Return the name of a static member of the group."""
+        """The name of this process as a static member of the group."""
         return f"{self.instance_id}-{self.slot}"
 
     def beat(self, *, polls: bool) -> None:
-        """Note in the slot's file that the main thread came round, and if to poll; at most once a second."""
+        """Record a heartbeat of the main loop in the slot file, and whether it polls yet; at most once a second."""
         now = time.monotonic()
         if self._lock is not None and now - self._beaten >= BEAT_SECONDS:
             self._beaten = now
             _note(self._lock, now, polls=polls)
 
     def release(self) -> None:
-        """Give the slot back."""
+        """Release the slot. Idempotent."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
 
 def claim(group_id: str, topic: str, instance_id: str, slot: int | None, bootstrap_servers: str = "") -> Identity:
-    """Take `slot`, or the first free one. Raises SettingsError when a live process of this host holds it."""
+    """Hold `slot`, or the first free one if it is None. Raises SettingsError if a live process holds it."""
     names = (group_id, topic, instance_id, bootstrap_servers)
     if slot is not None:
         if (lock := _try_lock(names, slot)) is None:
@@ -82,28 +81,29 @@ def claim(group_id: str, topic: str, instance_id: str, slot: int | None, bootstr
 
 
 class Beat(NamedTuple):
-    """The last sign of life of a process: seconds ago, and whether it polls (or still waits for its broker)."""
+    """A heartbeat of a process: its age in seconds, and whether the process polled or still waited for its broker."""
 
     age: float
     polls: bool
 
 
 def beats() -> dict[int, Beat]:
-    """Return the last beat of each live process of this user on this host, by process id."""
+    """Return the last heartbeat of each live process of this user on this host, by process id."""
     found: dict[int, Beat] = {}
     now = time.monotonic()
     folder = _folder()
     for slot in folder.glob("*") if _is_private(folder) else ():
-        with contextlib.suppress(OSError, ValueError):  # being written, or of a version that noted nothing
+        with contextlib.suppress(OSError, ValueError):  # the process is dead, or the file is still empty
             pid, beaten, polls = slot.read_text().split()
             os.kill(int(pid), 0)
-            beat = Beat(max(0.0, now - float(beaten)), polls == "polls")  # noted to the nearest millisecond
+            # The file rounds to milliseconds, so a heartbeat may seem to lie in the future.
+            beat = Beat(max(0.0, now - float(beaten)), polls == "polls")
             found[int(pid)] = min(beat, found.get(int(pid), beat))
     return found
 
 
 def _note(lock: IO[str], now: float, *, polls: bool) -> None:
-    # One write of a fixed length, so that a reader finds the old or the new one.
+    # One write of a fixed length: a reader finds either the old heartbeat or the new one.
     os.pwrite(lock.fileno(), b"%10d %20.3f %5s\n" % (os.getpid(), now, b"polls" if polls else b"waits"), 0)
 
 
@@ -112,7 +112,7 @@ def _folder() -> Path:
 
 
 def _is_private(folder: Path) -> bool:
-    """Is it a folder, and no link to one, that only this user may write? Others could put links in it."""
+    """Is it a folder of this user, not a link to one, that nobody else can write to? Others could put links in it."""
     try:
         found = folder.lstat()
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def _try_lock(names: tuple[str, ...], slot: int) -> IO[str] | None:
         folder.mkdir(mode=0o700)
     if not _is_private(folder):
         raise SettingsError(
-            f"{folder} must be a folder that belongs to this user and that nobody else may write: "
+            f"{folder} must be a folder that belongs to this user and that nobody else can write to: "
             f"remove it, or set TMPDIR to another folder"
         )
     name = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
@@ -136,7 +136,7 @@ def _try_lock(names: tuple[str, ...], slot: int) -> IO[str] | None:
         lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise SettingsError(f"{path} must be an ordinary file, and is a link: remove it") from error
+            raise SettingsError(f"{path} is a link, but must be an ordinary file: remove it") from error
         raise
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

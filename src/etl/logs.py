@@ -1,6 +1,6 @@
-"""Logging set-up: one renderer for structlog and for the standard library, redaction, the context of a job.
+"""Logging: one output for structlog and for the standard library, as text for a terminal or as JSON.
 
-Writes lines of text (for a terminal) or of JSON. No configured password leaves in a line, however it is quoted.
+Removes every configured password from every line, however it is quoted.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TextIO
 from urllib.parse import quote, quote_plus
 
 import structlog
-from structlog.contextvars import bound_contextvars, get_contextvars
 
 from etl.errors import SettingsError
 
 FORMATS = ("text", "json")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 HIDDEN = "***"
-_MIN_CHARS_INSIDE_TEXT = 4  # a shorter secret is hidden only where it is the whole value: it would hit every line
-_RESERVED = frozenset({"time", "level", "process"})  # names of fields that are ours
+_MIN_CHARS_INSIDE_TEXT = 4  # shorter secrets are hidden only as a whole value: within text they would match everywhere
+_RESERVED = frozenset({"time", "level", "process"})  # fields that every line has; an event's own get an underscore
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NEEDS_QUOTES = re.compile(r"[\s\"'=\\\x00-\x1f\x7f-\x9f]")
 
-_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: there is a line for each job
+_json = json.JSONEncoder(ensure_ascii=False).encode  # created once, because every job writes a line
 
 Event = MutableMapping[str, Any]
 
 
 class Redactor:
-    """Replaces secrets, also where they are URL-quoted, base64 or escaped as in JSON or a `repr`."""
+    """Replaces secrets with HIDDEN, also where they are URL-quoted, in base64, or escaped as in JSON or a `repr`."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         given = [secret for secret in secrets if secret]
@@ -46,7 +45,7 @@ class Redactor:
         self._inside = _any_of(inside) if inside else None
 
     def is_plain(self, fields: Mapping[str, Any]) -> bool:
-        """Is it sure at one glance that these are but texts and finite numbers, and no secret among or in them?"""
+        """Are these only texts and finite numbers, without any secret? A quick test that may wrongly say no."""
         texts = list(fields)
         for value in fields.values():
             kind = type(value)
@@ -67,7 +66,7 @@ class Redactor:
         return self._inside.sub(HIDDEN, text) if self._inside else text
 
     def value(self, value: Any) -> Any:
-        """Return a value of plain JSON types without the secrets; whatever is none of these becomes text."""
+        """Return `value` as plain JSON types without the secrets; anything else becomes text."""
         if type(value) is str:
             return self.text(value)
         if isinstance(value, Mapping):
@@ -81,9 +80,9 @@ class Redactor:
 
 
 def _any_of(forms: Iterable[str]) -> re.Pattern[str]:
-    """Return what finds any of these, of several at one place the longest.
+    """Return a pattern that finds any of the forms, the longest one where several match.
 
-    By their first letters: of a thousand alternatives each would be tried at every letter of a line.
+    Alternatives are grouped by their first letter: otherwise each of them would be tried at every letter of a line.
     """
     rests: dict[str, list[str]] = {}
     for form in sorted(forms, key=lambda form: (-len(form), form)):
@@ -92,14 +91,14 @@ def _any_of(forms: Iterable[str]) -> re.Pattern[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return the ways in which a secret may stand in a text."""
+    """Return the ways in which a secret may be written in a text."""
     data = secret.encode("utf-8", "surrogatepass")
     forms = {secret, repr(secret)[1:-1], repr(data)[2:-1]}
     for quoted in (quote(data, safe=""), quote(data), quote_plus(data)):
         forms |= {quoted, re.sub("%..", lambda found: found[0].lower(), quoted)}
     for encoded in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
         forms |= {encoded, encoded.rstrip("=")}
-    for _ in range(2):  # JSON within JSON: a message quoted in an error
+    for _ in range(2):  # twice for JSON within JSON: an error may quote a message
         forms |= {json.dumps(form, ensure_ascii=ascii_only)[1:-1] for form in forms for ascii_only in (True, False)}
     return forms
 
@@ -111,20 +110,21 @@ def _text_of(value: Any) -> str:
 
 
 def _escaped(text: str, keep: str = "") -> str:
-    """Return text that cannot break a line or drive a terminal (file names come from strangers)."""
+    """Return `text` without characters that break a line or control a terminal: file names come from strangers."""
     if text.isprintable():
         return text
     return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
 
 
 def render_json(event: Event) -> str:
-    """Return one JSON object, on one line."""
-    line = _json(event)  # with C0 escaped; DEL and C1 are left, which are rare: a plain line costs nothing
+    """Return the event as a JSON object on one line."""
+    line = _json(event)
+    # JSON escapes C0 controls, but not DEL and C1. They are rare, so an ordinary line pays for a quick test alone.
     return line if line.isascii() and "\x7f" not in line else _escaped(line)
 
 
 def render_text(event: Event) -> str:
-    """Return `time LEVEL [process] event key=value ...`; a traceback follows on lines of its own."""
+    """Return the event as `time LEVEL [process] event key=value ...`; a traceback follows on its own lines."""
     rest = dict(event)
     process = rest.pop("process", "")
     head = f"{rest.pop('time')} {rest.pop('level').upper():7} {process}{' ' if process else ''}{rest.pop('event')}"
@@ -139,11 +139,12 @@ def render_text(event: Event) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, str) and value and not _NEEDS_QUOTES.search(value):
         return value
-    return str(value) if type(value) is int or type(value) is float else _json(value)  # finite: as in JSON, but faster
+    # A finite number looks the same in JSON; str() is faster.
+    return str(value) if type(value) is int or type(value) is float else _json(value)
 
 
 class _Output:
-    """Where the lines go: renders, redacts and writes them whole."""
+    """Renders, redacts and writes lines. Any thread may use it."""
 
     def __init__(self, render: Callable[[Event], str], redactor: Redactor, stream: TextIO, process: str = "") -> None:
         self.redactor = redactor
@@ -153,10 +154,13 @@ class _Output:
         self._lock = threading.Lock()  # guards the stream: a line is written in one piece
 
     def write(self, level: str, created: float | None, event: Mapping[str, Any], trace: str | None = None) -> None:
-        """Write one event; never raises, a log must not end a transfer."""
+        """Write one event. Never raises: a log line must not end a transfer.
+
+        `created` is the time of the event in seconds since the epoch; None stands for now.
+        """
         now = datetime.now(UTC) if created is None else datetime.fromtimestamp(created, UTC)
         head = {"time": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "level": level, **self._process}
-        fields = {"event": "", **get_contextvars(), **event}
+        fields = {"event": "", **event}
         if trace:
             fields["exception"] = trace
         try:
@@ -174,8 +178,8 @@ class _Output:
             lines.append(line)
 
     def put(self, text: str) -> None:
-        """Write one line or more, in one piece."""
-        # A closed pipe or a full disk under the log: there is nowhere to say so, and the work goes on.
+        """Write one or more lines in one piece. Never raises."""
+        # If the pipe is closed or the disk is full, there is nowhere to report it, and the work goes on.
         with self._lock, suppress(OSError, ValueError):
             self._stream.write(text + "\n")
             self._stream.flush()
@@ -183,7 +187,8 @@ class _Output:
     def _encodable(self, line: str) -> str:
         try:
             line.encode(getattr(self._stream, "encoding", None) or "utf-8")
-        except UnicodeEncodeError:  # an ASCII terminal, a file name that is no UTF-8: escapes that JSON has, too
+        except UnicodeEncodeError:
+            # An ASCII terminal, or a file name that is not UTF-8: use JSON's escapes, which keep a JSON line valid.
             return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], line)
         return line
 
@@ -194,7 +199,10 @@ class _Output:
 
 
 class _Processor:
-    """The last processor of structlog: takes the event out. `at`: when it was (wall clock), if not just now."""
+    """The last processor of structlog: writes the event, then drops it.
+
+    A field `at` (a float, seconds since the epoch) is the time of an event that was not just now.
+    """
 
     def __init__(self, output: _Output) -> None:
         self._output = output
@@ -209,7 +217,7 @@ class _Processor:
 
 
 class _Handler(logging.Handler):
-    """Takes the records of the standard library's loggers (kafka-python and others)."""
+    """Writes the records of the standard library's loggers (kafka-python and others)."""
 
     def __init__(self, output: _Output) -> None:
         super().__init__()
@@ -219,14 +227,14 @@ class _Handler(logging.Handler):
         """Write one record."""
         try:
             message = record.getMessage()
-        except Exception as error:  # noqa: BLE001 - wrong arguments of somebody else's log call
+        except Exception as error:  # noqa: BLE001 - another library's log call may have wrong arguments
             message = f"{record.msg} ({type(error).__name__} in its arguments)"
         event = {"event": message, "logger": record.name}
         self._output.write(record.levelname.lower(), record.created, event, _trace_of(record.exc_info))
 
 
 def _trace_of(error: Any) -> str | None:
-    """Return the traceback that `exc_info` (an exception, True, or a triple) stands for."""
+    """Return the traceback meant by `exc_info`, which may be an exception, True, or a triple."""
     if isinstance(error, tuple):
         error = error[1]
     elif error and not isinstance(error, BaseException):
@@ -235,7 +243,7 @@ def _trace_of(error: Any) -> str | None:
 
 
 _current = _Output(render_text, Redactor(), sys.stderr)
-_gathered = threading.local()  # `lines` of a thread that is within `together`
+_gathered = threading.local()  # its `lines`: those that this thread has gathered within `together`
 
 
 def configure(
@@ -247,18 +255,18 @@ def configure(
     library_level: str = "WARNING",
     process: str = "",
 ) -> None:
-    """Set up all logging of the process; may be called again.
+    """Set up all logging of the process. May be called again.
 
     Args:
         log_format: `text` or `json`.
-        level: DEBUG, INFO, WARNING or ERROR, for our own events.
-        secrets: what must never stand in a line.
-        stream: where the lines go; standard output by default.
-        library_level: from where up other libraries are heard.
-        process: what each line says who wrote it; for several processes that share one output.
+        level: lowest level of our own events: DEBUG, INFO, WARNING or ERROR.
+        secrets: texts that must never appear in a line.
+        stream: where lines are written; standard output by default.
+        library_level: lowest level of other libraries' records.
+        process: name of the process, shown in each line; for several processes that share one output.
 
     Raises:
-        SettingsError: for an unknown format or level.
+        SettingsError: if the format or the level is unknown.
     """
     if log_format.lower() not in FORMATS:
         raise SettingsError(f"ETL_LOG_FORMAT: {log_format!r} is not one of {', '.join(FORMATS)}")
@@ -266,12 +274,12 @@ def configure(
         raise SettingsError(f"ETL_LOG_LEVEL: {level!r} is not one of {', '.join(LEVELS)}")
     threshold = logging.getLevelNamesMapping()[level.upper()]
     render = render_json if log_format.lower() == "json" else render_text
-    global _current  # noqa: PLW0603 - logging is set up once for the process, as the libraries' own is
+    global _current  # noqa: PLW0603 - logging is set up once for the process, like the standard library's
     _current = _Output(render, Redactor(secrets), stream or sys.stdout, process)
     structlog.configure(
         processors=[_Processor(_current)],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.ReturnLoggerFactory(),  # not used, as the processor takes every event out
+        logger_factory=structlog.ReturnLoggerFactory(),  # never called, because the processor drops every event
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -282,13 +290,13 @@ def configure(
 
 
 def redact(text: str) -> str:
-    """Return `text` without the passwords given to `configure`; for what leaves the process by other ways."""
+    """Return `text` without the passwords given to `configure`; for text that leaves the process by another way."""
     return _current.redactor.text(text)
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Have the lines of this thread leave in one piece, when the context ends: one call of the system for them all."""
+    """Gather this thread's lines, and write them in one system call when the context ends."""
     lines: list[str] = []
     _gathered.lines = lines
     try:
@@ -297,8 +305,3 @@ def together() -> Iterator[None]:
         _gathered.lines = None
         if lines:
             _current.put("\n".join(lines))
-
-
-def job_context(**fields: Any) -> AbstractContextManager[None]:
-    """Bind fields (job_id, topic, partition, offset ...) to every event of this thread while the context lasts."""
-    return bound_contextvars(**fields)

@@ -1,4 +1,4 @@
-"""`python -m etl.main`: the command `etl` under the name that supervisors and scripts call it by."""
+"""`python -m etl.main`: the command `etl`, under the name by which supervisors and scripts call it."""
 
 import sys
 

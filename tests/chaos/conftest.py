@@ -1,10 +1,10 @@
-"""Fixtures of the chaos tests: a broker of their own with a listener behind a proxy, consumers, work, topics."""
+"""Fixtures of the chaos tests: consumers, work, topics."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,39 +18,14 @@ from chaos.work import Work, ftp_place, local_place
 LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}  # more jobs, more kills
 
 
-class ProxiedBroker(stack.Broker):
-    """A broker with a second listener, `behind_port`, whose clients are told to come to `proxy_port`."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.behind_port, self.proxy_port = stack.free_port(), stack.free_port()
-        local = f"LOCAL://127.0.0.1:{self.port}"
-        self.properties |= {
-            "listeners": f"{local},EXTERNAL://127.0.0.1:{self.behind_port},"
-            f"CONTROLLER://127.0.0.1:{self.controller_port}",
-            "advertised.listeners": f"{local},EXTERNAL://127.0.0.1:{self.proxy_port}",
-        }
-
-
-def run_broker(folder: Path) -> Iterator[ProxiedBroker]:
-    """Run a broker with a data folder of its own."""
-    server = ProxiedBroker(folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
-        stack.remove_tree(server.folder)
-
-
 @pytest.fixture(scope="session")
-def chaos_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedBroker]:
-    """The broker of these tests; those that hurt it have one each."""
-    yield from run_broker(tmp_path_factory.mktemp("chaos-broker"))
+def chaos_broker(broker: stack.Broker) -> stack.Broker:
+    """The broker of these tests; those that hurt it have one of their own."""
+    return broker
 
 
 @pytest.fixture
-def topics(chaos_broker: ProxiedBroker, topic: str) -> Iterator[Topics]:
+def topics(chaos_broker: stack.Broker, topic: str) -> Iterator[Topics]:
     """Fresh topics, and their reader."""
     with Topics(chaos_broker.bootstrap_servers, topic, f"group-{topic}").create() as made:
         yield made
@@ -83,13 +58,20 @@ def consumers(topics: Topics, tmp_path: Path) -> Iterator[Callable[..., Consumer
     """Make consumers of the test's topic: `consumers("a", settings, ETL_SLOT="0")`; started by the test."""
     made: list[Consumer] = []
 
-    def make(name: str, settings: dict[str, str], *, measured: bool = True, **more: str) -> Consumer:
+    def make(
+        name: str,
+        settings: dict[str, str],
+        *,
+        measured: bool = True,
+        program: Sequence[str] = ("-m", "etl.main"),
+        **more: str,
+    ) -> Consumer:
         common = {
             "ETL_TOPIC": topics.name,
             "ETL_GROUP_ID": topics.group,
             "ETL_BOOTSTRAP_SERVERS": topics.bootstrap_servers,
         }
-        made.append(Consumer(name, tmp_path, common | settings | more, measured=measured))
+        made.append(Consumer(name, tmp_path, common | settings | more, measured=measured, program=program))
         return made[-1]
 
     yield make

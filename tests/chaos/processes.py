@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,23 @@ import psutil
 # What a process of a test inherits; settings of whoever runs the tests stay out.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 
+SHORT_SESSIONS = (str(Path(__file__).with_name("short_sessions.py")),)  # the program whose sessions end after 6 s
+
 
 class Consumer:
     """One consumer; may be started again and again, and keeps one log over all its lives."""
 
-    def __init__(self, name: str, folder: Path, settings: Mapping[str, str], *, measured: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        settings: Mapping[str, str],
+        *,
+        measured: bool = True,
+        program: Sequence[str] = ("-m", "etl.main"),
+    ) -> None:
         self.name = name
+        self._program = program
         self.log = folder / f"consumer-{name}.log"
         self.log.touch()
         self._temporary = folder / f"tmp-{name}"
@@ -46,7 +57,7 @@ class Consumer:
         assert not self.running, f"consumer {self.name} runs already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "etl.main"],
+                [sys.executable, *self._program],
                 cwd=self._folder,
                 env=self._environment | settings,
                 stdin=subprocess.DEVNULL,

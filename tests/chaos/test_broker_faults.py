@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from chaos.conftest import LONG, ProxiedBroker, run_broker
+import stack
+from chaos.conftest import LONG
 from chaos.judging import end_in_good_order, judge
-from chaos.processes import Consumer
+from chaos.processes import SHORT_SESSIONS, Consumer
 from chaos.proxy import DELIVERED, Cut, Proxy
 from chaos.topics import Topics
 from chaos.watcher import Watcher
@@ -18,13 +20,30 @@ from chaos.work import Work
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800 if LONG else 240)]
 
-FROZEN_SECONDS = 15.0
+FROZEN_SECONDS = 11.0  # longer than a request (8), a transaction (10) and a session of these consumers (6) may last
 
 
-@pytest.fixture
+class ProxiedBroker(stack.Broker):
+    """A broker with a second listener, `behind_port`, whose clients are told to come to `proxy_port`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.behind_port, self.proxy_port = stack.free_port(), stack.free_port()
+        local = f"LOCAL://127.0.0.1:{self.port}"
+        self.properties |= {
+            "listeners": f"{local},EXTERNAL://127.0.0.1:{self.behind_port},"
+            f"CONTROLLER://127.0.0.1:{self.controller_port}",
+            "advertised.listeners": f"{local},EXTERNAL://127.0.0.1:{self.proxy_port}",
+        }
+
+
+@pytest.fixture(scope="module")
 def chaos_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedBroker]:
-    """A broker of the test's own, to freeze and kill."""
-    yield from run_broker(tmp_path_factory.mktemp("chaos-broker"))
+    """The broker of these tests, to freeze and kill."""
+    folder = tmp_path_factory.mktemp("chaos-broker")
+    with ProxiedBroker(folder).for_the_session() as server:
+        yield server
+    stack.remove_tree(folder)
 
 
 def test_a_broker_frozen_and_killed_during_a_run(
@@ -32,7 +51,10 @@ def test_a_broker_frozen_and_killed_during_a_run(
 ) -> None:
     """The consumers go on by themselves after both, and no outcome is lost or doubled."""
     first, second = work.add_mixed(80 if LONG else 15), work.add_mixed(80 if LONG else 15)
-    pair = [consumers(name, work.settings, ETL_SLOT=slot).start() for name, slot in (("a", "0"), ("b", "1"))]
+    pair = [
+        consumers(name, work.settings, program=SHORT_SESSIONS, ETL_SLOT=slot).start()
+        for name, slot in (("a", "0"), ("b", "1"))
+    ]
     with Watcher(work.jobs) as watcher:
         topics.send(first)
         topics.wait_for(len(first) // 3, 60)

@@ -46,12 +46,12 @@ def test_consumers_killed_again_and_again(work: Work, topics: Topics, consumers:
     chance = random.Random(SEED)
     if LONG:
         work.add_mixed(1000)
-    else:  # 1,000 of the one with the most to get wrong, some of all others
-        work.add(1000 - 60, "fail", "move")
-        work.add_mixed(60)
+    else:  # most of the one with the most to get wrong, some of all others
+        work.add(440, "fail", "move")
+        work.add_mixed(30)
     jobs = list(work.jobs)
     chance.shuffle(jobs)
-    kills = 240 if LONG else 30
+    kills = 240 if LONG else 15
     pair = [
         consumers(name, work.settings, measured=False, ETL_INSTANCE_ID=f"chaos-{name}", ETL_SLOT="0").start()
         for name in ("a", "b")

@@ -9,7 +9,7 @@ import pytest
 
 from chaos.ftp import Server
 from chaos.judging import end_in_good_order, introduce, judge
-from chaos.processes import Consumer
+from chaos.processes import SHORT_SESSIONS, Consumer
 from chaos.topics import Topics
 from chaos.watcher import Watcher
 from chaos.work import Work
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
 Held = tuple[Work, Server, Server]
 LARGE = 2_000_000  # more than the sockets between the two sides hold
 PARTITIONS = 4 + 8  # of the source topic and of its T-retry
-ASLEEP_SECONDS = 20.0  # the session ends after 15
+ASLEEP_SECONDS = 10.0  # the session ends after 6
 
 
 def test_a_consumer_asleep_beyond_its_session_publishes_nothing_afterwards(
@@ -33,7 +33,10 @@ def test_a_consumer_asleep_beyond_its_session_publishes_nothing_afterwards(
         work.add(6, overwrite, action, large_every=1000)
     early = list(work.jobs)
     more = work.add(60, "replace", "keep")
-    first = [consumers(name, work.settings, ETL_SLOT=slot).start() for name, slot in (("a", "0"), ("b", "1"))]
+    first = [
+        consumers(name, work.settings, program=SHORT_SESSIONS, ETL_SLOT=slot).start()
+        for name, slot in (("a", "0"), ("b", "1"))
+    ]
     sleeper, other = first
     topics.wait_until(lambda: all(c.events("partition taken over") for c in first), 30, "both to hold partitions")
     introduce(work, topics, 24)

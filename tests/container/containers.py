@@ -6,6 +6,7 @@ Knows no fixture and no code of the product.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -59,11 +60,14 @@ def docker(
 
 
 def build(dockerfile: str, tag: str, base_image: str) -> None:
-    """Build an image on the base image of this machine."""
-    docker(
-        "build", "--progress=plain", "--file", dockerfile, "--tag", tag, "--build-arg", f"BASE_IMAGE={base_image}",
-        str(REPOSITORY), limit=1500,
-    )  # fmt: skip
+    """Build an image on the base image of this machine. Workers take turns: others find what the first one built."""
+    stack.BUILD.mkdir(exist_ok=True)
+    with (stack.BUILD / ".image.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        docker(
+            "build", "--progress=plain", "--file", dockerfile, "--tag", tag, "--build-arg", f"BASE_IMAGE={base_image}",
+            str(REPOSITORY), limit=1500,
+        )  # fmt: skip
 
 
 class Container:

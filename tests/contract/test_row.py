@@ -183,13 +183,13 @@ def test_sessions_are_given_back_only_when_nobody_uses_them(scene, monkeypatch: 
         return its.epsv(argument)
 
     due: list[int] = []
-    give_back = Pools.give_back
+    checkin = Pools.give_back
 
     def looked_at(pools: Pools, lease: Any, places: Any) -> None:
         due.extend(len(place.held.session.link.control._due) for place, _ in places if place.held is not None)
-        give_back(pools, lease, places)
+        checkin(pools, lease, places)
 
-    monkeypatch.setattr(Pools, "give_back", looked_at)
+    monkeypatch.setattr(Pools, "checkin", looked_at)
     row = scene([], destination={"EPSV": slow})
     row.offer(0)
     row.run()

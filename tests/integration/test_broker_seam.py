@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ class Member:
 
     def _take_over(self, partition: Partition) -> seam.TakenOver:
         deadline = time.monotonic() + 20
-        while (told := self.group.take_over(partition)) is None:
+        while (told := self.group.take_over(partition, lambda _: None)) is None:
             assert time.monotonic() < deadline, "not taken over"
             self.group.poll(0.05)
         return told
@@ -79,7 +80,7 @@ def join(desk: Desk) -> Iterator[Callable[..., Member]]:
 
     yield make
     for member in made:
-        member.intake.close()
+        member.group.close()
 
 
 @pytest.fixture
@@ -106,14 +107,35 @@ def test_without_a_commit_a_group_starts_at_the_earliest(desk: Desk, join: Calla
     desk.send(b"one", b"two", headers=[("h", b"1")])
     member = join()
     assert member.join(2) == [p(desk, 0), p(desk, 1)]
-    assert member.intake.poll(0.3) == []  # silent until it is taken over
+    assert member.group.poll(0.3) == []  # silent until it is taken over
     assert member.take_over(p(desk)) == seam.TakenOver(Commit(0, ""), end=2)
     records = member.read(2)
     assert [record.value for record in records] == [b"one", b"two"]
     assert (records[0].key, records[0].header("h"), records[0].offset) == (b"key", b"1", 0)
     assert abs(records[0].timestamp - time.time()) < 60
-    assert member.intake.position(p(desk)) == 2
-    assert member.intake.new_partitions() == []
+    assert member.group.position(p(desk)) == 2
+    assert member.group.new_partitions() == []
+    assert re.fullmatch(rf"<GroupConsumer {desk.group} \S+ member assigned=2 to_take_over=0>", repr(member.group))
+
+
+def test_a_partition_that_is_revoked_while_it_is_set_up_is_revoked_again(
+    desk: Desk, join: Callable[..., Member]
+) -> None:
+    """The first revocation may have found nothing to revoke; `None` says that the partition is not ours."""
+    member = join()
+    member.join(2)
+    taken: list[object] = []
+
+    def revoke(_: seam.TakenOver) -> None:
+        member.group.forget([p(desk)])  # as the client does on its own thread
+
+    wait_until(
+        lambda: taken.append(member.group.take_over(p(desk), revoke)) or member.revoked or member.group.poll(0.05),
+        20,
+        "a take-over",
+    )
+    assert set(taken) == {None}
+    assert member.revoked == [p(desk), p(desk)]
 
 
 def test_a_member_goes_on_where_the_group_stands(
@@ -125,7 +147,7 @@ def test_a_member_goes_on_where_the_group_stands(
     first.join(2)
     first.take_over(p(desk))
     producer.commit(first.batch({p(desk): Commit(2, "said")}))
-    first.intake.close()
+    first.group.close()
     second = join()
     second.join(2)
     assert second.take_over(p(desk)) == seam.TakenOver(Commit(2, "said"), end=3)
@@ -138,13 +160,13 @@ def test_what_was_fetched_before_a_pause_comes_after_it(desk: Desk, join: Callab
     member = join(max_poll_records=10)
     member.join(2)
     member.take_over(p(desk))
-    member.intake.resume([p(desk, 1)])
+    member.group.resume([p(desk, 1)])
     seen = [record.value for record in member.read(10)]
-    member.intake.pause([p(desk)])
+    member.group.pause([p(desk)])
     desk.send(b"elsewhere", partition=1)
     assert [record.value for record in member.read(1)] == [b"elsewhere"]
-    assert member.intake.poll(0.3) == []
-    member.intake.resume([p(desk)])
+    assert member.group.poll(0.3) == []
+    member.group.resume([p(desk)])
     seen += [record.value for record in member.read(40, limit=5.0)]
     assert seen == [b"%d" % number for number in range(50)]
 
@@ -158,7 +180,7 @@ def test_records_that_are_gone_are_counted(
     first.join(2)
     first.take_over(p(desk))
     producer.commit(first.batch({p(desk): Commit(3, "")}))
-    first.intake.close()
+    first.group.close()
     admin = KafkaAdminClient(bootstrap_servers=desk.bootstrap_servers)
     admin.delete_records({TopicPartition(desk.topic, 0): 8})
     admin.close()
@@ -175,17 +197,17 @@ def test_the_position_passes_transaction_markers(
     producer.transact([Message(desk.topic, None, b"one", partition=0)])
     rival = TransactionalProducer(desk.bootstrap_servers, f"aborted-{desk.topic}")
     rival.open()
-    producer: Any = rival._producer
-    producer.begin_transaction()
-    producer.send(desk.topic, value=b"aborted", partition=0).get(timeout=10)
-    producer.abort_transaction()
+    raw: Any = rival._producer
+    raw.begin_transaction()
+    raw.send(desk.topic, value=b"aborted", partition=0).get(timeout=10)
+    raw.abort_transaction()
     rival.close()
     member = join()
     member.join(2)
     member.take_over(p(desk))
     assert [record.value for record in member.read(1)] == [b"one"]
-    wait_until(lambda: member.intake.poll(0.05) or member.intake.position(p(desk)) == 4, 10, "position")
-    assert member.intake.behind(p(desk)) == 0
+    wait_until(lambda: member.group.poll(0.05) or member.group.position(p(desk)) == 4, 10, "position")
+    assert member.group.behind(p(desk)) == 0
     producer.commit(member.batch({p(desk): Commit(4, "")}))
     assert desk.committed()[desk.topic, 0] == 4
     assert desk.lag() == 0
@@ -196,15 +218,15 @@ def test_pausing_and_seeking(desk: Desk, join: Callable[..., Member]) -> None:
     member = join()
     member.join(2)
     member.take_over(p(desk))
-    member.intake.pause([p(desk), p(desk, 7)])
+    member.group.pause([p(desk), p(desk, 7)])
     desk.send(b"one", b"two")
-    assert member.intake.poll(0.4) == []
-    member.intake.resume([p(desk), p(desk, 7)])
+    assert member.group.poll(0.4) == []
+    member.group.resume([p(desk), p(desk, 7)])
     assert len(member.read(2)) == 2
-    member.intake.seek(p(desk), 1)
+    member.group.seek(p(desk), 1)
     assert [record.value for record in member.read(1)] == [b"two"]
-    assert member.intake.position(p(desk, 7)) is None
-    assert member.intake.behind(p(desk, 7)) == 0
+    assert member.group.position(p(desk, 7)) is None
+    assert member.group.behind(p(desk, 7)) == 0
 
 
 def test_every_codec_is_read(desk: Desk, join: Callable[..., Member]) -> None:
@@ -227,17 +249,17 @@ def test_a_newcomer_takes_a_share_and_the_first_hears_of_it(desk: Desk, join: Ca
         first.take_over(partition)
     second = join()
     wait_until(
-        lambda: first.intake.poll(0.05) or second.intake.poll(0.05) or second.intake.new_partitions(), 20, "a share"
+        lambda: first.group.poll(0.05) or second.group.poll(0.05) or second.group.new_partitions(), 20, "a share"
     )
-    (moved,) = second.intake.new_partitions()
+    (moved,) = second.group.new_partitions()
     assert first.revoked == [moved]
-    assert first.intake.assigned() == [tp for tp in (p(desk, 0), p(desk, 1)) if tp != moved]
-    assert first.intake.is_member()
-    assert second.intake.membership() is None  # it took nothing over yet
+    assert first.group.assigned() == [tp for tp in (p(desk, 0), p(desk, 1)) if tp != moved]
+    assert first.group.is_member()
+    assert second.group.membership() is None  # it took nothing over yet
     second.take_over(moved)
-    assert second.intake.is_member()
-    second.intake.close()
-    wait_until(lambda: first.intake.poll(0.05) or first.intake.new_partitions() == [moved], 20, "its return")
+    assert second.group.is_member()
+    second.group.close()
+    wait_until(lambda: first.group.poll(0.05) or first.group.new_partitions() == [moved], 20, "its return")
 
 
 def test_who_does_not_poll_is_no_member(
@@ -247,10 +269,10 @@ def test_who_does_not_poll_is_no_member(
     member = join()
     member.join(2)
     member.take_over(p(desk))
-    assert member.intake.is_member()
-    monkeypatch.setattr(seam.intake, "SESSION_TIMEOUT_SECONDS", 0.2)
+    assert member.group.is_member()
+    monkeypatch.setattr(seam.group, "SESSION_TIMEOUT_SECONDS", 0.2)
     time.sleep(0.3)
-    assert not member.intake.is_member()
+    assert not member.group.is_member()
 
 
 # --- committing -----------------------------------------------------------------------------------------------
@@ -304,33 +326,54 @@ def test_a_join_that_nobody_collected_is_done_again(desk: Desk, join: Callable[.
     member.join(2)
     for partition in (p(desk, 0), p(desk, 1)):
         member.take_over(partition)
-    coordinator = member.intake._client._coordinator
+    coordinator = member.group._client._coordinator
     with coordinator._lock:  # as it is between the reply to a join and the poll that takes note of it
         coordinator.state, coordinator.rejoining = MemberState.REBALANCING, True
         coordinator._disable_heartbeat()
     wait_until(
-        lambda: member.intake.poll(0.1) or (coordinator.state == MemberState.STABLE and member.intake.is_member()),
+        lambda: member.group.poll(0.1) or (coordinator.state == MemberState.STABLE and member.group.is_member()),
         20,
         "a member again",
     )
     assert not coordinator.rejoining
 
 
+def test_a_join_that_ends_between_two_polls_is_not_begun_anew(desk: Desk, join: Callable[..., Member]) -> None:
+    """Of a leader that would have all others join again, and so on while the machine is busy."""
+    group = join().group
+    coordinator = group._client._coordinator
+
+    def joined() -> bool:
+        group.poll(0.001)
+        if coordinator._join_task is not None:
+            wait_until(lambda: coordinator._join_task.is_done, 20, "the end of a join")
+        return len(group.new_partitions()) == 2
+
+    wait_until(joined, 20, "assignment")
+    assert group._client.group_metadata().generation_id == 1
+
+
 def test_who_is_thrown_out_while_it_joins_hears_of_it(desk: Desk, join: Callable[..., Member]) -> None:
     """Before it joins again: else it would claim partitions that another member has by now."""
     first, second = join(), join()
-    both = (first.intake, second.intake)
-    wait_until(lambda: [one.poll(0.05) for one in both] and all(one.new_partitions() for one in both), 30, "shares")
-    (held,) = first.intake.new_partitions()
+    both = (first.group, second.group)
+
+    def have_shares() -> bool:
+        for one in both:
+            one.poll(0.05)
+        return all(one.new_partitions() and not one._client._coordinator.need_rejoin() for one in both)
+
+    wait_until(have_shares, 30, "shares")
+    (held,) = first.group.new_partitions()
     first.take_over(held)
-    coordinator, member_id = first.intake._client._coordinator, first.intake._client.group_metadata().member_id
+    coordinator, member_id = first.group._client._coordinator, first.group._client.group_metadata().member_id
     coordinator.request_rejoin()
-    wait_until(lambda: first.intake.poll(0.05) or coordinator.rejoining, 10, "a join")  # the second does not take part
+    wait_until(lambda: first.group.poll(0.05) or coordinator.rejoining, 10, "a join")  # the second does not take part
     with contextlib.closing(KafkaAdminClient(bootstrap_servers=desk.bootstrap_servers)) as admin:
         admin.remove_group_members(desk.group, [MemberToRemove(member_id=member_id)])
-    wait_until(lambda: second.intake.poll(0.05) or len(second.intake.assigned()) == 2, 30, "the other's take-over")
-    wait_until(lambda: first.intake.poll(0.05) or held in first.revoked, 30, "the revocation")
-    assert first.intake.assigned() == []
+    wait_until(lambda: second.group.poll(0.05) or len(second.group.assigned()) == 2, 30, "the other's take-over")
+    wait_until(lambda: first.group.poll(0.05) or held in first.revoked, 30, "the revocation")
+    assert first.group.assigned() == []
 
 
 def test_an_answer_that_came_too_late_is_not_believed(
@@ -340,9 +383,9 @@ def test_an_answer_that_came_too_late_is_not_believed(
     member = join()
     member.join(2)
     member.take_over(p(desk, 1))
-    assert member.intake.take_over(p(desk), timeout=0.0) is None
+    assert member.group.take_over(p(desk), lambda _: None, timeout=0.0) is None
     wait_until(
-        lambda: all(one.is_done for one in member.intake._client._coordinator._offset_fetch_futures.values()), 10, "it"
+        lambda: all(one.is_done for one in member.group._client._coordinator._offset_fetch_futures.values()), 10, "it"
     )
     producer.commit(member.batch({p(desk): Commit(0, "since then")}))
     assert member.take_over(p(desk)).committed == Commit(0, "since then")
@@ -355,7 +398,7 @@ def test_a_fetch_that_could_not_be_sent_is_sent_again(desk: Desk, join: Callable
     member.take_over(p(desk))
     desk.send({"job_id": "one"})
     assert len(member.read(1)) == 1
-    manager = member.intake._client._manager
+    manager = member.group._client._manager
     send, refused = manager.send, []
 
     def refuse(request: Any, **named: Any) -> Any:
@@ -365,7 +408,7 @@ def test_a_fetch_that_could_not_be_sent_is_sent_again(desk: Desk, join: Callable
         return send(request, **named)
 
     manager.send = refuse
-    wait_until(lambda: member.intake.poll(0.05) or refused, 10, "a fetch")
+    wait_until(lambda: member.group.poll(0.05) or refused, 10, "a fetch")
     desk.send({"job_id": "two"})
     assert len(member.read(1)) == 1
 
@@ -382,11 +425,11 @@ def test_a_stale_membership_is_rejected(
     stale = member.batch(dict.fromkeys(both, Commit(0, "stale")), result(desk, b'{"job_id": "stale"}'))
     second = join()
     wait_until(
-        lambda: member.intake.poll(0.05) or second.intake.poll(0.05) or second.intake.new_partitions(), 60, "a share"
+        lambda: member.group.poll(0.05) or second.group.poll(0.05) or second.group.new_partitions(), 60, "a share"
     )
     with pytest.raises(CommitRejected):
         producer.commit(stale)
-    kept = member.intake.assigned()[0]
+    kept = member.group.assigned()[0]
     producer.commit(member.batch({kept: Commit(0, "fresh")}, result(desk, b'{"job_id": "fresh"}')))
     desk.wait(desk.results)
     assert [one["job_id"] for one in desk.results()] == ["fresh"]

@@ -141,7 +141,7 @@ def test_a_topic_that_is_not_there_is_said_at_once(broker: Broker) -> None:
     """Claim: a typo is one sentence, soon."""
     started = time.monotonic()
     result = etl("submit", "SRC:/a", "DST:/b", "--topic", "typo")
-    said = "does not exist; a consumer makes it as it starts\n"
+    said = "does not exist; a consumer creates it when it starts\n"
     assert (result.exit_code, result.stderr) == (1, f"topic typo {said}")
     assert etl("dlq", "list", "--topic", "typo").stderr == f"topic typo-dlq {said}"
     assert time.monotonic() - started < 8
@@ -172,17 +172,17 @@ def test_dead_letters_are_replayed_once(broker: Broker, topic: str) -> None:
     assert "j3" in dry.stdout
     assert records(broker, topic) == []
 
-    assert f"1 dead letter sent back to {topic}" in etl("dlq", "replay", "--job-id", "j3").stdout
+    assert f"1 dead letter replayed to {topic}" in etl("dlq", "replay", "--job-id", "j3").stdout
     (back,) = records(broker, topic)
     assert back.value == json.dumps({**JOB, "job_id": "j3"}).encode()
     assert back.key == b"DST:/b"
     assert (back.header(header.JOB_ID), back.header(header.REPLAYS)) == (b"j3", b"1")
 
-    assert f"4 dead letters sent back to {topic}" in etl("dlq", "replay", "--all").stdout
-    assert f"nothing to send back in {topic}-dlq\n0 dead letters" in etl("dlq", "replay", "--all").stdout
+    assert f"4 dead letters replayed to {topic}" in etl("dlq", "replay", "--all").stdout
+    assert f"nothing to replay in {topic}-dlq\n0 dead letters" in etl("dlq", "replay", "--all").stdout
     assert len(records(broker, topic)) == 5
-    assert f"0 dead letters in {topic}-dlq (5 sent back already" in etl("dlq", "list").stdout
-    assert etl("dlq", "list", "--replayed").stdout.count("sent back; no such file") == 5
+    assert f"0 dead letters in {topic}-dlq (5 already replayed" in etl("dlq", "list").stdout
+    assert etl("dlq", "list", "--replayed").stdout.count("replayed; no such file") == 5
     bury(broker, topic, 1, first=5)
     assert json.loads(etl("dlq", "list", "--json").stdout)["job_id"] == "j5"
 
@@ -195,7 +195,7 @@ def test_replays_at_once_send_each_dead_letter_once(broker: Broker, topic: str, 
             runs = [threads.submit(run, "dlq", "replay", "--all", "--yes", folder=tmp_path) for _ in range(4)]
         for done in (started.result() for started in runs):
             assert done.returncode in (0, 1), done.stderr
-            assert not done.returncode or "another replay is running" in done.stderr
+            assert not done.returncode or "another replay started" in done.stderr
     etl("dlq", "replay", "--all")
     sent = Counter(FileTransferJob.from_json(record.value).job_id for record in records(broker, topic))
     assert sent == {f"j{number}": 1 for number in range(30)}
@@ -222,7 +222,7 @@ def test_a_marker_behind_an_open_transaction_is_seen(broker: Broker, topic: str)
     result = etl("dlq", "replay", "--all")
     release.join()
     hanging.close()
-    assert "1 dead letter sent back" in result.stdout  # the late one, and not the marked one
+    assert "1 dead letter replayed" in result.stdout  # the late one, and not the marked one
     (back,) = records(broker, topic)
     assert back.value == b"{}"
 
@@ -234,13 +234,13 @@ def test_a_rival_fences_a_replay_that_waits(broker: Broker, topic: str, monkeypa
 
     def rival(*_: object, **__: object) -> bool:
         monkeypatch.setattr("etl.cli.dlq._asks", lambda: False)
-        assert "3 dead letters sent back" in etl("dlq", "replay", "--all").stdout
+        assert "3 dead letters replayed" in etl("dlq", "replay", "--all").stdout
         return True
 
     monkeypatch.setattr("click.confirm", rival)
     result = etl("dlq", "replay", "--all")
     assert result.exit_code == 1
-    assert "another replay is running and took over; 0 were sent back here" in result.stderr
+    assert "another replay started and took over; this one replayed 0" in result.stderr
     assert len(records(broker, topic)) == 3
 
 

@@ -432,9 +432,9 @@ def test_a_share_that_is_gone_for_a_while_is_an_outage(desk: Desk, places: Any, 
 
 
 def test_a_server_that_is_back_gets_its_jobs_before_their_time(
-    desk: Desk, places: Any, make_ftpd: Callable[..., stack.Ftpd]
+    short_pace: float, desk: Desk, places: Any, make_ftpd: Callable[..., stack.Ftpd]
 ) -> None:
-    """Most of three thousand were set aside for a minute or more; none of these waits for that once it is up.
+    """Most of its jobs were set aside for a minute or more; none of these waits for that once it is up.
 
     Nor for jobs that must wait: some of these came first.
     """
@@ -443,7 +443,7 @@ def test_a_server_that_is_back_gets_its_jobs_before_their_time(
     places.put("SRC:/in/one")
     later = [job("SRC:/in/one", f"DST:/later/{number}", not_before=utc(500)) for number in range(20)]
     settings = places.settings | login("DOWN", down) | {"ETL_RETRY_BACKOFF_MAX_SECONDS": "2"}
-    count = 3000
+    count = int(30 * short_pace)
     with desk.consuming(settings):
         desk.send(*later, *(job("SRC:/in/one", f"DOWN:/out/{number}", f"w{number}") for number in range(count)))
         desk.wait(lambda: len(desk.deferred()) >= len(later) + count - overflow.DOWN_KEEPS, 40, "set aside")
@@ -455,7 +455,7 @@ def test_a_server_that_is_back_gets_its_jobs_before_their_time(
         headers = {name: value.decode() for name, value in record.headers}
         due[headers[header.JOB_ID]] = headers[header.NOT_BEFORE]
     early = [result for result in desk.results() if result["finished_at"] < due.get(result["job_id"], "")]
-    assert len(early) >= 1500
+    assert len(early) >= count / 2
     assert len(list((down.root / "out").iterdir())) == count
 
 
@@ -597,13 +597,13 @@ def test_two_stalled_servers_each_alone_when_its_jobs_came_leave_lanes_to_a_thir
 def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
     make_desk: Callable[..., Desk], places: Any
 ) -> None:
-    """In one partition: a transfer that lasts to the end, 50,000 jobs of a server with one session, others behind.
+    """In one partition: a transfer that lasts to the end, 5,000 jobs of a server with one session, others behind.
 
-    Those go when all slow ones before them were read and set aside, not when these are done, which takes hours.
+    Those go when all slow ones before them were read and set aside, not when these are done, in more than an hour.
     """
     desk = make_desk(partitions=1)
     ended = threading.Event()
-    slow_jobs, limit = 50_000, 200.0
+    slow_jobs, limit = 5_000, 60.0
 
     def crawl(session: FakeSession, argument: str) -> str:
         time.sleep(1.0)
@@ -621,13 +621,13 @@ def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
         desk.send(job("LONG:/long", "DST:/out/long", "long"))
         desk.send(*(job(f"SLOW:/{number}", f"DST:/slow/{number}", f"s{number}") for number in range(slow_jobs)))
         desk.send(*(job(f"SRC:/in/{number}", f"DST:/out/{number}", f"f{number}") for number in numbers))
-        settings = login("SLOW", slow, MAX_CONNECTIONS="1"), login("LONG", long), {"ETL_WINDOW_RECORDS": "200"}
+        settings = login("SLOW", slow, MAX_CONNECTIONS="1"), login("LONG", long), {"ETL_WINDOW_RECORDS": "20"}
         try:
             with desk.consuming(places.settings, *settings):
                 desk.wait(lambda: sum(result["job_id"][0] == "f" for result in desk.results()) == 200, limit)
                 done = [result["job_id"] for result in desk.results()]
                 assert "long" not in done
-                assert sum(name[0] == "s" for name in done) < 250
+                assert sum(name[0] == "s" for name in done) < limit + 20
                 ended.set()
                 desk.outcome("long")
                 assert desk.letters() == []
@@ -636,14 +636,14 @@ def test_a_long_transfer_and_a_single_slow_session_hold_up_nothing_else(
 
 
 def test_what_waits_for_a_slow_server_is_not_read_again_and_again(
-    desk: Desk, places: Any, make_vsftpd: Callable[..., stack.Vsftpd]
+    short_pace: float, desk: Desk, places: Any, make_vsftpd: Callable[..., stack.Vsftpd]
 ) -> None:
-    """Ten thousand jobs behind one session that takes ten a second: it is never idle, and T-retry hardly grows."""
+    """As many jobs as it takes minutes to do, behind one session: it is never idle, and T-retry hardly grows."""
     slow = make_vsftpd(local_max_rate="20000")
     places.put("SRC:/in/one", b"x" * 2000)
     settings = places.settings | login("SLOW", slow) | {"SLOW_MAX_CONNECTIONS": "1"}
-    count, window = 10_000, 1000
-    with desk.consuming(settings):
+    count, window = int(100 * short_pace), 200
+    with desk.consuming(settings | {"ETL_WINDOW_RECORDS": f"{window}"}):
         desk.send(*(job("SRC:/in/one", f"SLOW:/out/{number}", f"w{number}") for number in range(count)))
         desk.wait(lambda: len(desk.deferred()) >= count - window, 60, "set aside")
         done = len(desk.results())
@@ -825,7 +825,7 @@ def test_a_successor_ends_its_predecessors_transaction_at_once(desk: Desk, place
         desk.bootstrap_servers, f"etl-{desk.group}-{desk.topic}-{socket.gethostname()}-7", desk.group
     )
     stack.wait_until(lambda: dead.poll(0.05) or len(dead.new_partitions()) == 2, 20, "assignment")
-    assert all(dead.take_over(one) for one in dead.new_partitions())
+    assert all(dead.take_over(one, lambda _: None) for one in dead.new_partitions())
     producer.open()
     producer: Any = producer._producer
     producer.begin_transaction()

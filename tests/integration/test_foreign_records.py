@@ -62,7 +62,7 @@ def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
     try:
         wait_until(lambda: group.poll(0.05) or len(group.new_partitions()) == 2, 20, "assignment")
         for partition in group.new_partitions():
-            wait_until(lambda one=partition: group.take_over(one) or group.poll(0.05), 20, "taken over")
+            wait_until(lambda one=partition: group.take_over(one, lambda _: None) or group.poll(0.05), 20, "taken over")
             group.resume([partition])
         if paused:  # as when the window is full just then
             bad = Partition(desk.topic, 0)

@@ -107,5 +107,5 @@ def test_where_groups_may_be_hidden_nothing_is_deleted(guarded: stack.Broker) ->
     with contextlib.closing(client):
         cluster = ResourcePattern(ResourceType.CLUSTER, "kafka-cluster", ACLResourcePatternType.LITERAL)
         client.create_acls([ACL("User:ANONYMOUS", "*", ACLOperation.DESCRIBE, ACLPermissionType.DENY, cluster)])
-    with pytest.raises(NotAllowed, match="DESCRIBE the cluster"):
+    with pytest.raises(NotAllowed, match="DESCRIBE on the cluster"):
         admin.committed_by_all(set(), 1)

@@ -126,7 +126,7 @@ def test_a_slot_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp
     precious = tmp_path / "precious"
     precious.write_text("as it was")
     slot.symlink_to(precious)
-    with pytest.raises(SettingsError, match=f"{slot} must be an ordinary file, and is a link: remove it"):
+    with pytest.raises(SettingsError, match=f"{slot} is a link, but must be an ordinary file: remove it"):
         identity.claim("g", "t", "host", 5)
     assert precious.read_text() == "as it was"
 

@@ -132,21 +132,6 @@ def test_configuring_twice_writes_each_line_once():
     assert (len(objects(first)), len(objects(second))) == (0, 2)
 
 
-def test_the_context_of_a_job_is_on_every_line_of_its_thread():
-    """Also on those of other libraries, and no longer after its end."""
-    stream = configured()
-    with logs.job_context(job_id="j1", topic="t", partition=0, offset=7):
-        log.info("inside", offset=8)
-        logging.getLogger("other").warning("inside")
-        thread = threading.Thread(target=lambda: log.info("beside"))
-        thread.start()
-        thread.join()
-    log.info("after")
-    lines = objects(stream)
-    assert [line.get("job_id") for line in lines] == ["j1", "j1", None, None]
-    assert lines[0]["offset"] == 8
-
-
 def test_a_field_never_hides_time_or_level():
     """It gets an underscore."""
     stream = configured()

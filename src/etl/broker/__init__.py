@@ -1,7 +1,7 @@
-"""The seam to Kafka, and the only importer of its client: records in, transactions out, time limits on every call.
+"""The seam to Kafka: reads records, commits transactions, and limits the time of every call.
 
-Written against kafka-python 3.0 (pinned): where its public calls have no time limit or no answer, private ones are used
-instead, beside the reason, and nowhere outside this package.
+The only package that imports the Kafka client. Written against kafka-python 3.0 (pinned): where a public call has no
+time limit or does not tell what we need, a private one is used instead, with the reason beside it.
 """
 
 from etl.broker.admin import Admin, NotAllowed, TopicFacts

@@ -1,6 +1,6 @@
-"""Topics: how they are set, making them, how far groups have read them, deleting their beginning.
+"""Administers topics: describes and creates them, tells how far groups have read, deletes their oldest records.
 
-Knows no topic's purpose.
+Knows nothing about what a topic is for.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _OFFSETS, _RETENTION = "__consumer_offsets", "offsets.retention.minutes"
 
 
 class NotAllowed(BrokerUnavailable):
-    """Raised when the broker does not let us do this."""
+    """Raised when we lack a right on the broker, or the broker does not guarantee what the call needs."""
 
 
 class TopicFacts(NamedTuple):
-    """An existing topic: number of partitions, and the settings that we depend on."""
+    """An existing topic: its number of partitions, its message limit in bytes, and all its settings as text."""
 
     partitions: int
     max_message_bytes: int
@@ -33,13 +33,16 @@ class TopicFacts(NamedTuple):
 
 
 class Admin:
-    """Creates and describes topics, and deletes what is read. Every call connects anew, and blocks for seconds."""
+    """Administers topics. Any thread may use it.
+
+    Every call opens a connection of its own and may block for seconds. Each is idempotent: repeat it after an error.
+    """
 
     def __init__(self, bootstrap_servers: str) -> None:
         self._bootstrap_servers = bootstrap_servers
 
     def describe(self, names: Sequence[str]) -> dict[str, TopicFacts]:
-        """Return the facts of those topics that exist. Raises BrokerUnavailable."""
+        """Describe those of the named topics that exist. Raises BrokerUnavailable."""
         with (
             translate_errors(f"broker {self._bootstrap_servers} cannot describe topics"),
             admin_client(self._bootstrap_servers) as admin,
@@ -55,7 +58,7 @@ class Admin:
         return {name: _facts(partitions[name], settings[name]) for name in wanted}
 
     def create(self, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
-        """Create a topic and wait until it is usable; False when it was there. Raises NotAllowed, BrokerUnavailable."""
+        """Create a topic and wait until it is usable; False if it existed. Raises NotAllowed, BrokerUnavailable."""
         wanted = {name: {"num_partitions": partitions, "configs": dict(settings)}}
         with (
             translate_errors(f"topic {name} cannot be created"),
@@ -67,29 +70,31 @@ class Admin:
             except kafka_errors.TopicAlreadyExistsError:
                 created = False
             except (kafka_errors.AuthorizationError, kafka_errors.PolicyViolationError) as error:
-                raise NotAllowed(f"topic {name} is not there and may not be created: {in_words(error)}") from error
+                raise NotAllowed(f"topic {name} does not exist and may not be created: {in_words(error)}") from error
             admin.wait_for_topics([name], timeout_ms=REQUEST_TIMEOUT_MS)
         return created
 
     def starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Return the first offset of each of these partitions. Raises NotAllowed, BrokerUnavailable."""
         wanted = {ClientPartition(*partition): OffsetSpec.EARLIEST for partition in partitions}
-        with _allowed("first offsets"), admin_client(self._bootstrap_servers) as admin:
+        with _allowed("first offsets cannot be read"), admin_client(self._bootstrap_servers) as admin:
             found = admin.list_partition_offsets(wanted, timeout_ms=REQUEST_TIMEOUT_MS)
         return {Partition(*tp): int(place.offset) for tp, place in found.items()}
 
     def committed(self, group: str, topics: Collection[str]) -> dict[Partition, int]:
-        """Return the offsets that a group has committed in these topics. Raises NotAllowed, BrokerUnavailable."""
-        with _allowed(f"offsets of group {group}"), admin_client(self._bootstrap_servers) as admin:
+        """Return the offsets that `group` has committed in these topics. Raises NotAllowed, BrokerUnavailable."""
+        with _allowed(f"offsets of group {group} cannot be read"), admin_client(self._bootstrap_servers) as admin:
             return _within(topics, admin.list_group_offsets(group)[group])
 
     def committed_by_all(self, topics: Collection[str], days: float) -> dict[str, dict[Partition, int]]:
-        """Return each group that has committed anything in these topics, and the offsets.
+        """Return every group that has committed an offset in these topics, with its offsets.
 
-        Raises NotAllowed when a group may be missing: hidden from us, without a broker that knows it just now, or
-        forgotten since less than `days` ago; BrokerUnavailable.
+        Raises:
+            NotAllowed: if a group may be missing from the answer, because it is hidden from us, because the broker that
+                knows it is away, or because groups are forgotten in less than `days`.
+            BrokerUnavailable: if the broker does not answer.
         """
-        with _allowed("offsets of all groups"), admin_client(self._bootstrap_servers) as admin:
+        with _allowed("offsets of all groups cannot be read"), admin_client(self._bootstrap_servers) as admin:
             tps = [
                 ClientPartition(topic["name"], partition["partition_index"])
                 for topic in admin.describe_topics(list(topics))
@@ -102,14 +107,14 @@ class Admin:
         return {group: places for group, places in offsets.items() if places}
 
     def delete_before(self, offsets: Mapping[Partition, int]) -> None:
-        """Delete the records before these offsets for good. Raises NotAllowed, BrokerUnavailable."""
+        """Delete all records before these offsets; that cannot be undone. Raises NotAllowed, BrokerUnavailable."""
         with _allowed("records cannot be deleted"), admin_client(self._bootstrap_servers) as admin:
             admin.delete_records({ClientPartition(*p): offset for p, offset in offsets.items()}, REQUEST_TIMEOUT_MS)
 
 
 @contextlib.contextmanager
 def _allowed(what: str) -> Iterator[None]:
-    """Turn the client's errors into ours, naming what was tried."""
+    """Translate the client's errors like `translate_errors`, but a missing right into NotAllowed."""
     with translate_errors(what):
         try:
             yield
@@ -118,13 +123,13 @@ def _allowed(what: str) -> Iterator[None]:
 
 
 def _require_all_groups(admin: Any, days: float) -> None:
-    """Raise NotAllowed unless every group is listed that has been read by within so many days."""
+    """Raise NotAllowed unless a list of groups is sure to hold every group that committed within the last `days`."""
     cluster = admin.describe_cluster()
     if "DESCRIBE" not in (cluster.get("authorized_operations") or ()):
-        raise NotAllowed("groups are told in full only to who may DESCRIBE the cluster")
+        raise NotAllowed("listing all groups needs DESCRIBE on the cluster")
     (offsets,) = admin.describe_topics([_OFFSETS])
     if not offsets["partitions"] or any(partition["leader_id"] < 0 for partition in offsets["partitions"]):
-        raise NotAllowed(f"groups are told in full only while every partition of {_OFFSETS} has a leader")
+        raise NotAllowed(f"listing all groups needs a leader for every partition of {_OFFSETS}")
     brokers = [ConfigResource(ConfigResourceType.BROKER, str(broker["broker_id"])) for broker in cluster["brokers"]]
     for name, settings in admin.describe_configs(brokers, config_filter="all")["broker"].items():
         minutes = int(settings[_RETENTION]["value"])

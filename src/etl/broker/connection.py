@@ -1,6 +1,6 @@
-"""How every client is made: where it connects, how it logs in, its time limits, and its errors in our words.
+"""Creates every Kafka client: addresses, login, time limits, and the translation of its errors into ours.
 
-Knows nothing of what a client is used for.
+Knows nothing about what a client is used for.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from etl.errors import BrokerUnavailable
 if TYPE_CHECKING:
     from etl.config import Settings
 
+# The broker aborts a transaction that takes longer. It must be short: an open transaction hides every later record of
+# its partitions from readers of committed records. A request must fail before that, so that its error is reported.
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 REQUEST_TIMEOUT_SECONDS = 8.0
 REQUEST_TIMEOUT_MS = int(REQUEST_TIMEOUT_SECONDS * 1000)
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # what this client is willing to send; topics set their own, lower limits
-_security: dict[str, Any] = {}  # of every client of this process
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # the largest message this client sends; topics set their own, lower limits
+_security: dict[str, Any] = {}  # login and encryption, shared by every client of this process
 
 
 @contextlib.contextmanager
 def translate_errors(what: str) -> Iterator[None]:
-    """Turn the client's errors into `BrokerUnavailable`, naming what was tried."""
+    """Raise `BrokerUnavailable` for any error of the client; `what` opens its message and says what failed."""
     try:
         yield
     except (kafka_errors.KafkaError, OSError) as error:
@@ -36,24 +38,30 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 def in_words(error: BaseException) -> str:
-    """Return an error of the client as text: its kind, what it says, and what else may be behind a timeout."""
+    """Return an error of the client as text: its class and its message.
+
+    A timeout over an encrypted or authenticated connection may hide a refusal, so the text says that too.
+    """
     kind, text = type(error).__name__, str(error)
-    said = text if kind in text else f"{kind}: {text}" if text else kind  # the client's own name it
+    said = text if kind in text else f"{kind}: {text}" if text else kind  # most of the client's texts name the class
     if (
         isinstance(error, kafka_errors.KafkaTimeoutError)
         and _security.get("security_protocol", "PLAINTEXT") != "PLAINTEXT"
     ):
-        said += f" (or {_security['security_protocol']} was refused: its login, or its certificate)"
+        said += f" (or the {_security['security_protocol']} login or certificate was refused)"
     return said
 
 
 def displaced_message(instance_id: str | None) -> str:
-    """Return what to say of a rival that is the member of the group that we are."""
-    return f"another live process is group member {instance_id}, too: each needs its own ETL_INSTANCE_ID or slot"
+    """Return the error message for when another process uses our group instance id."""
+    return (
+        f"group member {instance_id} is already in use by another live process; "
+        "give each its own ETL_INSTANCE_ID or slot"
+    )
 
 
 def create_client(kind: Any, **settings: Any) -> Any:
-    """Construct a client of the library; one that cannot reach the broker leaves no thread and no socket behind."""
+    """Construct a client of the library. If that fails, leave no thread and no socket behind."""
     networks: list[Any] = []
 
     def network(**told: Any) -> Any:
@@ -65,13 +73,13 @@ def create_client(kind: Any, **settings: Any) -> Any:
     except BaseException:
         for left in networks:
             left.close()
-            left._manager._net.close()  # noqa: SLF001 - the constructor failed before it could be closed
+            left._manager._net.close()  # noqa: SLF001 - a client that was never constructed has no public close
         raise
 
 
 def secure(settings: Settings) -> None:
-    """Make every client of this process talk and log in to Kafka as the settings say."""
-    global _security  # noqa: PLW0603 - set up once for the process, as its logs are
+    """Set the encryption and the login that every later client of this process uses."""
+    global _security  # noqa: PLW0603 - set up once for the process, like logging
     protocol = settings.kafka_security_protocol
     _security = {"security_protocol": protocol}
     if protocol.endswith("SSL"):
@@ -88,7 +96,7 @@ def secure(settings: Settings) -> None:
 
 
 def common(bootstrap_servers: str) -> dict[str, Any]:
-    """Return the settings that every client has."""
+    """Return the library settings shared by all clients."""
     return _security | {
         "bootstrap_servers": [server.strip() for server in bootstrap_servers.split(",")],
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
@@ -99,7 +107,7 @@ def common(bootstrap_servers: str) -> dict[str, Any]:
 
 
 def common_of_consumers(bootstrap_servers: str) -> dict[str, Any]:
-    """Return the settings that every consumer has: nothing is committed or made by the way."""
+    """Return the library settings shared by all consumers: no automatic commits, no automatic creation of topics."""
     return common(bootstrap_servers) | {
         "request_timeout_ms": 30_000,
         "enable_auto_commit": False,
@@ -109,7 +117,7 @@ def common_of_consumers(bootstrap_servers: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def admin_client(bootstrap_servers: str) -> Iterator[Any]:
-    """Give an admin client of the library while the context lasts."""
+    """Connect an admin client of the library for the length of the context."""
     admin = create_client(
         KafkaAdminClient, **{k: v for k, v in common(bootstrap_servers).items() if k != "metrics_enabled"}
     )
@@ -121,7 +129,10 @@ def admin_client(bootstrap_servers: str) -> Iterator[Any]:
 
 
 def is_listening(bootstrap_servers: str, timeout: float = 1.0) -> bool:
-    """Tell whether any of these addresses takes connections: asked before a client, which is slow and loud about it."""
+    """Does any of these addresses accept a TCP connection within `timeout` seconds?
+
+    A cheap test before a client is created: the library takes long to fail, and logs every attempt.
+    """
     for server in bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":") if ":" in server.rpartition("]")[2] else (server.strip(), "", "")
         with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port or 9092)), timeout):

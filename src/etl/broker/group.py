@@ -1,6 +1,6 @@
-"""Reading jobs as a member of the group: what is polled, which partitions are ours, where they start.
+"""Reads records as a member of the consumer group: polls, and knows which partitions are ours and where they start.
 
-Knows nothing of jobs, and commits nothing.
+Knows nothing about jobs, and commits nothing.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ from etl.errors import BrokerRefused
 from etl.models.task import Record
 from etl.models.wire import Commit, Partition
 
-# Fetched ahead, of each partition and of all: some 500 jobs, however many wait. What is larger comes by itself.
+# Limits of what is fetched ahead, per partition and in all: some 500 jobs, which bounds memory however many wait. A
+# record that is larger comes all the same, alone.
 PARTITION_FETCH_BYTES, FETCH_BYTES = 128 << 10, 2 << 20
 
 log = structlog.get_logger(__name__)
 
 
 class TakenOver(NamedTuple):
-    """Where the group stands in a partition, and the partition's `end`: no owner before us received what lies beyond.
+    """Where the group stands in a partition that we took over.
 
-    `lost`: the committed offset is gone from the topic, and so many records were never read.
+    `end` is the partition's end offset at that time: no earlier owner has received anything from there on. `lost` is
+    how many records were deleted from the topic before the group read them; None if it lost none.
     """
 
     committed: Commit
@@ -48,7 +50,7 @@ class TakenOver(NamedTuple):
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped library
-    """Called on the client's I/O thread, where nothing may block: only takes notes and passes revocations on."""
+    """Called on the client's I/O thread, where nothing may block: takes notes and passes revocations on."""
 
     def __init__(self, group: GroupConsumer, assignor: Assignor) -> None:
         self._group, self._assignor = group, assignor
@@ -65,10 +67,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped lib
 
 
 class GroupConsumer:
-    """A member of the consumer group: polls jobs, and knows which partitions are ours.
+    """A member of the consumer group: polls records, and knows which partitions are ours.
 
-    One thread calls it, but for `membership` and `is_member`, which any thread may call. `on_revoked` is called on
-    the client's I/O thread, before anybody else can own the partitions, and must not block.
+    Only one thread may call it, except `membership` and `is_member`, which any thread may call. `on_revoked` must not
+    block: it is called on the client's I/O thread, before any other member can own the partitions, or by the calling
+    thread, when it learns only afterwards that they were lost.
     """
 
     def __init__(
@@ -88,12 +91,12 @@ class GroupConsumer:
         self._bootstrap_servers = bootstrap_servers
         self._group_id = group_id
         assignor = Assignor()
-        self._new: set[Partition] = set()
-        self._cut: dict[Partition, int] = {}  # where the broker lost what we had read: other records come from there on
-        self._taking: Partition | None = None  # being taken over, and not taken away meanwhile
-        self._member: str | None = None  # the member id under which the partitions we hold were taken over
+        self._new: set[Partition] = set()  # assigned, and not taken over yet
+        self._cut: dict[Partition, int] = {}  # offset from which on the broker lost records that we had read
+        self._taking: Partition | None = None  # being taken over; None again as soon as it is revoked meanwhile
+        self._member: str | None = None  # the member id under which our partitions were taken over
         self._polled_at = time.monotonic()
-        self._is_silent = False
+        self._is_silent = False  # the broker leaves our heartbeats unanswered
         with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
             self._client = create_client(
                 Consumer,
@@ -106,37 +109,46 @@ class GroupConsumer:
                 max_poll_records=max_poll_records,
                 max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
                 fetch_max_bytes=FETCH_BYTES,
-                # Also the limit of a rebalance: long enough for a member that is being restarted.
+                # Also the time limit of a rebalance: long enough for a member that is being restarted.
                 max_poll_interval_ms=30_000,
                 session_timeout_ms=int(SESSION_TIMEOUT_SECONDS * 1000),
                 heartbeat_interval_ms=int(HEARTBEAT_SECONDS * 1000),
                 metadata_max_age_ms=30_000,
                 fetch_max_wait_ms=100,
             )
-        with translate_errors(
-            "topics cannot be read"
-        ):  # without them in its metadata the first assignment would be empty
+        # The client must know the topics before it joins: otherwise its first assignment would be empty.
+        with translate_errors("topics cannot be read"):
             for topic in topics:
                 self._client.partitions_for_topic(topic)
         self._client.subscribe(topics=list(topics), listener=_Listener(self, assignor))
 
-    def poll(self, timeout: float) -> list[Record]:
-        """Return new records, in order within each partition; blocks at most about `timeout` seconds.
+    def __repr__(self) -> str:
+        state = "silent" if self._is_silent else "member" if self.is_member() else "not a member"
+        return (
+            f"<GroupConsumer {self._group_id} {self._instance_id or self._member or 'unnamed'} {state} "
+            f"assigned={len(self.assigned())} to_take_over={len(self._new)}>"
+        )
 
-        New partitions are silent until `take_over` was called for them. Raises nothing for a broker that is away,
-        BrokerRefused when it does not let us be a member, or lets another live process be the one that we are.
+    def poll(self, timeout: float) -> list[Record]:
+        """Return new records, in order within each partition; block for about `timeout` seconds at most.
+
+        A new partition yields nothing before `take_over`. While the broker is away, the list is empty.
+
+        Raises:
+            BrokerRefused: if the broker does not let us join, or another live process uses our group instance id.
         """
         if self._client.is_displaced():
             raise BrokerRefused(displaced_message(self._instance_id))
         self._tell_silence(self._client.is_overdue())
         if self._is_silent:
-            # The client's own wait is a busy loop then, which piles up callbacks. Without time it never joins, though.
+            # Wait here: the client's own wait is then a busy loop that piles up callbacks. It must still be polled
+            # (with a timeout of 0), as it joins again only within a poll.
             time.sleep(timeout)
             timeout = 0.0
         try:
             polled = self._client.poll(timeout_ms=int(timeout * 1000))
         except kafka_errors.NoOffsetForPartitionError:
-            return []  # a partition without a committed offset: `take_over` finds its start
+            return []  # a partition without a committed offset: `take_over` decides where it starts
         except kafka_errors.OffsetOutOfRangeError as error:
             gone = [Partition(*tp) for tp in getattr(error, "args", [{}])[0] or ()]
             self.welcome(gone or self.assigned())
@@ -147,7 +159,7 @@ class GroupConsumer:
         except kafka_errors.FencedInstanceIdError as error:
             raise BrokerRefused(displaced_message(self._instance_id)) from error
         except kafka_errors.AuthorizationError as error:
-            raise BrokerRefused(f"the group's coordinator refuses us: {in_words(error)}") from error
+            raise BrokerRefused(f"Kafka denies access to group {self._group_id}: {in_words(error)}") from error
         except kafka_errors.KafkaError as error:
             log.warning("poll failed", error=in_words(error))
             time.sleep(min(timeout, 0.5))
@@ -158,13 +170,18 @@ class GroupConsumer:
         return [as_record(raw) for batch in polled.values() for raw in batch]
 
     def _go_back(self, ends: Mapping[ClientPartition, Any]) -> None:
-        """Take over anew what the broker no longer has as far as it was read; `ends`: where it diverges, if known."""
+        """Have partitions taken over again whose log the broker truncated below our position.
+
+        `ends` says for each partition where its log diverges from what we read; None if the broker does not know.
+        """
         for tp, end in ends.items():
             partition = Partition(*tp)
             position, is_later = self.position(partition), self._client.leads_later(tp)
             if position is None or is_later is None or (end is not None and position <= end.offset):
-                continue  # not ours any more, gone back already, or not to be told now: then it is noticed again
-            if end is not None and is_later:  # a topic that was made anew begins with the first epoch: that is no cut
+                continue  # revoked, gone back already, or not known now: the client will report it again
+            # Only under a later leader was the log truncated: a topic that was deleted and created again restarts at
+            # the first leader epoch, and its committed offsets are handled like any that the topic does not hold.
+            if end is not None and is_later:
                 self._cut[partition] = end.offset
             log.error(
                 "records lost: the broker no longer has what was read",
@@ -178,19 +195,38 @@ class GroupConsumer:
         if now_silent != self._is_silent:
             self._is_silent = now_silent
             if now_silent:
-                log.warning("broker does not answer; transfers that run go on")
+                log.warning("broker does not answer; running transfers go on")
             else:
                 log.info("broker answers again")
 
     def new_partitions(self) -> list[Partition]:
-        """Return the assigned partitions that wait for `take_over`."""
+        """Return the assigned partitions that `take_over` must be called for."""
         return sorted(self._new.intersection(self.assigned())) if self._new else []
 
-    def take_over(self, partition: Partition, timeout: float = 5.0) -> TakenOver | None:
-        """Read where the group stands in a partition and start there; `settled` must follow.
+    def take_over(
+        self, partition: Partition, set_up: Callable[[TakenOver], None], timeout: float = 5.0
+    ) -> TakenOver | None:
+        """Start a partition where the group stands, and let `set_up` prepare its new owner.
 
-        None: not now (broker away, the last owner's transaction still open): call again.
+        Each question to the broker may block for `timeout` seconds. The partition stays paused.
+
+        Returns:
+            Where the group stands; None if the partition is not ours to work on. Then either the broker is away or the
+            last owner's transaction is still open, so `new_partitions` offers it again; or it was revoked meanwhile,
+            and `on_revoked` has been called after `set_up`.
         """
+        taken = self._start(partition, timeout)
+        if taken is None:
+            return None
+        set_up(taken)
+        # A revocation before this line may have found nothing to revoke: repeat it. A later one finds what was set up.
+        if not self._is_still_ours(partition):
+            self._on_revoked([partition])
+            return None
+        return taken
+
+    def _start(self, partition: Partition, timeout: float) -> TakenOver | None:
+        """Seek to where the group stands, and return that; None if it cannot be read now."""
         tp = ClientPartition(*partition)
         limit_ms = timeout * 1000
         self._new.discard(partition)
@@ -205,7 +241,8 @@ class GroupConsumer:
             cut = self._cut.get(partition)
             if committed is None:
                 start = Commit(first, "")
-            elif cut is not None:  # what the metadata says of later records was said of those that are lost
+            elif cut is not None:
+                # The metadata describes records behind the committed offset. They may be other ones now: drop it.
                 start = Commit(max(first, min(committed.offset, cut)), "")
             elif first <= committed.offset <= end:
                 start = Commit(committed.offset, committed.metadata or "")
@@ -216,26 +253,28 @@ class GroupConsumer:
             log.debug(
                 "partition not ready", topic=partition.topic, partition=partition.partition, error=in_words(error)
             )
-            self._put_off(partition)
+            self._postpone(partition)
             return None
+        # The answers count only if we were the same member before and after: otherwise another one may have owned the
+        # partition in between and committed more.
         if membership.generation_id < 0 or self._client.group_metadata().member_id != membership.member_id:
-            self._put_off(partition)
+            self._postpone(partition)
             return None
         self._member = membership.member_id
         self._cut.pop(partition, None)
         return TakenOver(start, end, lost)
 
-    def _put_off(self, partition: Partition) -> None:
-        if self.settled(partition):
+    def _postpone(self, partition: Partition) -> None:
+        if self._is_still_ours(partition):
             self._new.add(partition)
 
-    def settled(self, partition: Partition) -> bool:
-        """Note that its new owner is set up; False: it was taken away before `on_revoked` could find one."""
+    def _is_still_ours(self, partition: Partition) -> bool:
+        """End a takeover: was the partition not revoked since it began?"""
         is_ours, self._taking = self._taking == partition, None
         return is_ours
 
     def position(self, partition: Partition) -> int | None:
-        """Return the offset of the next record to come, past transaction markers; None when it is not known now."""
+        """Return the offset of the next record, past transaction markers; None if it is not known now."""
         try:
             state = self._client._subscription.assignment.get(ClientPartition(*partition))  # noqa: SLF001 - the public call may block
             return None if state is None or state.position is None else int(state.position.offset)
@@ -243,7 +282,7 @@ class GroupConsumer:
             return None
 
     def behind(self, partition: Partition) -> int:
-        """Return how many offsets lie between the position and the last known end; 0 when that is not known."""
+        """Return the number of offsets from the position to the last known end; 0 if that is not known."""
         with contextlib.suppress(KeyError, AssertionError, kafka_errors.KafkaError):
             end, position = self._client.highwater(ClientPartition(*partition)), self.position(partition)
             if end is not None and position is not None:
@@ -251,7 +290,7 @@ class GroupConsumer:
         return 0
 
     def pause(self, partitions: Iterable[Partition]) -> None:
-        """Stop fetching from partitions; their positions stay."""
+        """Stop fetching from partitions and keep their positions."""
         for partition in partitions:
             with contextlib.suppress(KeyError, kafka_errors.KafkaError):  # revoked meanwhile
                 self._client.pause(ClientPartition(*partition))
@@ -263,42 +302,45 @@ class GroupConsumer:
                 self._client.resume(ClientPartition(*partition))
 
     def seek(self, partition: Partition, offset: int) -> None:
-        """Fetch a partition from `offset` on."""
+        """Continue a partition at `offset`."""
         with contextlib.suppress(KeyError, ValueError, kafka_errors.KafkaError):  # revoked meanwhile
             self._client.seek(ClientPartition(*partition), offset)
 
     def assigned(self) -> list[Partition]:
-        """Return the partitions that are ours now."""
+        """Return the partitions assigned to us now, in order."""
         return sorted(Partition(*tp) for tp in self._client.assignment())
 
     def membership(self) -> object | None:
-        """Return what fences our commits; None while we are no member, or a new one that took nothing over yet."""
+        """Return the group metadata that fences our commits; None while we hold no partition as the current member."""
         now: Any = self._client.group_metadata()
         return None if now.generation_id < 0 or now.member_id != self._member else cast("object", now)
 
     def is_member(self) -> bool:
-        """Can nobody else own our partitions yet? Confirmed and polled within the session limit."""
+        """Is it certain that nobody else owns our partitions yet?
+
+        It is while the coordinator has confirmed us, and this process has polled, within SESSION_TIMEOUT_SECONDS.
+        """
         since = min(self._client.confirmed_at, self._polled_at)
         return bool(time.monotonic() - since < SESSION_TIMEOUT_SECONDS and self._client.is_member(self._member))
 
     def close(self, timeout: float = 3.0) -> None:
-        """Leave the group (a static member only disconnects, unless it was made with `leave_on_stop`)."""
+        """Leave the group within `timeout` seconds; a static member only disconnects, except with `leave_on_stop`."""
         with contextlib.suppress(kafka_errors.KafkaError, RuntimeError):
             self._client.close(autocommit=False, timeout_ms=int(timeout * 1000))
         if self._leave_on_stop and self._instance_id is not None:
             self._leave()
 
     def _leave(self) -> None:
-        """Give the partitions of a static member to the others now; its own goodbye leaves them to wait for it."""
+        """Remove this static member from the group, so that the others get its partitions at once."""
         member = MemberToRemove(group_instance_id=self._instance_id, reason="stopped")
         try:
             with admin_client(self._bootstrap_servers) as admin:
                 admin.remove_group_members(self._group_id, [member])
         except (kafka_errors.KafkaError, OSError) as error:
-            log.warning("group not left: its partitions wait for the session to end", error=in_words(error))
+            log.warning("group not left: partitions stay idle until the session times out", error=in_words(error))
 
     def forget(self, partitions: Iterable[Partition]) -> None:
-        """Note that partitions were taken away."""
+        """Note that partitions were revoked, and tell `on_revoked`. Called on the client's I/O thread."""
         gone = list(partitions)
         self._new.difference_update(gone)
         for partition in gone:
@@ -308,14 +350,14 @@ class GroupConsumer:
         self._on_revoked(gone)
 
     def welcome(self, partitions: Iterable[Partition]) -> None:
-        """Note new partitions; they stay paused until they are taken over."""
+        """Note partitions to be taken over, and pause them until then."""
         for partition in partitions:
             self._new.add(partition)
             self.pause([partition])
 
     def _notice_new_membership(self) -> None:
-        # A member that was thrown out and joins again within one call keeps partitions without any callback,
-        # though somebody else may have owned them in between: take them over anew.
+        # A member that is evicted and joins again within one poll keeps its partitions without any callback, although
+        # another member may have owned them in between: take them over again.
         now = self._client.group_metadata()
         if self._member is not None and now.generation_id >= 0 and now.member_id != self._member:
             self._member = None

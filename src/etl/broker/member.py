@@ -1,7 +1,7 @@
-"""The library's consumer as a member of a group: how sure its membership is, and how partitions are shared out.
+"""The library's consumer as a group member: tracks how certain its membership is, and assigns partitions.
 
-Written against private names of the library, to see what it does not say and to mend what it forgets. Knows nothing of
-what the group does with the records.
+Uses private names of the library to read what it does not expose and to repair its defects. Knows nothing about the
+records.
 """
 
 from __future__ import annotations
@@ -15,100 +15,114 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.base import MemberState
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 
-SESSION_TIMEOUT_SECONDS = 15.0
-HEARTBEAT_SECONDS = 3.0
-LATE_HEARTBEAT_SECONDS = 2 * HEARTBEAT_SECONDS
+SESSION_TIMEOUT_SECONDS = 15.0  # without a heartbeat for that long the broker gives our partitions to others
+HEARTBEAT_SECONDS = 3.0  # between two heartbeats: several may be lost before the session ends
+LATE_HEARTBEAT_SECONDS = 2 * HEARTBEAT_SECONDS  # without an answer for that long the broker counts as silent
 
 
 class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
-    """A consumer that tells how it stands with its group, and in which nothing gets stuck."""
+    """A consumer that exposes its standing in the group, with repairs for the ways in which the library gets stuck."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        # When somebody confirmed last that we are a member. The library's own times start anew when it merely finds the
-        # coordinator again.
+        # When the coordinator last confirmed our membership (monotonic). The library's own times cannot be used: they
+        # restart when it merely finds the coordinator again.
         self.confirmed_at = time.monotonic()
         coordinator, beat = self._coordinator, self._coordinator.heartbeat
-        joined, answered = coordinator._enable_heartbeat, beat.received_heartbeat  # noqa: SLF001 - there is no public sign of it
+        joined, answered = coordinator._enable_heartbeat, beat.received_heartbeat  # noqa: SLF001 - there is no public hook
 
         def on_joined() -> None:
             joined()
-            self.confirmed_at = time.monotonic()
+            self.confirmed_at = ended.pop()[0] if ended else time.monotonic()
 
         def on_answered() -> None:
-            # What an answer confirms is the moment of the question: a process that slept reads an old one on waking.
+            # An answer confirms the moment of its request: a process that was suspended may read an old answer.
             answered()
             self.confirmed_at = beat.last_send
 
         coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
 
-        # A join that outlasts one poll may be finished when the library sees no reason to join any more (its leader has
-        # just noted the metadata that was the reason): then nobody collects it, and we are no member, for ever.
+        # The next poll does not collect a join that ended between two polls: it starts another. If the leader does,
+        # all members join again, and on a busy machine that never ends. So the result of a join is kept, with its time.
+        attempt = coordinator._do_join_and_sync_async  # noqa: SLF001 - as above
+        ended: list[tuple[float, Any]] = []
+
+        async def join() -> Any:
+            if not ended:
+                assignment = await attempt()
+                ended.append((time.monotonic(), assignment))
+            return ended[0][1]
+
+        coordinator._do_join_and_sync_async = join  # noqa: SLF001 - as above
+
+        # A join may outlast one poll. If the reason for it is gone by then (the leader has just stored the metadata
+        # that caused it), the library never collects the finished join, and we stay outside the group for ever.
         wants_to_join = coordinator.need_rejoin
         coordinator.need_rejoin = lambda: wants_to_join() or coordinator.rejoining
 
-        # Who is thrown out while it joins hears of what it lost when the library begins a join, but not when it goes on
-        # with one; and would claim it as its own, against who has it by now.
+        # The library reports lost partitions when it begins a join, but not when it continues one. A member evicted
+        # during a join must therefore begin again: otherwise it claims partitions that others own by now.
         reset = coordinator.reset_generation
 
         def reset_generation(*arguments: Any, **named: Any) -> None:
             reset(*arguments, **named)
             coordinator.rejoining = False
+            ended.clear()
 
         coordinator.reset_generation = reset_generation
         _mend(self._fetcher)
 
     def forget_answers(self) -> None:
-        """Ask anew for committed offsets: an answer that came too late waits for the next question, however long."""
+        """Discard answers about committed offsets that came too late: the library would give them to the next call."""
         self._coordinator._offset_fetch_futures.clear()  # noqa: SLF001 - the library has no public way
 
     def leads_later(self, tp: Any) -> bool | None:
-        """Is the epoch of a partition's leader a later one than that of what was read last? None: not known now."""
+        """Has the partition's leader changed since the last record was read? None if that is not known now."""
         state, now = self._subscription.assignment.get(tp), self._cluster.leader_epoch_for_partition(tp)
         if state is None or state.position is None or now is None or now < 0:
             return None
         return bool(now > state.position.leader_epoch)
 
     def is_overdue(self) -> bool:
-        """Are we a member whose heartbeat should have been answered by now? While we join there are none."""
+        """Should a heartbeat have been answered by now? False during a join, when none are sent."""
         coordinator = self._coordinator
-        with coordinator._lock:  # noqa: SLF001 - the library has no public sign of it
+        with coordinator._lock:  # noqa: SLF001 - the library does not expose its state
             if coordinator.state is not MemberState.STABLE or coordinator.rejoin_needed:
                 return False
         beat = coordinator.heartbeat
         return bool(time.monotonic() - max(beat.last_receive, beat.last_reset) > LATE_HEARTBEAT_SECONDS)
 
     def is_member(self, member_id: str | None) -> bool:
-        """Are we, in some generation of the group, the member of that id?
+        """Are we in the group, in any generation, under this member id?
 
-        Asked several times for each job: without the library's lock, which is held for as long as a request takes. Id
-        and generation are one object, which is replaced as a whole.
+        Called several times for each job, so it does not take the library's lock, which may be held for a whole
+        request. That is safe: id and generation are one object, which the library replaces as a whole.
         """
         now = self._coordinator._generation  # noqa: SLF001 - the public call takes the lock
         return bool(now.generation_id >= 0 and now.member_id == member_id)
 
     def is_displaced(self) -> bool:
-        """Has another live member taken our group instance id? The library stops its heartbeats then, and is silent."""
+        """Has another live process taken our group instance id? The library then silently stops its heartbeats."""
         coordinator = self._coordinator
-        with coordinator._lock:  # noqa: SLF001 - the library has no public sign of it
+        with coordinator._lock:  # noqa: SLF001 - the library does not expose its state
             joined = coordinator.state is MemberState.STABLE and not coordinator.rejoining
             is_silent = not coordinator._heartbeat_enabled  # noqa: SLF001 - as above
             return joined and is_silent and not coordinator.is_dynamic_member()
 
 
 def _mend(fetcher: Any) -> None:
-    """Have a fetcher of the library never stand still, nor go round for ever."""
-    take, append, send = fetcher.fetched_records, fetcher._append, fetcher._send_fetches_async  # noqa: SLF001 - no public way
+    """Repair three defects of the library's fetcher, each of which stops a partition for ever."""
+    take, append, send = fetcher.fetched_records, fetcher._append, fetcher._send_fetches_async  # noqa: SLF001 - there is no public hook
 
-    # What was fetched of a partition and set aside because it was paused comes back only while the slot for records
-    # at hand is None; records that were used up stay in the slot. Without traffic elsewhere they would never come.
+    # Records fetched for a partition that was paused meanwhile are kept back. The library returns to them only while
+    # its current batch is None, but leaves a used-up batch there: without other traffic they would never come.
     def fetched_records(*arguments: Any, **named: Any) -> Any:
         if not fetcher._next_partition_records:  # noqa: SLF001 - as above
             fetcher._next_partition_records = None  # noqa: SLF001 - as above
         return take(*arguments, **named)
 
-    # Records that ended with an error give nothing more, and are asked again and again. An empty fetch knows no epoch,
-    # and would take away that of what was read before it, by which a log is noticed that was cut.
+    # A batch that ended with an error yields nothing more, yet the library asks it again and again: drain it. And an
+    # empty fetch carries no leader epoch: keep that of the last record, by which a truncated log is detected.
     def append_records(drained: Any, part: Any, *arguments: Any) -> Any:
         state = fetcher._subscriptions.assignment.get(part.topic_partition) if part else None  # noqa: SLF001 - as above
         if state is not None and state.position is not None and part.leader_epoch < 0:
@@ -118,7 +132,7 @@ def _mend(fetcher: Any) -> None:
             part.drain()
         return count
 
-    # A broker whose request could not even be sent would be waited for, for ever.
+    # If a request could not even be sent, the library would wait for its answer for ever: forget that it is pending.
     async def send_fetches() -> Any:
         try:
             return await send()
@@ -133,14 +147,14 @@ def _mend(fetcher: Any) -> None:
 
 
 class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped library
-    """Shares out each topic by itself, and claims nothing that was lost.
+    """A cooperative sticky assignor that balances each topic separately.
 
-    The library's own balances the sum over all topics: one process could get the jobs and the other the partitions
-    of `T-retry`. And a member that was thrown out would claim what others own by now.
+    The library's own balances the sum over all topics, so one process could get all jobs and another one all partitions
+    of `T-retry`. It also lets an evicted member claim partitions that others own by now: see `forget`.
     """
 
     def assign(self, cluster: Any, members: Any) -> dict[str, ConsumerProtocolAssignment]:
-        """Share out every topic among those members that want it."""
+        """Assign the partitions of every topic to the members that subscribe to it."""
         shares: dict[str, list[tuple[str, list[int]]]] = {member.member_id: [] for member in members}
         for topic in sorted({topic for member in members for topic in member.metadata.topics}):
             narrowed = [_narrowed(member, topic) for member in members if topic in member.metadata.topics]
@@ -149,7 +163,7 @@ class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped libr
         return {who: ConsumerProtocolAssignment(self.version, share, b"") for who, share in shares.items()}
 
     def forget(self) -> None:
-        """Claim nothing when we join next."""
+        """Claim no partition at the next join."""
         self.member_assignment = None
 
 

@@ -1,6 +1,6 @@
-"""Committing outcomes: messages and offsets in one transaction, and how each ended.
+"""Commits outcomes: messages and offsets in one transaction, and reports how the transaction ended.
 
-Knows nothing of what the messages say, nor of what to do after a transaction that failed.
+Knows neither what the messages say nor what to do after a failed transaction.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooL
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
-    """A producer whose transactional calls end: the library waits for their replies without a limit."""
+    """A producer whose transactional calls have a time limit: the library waits for their replies without one."""
 
     def _within(self, result: Any, what: str) -> None:
         self._sender.wakeup()
@@ -51,26 +51,34 @@ class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
         self._within(self._transaction_manager.begin_abort(), "the abort")
 
     def discard(self) -> None:
-        """End at once, whatever is pending: `close` alone would raise for that before it ends its thread."""
+        """End at once, whatever is pending: `close` alone would raise because of it and leave its thread running."""
         self._sender.force_close()
-        with contextlib.suppress(Exception):  # it is broken already; whatever it still says changes nothing
+        with contextlib.suppress(Exception):  # the producer is given up: no error of it matters any more
             self.close(timeout=0)
 
 
 class TransactionalProducer:
-    """A transactional producer that survives: whatever happens to a transaction, the next one starts clean.
+    """A transactional producer that survives its errors: whatever happened to a transaction, the next starts clean.
 
-    One thread at a time. Its `transactional_id` must be unique to a live process and the same after a restart.
+    One thread at a time. `transactional_id` must be unique among live processes and the same after a restart, so that
+    the successor of a process ends what that left open. Every call may block for tens of seconds.
     """
 
     def __init__(self, bootstrap_servers: str, transactional_id: str, group_id: str = "") -> None:
         self._bootstrap_servers = bootstrap_servers
         self._transactional_id = transactional_id
-        self._group_id = group_id  # whose offsets are committed
+        self._group_id = group_id  # the group for which offsets are committed
         self._producer: _Producer | None = None
 
+    def __repr__(self) -> str:
+        state = "closed" if self._producer is None else "open"
+        return f"<TransactionalProducer {self._transactional_id} {state}>"
+
     def open(self) -> None:
-        """Become the one holder of the transactional id: ends what a predecessor left open, fences a rival."""
+        """Take the transactional id: end a transaction that its last holder left open, and fence a live rival.
+
+        Does nothing if already open. Raises BrokerUnavailable; call again then.
+        """
         if self._producer is not None:
             return
         producer = None
@@ -85,27 +93,33 @@ class TransactionalProducer:
                 max_request_size=MAX_MESSAGE_BYTES,
                 batch_size=256 * 1024,
                 linger_ms=2,
-                retry_backoff_ms=5,  # the wait between back-to-back transactions
+                retry_backoff_ms=5,  # also the wait before the next transaction while the last one is being completed
                 allow_auto_create_topics=False,
             )
             producer.init_transactions()
         except (kafka_errors.KafkaError, OSError) as error:
             if producer is not None:
                 producer.discard()
-            raise BrokerUnavailable(f"no transactional producer {self._transactional_id}: {in_words(error)}") from error
+            raise BrokerUnavailable(
+                f"transactional producer {self._transactional_id} cannot be opened: {in_words(error)}"
+            ) from error
         self._producer = producer
 
     def commit(self, batch: Batch) -> None:
-        """Send a batch's messages and offsets in one transaction.
+        """Send the messages and offsets of a batch in one transaction; open the producer first if it is closed.
 
-        Raises CommitRejected (surely not committed), CommitUnknown (ask with `recover`), MessageTooLarge,
-        Fenced (surely not committed; somebody uses our id, or the transaction timed out while the broker was away),
-        BrokerRefused (surely not committed; another live process is the member of the group that we were).
+        Raises:
+            CommitUnknown: if the transaction may or may not be committed; `recover` finds out.
+            CommitRejected: if nothing was committed; the batch may be sent again.
+            Fenced: if nothing was committed, because another process uses our id, or because the transaction timed out
+                while the broker was away.
+            MessageTooLarge: if nothing was committed, because a topic refuses the size of a message.
+            BrokerRefused: if nothing was committed, because another live process uses our group instance id.
         """
         self._transact(batch.messages, batch.offsets, batch.membership)
 
     def transact(self, messages: Sequence[Message]) -> None:
-        """Send messages in one transaction; raises as `commit`."""
+        """Send messages in one transaction, without offsets. Raises what `commit` raises."""
         self._transact(messages, None, None)
 
     def _transact(
@@ -116,7 +130,8 @@ class TransactionalProducer:
         except BrokerUnavailable as error:
             raise CommitRejected(str(error)) from error
         producer = self._producer
-        assert producer is not None  # noqa: S101 - open() raised otherwise
+        assert producer is not None  # noqa: S101 - open() would have raised
+        # Until the commit is requested, an error proves that nothing was committed. After that only a reply does.
         try:
             producer.begin_transaction()
             self._send(producer, messages)
@@ -158,11 +173,12 @@ class TransactionalProducer:
                 except kafka_errors.MessageSizeTooLargeError as error:
                     raise MessageTooLarge(in_words(error), index=index) from error
                 futures.append(future)
-            # Not flush(): it fails when the client splits a batch that is too large for the topic.
+            # Wait for each message, not with flush(): that fails when the client splits a batch that is too large.
             end = time.monotonic() + TRANSACTION_TIMEOUT_SECONDS
             for future in futures:
                 future.get(timeout=max(0.0, end - time.monotonic()))
-        except kafka_errors.KafkaError as error:  # one refusal makes the sends that follow it fail, in other words
+        except kafka_errors.KafkaError as error:
+            # One refused message makes later ones fail with other errors: look for the refusal among all of them.
             refused = {
                 index: future.exception
                 for index, future in enumerate(futures)
@@ -170,32 +186,34 @@ class TransactionalProducer:
             }
             if not refused:
                 raise
-            # messages that share a produce request fail together: the largest is the one to shorten
+            # Messages that share a produce request fail together: the largest is the one to shorten.
             index = max(refused, key=lambda i: len(messages[i].value or b""))
             raise MessageTooLarge(in_words(refused[index]), index=index) from error
 
     def _abort(self, producer: _Producer) -> None:
-        """End a transaction that failed, and the producer with it.
+        """Abort a failed transaction and discard the producer.
 
-        The library takes over from it into the next one: offsets that were refused, which would be committed then, also
-        of partitions that are another member's by now; and sequence numbers of records that were never written.
+        The library would carry state over into the next transaction: refused offsets, which would then be committed
+        even for partitions that another member owns by now, and sequence numbers of records that were never written.
         """
-        with contextlib.suppress(kafka_errors.KafkaError, OSError):  # else the next open() ends the transaction
+        with contextlib.suppress(
+            kafka_errors.KafkaError, OSError
+        ):  # if that fails, the next open() ends the transaction
             producer.abort_transaction()
         self.discard()
 
     def discard(self) -> None:
-        """Drop the producer; the next `open` makes a new one, which ends a transaction left open."""
+        """Drop the producer at once; the next `open` creates another, which ends a transaction left open."""
         if self._producer is not None:
             self._producer.discard()
             self._producer = None
 
     def recover(self, batch: Batch) -> dict[Partition, Commit]:
-        """End the batch's transaction one way or the other, then read what the group has committed.
+        """After CommitUnknown: return the offsets that the group has committed in the partitions of the batch.
 
-        Raises BrokerUnavailable: not known yet, call again.
+        An offset of -1 stands for none. Raises BrokerUnavailable while that cannot be known yet; call again then.
         """
-        self.open()
+        self.open()  # completes or aborts the transaction, so that the offsets read next are final
         with translate_errors("committed offsets cannot be read"), contextlib.closing(self._reader()) as reader:
             found = {
                 partition: reader.committed(ClientPartition(*partition), metadata=True, timeout_ms=REQUEST_TIMEOUT_MS)
@@ -204,12 +222,12 @@ class TransactionalProducer:
         return {p: Commit(told.offset, told.metadata or "") if told else Commit(-1, "") for p, told in found.items()}
 
     def _reader(self) -> Any:
-        """Return a consumer to ask for offsets: unlike the admin client it waits for those of an ending transaction."""
+        """Create a consumer to read offsets: unlike the admin client, it waits for an ending transaction."""
         settings = common_of_consumers(self._bootstrap_servers)
         return create_client(KafkaConsumer, **settings, group_id=self._group_id, isolation_level="read_committed")
 
     def close(self, timeout: float = 3.0) -> None:
-        """Close the producer in good order."""
+        """Close the producer within `timeout` seconds, by force if need be. Never raises; `open` may follow."""
         if self._producer is not None:
             try:
                 self._producer.close(timeout=timeout)
@@ -219,9 +237,7 @@ class TransactionalProducer:
 
 
 def _is_fence(error: BaseException) -> bool:
-    """Was the producer fenced? Noticed by its own thread first, the client wraps that in a plain KafkaError."""
-    fences = (
-        kafka_errors.ProducerFencedError,
-        kafka_errors.InvalidProducerEpochError,
-    )  # the second: of a produce request
+    """Was the producer fenced? If its own thread noticed first, the client wraps that in a plain KafkaError."""
+    # The second is the answer to a produce request.
+    fences = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
     return any(isinstance(part, fences) for part in (error, *error.args))

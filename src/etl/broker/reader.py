@@ -1,4 +1,4 @@
-"""Plain reading, for the command line: a topic's records outside any group."""
+"""Reads a topic outside any group, for the commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from etl.models.task import Record
 
 
 class Reader:
-    """Reads a topic outside any group."""
+    """Reads one topic from given offsets; commits nothing. One thread at a time.
+
+    With `committed`, records of aborted transactions are skipped, and reading waits behind an open transaction. Every
+    method may block for seconds and raises BrokerUnavailable.
+    """
 
     def __init__(self, bootstrap_servers: str, topic: str, *, committed: bool = True) -> None:
         self._topic = topic
@@ -32,7 +36,7 @@ class Reader:
             )
 
     def ends(self) -> dict[int, int]:
-        """Return the end offset of every partition. Raises BrokerUnavailable, also for a topic that is not there."""
+        """Return the end offset of every partition. Raises BrokerUnavailable, also if the topic does not exist."""
         with translate_errors(f"topic {self._topic} cannot be read"):
             tps = self._partitions()
             ends = self._client.end_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
@@ -41,11 +45,14 @@ class Reader:
     def _partitions(self) -> list[ClientPartition]:
         found = self._client.partitions_for_topic(self._topic)
         if not found:
-            raise BrokerUnavailable(f"topic {self._topic} does not exist; a consumer makes it as it starts")
+            raise BrokerUnavailable(f"topic {self._topic} does not exist; a consumer creates it when it starts")
         return [ClientPartition(self._topic, partition) for partition in sorted(found)]
 
     def scan(self, until: dict[int, int] | None = None, start: dict[int, int] | None = None) -> Iterator[Record]:
-        """Yield the records from `start` (default: the beginning) to `until` (default: the ends now)."""
+        """Yield the records from `start` (default: the beginning) up to `until` (default: the current ends).
+
+        Both map a partition to an offset; the record at `until` itself is not included.
+        """
         until = dict(self.ends() if until is None else until)
         tps = self._assign(start)
         while any(self._at(tp) < until.get(tp.partition, 0) for tp in tps):
@@ -54,7 +61,7 @@ class Reader:
                     yield record
 
     def follow(self, start: dict[int, int]) -> Iterator[Record | None]:
-        """Yield records from `start` for ever; None about every half second when there is none."""
+        """Yield records from `start` (partition to offset) for ever, and None about every half second without any."""
         self._assign(start)
         while True:
             records = self._poll(0.5)

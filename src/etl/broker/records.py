@@ -1,4 +1,4 @@
-"""Records as they come off the wire, also those that the library refuses to read. Knows no client and no broker."""
+"""Converts records of the library, including those that it refuses to read. Knows no client and no broker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etl.models.task import Record
 
 
 class _Lenient(bytes):
-    """Bytes whose slices become text whatever they hold."""
+    """Bytes whose slices decode to text whatever they hold."""
 
     def __getitem__(self, key: Any) -> Any:
         part = super().__getitem__(key)
@@ -22,7 +22,7 @@ class _Lenient(bytes):
 
 
 class _Records(DefaultRecordBatch):  # type: ignore[misc]  # untyped library
-    """Reads headers whose names are no UTF-8, which the library refuses, and with them all that follows."""
+    """A batch that tolerates header names that are not UTF-8: the library would stop at the first one for ever."""
 
     _buffer: Any
 
@@ -41,7 +41,7 @@ memory_records.DefaultRecordBatch = _Records
 
 
 def as_record(raw: Any) -> Record:
-    """Return a record of the library as one of ours."""
+    """Return a record of the library as a `Record`."""
     return Record(
         raw.topic,
         raw.partition,

@@ -1,4 +1,4 @@
-"""Plain writing, for the command line: messages outside any transaction, each with its acknowledgement."""
+"""Sends messages outside any transaction, each with its own acknowledgement, for the commands."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from etl.broker.connection import (
 
 
 class Delivery:
-    """A message on its way."""
+    """A message in flight."""
 
     def __init__(self, future: Any) -> None:
         self._future = future
 
     def result(self, timeout: float = TRANSACTION_TIMEOUT_SECONDS) -> tuple[int, int]:
-        """Wait for the acknowledgement; return (partition, offset). Raises BrokerUnavailable."""
+        """Wait up to `timeout` seconds for the acknowledgement; return its partition and offset.
+
+        Raises BrokerUnavailable if it failed, or if it is late; in that case the message may still be written.
+        """
         with translate_errors("message was not acknowledged"):
             told = self._future.get(timeout=timeout)
         return told.partition, told.offset
 
 
 class Writer:
-    """Sends messages outside transactions, idempotently and acknowledged by all replicas."""
+    """Sends messages outside transactions, idempotently and acknowledged by all replicas. One thread at a time."""
 
     def __init__(self, bootstrap_servers: str) -> None:
         with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
@@ -47,17 +50,20 @@ class Writer:
             )
 
     def send(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Delivery:
-        """Send one message; ask the returned delivery for its acknowledgement."""
+        """Queue one message; `result` of the returned delivery waits for its acknowledgement.
+
+        May block while the topic's metadata is fetched. Raises BrokerUnavailable.
+        """
         with translate_errors(f"message to {topic} was refused"):
             return Delivery(self._producer.send(topic, value=value, key=key, headers=list(headers)))
 
     def flush(self, timeout: float = 30.0) -> None:
-        """Wait until everything sent was acknowledged or failed."""
+        """Wait up to `timeout` seconds until every message is acknowledged or has failed. Raises BrokerUnavailable."""
         with translate_errors("messages were not acknowledged"):
             self._producer.flush(timeout=timeout)
 
     def close(self) -> None:
-        """Disconnect, sending what is left."""
+        """Send what is still queued, for five seconds at most, and disconnect. Never raises."""
         with contextlib.suppress(kafka_errors.KafkaError):
             self._producer.close(timeout=5)
 

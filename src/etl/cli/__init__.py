@@ -1,4 +1,4 @@
-"""The command `etl`: `etl COMMAND …`, or, without the name of a command, `etl consume`."""
+"""The command `etl`: `etl COMMAND …`. Without the name of a command it runs `etl consume`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import click
 from etl.cli import config, consume, dlq, servers, submit
 from etl.errors import BrokerUnavailable, SettingsError
 
-# What one tries of a tool that one does not know; taken for a topic it would start a consumer and make topics.
+# Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
 NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "status", "stop", "topics", "version"}
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
 
 
 class DefaultGroup(click.Group):
-    """A group whose default command is `consume`: a first word that names no command is its first argument."""
+    """A group with the default command `consume`, which gets a first word that does not name a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `consume` in front unless the first word names a command or asks for help."""
+        """Insert `consume` unless the first word names a command or asks for help."""
         if args and (instead := refusal(args[0], self.commands)):
             raise click.UsageError(instead, ctx)
         if not args or (args[0] not in self.commands and args[0] not in {"--help", "--version"}):
@@ -29,7 +29,7 @@ class DefaultGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; wrong settings and a broker that is away are one message, never a traceback."""
+        """Run a command; for wrong settings or a broker that is away, print a message instead of a traceback."""
         try:
             return super().invoke(ctx)
         except SettingsError as error:
@@ -41,15 +41,15 @@ class DefaultGroup(click.Group):
 
 
 def refusal(word: str, commands: Iterable[str]) -> str | None:
-    """Return why a first word that names no command is hardly a topic; None: it may be one."""
+    """Return why a first word that names no command is probably not a topic either; None if it may be one."""
     names = list(commands)
     if word in names:
         return None
     near = difflib.get_close_matches(word, [name for name in names if abs(len(name) - len(word)) <= 1], 1, 0.65)
     if not near and word not in NO_COMMANDS:
         return None
-    meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-    return f"no command {word!r}: {meant} (a topic of that name: --topic)"
+    meant = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(names)}"
+    return f"no command {word!r}: {meant} (for a topic with that name, use --topic)"
 
 
 @click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,7 +57,7 @@ def refusal(word: str, commands: Iterable[str]) -> str | None:
 def main() -> None:
     """Copy files between servers, driven by jobs on a Kafka topic.
 
-    Without a command: consume jobs (`etl --topic T --group-id G`, or `etl T G HOST:PORT`).
+    Without a command, consume jobs: `etl --topic T --group-id G`, or `etl T G HOST:PORT`.
     """
 
 

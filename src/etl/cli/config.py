@@ -1,4 +1,4 @@
-"""`etl config`: look at the settings without doing anything."""
+"""`etl config`: shows the settings without connecting to anything."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from etl.sessions.pools import Pools
 
 @click.group()
 def config() -> None:
-    """Look at the settings."""
+    """Check and show the settings."""
 
 
 @config.command()
 @with_servers
 def check(config: ConfigLoader) -> None:
-    """Validate all settings and print the servers; exit code 2 and one message when something is wrong."""
+    """Validate all settings and print the servers.
+
+    If something is wrong, print one message with all errors and exit with code 2.
+    """
     settings = config.settings
     console = terminal.console()
     console.print(f"topic {settings.topic}, group {settings.group_id}, broker {settings.bootstrap_servers}")
@@ -31,7 +34,7 @@ def check(config: ConfigLoader) -> None:
     console.print(_servers(config.servers, settings.consumer_count))
     console.print()
     total = sum(limit for _, limit in _limits(config.servers).values()) * settings.consumer_count
-    console.print(f"at most {terminal.plural(total, 'session')} to all servers together")
+    console.print(f"at most {terminal.plural(total, 'session')} with all servers together")
 
 
 def _servers(servers: Mapping[str, ServerConfig], processes: int) -> object:
@@ -46,14 +49,14 @@ def _servers(servers: Mapping[str, ServerConfig], processes: int) -> object:
                 f"{server.host}:{server.port}" if server.port else server.host,
                 server.username,
                 server.base_path,
-                f"{limit} x {processes} = {limit * processes}" if first == name else f"those of {first}",
+                f"{limit} x {processes} = {limit * processes}" if first == name else f"shared with {first}",
             )
         )
     return terminal.table(["server", "type", "address", "user", "base", "sessions"], rows)
 
 
 def _limits(servers: Mapping[str, ServerConfig]) -> dict[tuple[object, ...], tuple[str, int]]:
-    """Return for each place its first name and its limit: names of the same place share one pool."""
+    """Return the first name and the session limit of each pool: names of the same login share one."""
     limits: dict[tuple[object, ...], tuple[str, int]] = {}
     for name, server in servers.items():
         first, limit = limits.get(Pools.key(server), (name, server.max_connections))

@@ -1,4 +1,4 @@
-"""`etl consume`: take jobs until told to stop. What `etl` without a command and `python -m etl.main` do."""
+"""`etl consume`: runs jobs until told to stop. `etl` without a command and `python -m etl.main` do the same."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import click
 @click.argument("topic_", metavar="[TOPIC]", required=False)
 @click.argument("group_", metavar="[GROUP_ID]", required=False)
 @click.argument("servers_", metavar="[BOOTSTRAP_SERVERS]", required=False)
-@click.option("--topic", help="Topic that jobs come from.")
+@click.option("--topic", help="Topic to read jobs from.")
 @click.option("--group-id", help="Consumer group; processes of one group share the jobs.")
-@click.option("--bootstrap-servers", help="Kafka, HOST:PORT[,HOST:PORT…].")
-@click.option("--env-file", type=click.Path(), help="File of settings (default: .env, if there).")
+@click.option("--bootstrap-servers", help="Kafka brokers, HOST:PORT[,HOST:PORT…].")
+@click.option("--env-file", type=click.Path(), help="File of settings (default: .env, if it exists).")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def consume(
     topic_: str | None,
@@ -27,7 +27,7 @@ def consume(
     verbose: bool,
 ) -> None:
     """Consume jobs and transfer their files until SIGTERM or Ctrl-C."""
-    from etl.process import run  # noqa: PLC0415 - other commands need no consumer
+    from etl.process import run  # noqa: PLC0415 - slow to import, and no other command needs it
 
     overrides = {
         "ETL_TOPIC": topic or topic_,

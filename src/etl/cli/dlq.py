@@ -1,4 +1,4 @@
-"""`etl dlq`: read the dead letters of a topic, and send chosen ones back, each at most once."""
+"""`etl dlq`: reads the dead letters of a topic, and replays chosen ones, each at most once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from etl.models import FileTransferJob, document, header
 from etl.models.wire import Message
 from etl.topics.companions import Topics
 
-# One transaction carries at most this much: it must end well within the transaction's time limit.
+# Most dead letters, and most bytes, in one transaction: it must end well within its time limit.
 BATCH_LETTERS = 1000
 BATCH_BYTES = 8 * 1024 * 1024
-ERROR_SHOWN = 120  # characters in a table
+ERROR_SHOWN = 120  # characters of an error in a table
 
 
 class _Age(click.ParamType[timedelta]):
@@ -40,14 +40,14 @@ class _Age(click.ParamType[timedelta]):
 
 
 def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that choose dead letters, and instead of them `filters`."""
+    """Add the options that choose dead letters to a command, and pass them to it as `filters`."""
 
-    @click.option("--code", multiple=True, help="Only those with this error code; may be repeated.")
-    @click.option("--server", multiple=True, help="Only those from or to this server; may be repeated.")
-    @click.option("--path", help="Only those whose source or destination path matches, such as '/in/*.tif'.")
+    @click.option("--code", multiple=True, help="Only those with this error code; repeatable.")
+    @click.option("--server", multiple=True, help="Only those from or to this server; repeatable.")
+    @click.option("--path", help="Only those whose source or destination path matches a pattern, such as '/in/*.tif'.")
     @click.option("--older-than", type=_Age(), help="Only those older than 30m, 2h, 3d ...")
     @click.option("--newer-than", type=_Age(), help="Only those newer than 30m, 2h, 3d ...")
-    @click.option("--job-id", multiple=True, help="Only those of this job; may be repeated.")
+    @click.option("--job-id", multiple=True, help="Only those of the job with this id; repeatable.")
     @functools.wraps(command)
     def wrapped(
         *,
@@ -74,12 +74,12 @@ def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def dlq() -> None:
-    """Read the dead letters, and send them back."""
+    """Read and replay dead letters."""
 
 
 @dlq.command("list")
 @_with_filters
-@click.option("--replayed", "all_", is_flag=True, help="Those that were sent back already, too.")
+@click.option("--replayed", "all_", is_flag=True, help="Include those that were already replayed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @with_config
 def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> None:
@@ -102,7 +102,7 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
     if chosen:
         terminal.console().print(_table(chosen))
     hidden = len(matching) - len(chosen)
-    note = f" ({hidden} sent back already, see --replayed)" if hidden else ""
+    note = f" ({hidden} already replayed: see --replayed)" if hidden else ""
     part = f"{len(chosen)} of " if filters.are_given else ""
     print(f"{part}{terminal.plural(len(shown(found)), 'dead letter')} in {topics.dlq}{note}")
 
@@ -112,7 +112,7 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_config
 def show(config: ConfigLoader, name: str, as_json: bool) -> None:
-    """Print one dead letter whole: by its job's id, or by its place."""
+    """Print a dead letter in full. Name it by its job's id or by its place."""
     topics = Topics.of(config.settings.topic, config.settings)
     places, names = letters.parse_names([name])
     found, _ = letters.read(config.settings.bootstrap_servers, topics.dlq)
@@ -131,59 +131,59 @@ def show(config: ConfigLoader, name: str, as_json: bool) -> None:
 @dlq.command()
 @click.argument("names", metavar="[ID|PARTITION:OFFSET]...", nargs=-1)
 @_with_filters
-@click.option("--all", "all_", is_flag=True, help="All that were not sent back yet.")
-@click.option("--dry-run", is_flag=True, help="Only print what would be sent back.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--all", "all_", is_flag=True, help="Replay all that were not replayed yet.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be replayed.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_config
 def replay(
     config: ConfigLoader, names: tuple[str, ...], filters: Filters, all_: bool, dry_run: bool, yes: bool
 ) -> None:
-    """Send dead letters back to their topic: those named or filtered, or --all.
+    """Send dead letters back to their topic: those named, those chosen by filters, or --all.
 
-    Each at most once, however often and by how many at once this runs.
+    Each is replayed at most once, even if this command runs repeatedly or several times at once.
     """
     is_chosen = bool(names) or filters.are_given
     if all_ and is_chosen:
-        raise click.UsageError("--all goes with no name and no filter")
-    if not (all_ or is_chosen or dry_run):  # a script whose list of ids came out empty
-        raise click.UsageError("name dead letters, choose them by a filter, or say --all")
+        raise click.UsageError("--all cannot be combined with names or filters")
+    if not (all_ or is_chosen or dry_run):  # perhaps a script whose list of ids is empty: do not replay all
+        raise click.UsageError("name dead letters, choose them by a filter, or use --all")
     _require_known(filters.codes)
     settings = config.settings
     topics = Topics.of(settings.topic, settings)
     if dry_run:
         _choose(settings.bootstrap_servers, topics, filters, names)
         return
-    # Opened before reading: it ends what a rival has begun, and from here on a rival that begins ends ours. So what
-    # is read as not sent back yet stays so until our own transaction.
+    # Open the producer before reading. That ends the transaction of a concurrent replay, and a replay that starts later
+    # fences us. So a dead letter that we read as not replayed stays so until our own transaction.
     producer = broker.TransactionalProducer(settings.bootstrap_servers, f"etl-replay-{topics.dlq}")
     try:
         producer.open()
         chosen = _choose(settings.bootstrap_servers, topics, filters, names)
         if chosen and not yes and _asks():
-            click.confirm(f"send {terminal.plural(len(chosen), 'dead letter')} back to {topics.source}?", abort=True)
+            click.confirm(f"replay {terminal.plural(len(chosen), 'dead letter')} to {topics.source}?", abort=True)
         sent = _send(producer, topics, chosen)
     finally:
         producer.close()
-    print(f"{terminal.plural(sent, 'dead letter')} sent back to {topics.source}")
+    print(f"{terminal.plural(sent, 'dead letter')} replayed to {topics.source}")
     if names and not sent:
         sys.exit(1)
 
 
 def _require_known(codes: Iterable[str]) -> None:
-    """Raise BadParameter for a code that no error has: a slip of the pen would find nothing, and say so calmly."""
+    """Raise BadParameter for a code that does not exist: a misspelled one would quietly match nothing."""
     known = known_codes()
     if unknown := sorted(set(codes).difference(known)):
         names = terminal.visible(", ".join(unknown))
-        raise click.BadParameter(f"no error has the code {names}; known: {', '.join(known)}", param_hint="--code")
+        raise click.BadParameter(f"no error has the code {names} (known: {', '.join(known)})", param_hint="--code")
 
 
 def _asks() -> bool:
-    """Is there somebody who can answer?"""
+    """Is there a user who can answer?"""
     return sys.stdin.isatty()
 
 
 def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Sequence[str]) -> list[Letter]:
-    """Return what is to be sent back, printed as a table; report what was named and cannot be."""
+    """Print and return the dead letters to replay; report those that were named but cannot be replayed."""
     places, names = letters.parse_names(texts)
     filters = dataclasses.replace(filters, places=places, names=names)
     found, strangers = letters.read(bootstrap_servers, topics.dlq)
@@ -191,36 +191,36 @@ def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Seq
     _report_strangers(strangers)
     for letter in found:
         if letter.replayed and (letter.place in places or letter.job_id in names):
-            click.echo(f"{letter.name} was sent back already", err=True)
+            click.echo(f"{letter.name} was already replayed", err=True)
     known = {letter.place for letter in found}, {letter.job_id for letter in found}
     for missing in sorted([f"{p}:{o}" for p, o in places - known[0]] + [n for n in names if n not in known[1]]):
         click.echo(f"{topics.dlq} holds no dead letter {terminal.visible(missing)}", err=True)
     for letter in chosen:
         if letter.message.truncated:
-            click.echo(f"{letter.name} skipped: it was too large, only its start was kept", err=True)
+            click.echo(f"{letter.name} skipped: the message was too large, and only its start was kept", err=True)
     chosen = [letter for letter in chosen if not letter.message.truncated]
     if chosen:
         terminal.console().print(_table(chosen))
     else:
-        print(f"nothing to send back in {topics.dlq}")
+        print(f"nothing to replay in {topics.dlq}")
     return chosen
 
 
 def _send(producer: broker.TransactionalProducer, topics: Topics, chosen: Sequence[Letter]) -> int:
-    """Send dead letters with their markers, batch by batch, each in one transaction; return how many."""
+    """Send dead letters and their markers, each batch in one transaction; return the number sent."""
     sent = 0
     try:
         for batch in _batches(chosen):
             producer.transact([message for letter in batch for message in _messages(letter, topics)])
             sent += len(batch)
     except Fenced:
-        raise click.ClickException(f"another replay is running and took over; {sent} were sent back here") from None
+        raise click.ClickException(f"another replay started and took over; this one replayed {sent}") from None
     except CommitUnknown as error:
         raise BrokerUnavailable(
-            f"{error}: {sent} were sent back, of the next ones it is not known; run it again, none is sent twice"
+            f"{error}: {sent} replayed, and the next ones perhaps; run the command again, none is sent twice"
         ) from error
     except BrokerUnavailable as error:
-        raise BrokerUnavailable(f"{error}: {sent} of {len(chosen)} were sent back") from error
+        raise BrokerUnavailable(f"{error}: {sent} of {len(chosen)} replayed") from error
     return sent
 
 
@@ -239,9 +239,9 @@ def _batches(chosen: Sequence[Letter]) -> Iterator[list[Letter]]:
 
 
 def _messages(letter: Letter, topics: Topics) -> tuple[Message, Message]:
-    """Return the original, byte for byte, and the note that it was sent back."""
+    """Return the original message, byte for byte, and the note that it was replayed."""
     original = letter.message.original_bytes()
-    # What the producer said in headers of its own belongs to its message; of ours only these two live on.
+    # Keep the producer's own headers, which belong to the message. Of ours, only these two outlast a replay.
     headers = [pair for pair in letter.record.headers if not pair[0].startswith("etl-")]
     if letter.job_id:
         headers.append((header.JOB_ID, letter.job_id.encode("utf-8", "replace")))
@@ -259,7 +259,7 @@ def _messages(letter: Letter, topics: Topics) -> tuple[Message, Message]:
 
 
 def _key(original: bytes | None) -> bytes | None:
-    """Return the key that keeps jobs of one destination in order; None where the message is no job."""
+    """Return the key that keeps jobs of one destination in order; None if the message is not a job."""
     try:
         return FileTransferJob.from_json(original).ordering_key
     except InvalidMessage:
@@ -270,7 +270,7 @@ def _report_strangers(strangers: Sequence[str]) -> None:
     if strangers:
         shown = ", ".join(strangers[:10]) + (" ..." if len(strangers) > 10 else "")
         click.echo(
-            f"{terminal.plural(len(strangers), 'record')} that cannot be read as a dead letter: {shown}", err=True
+            f"{terminal.plural(len(strangers), 'record')} skipped, not readable as a dead letter: {shown}", err=True
         )
 
 
@@ -286,7 +286,7 @@ def _table(chosen: Sequence[Letter]) -> object:
                 letter.job_id or "",
                 letter.shown("source"),
                 letter.shown("destination"),
-                ("sent back; " if letter.replayed else "")
+                ("replayed; " if letter.replayed else "")
                 + (error if len(error) <= ERROR_SHOWN else error[:ERROR_SHOWN] + "…"),
             )
         )
@@ -299,7 +299,7 @@ def _print_whole(letter: Letter) -> None:
     place = f"{message.original_topic} {message.original_partition}:{message.original_offset}"
     facts = {
         "place": letter.name,
-        "sent back": "yes" if letter.replayed else "no",
+        "replayed": "yes" if letter.replayed else "no",
         "when": document.iso(message.timestamp),
         "job": letter.job_id,
         "from": letter.shown("source") or None,

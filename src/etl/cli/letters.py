@@ -1,4 +1,4 @@
-"""The dead letters of a topic as commands see them: where each is, whether it was sent back, which are meant."""
+"""The dead letters of a topic as commands see them: their place, whether they were replayed, and how to choose some."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Place = tuple[int, int]  # partition, offset
 
 @dataclass(frozen=True)
 class Letter:
-    """A dead letter in its place. `replayed`: it was sent back already."""
+    """A dead letter in its place. `replayed` is true once it was sent back to its topic."""
 
     record: Record
     message: DLQMessage
@@ -33,17 +33,17 @@ class Letter:
 
     @property
     def place(self) -> Place:
-        """Partition and offset in the topic of dead letters."""
+        """Its partition and offset in the dead-letter topic."""
         return self.record.partition, self.record.offset
 
     @property
     def name(self) -> str:
-        """Return the place as it is typed: PARTITION:OFFSET."""
+        """The place as a user types it: PARTITION:OFFSET."""
         return f"{self.record.partition}:{self.record.offset}"
 
     @property
     def job_id(self) -> str | None:
-        """The id that the job goes by: its own, or that of its first delivery."""
+        """The id of the job: its own, or the one made from where it was first delivered."""
         message = self.message
         if message.job_id or message.original_topic is None:
             return message.job_id
@@ -51,12 +51,12 @@ class Letter:
 
     @property
     def replays(self) -> int:
-        """How often this job had been sent back before it came here again."""
+        """How often the job had already been replayed before it became this dead letter."""
         count = (self.record.header(header.REPLAYS) or b"0").decode("ascii", "replace")
         return int(count) if count.isdecimal() and len(count) < 10 else 0
 
     def endpoint(self, side: str) -> tuple[str, str]:
-        """Return server and path of `source` or `destination`, as far as the message names them."""
+        """Return server and path of `source` or `destination`; empty if the message does not name them."""
         message = self.message.original_message
         nested = message.get(side)
         found = {"hostname": "", "path": ""}
@@ -69,11 +69,11 @@ class Letter:
         return found["hostname"], found["path"]
 
     def shown(self, side: str) -> str:
-        """Return an endpoint as one reads it: SERVER:/path."""
+        """Return an endpoint in readable form: SERVER:/path."""
         return ":".join(self.endpoint(side)).strip(":")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return place, state and message for a program."""
+        """Return place, state and message as a JSON object."""
         return {
             "partition": self.record.partition,
             "offset": self.record.offset,
@@ -85,26 +85,26 @@ class Letter:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which dead letters are meant; what is not given lets all through."""
+    """Which dead letters to choose. A filter that is not given matches all."""
 
     codes: frozenset[str] = frozenset()
     servers: frozenset[str] = frozenset()
     path: str | None = None
     job_ids: frozenset[str] = frozenset()
-    places: frozenset[Place] = frozenset()  # with `names`: any of either
-    names: frozenset[str] = frozenset()
+    places: frozenset[Place] = frozenset()  # together with `names`: one of either must match
+    names: frozenset[str] = frozenset()  # job ids
     older_than: timedelta | None = None
     newer_than: timedelta | None = None
-    replayed: bool = False  # those sent back already, too
+    replayed: bool = False  # include those that were already replayed
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def are_given(self) -> bool:
-        """Was anything given?"""
+        """Is there any filter?"""
         return self != Filters(replayed=self.replayed, now=self.now)
 
     def match(self, letter: Letter) -> bool:
-        """Is this one meant?"""
+        """Do all filters match this dead letter?"""
         ends = [letter.endpoint(side) for side in ("source", "destination")]
         age = self.now - letter.message.timestamp
         named = bool(self.places or self.names)
@@ -121,9 +121,12 @@ class Filters:
 
 
 def read(bootstrap_servers: str, topic: str) -> tuple[list[Letter], list[str]]:
-    """Return all dead letters committed by now, oldest first, and what else is there that is none (PARTITION:OFFSET).
+    """Read all dead letters committed by now.
 
-    Reads to the very ends, waiting for transactions that are still open: a marker behind one of them counts.
+    Reads up to the last offsets, and waits for transactions that are still open: a marker behind one of them counts.
+
+    Returns:
+        The dead letters, oldest first, and the places (PARTITION:OFFSET) of records that are not dead letters.
     """
     with broker.Reader(bootstrap_servers, topic, committed=False) as reader:
         ends = reader.ends()
@@ -144,7 +147,7 @@ def read(bootstrap_servers: str, topic: str) -> tuple[list[Letter], list[str]]:
 
 
 def marker(letter: Letter) -> bytes:
-    """Return the value of the note that a dead letter was sent back."""
+    """Return the value of the note that a dead letter was replayed."""
     partition, offset = letter.place
     at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     return json.dumps({"replayed": {"partition": partition, "offset": offset}, "timestamp": at}).encode()
@@ -155,14 +158,14 @@ def _marked(record: Record) -> set[Place]:
         named: Mapping[str, Any] = json.loads(record.value or b"")["replayed"]
         return {(int(named["partition"]), int(named["offset"]))}
     except (ValueError, KeyError, TypeError):
-        return set()  # no note of ours
+        return set()  # another program's record
 
 
 def parse_age(text: str) -> timedelta:
-    """Return the duration that `90s`, `2h` or `3d` names. Raises ValueError."""
+    """Return the duration meant by a text such as `90s`, `2h` or `3d`. Raises ValueError."""
     found = _AGE.fullmatch(text.strip().lower())
     if not found:
-        raise ValueError(f"{text!r} is no age such as 30m, 2h or 3d")
+        raise ValueError(f"{text!r} is not an age such as 30m, 2h or 3d")
     return timedelta(**{_UNITS[found[2]]: float(found[1])})
 
 

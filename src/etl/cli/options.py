@@ -1,4 +1,4 @@
-"""What every command takes: which settings, which topic, which broker, how much to log."""
+"""The options of every command: file of settings, topic, broker, and how much to log."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from etl.config import ConfigLoader
 
 
 def with_config(command: Callable[..., None], *, needs_servers: bool = False) -> Callable[..., None]:
-    """Give a command `--topic --bootstrap-servers --env-file -v`, and instead of them `config`, read and validated.
+    """Add `--topic --bootstrap-servers --env-file -v` to a command, and pass it the validated settings as `config`.
 
-    Logs go to standard error: what a command prints may be read by a program. `needs_servers`: one at least.
+    Logs go to standard error, because a program may read the output. With `needs_servers`, settings without any server
+    are an error.
     """
 
     @click.option("--topic", help="Topic of the jobs (ETL_TOPIC).")
-    @click.option("--bootstrap-servers", help="Kafka, HOST:PORT[,HOST:PORT…] (ETL_BOOTSTRAP_SERVERS).")
-    @click.option("--env-file", type=click.Path(), help="File of settings (default: .env, if there).")
-    @click.option("-v", "--verbose", is_flag=True, help="Log what is done.")
+    @click.option("--bootstrap-servers", help="Kafka brokers, HOST:PORT[,HOST:PORT…] (ETL_BOOTSTRAP_SERVERS).")
+    @click.option("--env-file", type=click.Path(), help="File of settings (default: .env, if it exists).")
+    @click.option("-v", "--verbose", is_flag=True, help="Log more.")
     @functools.wraps(command)
     def wrapped(
         *, topic: str | None, bootstrap_servers: str | None, env_file: str | None, verbose: bool, **rest: Any
@@ -35,7 +36,7 @@ def with_config(command: Callable[..., None], *, needs_servers: bool = False) ->
         if needs_servers:
             config.require_servers()
         level = "DEBUG" if verbose else "WARNING"
-        # The client tells every try of a broker that is down; a command says it once, when it gives up.
+        # The Kafka client logs every attempt to reach a broker that is down. A command reports it once, at the end.
         library_level = "WARNING" if verbose else "CRITICAL"
         logs.configure(config.settings.log_format, level, config.secrets, sys.stderr, library_level=library_level)
         broker.secure(config.settings)

@@ -1,4 +1,4 @@
-"""`etl servers`: try whether each server can be reached, logged in to, listed and written."""
+"""`etl servers`: tests whether each server can be reached, logged in to, listed and written to."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ from etl.transfer.streaming import MemoryParcel
 
 T = TypeVar("T")
 
-AT_ONCE = 8  # servers that are tried at the same time
+AT_ONCE = 8  # servers that are tested at the same time
 PROBE = b"etl servers check: this file may be deleted\n"
 STEPS = ("reach", "login", "list", "write")
 
 
 @dataclass
 class Trial:
-    """What came of trying one server: for each step done milliseconds, at the first that failed why."""
+    """The test of one server: how long each step took, and which one failed and why."""
 
     server: ServerConfig
-    ms: dict[str, float] = field(default_factory=dict)
-    names: int | None = None  # in the base folder
-    unchecked: dict[str, str] = field(default_factory=dict)  # step: the method that a user's protocol has not
-    failed: str | None = None  # the step
+    ms: dict[str, float] = field(default_factory=dict)  # milliseconds of each step that succeeded
+    names: int | None = None  # number of names in the base folder; None if it was not listed
+    details: dict[str, str] = field(default_factory=dict)  # what the session tells of the server
+    unchecked: dict[str, str] = field(default_factory=dict)  # step: the method that a user's protocol lacks
+    failed: str | None = None  # the step that failed
     error: str | None = None
     error_code: str | None = None
 
     def run(self, step: str, action: Callable[[], T]) -> T:
-        """Run one step and note its time, or why it failed."""
+        """Run one step and record its time. If it raises, `failed` keeps its name."""
         self.failed = step
         started = time.perf_counter()
         result = action()
@@ -54,32 +55,32 @@ class Trial:
         return result
 
     def shown(self, step: str) -> str:
-        """Return what the table says of a step."""
+        """Return the text for a step in the table."""
         if self.failed == step:
             return "failed"
-        if step == "reach":  # part of the login: no time of its own
+        if step == "reach":  # a part of the login, and not timed separately
             return "ok" if "login" in self.ms or self.failed == "login" else "-"
         return f"{self.ms[step]:.0f}" if step in self.ms else "-"
 
     @property
     def result(self) -> str:
-        """What the table says in the end."""
+        """The text in the last column of the table."""
         if self.failed:
             return f"{self.error_code}: {self.error}"
-        found = (
-            "connect() raised nothing" if self.names is None else f"{terminal.plural(self.names, 'name')} in its folder"
-        )
+        found = "connect() succeeded" if self.names is None else f"{terminal.plural(self.names, 'name')} in its folder"
         missing = ", ".join(f"{step} (no {method}())" for step, method in self.unchecked.items())
-        return f"ok, {found}" + (f"; not checked: {missing}" if missing else "")
+        told = "".join(f"; {name.replace('_', ' ')}: {value}" for name, value in self.details.items())
+        return f"ok, {found}" + (f"; not checked: {missing}" if missing else "") + told
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the trial for a program."""
+        """Return the test as a JSON object."""
         return {
             "server": self.server.hostname,
             "type": self.server.type,
             "ok": self.failed is None,
             "ms": {step: round(ms, 1) for step, ms in self.ms.items()},
             "names": self.names,
+            "details": self.details,
             "unchecked": list(self.unchecked),
             "failed": self.failed,
             "error": self.error,
@@ -89,16 +90,19 @@ class Trial:
 
 @click.group()
 def servers() -> None:
-    """Try the servers of the settings."""
+    """Test the servers of the settings."""
 
 
 @servers.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("--write", is_flag=True, help="Write, rename, measure and remove a small file, too.")
+@click.option("--write", is_flag=True, help="Also write, rename, measure and remove a small file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @with_servers
 def check(config: ConfigLoader, names: tuple[str, ...], write: bool, as_json: bool) -> None:
-    """Reach, log in to and list each server (default: all); exit code 1 if any failed. Times in milliseconds."""
+    """Reach, log in to and list each server (default: all). Times are in milliseconds.
+
+    If any server fails, exit with code 1.
+    """
     chosen = {server.hostname: server for server in _chosen(config, names)}
     limits = config.settings.transfer
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="check") as threads:
@@ -125,16 +129,17 @@ def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Tria
     try:
         session = create_session(server, limits)
         trial.run("login", session.connect)
+        trial.details = dict(session.describe())
         lacks = session.lacks()
         if "names" in lacks:
             trial.unchecked["list"] = "names"
         else:
             trial.names = trial.run("list", lambda: _count(session))
-        if write and "remove" in lacks:  # the file would stay there
+        if write and "remove" in lacks:  # the file could not be removed again
             trial.unchecked["write"] = "remove"
         elif write:
             _write(trial, session, limits)
-    except Exception as error:  # noqa: BLE001 - a user's own protocol may raise anything; it is this server's failure
+    except Exception as error:  # noqa: BLE001 - a user's own protocol may raise anything; report it for this server
         trial.failed = trial.failed or "reach"
         if isinstance(error, ServerUnavailable) and trial.failed == "login":
             trial.failed = "reach"
@@ -147,7 +152,7 @@ def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Tria
 
 
 def _count(session: Session) -> int:
-    """Return how many names the base folder holds, which must be there: to `names` alone, none is an empty one."""
+    """Return the number of names in the base folder, which must exist: `names` treats a missing folder as empty."""
     session.require_base()
     return len(session.names(""))
 
@@ -164,7 +169,7 @@ def _write(trial: Trial, session: Session, limits: TransferSettings) -> None:
 
 
 def _round(trial: Trial, session: Session, partial: str, final: str) -> None:
-    """Write, rename, ask the size and remove."""
+    """Write a file, rename it, compare its size, and remove it."""
     probe = MemoryParcel("probe", Facts(len(PROBE), None), io.BytesIO(PROBE))
     stored = session.write(partial, probe, memoryview(bytearray(64 * 1024)))
     session.publish(stored, final, None).result()
@@ -174,12 +179,12 @@ def _round(trial: Trial, session: Session, partial: str, final: str) -> None:
         facts = session.look(final)
         found = facts.size_bytes if facts is not None else 0
         if found not in (None, len(PROBE)):
-            raise SizeMismatch(f"wrote {len(PROBE)} bytes, the server has {found}")
+            raise SizeMismatch(f"wrote {len(PROBE)} bytes, but the server has {found}")
     session.remove(final)
 
 
 def _tidy(server: ServerConfig, limits: TransferSettings, names: Sequence[str]) -> None:
-    """Remove what a failed probe left behind, through a new session: the old one is not to be trusted."""
+    """Remove what a failed test may have left, through a new session: the old one is in an unknown state."""
     with suppress(EtlError, OSError):
         session = create_session(server, limits)
         try:

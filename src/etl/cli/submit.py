@@ -1,4 +1,4 @@
-"""`etl submit`: put jobs on the topic, and wait for what becomes of them."""
+"""`etl submit`: sends jobs to the topic, and waits for their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Draft:
-    """A message to be sent: its key keeps jobs of one destination in order. `job_id` None: it has none that we know."""
+    """A message to send. The key keeps jobs of one destination in order; `job_id` is None if it cannot be read."""
 
     key: bytes | None
     value: bytes
@@ -36,14 +36,22 @@ class Draft:
 @click.command()
 @click.argument("source", metavar="SRC:/PATH", required=False)
 @click.argument("destination", metavar="DST:/PATH", required=False)
-@click.option("-f", "--file", "path", help="File of jobs, one JSON object a line; - is standard input.")
+@click.option("-f", "--file", "path", help="File of jobs, one JSON object per line; - is standard input.")
 @click.option("--no-check", is_flag=True, help="Send the lines as they are, valid or not.")
-@click.option("--job-id", help="Id of the one job (default: a new one).")
-@click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="Of the one job.")
-@click.option("--overwrite", type=click.Choice(["replace", "skip", "fail", "newer"]), help="If the destination exists.")
-@click.option("--source-action", metavar="keep|delete|move:PATH", help="What becomes of the source.")
-@click.option("--wait", is_flag=True, help="Wait until each job has its result; exit code 1 if any failed.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait at most; else for ever.")
+@click.option("--job-id", help="Id of a single job (default: a new one).")
+@click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="Priority of a single job.")
+@click.option(
+    "--overwrite",
+    type=click.Choice(["replace", "skip", "fail", "newer"]),
+    help="What to do if the destination of a single job exists.",
+)
+@click.option(
+    "--source-action", metavar="keep|delete|move:PATH", help="What to do with the source of a single job afterwards."
+)
+@click.option("--wait", is_flag=True, help="Wait for the result of each job; exit with code 1 if any failed.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait at most (default: no limit)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print results (without --wait: what was sent) as JSON lines.")
 @with_config
 def submit(
@@ -60,7 +68,7 @@ def submit(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Send one job (etl submit SRC:/path DST:/path), or JSON lines (--file FILE, or - for standard input).
+    """Send one job (etl submit SRC:/path DST:/path), or a file of jobs (--file FILE, or - for standard input).
 
     All lines are checked before anything is sent.
     """
@@ -69,12 +77,12 @@ def submit(
     one_job_options = (job_id, priority, overwrite, source_action)
     if path is not None:
         if source is not None or any(option is not None for option in one_job_options):
-            raise click.UsageError("--file goes with no SRC, DST or option of a single job")
+            raise click.UsageError("--file cannot be combined with SRC, DST or options of a single job")
         drafts = _read(path, check=not no_check)
     elif source is None or destination is None:
         raise click.UsageError("give SRC:/PATH and DST:/PATH, or --file FILE")
     elif no_check:
-        raise click.UsageError("--no-check goes with --file only")
+        raise click.UsageError("--no-check needs --file")
     else:
         drafts = [_one(source, destination, job_id, priority, overwrite, source_action)]
     _warn_of_strangers(config, drafts)
@@ -151,7 +159,7 @@ def _read(path: str, *, check: bool) -> list[Draft]:
 
 
 def _drafts(lines: Iterable[bytes], *, check: bool) -> list[Draft]:
-    """Return a draft for each line that is not blank. Raises UsageError that lists the bad lines."""
+    """Return a draft for each line that is not blank. Raises UsageError, which lists the invalid lines."""
     drafts: list[Draft] = []
     bad: list[str] = []
     for number, raw in enumerate(lines, start=1):
@@ -174,12 +182,12 @@ def _drafts(lines: Iterable[bytes], *, check: bool) -> list[Draft]:
         shown = [*bad[:BAD_LINES_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
         raise click.UsageError("nothing was sent:\n  " + "\n  ".join(shown))
     if not drafts:
-        raise click.UsageError("there is no job to send")
+        raise click.UsageError("there are no jobs to send")
     return drafts
 
 
 def _draft(job: FileTransferJob, line: bytes | None = None) -> Draft:
-    """Return the job as it is sent: its own line, unless it needs an id to be recognised by."""
+    """Return the job as it is sent: its own line; or rewritten with a new id, if it has none to be recognised by."""
     if job.job_id is None:
         job, line = job.with_id(uuid.uuid4().hex), None
     return Draft(job.ordering_key, line or job.to_json().encode("utf-8"), job.job_id, _servers(job))
@@ -190,7 +198,7 @@ def _servers(job: FileTransferJob) -> tuple[str, ...]:
 
 
 def _warn_of_strangers(config: ConfigLoader, drafts: Iterable[Draft]) -> None:
-    """Say which servers are none here, where any are set: the consumers' settings may be others."""
+    """Warn about servers that these settings lack, if they have any. The consumers' settings may differ."""
     if not config.servers:
         return
     for name in dict.fromkeys(name for draft in drafts for name in draft.servers):
@@ -201,9 +209,9 @@ def _warn_of_strangers(config: ConfigLoader, drafts: Iterable[Draft]) -> None:
 
 
 def _send(bootstrap_servers: str, topic: str, drafts: Sequence[Draft]) -> list[Sent]:
-    """Send all; return them with their places. Raises BrokerUnavailable that says how many got through."""
+    """Send all drafts; return them with their places. Raises BrokerUnavailable, which says how many were sent."""
     with broker.Reader(bootstrap_servers, topic) as reader:
-        reader.ends()  # a topic that is not there is known at once, instead of after the producer's patience
+        reader.ends()  # fails at once if the topic does not exist; the producer would only time out
     with broker.Writer(bootstrap_servers) as writer:
         acknowledged: list[Sent] = []
         try:

@@ -1,4 +1,4 @@
-"""How commands print: tables and sizes; no control character of a message, and no password, reaches a terminal."""
+"""How commands print tables and sizes. Keeps passwords and the control characters of messages off the terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rich.text import Text
 from etl import logs
 from etl.models import document
 
-# C0 and C1 control characters: an escape sequence in a file's name could rewrite the screen.
+# C0 and C1 control characters: an escape sequence in a file name could rewrite the screen.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_WIDE = 200  # columns when nobody looks: a file or a pipe
+_WIDE = 200  # columns of a file or a pipe
 
 
 def visible(text: object) -> str:
@@ -31,7 +31,7 @@ def json_line(data: object) -> str:
 
 
 def console(*, error: bool = False) -> Console:
-    """Return a console on standard output or error; wide when it is no terminal."""
+    """Return a console on standard output or standard error; wide if that is not a terminal."""
     stream = sys.stderr if error else sys.stdout
     width = shutil.get_terminal_size().columns if stream.isatty() else _WIDE
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
@@ -44,7 +44,7 @@ def table(
     numbers: Sequence[str] = (),
     whole: Sequence[str] = (),
 ) -> Table:
-    """Return a plain table; `numbers` are the columns set flush right, `whole` those never folded: to be copied."""
+    """Return a plain table. Columns in `numbers` are right-aligned; those in `whole` are never folded, for copying."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         justify: Literal["right", "left"] = "right" if column in numbers else "left"
@@ -55,7 +55,7 @@ def table(
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in words: 12.3 MB."""
+    """Return a number of bytes in readable form: 12.3 MB."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Waiting for the results of jobs that were just sent, with a progress bar."""
+"""Waits for the results of jobs that were just sent, with a progress bar."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from etl.models import TransferResult, header
 from etl.models.task import Record
 from etl.topics.companions import Topics
 
-JOBS_SHOWN = 20  # of those that failed, and of those without a result
-TURN_RECORDS = 500  # of one topic before the other one is looked at
+JOBS_SHOWN = 20  # at most, of failed jobs and of jobs without a result
+TURN_RECORDS = 500  # read from one topic before it is the other one's turn
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Sent:
 
     @property
     def derived_id(self) -> str:
-        """What the consumer calls a job that has no id."""
+        """The id that the consumer gives to a job without one."""
         return f"{self.topic}-{self.partition}-{self.offset}"
 
     @property
     def job_id(self) -> str:
-        """The id that its result will carry, as far as we know."""
+        """The id that the result is expected to have."""
         return self.given_id or self.derived_id
 
     def to_dict(self) -> dict[str, object]:
-        """Return what a program may want to know of it."""
+        """Return id and place as a JSON object."""
         return {"job_id": self.job_id, "topic": self.topic, "partition": self.partition, "offset": self.offset}
 
 
 class Expected:
-    """Which results are still to come. Ids are labels: several jobs may have the same."""
+    """The results still to come. Several jobs may have the same id."""
 
     def __init__(self, sent: Sequence[Sent]) -> None:
         self._by_place = {job.derived_id: job for job in sent}
@@ -62,11 +62,11 @@ class Expected:
         return len(self._by_place)
 
     def missing(self) -> list[Sent]:
-        """Return the jobs without a result, in the order in which they were sent."""
+        """Return the jobs without a result, in the order they were sent."""
         return list(self._by_place.values())
 
     def take(self, record: Record, result: TransferResult) -> bool:
-        """Is this the result of one of ours that had none yet? Its place says so exactly, else its id."""
+        """Note a result: is it the first one for a job of ours? Compares the place if it is known, else the id."""
         place = (record.header(header.ORIGIN) or b"").decode("utf-8", "replace")
         if place:
             return self._by_place.pop(place, None) is not None
@@ -80,7 +80,7 @@ class Expected:
 
 
 class Waiting:
-    """Follows the topics of results from where they ended before the jobs were sent."""
+    """Follows the topics for results from their ends at its creation: create it before sending the jobs."""
 
     def __init__(self, bootstrap_servers: str, topics: Topics) -> None:
         self._readers: list[broker.Reader] = []
@@ -107,7 +107,7 @@ class Waiting:
         self.close()
 
     def results(self, expected: Expected, timeout: float | None, *, as_json: bool) -> list[TransferResult]:
-        """Take what is expected, as far as it comes within `timeout` seconds; print each result if `as_json`."""
+        """Return the expected results that come within `timeout` seconds (None: no limit); print them if `as_json`."""
         found: list[TransferResult] = []
         deadline = None if timeout is None else time.monotonic() + timeout
         columns = (
@@ -148,11 +148,11 @@ def _read(record: Record | None) -> TransferResult | None:
     try:
         return TransferResult.from_json(record.value)
     except InvalidMessage:
-        return None  # somebody else's record
+        return None  # another program's record
 
 
 def print_summary(results: Sequence[TransferResult], jobs: int, seconds: float, *, as_json: bool) -> None:
-    """Say how many files and bytes moved how fast, and name what failed; on standard error beside JSON lines."""
+    """Print how many files and bytes moved, how fast, and what failed; on standard error if results are JSON lines."""
     failures = [result for result in results if not result.succeeded]
     for result in failures[:JOBS_SHOWN]:
         click.echo(terminal.visible(f"failed: {result.job_id}: {result.error_code}: {result.error}"), err=True)
@@ -169,29 +169,29 @@ def print_summary(results: Sequence[TransferResult], jobs: int, seconds: float, 
 
 
 def print_interrupted(sent: int, missing: int) -> None:
-    """Say that Ctrl-C ended the waiting alone."""
+    """Print that Ctrl-C has ended only the waiting."""
     click.echo(
         f"\nno longer waiting: {terminal.plural(sent, 'job')} sent, {missing} without a result yet;"
-        " what was sent stays on the topic, and is done all the same",
+        " the jobs stay on the topic and will be done",
         err=True,
     )
 
 
 def print_missing(missing: Sequence[Sent], timeout: float, settings: Settings) -> None:
-    """Say which jobs had no result in time, and where to look for them."""
+    """Print which jobs had no result in time, and where to look for them."""
     click.echo(f"no result within {timeout:g} s: {terminal.plural(len(missing), 'job')}", err=True)
     for job in missing[:JOBS_SHOWN]:
         click.echo(terminal.visible(f"no result: {job.job_id}"), err=True)
     if len(missing) > JOBS_SHOWN:
         click.echo(f"and {len(missing) - JOBS_SHOWN} more without a result", err=True)
     name = "kafka-consumer-groups.sh"
-    tool = name if shutil.which(name) else f"kafka/bin/{name}"  # on the path in the image, not in a clone
+    tool = name if shutil.which(name) else f"kafka/bin/{name}"  # on PATH in the image, but not in a clone
     of_group = f"--bootstrap-server {settings.bootstrap_servers} --describe --group {settings.group_id}"
     click.echo(
-        "what was sent stays on the topic and may still be done; where to look:\n"
-        f"  does a consumer of {settings.topic} run, and how much is before the job (LAG)?"
+        "the jobs stay on the topic and may still be done; where to look:\n"
+        f"  is a consumer of {settings.topic} running, and how many jobs are ahead (LAG)?"
         f" {tool} {of_group}\n"
-        "  does the job wait for a server? job waits, job deferred in the consumers' logs; etl servers check\n"
-        f"  has it failed meanwhile? etl dlq list --topic {settings.topic}",
+        '  is the job waiting for a server? "job waits" or "job deferred" in the consumers\' logs; etl servers check\n'
+        f"  has the job failed meanwhile? etl dlq list --topic {settings.topic}",
         err=True,
     )

@@ -1,7 +1,7 @@
-"""Settings and servers: the only reader of the environment and of `.env`; every default, limit and unit.
+"""Settings and servers, with every default, limit and unit. The only reader of the environment and of `.env`.
 
-Validates whole at start and reports all that is wrong at once, by name and without any secret. Imports
-nothing of the package but errors; protocols make themselves known through `PROTOCOLS`.
+Validates everything at the start and reports all errors at once, by name and without any secret. Protocols register
+themselves in `PROTOCOLS`.
 """
 
 from etl.config.kinds import Kind

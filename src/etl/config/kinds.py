@@ -1,4 +1,4 @@
-"""Kinds of values: what a setting may be, and how it is read."""
+"""Kinds of values: which texts a setting accepts, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MAX_TOPIC_CHARS = 249  # org.apache.kafka.common.internals.Topic
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: `parse` raises ValueError for what is not what `says` names."""
+    """A kind of value. `parse` raises ValueError or LookupError for a text that is not what `says` describes."""
 
     says: str
     parse: Callable[[str], Any]
 
 
 def one_of(*choices: str) -> Kind:
-    """Return the kind that is one of some words, in any case."""
+    """Return the kind that accepts one of these words, in upper or lower case."""
 
     def parse(text: str) -> str:
         return {choice.lower(): choice for choice in choices}[text.lower()]
@@ -29,7 +29,7 @@ def one_of(*choices: str) -> Kind:
 
 
 def matching(pattern: str, says: str) -> Kind:
-    """Return the kind that matches a regular expression whole."""
+    """Return the kind that accepts texts which match the whole regular expression."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -40,7 +40,7 @@ def matching(pattern: str, says: str) -> Kind:
 
 
 def number(low: float, high: float, *, whole: bool = False) -> Kind:
-    """Return the kind that is a number within limits, both included."""
+    """Return the kind that accepts a number from `low` to `high`, both included."""
 
     def parse(text: str) -> float:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}" if whole else r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?", text):
@@ -54,7 +54,7 @@ def number(low: float, high: float, *, whole: bool = False) -> Kind:
 
 
 def whole(low: int, high: int) -> Kind:
-    """Return the kind that is a whole number within limits, both included."""
+    """Return the kind that accepts a whole number from `low` to `high`, both included."""
     return number(low, high, whole=True)
 
 
@@ -103,7 +103,7 @@ def _parse_host(text: str) -> str:
 
 
 def _parse_encoding(text: str) -> str:
-    # FTP's control line is ASCII with names in between: an encoding that changes ASCII cannot be used.
+    # FTP commands are ASCII with names in between: an encoding that changes ASCII cannot be used.
     try:
         usable = "/a\r\n".encode(text) == b"/a\r\n"
     except LookupError:
@@ -131,7 +131,7 @@ SWITCH = Kind("one of true, false", _parse_switch)
 SIZE = whole(1, 1 << 40)
 LIMIT = number(0.1, 86400)
 ADDRESS = Kind("a host name or IP address alone (no port, no scheme, no path)", _parse_host)
-ENCODING = Kind("a text encoding that leaves ASCII alone (utf-8, euc-kr, cp949 ...)", _parse_encoding)
+ENCODING = Kind("a text encoding that includes ASCII (utf-8, euc-kr, cp949 ...)", _parse_encoding)
 PARTIAL_PATTERN = Kind("a file name with {id} once and no slash", _parse_partial_pattern)
 ADDRESSES = Kind("host:port, several separated by commas", _parse_addresses)
 MODULES = Kind("names of Python modules separated by commas", _parse_modules)

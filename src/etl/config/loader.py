@@ -1,4 +1,4 @@
-"""Reading and validating all settings at once: the only reader of the environment."""
+"""Reads and validates all settings at once. The only reader of the environment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from etl.models.server import ServerConfig
 class ConfigLoader:
     """All settings of a process, read and validated.
 
-    `env_file`: must exist; without one `.env` in the current folder is read if it is there. `environ`
-    (default: that of the process) wins over the file; `overrides` (of the command line, `{"ETL_TOPIC": ...}`) win
-    over both.
+    Args:
+        env_file: the file of settings, which must exist; by default `.env` in the current folder, if there is one.
+        environ: the environment, which overrides the file; by default that of the process.
+        overrides: settings from the command line, such as `{"ETL_TOPIC": ...}`, which override both.
 
     Raises:
-        SettingsError: one message that names every wrong setting, and the warnings.
+        SettingsError: if settings are wrong; the message names all of them, and contains the warnings.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ConfigLoader:
                 problems["env file"] = str(error).removeprefix("env file ")
         file_names = {name.upper() for name in in_file}
         own = without_links(environ, lambda name: f"{name}_TYPE" in environ or f"{name}_TYPE" in file_names)
-        # docker --env-file leaves the quotes of the file where they are.
+        # `docker --env-file` keeps the quotes around values in its file.
         own = {name: unquoted(value) for name, value in own.items()}
         values = merged((in_file, own, overrides or {}))
 
@@ -67,7 +68,7 @@ class ConfigLoader:
         self.warnings += _torn_logins(self.servers)
         for name, server in self.servers.items():
             if f"{name}_PORT" in environ and f"{name}_PORT" not in values:
-                self.warnings.append(f"{name}_PORT is a service link, no port number: {server.port} is used")
+                self.warnings.append(f"{name}_PORT is a service link, not a port number: {server.port} is used")
         if problems:
             count = "1 setting is" if len(problems) == 1 else f"{len(problems)} settings are"
             text = "\n  ".join([f"{count} wrong:", *(f"{name}: {what}" for name, what in problems.items())])
@@ -75,28 +76,31 @@ class ConfigLoader:
 
     @property
     def ftp_passive_mode(self) -> bool:
-        """FTP_PASSIVE_MODE."""
+        """The value of FTP_PASSIVE_MODE."""
         return self.settings.ftp_passive_mode
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every password and every secret option, for the redaction of logs."""
+        """Every password and every secret option, for redaction in logs."""
         found = {server.password for server in self.servers.values()} | {self.settings.kafka_password}
         for server in self.servers.values():
             found |= {value for name, value in server.options.items() if SECRET_NAME.search(f"_{name}")}
         return tuple(sorted(found - {""}))
 
     def require_servers(self) -> None:
-        """Raise SettingsError where none is set: every job would become a dead letter. Mostly it is another folder."""
+        """Raise SettingsError if there are no servers: every job would become a dead letter.
+
+        Usually `.env` is in another folder, so the message names the file.
+        """
         if not self.servers:
             text = (
-                "no servers are set: each has NAME_TYPE, and mostly NAME_HOST, NAME_USER and NAME_PASS\n"
+                "no servers are set: each needs NAME_TYPE, and usually NAME_HOST, NAME_USER and NAME_PASS\n"
                 f"  looked for in the environment and in {self._looked_in}"
             )
             raise SettingsError(_beside(self.warnings, text))
 
     def get_server_config(self, hostname: str) -> ServerConfig:
-        """Return the server of that name, in any case. Raises UnknownServer, which names the nearest."""
+        """Return the server with that name, in upper or lower case. Raises UnknownServer, with similar names."""
         server = self.servers.get(hostname.upper())
         if server is None:
             near = difflib.get_close_matches(hostname.upper(), self.servers, cutoff=0.5)
@@ -105,39 +109,39 @@ class ConfigLoader:
         return server
 
     def get_dlq_topic(self, topic: str) -> str:
-        """Return the name of the topic of dead letters of `topic`."""
+        """Return the name of the dead-letter topic for `topic`."""
         return topic + self.settings.dlq_topic_suffix
 
     def get_result_topic(self, topic: str) -> str:
-        """Return the name of the topic of results of `topic` (RESULT_TOPIC and FAIL_TOPIC aside)."""
+        """Return the name of the results topic for `topic`, regardless of RESULT_TOPIC and FAIL_TOPIC."""
         return topic + self.settings.result_topic_suffix
 
     def get_retry_topic(self, topic: str) -> str:
-        """Return the name of the topic of jobs of `topic` that are set aside."""
+        """Return the name of the topic for deferred jobs of `topic`."""
         return topic + self.settings.retry_topic_suffix
 
 
 def _load_plugins(validation: Validation) -> None:
-    """Import the modules of ETL_PLUGINS: they register their protocols."""
+    """Import the modules in ETL_PLUGINS, which register their protocols."""
     row = SETTINGS["ETL_PLUGINS"]
     for module in validation.parsed(row.name, row.kind, ()):
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a user's module may raise anything; it is one of the wrong settings
+        except Exception as error:  # noqa: BLE001 - a user's module may raise anything; report it as a wrong setting
             hint = " (is its folder in PYTHONPATH?)" if isinstance(error, ModuleNotFoundError) else ""
             why = f"{type(error).__name__}: {error}{hint}"
             validation.wrong(row.name, f"module {module!r} cannot be imported: {why}")
 
 
 def _beside(warnings: Sequence[str], text: str) -> str:
-    """Return one message, with the warnings: a misspelled name is often why another setting is missing."""
+    """Return an error message with the warnings: a misspelled name is often why another setting is missing."""
     return "\n  ".join([f"{text}\nwarnings:", *warnings]) if warnings else text
 
 
 def _idle_keys(
     in_file: Iterable[str], servers: Iterable[str], path: str | Path | None, values: Mapping[str, str]
 ) -> list[str]:
-    """Return a warning for each key of the file that belongs to nothing (KAFKA_ is the broker's)."""
+    """Return a warning for each key of the file that nothing reads; keys with KAFKA_ belong to the broker."""
     owned = tuple(f"{name}_" for name in servers)
     idle = [
         name
@@ -150,17 +154,17 @@ def _idle_keys(
 
 
 def _hint(idle: str, values: Mapping[str, str]) -> str:
-    """Return what may be meant by a name that belongs to nothing."""
+    """Return what a name that nothing reads may mean; empty if nothing comes close."""
     server = next((idle[: -len(key) - 1] for key in SERVER_PROPERTIES if idle.endswith(f"_{key}")), "")
     if server and values.get(f"{server}_TYPE", "").strip():
-        return f" ({server}_TYPE is no known protocol, and no {server}_HOST is set)"
+        return f" ({server}_TYPE is not a known protocol, and {server}_HOST is not set)"
     if server and not idle.endswith("_TYPE"):
-        return f" (no {server}_TYPE is set)"
+        return f" ({server}_TYPE is not set)"
     return nearest(idle, SETTINGS, 0.75)
 
 
 def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:
-    """Return a warning for each name of a login that has another password there: one of the two is hardly right."""
+    """Return a warning for each login that has different passwords under two names: one of them must be wrong."""
     first: dict[tuple[str, str, int, str], str] = {}
     torn = []
     for name, server in servers.items():
@@ -170,7 +174,7 @@ def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:
         if servers[other].password != server.password:
             torn.append(
                 f"{other} and {name} are one login, {server.username} at {server.host}:{server.port}, with two"
-                " passwords: after one is refused, jobs of both names wait"
+                " passwords: when one is refused, jobs of both names wait"
             )
     return torn
 

@@ -1,4 +1,4 @@
-"""The tables: every global setting and every property of a server, with default, limits and unit."""
+"""The tables of all global settings and all properties of a server, with default, limits and unit."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Setting:
     """One row of `SETTINGS` or `SERVER_PROPERTIES`."""
 
     name: str
-    default: str  # as one would write it; empty: none
+    default: str  # as a user would write it; empty if there is none
     kind: Kind
-    help: str  # one line; opens with the unit where there is one
-    field: str = ""  # of `Settings`
+    help: str  # one line; names the unit
+    field: str = ""  # the field of `Settings` that holds the value
 
 
 SERVER_PROPERTIES: dict[str, Setting] = {
@@ -45,36 +45,36 @@ SERVER_PROPERTIES: dict[str, Setting] = {
         Setting("HOST", "", TEXT, "host name or IP address, without a port"),
         Setting("PORT", "21", whole(1, 65535), "TCP port; unset: the protocol's own"),
         Setting("USER", "", TEXT, "user name of the login"),
-        Setting("PASS", "", TEXT, "password of the login; may be empty, but must be there (or PASS_FILE)"),
-        Setting("PASS_FILE", "", TEXT, "file that holds the password, instead of PASS (a mounted secret)"),
-        Setting("MAX_CONNECTIONS", "8", whole(1, 1000), "sessions to that server, per process"),
+        Setting("PASS", "", TEXT, "password of the login; may be empty, but must be set (or PASS_FILE)"),
+        Setting("PASS_FILE", "", TEXT, "file that contains the password, instead of PASS (a mounted secret)"),
+        Setting("MAX_CONNECTIONS", "8", whole(1, 1000), "sessions with this server at most, per process"),
         Setting(
             "CONNECTS_PER_MINUTE",
             "300",
             whole(1, 100000),
-            "new sessions to that server per minute, on average, per process",
+            "new sessions with this server per minute at most, on average, per process",
         ),
         Setting("PREWARM", "0", whole(0, 1000), "sessions opened ahead of need and kept open, per process"),
-        Setting("PASSIVE", "", SWITCH, "true or false; unset: FTP_PASSIVE_MODE"),
+        Setting("PASSIVE", "", SWITCH, "true or false: overrides FTP_PASSIVE_MODE for this server"),
         Setting(
             "ENCODING",
             "",
             ENCODING,
-            "encoding of file names; unset: UTF-8 where the server offers it",
+            "encoding of file names; unset: UTF-8 if the server offers it",
         ),
-        Setting("BASE_PATH", "", TEXT, "folder on the server that all paths of jobs are under"),
+        Setting("BASE_PATH", "", TEXT, "folder on the server to which the paths of jobs are relative"),
         Setting(
             "PARTIAL_PATTERN",
             ".etl-{id}.part",
             PARTIAL_PATTERN,
-            "name of a file while it is written; must hold {id}, no slash",
+            "name of a file while it is being written; must contain {id} and no slash",
         ),
     )
 }
 
 
 def _setting(name: str, default: Any, kind: Kind, help_: str, *, secret: bool = False) -> Any:
-    """Make a field of `Settings` that is a row of `SETTINGS` at the same time."""
+    """Create a field of `Settings` that is also a row of `SETTINGS`."""
     if isinstance(default, bool):
         shown = str(default).lower()
     elif isinstance(default, float):
@@ -86,7 +86,7 @@ def _setting(name: str, default: Any, kind: Kind, help_: str, *, secret: bool = 
 
 @dataclass(frozen=True)
 class Settings:
-    """The global settings, parsed. The one place of their names, defaults, limits and units."""
+    """The parsed global settings. The only place for their names, defaults, limits and units."""
 
     topic: str = _setting("ETL_TOPIC", "file-transfer-jobs", TOPIC, "topic of the jobs")
     group_id: str = _setting("ETL_GROUP_ID", "etl-worker-group", TEXT, "consumer group")
@@ -100,7 +100,7 @@ class Settings:
         "ETL_KAFKA_SECURITY_PROTOCOL",
         "PLAINTEXT",
         one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
-        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL: how to talk to Kafka",
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL: how to connect to Kafka",
     )
     kafka_sasl_mechanism: str = _setting(
         "ETL_KAFKA_SASL_MECHANISM",
@@ -114,27 +114,27 @@ class Settings:
         "ETL_KAFKA_PASSWORD_FILE",
         "",
         TEXT,
-        "file that holds the password, instead of ETL_KAFKA_PASSWORD (a mounted secret)",
+        "file that contains the password, instead of ETL_KAFKA_PASSWORD (a mounted secret)",
     )
     kafka_ca_file: str = _setting(
         "ETL_KAFKA_CA_FILE",
         "",
         TEXT,
-        "PEM file of the authorities that Kafka's certificates are of; unset: the system's",
+        "PEM file of the authorities that signed Kafka's certificates; unset: the system's",
     )
     kafka_check_hostname: bool = _setting(
-        "ETL_KAFKA_CHECK_HOSTNAME", True, SWITCH, "true: a certificate must name the host that it was presented by"
+        "ETL_KAFKA_CHECK_HOSTNAME", True, SWITCH, "true: the broker's certificate must name its host"
     )
-    consumer_count: int = _setting("ETL_CONSUMER_COUNT", 2, whole(1, 100), "consumer processes that are started")
+    consumer_count: int = _setting(
+        "ETL_CONSUMER_COUNT", 2, whole(1, 100), "consumer processes that the appliance starts"
+    )
     num_partitions: int = _setting(
         "ETL_NUM_PARTITIONS",
         8,
         whole(1, 10000),
-        "partitions of a topic that we create: how many processes can share it",
+        "partitions of a topic that we create: at most as many processes can share it",
     )
-    workers: int = _setting(
-        "ETL_WORKERS", 8, whole(1, 1000), "lanes (transfers at the same time) in one consumer process"
-    )
+    workers: int = _setting("ETL_WORKERS", 8, whole(1, 1000), "lanes (simultaneous transfers) of one consumer process")
     instance_id: str = field(
         default_factory=socket.gethostname,
         metadata={
@@ -142,7 +142,7 @@ class Settings:
                 "ETL_INSTANCE_ID",
                 "",
                 LABEL,
-                "identity of this installation, kept over a restart; unset: the host name",
+                "identity of this installation, which must survive a restart; unset: the host name",
             )
         },
     )
@@ -151,7 +151,7 @@ class Settings:
         "ETL_LEAVE_ON_STOP",
         False,
         SWITCH,
-        "true: a process with an ETL_INSTANCE_ID leaves the group when it stops (it is scaled in, not restarted)",
+        "true: a process with an ETL_INSTANCE_ID leaves the group when it stops, for scaling in rather than restarting",
     )
     slot: int | None = _setting(
         "ETL_SLOT",
@@ -163,24 +163,26 @@ class Settings:
         "ETL_OUTAGE_PATIENCE_HOURS",
         72.0,
         number(0, 87600),
-        "hours that jobs of a server that is down wait for it",
+        "hours that jobs wait for a server that is down",
     )
-    retry_max_attempts: int = _setting("ETL_RETRY_MAX_ATTEMPTS", 5, whole(1, 1000), "attempts in all")
+    retry_max_attempts: int = _setting("ETL_RETRY_MAX_ATTEMPTS", 5, whole(1, 1000), "attempts of a job in all")
     retry_backoff_seconds: float = _setting(
-        "ETL_RETRY_BACKOFF_SECONDS", 1.0, number(0, 86400), "seconds: the first back-off"
+        "ETL_RETRY_BACKOFF_SECONDS", 1.0, number(0, 86400), "seconds: first back-off, which doubles each time"
     )
     retry_backoff_max_seconds: float = _setting(
-        "ETL_RETRY_BACKOFF_MAX_SECONDS", 300.0, number(0, 86400), "seconds: the longest back-off"
+        "ETL_RETRY_BACKOFF_MAX_SECONDS", 300.0, number(0, 86400), "seconds: longest back-off"
     )
     connect_timeout_seconds: float = _setting("ETL_CONNECT_TIMEOUT_SECONDS", 10.0, LIMIT, "seconds to connect")
     login_timeout_seconds: float = _setting("ETL_LOGIN_TIMEOUT_SECONDS", 30.0, LIMIT, "seconds for welcome and login")
     reply_timeout_seconds: float = _setting("ETL_REPLY_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds to wait for a reply")
-    stall_timeout_seconds: float = _setting("ETL_STALL_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds in which no byte moves")
+    stall_timeout_seconds: float = _setting(
+        "ETL_STALL_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds that a transfer may wait without a byte moving"
+    )
     min_bytes_per_second: float = _setting(
         "ETL_MIN_BYTES_PER_SECOND",
         10.0,
         number(0, 1e9),
-        "bytes a second that a transfer must move on average over each ETL_STALL_TIMEOUT_SECONDS; 0: any rate will do",
+        "bytes per second that a transfer must move, on average over ETL_STALL_TIMEOUT_SECONDS; 0: no minimum",
     )
     transfer_timeout_seconds: float = _setting(
         "ETL_TRANSFER_TIMEOUT_SECONDS", 0.0, number(0, 8640000), "seconds for a whole transfer; 0: no limit"
@@ -195,65 +197,67 @@ class Settings:
         "ETL_WINDOW_RECORDS",
         1000,
         whole(1, 1000000),
-        "records: unfinished jobs that a process holds at most",
+        "records: most unfinished jobs that a process holds",
     )
-    window_bytes: int = _setting("ETL_WINDOW_BYTES", 64 << 20, SIZE, "bytes: size of those jobs' messages at most")
+    window_bytes: int = _setting("ETL_WINDOW_BYTES", 64 << 20, SIZE, "bytes: most that the messages of those jobs take")
     store_bytes: int = _setting(
-        "ETL_STORE_BYTES", 16 << 20, whole(0, 1 << 40), "bytes: memory of a process for whole small files"
+        "ETL_STORE_BYTES", 16 << 20, whole(0, 1 << 40), "bytes: memory of a process for small files, each held whole"
     )
     buffer_bytes: int = _setting(
         "ETL_BUFFER_BYTES",
         1 << 20,
         whole(4096, 1 << 30),
-        "bytes: buffer of a lane for files larger than that",
+        "bytes: buffer of a lane for files that are larger than the buffer",
     )
     spool_limit_bytes: int = _setting(
         "ETL_SPOOL_LIMIT_BYTES",
         10 << 30,
         whole(0, 1 << 50),
-        "bytes: largest file that may go through our own disk, where one session must read and write",
+        "bytes: largest file that may go through our own disk, if one session must both read and write",
     )
     idle_timeout_seconds: float = _setting(
         "ETL_IDLE_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds after which an unused session is closed"
     )
     session_lifetime_seconds: float = _setting(
-        "ETL_SESSION_LIFETIME_SECONDS", 3600.0, number(1, 864000), "seconds that a session lives, give or take 5 %"
+        "ETL_SESSION_LIFETIME_SECONDS", 3600.0, number(1, 864000), "seconds that a session is used, give or take 5 %"
     )
     ping_timeout_seconds: float = _setting(
-        "ETL_PING_TIMEOUT_SECONDS", 5.0, LIMIT, "seconds that an unused session may take for a sign of life"
+        "ETL_PING_TIMEOUT_SECONDS", 5.0, LIMIT, "seconds that an unused session may take to answer a ping"
     )
     login_backoff_seconds: float = _setting(
         "ETL_LOGIN_BACKOFF_SECONDS",
         60.0,
         LIMIT,
-        "seconds without another login after a refused one; doubles each time, up to an hour",
+        "seconds before the next login after a refused one; doubles each time, up to an hour",
     )
     ping_interval_seconds: float = _setting(
-        "ETL_PING_INTERVAL_SECONDS", 20.0, LIMIT, "seconds between signs of life of an unused session"
+        "ETL_PING_INTERVAL_SECONDS", 20.0, LIMIT, "seconds between pings of an unused session"
     )
     commit_interval_seconds: float = _setting(
         "ETL_COMMIT_INTERVAL_SECONDS", 0.1, number(0.001, 60), "seconds between commits of finished jobs"
     )
     commit_max_records: int = _setting(
-        "ETL_COMMIT_MAX_RECORDS", 500, whole(1, 100000), "records: finished jobs in one commit at most"
+        "ETL_COMMIT_MAX_RECORDS", 500, whole(1, 100000), "records: most finished jobs in one commit"
     )
-    dlq_topic_suffix: str = _setting("DLQ_TOPIC_SUFFIX", "-dlq", SUFFIX, "suffix of the topic of dead letters")
-    result_topic_suffix: str = _setting("RESULT_TOPIC_SUFFIX", "-results", SUFFIX, "suffix of the topic of results")
-    retry_topic_suffix: str = _setting("RETRY_TOPIC_SUFFIX", "-retry", SUFFIX, "suffix of the topic of jobs set aside")
+    dlq_topic_suffix: str = _setting("DLQ_TOPIC_SUFFIX", "-dlq", SUFFIX, "suffix of the dead-letter topic")
+    result_topic_suffix: str = _setting("RESULT_TOPIC_SUFFIX", "-results", SUFFIX, "suffix of the results topic")
+    retry_topic_suffix: str = _setting(
+        "RETRY_TOPIC_SUFFIX", "-retry", SUFFIX, "suffix of the retry topic, which holds deferred jobs"
+    )
     result_topic: str | None = _setting(
         "RESULT_TOPIC",
         None,
         TOPIC,
-        "topic of the results of jobs that succeeded, instead of the one with the suffix",
+        "topic for the results of jobs that succeeded, instead of the results topic",
     )
     fail_topic: str | None = _setting(
         "FAIL_TOPIC",
         None,
         TOPIC,
-        "topic of the results of jobs that failed, instead of the one with the suffix",
+        "topic for the results of jobs that failed, instead of the results topic",
     )
     ftp_passive_mode: bool = _setting(
-        "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server does"
+        "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server opens them"
     )
     log_format: str = _setting("ETL_LOG_FORMAT", "text", one_of("text", "json"), "text (for a terminal) or json")
     log_level: str = _setting(

@@ -1,4 +1,4 @@
-"""Where values come from: the file of settings, and the environment without its neighbours' noise."""
+"""Where values come from: the file of settings, and the environment without the links that others put there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from etl.errors import SettingsError
 
-# What Docker links and Kubernetes services put into the environment of their neighbours: {ALIAS}_PORT=tcp://...
+# Docker links and Kubernetes services add such variables to the environment of other containers: {ALIAS}_PORT=tcp://...
 _LINK = re.compile(r"(?P<alias>.+)_PORT(_[0-9]+_(TCP|UDP|SCTP))?")
 _SHAPE_OF_LINK = re.compile(r"ETL(_.+)?_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)")
 _URL_OF_LINK = re.compile(r"(tcp|udp|sctp)://")
@@ -20,10 +20,10 @@ def unquoted(value: str) -> str:
 
 
 def _why_read_differently(value: str) -> str | None:
-    """Say why --env-file, docker --env-file and compose would not read the same; None when they do.
+    """Return why --env-file, `docker --env-file` and compose read a value differently; None if they do not.
 
-    docker hands the text on as it is (we strip the quotes then); compose expands `$`, drops ` #...` and,
-    between double quotes, expands backslashes.
+    Docker passes the text on as it is (we strip the quotes then). Compose expands `$`, drops ` #...` and, between
+    double quotes, expands backslashes.
     """
     body = value.strip(" \t")
     if value != value.strip():
@@ -31,20 +31,23 @@ def _why_read_differently(value: str) -> str | None:
     if body[:1] in {'"', "'"}:
         inner = unquoted(body)
         if inner == body:
-            return "opens a quote that its end does not close"
+            return "begins with a quote but does not end with it"
         if body[0] in inner or "\\" in inner or unquoted(inner) != inner:
             return "has quotes or backslashes between its quotes"
-        return "has a $ between double quotes (take single ones)" if body[0] == '"' and "$" in inner else None
+        return "has a $ between double quotes (use single quotes)" if body[0] == '"' and "$" in inner else None
     if "$" in body:
         return "has a $ (put the value in single quotes)"
     return "has a # after a blank (put the value in quotes)" if re.search(r"(^|\s)#", body) else None
 
 
 def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str, str]]:
-    """Return the values of a file of settings, keys as written, warnings, and the lines that are wrong (where: why).
+    """Read a file of settings in UTF-8, one `NAME=value` per line. Everything after the `=` is the value.
 
-    One `NAME=value` a line, UTF-8; the rest of the line is the value, nothing is interpolated. No text holds a value.
-    Raises SettingsError when the file cannot be read.
+    Returns:
+        The values by their names as written, the warnings, and what is wrong by where it is. No text contains a value.
+
+    Raises:
+        SettingsError: if the file cannot be read.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -52,7 +55,7 @@ def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str
         bad_line = error.object[: error.start].count(b"\n") + 1
         raise SettingsError(f"env file {path}: line {bad_line} is not UTF-8") from None
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "no usable file name"
+        why = error.strerror if isinstance(error, OSError) else "not a valid file name"
         raise SettingsError(f"env file {path}: cannot be read: {why}") from None
     values: dict[str, str] = {}
     warnings: list[str] = []
@@ -65,21 +68,21 @@ def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str
         name = written.removeprefix("export ").strip(" \t")
         where = f"env file {path}, line {number}"
         if not equals or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            wrong[where] = "is no NAME=value"  # it may be a piece of a secret, and is not repeated
+            wrong[where] = "is not NAME=value"  # do not show the line: it may be part of a secret
             continue
         reason = "has blanks or `export` before its =" if name != written else _why_read_differently(value)
         if reason:
             warnings.append(f"{where}: {name} {reason}: --env-file, docker and compose read it differently")
         if name in values:
-            warnings.append(f"{where}: {name} is given twice; the last one holds")
+            warnings.append(f"{where}: {name} is set twice; the last value is used")
         values[name] = unquoted(value.strip(" \t"))
     return values, warnings, wrong
 
 
 def without_links(environ: Mapping[str, str], is_server: Callable[[str], bool]) -> dict[str, str]:
-    """Return the environment without what Docker links and Kubernetes services put there.
+    """Return the environment without the variables that Docker links and Kubernetes services put there.
 
-    A service that is called like a server of ours (`SRC_FTP_PORT=tcp://10.0.0.1:21`) sets nothing of it.
+    So a service with the name of one of our servers (`SRC_FTP_PORT=tcp://10.0.0.1:21`) sets no property of that server.
     """
     aliases = {
         found["alias"]
@@ -108,7 +111,7 @@ def without_links(environ: Mapping[str, str], is_server: Callable[[str], bool]) 
 
 
 def merged(layers: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the values of all layers, later over earlier ones, keys upper case; an empty one hides none."""
+    """Return the values of all layers by names in upper case. A later layer overrides, except with an empty value."""
     values: dict[str, str] = {}
     for layer in layers:
         for name in sorted(layer, key=lambda name: (name.upper(), name.isupper())):

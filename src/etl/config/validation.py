@@ -1,6 +1,6 @@
-"""One pass over all values: global settings and servers, and everything that is wrong with them.
+"""Parses all values into global settings and servers, and collects everything that is wrong with them.
 
-Reads the files of secrets that settings name; knows no environment.
+Reads the secret files that settings name. Knows no environment.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _MAX_SECRET_BYTES = 64 * 1024
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
-    """Return a hint at the known name that is nearest to a wrong one; empty when none is near."""
+    """Return a hint with the known name nearest to `name`; empty if none is similar enough."""
     found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
     return f" (nearest: {found[0]})" if found else ""
 
 
 class Validation:
-    """One pass over all values that collects what is wrong instead of stopping at the first."""
+    """One pass over all values, which collects everything that is wrong instead of stopping at the first error."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self.values = values
@@ -37,17 +37,17 @@ class Validation:
         self._secrets = {value for name, value in values.items() if value and SECRET_NAME.search(name)}
 
     def wrong(self, name: str, what: str) -> None:
-        """Note that a setting is wrong; the first complaint of each is kept."""
+        """Record that a setting is wrong. Only the first complaint about each setting is kept."""
         self.problems.setdefault(name, what)
 
     def shown(self, value: str) -> str:
-        """Return a value for a message; never a secret that strayed into another setting."""
+        """Return a value as an error message may show it: never a secret, not even one put into the wrong setting."""
         if "@" in value or any(s.strip() == value or (len(s) >= 4 and s in value) for s in self._secrets):
             return "its value"
         return repr(value if len(value) <= 60 else value[:60] + "...")
 
     def parsed(self, name: str, kind: Kind, default: Any) -> Any:
-        """Return the parsed value of `name`; `default` when it is unset or wrong (which is noted)."""
+        """Return the parsed value of `name`; `default` if it is unset, or wrong, which is recorded."""
         text = self.values.get(name, "").strip()
         if not text:
             return default
@@ -63,7 +63,7 @@ class Validation:
         fields = {row.field: self.parsed(row.name, row.kind, getattr(defaults, row.field)) for row in SETTINGS.values()}
         for row in SETTINGS.values():
             if row.kind is SUFFIX and not self.values.get(row.name, row.default).strip():
-                self.wrong(row.name, "must not be empty: the topic would be the topic of the jobs itself")
+                self.wrong(row.name, "must not be empty: the topic would be the topic of the jobs")
         fields["kafka_password"] = self._kafka_password(fields)
         if fields["kafka_ca_file"]:
             self._check_authorities(fields["kafka_ca_file"])
@@ -75,7 +75,7 @@ class Validation:
         return settings
 
     def _kafka_password(self, fields: Mapping[str, Any]) -> str:
-        """Return the password of the login to Kafka, and note what its protocol needs and has not."""
+        """Return the password of the login to Kafka, and record what its protocol needs but is not set."""
         password, path = str(fields["kafka_password"]), fields["kafka_password_file"]
         if password and path:
             self.wrong("ETL_KAFKA_PASSWORD", "only one of ETL_KAFKA_PASSWORD and ETL_KAFKA_PASSWORD_FILE may be set")
@@ -89,11 +89,11 @@ class Validation:
         return password
 
     def _check_authorities(self, path: str) -> None:
-        """Note what is wrong with ETL_KAFKA_CA_FILE. Its path is not repeated."""
+        """Record what is wrong with the file in ETL_KAFKA_CA_FILE, without its path: that may be a secret."""
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except ssl.SSLError:
-            self.wrong("ETL_KAFKA_CA_FILE", "the file holds no certificate in PEM form")
+            self.wrong("ETL_KAFKA_CA_FILE", "the file contains no certificate in PEM format")
         except OSError as error:
             self.wrong("ETL_KAFKA_CA_FILE", f"the file cannot be read: {error.strerror}")
 
@@ -107,9 +107,12 @@ class Validation:
         }.items():
             topic = settings.topic + suffix
             if len(topic) > MAX_TOPIC_CHARS:
-                self.wrong(name, f"makes a topic name of {len(topic)} characters; Kafka takes {MAX_TOPIC_CHARS}")
+                self.wrong(
+                    name, f"makes a topic name of {len(topic)} characters; Kafka allows at most {MAX_TOPIC_CHARS}"
+                )
             self._check_not_taken(name, topic, taken)
-        del taken[_folded(settings.topic + settings.result_topic_suffix)]  # they stand in for it, may be one
+        # RESULT_TOPIC and FAIL_TOPIC replace the results topic: each may have its name, and both may be the same.
+        del taken[_folded(settings.topic + settings.result_topic_suffix)]
         for name, chosen in (("RESULT_TOPIC", settings.result_topic), ("FAIL_TOPIC", settings.fail_topic)):
             if chosen:
                 self._check_not_taken(name, chosen, dict(taken))
@@ -119,22 +122,24 @@ class Validation:
         if other != name and other not in self.problems:
             self.wrong(
                 name,
-                f"makes the topic {topic!r}, which is that of {other} (Kafka takes . and _ for the same)",
+                f"makes the topic {topic!r}, which is already that of {other} (Kafka treats . and _ as the same)",
             )
 
     def _check_names(self) -> None:
         misnamed: set[str] = set()
         for name, prefix in self._servers_in_vain():
-            self.wrong(f"{name}_TYPE", f"no server can be called {name}: its variables must not begin with {prefix}")
+            self.wrong(
+                f"{name}_TYPE", f"{name} cannot be a server's name: variables that begin with {prefix} are reserved"
+            )
             misnamed |= {f"{name}_{key}" for key in SERVER_PROPERTIES}
         for name, value in self.values.items():
             if name.startswith("ETL_") and value and name not in SETTINGS and name not in misnamed:
                 self.wrong(name, f"unknown setting{nearest(name, SETTINGS)}")
 
     def _servers_in_vain(self) -> Iterator[tuple[str, str]]:
-        """Yield names that look like servers and can be none, with the prefix that is taken.
+        """Yield names that look like servers but have a reserved prefix, with that prefix.
 
-        A type alone is not enough where the prefix is not ours: other programs have variables there.
+        For a prefix that other programs use, a known type alone does not make a server: HOST or BASE_PATH must be set.
         """
         for key, value in self.values.items():
             name = key.removesuffix("_TYPE")
@@ -145,7 +150,7 @@ class Validation:
                 yield name, prefix
 
     def server_names(self) -> set[str]:
-        """Return the names that are servers: of a known type, or with both a type and a host."""
+        """Return the names of servers: those with a known type, or with both a type and a host."""
         names = set()
         for key, value in self.values.items():
             name = key.removesuffix("_TYPE")
@@ -157,7 +162,7 @@ class Validation:
         return names
 
     def properties(self) -> dict[str, dict[str, str]]:
-        """Return the properties of each server; a key belongs to the longest name that it begins with."""
+        """Return the properties of each server. A key belongs to the longest server name that it begins with."""
         found: dict[str, dict[str, str]] = {name: {} for name in sorted(self.server_names())}
         longest_first = sorted(found, key=len, reverse=True)
         for key, value in self.values.items():
@@ -167,18 +172,18 @@ class Validation:
         return found
 
     def server(self, name: str, properties: Mapping[str, str]) -> ServerConfig:
-        """Return one server; what is wrong with it is noted."""
+        """Return one server, and record what is wrong with it."""
         kind = properties["TYPE"].strip().lower()
         spec = PROTOCOLS.get(kind)
         if spec is None:
             known = ", ".join(sorted(PROTOCOLS))
-            self.wrong(f"{name}_TYPE", f"{self.shown(kind)} is no known protocol (known: {known})")
+            self.wrong(f"{name}_TYPE", f"{self.shown(kind)} is not a known protocol (known: {known})")
             spec = ProtocolSpec(needs_host=False, needs_login=False, settings=dict.fromkeys(properties, ""))
         secret_files = [f"{secret}_FILE" for secret in spec.secrets]
         known_properties = [f"{name}_{known}" for known in (*SERVER_PROPERTIES, *spec.settings, *secret_files)]
         for unknown in (key for key, value in properties.items() if value and f"{name}_{key}" not in known_properties):
             near = nearest(f"{name}_{unknown}", known_properties)
-            self.wrong(f"{name}_{unknown}", f"unknown property of a server of type {kind}{near}")
+            self.wrong(f"{name}_{unknown}", f"unknown property for a server of type {kind}{near}")
         address = TEXT if spec.default_port is None else ADDRESS
 
         def parsed(key: str, default: Any) -> Any:
@@ -240,11 +245,14 @@ class Validation:
         elif password is None and needed:
             self.wrong(setting, f"is missing (or {name}_PASS_FILE)")
         if password and re.search(r"[\r\n\x00]", password):
-            self.wrong(setting, "holds a line break or NUL")
+            self.wrong(setting, "contains a line break or NUL")
         return password or ""
 
     def _secret_of(self, setting: str, path: str) -> str:
-        """Return what a mounted secret holds, without its last line break. Its path is not repeated."""
+        """Return the content of a secret file without its last line break; record errors without the path.
+
+        The path is not shown, because it may be a password that was put into the wrong setting.
+        """
         try:
             with Path(path).open("rb") as file:
                 content = file.read(_MAX_SECRET_BYTES + 1)
@@ -252,7 +260,7 @@ class Validation:
         except UnicodeDecodeError:
             self.wrong(setting, "the file is not UTF-8")
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "no usable file name"
+            why = error.strerror if isinstance(error, OSError) else "not a valid file name"
             self.wrong(setting, f"the file cannot be read: {why}")
         else:
             secret = text.removesuffix("\n").removesuffix("\r")
@@ -264,7 +272,7 @@ class Validation:
 
 
 def _folded(topic: str) -> str:
-    """Return what must be unique of a topic name: Kafka refuses two that differ in `.` and `_` alone."""
+    """Return the part of a topic name that must be unique: Kafka refuses names that differ only in `.` and `_`."""
     return topic.replace(".", "_")
 
 

@@ -37,7 +37,7 @@ from etl.dispatch.scheduling import Turns
 from etl.dispatch.servers import Report, Server
 from etl.dispatch.table import Table
 from etl.errors import Fate, UnknownServer, fate_of
-from etl.retry.policy import Doubling
+from etl.retry.backoff import Doubling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

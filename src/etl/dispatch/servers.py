@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from etl.dispatch.gauges import Gauge
-from etl.retry.policy import DeferralPacer
+from etl.retry.tiers import DeferralPacer
 
 if TYPE_CHECKING:
     from etl.dispatch.backlog import Entry

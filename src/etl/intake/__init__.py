@@ -1,1 +1,1 @@
-"""Which partitions are ours, and which of their records become jobs. Knows no protocol."""
+"""Which partitions this process holds, and which of their records become jobs. Knows no protocol."""

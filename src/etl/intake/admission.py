@@ -1,6 +1,6 @@
-"""From a record to a task: what it says, whose it is, whether it is due. What is no job is dead-lettered here.
+"""From a record to a task: whether it is due, which group it belongs to, and what it says.
 
-Belongs to the consumer's main thread. Knows no Kafka client.
+Dead-letters records that hold no valid job. Belongs to the consumer's main thread; knows no Kafka client.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from etl.errors import InvalidMessage
 from etl.models.message import FileTransferJob
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
-from etl.outcomes.messages import tier_of
 from etl.outcomes.offsets import RecordState
-from etl.retry.policy import DEFERRED_READS_PER_SECOND, TIERS, tier_for
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND, due_at, tier_for
 
 if TYPE_CHECKING:
     from etl.config import ConfigLoader
@@ -32,32 +31,38 @@ if TYPE_CHECKING:
     from etl.topics.companions import Topics
 
 
-DEFERRED_READ_PAUSE_SECONDS = (
-    1.0  # before a partition goes on whose next job would be set back too soon: all are read again
-)
+# Pause of a partition whose next record would be deferred too soon; resuming refetches its buffered records.
+DEFERRED_READ_PAUSE_SECONDS = 1.0
+# A delayed partition is resumed early only once less than this part of its servers' stock waits here, as its buffered
+# records are then fetched again.
+RECALL_BELOW = 0.5
 
 
 class TokenBucket:
-    """So many a second, a second's worth at once."""
+    """Limits a rate to `per_second`; bursts of up to one second's worth are allowed."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
-        self._left = per_second
-        self._at = 0.0
+        self._tokens = per_second
+        self._refilled_at = 0.0  # by the clock of `take`
+
+    def __repr__(self) -> str:
+        return f"TokenBucket({self._tokens:.1f} of {self._per_second:g})"
 
     def take(self, now: float) -> bool:
-        """Take one; False when there is none."""
-        self._left = min(self._per_second, self._left + max(0.0, now - self._at) * self._per_second)
-        self._at = now
-        if self._left < 1:
+        """Take a token; return False if none is left. `now`: seconds of any clock, always the same one."""
+        passed = max(0.0, now - self._refilled_at)
+        self._tokens = min(self._per_second, self._tokens + passed * self._per_second)
+        self._refilled_at = now
+        if self._tokens < 1:
             return False
-        self._left -= 1
+        self._tokens -= 1
         return True
 
 
 @dataclass
 class Admission:
-    """Lets records in: each becomes a task for the dispatcher, an outcome, or waits where it is."""
+    """Accepts polled records: each becomes a task of the dispatcher or an outcome, or delays its partition."""
 
     topics: Topics
     group_id: str
@@ -67,54 +72,55 @@ class Admission:
     ledger: Ledger
     dispatcher: Dispatcher
     reporter: Reporter
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.time  # wall clock
     deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
 
     def accept(self, record: Record) -> None:
-        """Take one polled record."""
+        """Process one polled record."""
         partition = Partition(record.topic, record.partition)
         epoch = self.partitions.epoch(partition)
         if epoch is None or self.partitions.is_delayed(partition):
-            return  # revoked since it was polled; or behind a record that is not due: it is polled again
+            return  # revoked since the poll, or behind a record that is not due: it will be polled again
         carried = self.builder.read(record)
-        deferred = record.topic == self.topics.retry
-        is_ours = not deferred or carried.group == self.group_id
-        if deferred and is_ours and not self.ledger.is_done(partition, record.offset):
+        is_deferred = record.topic == self.topics.retry
+        is_for_this_group = not is_deferred or carried.group == self.group_id
+        if is_deferred and is_for_this_group and not self.ledger.is_done(partition, record.offset):
             if carried.recallable and self.dispatcher.has_capacity(carried.servers):
                 carried = carried._replace(not_before=self.clock())
-            if not self._may_come(partition, record, carried):
+            if self._delay_if_early(partition, record, carried):
                 return
         try:
             state = self.ledger.receive(partition, record.offset)
         except KeyError:
-            return  # revoked this very moment
+            return  # revoked by another thread since `epoch` was read
         if state is RecordState.DONE:
             return
-        if not is_ours:
+        if not is_for_this_group:
             self.ledger.add(Outcome(partition, record.offset, epoch))
             return
         self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
 
-    def _may_come(self, partition: Partition, record: Record, carried: Carried) -> bool:
-        """Is it time for a record of T-retry? If not, its partition sleeps."""
+    def _delay_if_early(self, partition: Partition, record: Record, carried: Carried) -> bool:
+        """Delay the partition if this record of T-retry must not run yet; return whether it was delayed."""
         now = self.clock()
-        if (due := _due(record, carried)) > now:
-            # Woken at half of what is taken then: its partition is read again each time.
-            may_recall = partial(self.dispatcher.has_capacity, carried.servers, 0.5) if carried.recallable else None
+        if (due := due_at(record.partition, record.timestamp, carried.not_before)) > now:
+            may_recall = (
+                partial(self.dispatcher.has_capacity, carried.servers, RECALL_BELOW) if carried.recallable else None
+            )
             self.partitions.delay(
                 partition, record.offset, due, seen_by_predecessor=carried.recallable, may_recall=may_recall
             )
-            return False
+            return True
         if self.dispatcher.would_defer(carried.servers) and not self.deferred_reads.take(now):
             self.partitions.delay(partition, record.offset, now + DEFERRED_READ_PAUSE_SECONDS, seen_by_predecessor=True)
-            return False
-        return True
+            return True
+        return False
 
     def _admit(self, record: Record, carried: Carried, epoch: int, *, published: bool) -> None:
         try:
             job = FileTransferJob.from_json(record.value)
         except InvalidMessage as error:
-            self.reporter.refuse(record, carried, epoch, error)
+            self.reporter.reject(record, carried, epoch, error)
             return
         task = carried.task(record, job)
         task.epoch = epoch
@@ -123,27 +129,24 @@ class Admission:
             task.orphan_scan_since = time.monotonic()
         else:
             task.orphan_scan_since = self.partitions.orphan_scan_since(task.partition, record.offset)
-        task.owned = partial(self.partitions.owned, task.partition, epoch)  # holds no task: it would be a cycle
-        self._offer(task, carried)
+        # Bound to the partition, not to the task: a task that refers to itself would need the garbage collector.
+        task.owned = partial(self.partitions.owns, task.partition, epoch)
+        self._dispatch(task, carried)
 
-    def _offer(self, task: Task, carried: Carried) -> None:
+    def _dispatch(self, task: Task, carried: Carried) -> None:
+        """Offer the task to the dispatcher, or defer it if it must wait for at least the shortest tier."""
         options, now = task.job.options, self.clock()
-        asked = options.not_before.timestamp() if isinstance(options.not_before, datetime) else now
-        remaining = max(carried.not_before or now, asked) - now
+        earliest = options.not_before.timestamp() if isinstance(options.not_before, datetime) else now
+        remaining = max(carried.not_before or now, earliest) - now
         try:
             if tier_for(remaining) is not None:
                 for end in (task.job.source, task.job.destination):
-                    self.config.get_server_config(end.hostname)  # told of now if it is unknown, not when the job is due
-                task.recallable = task.recallable and asked <= now  # what a producer asked for holds
-                level = logging.INFO if carried.not_before is None else logging.DEBUG  # else it was said before
+                    self.config.get_server_config(end.hostname)  # reject unknown servers now, not when the job is due
+                task.recallable = task.recallable and earliest <= now  # never before the time its producer asked for
+                # The first deferral is logged at INFO, the next hops of the same wait at DEBUG.
+                level = logging.INFO if carried.not_before is None else logging.DEBUG
                 self.reporter.defer(task, now + remaining, "not due yet", level=level)
             else:
                 self.dispatcher.offer(task, max(0.0, remaining))
-        except Exception as error:  # noqa: BLE001 - a bug met by one record must not end the process, again and again
+        except Exception as error:  # noqa: BLE001 - a record that hits a bug must not stop the process at every restart
             self.reporter.dead(task, error)
-
-
-def _due(record: Record, carried: Carried) -> float:
-    """Return when a record of T-retry is due where it is: its own time, or the next hop towards it."""
-    hop = record.timestamp + TIERS[tier_of(record.partition)]
-    return hop if carried.not_before is None else min(hop, carried.not_before)

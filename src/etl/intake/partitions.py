@@ -1,6 +1,6 @@
-"""The partitions this process holds: taken over, woken, paused. Decides which of them are fetched from.
+"""The partitions assigned to this process: takes them over, and decides which of them are fetched from.
 
-Belongs to the consumer's main thread; only `revoked` and `owned` are called from others.
+Belongs to the consumer's main thread; other threads call only `revoke` and `owns`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,32 +16,33 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from etl.broker import GroupConsumer
+    from etl.broker import GroupConsumer, TakenOver
     from etl.models.wire import Partition
     from etl.outcomes.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 
-TAKE_OVER_SECONDS = 2.0  # for each question about a partition, and for all partitions before the next poll
-OUTSTANDING = 2000  # records without a committed outcome, at least as many are allowed
-POLLED = 200  # records of one poll: so many may still come when no more are wanted
+TAKE_OVER_SECONDS = 2.0  # limit of each request about a partition, and of all take-overs between two polls
+MIN_OUTSTANDING_LIMIT = 2000  # records without a committed outcome that are allowed however small the window is
+MAX_POLL_RECORDS = 200  # records that one poll may return, even if fetching was paused just before
 
 
 @dataclass
-class _Held:
+class _HeldPartition:
     epoch: int
     taken_over_at: float  # monotonic
-    to_scan: int  # of its next jobs, how many look for partial files of a predecessor
-    scan_until: int  # offset: what its predecessors received lies before it
-    paused_until: float | None = None  # wall clock: when its next record is due; None: it is awake
+    to_scan: int  # how many of its next jobs must look for orphans of the last owner
+    scan_until: int  # offset: the last owners received no record at or after it
+    paused_until: float | None = None  # wall clock: when its next record is due; None unless it is delayed
     paused_at: int = 0  # the offset of that record
-    may_recall: Callable[[], bool] | None = None  # may that record come before its time?
+    may_recall: Callable[[], bool] | None = None  # whether that record may run before it is due
 
 
 class Partitions:
-    """What is held; `window` is how many jobs a process has at work at most.
+    """The partitions held now. `window`: how many unfinished jobs a process may have.
 
-    With what is done and not committed there are twice as many at most: so many files a dead process may have left.
+    Records without a committed outcome are limited to twice the window, as finished jobs may still await their commit.
+    The same number limits how many orphans a process that dies can leave.
     """
 
     def __init__(
@@ -48,52 +50,56 @@ class Partitions:
     ) -> None:
         self._group = group
         self._ledger = ledger
-        self._outstanding_limit = max(2 * window, OUTSTANDING)
-        self._clock = clock
-        self._lock = threading.Lock()  # guards which are held; what is in a _Held belongs to the main thread
-        self._held: dict[Partition, _Held] = {}
-        self._failed_at: dict[Partition, float] = {}  # those that could not be taken over (monotonic): tried last
+        self._outstanding_limit = max(2 * window, MIN_OUTSTANDING_LIMIT)
+        self._clock = clock  # wall clock
+        self._lock = threading.Lock()  # guards the keys of `_held`; the values belong to the main thread
+        self._held: dict[Partition, _HeldPartition] = {}
+        self._failed_at: dict[Partition, float] = {}  # monotonic, of take-overs that failed: they are retried last
         self._paused: set[Partition] = set()
 
+    def __repr__(self) -> str:
+        states = list(self._held.values())  # no lock: its holder may want to print it
+        delayed = sum(state.paused_until is not None for state in states)
+        return f"Partitions({len(states)} held, {len(self._paused)} paused, {delayed} of them delayed)"
+
     def take_over_new(self) -> None:
-        """Take over what was newly assigned: learn where it stands, and what its last owner left."""
+        """Take over newly assigned partitions: read the committed offset, and whether the last owner ended cleanly."""
         new = self._group.new_partitions()
         self._failed_at = {partition: at for partition, at in self._failed_at.items() if partition in new}
         deadline = time.monotonic() + TAKE_OVER_SECONDS
         for partition in sorted(new, key=lambda partition: self._failed_at.get(partition, 0.0)):
             if time.monotonic() >= deadline:
-                break  # poll, and come back
-            taken = self._group.take_over(partition, TAKE_OVER_SECONDS)
+                break  # the rest after the next poll, which keeps the membership alive
+            taken = self._group.take_over(partition, partial(self._set_up, partition), TAKE_OVER_SECONDS)
             if taken is None:
                 self._failed_at[partition] = time.monotonic()
-                continue
-            committed = taken.committed
-            if taken.lost is not None:
-                log.error(
-                    "records lost: the topic no longer holds the committed offset",
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    lost=taken.lost,
-                    goes_on_at=committed.offset,
-                )
-            epoch = self._ledger.assign(partition, committed.offset, committed.metadata)
-            clean = self._ledger.was_clean(partition)
-            to_scan = 0 if clean else self._outstanding_limit + POLLED
-            with self._lock:
-                self._held[partition] = _Held(epoch, time.monotonic(), to_scan, taken.end)
-            self._paused.add(partition)  # by the group, when it was assigned
-            if not self._group.settled(partition):
-                self.revoked([partition])
                 continue
             log.info(
                 "partition taken over",
                 topic=partition.topic,
                 partition=partition.partition,
-                offset=committed.offset,
-                clean=clean,
+                offset=taken.committed.offset,
+                clean=self._ledger.was_clean(partition),
             )
 
-    def revoked(self, partitions: Iterable[Partition]) -> None:
+    def _set_up(self, partition: Partition, taken: TakenOver) -> None:
+        """Hold a partition from now on, so that `revoke` finds it."""
+        committed = taken.committed
+        if taken.lost is not None:
+            log.error(
+                "records lost: the topic no longer holds the committed offset",
+                topic=partition.topic,
+                partition=partition.partition,
+                lost=taken.lost,
+                goes_on_at=committed.offset,
+            )
+        epoch = self._ledger.assign(partition, committed.offset, committed.metadata)
+        to_scan = 0 if self._ledger.was_clean(partition) else self._outstanding_limit + MAX_POLL_RECORDS
+        with self._lock:
+            self._held[partition] = _HeldPartition(epoch, time.monotonic(), to_scan, taken.end)
+        self._paused.add(partition)  # the group paused it on assignment
+
+    def revoke(self, partitions: Iterable[Partition]) -> None:
         """Drop partitions at once. Any thread."""
         gone = list(partitions)
         self._ledger.revoke(gone)
@@ -102,27 +108,27 @@ class Partitions:
                 self._held.pop(partition, None)
 
     def epoch(self, partition: Partition) -> int | None:
-        """Return under which number a partition is held; None: it is not."""
+        """Return the epoch of the partition's assignment; None if it is not held."""
         with self._lock:
             held = self._held.get(partition)
             return None if held is None else held.epoch
 
     def is_delayed(self, partition: Partition) -> bool:
-        """Does the partition wait for the time of its next record?"""
+        """Return whether the partition waits until its next record is due."""
         with self._lock:
             held = self._held.get(partition)
             return held is not None and held.paused_until is not None
 
-    def owned(self, partition: Partition, epoch: int) -> bool:
-        """Can nobody else have this partition, as far as this process can know? Any thread."""
+    def owns(self, partition: Partition, epoch: int) -> bool:
+        """Return whether no other process can hold this partition, as far as this one can know. Any thread."""
         return self._ledger.owns(partition, epoch) and self._group.is_member()
 
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
-        """Should the job at `offset`, the next of this partition, look for partial files that its last owner left?
+        """Return the monotonic time since which the last owner cannot have written, if the job must look for orphans.
 
-        Then this returns since when (monotonic) that owner has written none.
+        None if it need not look. `offset` is the next record of the partition: each call counts as one job.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide whether this job is among those that the last owner may have run
             held = self._held.get(partition)
             if held is None or held.to_scan <= 0 or offset >= held.scan_until:
                 return None
@@ -130,10 +136,10 @@ class Partitions:
             return held.taken_over_at
 
     def has_scanned(self) -> bool:
-        """Was every job received that a predecessor of ours may have had at work?"""
+        """Return whether every job that an earlier owner may have run was received here, and so looks for orphans."""
         with self._lock:
-            left = {partition: held.scan_until for partition, held in self._held.items() if held.to_scan > 0}
-        return all((self._group.position(partition) or 0) >= end for partition, end in left.items())
+            unfinished = {partition: held.scan_until for partition, held in self._held.items() if held.to_scan > 0}
+        return all((self._group.position(partition) or 0) >= end for partition, end in unfinished.items())
 
     def delay(
         self,
@@ -144,11 +150,12 @@ class Partitions:
         seen_by_predecessor: bool,
         may_recall: Callable[[], bool] | None = None,
     ) -> None:
-        """Go on with a partition at `offset`, but not before `until` (wall clock), unless it `may_recall` earlier.
+        """Pause a partition at `offset` until `until` (wall clock), or until `may_recall` returns True.
 
-        Not `seen_by_predecessor`: our predecessors came no further, either.
+        `seen_by_predecessor=False`: no earlier owner can have received this record, so nothing from `offset` on can
+        have left orphans.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide whether the partition is still held; a revoked one is not delayed
             held = self._held.get(partition)
             if held is None:
                 return
@@ -160,46 +167,51 @@ class Partitions:
         self._group.seek(partition, offset)
 
     def steer(self, *, window_full: bool) -> None:
-        """Pause and resume so that nothing comes that could not be worked on; tell the ledger how far reading is."""
-        now = self._clock()
+        """Fetch only what can be processed: pause and resume partitions; record their positions in the ledger."""
         window_full = window_full or self._ledger.outstanding >= self._outstanding_limit
         with self._lock:
             held = dict(self._held)
+        self._end_delays(held, window_full=window_full)
+        # What is to be taken over again may have lost records that were read before.
+        to_take_over = set(self._group.new_partitions())
+        active = {
+            partition
+            for partition, state in held.items()
+            if not window_full
+            and partition not in to_take_over
+            and state.paused_until is None
+            and self._ledger.is_claimed(partition)
+            and not self._ledger.is_full(partition)
+        }
+        self._paused &= held.keys()
+        self._group.resume(self._paused & active)
+        self._group.pause(held.keys() - active - self._paused)
+        self._paused = set(held.keys() - active)
+        for partition, state in held.items():
+            position = self._group.position(partition) if state.paused_until is None else state.paused_at
+            if position is not None:
+                self._ledger.advance(partition, position)
+
+    def _end_delays(self, held: dict[Partition, _HeldPartition], *, window_full: bool) -> None:
+        """End the delays of partitions whose next record is due, or may be recalled."""
+        now = self._clock()
         for partition, state in held.items():
             if state.paused_until is None:
                 continue
             may_recall = state.may_recall is not None and not window_full and state.may_recall()
             if may_recall or state.paused_until <= now:
                 state.paused_until = None
-                self._group.seek(partition, state.paused_at)  # the client may have put an older position back
-        to_be_taken_over = set(self._group.new_partitions())  # anew: what was read of them may be gone
-        wanted = {
-            partition
-            for partition, state in held.items()
-            if not window_full
-            and partition not in to_be_taken_over
-            and state.paused_until is None
-            and self._ledger.started(partition)
-            and not self._ledger.full(partition)
-        }
-        self._paused &= held.keys()
-        resumed = self._paused & wanted
-        paused = held.keys() - wanted - self._paused
-        self._group.resume(resumed)
-        self._group.pause(paused)
-        self._paused = set(held.keys() - wanted)
-        for partition, state in held.items():
-            is_awake = state.paused_until is None
-            position = self._group.position(partition) if is_awake else state.paused_at
-            if position is not None:
-                self._ledger.moved(partition, position)
+                self._group.seek(partition, state.paused_at)  # the client may have restored an older position
 
     def pause_all(self) -> None:
-        """Take no more records at all."""
+        """Stop fetching from every partition."""
         self._group.pause(self._group.assigned())
 
-    def deferred(self, topic: str) -> tuple[int, float | None]:
-        """Return how many records of `topic` wait in the partitions held here, and when the next is due (wall)."""
+    def count_deferred(self, topic: str) -> tuple[int, float | None]:
+        """Return how many records of `topic` wait in the partitions held here, and when the next is due (wall clock).
+
+        The time is None if no partition is delayed.
+        """
         with self._lock:
             held = {p: s for p, s in self._held.items() if p.topic == topic}
         count = sum(self._group.behind(partition) for partition in held)

@@ -1,4 +1,4 @@
-"""The shapes of what the product reads and writes."""
+"""The shapes of the messages that the product reads and writes."""
 
 from etl.models.letter import DLQMessage
 from etl.models.message import Endpoint, FileTransferJob, TransferOptions, TransferResult

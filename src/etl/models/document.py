@@ -1,6 +1,6 @@
-"""JSON as it arrives from outside: read strictly, so that one text means one thing, and written again.
+"""Reads JSON from outside strictly, so that every text has only one meaning, and writes JSON.
 
-Knows no field of any message. Every fault is an `InvalidMessage` that names the field; nothing else escapes.
+Knows no message's fields. Raises only `InvalidMessage`, which names the field.
 """
 
 import json
@@ -10,21 +10,22 @@ from typing import Any, NoReturn
 
 from etl.errors import InvalidMessage
 
-# Deep enough for any metadata, shallow enough that reading and writing never meet Python's recursion limit.
+# Levels: enough for any metadata, and too few for Python's recursion limit to be reached in reading or writing.
 DEPTH_LIMIT = 64
 NAME_SHOWN = 100  # characters of a field's name in an error
-# Of Python's calendar: a job may wait until 9999-12-31T23:59:59.999999Z, which as a float is the year 10000.
+# Python's calendar ends with the year 9999. The time 9999-12-31T23:59:59.999999Z is valid, but as a float it rounds up
+# to the year 10000.
 FIRST_SECOND, LAST_SECOND = -62_135_596_800.0, 253_402_300_799.0
 
 
 def parse(document: bytes | bytearray | str | None) -> dict[str, Any]:
-    """Return the JSON object in `document` (UTF-8, a byte order mark is tolerated).
+    """Return the JSON object in `document`, which is UTF-8, with or without a byte order mark.
 
-    Refused, because two readers could take them for different things, or none could write them again: a name
-    that appears twice in an object, NaN and infinite numbers, halves of surrogate pairs, more than 64 levels.
+    Rejects what two readers could understand differently, or what cannot be written again: a name that appears twice in
+    an object, NaN and infinite numbers, halves of surrogate pairs, more than 64 levels.
 
     Raises:
-        InvalidMessage: names the field, or says `message` when it is no JSON object at all.
+        InvalidMessage: names the field; or `message`, if `document` is not a JSON object.
     """
     try:
         text = document if isinstance(document, str) else bytes(document or b"").decode("utf-8")
@@ -41,7 +42,8 @@ def parse(document: bytes | bytearray | str | None) -> dict[str, Any]:
         raise InvalidMessage(f"message: is nested deeper than {DEPTH_LIMIT} levels") from None
     except ValueError as error:
         raise InvalidMessage(f"message: is not JSON ({error})") from None
-    # Half of a surrogate pair comes but as an escape or in a `str`, and each level takes a bracket: mostly neither is.
+    # Skip the check where it cannot fail: in bytes without an escape there is no half of a surrogate pair, and each
+    # level takes a bracket. That holds for nearly every message.
     is_checked = isinstance(document, bytes) and "\\u" not in text and text.count("{") + text.count("[") < DEPTH_LIMIT
     return data if is_checked and isinstance(data, dict) else check(data)
 
@@ -63,19 +65,19 @@ def check(data: object) -> dict[str, Any]:
             if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is what differs from itself
                 raise InvalidMessage(f"{name}: is not a finite number")
         elif value is not None and not isinstance(value, bool | int):
-            raise InvalidMessage(f"{name}: {type(value).__name__} is no JSON type")
+            raise InvalidMessage(f"{name}: {type(value).__name__} is not a JSON type")
     return data
 
 
 def write(data: object, *, ascii_only: bool = False, spaced: bool = False) -> str:
-    """Return `data` as one line of JSON; compact and in plain letters unless asked otherwise."""
+    """Return `data` as one line of JSON, by default compact and without escapes for letters beyond ASCII."""
     if not (ascii_only or spaced):
         return _COMPACT.encode(data)
     return json.dumps(data, ensure_ascii=ascii_only, separators=None if spaced else (",", ":"), allow_nan=False)
 
 
 def printable(text: str) -> str:
-    """Return `text` with what UTF-8 cannot carry (halves of surrogate pairs) written as escapes."""
+    """Return `text` with halves of surrogate pairs, which UTF-8 cannot encode, written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -85,12 +87,12 @@ def iso(moment: datetime) -> str:
 
 
 def moment(wall: float) -> datetime:
-    """Return seconds since the epoch as an aware UTC time; what no calendar holds becomes its first or last second."""
+    """Return seconds since the epoch as an aware UTC time, limited to the years 1 to 9999."""
     return datetime.fromtimestamp(min(max(wall, FIRST_SECOND), LAST_SECOND), UTC)
 
 
 def read_time(value: object) -> object:
-    """Return an ISO 8601 text with its zone as an aware UTC time; None is passed on. Raises ValueError."""
+    """Return an ISO 8601 text that has a time zone as an aware UTC time, and None as None. Raises ValueError."""
     if value is None:
         return value
     if isinstance(value, str):
@@ -126,7 +128,7 @@ def _check_text(name: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise InvalidMessage(f"{printable(name)}: holds half of a surrogate pair, which is no character") from None
+        raise InvalidMessage(f"{printable(name)}: contains half of a surrogate pair, not a character") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _finite(digits: str) -> float:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > 1000:  # Python refuses to write more than 4300 digits; nobody counts that far
+    if len(digits) > 1000:  # Python refuses to write more than 4300 digits, and nobody needs so many
         raise InvalidMessage(f"message: the number {digits[:40]}... is out of range")
     return int(digits)
 
@@ -160,7 +162,7 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-# Made once: they are dear, and there is one message in and one out for each job.
+# Created once, because that is expensive and every job reads one message and writes one.
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer
 )

@@ -1,6 +1,6 @@
-"""What a single field of a message may hold.
+"""Rules for single fields of a message.
 
-A rule raises ValueError with the reason alone; whoever reads the message adds the field's name.
+A rule raises ValueError with only the reason; the reader of the message adds the field's name.
 """
 
 import unicodedata
@@ -11,21 +11,21 @@ from pydantic import BeforeValidator, PlainValidator
 
 from etl.models import document
 
-PATH_LIMIT_BYTES = 4096  # PATH_MAX of Linux; no FTP server of ours takes more
-LABEL_LIMIT = 255  # characters of a job id or a server's name
+PATH_LIMIT_BYTES = 4096  # PATH_MAX of Linux; the FTP servers we know accept no more
+LABEL_LIMIT = 255  # characters of a job id or a server name
 
 
 def normalise_path(path: str) -> str:
-    """Return `path` without `//`, `.` and `..` (`a//b/./c/../d` becomes `a/b/d`).
+    """Return `path` without `//`, `.` and `..`: `a//b/./c/../d` becomes `a/b/d`.
 
     Raises:
-        ValueError: empty, too long, control characters (a line break would be a second FTP command), the name
-            of a folder, or `..` that climbs above the start.
+        ValueError: if the path is empty, too long, or names a folder, if it holds control characters (a line break
+            would start a second FTP command), or if a `..` climbs above its start.
     """
     if not path:
         raise ValueError("is empty")
     if (control := _control(path)) is not None:
-        raise ValueError(f"holds the control character {control!a}")
+        raise ValueError(f"contains the control character {control!a}")
     if len(path.encode("utf-8")) > PATH_LIMIT_BYTES:
         raise ValueError(f"is longer than {PATH_LIMIT_BYTES} bytes")
     if not ("//" in path or "/." in path or path.startswith(".") or path.endswith("/")):
@@ -50,12 +50,12 @@ def _label(text: str) -> str:
     if len(text) > LABEL_LIMIT:
         raise ValueError(f"is longer than {LABEL_LIMIT} characters")
     if _control(text) is not None:
-        raise ValueError("holds a control character")
+        raise ValueError("contains a control character")
     return text
 
 
 def is_label(text: str) -> bool:
-    """Is this a job id, or a server's name?"""
+    """Is this a valid job id or server name?"""
     try:
         return _label(text) == text
     except ValueError:
@@ -63,7 +63,7 @@ def is_label(text: str) -> bool:
 
 
 def _control(text: str) -> str | None:
-    """Return the first control character, or half of a surrogate pair."""
+    """Return the first control character or half of a surrogate pair; None if there is none."""
     if text.isprintable():
         return None
     return next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")), None)

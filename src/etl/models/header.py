@@ -1,11 +1,11 @@
-"""The names of our records' headers. A leaf."""
+"""Names of the headers that we write. A leaf."""
 
 JOB_ID = "etl-job-id"
 GROUP = "etl-group"
-ORIGIN = "etl-origin"  # where a job was first delivered: topic, partition, offset
+ORIGIN = "etl-origin"  # where the job was first delivered: topic, partition, offset
 ATTEMPTS = "etl-attempts"  # JSON
 NOT_BEFORE = "etl-not-before"
-REPLAYS = "etl-replays"  # how often a job was sent back from the dead letters, decimal
-MARKER = "etl-marker"  # in the dead-letter topic: a note about another record, no dead letter itself
+REPLAYS = "etl-replays"  # how often the job was replayed from the dead-letter topic, decimal
+MARKER = "etl-marker"  # only in the dead-letter topic: the record is a note about another one, not a dead letter
 
-REPLAYED = b"replayed"  # the value of MARKER: the dead letter that the note names was sent back
+REPLAYED = b"replayed"  # value of MARKER: the dead letter that the note names was replayed

@@ -1,6 +1,6 @@
-"""The dead letter: why a message went no further, and the message itself, recoverable to the byte.
+"""The dead letter: a message that failed for good, recoverable to the byte, and the reason.
 
-Knows Kafka's envelope as `Record`, and no client of it.
+Knows Kafka's envelope as `Record`, and no Kafka client.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from etl.models.message import FileTransferJob
     from etl.models.task import Origin, Record
 
-SHORT_BYTES = 65536  # of an original that is too large for the topic
+SHORT_BYTES = 65536  # how much of an original is kept at most if it is too large for the topic
 
 _RAW = "raw"
 _BASE64 = "raw_base64"
-# The ways in which most programs write JSON; one of them usually gives the original's bytes again.
+# The ways in which most programs write JSON. Usually one of them reproduces the bytes of the original.
 _STYLES: tuple[dict[str, bool], ...] = (
     {},
     {"spaced": True},
@@ -47,9 +47,10 @@ def _attempt(value: object) -> object:
 
 
 class DLQMessage(BaseModel):
-    """A message that went no further.
+    """A message that failed for good.
 
-    `original_message` is its JSON object, else `{"raw": text}` or `{"raw_base64": …}`.
+    `original_message` is the message if that is a JSON object; else `{"raw": text}` or, for bytes that are not UTF-8,
+    `{"raw_base64": …}`.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -64,10 +65,10 @@ class DLQMessage(BaseModel):
     original_partition: int | None = None
     original_offset: int | None = None
     attempts: Annotated[tuple[Attempt, ...], BeforeValidator(_attempt)] = ()
-    original_raw: str | None = None  # the exact text, where writing `original_message` again would not give it
-    original_sha256: str | None = None  # of the exact bytes
+    original_raw: str | None = None  # the exact text, if writing `original_message` would not reproduce it
+    original_sha256: str | None = None  # hash of the exact bytes, hexadecimal
     original_bytes_count: int | None = None  # only in the short form
-    truncated: bool = False
+    truncated: bool = False  # the short form: only the start of the original was kept
 
     @classmethod
     def from_job(
@@ -77,7 +78,7 @@ class DLQMessage(BaseModel):
         retry_count: int = 0,
         attempts: Sequence[Attempt] = (),
     ) -> Self:
-        """Make the dead letter of a job whose record is not at hand."""
+        """Create the dead letter of a job without its record."""
         return cls._make(
             job.to_json().encode("utf-8"),
             error,
@@ -96,7 +97,7 @@ class DLQMessage(BaseModel):
         retry_count: int = 0,
         origin: Origin | None = None,
     ) -> Self:
-        """Make the dead letter of a record; `origin` is where its job was first delivered, if elsewhere."""
+        """Create the dead letter of a record; `origin` is where its job was first delivered, if not there."""
         first = origin or record
         return cls._make(
             record.value or b"",
@@ -138,7 +139,7 @@ class DLQMessage(BaseModel):
         return cls.from_dict(document.parse(text))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the dead letter; what only some carry is left out of the others."""
+        """Return the dead letter as a JSON object; fields that only some dead letters have may be missing."""
         result: dict[str, Any] = {
             "original_message": self.original_message,
             "error": self.error,
@@ -166,10 +167,7 @@ class DLQMessage(BaseModel):
         return document.write(self.to_dict())
 
     def original_bytes(self) -> bytes | None:
-        """Return the message as it was sent, byte for byte: what a replay sends.
-
-        None when only its start was kept.
-        """
+        """Return the message as it was sent, byte for byte, for a replay; None if only its start was kept."""
         if self.truncated:
             return None
         if self.original_raw is not None:
@@ -181,9 +179,9 @@ class DLQMessage(BaseModel):
         return next(exact, candidates[0])
 
     def shortened(self, limit_bytes: int) -> Self:
-        """Return the short form, within `limit_bytes` of JSON: coordinates, SHA-256 and the start.
+        """Return the short form: coordinates, SHA-256, and as much of the original's start as fits.
 
-        Only a limit that cannot even hold the coordinates is exceeded.
+        It has at most `limit_bytes` of JSON, and exceeds that only if not even the coordinates fit.
         """
         original = self.original_bytes()
         start = _unpack(self.original_message) or b"" if original is None else original
@@ -209,7 +207,7 @@ def _room(letter: DLQMessage, limit_bytes: int) -> int:
 
 
 def _pack(original: bytes) -> tuple[dict[str, Any], str | None]:
-    """Return `original` as an object, and as text too where writing the object gives other bytes."""
+    """Return `original` as a JSON object, and also as text if writing the object would give other bytes."""
     try:
         text = original.decode("utf-8")
     except UnicodeDecodeError:
@@ -218,7 +216,7 @@ def _pack(original: bytes) -> tuple[dict[str, Any], str | None]:
         data = document.parse(original)
     except InvalidMessage:
         return {_RAW: text}, None
-    if set(data) in ({_RAW}, {_BASE64}):  # must not be taken for our own wrapping
+    if set(data) in ({_RAW}, {_BASE64}):  # it would look like a message that we wrapped: wrap it
         return {_RAW: text}, None
     if any(document.write(data, **style) == text for style in _STYLES):
         return data, None
@@ -226,7 +224,7 @@ def _pack(original: bytes) -> tuple[dict[str, Any], str | None]:
 
 
 def _unpack(message: Mapping[str, Any]) -> bytes | None:
-    """Return the bytes of a wrapped original; None when it is not wrapped."""
+    """Return the bytes of a wrapped original; None if it is not wrapped."""
     if set(message) == {_RAW} and isinstance(message[_RAW], str):
         return str(message[_RAW]).encode("utf-8")
     if set(message) == {_BASE64} and isinstance(message[_BASE64], str):

@@ -1,6 +1,6 @@
-"""The shapes of messages: a job in its two forms, and its result; the dead letter is in `letter`.
+"""The job in its two forms, and its result. The dead letter is in `letter`.
 
-Whatever arrives becomes a job or an `InvalidMessage` that names every wrong field; nothing else escapes.
+Reading returns a job or raises `InvalidMessage`, which names every wrong field; it raises nothing else.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from etl.errors import InvalidMessage
 from etl.models import document
 from etl.models.field import Action, Label, Moment, Path, Verification, Version, is_label
 
-Text = bytes | bytearray | str | None  # of a message as it arrives
+Text = bytes | bytearray | str | None  # a message as it arrives
 
-# The flat form (FTP Pooler): its field -> ours.
+# Fields of the flat form (FTP Pooler), and where they belong in the nested one.
 FLAT_FIELDS = {
     "task_id": ("job_id",),
     "src_id": ("source", "hostname"),
@@ -35,8 +35,8 @@ FLAT_FIELDS = {
 }
 NESTED_FIELDS = ("job_id", "source", "destination", "message_version", "priority", "options", "metadata")
 
-PROBLEMS_SHOWN = 20  # of one message
-NAME_SHOWN = 100  # characters of an unknown field's name
+PROBLEMS_SHOWN = 20  # wrong fields named in one error
+NAME_SHOWN = 100  # characters of an unknown field's name in an error
 
 
 class _Shape(BaseModel):
@@ -44,7 +44,7 @@ class _Shape(BaseModel):
 
 
 class Endpoint(_Shape):
-    """A file on a server. The path is normalised; it is relative to the server's base folder."""
+    """A file on a server. The path is normalised, and relative to the server's base folder."""
 
     hostname: Label
     path: Path
@@ -58,13 +58,13 @@ class Endpoint(_Shape):
 
 
 class TransferOptions(_Shape):
-    """How a file is transferred; everything may be left out."""
+    """How a file is transferred. All options have defaults."""
 
     overwrite: Literal["replace", "skip", "fail", "newer"] = "replace"
     source_action: Action = "keep"
     verify: Verification = "auto"
     preserve_mtime: bool = True
-    timeout_seconds: float | None = Field(default=None, gt=0, le=31_536_000, allow_inf_nan=False)  # of one attempt
+    timeout_seconds: float | None = Field(default=None, gt=0, le=31_536_000, allow_inf_nan=False)  # for one attempt
     not_before: Moment | None = None
     deadline: Moment | None = None
 
@@ -76,23 +76,23 @@ class TransferOptions(_Shape):
 
     @property
     def deletes(self) -> bool:
-        """Is the source to be deleted once its copy is published?"""
+        """Is the source deleted once its copy is published?"""
         return self.source_action == "delete"
 
     @property
     def move_to(self) -> str | None:
-        """Where the source is to be moved on its own server, or None."""
+        """The path on its own server to which the source is moved once its copy is published, or None."""
         return self.source_action["move"] if isinstance(self.source_action, dict) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what differs from the defaults."""
+        """Return the options that differ from their defaults."""
         values = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
         values = {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
         return {name: document.iso(value) if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 class FileTransferJob(_Shape):
-    """What to do: copy one file. `flat` says in which of the two forms it came; its result answers in it."""
+    """The job to copy one file. `flat` says in which of the two forms it came; its result has the same form."""
 
     job_id: Label | None = None
     source: Endpoint
@@ -105,7 +105,7 @@ class FileTransferJob(_Shape):
 
     @model_validator(mode="after")
     def _source_survives(self) -> Self:
-        # A source that is its own destination would be deleted by its own `source_action`.
+        # If source and destination are one file, `source_action` would delete or move the copy.
         if self.source.hostname.upper() == self.destination.hostname.upper():
             if self.source.path == self.destination.path:
                 raise ValueError("destination: is the source itself")
@@ -150,15 +150,15 @@ class FileTransferJob(_Shape):
 
     @property
     def ordering_key(self) -> bytes:
-        """Return the key for Kafka: one partition for all jobs of a destination file, as order holds within it."""
+        """The key for Kafka: it puts all jobs for a destination file into one partition, within which order is kept."""
         return f"{self.destination.hostname.upper()}:{self.destination.path}".encode()
 
     def with_id(self, job_id: str) -> Self:
-        """Return this job with an id."""
+        """Return a copy of this job with the given id."""
         return self.model_copy(update={"job_id": job_id})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the job in the form it came in, without what was left out or is the default."""
+        """Return the job in the form it came in, without missing and default values."""
         result: dict[str, Any] = {}
         if self.flat:
             result = {
@@ -189,7 +189,7 @@ class FileTransferJob(_Shape):
 
 
 class TransferResult(BaseModel):
-    """How a job ended, for `T-results`. Endpoints are None when the message was none that named them."""
+    """How a job ended, as written to `T-results`. An endpoint is None if the message did not name it."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
@@ -202,8 +202,8 @@ class TransferResult(BaseModel):
     attempts: int = 1
     verified_by: str | None = None
     checksum: str | None = None
-    skipped: bool = False  # `overwrite` left the destination alone
-    swapped: bool = False  # the server refuses to rename over a file: the name was absent for a moment
+    skipped: bool = False  # the destination was left alone, as `overwrite` asked
+    swapped: bool = False  # the server cannot rename over a file, so the name was absent for a moment
     error: str | None = None
     error_code: str | None = None
     started_at: Moment | None = None
@@ -214,11 +214,11 @@ class TransferResult(BaseModel):
 
     @property
     def succeeded(self) -> bool:
-        """Did the file arrive (or was it left alone as asked)?"""
+        """Did the file arrive, or was it skipped as asked?"""
         return self.status == "SUCCESS"
 
     def to_dict(self, flat: bool | None = None) -> dict[str, Any]:
-        """Return the result in the nested or the flat form (default: the form the job came in)."""
+        """Return the result in the flat or the nested form; by default in the form the job came in."""
         flat = self.flat if flat is None else flat
         source, destination = self.source, self.destination
         result: dict[str, Any] = {"task_id" if flat else "job_id": self.job_id, "status": self.status}
@@ -246,7 +246,7 @@ class TransferResult(BaseModel):
         return result
 
     def to_json(self, flat: bool | None = None) -> str:
-        """Return the result as one line of JSON."""
+        """Return the result as one line of JSON, in the form that `to_dict` would choose."""
         return document.write(self.to_dict(flat))
 
     @classmethod
@@ -311,7 +311,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _refusal(problems: Sequence[str], job_id: object = None) -> InvalidMessage:
-    """Return one error with all problems, of a length that fits any log and topic; with the job's id if it is one."""
+    """Return one error that lists the problems, short enough for any log and topic; with the job's id if valid."""
     rest = len(problems) - PROBLEMS_SHOWN
     shown = [*problems[:PROBLEMS_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
     named = job_id if isinstance(job_id, str) and is_label(job_id) else None

@@ -1,4 +1,4 @@
-"""A job at work in a process: the record it came in, what was tried before, and whether it is still ours."""
+"""A job inside a process: its record, its history, and whether it is still ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Record(NamedTuple):
-    """Kafka's envelope, as far as we need it. `timestamp` in seconds since the epoch, UTC."""
+    """The parts of a Kafka record that we need. `timestamp` is in seconds since the epoch, UTC."""
 
     topic: str
     partition: int
@@ -35,13 +35,13 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a server says of a file: `size_bytes`, and `mtime` in seconds since the epoch (UTC); None: not told."""
+    """What a server tells about a file: size, and `mtime` in seconds since the epoch (UTC); None if it does not."""
 
     size_bytes: int | None
     mtime: float | None
 
     def same_file(self, other: Facts) -> bool:
-        """Are size and time (to the second, all that FTP can carry) known and equal?"""
+        """Are both sizes and times known and equal? Times are compared to the second: FTP tells no more."""
         return (
             self.size_bytes is not None
             and self.mtime is not None
@@ -53,7 +53,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a job was first delivered; names its partial files and, without a `job_id`, the job."""
+    """Where a job was first delivered. It names the job's partial files, and the job itself if it has no `job_id`."""
 
     topic: str
     partition: int
@@ -65,7 +65,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One line of a job's history: `at` (UTC, ISO 8601), `where` (process), `what` (code and message)."""
+    """One entry of a job's history: `at` is ISO 8601 in UTC, `where` a process, `what` an error code and message."""
 
     at: str
     where: str
@@ -73,7 +73,7 @@ class Attempt:
 
 
 class Span(NamedTuple):
-    """From when to when something lasted by the wall clock, and for how long; a clock that is set changes no length."""
+    """A period by the wall clock, and its length by the monotonic clock, which is right even if the clock is set."""
 
     started_at: float  # seconds since the epoch, UTC; so is `finished_at`
     finished_at: float
@@ -92,39 +92,38 @@ class Start(NamedTuple):
         return cls(time.time(), time.monotonic())
 
     def until_now(self) -> Span:
-        """Return what passed since then."""
+        """Return the period from this start until now."""
         return Span(self.wall, time.time(), time.monotonic() - self.monotonic)
 
 
-SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing is new enough but one of its own
+SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing that exists is new enough
 
 
 @dataclass(eq=False)
 class Task:
-    """One job in this process. Mutable state belongs to whoever holds the task: dispatcher, lane, then outcomes."""
+    """One job in this process. Its mutable state belongs to its holder: dispatcher, then lane, then outcomes."""
 
-    record: Record  # as delivered now (from T or T-retry)
+    record: Record  # as delivered last, from T or T-retry
     origin: Origin
     job: FileTransferJob
-    attempts: list[Attempt] = field(default_factory=list)  # those that spent an attempt
-    waiting_since: float | None = None  # wall clock: since when its server has been down; None: it is not waiting
-    outages: int = 0  # how often in a row it met an outage
+    attempts: list[Attempt] = field(default_factory=list)  # only failures that spent an attempt
+    waiting_since: float | None = None  # wall clock: when its server went down; None if the job is not waiting for one
+    outages: int = 0  # outages met in a row
     replays: int = 0
-    recallable: bool = (
-        False  # when it is set aside: it may come back before its time, once its servers have room for it
-    )
-    published: bool = False  # the copy is under its final name and committed so; only the source action is left
-    verified_by: str | None = None  # carried from publish to the result of a published job
-    facts: Facts | None = None  # the same: the source's, as it was read
-    start: Start | None = None  # the same: of the copying
-    leaves_partial: bool = False  # a partial file of this process may lie at the destination
-    epoch: int = 0  # of the assignment in which the record was received
-    # Partial files of earlier runs are looked for first, by a listing that is no older (monotonic clock); None: not.
+    recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
+    published: bool = False  # the publication of the copy is committed; only the source action is left
+    # These three belong to the copy of a published job; they are kept for its result.
+    verified_by: str | None = None
+    facts: Facts | None = None  # size and time of the source, as it was read
+    start: Start | None = None  # when the copying began
+    leaves_partial: bool = False  # a partial file of this process may be left at the destination
+    epoch: int = 0  # number of the partition's assignment in which the record was received
+    # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time
+    # (monotonic); None if there is no need to.
     orphan_scan_since: float | None = None
-    # Is the partition of `record` still ours, as far as this process can know?
-    owned: Callable[[], bool] = lambda: True
-    size_bytes: int = 0  # of the record, for the window
-    partition: Partition = field(init=False)  # of the record
+    owned: Callable[[], bool] = lambda: True  # is the record's partition still ours, as far as this process can know?
+    size_bytes: int = 0  # size of the record, counted against the window
+    partition: Partition = field(init=False)
 
     def __post_init__(self) -> None:
         self.partition = Partition(self.record.topic, self.record.partition)

@@ -1,4 +1,4 @@
-"""What goes to Kafka in one transaction: messages, and offsets. Knows no Kafka client."""
+"""The contents of a Kafka transaction: messages and offsets. Knows no Kafka client."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import NamedTuple
 
 
 class Partition(NamedTuple):
-    """A partition of a topic; equal to any other tuple of the two, the client's own among them."""
+    """A partition of a topic. Equal to the Kafka client's own tuple of the same values."""
 
     topic: str
     partition: int
 
 
 class Commit(NamedTuple):
-    """What a commit says of one partition: the next offset, and metadata (4096 bytes at most)."""
+    """What is committed for one partition: the next offset, and metadata of at most 4096 bytes."""
 
     offset: int
     metadata: str
 
 
 class Message(NamedTuple):
-    """One record to be sent. `partition` None: the client chooses by the key.
+    """One record to send. If `partition` is None, the client chooses one by the key.
 
-    `shrink` gives what is sent instead when the topic refuses its size: a shorter form, or other messages
-    that say the same; None when there is nothing shorter.
+    `shrink` returns the messages to send instead if the topic refuses the size: a shorter form, or several messages
+    that say the same. It is None if there is nothing shorter.
     """
 
     topic: str
@@ -38,13 +38,13 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """One transaction: outcomes' messages, and where their partitions stand once they are committed.
+    """One transaction: the messages of outcomes, and the offsets that their partitions reach with it.
 
-    `membership` (the consumer's group metadata) was taken at the same moment as `offsets`: it fences them.
+    `membership` is the consumer's group metadata, taken at the same moment as `offsets`: it fences them.
     """
 
     messages: tuple[Message, ...]
     offsets: Mapping[Partition, Commit]
     membership: object
-    number: int = 0  # of its ledger
-    clean: bool = False  # the last one of an owner that ended in good order
+    number: int = 0  # counted by its ledger
+    clean: bool = False  # the last batch of an owner that stopped in good order and left no partial file

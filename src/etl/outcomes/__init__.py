@@ -1,1 +1,1 @@
-"""How jobs ended, told to Kafka: results, deferrals and dead letters in one transaction with the offsets."""
+"""How jobs ended, reported to Kafka: results, deferrals and dead letters, in one transaction with the offsets."""

@@ -1,6 +1,6 @@
-"""The thread that commits: one transaction after the other, through failures of every kind.
+"""The thread that commits outcomes, one transaction at a time, and handles every way in which a commit can fail.
 
-Knows no Kafka client: the transaction itself is a `TransactionSink`.
+Knows no Kafka client: a `TransactionSink` carries the transactions out.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from etl.outcomes.ledger import Ledger
 log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.05, 5.0
-SHORTEST_INTERVAL = 0.25  # of the usual one, between two batches that nothing more could join
-RIVAL_FENCES, RIVAL_SECONDS = 5, 60.0  # so often fenced in that time: no chance, but a rival
+SHORTEST_INTERVAL = 0.25  # part of the interval that passes at least between two batches, even if no outcome is missing
+RIVAL_FENCES, RIVAL_SECONDS = 5, 60.0  # being fenced so often in that time means: another process has this identity
 
 
 class _Flush:
-    """A wish to have everything committed; `done` once it is."""
+    """A request to commit everything; `done` is set once that has happened."""
 
     def __init__(self, clean: bool) -> None:
         self.clean = clean
@@ -34,33 +34,33 @@ class _Flush:
 
 
 class TransactionSink(Protocol):
-    """What carries a transaction out: the seam to the broker. One thread calls it; every call has a limit."""
+    """Carries transactions out: the seam to the broker. One thread calls it; every call has a time limit."""
 
     def commit(self, batch: Batch) -> None:
         """Send a batch's messages and offsets in one transaction.
 
         Raises:
-            CommitRejected: it was surely not committed.
-            MessageTooLarge: a message is too large for its topic, by its place in the batch; not committed.
-            CommitUnknown: its end is not known (any OSError means the same).
+            CommitRejected: it was certainly not committed.
+            MessageTooLarge: not committed, as a message (its `index` in the batch) is too large for its topic.
+            CommitUnknown: whether it was committed is unknown. Any OSError means the same.
         """
         ...
 
     def recover(self, batch: Batch) -> Mapping[Partition, tuple[int, str]]:
-        """End a batch's transaction one way or the other, then read the group's offsets of its partitions.
+        """Make sure that a batch's transaction has ended; return the group's offset and metadata of its partitions.
 
         Raises:
-            BrokerUnavailable: not known yet, ask again.
+            BrokerUnavailable: the outcome is still unknown: call again.
         """
         ...
 
 
 class Committer:
-    """Commits what the ledger holds, by time or count, in the thread `committer`.
+    """Commits the ledger's outcomes, by time or count, in the thread `committer`.
 
-    Rejected batches are taken anew, with fresh membership. After an unknown end nothing else is sent until
-    the end is known. What no waiting can help goes to `on_fatal`, once, and the committer stops: nothing more
-    is committed, the next life of the process repeats it.
+    A rejected batch is taken anew, with fresh membership. While the outcome of a commit is unknown, nothing else is
+    sent. An error that waiting cannot mend goes to `on_fatal`, once, and the committer stops: nothing more is
+    committed, and the next life of the process repeats the work.
     """
 
     def __init__(
@@ -80,42 +80,46 @@ class Committer:
         self._on_fatal = on_fatal
         self._interval_seconds = interval_seconds
         self._max_records = max_records
-        self._clock = clock
-        self._due = float("-inf")  # of the next batch
+        self._clock = clock  # monotonic
+        self._due = float("-inf")  # when the next batch, or the next attempt to recover, is due
         self._committed_at = float("-inf")
-        self._failures = 0  # in a row
-        self._fences: deque[float] = deque(maxlen=RIVAL_FENCES)
-        self._unknown: Batch | None = None
-        self._flush: _Flush | None = None  # set by `flush`, taken by `step`
+        self._failures = 0  # consecutive ones
+        self._fences: deque[float] = deque(maxlen=RIVAL_FENCES)  # when the last commits were fenced
+        self._unknown: Batch | None = None  # sent, and perhaps committed
+        self._flush: _Flush | None = None  # set by any thread, removed by `step`
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+
+    def __repr__(self) -> str:
+        unknown = "" if self._unknown is None else f", outcome of batch {self._unknown.number} unknown"
+        return f"Committer(due in {self._due - self._clock():.3f} s, {self._failures} failures{unknown})"
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def flush(self, deadline: float, *, clean: bool = False) -> bool:
-        """Commit all that waits, without regard to time and count; was that done before the deadline?
+        """Commit everything that waits, at once; return whether that was done before `deadline` (monotonic).
 
-        `clean`: the last time: every partition is said to have ended in good order. Outcomes whose metadata
-        does not fit stay behind then.
+        `clean`: this is the last commit, which marks every partition as left cleanly. Outcomes whose metadata does not
+        fit into it are left out.
         """
         flush = self.request_flush(clean=clean)
         return flush.done.wait(max(0.0, deadline - self._clock()))
 
     def request_flush(self, *, clean: bool = False) -> _Flush:
-        """Ask for a flush; its `done` is set by the step that ends it."""
+        """Request a flush without waiting for it."""
         self._flush = flush = _Flush(clean)
         self._wake.set()
         return flush
 
     def hurry(self) -> None:
-        """Look at once whether there is something to commit: the outcome came that all waited for. Any thread."""
+        """Check at once whether a batch is due, as the last missing outcome has come. Any thread."""
         self._wake.set()
 
     def stop(self, deadline: float) -> bool:
-        """End the thread; has it ended before the deadline? What it leaves undone is repeated, not lost."""
+        """End the thread; return whether it ended before `deadline` (monotonic). What is not committed is repeated."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():
@@ -123,10 +127,13 @@ class Committer:
         return not self._thread.is_alive()
 
     def step(self, now: float) -> float:
-        """Do one iteration; return in how many seconds the next is wanted. Blocks as long as the sink does."""
+        """Run one iteration; return the seconds until the next one is due. Blocks as long as the sink does.
+
+        `now`: monotonic.
+        """
         try:
             self._step(now)
-        except Exception as error:  # a bug, or a broker that will never take it: the process must stop
+        except Exception as error:  # a bug, or a batch that the broker will never accept: the process must stop
             log.critical("committer stopped", error=str(error), exc_info=error)
             self._stopping.set()
             self._on_fatal(error)
@@ -135,16 +142,16 @@ class Committer:
 
     def _step(self, now: float) -> None:
         with logs.together():
-            self._ledger.write()  # also while the end of a commit is unknown: jobs go on, and are told of
+            self._ledger.write()  # even while the outcome of a commit is unknown: finished jobs are logged at once
         if self._unknown is not None:
             if now >= self._due:
                 self._recover(self._unknown, now)
             return
         flush = self._flush
-        hurried = not self._failures and (
-            flush is not None or self._ledger.waiting >= self._max_records or self._is_all_there(now)
+        may_hurry = not self._failures and (
+            flush is not None or self._ledger.waiting >= self._max_records or self._is_complete(now)
         )
-        if now < self._due and not hurried:
+        if now < self._due and not may_hurry:
             return
         self._due = now + self._interval_seconds
         clean = flush is not None and flush.clean
@@ -158,8 +165,8 @@ class Committer:
             self._flush = None
             flush.done.set()
 
-    def _is_all_there(self, now: float) -> bool:
-        """Would waiting gain nothing: no job runs whose outcome could come along? Not right after the last batch."""
+    def _is_complete(self, now: float) -> bool:
+        """Return whether waiting would add no outcome to the batch, and the last commit is not too recent."""
         return now - self._committed_at >= self._interval_seconds * SHORTEST_INTERVAL and self._ledger.complete
 
     def _is_flushed(self, flush: _Flush, batch: Batch | None, waiting_before: int) -> bool:
@@ -189,7 +196,7 @@ class Committer:
         except CommitRejected as error:
             log.warning("commit rejected", batch=batch.number, error=str(error))
             self._ledger.end_batch(batch, committed=False)
-            self._look_for_a_rival(error, now)
+            self._require_no_rival(error, now)
             self._back_off(now)
             return False
         self._ledger.end_batch(batch, committed=True)
@@ -207,7 +214,7 @@ class Committer:
             return
         committed = self._ledger.resolve(batch, read_back)
         if committed is None:
-            log.warning("commit outcome still unknown", batch=batch.number, error="offsets of its partitions not told")
+            log.warning("commit outcome still unknown", batch=batch.number, error="the broker did not return offsets")
             self._back_off(now)
             return
         log.info("commit resolved", batch=batch.number, committed=committed)
@@ -216,15 +223,15 @@ class Committer:
         self._due = now
         self._ledger.end_batch(batch, committed)
 
-    def _look_for_a_rival(self, error: CommitRejected, now: float) -> None:
-        """Raise BrokerRefused when fenced again and again while the broker answers: two live processes, one id."""
+    def _require_no_rival(self, error: CommitRejected, now: float) -> None:
+        """Raise BrokerRefused if this process is fenced repeatedly: another live process has the same identity."""
         if not isinstance(error, Fenced):
             self._fences.clear()
             return
         self._fences.append(now)
         if len(self._fences) == RIVAL_FENCES and now - self._fences[0] <= RIVAL_SECONDS:
             raise BrokerRefused(
-                f"another live process has our identity, each needs its own ETL_INSTANCE_ID or slot: {error}"
+                f"another live process uses the same identity; give each its own ETL_INSTANCE_ID or slot: {error}"
             ) from error
 
     def _back_off(self, now: float) -> None:

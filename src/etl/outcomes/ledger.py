@@ -1,6 +1,6 @@
-"""How records ended, and what of it goes into the next transaction: messages and offsets in one.
+"""How records ended, and what of it goes into the next transaction: messages and offsets together.
 
-Knows no Kafka client, no job and no clock; sends nothing: that is `committer`.
+Sends nothing: that is the committer's task. Knows no Kafka client, no job and no clock.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import NamedTuple
 from etl.models.wire import Batch, Commit, Message, Partition
 from etl.outcomes.offsets import CommitPlan, OffsetTracker, RecordState
 
-POSITION_INTERVAL_SECONDS = 1.0  # between commits of a partition that only say that its position moved
+POSITION_INTERVAL_SECONDS = 1.0  # between two commits of a partition that contain nothing but a new position
 
 
 class Outcome(NamedTuple):
-    """How a record ended. `epoch` is the one of the partition's assignment in which it was received.
+    """How a record ended. `epoch` is the assignment of its partition in which it was received.
 
-    PUBLISHED: its copy is in place, the source action is left. Commits that state, with no message; then
-    `on_commit` starts the action, and a DONE outcome of the same record follows.
-    DONE: nothing is left. No message at all is right for a record that is none of ours.
+    PUBLISHED: the copy has its final name, the source action remains. Its commit carries no message; then `on_commit`
+    starts the action, and a DONE outcome of the same record follows.
+    DONE: nothing remains. A record of another group has no message at all.
 
-    `on_commit` is called once, without any lock, when the commit is in and the partition still ours.
-    `write` says the messages in place of `messages`: called once, without any lock, by the committer or at the stop.
+    `on_commit` is called once, without any lock, after the commit, if the partition is still assigned here.
+    `write`, if given, builds the messages in place of `messages`. The committer calls it once, without any lock, or the
+    main thread does while it stops.
     """
 
     partition: Partition
@@ -45,109 +46,120 @@ class PartitionState:
     epoch: int
     tracker: OffsetTracker
     committed_offset: int
-    sent_at: float = float("-inf")
-    says_clean: bool = False  # the committed metadata says that its owner ended in good order
-    at_rest: bool = False  # and that is still true: it was us, and nothing was received since
-    waiting: dict[int, Outcome] = field(default_factory=dict)
+    sent_at: float = float("-inf")  # `now` of its last batch
+    marked_clean: bool = False  # the committed metadata states that the owner ended cleanly
+    is_unchanged: bool = False  # this process committed that mark, and has received nothing since
+    waiting: dict[int, Outcome] = field(default_factory=dict)  # by offset; not committed yet
 
 
 @dataclass
 class BatchPart:
-    """What a batch in flight holds of one partition."""
+    """What the batch in flight contains of one partition."""
 
     epoch: int
     plan: CommitPlan
 
 
 class Ledger:
-    """What is known of every assigned partition, and what of it goes into the next transaction.
+    """The state of every assigned partition, and the source of transactions.
 
-    Thread-safe: the consumer assigns, receives and revokes, lanes add outcomes, the committer takes batches.
-    No method blocks but for the lock. At most one batch is in flight; each ends with `settle`.
-    `token` is unique to this life of the process.
+    Thread-safe: the consumer assigns, receives and revokes, lanes add outcomes, the committer takes batches. No method
+    blocks, except briefly for the lock. At most one batch is in flight; each ends with `end_batch`. `token` is unique
+    to this life of the process.
     """
 
     def __init__(self, token: str | None = None) -> None:
         self._token = token or secrets.token_hex(8)
-        self._lock = threading.Lock()  # guards all below, and makes offsets and membership one moment
+        self._lock = threading.Lock()  # guards all below; offsets and membership are read under it as of one moment
         self._partitions: dict[Partition, PartitionState] = {}
-        self._turn: deque[Partition] = deque()  # which partition is served first
+        self._order: deque[Partition] = deque()  # in which partitions contribute to a batch; rotates for fairness
         self._unwritten: list[Outcome] = []
         self._epochs = 0
         self._batches = 0
         self._in_flight: tuple[Batch, dict[Partition, BatchPart]] | None = None
         self.on_complete: Callable[[], None] | None = None  # called without the lock when no outcome is missing
 
-    # --- the consumer's side
+    def __repr__(self) -> str:
+        states, in_flight = list(self._partitions.values()), self._in_flight  # no lock: its holder may want to print it
+        waiting, outstanding = sum(len(one.waiting) for one in states), sum(one.tracker.outstanding for one in states)
+        batch = "no batch" if in_flight is None else f"batch {in_flight[0].number}"
+        return (
+            f"Ledger({len(states)} partitions, {outstanding} outstanding, {waiting} not committed, {batch} in flight)"
+        )
+
+    # --- called by the consumer
 
     def assign(self, partition: Partition, start: int, metadata: str = "") -> int:
-        """Take a partition over at the committed `start` with its metadata; return its epoch.
+        """Begin an assignment at the committed offset `start` with its metadata; return its epoch.
 
-        The epoch is never the same twice. A partition that is assigned already starts anew.
+        Epochs are never repeated. A partition that is assigned already begins anew.
         """
         tracker = OffsetTracker(start, metadata)
         with self._lock:
             self._epochs += 1
-            self._partitions[partition] = PartitionState(self._epochs, tracker, start, says_clean=tracker.was_clean)
-            if partition not in self._turn:
-                self._turn.append(partition)
+            self._partitions[partition] = PartitionState(self._epochs, tracker, start, marked_clean=tracker.was_clean)
+            if partition not in self._order:
+                self._order.append(partition)
             return self._epochs
 
     def revoke(self, partitions: Iterable[Partition]) -> None:
-        """Drop everything about partitions at once; what is in flight is settled for the rest."""
-        with self._lock:
+        """Forget partitions at once; a batch in flight ends for the others alone."""
+        with self._lock:  # critical section: from here on, no outcome of these partitions counts
             for partition in partitions:
                 if self._partitions.pop(partition, None) is not None:
-                    self._turn.remove(partition)
+                    self._order.remove(partition)
 
     def receive(self, partition: Partition, offset: int) -> RecordState:
-        """Take note of a record; NEW: do it, PUBLISHED: do its source action, DONE: nothing is left to do.
+        """Register a record; return what remains: all of it (NEW), its source action (PUBLISHED), or nothing (DONE).
 
         Raises:
             KeyError: the partition is not assigned.
             ValueError: the offset is before the position.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide how far the record has come; from here on it is outstanding
             state = self._partitions[partition]
-            state.at_rest = False
+            state.is_unchanged = False
             return state.tracker.receive(offset)
 
     def is_done(self, partition: Partition, offset: int) -> bool:
-        """Does a commit say that a record is done? Asked before it is received."""
+        """Return whether a commit covers this record. To be called before the record is received."""
         with self._lock:
             state = self._partitions.get(partition)
             return state is not None and state.tracker.is_done(offset)
 
-    def moved(self, partition: Partition, position: int) -> None:
-        """Take note of the consumer's position. Call it only when every record before it was received."""
+    def advance(self, partition: Partition, position: int) -> None:
+        """Set the consumer's position. Every record before it must have been received."""
         with self._lock:
             if (state := self._partitions.get(partition)) is not None:
                 state.tracker.position = position
 
     def owns(self, partition: Partition, epoch: int) -> bool:
-        """Is that assignment of the partition still in force?
+        """Return whether that assignment of the partition is still in force.
 
-        Read without the lock: the answer is old a moment later anyway, and no lane has to wait for a batch.
+        Reads without the lock: the answer may be out of date a moment later anyway, and no lane waits for a batch.
         """
-        return self._owned(partition, epoch) is not None
+        return self._assigned(partition, epoch) is not None
 
     def was_clean(self, partition: Partition) -> bool:
-        """Did the last owner end in good order, so that no partial file can lie about?"""
+        """Return whether the last owner ended cleanly, so that it left no orphans."""
         with self._lock:
             state = self._partitions.get(partition)
             return state is not None and state.tracker.was_clean
 
-    def started(self, partition: Partition) -> bool:
-        """Is it on record that somebody works on it? Before that, a kill would pass for a clean end."""
-        with self._lock:
-            state = self._partitions.get(partition)
-            return state is not None and not state.says_clean
+    def is_claimed(self, partition: Partition) -> bool:
+        """Return whether the committed metadata states that the partition is in use.
 
-    def full(self, partition: Partition) -> bool:
-        """Should no more of this partition be received for now?"""
+        Until then no record may be received: if the process died, its work would be taken for a clean end.
+        """
         with self._lock:
             state = self._partitions.get(partition)
-            return state is not None and state.tracker.full
+            return state is not None and not state.marked_clean
+
+    def is_full(self, partition: Partition) -> bool:
+        """Return whether no more records of this partition should be received for now."""
+        with self._lock:
+            state = self._partitions.get(partition)
+            return state is not None and state.tracker.is_full
 
     @property
     def partitions(self) -> list[Partition]:
@@ -157,21 +169,21 @@ class Ledger:
 
     @property
     def outstanding(self) -> int:
-        """How many received records have no committed outcome."""
+        """Number of received records whose outcome is not committed."""
         with self._lock:
             return sum(state.tracker.outstanding for state in self._partitions.values())
 
-    # --- the lanes' side
+    # --- called by lanes
 
     def add(self, outcome: Outcome) -> bool:
-        """Take an outcome; False when it is dropped.
+        """Accept an outcome; return False if it is dropped.
 
-        Dropped is what belongs to an assignment that is over (the new owner repeats it), and a second outcome
-        of a record.
+        Dropped are outcomes of an assignment that has ended (the new owner repeats the record), and the second
+        outcome of a record.
         """
-        with self._lock:
-            state = self._owned(outcome.partition, outcome.epoch)
-            if state is None or outcome.offset in state.waiting or not state.tracker.knows(outcome.offset):
+        with self._lock:  # critical section: decide whether the outcome counts, and whether it is the last one missing
+            state = self._assigned(outcome.partition, outcome.epoch)
+            if state is None or outcome.offset in state.waiting or not state.tracker.has(outcome.offset):
                 return False
             state.waiting[outcome.offset] = outcome
             if outcome.write is not None:
@@ -183,29 +195,30 @@ class Ledger:
 
     @property
     def complete(self) -> bool:
-        """Is there an outcome of every received record, and one at least to commit?"""
+        """Whether every received record has an outcome, and at least one waits for its commit."""
         with self._lock:
             return self._is_complete() and any(state.waiting for state in self._partitions.values())
 
     @property
     def waiting(self) -> int:
-        """How many outcomes are not committed, those in flight included."""
+        """Number of outcomes that are not committed, including those in flight."""
         with self._lock:
             return sum(len(state.waiting) for state in self._partitions.values())
 
-    # --- the committer's side
+    # --- called by the committer
 
     def write(self) -> None:
-        """Have the messages written of all outcomes that left it to us.
+        """Build the messages of all outcomes that left it to the committer.
 
-        All at once: in a lane, between two files, each would cost three times as much, as no cache holds the code.
+        Together, as the code then stays in the processor's caches: in a lane, between two files, building a message
+        takes three times as long.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide who builds the messages; no other thread finds these outcomes now
             unwritten, self._unwritten = self._unwritten, []
         written = [outcome._replace(messages=outcome.write(), write=None) for outcome in unwritten if outcome.write]
-        with self._lock:
+        with self._lock:  # critical section: decide whose partitions are still assigned; other messages are dropped
             for outcome in written:
-                if (state := self._owned(outcome.partition, outcome.epoch)) is not None:
+                if (state := self._assigned(outcome.partition, outcome.epoch)) is not None:
                     state.waiting[outcome.offset] = outcome
 
     def batch(
@@ -216,86 +229,82 @@ class Ledger:
         membership: Callable[[], object | None],
         clean: bool = False,
     ) -> Batch | None:
-        """Take the next transaction: at most `limit` outcomes, from all partitions; None: nothing to say.
+        """Take the next transaction: at most `limit` outcomes of all partitions; None if there is nothing to commit.
 
-        `membership` is called under the lock, so that what it returns fences exactly these offsets; it must
-        not block, nor wait for whoever calls `revoke`. None from it: no member now, nothing can be committed.
+        `now`: monotonic seconds. `membership` returns the consumer's group metadata, or None while it is no member,
+        when nothing can be committed. It is called under the lock, so that its answer fences exactly these offsets;
+        it must not block, nor wait for a thread that calls `revoke`.
 
-        `clean`: the last one: says of every partition that its owner ended in good order, also when nothing
-        else is new.
+        `clean`: this is the last batch. It marks every partition as left cleanly, also those without other news.
 
         Raises:
             RuntimeError: a batch is in flight.
         """
         self.write()
-        with self._lock:
+        with self._lock:  # critical section: decide what the transaction contains, and as which member it is sent
             if self._in_flight is not None:
                 raise RuntimeError("a batch is in flight")
-            parts = self._parts(limit, now, everything=clean)
+            parts = self._select(limit, now, every_partition=clean)
             if not parts or (fence := membership()) is None:
                 return None
             self._batches += 1
-            self._turn.rotate(-1)
-            batch = Batch(
-                messages=tuple(
-                    message for partition, part in parts.items() for message in self._messages(partition, part)
-                ),
-                offsets={partition: self._commit(partition, part, clean) for partition, part in parts.items()},
-                membership=fence,
-                number=self._batches,
-                clean=clean,
-            )
+            self._order.rotate(-1)
+            batch = self._build(parts, fence, clean=clean)
             self._in_flight = batch, parts
             for partition in parts:
                 self._partitions[partition].sent_at = now
             return batch
 
     def end_batch(self, batch: Batch, committed: bool) -> None:
-        """End a batch; then call `on_commit` of what is in, unlocked. Not committed: its outcomes come again.
+        """End the batch in flight, then call `on_commit` of its outcomes without the lock.
+
+        Unless it was committed, its outcomes are in the next batch again.
 
         Raises:
             RuntimeError: it is not in flight.
         """
-        with self._lock:
-            parts = self._flying(batch)
+        with self._lock:  # critical section: decide which outcomes are committed, for partitions still assigned
+            parts = self._require_in_flight(batch)
             self._in_flight = None
-            settled: list[Outcome] = []
+            ended: list[Outcome] = []
             for partition, part in parts.items():
-                state = self._owned(partition, part.epoch)
+                state = self._assigned(partition, part.epoch)
                 if committed and state is not None:
                     state.tracker.mark_committed(*part.plan)
                     state.committed_offset = batch.offsets[partition].offset
-                    state.says_clean = state.at_rest = batch.clean
-                    settled += [state.waiting.pop(offset) for offset in sorted(part.plan.done | part.plan.published)]
-        for outcome in settled:
+                    state.marked_clean = state.is_unchanged = batch.clean
+                    ended += [state.waiting.pop(offset) for offset in sorted(part.plan.done | part.plan.published)]
+        for outcome in ended:
             if outcome.on_commit is not None:
                 outcome.on_commit()
 
     def resolve(self, batch: Batch, read_back: Mapping[Partition, tuple[int, str]]) -> bool | None:
-        """Tell from what the group's offsets are now whether a batch with an unknown end was committed.
+        """Decide whether a batch with an unknown outcome was committed, given the group's offsets as `read_back`.
 
-        All partitions of a transaction part its end, so one that reads exactly as sent says it for all. Only
-        those that are still ours count: another owner moves its own. None: `read_back` says nothing of them.
+        A transaction is committed for all of its partitions or for none, so a single one that reads back as sent
+        proves the commit. Only partitions that are still assigned count: another owner commits its own offsets.
+
+        Returns None if `read_back` lacks one of them and none proves the commit.
         """
-        with self._lock:
-            parts = self._flying(batch)
-            mine = [tp for tp, part in parts.items() if self._owned(tp, part.epoch) is not None]
-        if any(tuple(read_back[tp]) == tuple(batch.offsets[tp]) for tp in mine if tp in read_back):
+        with self._lock:  # critical section: decide which partitions may prove the commit
+            parts = self._require_in_flight(batch)
+            assigned = [tp for tp, part in parts.items() if self._assigned(tp, part.epoch) is not None]
+        if any(tuple(read_back[tp]) == tuple(batch.offsets[tp]) for tp in assigned if tp in read_back):
             return True
-        return False if all(tp in read_back for tp in mine) else None
+        return False if all(tp in read_back for tp in assigned) else None
 
     def shrink(self, batch: Batch, index: int) -> bool:
-        """Replace a message that is too large for its topic by its shorter form; False when there is none.
+        """Replace a message that is too large for its topic by its shorter form; return False if it has none.
 
-        The batch is in flight, and surely not committed: settle it so, then take the next.
+        The batch must be in flight and certainly not committed: end it as such, then take the next.
         """
         message = batch.messages[index]
         if message.shrink is None:
             return False
         shorter = message.shrink()
-        with self._lock:
-            for partition, part in self._flying(batch).items():
-                state = self._owned(partition, part.epoch)
+        with self._lock:  # critical section: decide which outcome the message belongs to, if its partition is assigned
+            for partition, part in self._require_in_flight(batch).items():
+                state = self._assigned(partition, part.epoch)
                 if state is None:
                     continue
                 for offset, outcome in state.waiting.items():
@@ -304,9 +313,9 @@ class Ledger:
                         messages = outcome.messages[:at] + shorter + outcome.messages[at + 1 :]
                         state.waiting[offset] = outcome._replace(messages=messages)
                         return True
-        return True  # revoked meanwhile: its next owner will meet it
+        return True  # the partition was revoked meanwhile: its next owner meets the same message
 
-    def _owned(self, partition: Partition, epoch: int) -> PartitionState | None:
+    def _assigned(self, partition: Partition, epoch: int) -> PartitionState | None:
         state = self._partitions.get(partition)
         return state if state is not None and state.epoch == epoch else None
 
@@ -315,33 +324,37 @@ class Ledger:
     def _is_complete(self) -> bool:
         return all(len(state.waiting) == state.tracker.outstanding for state in self._partitions.values())
 
-    def _flying(self, batch: Batch) -> dict[Partition, BatchPart]:
+    def _require_in_flight(self, batch: Batch) -> dict[Partition, BatchPart]:
         if self._in_flight is None or self._in_flight[0] is not batch:
             raise RuntimeError(f"batch {batch.number} is not in flight")
         return self._in_flight[1]
 
-    def _parts(self, limit: int, now: float, *, everything: bool) -> dict[Partition, BatchPart]:
+    def _select(self, limit: int, now: float, *, every_partition: bool) -> dict[Partition, BatchPart]:
+        """Return what each partition contributes to the next batch; those without news are left out."""
         parts: dict[Partition, BatchPart] = {}
-        for partition in self._turn:
+        for partition in self._order:
             state = self._partitions[partition]
             ready = {offset: outcome.state for offset, outcome in state.waiting.items() if outcome.write is None}
             plan = state.tracker.plan(ready, limit)
             limit -= len(plan.done) + len(plan.published)
-            if plan.done or plan.published or everything or self._has_news(state, now):
+            if plan.done or plan.published or every_partition or self._has_news(state, now):
                 parts[partition] = BatchPart(state.epoch, plan)
         return parts
 
     def _has_news(self, state: PartitionState, now: float) -> bool:
-        if state.says_clean and not state.at_rest:
-            return True  # else a kill before the first outcome would pass for a clean end
-        due = now - state.sent_at >= POSITION_INTERVAL_SECONDS
-        return due and state.tracker.committable > state.committed_offset
+        """Return whether a partition has something to commit although none of its outcomes is ready."""
+        # The last owner's mark must go before work begins: see `is_claimed`.
+        if state.marked_clean and not state.is_unchanged:
+            return True
+        is_due = now - state.sent_at >= POSITION_INTERVAL_SECONDS
+        return is_due and state.tracker.committable > state.committed_offset
 
-    def _messages(self, partition: Partition, part: BatchPart) -> Iterable[Message]:
-        waiting = self._partitions[partition].waiting
-        for offset in sorted(part.plan.done | part.plan.published):
-            yield from waiting[offset].messages
-
-    def _commit(self, partition: Partition, part: BatchPart, clean: bool) -> Commit:
-        tracker = self._partitions[partition].tracker
-        return tracker.snapshot(*part.plan, self._batches, self._token, clean=clean)
+    def _build(self, parts: dict[Partition, BatchPart], fence: object, *, clean: bool) -> Batch:
+        messages: list[Message] = []
+        offsets: dict[Partition, Commit] = {}
+        for partition, part in parts.items():
+            state = self._partitions[partition]
+            for offset in sorted(part.plan.done | part.plan.published):
+                messages += state.waiting[offset].messages
+            offsets[partition] = state.tracker.snapshot(*part.plan, self._batches, self._token, clean=clean)
+        return Batch(tuple(messages), offsets, membership=fence, number=self._batches, clean=clean)

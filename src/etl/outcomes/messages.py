@@ -1,6 +1,6 @@
-"""The messages of an outcome: results, dead letters and deferrals; and what a deferred record carries in its headers.
+"""The messages of an outcome: results, dead letters and deferrals, with the headers that carry a job's history.
 
-Knows topics' names and message shapes; no Kafka client, no ledger.
+Knows topic names and message shapes; no Kafka client, no ledger.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,30 +20,29 @@ from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
-from etl.retry.policy import TIERS, tier_until
+from etl.retry import tiers
 from etl.topics.companions import Topics
 
-WAITING_SINCE = "etl-waiting-since"  # since when its server has been down: UTC, ISO 8601
-SERVERS = "etl-servers"  # the two names, so that a job of a server that is down is seen to be one without reading it
-RECALLABLE = "etl-recallable"  # it only waits for its servers: it may come back as soon as they have room for it
-OUTAGES = "etl-outages"  # how many in a row, decimal
-ORPHANS = "etl-leaves_orphans"  # partial files of its earlier runs may lie at its destination
-PUBLISHED = "etl-published"  # JSON: the copy is in place, the source action is left
+WAITING_SINCE = "etl-waiting-since"  # when the job began to wait for a server that is down: UTC, ISO 8601
+SERVERS = "etl-servers"  # names of source and destination, so that the job need not be parsed to know its pair
+RECALLABLE = "etl-recallable"  # the job only waits for its servers: it may run before it is due
+OUTAGES = "etl-outages"  # number of consecutive outages, decimal
+ORPHANS = "etl-orphans"  # earlier runs may have left orphans at the destination
+PUBLISHED = "etl-published"  # JSON: the copy has its final name, the source action remains
 
-SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # of a dead letter, tried in turn: no topic refuses the last
-KEY_LIMIT_BYTES = 1024  # of the short forms
-ERROR_LIMIT = 1000  # characters, of a result that was too large
-ATTEMPT_LIMIT = 500  # characters, of an attempt in a header
+SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # sizes of a dead letter, tried in turn; any topic takes the last
+KEY_LIMIT_BYTES = 1024  # longer keys are left out of short forms
+ERROR_LIMIT = 1000  # characters of the error in the short form of a result
+ATTEMPT_LIMIT = 500  # characters of an attempt in a header
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True)
 class MessageBuilder:
-    """Makes the messages that an outcome consists of. `group` is ours: other groups skip what we set aside.
+    """Builds the messages of outcomes. `group`: the consumer group, as others skip the jobs that it defers.
 
-    `retry_blocks` of partitions of `T-retry`, each with all tiers (`tier_of`): the first half of them is for jobs that
-    must wait for their time, so that those that may come earlier do not stand behind them.
+    `retry_blocks`: how many blocks of partitions `T-retry` has (`retry.tiers`).
     """
 
     topics: Topics
@@ -53,24 +51,24 @@ class MessageBuilder:
     clock: Callable[[], float] = time.time  # wall clock
 
     def result(self, source: Task | Record, result: TransferResult) -> tuple[Message, ...]:
-        """Say how a job ended, keyed by its id; successes and failures may have topics of their own.
+        """Build the result of a job, keyed by its id.
 
-        `source` is a record when it could not be parsed.
+        `source` is the record itself if it could not be parsed. Failed results may have a topic of their own.
         """
         topic = self.topics.results if result.succeeded else self.topics.failed
         origin = source.origin if isinstance(source, Task) else self.read(source).origin
-        headers = _encoded({header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(origin)})
-        return (self._result(topic, headers, result),)
+        headers = _encode({header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(origin)})
+        return (self._build_result(topic, headers, result),)
 
     def dead_letter(
         self, source: Task | Record, error: BaseException | str, *, job_id: str | None = None
     ) -> tuple[Message, ...]:
-        """Say why a message went no further, with the message itself.
+        """Build the dead letter of a job: the original message, the error and the job's history.
 
-        `source` is a record when it could not be parsed: then what its headers say of it is carried along.
+        `source` is the record itself if it could not be parsed: its history is then taken from its headers.
         """
         record = source.record if isinstance(source, Task) else source
-        carried = self._carried(source) if isinstance(source, Task) else self.read(record)._replace(group=self.group)
+        carried = self._carry(source) if isinstance(source, Task) else self.read(record)._replace(group=self.group)
         carried = carried._replace(job_id=job_id or carried.job_id or str(carried.origin))
         letter = DLQMessage.from_record(
             record,
@@ -81,43 +79,40 @@ class MessageBuilder:
             origin=carried.origin,
         )
         letter = letter.model_copy(update={"error": redact(letter.error)})
-        headers = _foreign_headers(record) + _own_headers(carried._replace(attempts=()))
+        headers = _select_foreign(record) + _build_headers(carried._replace(attempts=()))
         message = Message(self.topics.dlq, record.key, letter.to_json().encode(), headers)
-        return (_shrinking(message, letter, SHORT_FORMS_BYTES),)
+        return (_add_short_forms(message, letter, SHORT_FORMS_BYTES),)
 
     def deferral(self, task: Task, not_before: float) -> tuple[Message, ...]:
-        """Set a job aside until `not_before` (wall clock): its original bytes and key, the rest in headers.
+        """Build the deferral of a job until `not_before` (wall clock): its original bytes and key, the rest in headers.
 
-        Where `T-retry` refuses its size, a dead letter and a failed result take its place.
+        If `T-retry` refuses its size, a dead letter and a failed result replace it.
         """
-        carried = self._carried(task)._replace(
+        carried = self._carry(task)._replace(
             not_before=not_before, recallable=task.recallable, leaves_orphans=task.orphan_scan_since is not None
         )
-        tier = tier_until(self.clock(), not_before)
-        headers = _foreign_headers(task.record) + _own_headers(carried)
+        tier = tiers.tier_until(self.clock(), not_before)
+        headers = _select_foreign(task.record) + _build_headers(carried)
         key = task.record.key
-        middle = self.retry_blocks // 2
-        first, count = (middle, self.retry_blocks - middle) if task.recallable else (0, max(1, middle))
-        block = first + zlib.crc32(key if key is not None else str(task.origin).encode()) % count
-        partition = block * len(TIERS) + (tier + block) % len(TIERS)
+        spread_by = key if key is not None else str(task.origin).encode()
+        partition = tiers.partition_for(tier, spread_by, self.retry_blocks, recallable=task.recallable)
         value = task.record.value
-        return (Message(self.topics.retry, key, value, headers, partition, lambda: self._too_large(task)),)
+        return (Message(self.topics.retry, key, value, headers, partition, lambda: self._replace_deferral(task)),)
 
     def read(self, record: Record) -> Carried:
-        """Read what the headers of a record say of its job. One that makes no sense counts as absent.
+        """Read what the headers of a record say about its job. Malformed headers count as absent.
 
-        A record that was not set aside has a history of its own making only in its id and its replays: what else a
-        producer wrote there is not believed.
+        Outside `T-retry` only the id and the number of replays are trusted: producers could forge the rest.
         """
-        here = Carried(
+        carried = Carried(
             origin=Origin(record.topic, record.partition, record.offset),
-            job_id=_text(record, header.JOB_ID),
-            replays=_count(_text(record, header.REPLAYS)),
+            job_id=_read_text(record, header.JOB_ID),
+            replays=_parse_count(_read_text(record, header.REPLAYS)),
         )
-        return _deferred(record, here) if record.topic == self.topics.retry else here
+        return _read_deferral(record, carried) if record.topic == self.topics.retry else carried
 
-    def _too_large(self, task: Task) -> tuple[Message, ...]:
-        error = InvalidMessage(f"message: is too large to be set aside in {self.topics.retry}")
+    def _replace_deferral(self, task: Task) -> tuple[Message, ...]:
+        error = InvalidMessage(f"message: is too large to be deferred to {self.topics.retry}")
         job = task.job
         result = TransferResult(
             job_id=job.job_id or str(task.origin),
@@ -132,15 +127,15 @@ class MessageBuilder:
         )
         return self.dead_letter(task, error) + self.result(task, result)
 
-    def _result(self, topic: str, headers: Headers, result: TransferResult) -> Message:
+    def _build_result(self, topic: str, headers: Headers, result: TransferResult) -> Message:
         def shrink() -> tuple[Message, ...]:
             error = result.error[:ERROR_LIMIT] if result.error else None
             short = result.model_copy(update={"metadata": None, "error": error})
-            return (self._result(topic, headers, short)._replace(shrink=None),)
+            return (self._build_result(topic, headers, short)._replace(shrink=None),)
 
         return Message(topic, result.job_id.encode(), result.to_json().encode(), headers, shrink=shrink)
 
-    def _carried(self, task: Task) -> Carried:
+    def _carry(self, task: Task) -> Carried:
         return Carried(
             job_id=task.job.job_id or str(task.origin),
             group=self.group,
@@ -156,26 +151,16 @@ class MessageBuilder:
         )
 
 
-def tier_of(partition: int) -> int:
-    """Return the tier of a partition of `T-retry`; it keeps it when partitions are added.
-
-    Each block of partitions has all tiers, the next one begins with another of them: so the partitions of one tier are
-    not all with one process where partitions are dealt out in turn.
-    """
-    block, place = divmod(partition, len(TIERS))
-    return (place - block) % len(TIERS)
-
-
 class Carried(NamedTuple):
-    """What the headers of a record say of its job. The defaults are those of a record without any."""
+    """What the headers of a record say about its job. The defaults are those of a record without headers."""
 
     origin: Origin
     job_id: str | None = None
-    group: str | None = None  # that set it aside; None: nobody did
+    group: str | None = None  # the consumer group that deferred the job; None if it was not deferred
     attempts: tuple[Attempt, ...] = ()
     not_before: float | None = None  # wall clock
     replays: int = 0
-    waiting_since: float | None = None  # wall clock
+    waiting_since: float | None = None  # wall clock, as WAITING_SINCE
     outages: int = 0
     servers: tuple[str, ...] = ()
     recallable: bool = False
@@ -185,7 +170,7 @@ class Carried(NamedTuple):
     facts: Facts | None = None
 
     def task(self, record: Record, job: FileTransferJob) -> Task:
-        """Make the task of a record; a job without an id gets the one of its first delivery."""
+        """Create the task of a record. A job without an id is named after its origin."""
         return Task(
             record=record,
             origin=self.origin,
@@ -202,78 +187,78 @@ class Carried(NamedTuple):
         )
 
 
-# --- headers, written -----------------------------------------------------------------------------------------
+# --- writing headers ------------------------------------------------------------------------------------------
 
 
-def _own_headers(carried: Carried) -> Headers:
+def _build_headers(carried: Carried) -> Headers:
     attempts = [{"at": a.at, "where": a.where, "what": a.what[:ATTEMPT_LIMIT]} for a in carried.attempts]
     values = {
         header.JOB_ID: carried.job_id,
         header.GROUP: carried.group,
         header.ORIGIN: str(carried.origin),
-        header.ATTEMPTS: _json(attempts) if attempts else None,
-        header.NOT_BEFORE: _iso(carried.not_before),
+        header.ATTEMPTS: _dump_json(attempts) if attempts else None,
+        header.NOT_BEFORE: _format_time(carried.not_before),
         header.REPLAYS: str(carried.replays) if carried.replays else None,
-        WAITING_SINCE: _iso(carried.waiting_since),
+        WAITING_SINCE: _format_time(carried.waiting_since),
         SERVERS: " ".join(carried.servers) if carried.not_before is not None else None,
         OUTAGES: str(carried.outages) if carried.outages else None,
         RECALLABLE: "1" if carried.recallable else None,
         ORPHANS: "1" if carried.leaves_orphans else None,
-        PUBLISHED: _json(_publication(carried)) if carried.published else None,
+        PUBLISHED: _dump_json(_describe_publication(carried)) if carried.published else None,
     }
-    return _encoded({name: value for name, value in values.items() if value is not None})
+    return _encode({name: value for name, value in values.items() if value is not None})
 
 
-def _encoded(values: dict[str, str]) -> Headers:
+def _encode(values: dict[str, str]) -> Headers:
     return tuple([(name, value.encode("utf-8", "replace")) for name, value in values.items()])
 
 
-def _publication(carried: Carried) -> dict[str, Any]:
+def _describe_publication(carried: Carried) -> dict[str, Any]:
     facts = {"size_bytes": carried.facts.size_bytes, "mtime": carried.facts.mtime} if carried.facts else {}
     return {"verified_by": carried.verified_by, **facts}
 
 
-def _foreign_headers(record: Record) -> Headers:
-    """Return what a producer said in headers of its own: it belongs to the message."""
+def _select_foreign(record: Record) -> Headers:
+    """Return the producer's own headers, which belong to the message."""
     return tuple(pair for pair in record.headers if not pair[0].startswith("etl-"))
 
 
-def _json(data: object) -> str:
+def _dump_json(data: object) -> str:
     return json.dumps(data, separators=(",", ":"))
 
 
-def _iso(wall: float | None) -> str | None:
-    # Microseconds, so that a time that is carried along stays the same number.
+def _format_time(wall: float | None) -> str | None:
+    # Microseconds, so that a time stays the same number however often it is written and read.
     return None if wall is None else document.moment(wall).isoformat(timespec="microseconds")
 
 
-# --- headers, read: whatever stands in them, the job goes on --------------------------------------------------
+# --- reading headers: none of them, however malformed, may stop a job -----------------------------------------
 
 
-def _deferred(record: Record, here: Carried) -> Carried:
-    published = _object(record, PUBLISHED)
-    return here._replace(
-        origin=_origin(_text(record, header.ORIGIN) or "") or here.origin,
-        group=_text(record, header.GROUP),
-        attempts=_attempts(record),
-        not_before=_moment(_text(record, header.NOT_BEFORE)),
-        waiting_since=_moment(_text(record, WAITING_SINCE)),
-        outages=_count(_text(record, OUTAGES)),
-        servers=tuple((_text(record, SERVERS) or "").split()),
+def _read_deferral(record: Record, carried: Carried) -> Carried:
+    published = _read_object(record, PUBLISHED)
+    return carried._replace(
+        origin=_parse_origin(_read_text(record, header.ORIGIN) or "") or carried.origin,
+        group=_read_text(record, header.GROUP),
+        attempts=_read_attempts(record),
+        not_before=_parse_time(_read_text(record, header.NOT_BEFORE)),
+        waiting_since=_parse_time(_read_text(record, WAITING_SINCE)),
+        outages=_parse_count(_read_text(record, OUTAGES)),
+        servers=tuple((_read_text(record, SERVERS) or "").split()),
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
         published=published is not None,
-        verified_by=_kind(published, "verified_by", str),
-        facts=_facts(published),
+        verified_by=_get_typed(published, "verified_by", str),
+        facts=_parse_facts(published),
     )
 
 
-def _text(record: Record, name: str) -> str | None:
+def _read_text(record: Record, name: str) -> str | None:
     value = record.header(name)
     return value.decode("utf-8", "replace") if value else None
 
 
-def _origin(text: str) -> Origin | None:
+def _parse_origin(text: str) -> Origin | None:
     topic, *numbers = text.rsplit("-", 2)
     if not topic or len(numbers) < 2 or not all(_is_number(number) for number in numbers):
         return None
@@ -281,14 +266,14 @@ def _origin(text: str) -> Origin | None:
 
 
 def _is_number(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 19  # of 64 bits
+    return text.isdecimal() and len(text) <= 19  # digits of the largest 64-bit number
 
 
-def _count(text: str | None) -> int:
+def _parse_count(text: str | None) -> int:
     return int(text) if text and _is_number(text) else 0
 
 
-def _moment(text: str | None) -> float | None:
+def _parse_time(text: str | None) -> float | None:
     try:
         moment = datetime.fromisoformat(text or "")
         return moment.timestamp() if moment.tzinfo else None
@@ -296,8 +281,8 @@ def _moment(text: str | None) -> float | None:
         return None
 
 
-def _attempts(record: Record) -> tuple[Attempt, ...]:
-    found = _parsed(record, header.ATTEMPTS)
+def _read_attempts(record: Record) -> tuple[Attempt, ...]:
+    found = _read_json(record, header.ATTEMPTS)
     lines = found if isinstance(found, list) else []
     return tuple(
         Attempt(**{name: str(line.get(name, "")) for name in ("at", "where", "what")})
@@ -306,35 +291,35 @@ def _attempts(record: Record) -> tuple[Attempt, ...]:
     )
 
 
-def _object(record: Record, name: str) -> dict[str, Any] | None:
-    found = _parsed(record, name)
+def _read_object(record: Record, name: str) -> dict[str, Any] | None:
+    found = _read_json(record, name)
     return found if isinstance(found, dict) else None
 
 
-def _parsed(record: Record, name: str) -> object:
+def _read_json(record: Record, name: str) -> object:
     try:
-        return json.loads(_text(record, name) or "null")
+        return json.loads(_read_text(record, name) or "null")
     except (ValueError, RecursionError):
         return None
 
 
-def _kind(data: dict[str, Any] | None, name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
+def _get_typed(data: dict[str, Any] | None, name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
     value = (data or {}).get(name)
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
-def _facts(published: dict[str, Any] | None) -> Facts | None:
+def _parse_facts(published: dict[str, Any] | None) -> Facts | None:
     if not published or not {"size_bytes", "mtime"} & set(published):
         return None
-    mtime = _kind(published, "mtime", (int, float))
-    return Facts(_kind(published, "size_bytes", int), mtime if mtime is None or math.isfinite(mtime) else None)
+    mtime = _get_typed(published, "mtime", (int, float))
+    return Facts(_get_typed(published, "size_bytes", int), mtime if mtime is None or math.isfinite(mtime) else None)
 
 
 # --- dead letters that are too large --------------------------------------------------------------------------
 
 
-def _shrinking(message: Message, letter: DLQMessage, limits_bytes: tuple[int, ...]) -> Message:
-    """Return the message, ready to be replaced by its short form, and that by a shorter one."""
+def _add_short_forms(message: Message, letter: DLQMessage, limits_bytes: tuple[int, ...]) -> Message:
+    """Return the message with its short forms, each of which replaces the previous one."""
     if not limits_bytes:
         return message
 
@@ -343,6 +328,6 @@ def _shrinking(message: Message, letter: DLQMessage, limits_bytes: tuple[int, ..
         key = message.key if message.key is None or len(message.key) <= KEY_LIMIT_BYTES else None
         headers = tuple(pair for pair in message.headers if pair[0].startswith("etl-"))
         value = letter.shortened(limit_bytes).to_json().encode()
-        return (_shrinking(Message(message.topic, key, value, headers), letter, shorter),)
+        return (_add_short_forms(Message(message.topic, key, value, headers), letter, shorter),)
 
     return message._replace(shrink=shrink)

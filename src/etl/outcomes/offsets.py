@@ -1,4 +1,4 @@
-"""What of one partition is done, and what may be committed: an offset, and metadata for what is beyond it.
+"""Which records of one partition are done, and what may be committed: an offset, and metadata about records beyond it.
 
 Pure logic: knows no Kafka client, no thread, no clock.
 """
@@ -16,50 +16,53 @@ from typing import NamedTuple
 
 from etl.models.wire import Commit
 
-METADATA_LIMIT_BYTES = 4096  # the broker's default `offset.metadata.max.bytes`; one more is fatal to a producer
+METADATA_LIMIT_BYTES = 4096  # the broker's default `offset.metadata.max.bytes`; exceeding it is fatal to a producer
 
 _VERSION = "etl1:"
 _CLEAN, _FIRST_PUBLISHED = 1, 2
 _TOKEN_BYTES, _COUNTER_BYTES, _CHECKSUM_BYTES = 8, 6, 4
 _HEAD_BYTES = 1 + _TOKEN_BYTES + _COUNTER_BYTES
-_PAYLOAD_LIMIT_BYTES = (METADATA_LIMIT_BYTES - len(_VERSION)) * 4 // 5 - 3  # base 85; 3: its rounding
-# What the ranges and the published offsets may take, with their two counts at their longest.
+_PAYLOAD_LIMIT_BYTES = (METADATA_LIMIT_BYTES - len(_VERSION)) * 4 // 5 - 3  # base 85 rounds up by at most 3 bytes
+# Left for ranges and published offsets, if the counts of both take the most bytes they can: three each.
 _ROOM_BYTES = _PAYLOAD_LIMIT_BYTES - _HEAD_BYTES - _CHECKSUM_BYTES - 2 * 3
 
 
 class RecordState(Enum):
-    """How far a record is, as committed."""
+    """How far a record has come, according to the last commit."""
 
     NEW = "new"
-    PUBLISHED = "published"  # the copy is under its final name; the source action and the result are left
-    DONE = "done"  # its outcome is committed: nothing is left
+    PUBLISHED = "published"  # the copy has its final name; the source action and the result remain
+    DONE = "done"  # its outcome is committed: nothing remains
 
 
 class OffsetRange(NamedTuple):
-    """Offsets from `start` to before `end`: every record among them is done. Some may never have existed."""
+    """Offsets from `start` up to, but not including, `end`: every record among them is done.
+
+    Not every offset needs to have a record.
+    """
 
     start: int
     end: int
 
 
 class CommitPlan(NamedTuple):
-    """Which of the finished records go into the next commit."""
+    """The offsets of the finished records that go into the next commit."""
 
     done: frozenset[int]
     published: frozenset[int]
 
 
 class _View(NamedTuple):
-    """A state of the partition as a commit can say it."""
+    """A state of the partition that a commit can express."""
 
     base: int  # the offset to commit: everything before it is done
-    ranges: list[OffsetRange]  # what is done beyond it, in order, none touching another
-    published: list[int]  # in order, the base may be one of them
+    ranges: list[OffsetRange]  # what is done beyond it; sorted, not touching each other
+    published: list[int]  # sorted; may include the base
 
     def size_bytes(self) -> int:
-        """Return the bytes of its code.
+        """Return the size of the encoded ranges and published offsets.
 
-        It never grows by receiving records, nor by publishing or finishing the first unfinished one.
+        Receiving records never makes it larger, nor does publishing or finishing the first unfinished record.
         """
         at, size = self.base, 0
         for span in self.ranges:
@@ -67,40 +70,47 @@ class _View(NamedTuple):
             at = span.end
         at = self.base
         for offset in self.published:
-            if offset != self.base:  # a flag: so the first unfinished record can always be published
+            # The base takes a flag instead of bytes, so that the first unfinished record can always be published.
+            if offset != self.base:
                 size += _varint_size(offset - at)
                 at = offset
         return size
 
 
 class OffsetTracker:
-    """One partition, from its committed offset on: what was received, what is done, what is published.
+    """One partition, from its committed offset on: which records were received, published and done.
 
-    A commit says: everything before its offset is done; and, in the metadata, which ranges beyond are done and
-    which records are published. A range may cover offsets that never existed (transaction markers, compaction),
-    so the code grows with the number of gaps, not with the distance. Runs beyond the position, known from the
-    last owner, are carried along until their records come.
+    A commit states that everything before its offset is done; its metadata states which ranges beyond it are done, and
+    which records are published. A range may cover offsets without records (transaction markers, compaction), so the
+    metadata grows with the number of gaps, not with the distance. Ranges beyond the position, known from the last
+    owner, are kept until their records are received.
 
-    `start` and `metadata` are as read back from the group; metadata that is not ours, damaged, or of another
-    offset counts as none: then work may be repeated, none is skipped. Not thread-safe.
+    `start` and `metadata` are as read from the group. Metadata that is damaged, belongs to another offset, or was
+    written by other software counts as none: work may then be repeated, but never skipped. Not thread-safe.
     """
 
     def __init__(self, start: int, metadata: str = "") -> None:
         known = _decode(start, metadata)
-        # Did the last owner end in good order? Where nothing was ever committed, nobody has worked yet.
+        # Whether the last owner ended cleanly. Where nothing was ever committed, there was no owner.
         self.was_clean = not metadata or (known is not None and known.clean)
         self._watermark = start
         self._position = start
         self._ranges: list[OffsetRange] = known.ranges if known else []
         self._published: set[int] = set(known.published) if known else set()
-        self._outstanding: list[int] = []  # received and not done, rising
-        self._worst_bytes = 0  # the code's size if every second outstanding record were done
+        self._outstanding: list[int] = []  # received and not done; sorted
+        self._worst_bytes = 0  # upper limit of the metadata's size: as if every second outstanding record were done
+
+    def __repr__(self) -> str:
+        return (
+            f"OffsetTracker(watermark {self._watermark}, position {self._position}, {len(self._outstanding)} "
+            f"outstanding, {len(self._ranges)} ranges, {len(self._published)} published)"
+        )
 
     @property
     def position(self) -> int:
-        """The offset of the next record to come.
+        """The offset of the next record to be received.
 
-        It only rises; offsets that it passes without a record never existed.
+        It only rises. Offsets that it passes without a record have none.
         """
         return self._position
 
@@ -110,37 +120,37 @@ class OffsetTracker:
 
     @property
     def outstanding(self) -> int:
-        """How many received records are not done."""
+        """Number of received records that are not done."""
         return len(self._outstanding)
 
     @property
-    def full(self) -> bool:
-        """Could finishing what is outstanding need more metadata than there is? Then receive no more for now.
+    def is_full(self) -> bool:
+        """Whether finishing the outstanding records could need more metadata than fits: receive no more for now.
 
-        Only a brake: what does not fit waits in any case.
+        Only a brake: outcomes that do not fit into a commit wait in any case.
         """
         return self._worst_bytes > _ROOM_BYTES
 
     @property
     def committable(self) -> int:
-        """The offset to commit if nothing more were finished."""
-        return self._after((), ()).base
+        """The offset to commit if nothing else were finished."""
+        return self._view_after((), ()).base
 
-    def knows(self, offset: int) -> bool:
-        """Is this a received record that is not done?"""
+    def has(self, offset: int) -> bool:
+        """Return whether this record was received and is not done."""
         at = bisect_left(self._outstanding, offset)
         return at < len(self._outstanding) and self._outstanding[at] == offset
 
     def is_done(self, offset: int) -> bool:
-        """Does a commit say that this record is done?"""
+        """Return whether a commit covers this record."""
         at = bisect_right(self._ranges, offset, key=lambda span: span.start)
         return offset < self._watermark or bool(at and offset < self._ranges[at - 1].end)
 
     def receive(self, offset: int) -> RecordState:
-        """Take a record that was read: tell how far it is. Records come in rising order, with gaps.
+        """Register a record that was read; return how far it has come. Offsets must rise, and may have gaps.
 
         Raises:
-            ValueError: the offset is before the position: treating it as new would do it twice.
+            ValueError: the offset is before the position: processing it would repeat the record.
         """
         if offset < self._position:
             raise ValueError(f"record {offset} comes after position {self._position}")
@@ -154,9 +164,9 @@ class OffsetTracker:
         return RecordState.PUBLISHED if offset in self._published else RecordState.NEW
 
     def plan(self, ready: Mapping[int, RecordState], at_most: int) -> CommitPlan:
-        """Choose which of the finished records (DONE or PUBLISHED) a commit can say; the others wait.
+        """Choose at most `at_most` finished records (DONE or PUBLISHED) whose commit fits into the metadata.
 
-        Lowest offsets first. The first unfinished record, when ready, is always among them: so waiting ends.
+        Lowest offsets first. The first outstanding record always fits once it is ready, so no outcome waits forever.
         """
         offsets = [offset for offset in self._outstanding if offset in ready][:at_most] if ready else []
 
@@ -166,9 +176,9 @@ class OffsetTracker:
             return CommitPlan(done, frozenset(chosen) - done)
 
         fitting, over = 0, len(offsets) + 1
-        count = len(offsets)  # mostly all fit
+        count = len(offsets)  # usually all of them fit; otherwise search by bisection
         while fitting < count < over:
-            if self._after(*first(count)).size_bytes() <= _ROOM_BYTES:
+            if self._view_after(*first(count)).size_bytes() <= _ROOM_BYTES:
                 fitting = count
             else:
                 over = count
@@ -184,33 +194,33 @@ class OffsetTracker:
         *,
         clean: bool = False,
     ) -> Commit:
-        """Return what a commit says once these records are done, those published.
+        """Return the commit that adds these `done` and `published` records.
 
-        `counter` and `token` (of the process's life) make every commit's metadata differ from all others', so
+        `counter` and `token`, which is unique to a life of the process, make the metadata of every commit unique, so
         that it can be recognised when it is read back.
         """
-        return _encode(self._after(done, published), counter, token, clean=clean)
+        return _encode(self._view_after(done, published), counter, token, clean=clean)
 
     def mark_committed(self, done: Collection[int], published: Collection[int]) -> None:
-        """Take note that a commit which said so is in."""
-        self._watermark, self._ranges, published_now = self._after(done, published)
+        """Record that the commit of these records succeeded."""
+        self._watermark, self._ranges, published_now = self._view_after(done, published)
         self._published = set(published_now)
         for offset in done:
             self._remove(offset)
 
-    def _after(self, done: Collection[int], published: Collection[int]) -> _View:
+    def _view_after(self, done: Collection[int], published: Collection[int]) -> _View:
         finished = done if isinstance(done, frozenset | set) else set(done)
-        ranges, remaining = self._divided(finished)
-        ranges = self._joined([*self._ranges, *ranges], remaining)
+        ranges, remaining = self._split(finished)
+        ranges = self._merge([*self._ranges, *ranges], remaining)
         base = remaining[0] if remaining else max(self._watermark, self._position)
         at = bisect_right(ranges, base, key=lambda span: span.start)
         if at and base < ranges[at - 1].end:
-            base = ranges[at - 1].end  # carried from the last owner, not read again yet
+            base = ranges[at - 1].end  # a range known from the last owner, not received again yet
         marks = {o for o in self._published.union(published) if o not in finished and o >= base}
         return _View(base, [span for span in ranges if span.end > base], sorted(marks))
 
-    def _divided(self, finished: Collection[int]) -> tuple[list[OffsetRange], list[int]]:
-        """Divide what is outstanding into ranges of what is finished, and the rest."""
+    def _split(self, finished: Collection[int]) -> tuple[list[OffsetRange], list[int]]:
+        """Split the outstanding records into ranges of finished ones, and the offsets of the rest."""
         ranges: list[OffsetRange] = []
         remaining: list[int] = []
         for is_finished, group in groupby(self._outstanding, finished.__contains__):
@@ -221,17 +231,17 @@ class OffsetTracker:
                 remaining += offsets
         return ranges, remaining
 
-    def _joined(self, ranges: list[OffsetRange], remaining: list[int]) -> list[OffsetRange]:
-        """Join ranges between which nothing unfinished was received; in order."""
-        joined: list[OffsetRange] = []
+    def _merge(self, ranges: list[OffsetRange], remaining: list[int]) -> list[OffsetRange]:
+        """Merge ranges with no unfinished record between them; return them sorted."""
+        merged: list[OffsetRange] = []
         for span in sorted(ranges):
-            if joined and self._nothing_between(joined[-1].end, span.start, remaining):
-                joined[-1] = OffsetRange(joined[-1].start, max(joined[-1].end, span.end))
+            if merged and self._is_gap_empty(merged[-1].end, span.start, remaining):
+                merged[-1] = OffsetRange(merged[-1].start, max(merged[-1].end, span.end))
             else:
-                joined.append(span)
-        return joined
+                merged.append(span)
+        return merged
 
-    def _nothing_between(self, end: int, start: int, remaining: list[int]) -> bool:
+    def _is_gap_empty(self, end: int, start: int, remaining: list[int]) -> bool:
         if start <= end:
             return True
         at = bisect_left(remaining, end)
@@ -255,7 +265,7 @@ class OffsetTracker:
 # --- the metadata string ------------------------------------------------------------------------------------
 
 
-class _Known(NamedTuple):
+class _Decoded(NamedTuple):
     ranges: list[OffsetRange]
     published: list[int]
     clean: bool
@@ -281,8 +291,8 @@ def _encode(view: _View, counter: int, token: str, *, clean: bool) -> Commit:
     return Commit(view.base, _VERSION + base64.b85encode(bytes(payload)).decode("ascii"))
 
 
-def _decode(start: int, metadata: str) -> _Known | None:
-    """Return what the metadata of a commit of `start` says; None when it is none of ours."""
+def _decode(start: int, metadata: str) -> _Decoded | None:
+    """Decode the metadata of a commit at offset `start`; return None if it is damaged, foreign or of another offset."""
     if not metadata.startswith(_VERSION):
         return None
     try:
@@ -307,16 +317,16 @@ def _decode(start: int, metadata: str) -> _Known | None:
             published.append(at)
     except StopIteration:
         return None
-    return _Known(ranges, published, bool(payload[0] & _CLEAN))
+    return _Decoded(ranges, published, bool(payload[0] & _CLEAN))
 
 
 def _checksum(base: int, payload: bytes | bytearray) -> bytes:
-    # The offset is part of it: metadata says nothing of an offset that somebody else set.
+    # Covers the offset, too: metadata does not apply to an offset that another program has set.
     return zlib.crc32(payload, zlib.crc32(str(base).encode())).to_bytes(_CHECKSUM_BYTES, "big")
 
 
 def _varint(number: int) -> bytes:
-    """Return a non-negative number in groups of seven bits, lowest first, as in Protocol Buffers."""
+    """Encode a non-negative number in groups of seven bits, lowest first, as Protocol Buffers do."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -341,5 +351,5 @@ def _varints(data: bytes) -> list[int]:
 
 
 def _gap_size(offset: int, following: int) -> int:
-    """Return what it takes at most to say: this record is not done, all until the following one is."""
+    """Return the most bytes it takes to state that `offset` is not done, but everything up to `following` is."""
     return 1 + _varint_size(following - offset)

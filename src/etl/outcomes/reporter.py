@@ -1,6 +1,6 @@
-"""How jobs end: as a result, a retry, a dead letter, or not at all as they are ours no more; told to the ledger.
+"""Turns the end of a run into what follows: a result, a retry, a dead letter, or nothing if the job is another's now.
 
-Called by lanes, admission and the main thread. Knows no Kafka client, no session and no protocol.
+Called by lanes, admission, the committer and the main thread. Knows no Kafka client, no session and no protocol.
 """
 
 from __future__ import annotations
@@ -37,40 +37,42 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-ABANDONED_PAUSE_SECONDS = 1.0  # before a job is tried again whose partition is ours after all
+ABANDONED_PAUSE_SECONDS = 1.0  # until an abandoned job is tried again, if its partition is still assigned here
+ATTEMPT_CHARACTERS = 2000  # longer errors are cut in a job's list of attempts
 
 
 @dataclass
 class Reporter:
-    """Turns what became of a job into an outcome, its messages and a line in the log."""
+    """Reports how jobs ended: as outcomes to the ledger, as retries to the dispatcher, as lines in the log."""
 
-    worker: str
+    worker: str  # this process, as results name it
     dispatcher: Dispatcher
     ledger: Ledger
     policy: Policy
     builder: MessageBuilder
     is_stopping: Callable[[], bool]
-    leaves_orphans: bool = (
-        False  # something may be left behind at a server, and no job of this process will look for it
-    )
-    done: int = 0  # jobs that ended in this process; approximate: lanes count without a lock
+    leaves_orphans: bool = False  # an orphan may remain at a server that no job of this process will look for
+    done: int = 0  # finished jobs; approximate, as lanes count without a lock
+
+    def __repr__(self) -> str:
+        return f"Reporter({self.worker}, {self.done} done, leaves_orphans={self.leaves_orphans})"
 
     def succeeded(self, task: Task, receipt: Receipt, start: Start) -> None:
-        """Report a transfer; of a job with a source action, as published: the action follows its commit."""
+        """Report a run that succeeded: as done, or as published if its source action must follow the commit."""
         has_action = task.job.options.source_action != "keep" and not receipt.skipped and not task.published
         task.verified_by = receipt.verified_by
         task.facts = receipt.facts
         task.start = start if has_action else None
         if has_action:
-            self._add(task, RecordState.PUBLISHED, on_commit=lambda: self._published(task))
+            self._add(task, RecordState.PUBLISHED, on_commit=lambda: self._start_action(task))
             return
         if self._add(task, RecordState.DONE, write=partial(self._write_success, task, receipt, start.until_now())):
             self.done += 1
 
     def _write_success(self, task: Task, receipt: Receipt, span: Span) -> tuple[Message, ...]:
-        """Write of a job that is done: the line in the log, and the result. Called by the committer."""
+        """Log a job as done; return its result. Called by the committer."""
         try:
-            result = self._result(
+            result = self._build_result(
                 task,
                 "SUCCESS",
                 span,
@@ -80,59 +82,67 @@ class Reporter:
                 swapped=receipt.swapped,
             )
             messages = self.builder.result(task, result)
-        except Exception as error:  # a bug met by one job must not end the process, again and again
+        except Exception as error:  # a job that hits a bug must not stop the process at every restart
             log.exception("job failed", **context(task), error=str(error), error_code=code_of(error))
-            return self._failure(task, error, span)
-        told = {"skipped": True} if receipt.skipped else {}
+            return self._build_failure(task, error, span)
+        skipped = {"skipped": True} if receipt.skipped else {}
         seconds = round(span.seconds, 3)
-        log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **told, at=span.finished_at)
+        log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at)
         return messages
 
-    def _published(self, task: Task) -> None:
-        # A task of its own: the lane may still be ending the run that published it.
+    def _start_action(self, task: Task) -> None:
+        # A copy of the task: the lane may still be ending the run that published it.
         self.dispatcher.offer(replace(task, published=True))
 
     def failed(self, task: Task, error: BaseException, start: Start) -> None:
-        """Report an attempt that failed: have the job run again, later or elsewhere, or give it up."""
+        """Report a run that failed; let the policy decide whether the job is retried, deferred or dead-lettered.
+
+        Call `Dispatcher.failed` first: the error may trip the server's breaker, and the job waits for as long as that
+        stays open.
+        """
         now = time.time()
-        # Of a job that another process may have finished by now the error proves nothing: its source may be gone.
         breaker_wait = self._breaker_wait(error)
+        # Unless this process still owns the partition, the error proves nothing: the new owner may have finished the
+        # job and removed its source.
         verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
         if isinstance(verdict, RetryHere | Defer):
-            self._note(task, error, spent=verdict.spent)
+            if verdict.spent:
+                self._add_attempt(task, error)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
             if isinstance(verdict, Defer):
-                task.recallable = breaker_wait > 0  # it waits for that: when it closes, the job may come
+                task.recallable = breaker_wait > 0  # a job that waits for the breaker may run as soon as it closes
                 self.defer(task, verdict.not_before, str(error))
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
                 task.orphan_scan_since = SCAN_ANEW
                 self.dispatcher.later(task, verdict.delay)
         elif isinstance(verdict, DeadLetter):
-            self._note(task, verdict.error, spent=True)
+            self._add_attempt(task, verdict.error)
             self.dead(task, verdict.error, start)
         elif self.ledger.owns(task.partition, task.epoch) and not self.is_stopping():
-            # Nobody took the partition away: we only cannot be sure that it is ours, while the broker is silent.
+            # The partition was not revoked: ownership is only uncertain, while the broker does not answer.
             task.orphan_scan_since = SCAN_ANEW
             self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
         else:
-            # When a partition is taken away its next owner looks anyway; when the process stops, it must be told to.
+            # After a revocation the next owner looks for orphans anyway. After a stop it does so only if the last
+            # commit does not mark the partition as left cleanly.
             if task.orphan_scan_since is not None and self.is_stopping():
                 self.leaves_orphans = True
             log.info("job abandoned", **context(task), error=str(error))
 
     def defer(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
-        """Set a job aside in T-retry until `not_before` (wall clock)."""
+        """Defer a job to T-retry until `not_before` (wall clock), and log it at `level`."""
         if self._add(task, RecordState.DONE, self.builder.deferral(task, not_before)):
-            log.log(level, "job deferred", **context(task), error=reason, until=_utc(not_before))
+            log.log(level, "job deferred", **context(task), error=reason, until=_format_utc(not_before))
 
     def defer_untried(self, task: Task, seconds: float, outage: BaseException | None) -> None:
-        """Set a job aside that was not tried: its server is busy, or down since it was met with `outage`."""
+        """Defer a job for `seconds` without running it: its server is busy, or, if `outage` is given, down."""
         now = time.time()
-        # Of a job that comes back it was said before: a million may be set aside again and again.
-        level, task.recallable = logging.DEBUG if task.recallable else logging.INFO, True
+        # Only the first deferral is logged at INFO: a million jobs may be deferred again and again.
+        level = logging.DEBUG if task.recallable else logging.INFO
+        task.recallable = True
         if outage is None:
-            task.waiting_since, task.outages = None, 0  # its servers are up
+            task.waiting_since, task.outages = None, 0  # both servers are up: an outage is over
             self.defer(task, now + seconds, "server busy", level=level)
             return
         verdict = self.policy.defer_untried(task, outage, now, seconds)
@@ -143,19 +153,19 @@ class Reporter:
         self.defer(task, verdict.not_before, str(outage), level=level)
 
     def dead(self, task: Task, error: BaseException, start: Start | None = None) -> None:
-        """Report a job as failed for good: a dead letter and a failed result."""
+        """Report that a job failed for good: a dead letter and a failed result. `start`: of its last run, if any."""
         span = (start or Start.now()).until_now()
-        if self._add(task, RecordState.DONE, self._failure(task, error, span)):
+        if self._add(task, RecordState.DONE, self._build_failure(task, error, span)):
             self.done += 1
             bug = None if isinstance(error, EtlError) else error
             log.error("job failed", **context(task), error=str(error), error_code=code_of(error), exc_info=bug)
 
-    def _failure(self, task: Task, error: BaseException, span: Span) -> tuple[Message, ...]:
-        result = self._result(task, "FAILED", span, error=redact(str(error)), error_code=code_of(error))
+    def _build_failure(self, task: Task, error: BaseException, span: Span) -> tuple[Message, ...]:
+        result = self._build_result(task, "FAILED", span, error=redact(str(error)), error_code=code_of(error))
         return self.builder.dead_letter(task, error) + self.builder.result(task, result)
 
-    def refuse(self, record: Record, carried: Carried, epoch: int, error: InvalidMessage) -> None:
-        """Report a message that is no job."""
+    def reject(self, record: Record, carried: Carried, epoch: int, error: InvalidMessage) -> None:
+        """Report a record that holds no valid job: a dead letter and a failed result."""
         job_id = carried.job_id or error.job_id or str(carried.origin)
         now = datetime.now(UTC)
         result = TransferResult(
@@ -192,16 +202,16 @@ class Reporter:
         on_commit: Callable[[], None] | None = None,
         write: Callable[[], tuple[Message, ...]] | None = None,
     ) -> bool:
-        """Hand an outcome to the ledger; False when the job is not ours any more."""
+        """Add an outcome to the ledger; return False if the assignment has ended, or the record has one already."""
         return self.ledger.add(
             Outcome(task.partition, task.record.offset, task.epoch, state, messages, on_commit, write)
         )
 
-    def _result(self, task: Task, status: str, span: Span, **more: Any) -> TransferResult:
+    def _build_result(self, task: Task, status: str, span: Span, **more: Any) -> TransferResult:
         job = task.job
         return TransferResult(
             job_id=job.job_id or str(task.origin),
-            status=status,  # type: ignore[arg-type]  # one of the two literals, by the callers
+            status=status,  # type: ignore[arg-type]  # the callers pass one of the two literals
             source=job.source,
             destination=job.destination,
             duration_seconds=round(span.seconds, 6),
@@ -214,27 +224,27 @@ class Reporter:
             **more,
         )
 
-    def _note(self, task: Task, error: BaseException, *, spent: bool) -> None:
-        if spent:
-            what = redact(f"{code_of(error)}: {error}")
-            task.attempts.append(Attempt(_utc(time.time()), self.worker, what[:2000]))
+    def _add_attempt(self, task: Task, error: BaseException) -> None:
+        what = redact(f"{code_of(error)}: {error}")
+        task.attempts.append(Attempt(_format_utc(time.time()), self.worker, what[:ATTEMPT_CHARACTERS]))
 
     def _breaker_wait(self, error: BaseException) -> float:
+        """Return how many seconds the breaker of the error's server stays open; 0.0 if the error is no outage."""
         if isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:
             return self.dispatcher.breaker_wait(error.server)
         return 0.0
 
-    def give_up_waiting(self) -> bool:
-        """Drop the jobs that were to look for orphans first; return whether the next owners need not look, either.
+    def drop_unscanned(self) -> bool:
+        """Drop the jobs that still had to look for orphans; return whether this process leaves no orphans.
 
-        Called once all lanes have ended.
+        To be called once all lanes have ended.
         """
         unscanned = self.dispatcher.drop(lambda task: task.orphan_scan_since is not None and not task.published)
         return not (self.leaves_orphans or unscanned)
 
 
 def context(task: Task) -> dict[str, object]:
-    """Return what a line in the log says of a job."""
+    """Return the fields that identify a job in the log."""
     return {
         "job_id": task.job.job_id,
         "source": str(task.job.source),
@@ -245,5 +255,5 @@ def context(task: Task) -> dict[str, object]:
     }
 
 
-def _utc(wall: float) -> str:
+def _format_utc(wall: float) -> str:
     return document.moment(wall).isoformat(timespec="milliseconds").replace("+00:00", "Z")

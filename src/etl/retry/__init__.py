@@ -1,1 +1,1 @@
-"""What becomes of a job after an error, and how long it waits."""
+"""What happens to a job after an error, and how long it waits."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from etl.errors import AuthenticationFailed, ServerBusy
-from etl.retry.policy import Doubling
+from etl.retry.backoff import Doubling
 
 if TYPE_CHECKING:
     from collections.abc import Callable

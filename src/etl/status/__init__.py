@@ -1,1 +1,1 @@
-"""What a consumer says of itself."""
+"""What a consumer reports of itself."""

@@ -1,4 +1,4 @@
-"""What a consumer says of itself in the log now and then: how much waits, how its servers do, whether it has work.
+"""Periodic lines in the log: how many jobs are deferred, the state of servers, whether this process has work.
 
 Belongs to the consumer's main thread. Changes nothing.
 """
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-PARKED_SECONDS = 30.0
+DEFERRED_SECONDS = 30.0
 SERVERS_SECONDS = 60.0
-IDLE_SECONDS = 20.0  # without a partition of the jobs' topic: longer than a session of a dead member lasts
+IDLE_SECONDS = 20.0  # without a partition of the source topic: longer than the group keeps a member that died
 
 
 class Reports:
-    """All of them; asked in each round of the consumer's loop."""
+    """The periodic reports of one process. `tick` is called in each iteration of the consumer's loop."""
 
     def __init__(self, topics: Topics, group: GroupConsumer, partitions: Partitions, dispatcher: Dispatcher) -> None:
         self._topics = topics
@@ -32,31 +32,31 @@ class Reports:
         self._partitions = partitions
         self._dispatcher = dispatcher
         now = time.monotonic()
-        self._parked_due = now + PARKED_SECONDS
+        self._deferred_due = now + DEFERRED_SECONDS
         self._servers_due = now + SERVERS_SECONDS
         self._idle_since = now
-        self._idle_said = False
+        self._has_reported_idle = False
 
     def tick(self, now: float) -> None:
-        """Say what it is time for. `now`: monotonic."""
-        if now >= self._parked_due:
-            self._parked_due = now + PARKED_SECONDS
-            self._say_parked()
+        """Log the reports that are due. `now`: monotonic."""
+        if now >= self._deferred_due:
+            self._deferred_due = now + DEFERRED_SECONDS
+            self._report_deferred()
         if now >= self._servers_due:
             self._servers_due = now + SERVERS_SECONDS
-            self._say_servers()
-        if not self._idle_said:
-            self._look_for_work(now)
+            self._report_servers()
+        if not self._has_reported_idle:
+            self._report_idle(now)
 
-    def _say_parked(self) -> None:
-        """Say how much waits in T-retry, and until when."""
-        count, next_due = self._partitions.deferred(self._topics.retry)
+    def _report_deferred(self) -> None:
+        """Log how many jobs wait in T-retry, and when the next one is due."""
+        count, next_due = self._partitions.count_deferred(self._topics.retry)
         if count:
             seconds = None if next_due is None else round(max(0.0, next_due - time.time()), 1)
             log.info("jobs deferred", topic=self._topics.retry, count=count, next_due_seconds=seconds)
 
-    def _say_servers(self) -> None:
-        """Say how the servers do that have work, or are down."""
+    def _report_servers(self) -> None:
+        """Log the state of each server that has work or is down."""
         for name, report in self._dispatcher.servers().items():
             if report.lanes or report.jobs_per_second >= 1 / SERVERS_SECONDS or report.state != "closed":
                 trip = report.round_trip_seconds
@@ -72,11 +72,11 @@ class Reports:
                     deferred=report.deferred,
                 )
 
-    def _look_for_work(self, now: float) -> None:
-        """Say once that this process is one too many: all partitions of the topic are with others."""
+    def _report_idle(self, now: float) -> None:
+        """Log once that this process has no work, because other members hold all partitions of the source topic."""
         topic = self._topics.source
         if not self._group.is_member() or any(held.topic == topic for held in self._group.assigned()):
             self._idle_since = now
         elif now - self._idle_since > IDLE_SECONDS:
-            self._idle_said = True
+            self._has_reported_idle = True
             log.info("idle: the group has more processes than the topic has partitions", topic=topic)

@@ -1,1 +1,1 @@
-"""The topics that belong to a source topic: their names, their settings, what may be trimmed."""
+"""The companions of a source topic: their names and settings, and trimming."""

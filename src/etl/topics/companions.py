@@ -1,4 +1,4 @@
-"""The topics that belong to a source topic: their names, and making them on start."""
+"""The topics that belong to a source topic: their names and settings; created at the start where they are missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from etl.errors import SettingsError
-from etl.retry.policy import TIERS
+from etl.retry import tiers
 
 if TYPE_CHECKING:
     from etl.broker import Admin, TopicFacts
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
-RETRY_BLOCKS = 4  # partitions of T-retry for each length of wait: two for jobs that must wait, two for others
-RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # what is trimmed goes from the disk in pieces of so much
-# A dead letter holds its original, perhaps in base64, and what is said about it.
+RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # trimming frees disk space in whole segments
+# A dead letter holds the original message, perhaps in base64, and its history.
 OUTCOME_MAX_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Topics:
-    """Names of the topics of one source topic; `failed` is where failed results go, `results` unless set apart."""
+    """The names of a source topic and its companions. `failed`, for failed results, equals `results` unless set."""
 
     source: str
     results: str
@@ -46,40 +45,35 @@ class Topics:
         )
 
 
-@dataclass(frozen=True)
-class TopicLimits:
-    """What was found: how many partitions `T-retry` has for each tier, and how large a message each topic takes."""
+def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:
+    """Create missing topics; log a warning for existing ones with unsuitable settings. Idempotent.
 
-    retry_blocks: int
-    max_message_bytes: dict[str, int]
+    Returns how many blocks of partitions `T-retry` has (`retry.tiers`).
 
-
-def ensure(topics: Topics, settings: Settings, admin: Admin) -> TopicLimits:
-    """Make the topics that are missing, idempotently; warn of existing ones that fit badly.
-
-    Raises SettingsError naming the topic when T-retry has too few partitions to tell its tiers apart;
-    BrokerUnavailable when the broker does not answer or forbids it.
+    Raises:
+        SettingsError: T-retry has fewer partitions than there are tiers. The message names the topic.
+        BrokerUnavailable: the broker does not answer or denies access.
     """
-    wanted = _wanted(topics, settings)
-    found = admin.describe(list(wanted))
-    for name in wanted:
+    definitions = _define(topics, settings)
+    found = admin.describe(list(definitions))
+    for name in definitions:
         if name not in found:
-            partitions, config = wanted[name]
+            partitions, config = definitions[name]
             if admin.create(name, partitions, config):
                 log.info("topic created", topic=name, partitions=partitions)
-    found = admin.describe(list(wanted))
+    found = admin.describe(list(definitions))
     _warn(topics, settings, found)
     retry = found[topics.retry]
-    if retry.partitions < len(TIERS):
+    if retry.partitions < len(tiers.TIERS):
         raise SettingsError(
-            f"topic {topics.retry} has {retry.partitions} partitions and needs at least {len(TIERS)}, one for each "
-            f"length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {RETRY_BLOCKS * len(TIERS)}"
+            f"topic {topics.retry} has {retry.partitions} partitions and needs at least {len(tiers.TIERS)}, one for "
+            f"each length of wait: kafka-topics.sh --alter --topic {topics.retry} --partitions {tiers.PARTITIONS}"
         )
-    return TopicLimits(retry.partitions // len(TIERS), {name: facts.max_message_bytes for name, facts in found.items()})
+    return retry.partitions // len(tiers.TIERS)
 
 
-def _wanted(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str, str]]]:
-    """Return the topics with (partitions, settings): what waits or failed is never lost by time or size."""
+def _define(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str, str]]]:
+    """Return the number of partitions and the settings of each topic. Deferrals and dead letters never expire."""
     large = {"max.message.bytes": str(OUTCOME_MAX_BYTES)}
     keep = {"retention.ms": "-1", "retention.bytes": "-1", **large}
     week = {"retention.ms": str(7 * DAY_MS), **large}
@@ -88,7 +82,7 @@ def _wanted(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str
         topics.source: (count, {"retention.ms": str(30 * DAY_MS)}),
         topics.results: (count, week),
         topics.failed: (count, week),
-        topics.retry: (RETRY_BLOCKS * len(TIERS), keep | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
+        topics.retry: (tiers.PARTITIONS, keep | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
         topics.dlq: (count, keep),
     }
 
@@ -97,7 +91,7 @@ def _warn(topics: Topics, settings: Settings, found: dict[str, TopicFacts]) -> N
     source = found[topics.source]
     if source.partitions < settings.consumer_count:
         log.warning(
-            "topic has fewer partitions than consumers: the rest will be idle",
+            "topic has fewer partitions than consumers: some consumers will be idle",
             topic=topics.source,
             partitions=source.partitions,
             consumers=settings.consumer_count,
@@ -105,7 +99,7 @@ def _warn(topics: Topics, settings: Settings, found: dict[str, TopicFacts]) -> N
     for name in (topics.dlq, topics.retry):
         if found[name].max_message_bytes < source.max_message_bytes + 64 * 1024:
             log.warning(
-                "topic takes smaller messages than its source: large outcomes will be shortened",
+                "topic allows smaller messages than its source: large outcomes will be shortened",
                 topic=name,
                 max_message_bytes=found[name].max_message_bytes,
                 source_max_message_bytes=source.max_message_bytes,
@@ -114,7 +108,7 @@ def _warn(topics: Topics, settings: Settings, found: dict[str, TopicFacts]) -> N
     retention_ms = float(found[topics.retry].settings.get("retention.ms", "-1"))
     if 0 <= retention_ms < patience_ms:
         log.warning(
-            "topic keeps waiting jobs for less time than the outage patience: they would be lost",
+            "topic keeps deferred jobs for less time than the outage patience: they could be lost",
             topic=topics.retry,
             retention_hours=retention_ms / 3_600_000,
             patience_hours=settings.outage_patience_hours,

@@ -1,9 +1,11 @@
-"""Trimming `T-retry`, which forgets nothing by itself: what every group has read is deleted now and then.
+"""Trims `T-retry`, whose records never expire: deletes those that every group has read.
 
-Jobs of a server that is down or slow go through it again and again, hundreds of records a second for days.
-A record belongs to the group that wrote it, in the same transaction as an offset of its own. So whoever may still need
-one is seen to have an offset in these topics by the time that we, who read committed records only, have passed it. For
-moments in which that is not so yet, or a group's coordinator moves, there are two looks.
+Jobs of a server that is down or slow pass through the topic again and again, hundreds of records a second for days.
+
+A group writes its records in the same transaction as an offset of a job topic or of T-retry. Consumers read committed
+records only, so by the time they have read a record, the group that still needs it is known to have an offset there. As
+a coordinator that has just moved may not list all of its groups, only records that were read at two checks in a row are
+deleted.
 """
 
 from __future__ import annotations
@@ -24,23 +26,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 300.0
-WORTHWHILE = 10_000  # records, of all partitions
-AWAY_DAYS = 30.0  # for so long a group may be away, as jobs are kept: brokers that forget it sooner are not trusted
+LOOK_SECONDS = 300.0  # between two checks
+WORTHWHILE = 10_000  # records in all partitions; fewer are left alone
+AWAY_DAYS = 30.0  # a group may be absent for as long as jobs are kept: brokers must not forget its offsets sooner
 
 
 class Trimmer:
-    """Looks every few minutes, in the thread `trimmer`; what was read by all at two looks in a row goes.
+    """Trims every few minutes, in the thread `trimmer`.
 
-    Every process does it, on its own: what another has deleted is not found again. Shares nothing with the others.
+    Each process does so by itself, without coordination: records that another one has deleted are gone for all.
     """
 
     def __init__(self, topics: Topics, group: str, admin: Admin) -> None:
         self._topics = topics
         self._group = group
         self._admin = admin
-        self._groups: dict[str, dict[Partition, int]] = {}  # up to where the look before found it read, by each
-        self._said = ""
+        self._groups: dict[str, dict[Partition, int]] = {}  # the offsets of each group at the last check
+        self._last_reason = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimmer", daemon=True)
 
@@ -49,52 +51,59 @@ class Trimmer:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """End the thread, which may be waiting for the broker: it is left behind then, and does no harm."""
+        """End the thread; leave it behind, harmlessly, if it still waits for the broker after `timeout` seconds."""
         self._stopping.set()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
 
-    def look(self) -> int:
-        """Delete what may be deleted, if it is worthwhile; return how many records. Raises BrokerUnavailable."""
+    def trim(self) -> int:
+        """Check what every group has read; delete it if that is worthwhile. Return how many records were deleted.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer, or does not show the offsets of all groups.
+        """
         before, self._groups = self._groups, {}
-        ours = self._admin.committed(self._group, {self._topics.retry})  # before the others': see above
-        starts = self._admin.starts(ours) if ours else {}
-        if _between(starts, ours) < WORTHWHILE:
+        # Read before the offsets of the others: by now, whoever wrote a record that these have passed has an offset.
+        own = self._admin.committed(self._group, {self._topics.retry})
+        starts = self._admin.starts(own) if own else {}
+        if _count_between(starts, own) < WORTHWHILE:
             return 0
         groups = self._admin.committed_by_all({self._topics.source, self._topics.retry}, AWAY_DAYS)
         if self._group not in groups:
-            raise BrokerUnavailable("our own group is not among those listed")
-        ours = {p: min(at, groups[self._group].get(p, 0)) for p, at in ours.items()}
-        self._groups = groups = groups | {self._group: ours}
-        behind = [name for name, places in groups.items() if _between(starts, places) < WORTHWHILE]
+            raise BrokerUnavailable("our own group is missing from the list of groups")
+        own = {p: min(at, groups[self._group].get(p, 0)) for p, at in own.items()}
+        self._groups = groups = groups | {self._group: own}
+        behind = [name for name, offsets in groups.items() if _count_between(starts, offsets) < WORTHWHILE]
         stopped = [name for name in behind if groups[name] == before.get(name)]
         if stopped:
-            self._say(f"group {min(stopped)} does not read it")
+            self._log_obstacle(f"group {min(stopped)} does not read it")
         if not before:
             return 0
-        limits = {p: min(places.get(p, 0) for places in (*before.values(), *groups.values())) for p in ours}
-        count = _between(starts, limits)
+        limits = {p: min(offsets.get(p, 0) for offsets in (*before.values(), *groups.values())) for p in own}
+        count = _count_between(starts, limits)
         if count < WORTHWHILE:
             return 0
         self._admin.delete_before({p: at for p, at in limits.items() if at > starts[p]})
         log.info("retry topic trimmed", topic=self._topics.retry, records=count)
-        self._said = ""
+        self._last_reason = ""
         return count
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
             try:
-                self.look()
+                self.trim()
             except BrokerUnavailable as error:
-                self._say(str(error))
-            except Exception as error:  # noqa: BLE001 - of the client; the next look may do better
-                self._say(f"{type(error).__name__}: {error}")
+                self._log_obstacle(str(error))
+            except Exception as error:  # noqa: BLE001 - a bug of the client; the next check may succeed
+                self._log_obstacle(f"{type(error).__name__}: {error}")
 
-    def _say(self, reason: str) -> None:
-        if reason != self._said:
-            self._said = reason
+    def _log_obstacle(self, reason: str) -> None:
+        """Log why nothing is trimmed, unless the last line gave the same reason."""
+        if reason != self._last_reason:
+            self._last_reason = reason
             log.info("retry topic not trimmed", topic=self._topics.retry, reason=reason)
 
 
-def _between(starts: Mapping[Partition, int], ends: Mapping[Partition, int]) -> int:
-    """Return how many offsets lie between them."""
+def _count_between(starts: Mapping[Partition, int], ends: Mapping[Partition, int]) -> int:
+    """Return how many offsets lie from `starts` to `ends` in all partitions."""
     return sum(max(0, ends.get(partition, 0) - start) for partition, start in starts.items())

@@ -1,9 +1,11 @@
-"""Errors of the Kafka client, as they are told."""
+"""Errors of the Kafka client, as they are told; and what a closed producer says of itself."""
 
 import pytest
 from kafka import errors as kafka_errors
 
-from etl.broker import connection
+from etl.broker import TransactionalProducer, connection
+
+pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
@@ -33,4 +35,14 @@ def test_a_timeout_may_be_a_refused_login(
     monkeypatch: pytest.MonkeyPatch, protocol: str, error: Exception, *, is_named: bool
 ) -> None:
     monkeypatch.setattr(connection, "_security", {"security_protocol": protocol})
-    assert ("SASL_SSL was refused" in connection.in_words(error)) is is_named
+    assert ("(or the SASL_SSL login or certificate was refused)" in connection.in_words(error)) is is_named
+
+
+def test_another_process_under_our_name_is_told_with_the_remedy() -> None:
+    assert connection.displaced_message("desk-100") == (
+        "group member desk-100 is already in use by another live process; give each its own ETL_INSTANCE_ID or slot"
+    )
+
+
+def test_a_producer_shows_its_id_and_its_state() -> None:
+    assert repr(TransactionalProducer("localhost:9092", "etl-desk")) == "<TransactionalProducer etl-desk closed>"

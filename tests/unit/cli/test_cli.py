@@ -308,7 +308,11 @@ def test_no_result_in_time_is_exit_code_1(kafka: Kafka) -> None:
     named = [line for line in result.stderr.splitlines() if line.startswith("no result: ")]
     assert named == [f"no result: j{number}" for number in range(0, 40, 2)]
     assert "and 5 more without a result" in result.stderr
-    for place in ("--describe --group etl-worker-group\n", "job deferred in", "etl dlq list --topic jobs\n"):
+    for place in (
+        "--describe --group etl-worker-group\n",
+        '"job waits" or "job deferred" in the consumers\' logs',
+        "etl dlq list --topic jobs\n",
+    ):
         assert place in result.stderr
     result = jobs("submit", "SRC:/a", "DST:/b", "--job-id", "lost", "--wait", "--timeout", "0.05", "--json")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -404,7 +408,7 @@ def test_a_code_that_no_error_has_is_wrong_usage(dead: Kafka, command: str) -> N
     """Claim: exit code 2 and the known ones, before anything is read or sent."""
     result = jobs("dlq", command, "--code", "FILE_NOT_FOUND", "--code", "file_missing")
     assert result.exit_code == 2
-    assert "no error has the code FILE_MISSING; known: ALREADY_EXISTS, AUTHENTICATION_FAILED" in result.stderr
+    assert "no error has the code FILE_MISSING (known: ALREADY_EXISTS, AUTHENTICATION_FAILED" in result.stderr
     assert dead.calls == []
 
 
@@ -415,16 +419,16 @@ def test_the_table_shows_what_and_why_and_nothing_that_moves_the_cursor(dead: Ka
     assert re.search(r"0:0 .*FILE_NOT_FOUND +j0 +SRC:/a +DST:/b +no such file", result.stdout)
     assert "KR:/입력/a.tif" in result.stdout
     assert result.stdout.endswith("3 dead letters in jobs-dlq\n")
-    assert "1 record that cannot be read as a dead letter: 0:3" in result.stderr
+    assert "1 record skipped, not readable as a dead letter: 0:3" in result.stderr
 
 
 def test_the_counts_are_of_what_was_asked_for(dead: Kafka) -> None:
     """Claim: with a filter the last line says how many of how many; those sent back are counted by it, too."""
     assert jobs("dlq", "replay", "--job-id", "j2", "--yes").exit_code == 0
     expected = {
-        (): "2 dead letters in jobs-dlq (1 sent back already, see --replayed)",
+        (): "2 dead letters in jobs-dlq (1 already replayed: see --replayed)",
         ("--replayed",): "3 dead letters in jobs-dlq",
-        ("--server", "KR"): "0 of 2 dead letters in jobs-dlq (1 sent back already, see --replayed)",
+        ("--server", "KR"): "0 of 2 dead letters in jobs-dlq (1 already replayed: see --replayed)",
         ("--server", "KR", "--replayed"): "1 of 3 dead letters in jobs-dlq",
         ("--code", "FILE_NOT_FOUND"): "1 of 2 dead letters in jobs-dlq",
     }
@@ -462,7 +466,7 @@ def test_a_replay_sends_originals_and_markers_together(dead: Kafka) -> None:
     assert marker.header("etl-marker") == b"replayed"
     assert places() == []
     assert places("--replayed") == [2, 1, 0]
-    assert "nothing to send back" in jobs("dlq", "replay", "--all").stdout
+    assert "nothing to replay" in jobs("dlq", "replay", "--all").stdout
     assert len(dead.topics["jobs"]) == 3
 
 
@@ -472,13 +476,13 @@ def test_a_replay_of_named_ones(dead: Kafka) -> None:
     dead.append("jobs-dlq", None, whole.shortened(2000).to_json().encode())
     result = jobs("dlq", "replay", "0:0", "j2", "nobody", "7:7", "big")
     assert result.exit_code == 0
-    assert "2 dead letters sent back to jobs" in result.stdout
+    assert "2 dead letters replayed to jobs" in result.stdout
     assert "jobs-dlq holds no dead letter 7:7" in result.stderr
     assert "jobs-dlq holds no dead letter nobody" in result.stderr
-    assert "0:4 skipped: it was too large" in result.stderr
+    assert "0:4 skipped: the message was too large, and only its start was kept" in result.stderr
     again = jobs("dlq", "replay", "0:0")
     assert again.exit_code == 1
-    assert "0:0 was sent back already" in again.stderr
+    assert "0:0 was already replayed" in again.stderr
     assert "its start in base64" in jobs("dlq", "show", "big").stdout
 
 
@@ -489,7 +493,7 @@ def test_all_are_sent_back_only_when_told_so(dead: Kafka, arguments: tuple[str, 
     assert result.exit_code == 2
     assert "--all" in result.stderr
     assert dead.calls == []
-    assert jobs("dlq", "replay", "--job-id", "", "--yes").stdout.endswith("0 dead letters sent back to jobs\n")
+    assert jobs("dlq", "replay", "--job-id", "", "--yes").stdout.endswith("0 dead letters replayed to jobs\n")
     assert dead.topics["jobs"] == []
     assert "j0" in jobs("dlq", "replay", "--dry-run").stdout
 
@@ -508,7 +512,7 @@ def test_a_terminal_is_asked(dead: Kafka, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("etl.cli.dlq._asks", lambda: True)
     result = jobs("dlq", "replay", "--all", given="n\n")
     assert result.exit_code == 1
-    assert "send 3 dead letters back to jobs? [y/N]" in result.stdout
+    assert "replay 3 dead letters to jobs? [y/N]" in result.stdout
     assert dead.topics["jobs"] == []
     assert jobs("dlq", "replay", "--all", "--yes").exit_code == 0
     assert len(dead.topics["jobs"]) == 3
@@ -517,9 +521,9 @@ def test_a_terminal_is_asked(dead: Kafka, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (Fenced("x"), "another replay is running and took over; 0 were sent back here"),
-        (CommitUnknown("no reply"), "no reply: 0 were sent back, of the next ones it is not known; run it again"),
-        (CommitRejected("refused"), "refused: 0 of 3 were sent back"),
+        (Fenced("x"), "another replay started and took over; this one replayed 0"),
+        (CommitUnknown("no reply"), "no reply: 0 replayed, and the next ones perhaps; run the command again"),
+        (CommitRejected("refused"), "refused: 0 of 3 replayed"),
     ],
 )
 def test_a_replay_that_fails_says_what_was_sent(dead: Kafka, failure: BrokerUnavailable, said: str) -> None:
@@ -657,7 +661,7 @@ class Removing(FourMethods):
 @pytest.mark.parametrize(
     ("kind", "arguments", "said", "unchecked"),
     [
-        (FourMethods, (), "ok, connect() raised nothing; not checked: list (no names())", ["list"]),
+        (FourMethods, (), "ok, connect() succeeded; not checked: list (no names())", ["list"]),
         (FourMethods, ("--write",), "; not checked: list (no names()), write (no remove())", ["list", "write"]),
         (Removing, (), "ok, 2 names in its folder\n", []),
         (Removing, ("--write",), "ok, 2 names in its folder; not checked: size (no size())", ["size"]),
@@ -701,7 +705,7 @@ def test_the_settings_are_checked(folder: Path) -> None:
     assert result.exit_code == 0
     assert "topic t, group etl-worker-group" in result.stdout
     assert re.search(r"ALSO +ftp +127.0.0.1:1 +u +3 x 2 = 6", result.stdout)
-    assert re.search(r"DEAF .* those of ALSO", result.stdout)
+    assert re.search(r"DEAF .* shared with ALSO", result.stdout)
     assert "at most 38 sessions" in result.stdout
     assert "NOTHING_AT_ALL" in result.stderr
 
@@ -748,4 +752,4 @@ def test_what_one_tries_first_is_no_topic(word: str) -> None:
     """There is no such command, and the message says which there are."""
     told = CliRunner().invoke(main, [word])
     assert told.exit_code == 2
-    assert "there are consume, submit, dlq, servers, config" in told.output
+    assert "the commands are consume, submit, dlq, servers, config" in told.output

@@ -280,7 +280,7 @@ def test_the_base_of_a_local_server_is_absolute():
 def test_an_unknown_type_with_a_host_is_an_error_with_the_known_ones():
     """`fpt` was meant to be `ftp`; what else is wrong with that server is said, too."""
     text = complaint(FTP, SRC_TYPE="fpt", SRC_PORT="x")
-    assert "SRC_TYPE: 'fpt' is no known protocol (known: " in text
+    assert "SRC_TYPE: 'fpt' is not a known protocol (known: " in text
     assert "SRC_PORT" in text
 
 
@@ -296,7 +296,7 @@ def test_an_unknown_type_with_a_host_is_an_error_with_the_known_ones():
 def test_an_unknown_property_is_an_error_with_the_nearest_known_one(wrong, near):
     """A typing error is never ignored; its value, perhaps a password, is not repeated."""
     text = complaint(FTP, {wrong: "tell-nobody"})
-    assert f"{wrong}: unknown property of a server of type ftp (nearest: {near})" in text
+    assert f"{wrong}: unknown property for a server of type ftp (nearest: {near})" in text
     assert "tell-nobody" not in text
 
 
@@ -335,7 +335,7 @@ def test_a_server_whose_name_is_taken_is_one_error(name, place):
     """It would vanish, or each of its variables be an unknown setting with a useless hint."""
     text = complaint({f"{name}_TYPE": "ftp", f"{name}_{place}": "21", f"{name}_USER": "u", f"{name}_PASS": "p"})
     prefix = name.split("_")[0] + "_"
-    said = f"{name}_TYPE: no server can be called {name}: its variables must not begin with {prefix}"
+    said = f"{name}_TYPE: {name} cannot be a server's name: variables that begin with {prefix} are reserved"
     assert text.splitlines() == ["1 setting is wrong:", f"  {said}"]
 
 
@@ -531,7 +531,7 @@ def test_one_login_with_two_passwords_is_a_warning():
     """One of them is hardly right, and the two names share the wait after a refused login. No password is shown."""
     loader = load(ftp("IN"), ftp("OUT", host="LAKE", password="stale"), ftp("SAME"))
     assert loader.warnings == [
-        "IN and OUT are one login, etl at LAKE:21, with two passwords: after one is refused, jobs of both names wait"
+        "IN and OUT are one login, etl at LAKE:21, with two passwords: when one is refused, jobs of both names wait"
     ]
     assert set(loader.servers) == {"IN", "OUT", "SAME"}
 

@@ -112,7 +112,7 @@ def test_a_line_that_is_no_setting_is_an_error_that_does_not_repeat_it(env_file,
     with pytest.raises(SettingsError) as caught:
         ConfigLoader(path, {})
     said = str(caught.value)
-    assert said.startswith(f"2 settings are wrong:\n  env file {path}, line 2: is no NAME=value\n  ETL_WORKERS: ")
+    assert said.startswith(f"2 settings are wrong:\n  env file {path}, line 2: is not NAME=value\n  ETL_WORKERS: ")
     assert "hunt" not in said
 
 
@@ -120,7 +120,7 @@ def test_a_key_given_twice_is_a_warning_and_the_last_one_holds(env_file):
     """As with docker and compose."""
     values, warnings, _ = read_env_file(env_file("A_B=1\nA_B=2\n"))
     assert values == {"A_B": "2"}
-    assert "A_B is given twice" in warnings[0]
+    assert "A_B is set twice" in warnings[0]
 
 
 def test_a_key_of_the_file_that_belongs_to_nothing_is_a_warning(env_file):
@@ -132,9 +132,9 @@ def test_a_key_of_the_file_that_belongs_to_nothing_is_a_warning(env_file):
     )
     loader = ConfigLoader(path, {"UNRELATED": "x"})
     assert [warning.split(": ", 1)[1] for warning in loader.warnings] == [
-        "DST_USER belongs to no setting and no server (no DST_TYPE is set)",
-        "TOOL_TYPE belongs to no setting and no server (TOOL_TYPE is no known protocol, and no TOOL_HOST is set)",
-        "TOOL_USER belongs to no setting and no server (TOOL_TYPE is no known protocol, and no TOOL_HOST is set)",
+        "DST_USER belongs to no setting and no server (DST_TYPE is not set)",
+        "TOOL_TYPE belongs to no setting and no server (TOOL_TYPE is not a known protocol, and TOOL_HOST is not set)",
+        "TOOL_USER belongs to no setting and no server (TOOL_TYPE is not a known protocol, and TOOL_HOST is not set)",
         "DLQ_TOPIC_SUFIX belongs to no setting and no server (nearest: DLQ_TOPIC_SUFFIX)",
     ]
 
@@ -148,8 +148,8 @@ def test_warnings_stand_beside_what_is_wrong(env_file):
         "1 setting is wrong:",
         "  SRC_HOST: is missing",
         "warnings:",
-        f"  env file {path}, line 4: SRC_USER is given twice; the last one holds",
-        f"  env file {path}: SCR_HOST belongs to no setting and no server (no SCR_TYPE is set)",
+        f"  env file {path}, line 4: SRC_USER is set twice; the last value is used",
+        f"  env file {path}: SCR_HOST belongs to no setting and no server (SCR_TYPE is not set)",
     ]
 
 

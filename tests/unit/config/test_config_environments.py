@@ -128,7 +128,7 @@ def test_a_service_called_like_a_server_sets_nothing_of_it(around):
     """SRC_FTP_PORT=tcp://... is no port: the default is used, and said; a PORT of the file holds."""
     loader = ConfigLoader(environ={**around, **SERVER})
     assert loader.servers["SRC_FTP"].port == 21
-    assert loader.warnings == ["SRC_FTP_PORT is a service link, no port number: 21 is used"]
+    assert loader.warnings == ["SRC_FTP_PORT is a service link, not a port number: 21 is used"]
 
 
 def test_a_port_of_the_file_holds_beside_a_service_of_that_name(tmp_path):

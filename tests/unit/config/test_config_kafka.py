@@ -85,7 +85,7 @@ def test_the_password_is_a_secret() -> None:
         ({"ETL_KAFKA_PASSWORD_FILE": "/nowhere"}, "ETL_KAFKA_PASSWORD"),
         ({"ETL_KAFKA_PASSWORD": "", "ETL_KAFKA_PASSWORD_FILE": "/nowhere"}, "ETL_KAFKA_PASSWORD_FILE"),
         ({"ETL_KAFKA_CA_FILE": "/nowhere"}, "ETL_KAFKA_CA_FILE: the file cannot be read: No such file"),
-        ({"ETL_KAFKA_CA_FILE": "/dev/null"}, "ETL_KAFKA_CA_FILE: the file holds no certificate in PEM form"),
+        ({"ETL_KAFKA_CA_FILE": "/dev/null"}, "ETL_KAFKA_CA_FILE: the file contains no certificate in PEM format"),
         ({"ETL_KAFKA_SECURITY_PROTOCOL": "TLS"}, "ETL_KAFKA_SECURITY_PROTOCOL"),
         ({"ETL_KAFKA_SASL_MECHANISM": "GSSAPI"}, "ETL_KAFKA_SASL_MECHANISM"),
     ],

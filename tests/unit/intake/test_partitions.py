@@ -1,8 +1,8 @@
-"""Partitions: taken over, asleep, paused and resumed. The broker's side is a small fake of `GroupConsumer`."""
+"""Partitions are taken over, paused, delayed and resumed. A small fake of `GroupConsumer` is the broker's side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -19,38 +19,37 @@ from etl.outcomes.offsets import RecordState
 pytestmark = pytest.mark.unit
 
 P0, P1 = Partition("jobs", 0), Partition("jobs", 1)
-Told = TakenOver | None
+Reply = TakenOver | None
 END = 100  # of every partition
 
 
 class FakeGroup:
-    """What the client would know."""
+    """What the Kafka client would know."""
 
     def __init__(self, *held: Partition) -> None:
         self.new = list(held)
-        self.silent = set(held)  # assigned partitions are paused until they are taken over
-        self.told: dict[Partition, Told] = {}
-        self.goes: set[Partition] = set()  # those that are taken away while they are taken over
+        self.paused = set(held)  # assigned partitions are paused until they are taken over
+        self.replies: dict[Partition, Reply] = {}
+        self.revoked: set[Partition] = set()  # during their take-over
         self.positions: dict[Partition, int] = {}
         self.member = True
         self.sought: list[tuple[Partition, int]] = []
+        self.on_revoked: Callable[[list[Partition]], None]
 
     def new_partitions(self) -> list[Partition]:
         return list(self.new)
 
-    def take_over(self, partition: Partition, timeout: float) -> Told:
-        told = self.told.get(partition, TakenOver(Commit(0, ""), END))
-        if told is not None:
-            self.positions[partition] = told.committed.offset
-        if partition in self.goes:
-            self.new.remove(partition)
-        return told
-
-    def settled(self, partition: Partition) -> bool:
-        if partition not in self.new:
-            return False
+    def take_over(self, partition: Partition, set_up: Callable[[TakenOver], None], timeout: float) -> Reply:
+        reply = self.replies.get(partition, TakenOver(Commit(0, ""), END))
+        if reply is None:
+            return None
+        self.positions[partition] = reply.committed.offset
+        set_up(reply)
         self.new.remove(partition)
-        return True
+        if partition in self.revoked:
+            self.on_revoked([partition])
+            return None
+        return reply
 
     def position(self, partition: Partition) -> int | None:
         return self.positions.get(partition)
@@ -59,10 +58,10 @@ class FakeGroup:
         return 5
 
     def pause(self, partitions: Iterable[Partition]) -> None:
-        self.silent |= set(partitions)
+        self.paused |= set(partitions)
 
     def resume(self, partitions: Iterable[Partition]) -> None:
-        self.silent -= set(partitions)
+        self.paused -= set(partitions)
 
     def seek(self, partition: Partition, offset: int) -> None:
         self.sought.append((partition, offset))
@@ -79,14 +78,15 @@ class Scene:
     def __init__(self, *held: Partition, window: int = 10) -> None:
         self.group, self.ledger, self.clock = FakeGroup(*held), Ledger("t"), pretend.Clock()
         self.partitions = Partitions(self.group, self.ledger, window, self.clock)  # type: ignore[arg-type]
+        self.group.on_revoked = self.partitions.revoke
 
     def take_over(self, *, begin: bool = True) -> list[dict[str, Any]]:
-        """Take over; `begin`: and put it on record that somebody is at work, without which nothing is fetched."""
-        with structlog.testing.capture_logs() as said:
+        """Take over; return the log. `begin`: then commit, as nothing is fetched until the partition is claimed."""
+        with structlog.testing.capture_logs() as events:
             self.partitions.take_over_new()
         if begin:
             self.commit()
-        return [dict(event) for event in said]
+        return [dict(event) for event in events]
 
     def commit(self, *, clean: bool = False) -> Batch | None:
         batch = self.ledger.batch(100, now=self.clock(), membership=object, clean=clean)
@@ -95,33 +95,33 @@ class Scene:
         return batch
 
 
-def test_a_partition_is_fetched_from_once_it_was_taken_over() -> None:
-    """Silent until it is known where the group stands in it."""
+def test_a_partition_is_fetched_from_once_it_is_taken_over() -> None:
+    """It stays paused until the group's committed offset is known."""
     scene = Scene(P0)
     scene.partitions.steer(window_full=False)
-    assert scene.group.silent == {P0}
+    assert scene.group.paused == {P0}
     assert scene.partitions.epoch(P0) is None
     scene.take_over()
     scene.partitions.steer(window_full=False)
-    assert scene.group.silent == set()
+    assert scene.group.paused == set()
     assert scene.partitions.epoch(P0) is not None
 
 
-def test_what_is_to_be_taken_over_anew_is_not_fetched_from() -> None:
-    """Its position is out of the log's range, or what was read before it is gone."""
+def test_a_partition_to_be_taken_over_again_is_not_fetched_from() -> None:
+    """Its position is out of range, or records that were read before it are gone."""
     scene = Scene(P0)
     scene.take_over()
     scene.partitions.steer(window_full=True)
     scene.group.new.append(P0)
     scene.partitions.steer(window_full=False)
-    assert scene.group.silent == {P0}
+    assert scene.group.paused == {P0}
     scene.take_over()
     scene.partitions.steer(window_full=False)
-    assert scene.group.silent == set()
+    assert scene.group.paused == set()
 
 
-def test_a_sleeper_wakes_where_it_fell_asleep() -> None:
-    """Whatever the client made of its position meanwhile; nor is that told to the ledger."""
+def test_a_delayed_partition_resumes_where_it_was_paused() -> None:
+    """Even if the client has changed its position meanwhile, which never reaches the ledger."""
     scene = Scene(P0)
     scene.take_over()
     scene.partitions.delay(P0, 3, scene.clock() + 10, seen_by_predecessor=True)
@@ -134,120 +134,120 @@ def test_a_sleeper_wakes_where_it_fell_asleep() -> None:
     assert batch is None or batch.offsets[P0].offset <= 3
 
 
-def test_a_broker_that_is_away_is_asked_again() -> None:
-    """A takeover that fails stays to be done, and costs no other partition its turn."""
+def test_a_failed_take_over_is_retried() -> None:
+    """It does not keep other partitions from being taken over."""
     scene = Scene(P0, P1)
-    scene.group.told[P0] = None
+    scene.group.replies[P0] = None
     scene.take_over()
     assert scene.partitions.epoch(P0) is None
     assert scene.partitions.epoch(P1) is not None
-    del scene.group.told[P0]
+    del scene.group.replies[P0]
     scene.take_over()
     assert None not in (scene.partitions.epoch(P0), scene.partitions.epoch(P1))
 
 
-def test_a_partition_that_goes_while_it_is_taken_over_is_not_ours() -> None:
-    """The client says so on another thread, before there is anything to drop."""
+def test_a_partition_revoked_during_its_take_over_is_not_held() -> None:
+    """The client reports it in another thread, before there is anything to drop."""
     scene = Scene(P0, P1)
-    scene.group.goes = {P0}
+    scene.group.revoked = {P0}
     scene.take_over()
     assert scene.partitions.epoch(P0) is None
     assert not scene.ledger.owns(P0, 1)
     assert scene.partitions.epoch(P1) is not None
 
 
-def test_lost_records_are_reported_with_their_number() -> None:
-    """Never a silent jump."""
+def test_the_number_of_lost_records_is_logged() -> None:
+    """A jump over lost records is never silent."""
     scene = Scene(P0)
-    scene.group.told[P0] = TakenOver(Commit(50, ""), END, lost=43)
+    scene.group.replies[P0] = TakenOver(Commit(50, ""), END, lost=43)
     (lost, _taken) = scene.take_over()
     assert (lost["log_level"], lost["lost"], lost["goes_on_at"]) == ("error", 43, 50)
 
 
-def test_a_full_window_silences_all_and_wakes_them_again() -> None:
-    """What could not be worked on is not fetched."""
+def test_a_full_window_pauses_all_partitions_until_there_is_room() -> None:
+    """Records that cannot be processed are not fetched."""
     scene = Scene(P0, P1)
     scene.take_over()
     scene.partitions.steer(window_full=True)
-    assert scene.group.silent == {P0, P1}
+    assert scene.group.paused == {P0, P1}
     scene.partitions.steer(window_full=False)
-    assert scene.group.silent == set()
+    assert scene.group.paused == set()
 
 
-def test_a_sleeping_partition_wakes_at_its_time_and_others_do_not_sleep() -> None:
-    """Where its next record waits, the partition is read again from that record on."""
+def test_a_delayed_partition_resumes_when_it_is_due_and_delays_no_other() -> None:
+    """It is then read again from its next record on."""
     scene = Scene(P0, P1)
     scene.take_over()
     scene.partitions.delay(P0, 7, scene.clock() + 10, seen_by_predecessor=True)
     scene.partitions.steer(window_full=False)
     assert scene.partitions.is_delayed(P0)
-    assert scene.group.silent == {P0}
+    assert scene.group.paused == {P0}
     assert scene.group.sought == [(P0, 7)]
-    assert scene.partitions.deferred("jobs") == (10, scene.clock() + 10)
+    assert scene.partitions.count_deferred("jobs") == (10, scene.clock() + 10)
     scene.clock.pass_(10)
     scene.partitions.steer(window_full=False)
     assert not scene.partitions.is_delayed(P0)
-    assert scene.group.silent == set()
-    scene.partitions.delay(Partition("jobs", 9), 0, 0.0, seen_by_predecessor=True)  # revoked meanwhile: nothing happens
-    assert scene.partitions.deferred("other") == (0, None)
+    assert scene.group.paused == set()
+    scene.partitions.delay(Partition("jobs", 9), 0, 0.0, seen_by_predecessor=True)  # not held: nothing happens
+    assert scene.partitions.count_deferred("other") == (0, None)
 
 
-def test_a_record_that_is_wanted_wakes_its_partition_before_its_time() -> None:
-    """Not while the window is full: it could not be worked on."""
-    scene, wanted = Scene(P0), [False]
+def test_a_record_that_may_be_recalled_ends_its_partitions_delay() -> None:
+    """Not while the window is full, as the record could not be processed."""
+    scene, may_recall = Scene(P0), [False]
     scene.take_over()
-    scene.partitions.delay(P0, 7, scene.clock() + 600, seen_by_predecessor=True, may_recall=lambda: wanted[0])
+    scene.partitions.delay(P0, 7, scene.clock() + 600, seen_by_predecessor=True, may_recall=lambda: may_recall[0])
     scene.partitions.steer(window_full=False)
-    assert scene.group.silent == {P0}
-    wanted[0] = True
+    assert scene.group.paused == {P0}
+    may_recall[0] = True
     scene.partitions.steer(window_full=True)
     assert scene.partitions.is_delayed(P0)
     scene.partitions.steer(window_full=False)
     assert not scene.partitions.is_delayed(P0)
-    assert scene.group.silent == set()
+    assert scene.group.paused == set()
 
 
-def test_what_was_revoked_is_not_ours() -> None:
-    """At once, and a new assignment is another epoch."""
+def test_a_revoked_partition_is_not_owned() -> None:
+    """From that moment on; a new assignment has another epoch."""
     scene = Scene(P0)
     scene.take_over()
     before = scene.partitions.epoch(P0)
     assert before is not None
-    assert scene.partitions.owned(P0, before)
-    scene.partitions.revoked([P0])
-    assert not scene.partitions.owned(P0, before)
+    assert scene.partitions.owns(P0, before)
+    scene.partitions.revoke([P0])
+    assert not scene.partitions.owns(P0, before)
     scene.group.new = [P0]
     scene.take_over()
-    assert not scene.partitions.owned(P0, before)
+    assert not scene.partitions.owns(P0, before)
 
 
-def test_who_is_no_member_owns_nothing() -> None:
-    """A zombie publishes nothing."""
+def test_a_process_that_is_not_a_member_owns_nothing() -> None:
+    """A process that lost its session publishes nothing."""
     scene = Scene(P0)
     scene.take_over()
     epoch = scene.partitions.epoch(P0)
     assert epoch is not None
     scene.group.member = False
-    assert not scene.partitions.owned(P0, epoch)
+    assert not scene.partitions.owns(P0, epoch)
 
 
 def after_a_kill(*, end: int = END) -> Scene:
-    """Return a scene whose partition was taken over from an owner that did not end in good order."""
+    """Return a scene whose partition was taken over from an owner that did not end cleanly."""
     dead = Scene(P0)
     dead.take_over(begin=False)
     dead.ledger.receive(P0, 0)
-    begun = dead.commit()
-    assert begun is not None
+    first = dead.commit()
+    assert first is not None
     scene = Scene(P0)
-    scene.group.told[P0] = TakenOver(begun.offsets[P0], end)
+    scene.group.replies[P0] = TakenOver(first.offsets[P0], end)
     scene.take_over()
     return scene
 
 
-def test_what_a_dead_owner_may_have_had_at_work_is_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many jobs as a process may have without a committed outcome, and none that was sent since."""
-    monkeypatch.setattr(partitions, "OUTSTANDING", 20)
-    monkeypatch.setattr(partitions, "POLLED", 3)
+def test_jobs_that_a_dead_owner_may_have_run_look_for_orphans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as a process may have outstanding, and none that was sent after its death."""
+    monkeypatch.setattr(partitions, "MIN_OUTSTANDING_LIMIT", 20)
+    monkeypatch.setattr(partitions, "MAX_POLL_RECORDS", 3)
     scene = after_a_kill()
     assert sum(scene.partitions.orphan_scan_since(P0, offset) is not None for offset in range(50)) == 23
     assert scene.partitions.orphan_scan_since(P1, 0) is None
@@ -255,65 +255,65 @@ def test_what_a_dead_owner_may_have_had_at_work_is_scanned(monkeypatch: pytest.M
     assert [offset for offset in range(10) if scene.partitions.orphan_scan_since(P0, offset) is not None] == [*range(5)]
 
 
-def test_after_a_clean_end_nothing_is_scanned() -> None:
+def test_after_a_clean_end_no_job_looks_for_orphans() -> None:
     ended = after_a_kill().commit(clean=True)
     assert ended is not None
-    heir = Scene(P0)
-    heir.group.told[P0] = TakenOver(ended.offsets[P0], END)
-    heir.take_over()
-    assert heir.partitions.orphan_scan_since(P0, 0) is None
-    assert heir.partitions.has_scanned()
+    successor = Scene(P0)
+    successor.group.replies[P0] = TakenOver(ended.offsets[P0], END)
+    successor.take_over()
+    assert successor.partitions.orphan_scan_since(P0, 0) is None
+    assert successor.partitions.has_scanned()
 
 
-def test_all_is_scanned_once_everything_was_received_that_lay_there() -> None:
-    """A stop before that is no clean end: the next owner has to look, too."""
+def test_the_scan_is_complete_once_every_record_of_earlier_owners_was_received() -> None:
+    """A process that stops before does not end cleanly: the next owner has to look as well."""
     scene = after_a_kill(end=5)
     assert not scene.partitions.has_scanned()
     scene.group.positions[P0] = 4
     assert not scene.partitions.has_scanned()
     scene.partitions.delay(P0, 4, scene.clock() + 10, seen_by_predecessor=True)
     assert not scene.partitions.has_scanned()
-    scene.partitions.delay(P0, 4, scene.clock() + 10, seen_by_predecessor=False)  # nor was it for the dead owner
+    scene.partitions.delay(P0, 4, scene.clock() + 10, seen_by_predecessor=False)  # not due before the dead owner died
     assert scene.partitions.has_scanned()
     scene = after_a_kill(end=5)
     scene.group.positions[P0] = 5
     assert scene.partitions.has_scanned()
     scene = after_a_kill(end=5)
-    scene.partitions.revoked([P0])
+    scene.partitions.revoke([P0])
     assert scene.partitions.has_scanned()
 
 
-def test_no_more_is_fetched_than_the_next_owner_would_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outcomes that are not committed count, too: after a kill those jobs are done again."""
-    monkeypatch.setattr(partitions, "OUTSTANDING", 3)
+def test_no_more_records_are_outstanding_than_the_next_owner_would_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that are done but not committed count as well: after a kill they run again."""
+    monkeypatch.setattr(partitions, "MIN_OUTSTANDING_LIMIT", 3)
     scene = Scene(P0, window=1)
     scene.take_over()
     for offset in range(3):
         scene.partitions.steer(window_full=False)
-        assert scene.group.silent == set()
+        assert scene.group.paused == set()
         scene.ledger.receive(P0, offset)
     scene.partitions.steer(window_full=False)
-    assert scene.group.silent == {P0}
+    assert scene.group.paused == {P0}
 
 
-def test_after_a_clean_end_nothing_is_fetched_before_that_is_revoked() -> None:
-    """Else a kill before the first outcome would pass for a clean end."""
+def test_nothing_is_fetched_while_a_partition_is_marked_as_left_cleanly() -> None:
+    """Otherwise a kill before the first outcome would be taken for a clean end."""
     first = Scene(P0)
     first.take_over()
     ended = first.commit(clean=True)
     assert ended is not None
-    heir = Scene(P0)
-    heir.group.told[P0] = TakenOver(ended.offsets[P0], END)
-    heir.take_over(begin=False)
-    heir.partitions.steer(window_full=False)
-    assert heir.group.silent == {P0}
-    heir.commit()
-    heir.partitions.steer(window_full=False)
-    assert heir.group.silent == set()
+    successor = Scene(P0)
+    successor.group.replies[P0] = TakenOver(ended.offsets[P0], END)
+    successor.take_over(begin=False)
+    successor.partitions.steer(window_full=False)
+    assert successor.group.paused == {P0}
+    successor.commit()
+    successor.partitions.steer(window_full=False)
+    assert successor.group.paused == set()
 
 
-def test_the_position_is_told_so_that_lag_ends_at_zero() -> None:
-    """Past transaction markers, where no record ever comes."""
+def test_the_position_is_committed_so_that_lag_ends_at_zero() -> None:
+    """Transaction markers at the end of a partition are passed, although no record follows."""
     scene = Scene(P0)
     scene.take_over()
     assert scene.ledger.receive(P0, 0) is RecordState.NEW
@@ -321,8 +321,8 @@ def test_the_position_is_told_so_that_lag_ends_at_zero() -> None:
     scene.partitions.steer(window_full=False)
     batch = scene.commit(clean=True)
     assert batch is not None
-    assert batch.offsets[P0].offset == 0  # it is not done
-    scene.partitions.revoked([P0])
+    assert batch.offsets[P0].offset == 0  # its record is not done
+    scene.partitions.revoke([P0])
     scene.group.new = [P0]
     scene.take_over()
     scene.group.positions[P0] = 3
@@ -333,10 +333,10 @@ def test_the_position_is_told_so_that_lag_ends_at_zero() -> None:
     assert batch.offsets[P0].offset == 3
 
 
-def test_pause_all_is_for_the_end() -> None:
-    """Nothing more comes."""
+def test_pause_all_pauses_every_partition() -> None:
+    """For the stop, when nothing more may be fetched."""
     scene = Scene(P0, P1)
     scene.take_over()
     scene.partitions.steer(window_full=False)
     scene.partitions.pause_all()
-    assert scene.group.silent == {P0, P1}
+    assert scene.group.paused == {P0, P1}

@@ -1,4 +1,4 @@
-"""The committer: one transaction after the other, whatever becomes of them; stepped with a clock of its own."""
+"""The committer: one transaction at a time, however it ends. Tests step it with a clock of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HERE = Partition("jobs", 0)
 
 
 class Broker:
-    """A sink that does what it is told next; otherwise it commits."""
+    """A sink that raises the next error in its list, if any, and commits otherwise."""
 
     def __init__(self) -> None:
         self.next: list[BaseException | None] = []
@@ -68,7 +68,7 @@ class Bench:
             clock=lambda: self.now,
         )
         self.last = -1
-        self.step()  # puts on record that somebody works
+        self.step()  # claims the partition
         self.broker.batches.clear()
 
     def finish(self, count: int = 1, shrink: Callable[[], tuple[Message, ...]] | None = None) -> None:
@@ -83,18 +83,18 @@ class Bench:
         return self.committer.step(self.now)
 
 
-def test_outcomes_are_committed_together_when_their_time_has_come() -> None:
+def test_outcomes_are_committed_together_once_the_interval_has_passed() -> None:
     bench = Bench()
     bench.finish(2)
-    bench.ledger.receive(HERE, 2)  # its job still runs
+    bench.ledger.receive(HERE, 2)  # its job is still running
     assert bench.step(0.02) == pytest.approx(0.03)
     assert bench.broker.batches == []
     bench.step(0.03)
     assert bench.broker.results == [b"0", b"1"]
 
 
-def test_nobody_waits_for_outcomes_that_cannot_come() -> None:
-    """A lone job's outcome goes at once; one job after the other makes no more than four commits of each interval."""
+def test_a_commit_does_not_wait_when_no_outcome_is_missing() -> None:
+    """The outcome of a single job is committed at once; a sequence of jobs makes at most four commits per interval."""
     bench = Bench(max_records=1000)
     hurries: list[float] = []
     bench.ledger.on_complete = lambda: hurries.append(bench.now)
@@ -115,7 +115,7 @@ def test_nobody_waits_for_outcomes_that_cannot_come() -> None:
     assert len(hurries) == asked, "one is missing"
 
 
-def test_many_outcomes_are_committed_before_their_time() -> None:
+def test_many_outcomes_are_committed_before_the_interval_has_passed() -> None:
     bench = Bench(max_records=3)
     bench.finish(7)
     while bench.step() == 0:
@@ -125,27 +125,27 @@ def test_many_outcomes_are_committed_before_their_time() -> None:
     assert len(bench.broker.results) == 7
 
 
-def test_jobs_are_told_of_while_the_end_of_a_commit_is_unknown() -> None:
-    """Their lines in the log come with their messages, and do not wait for the broker."""
+def test_jobs_are_logged_while_the_outcome_of_a_commit_is_unknown() -> None:
+    """Their lines are logged when their messages are built, without waiting for the broker."""
     bench = Bench()
     bench.finish()
     bench.broker.next = [CommitUnknown("no answer")]
     bench.step(0.05)
     bench.broker.next_recover = [BrokerUnavailable("away")] * 3
-    told: list[int] = []
+    written: list[int] = []
     bench.ledger.receive(HERE, 1)
 
     def write() -> tuple[Message, ...]:
-        told.append(1)
+        written.append(1)
         return (Message("results", b"1", b"{}"),)
 
     bench.ledger.add(Outcome(HERE, 1, bench.epoch, write=write))
     bench.step(0.05)
-    assert told == [1]
+    assert written == [1]
     assert bench.broker.results == []
 
 
-def test_a_rejected_commit_is_tried_again_after_a_growing_pause_with_fresh_membership() -> None:
+def test_a_rejected_commit_is_retried_after_a_growing_pause_with_fresh_membership() -> None:
     bench = Bench()
     bench.finish(9)
     bench.broker.next = [CommitRejected("rebalanced")] * 3
@@ -185,7 +185,7 @@ def test_a_pause_is_not_cut_short_by_many_outcomes() -> None:
 
 @pytest.mark.parametrize("lost", [CommitUnknown("no reply"), ConnectionResetError("cut"), TimeoutError("late")])
 @pytest.mark.parametrize("was_in", [True, False])
-def test_after_an_unknown_end_what_is_read_back_decides_and_nothing_is_doubled(
+def test_after_an_unknown_outcome_the_offsets_read_back_decide_and_nothing_is_sent_twice(
     lost: BaseException, was_in: bool
 ) -> None:
     bench = Bench()
@@ -200,7 +200,7 @@ def test_after_an_unknown_end_what_is_read_back_decides_and_nothing_is_doubled(
     assert bench.ledger.waiting == 0
 
 
-def test_nothing_is_sent_while_an_end_is_unknown_however_long_that_takes() -> None:
+def test_nothing_is_sent_while_an_outcome_is_unknown_however_long_that_takes() -> None:
     bench = Bench()
     bench.finish()
     bench.broker.next = [CommitUnknown("no reply")]
@@ -217,7 +217,7 @@ def test_nothing_is_sent_while_an_end_is_unknown_however_long_that_takes() -> No
     assert len(bench.broker.results) == 31
 
 
-def test_an_answer_that_decides_nothing_is_asked_for_again() -> None:
+def test_an_inconclusive_answer_is_requested_again() -> None:
     bench = Bench()
     bench.finish()
     bench.broker.next = [CommitUnknown("no reply")]
@@ -240,7 +240,7 @@ def test_a_message_that_is_too_large_is_sent_in_its_short_form_at_once() -> None
     assert bench.broker.results == [b"short"]
 
 
-def test_a_message_that_no_topic_takes_in_any_form_stops_the_process() -> None:
+def test_a_message_that_is_too_large_in_every_form_stops_the_process() -> None:
     bench = Bench()
     bench.finish()
     bench.broker.next = [MessageTooLarge("too large", index=0)]
@@ -257,7 +257,7 @@ def test_a_bug_stops_the_process_and_commits_nothing() -> None:
     assert bench.broker.batches == []
 
 
-def test_one_fence_is_no_rival() -> None:
+def test_being_fenced_once_does_not_prove_a_rival() -> None:
     bench = Bench()
     bench.finish()
     bench.broker.next = [Fenced("a transaction ran out of time")]
@@ -266,7 +266,7 @@ def test_one_fence_is_no_rival() -> None:
     assert bench.fatal == []
 
 
-def test_fenced_again_and_again_while_the_broker_answers_means_a_rival() -> None:
+def test_being_fenced_repeatedly_while_the_broker_answers_proves_a_rival() -> None:
     bench = Bench()
     for _ in range(5):
         bench.finish()
@@ -276,7 +276,7 @@ def test_fenced_again_and_again_while_the_broker_answers_means_a_rival() -> None
     assert [type(error) for error in bench.fatal] == [BrokerRefused]
 
 
-def test_fences_with_an_absent_broker_between_them_mean_no_rival() -> None:
+def test_being_fenced_around_a_broker_outage_does_not_prove_a_rival() -> None:
     bench = Bench()
     for _ in range(10):
         bench.finish()
@@ -287,7 +287,7 @@ def test_fences_with_an_absent_broker_between_them_mean_no_rival() -> None:
     assert len(bench.broker.results) == 10
 
 
-def test_while_we_are_no_member_outcomes_wait() -> None:
+def test_outcomes_wait_while_the_process_is_not_a_member() -> None:
     bench = Bench()
     bench.member = None
     bench.finish(5)
@@ -297,10 +297,10 @@ def test_while_we_are_no_member_outcomes_wait() -> None:
     assert len(bench.broker.results) == 3
 
 
-# --- the end
+# --- stopping
 
 
-def test_a_flush_commits_all_without_waiting_for_its_time() -> None:
+def test_a_flush_commits_everything_without_waiting_for_the_interval() -> None:
     bench = Bench(max_records=2)
     bench.finish(5)
     flush = bench.committer.request_flush()
@@ -310,7 +310,7 @@ def test_a_flush_commits_all_without_waiting_for_its_time() -> None:
     assert not bench.broker.batches[-1].clean
 
 
-def test_a_clean_flush_says_so_also_when_nothing_else_is_new() -> None:
+def test_a_clean_flush_commits_the_mark_even_without_other_news() -> None:
     bench = Bench()
     flush = bench.committer.request_flush(clean=True)
     bench.step()
@@ -338,7 +338,7 @@ def test_a_flush_without_partitions_is_done_at_once() -> None:
     assert flush.done.is_set()
 
 
-def test_a_flush_waits_for_the_end_of_a_commit_that_is_unknown() -> None:
+def test_a_flush_waits_until_the_outcome_of_a_commit_is_known() -> None:
     bench = Bench()
     bench.finish()
     bench.broker.next = [CommitUnknown("no reply")]
@@ -372,9 +372,8 @@ def test_the_thread_commits_and_stops(running: Bench) -> None:
 def test_a_flush_ends_at_its_deadline_when_the_broker_is_away(running: Bench) -> None:
     running.broker.next = [CommitRejected("away")] * 1000
     running.finish()
-    before = time.monotonic()
-    assert not running.committer.flush(before + 0.2)
-    assert time.monotonic() - before < 2
+    assert not running.committer.flush(time.monotonic() + 0.05)
+    assert running.broker.next, "it was not waited for"
 
 
 def test_a_fatal_error_ends_the_thread(running: Bench) -> None:

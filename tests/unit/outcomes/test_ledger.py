@@ -1,6 +1,6 @@
-"""The ledger: what goes into a transaction, and what becomes of it.
+"""The ledger: what goes into a transaction, and what follows from its end.
 
-Its long histories are in test_outcomes_model.
+Long histories are tested in test_ledger_model.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ THERE = Partition("jobs", 1)
 class Desk:
     """A ledger with some partitions assigned, and the clock and membership of its callers."""
 
-    def __init__(self, *partitions: Partition, started: bool = True) -> None:
+    def __init__(self, *partitions: Partition, claimed: bool = True) -> None:
         self.ledger = Ledger("this life")
         self.now = 0.0
         self.member: object | None = "member 1"
         self.epoch = {tp: self.ledger.assign(tp, 0) for tp in partitions or (HERE,)}
-        if started:
+        if claimed:
             batch = self.take()
             assert batch is not None
             self.ledger.end_batch(batch, committed=True)
@@ -73,8 +73,8 @@ def test_only_partitions_with_news_are_committed() -> None:
     assert desk.take() is None
 
 
-def test_messages_may_be_written_when_the_next_batch_is_taken() -> None:
-    """Once, without the lock; meanwhile the outcome is known, and a batch that failed has the same ones again."""
+def test_messages_may_be_built_when_the_next_batch_is_taken() -> None:
+    """Once, without the lock. The outcome counts meanwhile, and a batch that failed repeats the same messages."""
     desk = Desk()
     desk.receive(0, 1)
     written = []
@@ -96,7 +96,7 @@ def test_messages_may_be_written_when_the_next_batch_is_taken() -> None:
     assert written == [2]
 
 
-def test_an_outcome_that_comes_while_messages_are_written_goes_into_the_next_batch() -> None:
+def test_an_outcome_added_while_messages_are_built_goes_into_the_next_batch() -> None:
     desk = Desk()
     desk.receive(0, 1)
 
@@ -113,7 +113,7 @@ def test_an_outcome_that_comes_while_messages_are_written_goes_into_the_next_bat
     assert (first.offsets[HERE].offset, second.offsets[HERE].offset) == (1, 2)
 
 
-def test_what_is_written_of_a_partition_that_was_taken_away_is_dropped() -> None:
+def test_messages_built_for_a_revoked_partition_are_dropped() -> None:
     desk = Desk()
     desk.receive(0)
 
@@ -129,7 +129,7 @@ def test_what_is_written_of_a_partition_that_was_taken_away_is_dropped() -> None
     assert desk.ledger.waiting == 0
 
 
-def test_membership_is_asked_under_the_lock_so_that_no_revocation_comes_between() -> None:
+def test_membership_is_read_under_the_lock_so_that_no_revocation_comes_between() -> None:
     desk = Desk()
     desk.receive(0)
     desk.finish(0)
@@ -170,7 +170,7 @@ def test_one_batch_is_in_flight_at_a_time() -> None:
         desk.ledger.end_batch(batch, committed=True)
 
 
-def test_a_rejected_batch_comes_again_with_other_metadata() -> None:
+def test_a_rejected_batch_is_repeated_with_different_metadata() -> None:
     desk = Desk()
     desk.receive(0)
     desk.finish(0)
@@ -183,7 +183,7 @@ def test_a_rejected_batch_comes_again_with_other_metadata() -> None:
     assert second.offsets[HERE].metadata != first.offsets[HERE].metadata
 
 
-def test_a_batch_holds_at_most_so_many_outcomes_and_partitions_take_turns() -> None:
+def test_the_size_of_a_batch_is_limited_and_partitions_take_turns() -> None:
     desk = Desk(HERE, THERE)
     for tp in (HERE, THERE):
         desk.receive(*range(10), tp=tp)
@@ -217,7 +217,7 @@ def test_a_second_outcome_of_a_record_is_dropped_before_and_after_the_commit() -
     assert desk.ledger.waiting == 0
 
 
-def test_a_batch_in_flight_is_settled_for_the_partitions_that_are_left() -> None:
+def test_a_batch_in_flight_ends_for_the_partitions_still_assigned() -> None:
     desk = Desk(HERE, THERE)
     called: list[Partition] = []
     for tp in (HERE, THERE):
@@ -231,7 +231,7 @@ def test_a_batch_in_flight_is_settled_for_the_partitions_that_are_left() -> None
     assert desk.ledger.outstanding == 0
 
 
-def test_a_settled_batch_says_nothing_of_a_later_assignment_of_its_partition() -> None:
+def test_the_end_of_a_batch_does_not_affect_a_later_assignment_of_its_partition() -> None:
     desk = Desk()
     desk.receive(0)
     desk.finish(0)
@@ -279,7 +279,7 @@ def test_a_callback_is_not_called_for_a_rejected_batch() -> None:
     assert called == [1]
 
 
-def test_a_record_that_is_none_of_ours_is_done_without_a_message() -> None:
+def test_a_record_of_another_group_is_done_without_a_message() -> None:
     desk = Desk()
     desk.receive(0)
     desk.finish(0, messages=())
@@ -294,7 +294,7 @@ def test_a_position_past_markers_is_committed_at_most_once_a_second() -> None:
     desk.receive(0)
     desk.finish(0)
     desk.commit()
-    desk.ledger.moved(HERE, 2)
+    desk.ledger.advance(HERE, 2)
     desk.now = 10.9
     assert desk.take() is None
     desk.now = 11.0
@@ -303,40 +303,40 @@ def test_a_position_past_markers_is_committed_at_most_once_a_second() -> None:
     assert desk.take() is None
 
 
-def test_a_position_is_not_committed_over_a_record_at_work() -> None:
+def test_a_position_beyond_an_unfinished_record_is_not_committed() -> None:
     desk = Desk()
     desk.receive(0)
-    desk.ledger.moved(HERE, 5)
+    desk.ledger.advance(HERE, 5)
     desk.now = 100.0
     assert desk.take() is None
 
 
-def test_what_happens_to_a_partition_that_is_not_ours_is_no_matter() -> None:
+def test_calls_for_a_partition_that_is_not_assigned_have_no_effect() -> None:
     desk = Desk()
-    desk.ledger.moved(THERE, 5)
+    desk.ledger.advance(THERE, 5)
     desk.ledger.revoke([THERE])
     assert not desk.ledger.was_clean(THERE)
-    assert not desk.ledger.started(THERE)
-    assert not desk.ledger.full(THERE)
+    assert not desk.ledger.is_claimed(THERE)
+    assert not desk.ledger.is_full(THERE)
     with pytest.raises(KeyError):
         desk.ledger.receive(THERE, 0)
 
 
-def test_a_ledger_names_its_own_life_when_nobody_else_does() -> None:
-    said = set()
+def test_a_ledger_without_a_token_makes_its_own() -> None:
+    seen = set()
     for _ in range(3):
         ledger = Ledger()
         ledger.assign(HERE, 0)
         batch = ledger.batch(1, now=0.0, membership=lambda: 1)
         assert batch is not None
-        said.add(batch.offsets[HERE].metadata)
-    assert len(said) == 3
+        seen.add(batch.offsets[HERE].metadata)
+    assert len(seen) == 3
 
 
 # --- a clean end
 
 
-def test_a_clean_end_is_said_of_every_partition_also_of_idle_ones() -> None:
+def test_a_clean_end_marks_every_partition_even_idle_ones() -> None:
     desk = Desk(HERE, THERE)
     desk.receive(0)
     desk.finish(0)
@@ -348,24 +348,24 @@ def test_a_clean_end_is_said_of_every_partition_also_of_idle_ones() -> None:
     assert desk.take() is None, "nothing unsays it"
 
 
-def test_a_new_owner_puts_on_record_that_it_works_before_the_end_of_the_last_passes_for_its_own() -> None:
-    desk = Desk(started=False)
+def test_a_new_owner_claims_a_partition_before_it_works_there() -> None:
+    desk = Desk(claimed=False)
     assert desk.ledger.was_clean(HERE)
-    assert not desk.ledger.started(HERE)
+    assert not desk.ledger.is_claimed(HERE)
     batch = desk.commit()
     assert not OffsetTracker(*batch.offsets[HERE]).was_clean
-    assert desk.ledger.started(HERE)
+    assert desk.ledger.is_claimed(HERE)
     assert desk.ledger.was_clean(HERE), "of the last owner"
 
 
-def test_work_after_a_clean_end_unsays_it() -> None:
+def test_work_after_a_clean_end_removes_the_mark() -> None:
     desk = Desk()
     desk.commit(clean=True)
     desk.receive(0)
     assert not OffsetTracker(*desk.commit().offsets[HERE]).was_clean
 
 
-# --- an unknown end
+# --- an unknown outcome
 
 
 def unknown(desk: Desk) -> Batch:
@@ -377,20 +377,20 @@ def unknown(desk: Desk) -> Batch:
     return batch
 
 
-def test_a_commit_is_in_when_one_of_its_partitions_reads_back_as_sent() -> None:
+def test_a_batch_was_committed_if_one_of_its_partitions_reads_back_as_sent() -> None:
     desk = Desk(HERE, THERE)
     batch = unknown(desk)
     assert desk.ledger.resolve(batch, {HERE: (0, "another owner's"), THERE: batch.offsets[THERE]}) is True
 
 
-def test_a_commit_is_not_in_when_none_of_its_partitions_reads_back_as_sent() -> None:
+def test_a_batch_was_not_committed_if_none_of_its_partitions_reads_back_as_sent() -> None:
     desk = Desk(HERE, THERE)
     batch = unknown(desk)
     offset, metadata = batch.offsets[HERE]
     assert desk.ledger.resolve(batch, {HERE: (offset, "older"), THERE: (offset + 1, metadata)}) is False
 
 
-def test_partitions_that_went_do_not_decide_about_a_commit() -> None:
+def test_revoked_partitions_do_not_decide_whether_a_batch_was_committed() -> None:
     desk = Desk(HERE, THERE)
     batch = unknown(desk)
     desk.ledger.revoke([HERE])
@@ -399,7 +399,7 @@ def test_partitions_that_went_do_not_decide_about_a_commit() -> None:
     assert desk.ledger.resolve(batch, {}) is False, "nothing is left to decide"
 
 
-def test_an_answer_that_leaves_one_of_our_partitions_out_decides_nothing() -> None:
+def test_an_answer_without_one_of_the_assigned_partitions_decides_nothing() -> None:
     desk = Desk(HERE, THERE)
     batch = unknown(desk)
     assert desk.ledger.resolve(batch, {HERE: (0, "older")}) is None
@@ -408,7 +408,7 @@ def test_an_answer_that_leaves_one_of_our_partitions_out_decides_nothing() -> No
 # --- too large
 
 
-def test_a_message_that_is_too_large_is_replaced_by_what_it_shrinks_to() -> None:
+def test_a_message_that_is_too_large_is_replaced_by_its_shorter_form() -> None:
     desk = Desk()
     desk.receive(0, 1)
     short = (Message("dlq", b"1", b"short"), Message("results", b"1", b"failed"))
@@ -423,7 +423,7 @@ def test_a_message_that_is_too_large_is_replaced_by_what_it_shrinks_to() -> None
     assert [message.topic for message in desk.commit().messages] == ["results", "dlq", "results", "other"]
 
 
-def test_a_message_without_a_shorter_form_is_told_apart() -> None:
+def test_a_message_without_a_shorter_form_is_reported_as_such() -> None:
     desk = Desk()
     desk.receive(0)
     desk.finish(0)
@@ -432,7 +432,7 @@ def test_a_message_without_a_shorter_form_is_told_apart() -> None:
     assert not desk.ledger.shrink(batch, 0)
 
 
-def test_a_message_that_is_too_large_and_went_with_its_partition_is_no_matter() -> None:
+def test_a_message_that_is_too_large_may_belong_to_a_revoked_partition() -> None:
     desk = Desk()
     desk.receive(0)
     desk.finish(0, messages=(Message("dlq", None, b"", shrink=lambda: ()),))

@@ -1,4 +1,4 @@
-"""The ledger against a model of the broker: however transactions and owners end, each record has one outcome."""
+"""The ledger against a model of the broker: each record has exactly one outcome, however owners and commits end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}
 PARTITIONS = (Partition("jobs", 0), Partition("jobs-retry", 0))
 NAMES = ("a", "b")
 DEFAULT_ROOM_BYTES = offsets._ROOM_BYTES
-FOREIGN = 7  # every seventh record is another group's: done without a message
+FOREIGN = 7  # every seventh record belongs to another group: it is done without a message
 
 FATES = ["nothing", "ok", "ok", "ok", "not sent yet", "rejected", "lost, committed", "lost, committed", "lost, aborted"]
 EVENTS = ["nothing"] * 5
@@ -38,7 +38,7 @@ some_gaps = st.sampled_from([0, 0, 0, 1, 3, 200])
 
 @dataclass
 class Transaction:
-    """Sent, and not ended at the broker: its offsets are unstable."""
+    """A transaction that was sent and has not ended at the broker: its offsets are not stable yet."""
 
     batch: Batch
     will_commit: bool
@@ -46,7 +46,7 @@ class Transaction:
 
 @dataclass
 class Broker:
-    """What the group's coordinator and the topics hold. Checks member and generation, not ownership, as Kafka does."""
+    """The group's coordinator and the topics. Checks member and generation, but not ownership, as Kafka does."""
 
     records: dict[Partition, list[int]] = field(default_factory=lambda: {tp: [] for tp in PARTITIONS})
     ends: dict[Partition, int] = field(default_factory=lambda: dict.fromkeys(PARTITIONS, 0))
@@ -71,7 +71,7 @@ class Broker:
             self.committed[tp] = commit
 
     def end_transaction(self, name: str) -> None:
-        """End what a process left open: by its next life, or by time."""
+        """End the transaction that a process left open, as its next life or the broker's time limit does."""
         transaction = self.open.pop(name, None)
         if transaction is not None and transaction.will_commit:
             self.apply(transaction.batch)
@@ -80,15 +80,15 @@ class Broker:
         return all(tp not in transaction.batch.offsets for transaction in self.open.values())
 
     def states(self, tp: Partition) -> dict[int, RecordState]:
-        """Return what a new owner would be told of every record."""
+        """Return how far each record has come for a new owner."""
         start, metadata = self.committed.get(tp, Commit(0, ""))
-        heir = OffsetTracker(start, metadata)
-        return {o: heir.receive(o) if o >= start else RecordState.DONE for o in self.records[tp]}
+        successor = OffsetTracker(start, metadata)
+        return {o: successor.receive(o) if o >= start else RecordState.DONE for o in self.records[tp]}
 
 
 @dataclass
 class Work:
-    """A record at work in a process, perhaps long after its partition went."""
+    """A record that a process is working on, perhaps long after its partition was revoked."""
 
     tp: Partition
     offset: int
@@ -106,7 +106,7 @@ class Process:
         self.broker = broker
         self.ledger = Ledger(f"life {next(self.lives)}")
         self.generation = broker.generation  # what it sends with its commits
-        self.is_member = True  # for the broker; it may not know yet that it is none
+        self.is_member = True  # in the broker's view; the process may still believe it
         self.epochs: dict[Partition, int] = {}
         self.work: list[Work] = []
         self.taken: Batch | None = None  # not sent yet
@@ -133,16 +133,16 @@ class Process:
             if state is not RecordState.DONE:
                 self.work.append(Work(tp, offset, self.epochs[tp], state))
         if at_most >= len(coming):
-            self.ledger.moved(tp, self.broker.ends[tp])
+            self.ledger.advance(tp, self.broker.ends[tp])
 
     def report(self, work: Work, state: RecordState) -> None:
-        """A lane tells how it ended; after a publish is committed the source action comes as new work."""
+        """Add the outcome of a record; once a publish is committed, its source action follows as new work."""
         message = Message(work.tp.topic, str(work.offset).encode(), b"{}", partition=work.tp.partition)
         has_message = state is RecordState.DONE and work.offset % FOREIGN
 
         def published() -> None:
             found = self.broker.states(work.tp)[work.offset]
-            # Who lost its session, and does not know, may hear of its commit after its successor finished the job.
+            # A process that has lost its session unknowingly may learn of its commit after its successor did the job.
             assert found is RecordState.PUBLISHED or (found is RecordState.DONE and not self.is_member)
             self.work.append(Work(work.tp, work.offset, work.epoch, RecordState.PUBLISHED))
 
@@ -163,7 +163,7 @@ class Process:
         return self.taken
 
     def send(self, fate: str) -> None:
-        """Send the batch taken: 'ok', 'rejected', or the reply is lost and the transaction still open."""
+        """Send the batch taken: 'ok', 'rejected', or the reply is lost while the transaction is still open."""
         batch, self.taken = self.taken, None
         assert batch is not None
         if fate in ("ok", "rejected"):
@@ -177,7 +177,7 @@ class Process:
             self.unknown = batch
 
     def recover(self) -> None:
-        """Make a new producer, which ends the transaction; read back."""
+        """Open a new producer, which ends the transaction; read the offsets back."""
         batch, self.unknown = self.unknown, None
         assert batch is not None
         self.broker.end_transaction(self.name)
@@ -191,7 +191,7 @@ def other(name: str) -> str:
 
 
 class Commits(RuleBasedStateMachine):
-    """Two processes part a group; everything that can happen to their commits does."""
+    """Two processes share a group; everything that can happen to their commits does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,8 +210,8 @@ class Commits(RuleBasedStateMachine):
             self._take_over(name, tp)
             self.processes[name].poll(tp, 1000)
 
-    # One rule, of parts that may each be nothing: hypothesis switches whole rules off in most runs, and here every
-    # one is needed to get anywhere.
+    # One rule with optional parts: Hypothesis disables whole rules in most runs, but no history gets far without all
+    # of these.
     @rule(
         name=chosen_names,
         tp=chosen_partitions,
@@ -253,7 +253,7 @@ class Commits(RuleBasedStateMachine):
         self.broker.ends[tp] += ends_with_marker
 
     def work(self, name: str, at_most: int, picks: list[int], state: RecordState, twice: bool) -> None:
-        """Receive some, finish some in any order; also what was received before the partition went."""
+        """Receive some records, finish some in any order, including those received before a revocation."""
         process = self.processes[name]
         for tp in process.epochs:
             process.poll(tp, at_most)
@@ -279,7 +279,7 @@ class Commits(RuleBasedStateMachine):
     def disturb(self, event: str, name: str, tp: Partition) -> None:
         process = self.processes[name]
         match event:
-            case "move":  # to the other process, in good order
+            case "move":  # to the other process, after a clean end
                 self._give_up(other(name), tp)
                 self._take_over(name, tp)
             case "give up":
@@ -290,9 +290,9 @@ class Commits(RuleBasedStateMachine):
                 self.broker.end_transaction(name)
                 self._give_up(name, tp)
                 self._take_over(name, tp)
-            case "lose session" if process.is_member:  # and keep its generation, and go on with it
+            case "lose session" if process.is_member:  # but keep its generation, and continue with it
                 process.is_member = False
-                self.broker.end_transaction(name)  # its time limit is the shorter one
+                self.broker.end_transaction(name)  # its time limit is shorter than the session's
                 self._free(name)
                 self._rebalance()
                 self._take_over(other(name), tp)
@@ -322,14 +322,14 @@ class Commits(RuleBasedStateMachine):
     def _give_up(self, name: str, tp: Partition) -> None:
         if self.broker.owners[tp] == name and self.processes[name].is_member:
             self.processes[name].revoke([tp])
-            self.broker.owners[tp] = None  # the generation changes when somebody takes it over
+            self.broker.owners[tp] = None  # the generation changes when another process takes it over
 
     def _free(self, name: str) -> None:
         for tp, owner in self.broker.owners.items():
             if owner == name:
                 self.broker.owners[tp] = None
 
-    # --- what must hold
+    # --- invariants
 
     @invariant()
     def no_record_has_two_outcomes(self) -> None:
@@ -352,7 +352,7 @@ class Commits(RuleBasedStateMachine):
                 self.seen[tp, offset] = state
 
     def teardown(self) -> None:
-        """Let everything come to its end: then every record has its outcome, and nothing is left to lag behind."""
+        """Let everything end: then every record has its outcome, and the lag is zero."""
         try:
             self._finish_all()
         finally:
@@ -368,7 +368,7 @@ class Commits(RuleBasedStateMachine):
             process = self.processes[name]
             for _ in range(1000):
                 self.work(name, 10_000, [0] * len(process.work), RecordState.DONE, twice=False)
-                if process.take(500) or process.take(500):  # 1.2 s: also those by position
+                if process.take(500) or process.take(500):  # 1.2 s: long enough to commit bare positions as well
                     process.send("ok")
                 elif not process.work:
                     break

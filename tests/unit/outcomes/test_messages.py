@@ -1,4 +1,4 @@
-"""The messages of an outcome, and a deferral's way there and back."""
+"""The messages of outcomes; deferrals are written and read again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
-from etl.outcomes.messages import Carried, MessageBuilder, tier_of
-from etl.retry.policy import TIERS
+from etl.outcomes.messages import Carried, MessageBuilder
+from etl.retry.tiers import TIERS, tier_of
 from etl.topics.companions import Topics
 
 pytestmark = pytest.mark.unit
@@ -49,7 +49,7 @@ def header(message: Message, name: str) -> str | None:
 
 
 def delivered(message: Message, offset: int = 7) -> Record:
-    """What comes out of the topic again."""
+    """Return the deferral as it is read from its topic."""
     return Record(message.topic, message.partition or 0, offset, message.key, message.value, message.headers)
 
 
@@ -68,17 +68,17 @@ def test_a_result_is_keyed_by_the_job_id() -> None:
     assert TransferResult.from_json(message.value).succeeded
 
 
-def test_failures_go_to_a_topic_of_their_own_where_there_is_one() -> None:
+def test_failed_results_go_to_their_own_topic_if_there_is_one() -> None:
     (message,) = ENVELOPES.result(task(), result("FAILED"))
     assert message.topic == "jobs-failed"
 
 
-def test_a_record_that_is_no_job_can_have_a_failed_result() -> None:
+def test_a_record_that_holds_no_valid_job_can_have_a_failed_result() -> None:
     (message,) = ENVELOPES.result(record(b"no json"), result("FAILED"))
     assert header(message, "etl-group") == "group"
 
 
-def test_a_result_that_is_too_large_goes_without_its_metadata() -> None:
+def test_a_result_that_is_too_large_is_sent_without_its_metadata() -> None:
     (message,) = ENVELOPES.result(task(), result("FAILED", metadata={"k": "v" * 10**6}, error="e" * 10**6))
     (short,) = shrunk(message)
     assert short.value is not None
@@ -101,7 +101,7 @@ def test_a_dead_letter_holds_the_message_and_its_history() -> None:
     assert (letter.job_id, header(message, "etl-replays")) == ("jobs-3-14", "2")
 
 
-def test_what_cannot_be_parsed_has_a_dead_letter_with_its_exact_bytes() -> None:
+def test_a_record_that_cannot_be_parsed_has_a_dead_letter_with_its_exact_bytes() -> None:
     raw = b"\xff\x00 no json"
     (message,) = ENVELOPES.dead_letter(record(raw, headers=(("trace", b"1"),)), InvalidMessage("message: is not JSON"))
     assert DLQMessage.from_json(message.value).original_bytes() == raw
@@ -109,14 +109,14 @@ def test_what_cannot_be_parsed_has_a_dead_letter_with_its_exact_bytes() -> None:
     assert header(message, "etl-job-id") == "jobs-3-14"
 
 
-def test_a_dead_letter_from_the_retry_topic_names_where_the_job_first_came_from() -> None:
+def test_a_dead_letter_from_the_retry_topic_names_the_origin_of_the_job() -> None:
     deferred = delivered(ENVELOPES.deferral(task(), NOW + 60)[0])
     (message,) = ENVELOPES.dead_letter(deferred, "of no use")
     letter = DLQMessage.from_json(message.value)
     assert (letter.original_topic, letter.original_partition, letter.original_offset) == ("jobs", 3, 14)
 
 
-def test_a_dead_letter_shrinks_step_by_step_to_what_every_topic_takes() -> None:
+def test_a_dead_letter_shrinks_step_by_step_to_a_size_that_every_topic_takes() -> None:
     large = record(b"x" * 3_000_000, key=b"k" * 100_000, headers=(("trace", b"t" * 100_000),))
     (message,) = ENVELOPES.dead_letter(large, "e" * 100_000, job_id="id")
     sizes = []
@@ -154,20 +154,20 @@ def test_a_deferral_holds_the_original_bytes_and_key_and_everything_else_in_head
     assert header(message, "trace") == "1"
 
 
-def test_a_published_job_is_still_published_when_it_comes_back() -> None:
+def test_a_deferred_published_job_is_still_published_when_it_is_read() -> None:
     facts = Facts(123, 1_700_000_000.5)
     (message,) = ENVELOPES.deferral(task(published=True, verified_by="size", facts=facts), NOW + 60)
     carried = ENVELOPES.read(delivered(message))
     assert (carried.published, carried.verified_by, carried.facts) == (True, "size", facts)
 
 
-def test_a_job_published_by_a_process_that_is_gone_is_still_published_when_it_comes_back() -> None:
+def test_a_deferred_job_published_by_an_earlier_process_is_still_published_when_it_is_read() -> None:
     (message,) = ENVELOPES.deferral(task(published=True), NOW + 60)
     carried = ENVELOPES.read(delivered(message))
     assert (carried.published, carried.verified_by, carried.facts) == (True, None, None)
 
 
-def test_what_is_known_of_a_copy_that_was_not_published_is_not_carried() -> None:
+def test_facts_of_a_copy_that_was_not_published_are_not_carried() -> None:
     (message,) = ENVELOPES.deferral(task(verified_by="size", facts=Facts(1, None)), NOW + 60)
     assert header(message, "etl-published") is None
 
@@ -175,7 +175,7 @@ def test_what_is_known_of_a_copy_that_was_not_published_is_not_carried() -> None
 @pytest.mark.parametrize(("wait", "tier"), [(5, 0), (10, 0), (59, 0), (61, 1), (600, 2), (100_000, 3)])
 @pytest.mark.parametrize("blocks", range(1, 6))
 def test_each_tier_has_its_own_partitions(blocks: int, wait: float, tier: int) -> None:
-    """And of these, where there are several, some are for jobs that may come before their time."""
+    """If there are several, some of them are for recallable jobs."""
     builder = dataclasses.replace(ENVELOPES, retry_blocks=blocks)
     found = {
         early: {
@@ -191,10 +191,10 @@ def test_each_tier_has_its_own_partitions(blocks: int, wait: float, tier: int) -
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
-def test_the_partitions_of_a_tier_are_with_different_processes(processes: int) -> None:
-    """Dealt out in turn, as assignors do: or one of them would have all the jobs of a server that is back."""
+def test_the_partitions_of_a_tier_belong_to_different_processes(processes: int) -> None:
+    """Assignors deal partitions out in turn; one process must not get all the jobs of a server that is back."""
     for tier in range(len(TIERS)):
-        for blocks in (range(2), range(2, 4)):  # of those that must wait, and of those that need not
+        for blocks in (range(2), range(2, 4)):  # for jobs that must wait, and for recallable ones
             partitions = [len(TIERS) * block + place for block in blocks for place in range(len(TIERS))]
             assert len({partition % processes for partition in partitions if tier_of(partition) == tier}) == 2
 
@@ -204,7 +204,7 @@ def test_records_with_the_same_key_wait_in_the_same_partition() -> None:
     assert len(partitions) == 1
 
 
-def test_records_without_a_key_are_spread() -> None:
+def test_records_without_a_key_are_spread_by_origin() -> None:
     partitions = {ENVELOPES.deferral(task(record(offset=n, key=None)), NOW + 60)[0].partition for n in range(50)}
     assert len(partitions) == 2
 
@@ -214,13 +214,13 @@ def test_a_deferral_that_is_too_large_becomes_a_dead_letter_and_a_failed_result(
     dead, failed = shrunk(message)
     assert dead.topic == "jobs-dlq"
     assert failed.topic == "jobs-failed"
-    told = TransferResult.from_json(failed.value)
-    assert (told.status, told.error_code) == ("FAILED", "INVALID_MESSAGE")
-    assert "jobs-retry" in (told.error or "")
+    result = TransferResult.from_json(failed.value)
+    assert (result.status, result.error_code) == ("FAILED", "INVALID_MESSAGE")
+    assert "jobs-retry" in (result.error or "")
     assert dead.shrink is not None
 
 
-def test_a_job_keeps_the_id_of_its_first_delivery() -> None:
+def test_a_job_without_an_id_is_named_after_its_origin() -> None:
     (message,) = ENVELOPES.deferral(task(), NOW + 60)
     again = delivered(message, offset=99)
     assert ENVELOPES.read(again).task(again, FileTransferJob.from_json(again.value)).job.job_id == "jobs-3-14"
@@ -237,7 +237,7 @@ def test_a_jobs_own_id_wins() -> None:
     assert task(named).job.job_id == "mine"
 
 
-# --- headers that make no sense
+# --- malformed headers
 
 
 @pytest.mark.parametrize(
@@ -260,17 +260,17 @@ def test_a_jobs_own_id_wins() -> None:
         ("etl-waiting-since", b""),
     ],
 )
-def test_a_header_that_makes_no_sense_counts_as_absent(name: str, value: bytes) -> None:
+def test_a_malformed_header_counts_as_absent(name: str, value: bytes) -> None:
     broken = Record("jobs-retry", 0, 1, None, b"", ((name, value),))
     assert ENVELOPES.read(broken) == Carried(Origin("jobs-retry", 0, 1))
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     ['{"size_bytes": true, "mtime": 1}', '{"size_bytes": "1", "mtime": 1}', '{"mtime": 1}'],
 )
-def test_facts_of_a_wrong_type_are_not_told(said: str) -> None:
-    deferred = Record("jobs-retry", 0, 1, None, b"", (("etl-published", said.encode()),))
+def test_facts_of_a_wrong_type_are_unknown(text: str) -> None:
+    deferred = Record("jobs-retry", 0, 1, None, b"", (("etl-published", text.encode()),))
     assert ENVELOPES.read(deferred).facts == Facts(None, 1)
 
 

@@ -1,4 +1,4 @@
-"""What one partition's commit says, and what the next owner makes of it."""
+"""What the commit of a partition states, and what the next owner reads from it."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def commit(tracker: OffsetTracker, counter: int = 1, *, clean: bool = False) -> 
 
 
 def states(commit: offsets.Commit, records: list[int]) -> dict[int, RecordState]:
-    """What the next owner is told of each record from the committed offset on."""
-    heir = OffsetTracker(*commit)
-    return {record: heir.receive(record) for record in records if record >= commit.offset}
+    """Return how far each record has come for the next owner, from the committed offset on."""
+    successor = OffsetTracker(*commit)
+    return {record: successor.receive(record) for record in records if record >= commit.offset}
 
 
 # --- the offset
 
 
-def test_an_untouched_partition_commits_where_it_started() -> None:
+def test_a_partition_without_records_commits_its_starting_offset() -> None:
     assert commit(OffsetTracker(7)).offset == 7
 
 
@@ -68,19 +68,19 @@ def test_a_position_that_falls_behind_is_ignored() -> None:
     assert tracker.position == 2
 
 
-def test_offsets_that_never_existed_do_not_hold_the_commit_back() -> None:
+def test_offsets_without_a_record_do_not_hold_the_commit_back() -> None:
     tracker = received(10, 20, 30)
     finish(tracker, 10, 20)
     assert commit(tracker).offset == 30
 
 
-def test_a_record_before_the_position_is_refused_because_it_would_be_done_twice() -> None:
+def test_a_record_before_the_position_is_refused_as_it_would_be_done_twice() -> None:
     tracker = received(0, 5)
     with pytest.raises(ValueError, match="record 5 comes after position 6"):
         tracker.receive(5)
 
 
-def test_the_offset_skips_a_run_that_the_last_owner_had_done() -> None:
+def test_the_offset_skips_a_range_that_the_last_owner_had_done() -> None:
     before = received(*range(10))
     finish(before, *range(3, 8))
     tracker = OffsetTracker(*commit(before))
@@ -94,11 +94,11 @@ def test_the_offset_skips_a_run_that_the_last_owner_had_done() -> None:
 # --- after a restart
 
 
-def test_what_was_done_beyond_the_offset_is_done_for_the_next_owner() -> None:
+def test_records_done_beyond_the_offset_are_done_for_the_next_owner() -> None:
     tracker = received(0, 1, 2, 4, 9)
     finish(tracker, 1, 4)
-    heir = states(commit(tracker), [0, 1, 2, 4, 9])
-    assert heir == {
+    successor = states(commit(tracker), [0, 1, 2, 4, 9])
+    assert successor == {
         0: RecordState.NEW,
         1: RecordState.DONE,
         2: RecordState.NEW,
@@ -107,24 +107,24 @@ def test_what_was_done_beyond_the_offset_is_done_for_the_next_owner() -> None:
     }
 
 
-def test_runs_beyond_the_position_are_carried_into_new_commits() -> None:
+def test_ranges_beyond_the_position_are_kept_in_new_commits() -> None:
     before = received(*range(100))
     finish(before, *range(40, 60), 80)
     tracker = OffsetTracker(*commit(before))
     tracker.receive(0)
     tracker.receive(1)
     finish(tracker, 0)
-    heir = states(commit(tracker), list(range(100)))
-    assert {record for record, state in heir.items() if state is RecordState.DONE} == {*range(40, 60), 80}
+    successor = states(commit(tracker), list(range(100)))
+    assert {record for record, state in successor.items() if state is RecordState.DONE} == {*range(40, 60), 80}
 
 
-def test_published_beyond_the_position_is_carried_into_new_commits() -> None:
+def test_records_published_beyond_the_position_are_kept_in_new_commits() -> None:
     before = received(*range(10))
     before.mark_committed((), (4, 6))
     tracker = OffsetTracker(*commit(before))
     tracker.receive(0)
-    heir = states(commit(tracker), list(range(10)))
-    assert {record for record, state in heir.items() if state is RecordState.PUBLISHED} == {4, 6}
+    successor = states(commit(tracker), list(range(10)))
+    assert {record for record, state in successor.items() if state is RecordState.PUBLISHED} == {4, 6}
 
 
 def test_a_published_record_stays_published_until_it_is_done() -> None:
@@ -147,26 +147,26 @@ def test_a_published_record_that_compaction_removed_is_forgotten() -> None:
 
 
 def test_the_clean_flag_reaches_the_next_owner_and_no_further() -> None:
-    heir = OffsetTracker(*commit(received(0), clean=True))
-    assert heir.was_clean
-    assert not OffsetTracker(*commit(heir)).was_clean
+    successor = OffsetTracker(*commit(received(0), clean=True))
+    assert successor.was_clean
+    assert not OffsetTracker(*commit(successor)).was_clean
 
 
-def test_where_nothing_was_ever_committed_nobody_left_anything_behind() -> None:
+def test_a_partition_without_any_commit_counts_as_left_cleanly() -> None:
     assert OffsetTracker(0).was_clean
 
 
 # --- the metadata
 
 
-def test_every_commit_of_every_life_has_metadata_of_its_own() -> None:
+def test_every_commit_of_every_process_has_unique_metadata() -> None:
     tracker = received(0)
-    said = {tracker.snapshot((), (), counter, token).metadata for counter in range(50) for token in ("a", "b", "")}
-    assert len(said) == 150
+    distinct = {tracker.snapshot((), (), counter, token).metadata for counter in range(50) for token in ("a", "b", "")}
+    assert len(distinct) == 150
 
 
 @pytest.mark.parametrize("metadata", ["somebody else's", "etl1:", "etl1:!!!", "etl1:0000000000", "etl9:abc", "é"])
-def test_metadata_that_is_not_ours_counts_as_none(metadata: str) -> None:
+def test_foreign_metadata_counts_as_none(metadata: str) -> None:
     tracker = OffsetTracker(5, metadata)
     assert not tracker.was_clean
     assert tracker.receive(5) is RecordState.NEW
@@ -178,38 +178,38 @@ def test_damaged_metadata_counts_as_none() -> None:
     offset, metadata = commit(tracker, clean=True)
     for at in range(len(metadata)):
         wrong = metadata[:at] + ("A" if metadata[at] != "A" else "B") + metadata[at + 1 :]
-        heir = OffsetTracker(offset, wrong)
-        assert not heir.was_clean
-        assert [heir.receive(record) for record in (0, 1, 2)] == [RecordState.NEW] * 3
+        successor = OffsetTracker(offset, wrong)
+        assert not successor.was_clean
+        assert [successor.receive(record) for record in (0, 1, 2)] == [RecordState.NEW] * 3
 
 
-def test_metadata_says_nothing_of_an_offset_that_somebody_else_set() -> None:
+def test_metadata_of_another_offset_counts_as_none() -> None:
     tracker = received(0, 1, 2)
     finish(tracker, 1)
     _, metadata = commit(tracker)
     assert OffsetTracker(1, metadata).receive(1) is RecordState.NEW
 
 
-def test_metadata_that_ends_early_counts_as_none() -> None:
+def test_truncated_metadata_counts_as_none() -> None:
     payload = bytearray(offsets._HEAD_BYTES) + b"\x05\x01"
     payload += offsets._checksum(0, payload)
     metadata = offsets._VERSION + base64.b85encode(bytes(payload)).decode()
     assert OffsetTracker(0, metadata).receive(2) is RecordState.NEW
 
 
-def test_the_metadata_grows_with_the_gaps_and_not_with_the_distance() -> None:
+def test_the_metadata_grows_with_the_number_of_gaps_and_not_with_the_distance() -> None:
     tracker = received(*range(0, 1_000_000, 1000))
     finish(tracker, *range(1000, 1_000_000, 1000))
     assert len(commit(tracker).metadata) < 60
 
 
-def test_markers_between_finished_records_are_no_gaps() -> None:
+def test_markers_between_finished_records_are_not_gaps() -> None:
     tracker = received(*range(0, 2000, 2))  # one transaction for each record
     finish(tracker, *range(2, 1000, 2), *range(1100, 2000, 2))
     assert len(commit(tracker).metadata) < 60
 
 
-def test_a_full_window_of_the_worst_case_fits_or_waits() -> None:
+def test_in_the_worst_case_the_outcomes_of_a_full_window_fit_or_wait() -> None:
     tracker = received(*range(10_000))
     ready = dict.fromkeys(range(1, 10_000, 2), RecordState.DONE)
     plan = tracker.plan(ready, 10_000)
@@ -235,10 +235,10 @@ def test_the_first_unfinished_record_can_be_published_and_finished_when_the_meta
         finish(tracker, first)
 
 
-def test_a_partition_is_full_before_what_is_outstanding_could_overflow_the_metadata() -> None:
+def test_a_partition_is_full_before_outstanding_records_could_overflow_the_metadata() -> None:
     tracker = OffsetTracker(0)
     count = 0
-    while not tracker.full:
+    while not tracker.is_full:
         tracker.receive(count)
         count += 1
     assert 1000 < count < 3000
@@ -246,16 +246,16 @@ def test_a_partition_is_full_before_what_is_outstanding_could_overflow_the_metad
     assert len(plan.done) == len(range(1, count, 2)), "none has to wait"
     tracker.mark_committed(*plan)
     finish(tracker, 0, 2, 4)
-    assert not tracker.full
+    assert not tracker.is_full
 
 
-def test_at_most_so_many_are_planned_lowest_first() -> None:
+def test_a_plan_is_limited_and_takes_the_lowest_offsets_first() -> None:
     tracker = received(*range(10))
     plan = tracker.plan(dict.fromkeys((9, 3, 5, 7), RecordState.DONE) | {4: RecordState.PUBLISHED}, 3)
     assert plan == (frozenset({3, 5}), frozenset({4}))
 
 
-def test_what_is_not_outstanding_is_never_planned() -> None:
+def test_records_that_are_not_outstanding_are_never_planned() -> None:
     tracker = received(0, 1)
     finish(tracker, 0)
     assert tracker.plan({0: RecordState.DONE, 7: RecordState.DONE}, 10) == (frozenset(), frozenset())
@@ -277,23 +277,23 @@ def journeys(draw: st.DrawFn) -> tuple[list[int], random.Random]:
 
 @settings(max_examples=2000 if LONG else 100, deadline=None)
 @given(journeys(), st.sampled_from([3, 12, 60, 4000]))
-def test_whatever_is_finished_in_whatever_order_each_owner_knows_exactly_what_was_committed(
+def test_each_owner_knows_exactly_what_was_committed_in_whatever_order_records_are_finished(
     journey: tuple[list[int], random.Random], room_bytes: int
 ) -> None:
-    """Many owners, each received some, finished some in any order, and ended; nothing is forgotten or invented."""
+    """Each of many owners receives some records, finishes some in any order, and ends; none is lost or invented."""
     records, chance = journey
     room_before, offsets._ROOM_BYTES = offsets._ROOM_BYTES, room_bytes
     try:
         done: set[int] = set()
         published: set[int] = set()
-        said = offsets.Commit(records[0], "")
+        committed = offsets.Commit(records[0], "")
         for owner in range(200):
-            tracker = OffsetTracker(*said)
-            told = [r for r in records if r >= said.offset]
-            if not told:
+            tracker = OffsetTracker(*committed)
+            remaining = [r for r in records if r >= committed.offset]
+            if not remaining:
                 break
             unfinished = []
-            for record in told[: chance.randint(1, len(told))]:
+            for record in remaining[: chance.randint(1, len(remaining))]:
                 state = tracker.receive(record)
                 expected = (
                     RecordState.DONE
@@ -310,23 +310,23 @@ def test_whatever_is_finished_in_whatever_order_each_owner_knows_exactly_what_wa
             for record in unfinished[len(unfinished) // 2 :] if chance.random() < 0.5 else ():
                 del ready[record]
             plan = tracker.plan(ready, chance.choice([1, 3, 100]))
-            first = next((r for r in told if r not in done), None)
+            first = next((r for r in remaining if r not in done), None)
             assert first not in ready or first in plan.done | plan.published or len(ready) > 1
-            said = tracker.snapshot(*plan, owner, TOKEN)
-            size = tracker._after(*plan).size_bytes()
+            committed = tracker.snapshot(*plan, owner, TOKEN)
+            size = tracker._view_after(*plan).size_bytes()
             assert size <= room_bytes
-            assert len(said.metadata) <= METADATA_LIMIT_BYTES
+            assert len(committed.metadata) <= METADATA_LIMIT_BYTES
             done |= plan.done
             published = (published | plan.published) - done
-            assert not set(told) - done or said.offset <= min(set(told) - done)
+            assert not set(remaining) - done or committed.offset <= min(set(remaining) - done)
             tracker.mark_committed(*plan)
-            assert tracker.snapshot((), (), owner, TOKEN) == said, "settled is what was said"
+            assert tracker.snapshot((), (), owner, TOKEN) == committed, "the tracker agrees with the commit"
     finally:
         offsets._ROOM_BYTES = room_before
 
 
 @given(st.lists(st.integers(0, 2**63)))
-def test_numbers_survive_their_code(numbers: list[int]) -> None:
+def test_numbers_survive_encoding(numbers: list[int]) -> None:
     code = b"".join(offsets._varint(number) for number in numbers)
     assert offsets._varints(code) == numbers
     assert len(code) == sum(offsets._varint_size(number) for number in numbers)

@@ -1,4 +1,4 @@
-"""What becomes of a job after an error, and for how long it waits."""
+"""What happens to a job after an error, and how long it waits."""
 
 import copy
 import math
@@ -11,19 +11,9 @@ import pretend
 from etl import errors
 from etl.config import Settings
 from etl.models.task import Attempt, Task
-from etl.retry.policy import (
-    DEFERRED_READS_PER_SECOND,
-    TIERS,
-    Abandon,
-    DeadLetter,
-    Defer,
-    DeferralPacer,
-    Doubling,
-    Policy,
-    RetryHere,
-    tier_for,
-    tier_until,
-)
+from etl.retry.backoff import Doubling
+from etl.retry.policy import Abandon, DeadLetter, Defer, Policy, RetryHere
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND, TIERS, DeferralPacer, tier_for, tier_until
 
 pytestmark = pytest.mark.unit
 
@@ -44,11 +34,11 @@ def tried(attempts: int = 0, outages: int = 0, waiting_since: float | None = Non
     return task
 
 
-def test_a_failure_that_may_pass_spends_an_attempt_and_waits_in_memory() -> None:
+def test_a_transient_failure_spends_an_attempt_and_waits_in_memory() -> None:
     assert policy().verdict(tried(), LOST, NOW) == RetryHere(spent=True, waiting_since=None, outages=0, delay=1.0)
 
 
-def test_a_longer_back_off_is_parked() -> None:
+def test_a_longer_back_off_is_deferred() -> None:
     verdict = policy().verdict(tried(attempts=3), LOST, NOW)
     assert isinstance(verdict, Defer)
     assert verdict.spent
@@ -62,7 +52,7 @@ def test_the_last_attempt_is_a_dead_letter() -> None:
     assert verdict.error is LOST
 
 
-def test_with_one_attempt_in_all_nothing_is_tried_again() -> None:
+def test_with_a_limit_of_one_attempt_nothing_is_retried() -> None:
     assert isinstance(policy(max_attempts=1).verdict(tried(), LOST, NOW), DeadLetter)
 
 
@@ -78,7 +68,7 @@ def test_a_failure_after_an_outage_ends_the_outage() -> None:
     assert verdict == RetryHere(spent=True, waiting_since=None, outages=0, delay=1.0)
 
 
-def test_an_outage_spends_no_attempt_and_notes_since_when_it_waits() -> None:
+def test_an_outage_spends_no_attempt_and_records_when_the_wait_began() -> None:
     verdict = policy(jitter=0.5).verdict(tried(attempts=4), DOWN, NOW)
     assert verdict == RetryHere(spent=False, waiting_since=NOW, outages=1, delay=1.0)
 
@@ -86,7 +76,7 @@ def test_an_outage_spends_no_attempt_and_notes_since_when_it_waits() -> None:
 @pytest.mark.parametrize(
     ("outages", "wait"), [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (5, 10), (6, 60), (8, 60), (60, 60), (5000, 60)]
 )
-def test_waits_of_an_outage_double_and_those_parked_fill_a_tier(outages: int, wait: float) -> None:
+def test_waits_of_an_outage_double_and_those_deferred_fill_a_tier(outages: int, wait: float) -> None:
     verdict = policy(jitter=0.5).verdict(tried(outages=outages, waiting_since=NOW - 5), DOWN, NOW)
     assert isinstance(verdict, RetryHere | Defer)
     assert (verdict.delay if isinstance(verdict, RetryHere) else verdict.not_before - NOW) == wait
@@ -103,14 +93,14 @@ def test_waits_of_an_outage_vary_by_a_fifth() -> None:
     assert longest.delay == pytest.approx(2.4, rel=1e-3)
 
 
-def test_no_wait_is_longer_than_the_longest_unless_the_breaker_says_so() -> None:
+def test_no_wait_exceeds_the_limit_unless_the_breaker_stays_open_longer() -> None:
     task = tried(outages=30, waiting_since=NOW - 5)
     bounded = policy(backoff_max=2.0).verdict(task, DOWN, NOW)
     assert isinstance(bounded, RetryHere)
     assert bounded.delay == 2.0
-    told = policy(backoff_max=2.0).verdict(task, DOWN, NOW, breaker_wait=70.0)
-    assert isinstance(told, Defer)
-    assert told.not_before == NOW + 60.0
+    verdict = policy(backoff_max=2.0).verdict(task, DOWN, NOW, breaker_wait=70.0)
+    assert isinstance(verdict, Defer)
+    assert verdict.not_before == NOW + 60.0
 
 
 def test_a_server_that_stays_down_beyond_the_patience_is_a_dead_letter() -> None:
@@ -122,10 +112,10 @@ def test_a_server_that_stays_down_beyond_the_patience_is_a_dead_letter() -> None
 
 
 @pytest.mark.parametrize("kind", [errors.ServerUnavailable, errors.ServerBusy, errors.AuthenticationFailed])
-def test_the_end_of_the_patience_says_what_the_server_was_met_with_and_how_long_the_job_waited(
+def test_the_dead_letter_at_the_end_of_the_patience_names_the_outage_and_the_wait(
     kind: type[errors.EtlError],
 ) -> None:
-    """Also of a job that was never tried, as others had met the outage."""
+    """Even of a job that never ran, as other jobs had met the outage."""
     outage = kind("it said no", server="B")
     dead = policy().defer_untried(tried(waiting_since=NOW - 7200), outage, NOW, 600.0)
     assert isinstance(dead, DeadLetter)
@@ -136,7 +126,7 @@ def test_the_end_of_the_patience_says_what_the_server_was_met_with_and_how_long_
     assert "90 seconds" in str(verdict)
 
 
-def test_a_job_that_is_deferred_untried_spends_nothing_and_its_patience_begins() -> None:
+def test_a_job_deferred_untried_spends_no_attempt_and_its_patience_begins() -> None:
     assert policy().defer_untried(tried(attempts=2, outages=3), DOWN, NOW, 600.0) == Defer(
         spent=False,
         waiting_since=NOW,
@@ -160,18 +150,18 @@ def test_a_deferral_is_one_whole_tier(age: float, probe_in: float, count: int) -
     assert waits == sorted(waits)
 
 
-def test_the_last_attempt_is_at_the_end_of_the_patience_not_beyond() -> None:
+def test_the_last_run_is_at_the_end_of_the_patience_and_not_later() -> None:
     verdict = policy().verdict(tried(outages=9, waiting_since=NOW - 3590), DOWN, NOW)
     assert isinstance(verdict, Defer)
     assert verdict.not_before == NOW + 10
 
 
 @pytest.mark.parametrize("error", [errors.FileMissing("gone"), ValueError("a bug"), KeyError()])
-def test_what_cannot_pass_is_dead_at_once(error: BaseException) -> None:
+def test_a_permanent_error_is_a_dead_letter_at_once(error: BaseException) -> None:
     assert isinstance(policy().verdict(tried(), error, NOW), DeadLetter)
 
 
-def test_what_is_not_ours_is_abandoned() -> None:
+def test_a_job_whose_partition_is_lost_is_abandoned() -> None:
     assert policy().verdict(tried(), errors.OwnershipLost("revoked"), NOW) == Abandon()
 
 
@@ -197,12 +187,12 @@ def test_a_doubling_never_overflows_or_exceeds_its_limit(count: int, first: floa
     ("remaining", "tier"),
     [(-5, None), (0, None), (9.9, None), (10, 0), (59, 0), (60, 1), (599, 1), (600, 2), (3600, 3), (1e9, 3)],
 )
-def test_the_tier_is_the_longest_that_does_not_exceed_what_remains(remaining: float, tier: int | None) -> None:
+def test_the_tier_is_the_longest_that_does_not_exceed_the_rest_of_the_wait(remaining: float, tier: int | None) -> None:
     assert tier_for(remaining) == tier
 
 
 @given(st.floats(0, 1_000_000))
-def test_hops_through_the_tiers_end_at_the_time_and_never_beyond(seconds: float) -> None:
+def test_hops_through_the_tiers_end_when_the_job_is_due_and_never_later(seconds: float) -> None:
     now, not_before, hops = NOW, NOW + seconds, 0
     while tier_for(not_before - now) is not None:
         now, hops = min(not_before, now + TIERS[tier_until(now, not_before)]), hops + 1
@@ -211,10 +201,10 @@ def test_hops_through_the_tiers_end_at_the_time_and_never_beyond(seconds: float)
 
 
 @pytest.mark.parametrize("tier", range(len(TIERS)))
-def test_a_wait_of_a_whole_tier_is_one_hop_though_it_is_written_down_later(tier: int) -> None:
+def test_a_wait_of_a_whole_tier_is_one_hop_although_it_is_recorded_later(tier: int) -> None:
     not_before = NOW + TIERS[tier]
     assert tier_until(NOW + 0.3, not_before) == tier
 
 
-def test_a_park_shorter_than_every_tier_is_due_at_its_time() -> None:
+def test_a_deferral_shorter_than_every_tier_is_due_at_its_time() -> None:
     assert tier_until(NOW, NOW + 7) == 0

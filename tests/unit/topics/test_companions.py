@@ -1,4 +1,4 @@
-"""Topics: their names, what is made, and what is said of those that are there. The broker's side is a small fake."""
+"""Names of topics, creation of missing ones, warnings about existing ones. A small fake is the broker's side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FakeAdmin:
 
     def create(self, name: str, partitions: int, settings: Mapping[str, str]) -> bool:
         if name.startswith("forbidden"):
-            raise NotAllowed(f"topic {name} is not there and may not be created")
+            raise NotAllowed(f"topic {name} does not exist and may not be created")
         self.created[name] = (partitions, dict(settings))
         self.there[name] = TopicFacts(partitions, int(settings.get("max.message.bytes", 1_048_588)), dict(settings))
         return True
@@ -38,11 +38,11 @@ class FakeAdmin:
 def ensure(admin: FakeAdmin, topic: str = "jobs", **values: Any) -> tuple[companions.TopicLimits, list[dict[str, Any]]]:
     configured = pretend.settings(**values)
     with structlog.testing.capture_logs() as said:
-        limits = companions.ensure(Topics.of(topic, configured), configured, admin)  # type: ignore[arg-type]
-    return limits, [dict(event) for event in said if event["log_level"] == "warning"]
+        blocks = companions.ensure(Topics.of(topic, configured), configured, admin)  # type: ignore[arg-type]
+    return blocks, [dict(event) for event in said if event["log_level"] == "warning"]
 
 
-def test_names_are_suffixes_unless_they_are_set() -> None:
+def test_names_are_derived_by_suffix_unless_set() -> None:
     """RESULT_TOPIC and FAIL_TOPIC split successes and failures."""
     plain = Topics.of("jobs", pretend.settings())
     assert plain == Topics("jobs", "jobs-results", "jobs-results", "jobs-retry", "jobs-dlq")
@@ -50,10 +50,10 @@ def test_names_are_suffixes_unless_they_are_set() -> None:
     assert (split.results, split.failed, split.dlq) == ("good", "bad", "jobs.dead")
 
 
-def test_what_is_missing_is_made_with_room_and_without_an_end() -> None:
-    """What waits or failed is never lost by time or size, and takes larger messages than the jobs' topic."""
+def test_missing_topics_are_created_with_their_settings() -> None:
+    """Deferrals and dead letters never expire, and may be larger than messages of the source topic."""
     admin = FakeAdmin()
-    limits, warnings = ensure(admin, num_partitions=6)
+    blocks, warnings = ensure(admin, num_partitions=6)
     assert {name: made[0] for name, made in admin.created.items()} == {
         "jobs": 6,
         "jobs-results": 6,
@@ -63,12 +63,11 @@ def test_what_is_missing_is_made_with_room_and_without_an_end() -> None:
     kept = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": str(companions.OUTCOME_MAX_BYTES)}
     assert admin.created["jobs-dlq"][1] == kept
     assert admin.created["jobs-retry"][1] == kept | {"segment.bytes": str(companions.RETRY_SEGMENT_BYTES)}
-    assert limits.retry_blocks == 4
-    assert limits.max_message_bytes["jobs-dlq"] == companions.OUTCOME_MAX_BYTES
+    assert blocks == 4
     assert warnings == []
 
 
-def test_the_second_start_makes_nothing() -> None:
+def test_a_second_start_creates_nothing() -> None:
     """Idempotent."""
     admin = FakeAdmin()
     ensure(admin)
@@ -77,27 +76,27 @@ def test_the_second_start_makes_nothing() -> None:
     assert admin.created == {}
 
 
-def test_a_retry_topic_that_cannot_tell_its_waits_apart_is_refused_with_the_command_that_helps() -> None:
-    """Below one partition for each tier an hour would delay ten seconds."""
+def test_a_retry_topic_with_too_few_partitions_is_refused_with_the_command_that_adds_them() -> None:
+    """With less than one partition for each tier, jobs of ten seconds would stand behind jobs of an hour."""
     admin = FakeAdmin(jobs_retry=TopicFacts(3, 4 << 20, {}))
     with pytest.raises(SettingsError, match=r"jobs-retry has 3 partitions and needs at least 4.*--partitions 16"):
         ensure(admin)
 
 
-def test_small_topics_are_warned_of_by_name() -> None:
+def test_unsuitable_topics_are_logged_by_name() -> None:
     """Fewer partitions than consumers, smaller messages than the source, shorter retention than the patience."""
     admin = FakeAdmin(
         jobs=TopicFacts(1, 2 << 20, {}),
         jobs_dlq=TopicFacts(1, 1 << 20, {}),
         jobs_retry=TopicFacts(4, 4 << 20, {"retention.ms": str(3600_000)}),
     )
-    _limits, warnings = ensure(admin, consumer_count=2)
+    _blocks, warnings = ensure(admin, consumer_count=2)
     assert [warning["topic"] for warning in warnings] == ["jobs", "jobs-dlq", "jobs-retry"]
     assert warnings[1]["max_message_bytes"] == 1 << 20
     assert warnings[2]["retention_hours"] == 1
 
 
-def test_no_right_to_create_is_one_error() -> None:
+def test_a_missing_right_to_create_is_one_error() -> None:
     """It names the topic."""
-    with pytest.raises(NotAllowed, match="topic forbidden is not there"):
+    with pytest.raises(NotAllowed, match="topic forbidden does not exist"):
         ensure(FakeAdmin(), "forbidden")

@@ -1,4 +1,4 @@
-"""What of T-retry may go: only what every group has read, at two looks in a row, and only if it is worthwhile."""
+"""Trimming of T-retry: only records that every group had read at two checks in a row, if there are enough of them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ONE, OTHER, JOBS = Partition("T-retry", 0), Partition("T-retry", 1), Partition("
 
 
 class Kafka:
-    """Stands in for `Admin`: the offsets of groups, where partitions begin."""
+    """Stands in for `Admin`: the offsets of groups, and the first offsets of partitions."""
 
     def __init__(self, groups: Mapping[str, Mapping[Partition, int]]) -> None:
-        self.groups = {name: dict(places) for name, places in groups.items()}
+        self.groups = {name: dict(offsets) for name, offsets in groups.items()}
         self.first = {ONE: 0, OTHER: 0}
         self.hidden: set[str] = set()
         self.refuses: Exception | None = None
@@ -39,7 +39,7 @@ class Kafka:
         if self.refuses is not None:
             raise self.refuses
         found = {group: self.committed(group, topics) for group in self.groups.keys() - self.hidden}
-        return {group: places for group, places in found.items() if places}
+        return {group: offsets for group, offsets in found.items() if offsets}
 
     def starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         return {partition: self.first[partition] for partition in partitions}
@@ -59,79 +59,79 @@ def trimmer(kafka: Kafka) -> Trimmer:
     return Trimmer(topics, "ours", kafka)  # type: ignore[arg-type]
 
 
-def test_what_was_read_at_two_looks_goes() -> None:
-    """Up to where it was read at the first; what was read between the looks stays for another one."""
+def test_records_read_at_two_checks_are_deleted() -> None:
+    """Up to the offsets of the first check; records read between the two are kept until the next."""
     kafka = Kafka({"ours": {JOBS: 9, ONE: 100, OTHER: 7}})
     trimming = trimmer(kafka)
-    assert trimming.look() == 0
+    assert trimming.trim() == 0
     kafka.groups["ours"][ONE] = 150
-    assert trimming.look() == 107
+    assert trimming.trim() == 107
     assert kafka.first == {ONE: 100, OTHER: 7}
     kafka.groups["ours"][ONE] = 155
-    assert trimming.look() == 50
-    assert trimming.look() == 0, "five are not worthwhile"
+    assert trimming.trim() == 50
+    assert trimming.trim() == 0, "five are not worthwhile"
 
 
-def test_little_is_left_and_asks_nobody_else() -> None:
-    """A few records are not worth a question to all groups."""
+def test_a_few_records_are_left_alone_without_asking_for_other_groups() -> None:
+    """A request for the offsets of all groups would cost more than it frees."""
     kafka = Kafka({"ours": {ONE: 9}})
     trimming = trimmer(kafka)
-    assert [trimming.look(), trimming.look()] == [0, 0]
+    assert [trimming.trim(), trimming.trim()] == [0, 0]
     assert kafka.asked == ["ours", "ours"]
 
 
-def test_a_group_that_is_behind_keeps_what_it_has_not_read() -> None:
-    """Also one that has read nothing of T-retry, but jobs; not one of other topics."""
+def test_records_that_a_slow_group_has_not_read_are_kept() -> None:
+    """The group counts even if it has read nothing but jobs; a group of other topics does not."""
     kafka = Kafka({"ours": {ONE: 100, OTHER: 50}, "slow": {JOBS: 1, ONE: 30}, "foreign": {Partition("X", 0): 3}})
     trimming = trimmer(kafka)
-    assert [trimming.look(), trimming.look()] == [0, 30]
+    assert [trimming.trim(), trimming.trim()] == [0, 30]
     assert kafka.first == {ONE: 30, OTHER: 0}
     with structlog.testing.capture_logs() as logs:
         kafka.groups["slow"][ONE] = 32
-        assert trimming.look() == 0
-        assert not logs, "it does read"
-        assert [trimming.look(), trimming.look(), trimming.look()] == [0, 0, 0]
-    said = [line["reason"] for line in logs if line["event"] == "retry topic not trimmed"]
-    assert said == ["group slow does not read it"]
+        assert trimming.trim() == 0
+        assert not logs, "the group does read"
+        assert [trimming.trim(), trimming.trim(), trimming.trim()] == [0, 0, 0]
+    reasons = [line["reason"] for line in logs if line["event"] == "retry topic not trimmed"]
+    assert reasons == ["group slow does not read it"]
 
 
-def test_a_group_that_comes_between_the_looks_loses_nothing() -> None:
-    """Its first record lies where ours has not been at the first look, or its offset is seen at the second."""
+def test_a_group_that_appears_between_two_checks_loses_nothing() -> None:
+    """Its first record lies beyond our offsets of the first check, or its own offset is seen at the second."""
     kafka = Kafka({"ours": {ONE: 100}})
     trimming = trimmer(kafka)
-    trimming.look()
+    trimming.trim()
     kafka.groups["new"] = {JOBS: 1}
-    assert trimming.look() == 0
+    assert trimming.trim() == 0
     assert kafka.first[ONE] == 0
 
 
-def test_an_offset_that_was_set_back_is_heeded() -> None:
-    """By an operator, between the looks."""
+def test_an_offset_that_was_reset_is_respected() -> None:
+    """An operator did so between two checks."""
     kafka = Kafka({"ours": {ONE: 100}})
     trimming = trimmer(kafka)
-    trimming.look()
+    trimming.trim()
     kafka.groups["ours"][ONE] = 40
-    assert trimming.look() == 40
+    assert trimming.trim() == 40
 
 
-def test_where_groups_may_be_missing_nothing_goes() -> None:
-    """And a look after an error begins anew."""
+def test_nothing_is_deleted_while_groups_may_be_missing() -> None:
+    """After an error, two more checks are needed."""
     kafka = Kafka({"ours": {ONE: 100}})
     trimming = trimmer(kafka)
-    trimming.look()
+    trimming.trim()
     kafka.refuses = NotAllowed("hidden")
     with pytest.raises(NotAllowed):
-        trimming.look()
+        trimming.trim()
     kafka.refuses = None
     kafka.hidden = {"ours"}
     with pytest.raises(BrokerUnavailable, match="our own group"):
-        trimming.look()
+        trimming.trim()
     kafka.hidden = set()
-    assert [trimming.look(), trimming.look()] == [0, 100]
+    assert [trimming.trim(), trimming.trim()] == [0, 100]
 
 
-def test_whatever_goes_wrong_is_said_once_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what only a bug of the client explains."""
+def test_an_error_is_logged_once_and_the_check_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even an error that only a bug in the client explains."""
     monkeypatch.setattr("etl.topics.trimming.LOOK_SECONDS", 0.01)
     kafka = Kafka({"ours": {ONE: 100}})
     kafka.refuses = RuntimeError("a bug")
@@ -139,7 +139,7 @@ def test_whatever_goes_wrong_is_said_once_and_tried_again(monkeypatch: pytest.Mo
     with structlog.testing.capture_logs() as logs:
         trimming.start()
         try:
-            stack.wait_until(lambda: kafka.asked.count("all") > 2, 10, "looks")
+            stack.wait_until(lambda: kafka.asked.count("all") > 2, 10, "checks")
             kafka.refuses = None
             stack.wait_until(lambda: kafka.first[ONE] == 100, 10, "trimming")
         finally:

@@ -73,8 +73,9 @@ class Upload:
                     self._link.wire.push()
                     self._link.wire.absorb()
         except BaseException:
-            self._end(handle)
-            self._remove_quietly()
+            if self._link.wire.lost is None:
+                self._end(handle)
+                self._remove_quietly()
             raise
         ended = self._end(handle)
         return lambda: self._judge(*ended)
@@ -108,8 +109,7 @@ class Upload:
     def _end(self, handle: bytes) -> tuple[Pending, Pending]:
         """Ask the size and close, in one write."""
         ended = self._link.ask_handle(FSTAT, handle), self._link.handles.close(handle)
-        if self._link.wire.lost is None:
-            self._link.wire.push()
+        self._link.wire.push()
         return ended
 
     def _judge_one(self) -> None:

@@ -1,0 +1,125 @@
+"""The runner: one run of a job in a lane, and what it leaves at the servers."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from etl import errors
+from etl.models.letter import DLQMessage
+from etl.models.task import Task
+from etl.transfer import partials, relay
+from etl.transfer.base import Session
+from scene import DOWN, JOB, Scene, fail_leaving_a_partial_file, succeed
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_finished_job_needs_no_garbage_collector(scene: Scene) -> None:
+    """A reference cycle in each of a million jobs would fill the memory between two full collections."""
+    scene.accept()
+    scene.run(succeed)
+    scene.commit()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            scene.accept()
+            scene.run(succeed)
+            scene.commit()
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
+
+
+def test_a_passed_deadline_is_a_dead_letter_without_a_connection(scene: Scene) -> None:
+    """No server is contacted."""
+    scene.accept({**JOB, "options": {"deadline": "2020-01-01T00:00:00Z"}})
+    scene.run(succeed)
+    assert DLQMessage.from_json(scene.messages()["jobs-dlq"].value).error_code == "DEADLINE_EXCEEDED"
+    assert scene.world["A"].connects == 0
+
+
+def test_a_partial_file_is_removed_through_a_new_session(scene: Scene) -> None:
+    """The session that failed is not used for it. A partial file that cannot be removed is left to the next session."""
+    for refusal in (None, ConnectionRefusedError("down")):
+
+        def fail(job: Task, refusal: BaseException | None = refusal) -> relay.Receipt:
+            job.leaves_partial = True
+            scene.world["B"].refusal = refusal
+            raise errors.ConnectionLost("cut")
+
+        scene.accept()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relay, "run", lambda job, *_, fail=fail: fail(job))
+            task = scene.run_next()
+        scene.dispatcher.drop(lambda _task: True)
+        assert not task.leaves_partial
+    assert len(scene.world["B"].removed) == 1
+    assert not scene.reporter.drop_unscanned()
+
+
+def test_a_job_that_the_stop_ends_leaves_the_search_for_orphans_to_the_next_owner(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its partial file was removed, but the server may have been renaming it at that moment."""
+    monkeypatch.setattr(
+        relay, "run", fail_leaving_a_partial_file(errors.OwnershipLost("the process stops"), scene.stopping.set)
+    )
+    scene.accept()
+    scene.run_next()
+    assert len(scene.world["B"].removed) == 1
+    assert not scene.reporter.drop_unscanned()
+
+
+@pytest.mark.parametrize("action", ["keep", "delete"])
+def test_a_job_that_failed_and_then_succeeded_leaves_no_orphan(scene: Scene, action: str) -> None:
+    """Even if its source has still to be deleted."""
+    scene.accept({**JOB, "options": {"source_action": action}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", fail_leaving_a_partial_file(errors.ConnectionLost("cut")))
+        scene.run_next()
+    scene.passed.pass_(0.55)  # half of the first back-off
+    scene.run(succeed)
+    scene.commit()
+    assert scene.dispatcher.unfinished[0] == (action == "delete")
+    assert scene.reporter.drop_unscanned()
+
+
+def test_an_orphan_removed_later_is_never_the_file_that_the_next_run_writes(scene: Scene) -> None:
+    """The next new session of the server removes it by name, perhaps while that run is writing."""
+    names: list[str] = []
+
+    def fail(job: Task, _source: object, destination: Session, token: str, *_rest: object) -> relay.Receipt:
+        names.append(partials.partial_path(job, destination.server, token))
+        job.leaves_partial = True
+        scene.world["B"].refusal = ConnectionRefusedError("down")
+        raise errors.ConnectionLost("cut")
+
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", fail)
+        scene.run_next()
+        scene.world["B"].refusal = None
+        scene.passed.pass_(0.55)  # half of the first back-off
+        scene.run_next()
+    assert scene.world["B"].removed == names[:1]
+    assert len(set(names)) == 2
+
+
+def test_a_server_that_accepts_a_login_is_up_before_its_first_file_is_complete(scene: Scene) -> None:
+    """The probe may transfer for hours; its login resets the breaker."""
+    scene.dispatcher.failed("B", DOWN)
+    scene.accept()
+    scene.dispatcher._servers[scene.pools.key(scene.pools.server("B"))].breaker.open_until = 0.0
+    waits = []
+
+    def relayed() -> relay.Receipt:
+        waits.append(scene.dispatcher.breaker_wait("B"))
+        scene.accept({**JOB, "destination": {"hostname": "B", "path": "/out/b"}})
+        assert scene.dispatcher._down == set()
+        return succeed()
+
+    scene.run(relayed)
+    assert waits == [0.0]
