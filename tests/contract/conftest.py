@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, sftp_config
+from contract_parts import LONG, POOR, Four, Rich, sftp_config
 
 from etl.config import ServerConfig, TransferSettings
 from etl.transfer import FTPTransfer, LocalTransfer, SFTPTransfer
@@ -24,42 +22,6 @@ from servers.sftp import SFTPServer
 
 LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
 BUFFER_BYTES = 256 * 1024
-
-
-class Four(BaseTransfer):
-    """A user's protocol: the four methods, and foreign exceptions."""
-
-    def connect(self) -> None:
-        """Nothing to reach."""
-
-    def disconnect(self) -> None:
-        """Nothing to close."""
-
-    def download(self, remote_path: str, local_path: str) -> None:
-        shutil.copyfile(remote_path, local_path)
-
-    def upload(self, local_path: str, remote_path: str) -> None:
-        Path(remote_path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(local_path, remote_path)
-
-
-class Rich(Four):
-    """The same with everything that `Staged` can use."""
-
-    def size(self, path: str) -> int:
-        if not Path(path).is_file() and Path(path).exists():
-            raise OSError("no file")
-        return Path(path).stat().st_size
-
-    def rename(self, old: str, new: str) -> None:
-        Path(new).parent.mkdir(parents=True, exist_ok=True)
-        Path(old).rename(new)
-
-    def remove(self, path: str) -> None:
-        Path(path).unlink()
-
-    def names(self, folder: str) -> list[str]:
-        return os.listdir(folder)  # noqa: PTH208 - names are wanted
 
 
 @dataclass
@@ -83,8 +45,6 @@ class Subject:
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
 
 
-# Every answer in the wrong order, no extension at all, a code that version 3 does not have.
-POOR: dict[str, Any] = {"short_reads": 10_000, "swaps_answers": True, "hides": (b"",), "refusal": 11}
 RICH = {"look", "dispose", "remove", "unchanged", "size", "names"}
 ALL = RICH | {"time", "abort", "base"}
 KINDS = {

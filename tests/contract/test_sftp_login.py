@@ -17,6 +17,7 @@ import pytest
 from contract_parts import LONG, Bytes, content_of, sftp_config
 
 import stack
+from etl.cli.servers import _try
 from etl.config import ServerConfig
 from etl.errors import (
     AuthenticationFailed,
@@ -395,3 +396,35 @@ def test_secrets_are_in_no_command_and_in_no_other_process(
 def test_askpass_may_be_run(open_one: Opener) -> None:
     """It comes with the package, as a program."""
     assert os.access(command.ASKPASS, os.X_OK)
+
+
+# --- the check of servers -----------------------------------------------------------------------------------------
+
+
+def test_a_check_shows_what_the_login_showed(sshd: stack.Sshd, make_tree: Callable[[], SFTPServer]) -> None:
+    """Host key, software, cipher, and what is missing, also in JSON."""
+    (sshd.root / "checked").mkdir(exist_ok=True)
+    trial = _try(sftp_config(sshd, base_path=str(sshd.root / "checked")), LONG, write=True)
+    assert trial.failed is None, trial.error
+    assert trial.to_dict()["details"]["host_key"] == f"ssh-ed25519 {sshd.fingerprint}"
+    assert "software: OpenSSH" in trial.result
+    assert "missing" not in trial.details
+    tree = make_tree()
+    tree.quirks.hides = (b"posix", b"fsync")
+    trial = _try(sftp_config(tree, password=tree.password), LONG, write=True)
+    assert trial.details["missing"] == "posix-rename@openssh.com, fsync@openssh.com"
+
+
+def test_a_check_shows_the_host_key_to_pin(sshd: stack.Sshd) -> None:
+    """The first thing that a new server needs."""
+    trial = _try(replace(sftp_config(sshd), options={"KEY_FILE": str(sshd.key)}), LONG, write=False)
+    assert (trial.failed, trial.error_code) == ("login", "AUTHENTICATION_FAILED")
+    assert sshd.fingerprint in trial.result
+
+
+def test_a_check_without_ssh_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every session does."""
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    trial = _try(config_at(22), LONG, write=False)
+    assert (trial.failed, trial.error_code) == ("reach", "CONNECTION_ERROR")
+    assert "openssh-client" in trial.result
