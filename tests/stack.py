@@ -345,7 +345,7 @@ class Vsftpd(Server):
 
     def _login_settings(self) -> dict[str, str]:
         accounts = self.folder / "accounts"
-        accounts.write_text(f"{self.username}:{_crypt(self.password)}\n")
+        accounts.write_text(f"{self.username}:{hashed(self.password)}\n")
         module = next(VSFTPD_ROOT.rglob("pam_pwdfile.so"))
         self._pam_service.write_text(
             f"auth required {module} pwdfile {accounts}\n"
@@ -479,7 +479,7 @@ class Sshd(Server):
         """Return the script that gives its arguments, a command, accounts that the machine does not have."""
         accounts = {
             "passwd": f"{self.username}:x:0:0::{self.folder}:/bin/sh\nsshd:x:74:74::/run/sshd:/usr/sbin/nologin\n",
-            "shadow": f"{self.username}:{_crypt(self.password)}:19000::::::\n",
+            "shadow": f"{self.username}:{hashed(self.password)}:19000::::::\n",
         }
         for name, lines in accounts.items():
             (self.folder / name).write_text(Path("/etc", name).read_text() + lines)
@@ -492,7 +492,7 @@ def _libraries(unpacked: Path) -> dict[str, str]:
     return {"LD_LIBRARY_PATH": os.pathsep.join(sorted({str(found.parent) for found in unpacked.rglob("lib*.so.*")}))}
 
 
-def _crypt(password: str) -> str:
+def hashed(password: str) -> str:
     """Hash a password as PAM reads it; Python's own module for it is gone since 3.13."""
     library = ctypes.CDLL("libcrypt.so.1")
     library.crypt.restype = ctypes.c_char_p

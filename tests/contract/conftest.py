@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from etl.transfer.staged import Staged
 from servers.fake import FakeFTP
 from servers.pyftpd import NoReplaceHandler, PyFTPD
 from servers.sftp import SFTPServer
+from servers.zoo import KINDS as ZOO
+from servers.zoo import QUICK, place, unfit
 
 LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
 BUFFER_BYTES = 256 * 1024
@@ -61,6 +64,7 @@ KINDS = {
     "asyncssh-poor": ALL,
     "staged": {"poverty"},
     "staged-rich": RICH,
+    **{f"zoo-{name}": ALL - kind.lacks for name, kind in ZOO.items() if kind.contract},
 }
 
 
@@ -77,16 +81,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needs = {ability for mark in item.iter_markers("needs") for ability in mark.args}
         if kind in KINDS and not needs <= KINDS[kind]:
             left_out.append(item)
+        elif kind in KINDS and kind.startswith("zoo-"):
+            item.add_marker(pytest.mark.zoo)
+            if kind.removeprefix("zoo-") not in QUICK:
+                item.add_marker(pytest.mark.long)
+            if (reason := unfit(kind.removeprefix("zoo-"), item.name)) is not None:
+                item.add_marker(pytest.mark.xfail(reason=reason, run=False))
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(params=list(KINDS), scope="session")
-def kind(request: pytest.FixtureRequest) -> tuple[str, Any]:
+def kind(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
     """Name each subject in turn, with its shared server, which must be up before a test's guard counts processes."""
     name: str = request.param
-    shared = next((server for server in ("vsftpd", "sshd") if name.startswith(server)), None)
-    return name, shared and request.getfixturevalue(shared)
+    if name.startswith("zoo-"):
+        with place() as folder, ZOO[name.removeprefix("zoo-")].make(folder).for_the_session() as server:
+            yield name, server
+    else:
+        shared = next((server for server in ("vsftpd", "sshd") if name.startswith(server)), None)
+        yield name, shared and request.getfixturevalue(shared)
 
 
 @pytest.fixture
@@ -96,6 +110,7 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     root = tmp_path / "root"
     root.mkdir()
     name, real = kind
+    umask = os.umask(0 if name.startswith("zoo-") else 0o022)  # what a test makes, a server's own account may change
     server, config = None, None
     make: Callable[[ServerConfig], Session]
     if name == "local":
@@ -118,6 +133,14 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     elif name.startswith("asyncssh"):
         server = SFTPServer(root, **(POOR if name == "asyncssh-poor" else {}))
         config, make = sftp_config(server, password=server.password), _sftp
+    elif name.startswith("zoo-"):
+        resident = ZOO[name.removeprefix("zoo-")]
+        base = f"contract-{uuid.uuid4().hex[:8]}"
+        root = real.root / base
+        root.mkdir(mode=0o777)
+        settings = {key.lower(): value for key, value in resident.settings.items()}
+        config = _ftp_config(real, base_path=f"{real.base_path}/{base}", **settings)
+        make = _ftp
     else:
         quirks: dict[str, Any] = {"encoding": "euc-kr"} if name == "ftp-euckr" else {}
         if name == "ftp-no-replace":
@@ -137,6 +160,7 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         session.disconnect()
     if server is not None:
         server.close()
+    os.umask(umask)
 
 
 def _local(config: ServerConfig) -> Session:

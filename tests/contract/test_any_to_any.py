@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, sftp_config
+from contract_parts import LONG, POOR, Rich, sftp_config
 
 import stack
-from conftest import POOR, Rich
 from etl.config import ServerConfig
 from etl.errors import AlreadyExists
 from etl.models.message import Endpoint, FileTransferJob, TransferOptions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_without_posix_rename_the_old_file_is_swapped_out(serve, root: Path, buf
     assert copy_in(session, "/x", b"22", buffer)[1].swapped
     assert (root / "x").read_bytes() == b"22"
     assert names(root) == {"x"}
-    assert session.describe()["missing"] == "posix-rename@openssh.com"
+    assert session.traits()["missing"] == "posix-rename@openssh.com"
 
 
 def test_a_rename_that_replaces_is_good_enough(serve, root: Path, buffer: memoryview) -> None:
@@ -118,8 +119,18 @@ def test_what_must_not_replace_does_not(real: SFTPTransfer, root: Path, buffer: 
 def test_a_file_that_vanishes_when_it_is_closed_is_no_success(serve, root: Path, buffer: memoryview) -> None:
     """Drop-box servers take it away: nobody can say that it arrived."""
     session = serve(takes_away=True)
-    with pytest.raises(IOFailure, match="take files away"):
+    with pytest.raises(IOFailure, match="PUBLISH=direct"):
         copy_in(session, "/x", b"1", buffer)
+
+
+def test_a_file_that_vanishes_may_be_written_directly(serve, root: Path, buffer: memoryview) -> None:
+    """Under its final name at once: its size was told before it was closed."""
+    session = serve(takes_away=True)
+    session.adopt(replace(session.server, publish="direct"))
+    stored = session.write("/x", Bytes(b"22"), buffer)
+    assert stored.size_bytes == 2
+    assert not session.publish(stored, "/x", 1e9).result().swapped
+    assert not session.publish_new(stored, "/x", None).result().swapped
 
 
 def test_one_file_at_a_time_is_a_setting(serve, root: Path, buffer: memoryview) -> None:

@@ -179,7 +179,7 @@ def test_a_jump_host_leads_to_the_server(
     keys = " ".join([sshd.fingerprint, *(hop.fingerprint for hop in hops)])
     session = open_one(sftp_config(sshd, JUMP=jump, HOST_KEY=keys))
     works(session, sshd)
-    assert session.describe()["host_key"].endswith(sshd.fingerprint)
+    assert session.traits()["host key"].endswith(sshd.fingerprint)
     with pytest.raises(HostKeyRefused, match=hops[0].fingerprint.replace("+", r"\+")):
         open_one(sftp_config(sshd, JUMP=jump))
 
@@ -187,8 +187,8 @@ def test_a_jump_host_leads_to_the_server(
 def test_options_of_ssh_win_over_ours(open_one: Opener, sshd: stack.Sshd) -> None:
     """The first value of each counts."""
     session = open_one(sftp_config(sshd, SSH_OPTIONS="Ciphers=aes256-ctr KexAlgorithms=ecdh-sha2-nistp256"))
-    assert session.describe()["cipher"] == "aes256-ctr"
-    assert session.describe()["key_exchange"] == "ecdh-sha2-nistp256"
+    assert session.traits()["cipher"] == "aes256-ctr"
+    assert session.traits()["key exchange"] == "ecdh-sha2-nistp256"
 
 
 def test_a_server_with_old_algorithms_alone_needs_a_setting(
@@ -406,7 +406,7 @@ def test_a_check_shows_what_the_login_showed(sshd: stack.Sshd, make_tree: Callab
     (sshd.root / "checked").mkdir(exist_ok=True)
     trial = _try(sftp_config(sshd, base_path=str(sshd.root / "checked")), LONG, write=True)
     assert trial.failed is None, trial.error
-    assert trial.to_dict()["details"]["host_key"] == f"ssh-ed25519 {sshd.fingerprint}"
+    assert trial.to_dict()["details"]["host key"] == f"ssh-ed25519 {sshd.fingerprint}"
     assert "software: OpenSSH" in trial.result
     assert "missing" not in trial.details
     tree = make_tree()

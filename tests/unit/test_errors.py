@@ -28,7 +28,16 @@ CODES = {
 }
 FATES = {
     Fate.OUTAGE: {"AuthenticationFailed", "HostKeyRefused", "ServerUnavailable", "ServerBusy"},
-    Fate.RETRY: {"ConnectionLost", "TransferTimeout", "StorageFull", "SizeMismatch", "SourceChanged", "IOFailure"},
+    Fate.RETRY: {
+        "PermissionRefused",
+        "SessionFault",
+        "ConnectionLost",
+        "TransferTimeout",
+        "StorageFull",
+        "SizeMismatch",
+        "SourceChanged",
+        "IOFailure",
+    },
     Fate.ABANDON: {"OwnershipLost"},
 }
 KINDS = {name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, EtlError)}

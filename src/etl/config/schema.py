@@ -18,6 +18,7 @@ from etl.config.kinds import (
     SUFFIX,
     SWITCH,
     TEXT,
+    TIME_ZONE,
     TOPIC,
     Kind,
     number,
@@ -69,6 +70,14 @@ SERVER_PROPERTIES: dict[str, Setting] = {
             PARTIAL_PATTERN,
             "name of a file while it is being written; must contain {id} and no slash",
         ),
+        Setting(
+            "PUBLISH",
+            "rename",
+            one_of("rename", "direct"),
+            "rename: files are written under a hidden name; direct: under their own, where nothing may be renamed",
+        ),
+        Setting("EPSV", "auto", one_of("auto", "off"), "auto: PASV only where EPSV does not work; off: PASV at once"),
+        Setting("TIME_ZONE", "", TIME_ZONE, "zone of the times it tells (Asia/Seoul, +09:00); unset: UTC"),
     )
 }
 

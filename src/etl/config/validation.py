@@ -209,6 +209,9 @@ class Validation:
             encoding=parsed("ENCODING", None),
             base_path=parsed("BASE_PATH", ""),
             partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
+            publish=parsed("PUBLISH", ServerConfig.publish),
+            epsv=parsed("EPSV", ServerConfig.epsv),
+            time_zone=parsed("TIME_ZONE", ""),
             options=self._options(name, properties, spec),
         )
         for key, what in (spec.problems(server) if spec.problems is not None else {}).items():

@@ -5,8 +5,11 @@ Filled in by `config`, read by `transfer`, re-exported by `etl.config`. Knows no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,19 @@ class TransferSettings:
     spool_limit_bytes: int = 10 << 30  # the largest file that may go through a temporary file
 
 
+def zone_of(text: str) -> tzinfo:
+    """Return the time zone of a name (`Asia/Seoul`), or of an offset (`+09:00`); UTC without. Raises ValueError."""
+    if not text:
+        return UTC
+    if (offset := re.fullmatch(r"([+-])(\d{1,2}):?([0-5]\d)", text)) is not None:
+        minutes = int(offset[2]) * 60 + int(offset[3])
+        return timezone(timedelta(minutes=-minutes if offset[1] == "-" else minutes))
+    try:
+        return ZoneInfo(text)
+    except (KeyError, OSError) as error:
+        raise ValueError(f"{text!r} is not a time zone") from error
+
+
 @dataclass(frozen=True)
 class ServerConfig:
     """One server: the parsed `{NAME}_{PROPERTY}` settings."""
@@ -60,6 +76,9 @@ class ServerConfig:
     encoding: str | None = None  # None: as the server offers
     base_path: str = ""
     partial_pattern: str = ".etl-{id}.part"
+    epsv: str = "auto"  # or "off"
+    time_zone: str = ""  # of the times that the server tells, see `zone_of`; empty: UTC, as RFC 3659 wants it
+    publish: str = "rename"  # or "direct"
     options: Mapping[str, str] = field(default_factory=dict, repr=False)  # properties of the protocol; may be secret
 
     @property

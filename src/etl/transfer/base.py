@@ -24,7 +24,7 @@ from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSet
 from etl.models.task import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import TracebackType
 
 CROSS_THREAD_SECONDS = 2 * 86_400.0  # a bug must not keep a thread for ever; longer than any limit that settings allow
@@ -115,6 +115,11 @@ class Stored:
         self.sent_bytes = sent_bytes
         self._size = size or Settled(size_bytes)
         self._ended = ended
+
+    @property
+    def is_ended(self) -> bool:
+        """Has the server said that all is stored, as far as `write` waited for that?"""
+        return self._ended is None
 
     def require_stored(self) -> None:
         """Raise what the server said at the end of the upload, if `write` did not wait for that."""
@@ -243,7 +248,7 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
-        """Are size and time of the parcel's file still those it had before it was read?"""
+        """Are size and time of the parcel's file still as before it was read? One that is gone is not changed."""
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the reading of a parcel, all of whose bytes were taken, and ask whether it is `unchanged`.
@@ -291,6 +296,14 @@ class Session(BaseTransfer):
     def remove(self, path: str) -> bool:
         """Delete a file; False when it was not there."""
 
+    def remove_folder(self, path: str) -> bool:  # noqa: ARG002 - for those who can
+        """Remove an empty folder; False when it stays, or was not there."""
+        return False
+
+    def traits(self) -> dict[str, str]:
+        """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
+        return {}
+
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """Return the bare names in a folder that begin with `prefix`; empty when it is not there."""
@@ -304,10 +317,6 @@ class Session(BaseTransfer):
 
     def require_base(self) -> None:
         """Raise what keeps us from the base path, unless it is a folder; makes none. For protocols without: nothing."""
-
-    def describe(self) -> Mapping[str, str]:
-        """Return what an open session knows of its server, for people: what is shown when servers are tried."""
-        return {}
 
     def lacks(self) -> tuple[str, ...]:
         """Return what this protocol cannot do, of `names`, `size` and `remove`: asked before a server is tried out."""

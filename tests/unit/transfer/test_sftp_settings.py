@@ -53,7 +53,7 @@ def server(**given: str) -> ServerConfig:
         ({"BLOCK": "1"}, "X_BLOCK: is not a whole number from 1024 to 261120"),
         ({"PIPELINE": "0"}, "X_PIPELINE: is not a whole number from 1 to 64"),
         ({"USER": "a b"}, "X_USER: holds a space"),
-        ({"KEYFILE": "/x"}, "X_KEYFILE: unknown property of a server of type sftp (nearest: X_KEY_FILE)"),
+        ({"KEYFILE": "/x"}, "X_KEYFILE: unknown property for a server of type sftp (nearest: X_KEY_FILE)"),
     ],
 )
 def test_a_wrong_setting_stops_the_start(properties: dict[str, str], said: str) -> None:

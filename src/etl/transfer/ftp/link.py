@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from etl.errors import EtlError
-from etl.transfer.ftp import known
+from etl.models.server import zone_of
+from etl.transfer.ftp import known, telnet
 from etl.transfer.ftp.names import Names, check_encoding
 from etl.transfer.ftp.starting import Starting
 from etl.transfer.promises import Lazy
@@ -33,6 +34,7 @@ class Link:
         self.server = server
         self.control = control
         self.names = names
+        self.zone = zone_of(server.time_zone)  # of the times that the server tells, and is told
         self.quirks = known.of(server.address)
         self.starting = Starting(control, ways, self.settle_answered)
         self.refuses_times = False  # stamps of files, as far as this session has seen
@@ -49,23 +51,30 @@ class Link:
         encoding = check_encoding(server.encoding or "utf-8", server.hostname)
         home = Names(encoding).read(self.names.wire(self.names.home))
         self.server, self.control.server = server, server.hostname
+        self.zone = zone_of(server.time_zone)
         self.names = Names(encoding, server.base_path, home)
 
     def ask(self, verb: str, whole_path: str) -> Pending:
         """Queue a command about a path."""
-        return self.control.send(verb, self.names.wire(whole_path))
+        return self.control.send(verb, self.wire(whole_path))
 
     def command(self, verb: str, argument: bytes) -> Pending:
         """Queue any command."""
         return self.control.send(verb, argument)
 
     def wire(self, whole_path: str) -> bytes:
-        """Return the bytes of a path."""
-        return self.names.wire(whole_path)
+        """Return the bytes of a whole path, as they are sent."""
+        path = self.names.wire(whole_path)
+        return path if telnet.IAC not in path else telnet.written(self.control, self.quirks, path)
 
     def offers(self, feature: str) -> bool:
         """Is a feature in the server's FEAT?"""
         return feature in self._features
+
+    @property
+    def offers_nothing(self) -> bool:
+        """Is there no FEAT, so that a feature must be tried to be known?"""
+        return not self._features
 
     def abandon(self, error: EtlError) -> None:
         """Make the session unusable."""

@@ -93,11 +93,11 @@ def why_refused(server: ServerConfig, said: str) -> EtlError:
 def facts_of(said: str) -> dict[str, str]:
     """Return what ssh told of the server: its software, its host key, what was negotiated."""
     patterns = {
-        "software": r"remote software version (\S+)",
-        "host_key": r"Server host key: (\S+ SHA256:\S+)",
+        "server": r"remote software version (\S+)",
+        "host key": r"Server host key: (\S+ SHA256:\S+)",
         "cipher": r"kex: server->client cipher: (\S+)",
-        "key_exchange": r"kex: algorithm: (\S+)",
-        "login_by": r'Authenticated to .* using "([^"]+)"|Authentication succeeded \(([^)]+)\)',
+        "key exchange": r"kex: algorithm: (\S+)",
+        "login by": r'Authenticated to .* using "([^"]+)"|Authentication succeeded \(([^)]+)\)',
     }
     found = {}
     for name, pattern in patterns.items():

@@ -39,10 +39,9 @@ class Renaming:
         def complete() -> Published:
             swapped = finish()
             if swapped is None:
-                raise IOFailure(
-                    f"{self._link.name}:{partial} is gone; does the server take files away once they are closed?",
-                    server=self._link.name,
-                )
+                name = self._link.name
+                hint = f"if the server takes files away as they are closed, set {name}_PUBLISH=direct"
+                raise IOFailure(f"{name}:{partial} is gone; {hint}", server=name)
             was_stamped = stamped is not None and stamped.result().is_success
             if stamped is not None and attributes is not None and is_missing(stamped.result()):
                 # A server that works on several requests at once may have renamed it before.
@@ -148,6 +147,8 @@ class Renaming:
 
     def _keeping(self, source: str, target: str) -> Callable[[], bool | None]:
         """Queue a rename that a server refuses where there is a file: v3 says so, and OpenSSH makes it one step."""
+        if source == target:
+            return lambda: False
         asked = self._link.ask(RENAME, source, self._link.wire_name(target))
 
         def complete() -> bool | None:

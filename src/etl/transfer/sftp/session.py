@@ -20,6 +20,7 @@ from etl.transfer.sftp.packets import (
     OPENDIR,
     READDIR,
     REMOVE,
+    RMDIR,
     STAT,
     STATUS,
     string,
@@ -31,8 +32,6 @@ from etl.transfer.sftp.upload import Upload
 from etl.transfer.streaming import Streaming
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from etl.transfer.base import Parcel
     from etl.transfer.sftp.child import Child
     from etl.transfer.sftp.packets import Answer
@@ -110,7 +109,7 @@ class SFTPTransfer(Streaming):
         """Send what is corked, read every answer that is due, settle every promise."""
         self.link.flush()
 
-    def describe(self) -> Mapping[str, str]:
+    def traits(self) -> dict[str, str]:
         """Return what the login showed of the server."""
         missing = [name.decode() for name in WANTED if not self.link.offers(name)]
         return {**self._told, "missing": ", ".join(missing)} if missing else dict(self._told)
@@ -210,6 +209,10 @@ class SFTPTransfer(Streaming):
         """Delete a file."""
         whole = self.link.whole(path)
         return _was_removed(self.link, whole, self.link.ask(REMOVE, whole).result())
+
+    def remove_folder(self, path: str) -> bool:
+        """Remove an empty folder."""
+        return self.link.ask(RMDIR, self.link.whole(path)).result().is_success
 
     def survives(self, error: BaseException) -> bool:
         """After an answer about the file itself, with every other answer read."""

@@ -139,5 +139,8 @@ class Upload:
         return why_not_written(self._link, self._whole, answer, self._sent_bytes)
 
     def _remove_quietly(self) -> None:
+        """Delete what is there of the file; under a final name it may be another file still, and the next try's."""
+        if self._link.server.publish == "direct":
+            return
         with contextlib.suppress(EtlError):
             self._link.ask(REMOVE, self._whole).result()

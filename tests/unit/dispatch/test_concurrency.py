@@ -1,4 +1,4 @@
-"""The climb: how many lanes a pair of servers gets, simulated with a link, a processor and a clock of its own."""
+"""The concurrency limit: how many lanes a pair of servers gets, with a link, a processor and a clock of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from etl.dispatch.concurrency import FIRST_LANES, Climb
+from etl.dispatch.concurrency import FIRST_LANES, ConcurrencyLimit
 
 pytestmark = pytest.mark.unit
 
@@ -27,16 +27,16 @@ class Link:
         self.rate, self.share, self.noise = rate, share, noise
         self.now, self.cpu, self.jobs, self.lanes = 100.0, 0.0, 0.0, 0
         self.dice, self.luck, self.luck_until = random.Random(seed), 1.0, 0.0
-        self.climb = Climb(most, cpu=lambda: self.cpu)
+        self.concurrency = ConcurrencyLimit(most, cpu=lambda: self.cpu)
 
     def run(self, seconds: float, step: float = 0.01) -> list[int]:
         """Let time pass; return how many lanes there were in each step."""
         seen = []
         for _ in range(round(seconds / step)):
-            while self.climb.admits(self.now):
+            while self.concurrency.admits(self.now):
                 self.set_lanes(self.lanes + 1)
-            if self.climb.is_over:
-                self.set_lanes(self.climb.limit)
+            if self.concurrency.is_over:
+                self.set_lanes(self.concurrency.limit)
             self.now += step
             self.cpu += step * self.share(self.lanes)
             if self.now >= self.luck_until:  # changes as slowly as a measurement takes
@@ -44,13 +44,13 @@ class Link:
             self.jobs += step * self.rate(self.lanes) * self.luck
             while self.jobs >= 1:
                 self.jobs -= 1
-                self.climb.answered(self.now)
+                self.concurrency.answered(self.now)
             seen.append(self.lanes)
         return seen
 
     def set_lanes(self, count: int) -> None:
         self.lanes = count
-        self.climb.set_lanes(self.now, count)
+        self.concurrency.set_lanes(self.now, count)
 
 
 def far(most: int = 8, per_lane: float = 14.0, **more: float) -> Link:
@@ -72,7 +72,7 @@ def test_with_latency_all_lanes_are_there_within_a_second(per_lane: float) -> No
     """At 10 ms, 40 ms, and for large files: a step does not wait for enough jobs to be sure."""
     link = far(per_lane=per_lane)
     if per_lane < 1:
-        link.climb.answered(link.now)  # the first file is done: till then there is only half of them
+        link.concurrency.answered(link.now)  # the first file is done: till then there is only half of them
     assert link.run(1.0)[-1] == 8
 
 
@@ -133,27 +133,27 @@ def test_servers_that_never_answered_get_half() -> None:
     """They may have fallen silent after the login: the other half is for those that share a server with them."""
     link = Link(lambda _: 0.0, lambda _: 0.0)
     assert link.run(60.0)[-1] == 4
-    link.climb.answered(link.now)
+    link.concurrency.answered(link.now)
     assert link.run(1.0)[-1] == 8
 
 
 def test_transfers_that_break_cost_lanes_until_one_is_answered() -> None:
     """A server that stalls in every transfer has one lane to do so in."""
     link = Link(lambda _: 0.0, lambda _: 0.0)
-    link.climb.answered(link.now)
+    link.concurrency.answered(link.now)
     link.run(2.0)
     for expected in (4, 2, 1, 1):
-        link.climb.failed()
-        assert link.climb.limit == expected
+        link.concurrency.failed()
+        assert link.concurrency.limit == expected
     assert link.run(60.0)[-1] == 1
-    link.climb.answered(link.now)
+    link.concurrency.answered(link.now)
     assert link.run(1.5)[-1] == 8
 
 
 def test_a_restart_begins_with_one_lane() -> None:
     link = far()
     link.run(2.0)
-    link.climb.restart()
+    link.concurrency.restart()
     seen = link.run(1.0)
     assert seen[0] == 1
     assert seen[-1] == 8
@@ -163,28 +163,28 @@ def test_a_restart_begins_with_one_lane() -> None:
 def test_a_queue_that_has_not_enough_jobs_grows_no_further() -> None:
     """Two lanes that come and go need no third."""
     link = Link(lambda _: 5.0, lambda _: 0.0)
-    climb, now = link.climb, 100.0
+    concurrency, now = link.concurrency, 100.0
     for _ in range(100):
-        assert climb.admits(now)
-        climb.set_lanes(now, 1)
-        climb.set_lanes(now + 0.05, 0)
-        climb.answered(now + 0.05)
+        assert concurrency.admits(now)
+        concurrency.set_lanes(now, 1)
+        concurrency.set_lanes(now + 0.05, 0)
+        concurrency.answered(now + 0.05)
         now += 0.1
-    assert climb.limit == FIRST_LANES
+    assert concurrency.limit == FIRST_LANES
 
 
 def test_it_says_when_time_alone_may_bring_another_lane() -> None:
     """Whoever waits for a lane need not wait for the end of a job."""
-    climb = Climb(8, cpu=lambda: 0.0)
+    concurrency = ConcurrencyLimit(8, cpu=lambda: 0.0)
     for count in (1, 2):
-        assert climb.admits(50.0)
-        climb.set_lanes(50.0, count)
-    assert not climb.admits(50.0)
-    due = climb.due(50.0)
-    assert not climb.admits(due - 0.01)
-    assert climb.admits(due)
-    climb.failed()
-    assert climb.due(due) == math.inf
+        assert concurrency.admits(50.0)
+        concurrency.set_lanes(50.0, count)
+    assert not concurrency.admits(50.0)
+    due = concurrency.due(50.0)
+    assert not concurrency.admits(due - 0.01)
+    assert concurrency.admits(due)
+    concurrency.failed()
+    assert concurrency.due(due) == math.inf
 
 
 def test_who_waits_for_a_lane_never_spins() -> None:
@@ -192,20 +192,20 @@ def test_who_waits_for_a_lane_never_spins() -> None:
     link = near(best=2)
     for _ in range(300):
         link.run(0.05)
-        assert link.climb.due(link.now) > link.now
+        assert link.concurrency.due(link.now) > link.now
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["idle", "busy"])
 def test_what_is_due_is_never_in_the_past(share: float) -> None:
     """Whoever waits until then would wait no time at all, again and again."""
     cpu = [0.0]
-    climb, now = Climb(8, cpu=lambda: cpu[0]), 50.0
-    climb.set_lanes(now, 2)
+    concurrency, now = ConcurrencyLimit(8, cpu=lambda: cpu[0]), 50.0
+    concurrency.set_lanes(now, 2)
     for _ in range(400):
         now, cpu[0] = now + 0.01, cpu[0] + 0.01 * share
-        climb.answered(now)
-        climb.admits(now)
-        assert climb.due(now) > now
+        concurrency.answered(now)
+        concurrency.admits(now)
+        assert concurrency.due(now) > now
 
 
 def test_where_more_lanes_are_neither_faster_nor_slower_there_are_more() -> None:

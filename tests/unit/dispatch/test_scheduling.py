@@ -1,4 +1,4 @@
-"""The crew: lanes that are long at one job do not keep others from theirs."""
+"""Lanes: those that are long at one job do not keep others from theirs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from test_dispatcher import Room, pairs, room, tasks_of
 from test_dispatcher_rows import follow, row_of
 
 import pretend
-from etl.dispatch.crew import KNOCKING_LANES, LONG_SECONDS, SPARE_LANES
+from etl.dispatch.scheduling import CONNECTING_LANES, LONG_SECONDS, SPARE_LANES
 from etl.models.task import Task
 from pretend import World
 
@@ -42,8 +42,8 @@ def test_two_pairs_share_the_lanes_and_a_newcomer_finds_one() -> None:
 
 
 @contextmanager
-def knocking(r: Room, *silent: str) -> Iterator[int]:
-    """Let jobs of pairs with silent servers be taken; yield how many knock there."""
+def connecting(r: Room, *silent: str) -> Iterator[int]:
+    """Let jobs of pairs with silent servers be taken; yield how many connect there."""
     for number, pair in enumerate(silent):
         r.offer(*tasks_of(*pair.split("-"), 2, 10 * number))
     taken = list(iter(lambda: r.dispatcher.take(0.0), None))
@@ -54,7 +54,7 @@ def knocking(r: Room, *silent: str) -> Iterator[int]:
         r.dispatcher.finish(task)
 
 
-SILENT = [f"S{number}" for number in range(KNOCKING_LANES + 4)]
+SILENT = [f"S{number}" for number in range(CONNECTING_LANES + 4)]
 MANY = NAMES | dict.fromkeys(SILENT, 8)
 
 
@@ -65,12 +65,12 @@ MANY = NAMES | dict.fromkeys(SILENT, 8)
         [f"{one}-{two}" for one, two in zip(SILENT, SILENT[1:] + SILENT[:1], strict=True)],
     ],
 )
-def test_lanes_that_knock_at_silent_servers_are_no_others_lanes(silent: list[str]) -> None:
-    """Also where both servers of a pair are silent, and each is knocked at for another pair."""
+def test_lanes_that_connect_to_silent_servers_are_no_others_lanes(silent: list[str]) -> None:
+    """Also where both servers of a pair are silent, and each is connected to for another pair."""
     with room(World(**MANY), workers=4) as r:
         r.warm("A", "B")
-        with knocking(r, *silent) as count:
-            assert count == KNOCKING_LANES
+        with connecting(r, *silent) as count:
+            assert count == CONNECTING_LANES
             assert pairs(stall(r, "A", "B", 1000)) == "AB AB AB AB"
 
 
@@ -102,16 +102,37 @@ def part_of_the_second(r: Room, first: str, second: str) -> float:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 8])
 def test_silent_partners_of_a_server_cost_its_other_pairs_no_lanes(count: int) -> None:
-    """A lane that knocks at one of them holds no session of their partner: B's share is for those that move files."""
+    """A lane that connects at one of them holds no session of their partner: B's share is for those that move files."""
     with room(World(**MANY), workers=8) as r:
         r.warm(*"BCDE")
-        with knocking(r, *(f"{name}-B" for name in SILENT[:count])) as knocks:
-            assert knocks == count
+        with connecting(r, *(f"{name}-B" for name in SILENT[:count])) as connects:
+            assert connects == count
             assert part_of_the_second(r, "DE", "CB") >= 0.45
 
 
+def test_a_silent_server_with_many_partners_leaves_half_of_the_lanes_to_others() -> None:
+    """Its lanes are long at their jobs, and active no more: it must not get others for that reason."""
+    partners = [f"P{number}" for number in range(8)]
+    with room(World(**dict.fromkeys(["A", "D", "E", *partners], 64)), workers=8) as r:
+        r.warm("A", "D", "E", *partners)
+        r.offer(*tasks_of("D", "E", 8000, 10_000))
+        for number, name in enumerate(partners):
+            r.offer(*tasks_of("A", name, 20, 100 * number))
+        lanes: list[Task] = []
+        for _ in range(600):
+            lanes += [task for task in r.take_all() if task.job.source.hostname == "D"]
+            r.clock.pass_(TICK)
+            for task in lanes[:]:
+                lanes.remove(task)
+                if (following := follow(r, task)) is None:
+                    r.end(task)
+                else:
+                    lanes.append(following)
+        assert len(lanes) >= 4
+
+
 def test_a_server_that_is_met_first_is_reached_beside_silent_ones() -> None:
-    with room(World(**NAMES), workers=4) as r, knocking(r, *(f"{name}-B" for name in "CDEFGHIJKLMN")):
+    with room(World(**NAMES), workers=4) as r, connecting(r, *(f"{name}-B" for name in "CDEFGHIJKLMN")):
         r.offer(*tasks_of("X", "W", 2, 1000))
         taken = r.dispatcher.take(0.0)
         assert taken is not None
@@ -125,7 +146,7 @@ def test_no_row_ends_for_a_server_that_has_to_be_reached_first() -> None:
     """It would take none of the row's sessions."""
     with room(World(**MANY), workers=4) as r:
         r.warm("A", "B")
-        with knocking(r, *(f"{name}-B" for name in SILENT)):
+        with connecting(r, *(f"{name}-B" for name in SILENT)):
             r.offer(*tasks_of("A", "B", 100, 1000))
             row = row_of(r, r.must_take(), seconds=0.05)
             assert len(row) == 100
@@ -197,7 +218,7 @@ def test_when_the_long_jobs_end_the_lanes_beyond_the_setting_end_their_rows() ->
         assert len(r.leases) <= 6
 
 
-def test_moving_lanes_are_counted_per_server() -> None:
+def test_long_lanes_load_a_server_up_to_half_of_all() -> None:
     with room(World(A=8, B=8, C=8), workers=8) as r:
         r.warm("A", "B", "C")
         r.offer(pretend.task(0, "A", "B"))
@@ -205,8 +226,13 @@ def test_moving_lanes_are_counted_per_server() -> None:
         r.clock.pass_(LONG_SECONDS + 1)
         r.offer(pretend.task(1, "A", "C"))
         r.must_take()
-        crew, servers = r.dispatcher._turns._crew, r.dispatcher._servers
+        budget, servers = r.dispatcher._scheduler._budget, r.dispatcher._servers
         a, b, c = (servers[r.pools.key(r.pools.server(name))] for name in "ABC")
-        assert [crew.moving(r.clock(), server) for server in (a, b, c)] == [1, 0, 1]
-        assert crew.moving(r.clock()) == 1
-        assert len(crew._at_work) == 2
+        load = budget.load(r.clock())
+        assert [load.of(server) for server in (a, b, c)] == [2, 1, 1]
+        assert load.lanes == 1
+        full = budget.half
+        budget.half = 1
+        assert [budget.load(r.clock()).of(server) for server in (a, b, c)] == [1, 1, 1]
+        budget.half = full
+        assert len(budget._at_work) == 2
