@@ -177,7 +177,8 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
     options = task.job.options
     mtime = facts.mtime if options.preserve_mtime else None
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)
-    published = destination.publish(stored, task.job.destination.path, mtime).result()
+    publish = destination.publish_new if options.overwrite == "fail" else destination.publish
+    published = publish(stored, task.job.destination.path, mtime).result()
     task.unpublished, task.leaves_partial = None, False
     task.remarks = {}
     if published.swapped:
