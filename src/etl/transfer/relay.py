@@ -264,10 +264,8 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
         is_another = not same_content(task, source, destination, memoryview(bytearray(COMPARED_BYTES)))
         require_owned(task)
     if is_another:
-        task.remarks = task.remarks | {
-            "source_action_done": False,
-            "source_action_error": "the source is another file by now",
-        }
+        left_alone = {"source_action_done": False, "source_action_error": "the source is another file by now"}
+        task.remarks = task.remarks | left_alone
         return size_bytes
     destination.sync(job.destination.path)
     source.dispose(job.source.path, options.move_to).result()
