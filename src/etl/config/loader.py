@@ -105,7 +105,7 @@ class ConfigLoader:
         """Return the server with that name, in upper or lower case. Raises UnknownServer, with similar names."""
         server = self.servers.get(hostname.upper())
         if server is None:
-            near = difflib.get_close_matches(hostname.upper(), self.servers, cutoff=0.5)
+            near = difflib.get_close_matches(hostname[:100].upper(), self.servers, cutoff=0.5)
             hint = f" (nearest: {', '.join(near)})" if near else ""
             raise UnknownServer(f"unknown server {hostname[:100]!r}{hint}", server=hostname)
         return server

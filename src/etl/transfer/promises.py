@@ -1,4 +1,4 @@
-"""A promise whose answer takes more than one reply."""
+"""Promises made of others: whose answer takes more than one reply, or another form."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from etl.errors import EtlError
+from etl.transfer.base import Promise
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 class Lazy(Generic[T]):
@@ -44,6 +46,22 @@ class Lazy(Generic[T]):
             tell()
         else:
             self._tell = tell
+
+
+class Mapped(Generic[A, T]):
+    """A promise made of another: its answer in another form, for which nothing more is asked."""
+
+    def __init__(self, promise: Promise[A], convert: Callable[[A], T]) -> None:
+        self._promise = promise
+        self._convert = convert
+
+    def result(self) -> T:
+        """Return the answer in its form."""
+        return self._convert(self._promise.result())
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once the other one is settled."""
+        self._promise.then(tell)
 
 
 def _nobody() -> None:
