@@ -210,6 +210,8 @@ class Validation:
             partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
             options={key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())},
         )
+        if spec.needs_base and not server.base_path:
+            self.wrong(f"{name}_BASE_PATH", "is missing (/ is the whole machine)")
         if spec.base_is_absolute and server.base_path and not server.base_path.startswith("/"):
             self.wrong(f"{name}_BASE_PATH", f"must begin with / for a server of type {kind}")
         if server.prewarm > server.max_connections:
