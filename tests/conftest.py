@@ -153,6 +153,28 @@ def vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Vsftpd]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Sshd]:
+    """OpenSSH's sshd that tests share; each test works in a folder of its own below `root`."""
+    with stack.Sshd(tmp_path_factory.mktemp("sshd")).for_the_session() as server:
+        yield server
+
+
+@pytest.fixture
+def make_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Sshd]]:
+    """Start sshds of a test's own: `make_sshd(MaxStartups="1")`."""
+    servers: list[stack.Sshd] = []
+
+    def start(**settings: str) -> stack.Sshd:
+        server = stack.Sshd(tmp_path_factory.mktemp("sshd"), settings)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
 @pytest.fixture
 def make_vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Vsftpd]]:
     """Start vsftpds of a test's own: `make_vsftpd(max_clients="2")`."""

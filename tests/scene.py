@@ -146,8 +146,9 @@ class Scene:
         ran: list[Task] = []
         while (taken := self.dispatcher.take(0)) is not None:
             task, lease = taken
-            self.runner.execute(Run(task, lease, 0.0, None, lambda: memoryview(bytearray(16))))
-            self.dispatcher.finish(task)
+            run = Run(task, lease, 0.0, None, lambda: memoryview(bytearray(16)))
+            self.runner.execute(run)
+            self.dispatcher.finish(task, run.again_in)
             ran.append(task)
             if lease.is_pair:
                 break

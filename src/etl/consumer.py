@@ -15,8 +15,8 @@ import structlog
 from etl import identity, logs
 from etl.broker import Admin, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
 from etl.config import ConfigLoader
-from etl.dispatch.crew import KNOCKING_LANES, SPARE_LANES
 from etl.dispatch.dispatcher import Dispatcher
+from etl.dispatch.scheduling import CONNECTING_LANES, SPARE_LANES
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.intake.admission import Admission
 from etl.intake.partitions import MAX_POLL_RECORDS, Partitions
@@ -197,7 +197,7 @@ class FileTransferConsumer:
         lanes = Lanes(
             dispatcher,
             runner.execute,
-            settings.workers + SPARE_LANES + KNOCKING_LANES,
+            settings.workers + SPARE_LANES + CONNECTING_LANES,
             buffer_bytes=settings.buffer_bytes,
             transfer_timeout=settings.transfer_timeout_seconds,
             on_bug=reporter.dead,

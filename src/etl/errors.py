@@ -21,6 +21,7 @@ class EtlError(Exception):
 
     code: ClassVar[str] = "UNKNOWN_ERROR"
     fate: ClassVar[Fate] = Fate.DEAD
+    spends_attempt: ClassVar[bool] = True  # False: it says nothing of the job, which runs again for nothing, some times
 
     def __init__(self, message: str, *, server: str | None = None) -> None:
         super().__init__(message)
@@ -75,9 +76,10 @@ class FileMissing(EtlError, FileNotFoundError):
 
 
 class PermissionRefused(EtlError, PermissionError):
-    """Raised when the server denies access to the path."""
+    """Raised when the server denies access to the path. That may pass: the file may be in use."""
 
     code = "PERMISSION_DENIED"
+    fate = Fate.RETRY
 
 
 class AlreadyExists(EtlError, FileExistsError):
@@ -91,6 +93,10 @@ class AuthenticationFailed(EtlError, PermissionError):
 
     code = "AUTHENTICATION_FAILED"
     fate = Fate.OUTAGE
+
+
+class HostKeyRefused(AuthenticationFailed):
+    """Raised when a server's key is not known, or not the one that is: the message has its fingerprint."""
 
 
 class ServerUnavailable(EtlError, ConnectionError):
@@ -109,6 +115,15 @@ class ConnectionLost(EtlError, ConnectionError):
 
     code = "CONNECTION_ERROR"
     fate = Fate.RETRY
+
+
+class SessionFault(ConnectionLost):
+    """Raised when a session turns out to be of no use, through no fault of the job.
+
+    It was dead before, has forgotten its login, or its replies are out of step with the commands.
+    """
+
+    spends_attempt = False
 
 
 class TransferTimeout(EtlError, TimeoutError):

@@ -1,4 +1,7 @@
-"""The topics of a test, read with the Kafka client itself, not with the product's code: jobs in, outcomes out."""
+"""The topics of a test, read with the Kafka client itself, not with the product's code: jobs in, outcomes out.
+
+Only `made` is the product's: a client that finds no broker leaves no socket behind.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from chaos.work import Job
+from etl.broker.connection import create_client
 
 REQUEST_MS = 20_000
 
@@ -52,8 +56,12 @@ class Topics:
         return self
 
     def _connect(self) -> None:
-        self._results = self._reader(f"{self.name}-results")
-        self._producer = KafkaProducer(bootstrap_servers=self.bootstrap_servers, linger_ms=5)
+        self._producer = create_client(KafkaProducer, bootstrap_servers=self.bootstrap_servers, linger_ms=5)
+        try:
+            self._results = self._reader(f"{self.name}-results")
+        except BaseException:
+            self._producer.close(timeout=5)
+            raise
         for tp, offset in self._positions.items():
             self._results.seek(tp, offset)
 
@@ -178,7 +186,8 @@ class Topics:
         return said
 
     def _reader(self, topic: str) -> KafkaConsumer:
-        reader = KafkaConsumer(
+        reader = create_client(
+            KafkaConsumer,
             bootstrap_servers=self.bootstrap_servers,
             group_id=None,
             auto_offset_reset="earliest",

@@ -28,7 +28,18 @@ ATTEMPTS = 3
 SOURCE = [(verb, fault) for verb in ("welcome", "PASS", "SIZE", "MDTM", "EPSV", "RETR") for fault in FAULTS[verb]]
 DESTINATION = [(verb, fault) for verb in ("SIZE", "EPSV", "STOR", "RNFR", "RNTO") for fault in FAULTS[verb]]
 # May cost no attempt: asked again in another way at once, or noticed too late to matter.
-HARMLESS = {"slow", "bounce", "unknown", "grow", "denied", "wrong_size", "no_data", "nonsense", "no_port"}
+HARMLESS = {
+    "closed_port",
+    "slow",
+    "bounce",
+    "unknown",
+    "grow",
+    "denied",
+    "wrong_size",
+    "no_data",
+    "nonsense",
+    "no_port",
+}
 
 # What a fault may be called. Everything may be a broken connection, or a limit that was passed.
 ALWAYS = {"CONNECTION_ERROR", "TRANSFER_TIMEOUT"}
@@ -80,9 +91,10 @@ def attempt(source: FaultyFTP, destination: FaultyFTP, buffer: memoryview, *, wa
     task = Task(Record("jobs", 0, 0, None, b"{}"), origin, FileTransferJob.from_dict(job))
     sessions = [session_of("A", source), session_of("B", destination)]
     try:
-        for session in sessions:
-            session.connect()
         plans = source.plan, destination.plan
+        for session, plan in zip(sessions, plans, strict=True):
+            plan.is_over = not plan.is_of_login  # the login asks for a port, too
+            session.connect()
         for plan in plans:
             plan.is_over = warm  # the first job of a session waits more often than those after it
         for _ in range(2 if warm else 1):

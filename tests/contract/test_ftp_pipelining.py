@@ -353,6 +353,7 @@ def test_a_connection_opened_ahead_serves_the_next_transfer(fake, session, buffe
     server = fake(files={"/x": b"1"})
     ftp = session(server)
     content_of(ftp, "/x", buffer)
+    ftp.look("/x")  # the first one finds out whether SIZE answers for folders, too
 
     def prepared() -> None:
         ftp.prepare()

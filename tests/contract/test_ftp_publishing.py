@@ -116,8 +116,9 @@ def test_a_name_that_the_server_changes_is_found_out(fake, session) -> None:
         return its.rnto(argument.replace("/ ", "/_"))
 
     server = fake(files={"/.p": b"new"}, answers={"RNTO": trimming})
-    with pytest.raises(IOFailure, match="another name"):
+    with pytest.raises(InvalidPath, match="another name: '_f'"):
         session(server).publish(Stored("/.p", 3, 3), "/ f", None).result()
+    assert server.files == {}
 
 
 def test_times_are_stamped_by_the_command_that_the_server_has(fake, session) -> None:

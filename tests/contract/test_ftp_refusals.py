@@ -166,7 +166,7 @@ def test_a_server_without_size_is_asked_by_listing(fake, session, buffer) -> Non
         its.server.files["/other"] = its.server.files.pop(argument)
         return answer
 
-    with pytest.raises(IOFailure, match="not there"):
+    with pytest.raises(IOFailure, match="is gone, though it was stored"):
         _ = session(fake(answers={"STOR": elsewhere})).write("/.p", Bytes(b"12"), buffer).size_bytes
 
 

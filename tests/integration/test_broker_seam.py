@@ -338,11 +338,32 @@ def test_a_join_that_nobody_collected_is_done_again(desk: Desk, join: Callable[.
     assert not coordinator.rejoining
 
 
+def test_a_join_that_ends_between_two_polls_is_not_begun_anew(desk: Desk, join: Callable[..., Member]) -> None:
+    """Of a leader that would have all others join again, and so on while the machine is busy."""
+    group = join().group
+    coordinator = group._client._coordinator
+
+    def joined() -> bool:
+        group.poll(0.001)
+        if coordinator._join_task is not None:
+            wait_until(lambda: coordinator._join_task.is_done, 20, "the end of a join")
+        return len(group.new_partitions()) == 2
+
+    wait_until(joined, 20, "assignment")
+    assert group._client.group_metadata().generation_id == 1
+
+
 def test_who_is_thrown_out_while_it_joins_hears_of_it(desk: Desk, join: Callable[..., Member]) -> None:
     """Before it joins again: else it would claim partitions that another member has by now."""
     first, second = join(), join()
     both = (first.group, second.group)
-    wait_until(lambda: [one.poll(0.05) for one in both] and all(one.new_partitions() for one in both), 30, "shares")
+
+    def have_shares() -> bool:
+        for one in both:
+            one.poll(0.05)
+        return all(one.new_partitions() and not one._client._coordinator.need_rejoin() for one in both)
+
+    wait_until(have_shares, 30, "shares")
     (held,) = first.group.new_partitions()
     first.take_over(held)
     coordinator, member_id = first.group._client._coordinator, first.group._client.group_metadata().member_id

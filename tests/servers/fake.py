@@ -75,6 +75,21 @@ class FakeFTP:
         self._sockets.add(sock)
         return sock
 
+    def controls(self) -> list[socket.socket]:
+        """Return the control connections that are open."""
+        peers = [sock for sock in self._sockets if sock.fileno() >= 0]
+        return [sock for sock in peers if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)]
+
+    def say(self, words: bytes) -> None:
+        """Say something unasked, in every session."""
+        for sock in self.controls():
+            sock.sendall(words)
+
+    def hang_up(self) -> None:
+        """End every session, as a restart does."""
+        for sock in self.controls():
+            sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close every socket, wait for every thread."""
         for sock in (self._listener, *self._sockets):
@@ -181,7 +196,15 @@ class FakeSession:
         self.server.folders.add(argument)
         return "257 Made."
 
+    def rmd(self, argument: str) -> str:
+        """Remove a folder."""
+        if argument not in self.server.folders:
+            return "550 No."
+        self.server.folders.remove(argument)
+        return "250 Gone."
+
     def size(self, argument: str) -> str:
+        """Tell a file's size."""
         content = self.server.files.get(argument)
         return "550 No." if content is None else f"213 {len(content)}"
 

@@ -37,7 +37,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "EPSV": ("hang", "drop", "closed_port", "nonsense", "unknown", "no_port"),
     "PASV": ("hang", "closed_port", "bounce"),
     "RETR": (*ANYWHERE, "truncate", "reset", "stall", "trickle", "more", "grow", "no_data", "denied", "vanish"),
-    "STOR": (*ANYWHERE, "half", "reset", "stall", "full", "full_after", "no_data", "recallable", "failed"),
+    "STOR": (*ANYWHERE, "half", "reset", "stall", "full", "full_after", "no_data", "early", "failed"),
     "RNFR": ("drop", "denied"),
     "RNTO": ("drop", "denied", "done_and_gone"),
 }
@@ -54,6 +54,11 @@ class Plan:
         self._random = random.Random(seed)
         self._lock = threading.Lock()  # guards all of the above: sessions ask side by side
         self.is_over = False
+
+    @property
+    def is_of_login(self) -> bool:
+        """Is it the login that goes wrong?"""
+        return not self._faults.keys().isdisjoint({"welcome", "USER", "PASS"})
 
     def fault(self, verb: str) -> str | None:
         """Return what goes wrong now, if anything does."""

@@ -18,7 +18,7 @@ CODES = {
     "FILE_NOT_FOUND": {"FileMissing"},
     "PERMISSION_DENIED": {"PermissionRefused"},
     "ALREADY_EXISTS": {"AlreadyExists"},
-    "AUTHENTICATION_FAILED": {"AuthenticationFailed"},
+    "AUTHENTICATION_FAILED": {"AuthenticationFailed", "HostKeyRefused"},
     "TRANSFER_TIMEOUT": {"TransferTimeout"},
     "STORAGE_FULL": {"StorageFull"},
     "SIZE_MISMATCH": {"SizeMismatch"},
@@ -27,8 +27,17 @@ CODES = {
     "IO_ERROR": {"IOFailure", "NotAFile"},
 }
 FATES = {
-    Fate.OUTAGE: {"AuthenticationFailed", "ServerUnavailable", "ServerBusy"},
-    Fate.RETRY: {"ConnectionLost", "TransferTimeout", "StorageFull", "SizeMismatch", "SourceChanged", "IOFailure"},
+    Fate.OUTAGE: {"AuthenticationFailed", "HostKeyRefused", "ServerUnavailable", "ServerBusy"},
+    Fate.RETRY: {
+        "PermissionRefused",
+        "SessionFault",
+        "ConnectionLost",
+        "TransferTimeout",
+        "StorageFull",
+        "SizeMismatch",
+        "SourceChanged",
+        "IOFailure",
+    },
     Fate.ABANDON: {"OwnershipLost"},
 }
 KINDS = {name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, EtlError)}

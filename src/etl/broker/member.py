@@ -33,7 +33,7 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
 
         def on_joined() -> None:
             joined()
-            self.confirmed_at = time.monotonic()
+            self.confirmed_at = ended.pop()[0] if ended else time.monotonic()
 
         def on_answered() -> None:
             # An answer confirms the moment of its request: a process that was suspended may read an old answer.
@@ -41,6 +41,19 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
             self.confirmed_at = beat.last_send
 
         coordinator._enable_heartbeat, beat.received_heartbeat = on_joined, on_answered  # noqa: SLF001 - as above
+
+        # The next poll does not collect a join that ended between two polls: it starts another. If the leader does,
+        # all members join again, and on a busy machine that never ends. So the result of a join is kept, with its time.
+        attempt = coordinator._do_join_and_sync_async  # noqa: SLF001 - as above
+        ended: list[tuple[float, Any]] = []
+
+        async def join() -> Any:
+            if not ended:
+                assignment = await attempt()
+                ended.append((time.monotonic(), assignment))
+            return ended[0][1]
+
+        coordinator._do_join_and_sync_async = join  # noqa: SLF001 - as above
 
         # A join may outlast one poll. If the reason for it is gone by then (the leader has just stored the metadata
         # that caused it), the library never collects the finished join, and we stay outside the group for ever.
@@ -54,6 +67,7 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         def reset_generation(*arguments: Any, **named: Any) -> None:
             reset(*arguments, **named)
             coordinator.rejoining = False
+            ended.clear()
 
         coordinator.reset_generation = reset_generation
         _mend(self._fetcher)

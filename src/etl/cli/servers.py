@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +17,7 @@ import click
 from etl import logs
 from etl.cli import terminal
 from etl.cli.options import with_servers
+from etl.cli.probing import Survey, probe
 from etl.config import ConfigLoader
 from etl.errors import EtlError, ServerUnavailable, SizeMismatch, code_of
 from etl.models.server import ServerConfig, TransferSettings
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 AT_ONCE = 8  # servers that are tested at the same time
 PROBE = b"etl servers check: this file may be deleted\n"
+PROBE_SECONDS = 5.0  # for a reply: what a server never answers is found out, too
+_MARKS = {True: "ok", False: "!!", None: "--"}  # what is good, bad, or a fact
 STEPS = ("reach", "login", "list", "write")
 
 
@@ -43,6 +46,8 @@ class Trial:
     failed: str | None = None  # the step that failed
     error: str | None = None
     error_code: str | None = None
+    left: list[str] = field(default_factory=list)  # names of files that could not be removed again
+    survey: Survey | None = None  # with --write: what the server can do
 
     def run(self, step: str, action: Callable[[], T]) -> T:
         """Run one step and record its time. If it raises, `failed` keeps its name."""
@@ -82,6 +87,7 @@ class Trial:
             "failed": self.failed,
             "error": self.error,
             "error_code": self.error_code,
+            **({} if self.survey is None else self.survey.to_dict()),
         }
 
 
@@ -92,7 +98,7 @@ def servers() -> None:
 
 @servers.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("--write", is_flag=True, help="Also write, rename, measure and remove a small file.")
+@click.option("--write", is_flag=True, help="Also write and remove small files, and tell what the server can do.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @with_servers
 def check(config: ConfigLoader, names: tuple[str, ...], write: bool, as_json: bool) -> None:
@@ -109,6 +115,9 @@ def check(config: ConfigLoader, names: tuple[str, ...], write: bool, as_json: bo
             print(terminal.json_line(trial.to_dict()))
     else:
         _print(trials, STEPS if write else STEPS[:-1])
+        for trial in trials:
+            if trial.survey is not None:
+                _print_survey(trial.server.hostname, trial.survey)
     if any(trial.failed for trial in trials):
         sys.exit(1)
 
@@ -144,7 +153,18 @@ def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Tria
     finally:
         if session is not None:
             session.disconnect()
+    is_refused = trial.failed == "write" and trial.error_code != EtlError.code  # what can be done about it?
+    if write and session is not None and (trial.failed is None or is_refused) and not session.lacks():
+        quick = replace(limits, reply_timeout=min(PROBE_SECONDS, limits.reply_timeout))
+        trial.survey = probe(server, lambda config: _connected(config, quick))
+        trial.survey.left += trial.left
     return trial
+
+
+def _connected(server: ServerConfig, limits: TransferSettings) -> Session:
+    session = create_session(server, limits)
+    session.connect()
+    return session
 
 
 def _count(session: Session) -> int:
@@ -160,7 +180,7 @@ def _write(trial: Trial, session: Session, limits: TransferSettings) -> None:
     try:
         trial.run("write", lambda: _round(trial, session, partial, final))
     except BaseException:
-        _tidy(trial.server, limits, (partial, final))
+        trial.left = _tidy(trial.server, limits, (partial, final))
         raise
 
 
@@ -179,16 +199,21 @@ def _round(trial: Trial, session: Session, partial: str, final: str) -> None:
     session.remove(final)
 
 
-def _tidy(server: ServerConfig, limits: TransferSettings, names: Sequence[str]) -> None:
-    """Remove what a failed test may have left, through a new session: the old one is in an unknown state."""
+def _tidy(server: ServerConfig, limits: TransferSettings, names: Sequence[str]) -> list[str]:
+    """Remove what a failed test may have left, through a new session: the old one is in an unknown state.
+
+    Returns the names of files that may still be there.
+    """
+    left = list(names)
     with suppress(EtlError, OSError):
-        session = create_session(server, limits)
+        session = _connected(server, limits)
         try:
-            session.connect()
             for name in names:
                 session.remove(name)
+                left.remove(name)
         finally:
             session.disconnect()
+    return left
 
 
 def _print(trials: Sequence[Trial], steps: Sequence[str]) -> None:
@@ -199,3 +224,13 @@ def _print(trials: Sequence[Trial], steps: Sequence[str]) -> None:
         rows.append((server.hostname, server.type, place, *(trial.shown(step) for step in steps), trial.result))
     columns = ["server", "type", "address", *(f"{step} ms" if step != "reach" else step for step in steps), "result"]
     terminal.console().print(terminal.table(columns, rows, numbers=[f"{step} ms" for step in steps]))
+
+
+def _print_survey(name: str, survey: Survey) -> None:
+    fit = {"both": "source and destination", "neither": "neither source nor destination"}.get(survey.fit, survey.fit)
+    rows = [(_MARKS[finding.good], finding.topic, finding.found) for finding in survey.findings]
+    rows += [("!!", "left behind", path) for path in survey.left]
+    rows += [("->", "set", f"{name}_{key}={value}") for key, value in survey.settings.items()]
+    console = terminal.console()
+    console.print()
+    console.print(terminal.table([name, "fit as", fit], rows))

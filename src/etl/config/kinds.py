@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from etl.models.server import zone_of
+
 MAX_TOPIC_CHARS = 249  # org.apache.kafka.common.internals.Topic
 
 
@@ -113,6 +115,11 @@ def _parse_encoding(text: str) -> str:
     return text
 
 
+def _parse_time_zone(text: str) -> str:
+    zone_of(text)
+    return text
+
+
 def _parse_partial_pattern(text: str) -> str:
     head, mark, tail = text.partition("{id}")
     if not mark or not re.fullmatch(r"[^/\\{}\x00-\x1f\x7f]{0,100}", head + tail):
@@ -131,6 +138,7 @@ SWITCH = Kind("one of true, false", _parse_switch)
 SIZE = whole(1, 1 << 40)
 LIMIT = number(0.1, 86400)
 ADDRESS = Kind("a host name or IP address alone (no port, no scheme, no path)", _parse_host)
+TIME_ZONE = Kind("a time zone (Asia/Seoul) or an offset (+09:00)", _parse_time_zone)
 ENCODING = Kind("a text encoding that includes ASCII (utf-8, euc-kr, cp949 ...)", _parse_encoding)
 PARTIAL_PATTERN = Kind("a file name with {id} once and no slash", _parse_partial_pattern)
 ADDRESSES = Kind("host:port, several separated by commas", _parse_addresses)

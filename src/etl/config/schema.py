@@ -18,6 +18,7 @@ from etl.config.kinds import (
     SUFFIX,
     SWITCH,
     TEXT,
+    TIME_ZONE,
     TOPIC,
     Kind,
     number,
@@ -41,7 +42,7 @@ class Setting:
 SERVER_PROPERTIES: dict[str, Setting] = {
     row.name: row
     for row in (
-        Setting("TYPE", "", TEXT, "the protocol: ftp, local, or one of your own"),
+        Setting("TYPE", "", TEXT, "the protocol: ftp, sftp, local, or one of your own"),
         Setting("HOST", "", TEXT, "host name or IP address, without a port"),
         Setting("PORT", "21", whole(1, 65535), "TCP port; unset: the protocol's own"),
         Setting("USER", "", TEXT, "user name of the login"),
@@ -69,6 +70,14 @@ SERVER_PROPERTIES: dict[str, Setting] = {
             PARTIAL_PATTERN,
             "name of a file while it is being written; must contain {id} and no slash",
         ),
+        Setting(
+            "PUBLISH",
+            "rename",
+            one_of("rename", "direct"),
+            "rename: files are written under a hidden name; direct: under their own, where nothing may be renamed",
+        ),
+        Setting("EPSV", "auto", one_of("auto", "off"), "auto: PASV only where EPSV does not work; off: PASV at once"),
+        Setting("TIME_ZONE", "", TIME_ZONE, "zone of the times it tells (Asia/Seoul, +09:00); unset: UTC"),
     )
 }
 

@@ -1,33 +1,40 @@
-"""What the dispatcher keeps: the jobs of a pair of servers in the order of service, their rate, their lanes.
+"""The jobs that are not finished: ready in the queues of their pairs, delayed, or behind another of their destination.
 
-State, and what follows from that of one queue: which places are kept for it (`claim`), how long it will take
-(`outlook`). Guarded by the dispatcher's lock; the clock is handed in. Knows no pool, no Kafka.
+State and its bookkeeping, and what follows from one queue alone: its rate, how long it will take (`drain_seconds`),
+which sessions are reserved for it. Chooses nothing. Guarded by the dispatcher's lock; the clock is handed in. Knows no
+pool, no Kafka.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from etl.dispatch.servers import RECENT_SECONDS, DecayingCount
+
 if TYPE_CHECKING:
-    from etl.dispatch.concurrency import Climb
+    from collections.abc import Callable
+
+    from etl.dispatch.concurrency import ConcurrencyLimit
     from etl.dispatch.servers import Server
     from etl.models.server import ServerConfig
     from etl.models.task import Task
 
-SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is set aside
+RANKS = {"high": 0, "normal": 1, "low": 2}
+SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is deferred
 SURE_SECONDS = 3.0  # with jobs, before a rate says anything: the first job waits for logins
 QUIET_SECONDS = 10.0  # without a finished job for so long, a rate of the past says nothing
-OVERTAKEN = 8  # how often, at each of its servers, before a queue keeps a place there
-CLAIM_SECONDS = 2.0  # how long a place is kept empty for a queue whose other server is full
-CROWDED_SECONDS = 60.0  # without a job set aside, before a queue counts as not slow any more
-RATE_SECONDS = 20.0  # the time constant of a queue's rate
+PASSED_OVER = 8  # times that others were served first, before a queue has its turn or a session reserved
+RESERVED_SECONDS = 2.0  # how long a session stays idle for a queue whose other server is full
+RATE_SECONDS = 20.0  # over which a queue's rate is measured
 
 
-class State(Enum):
+class JobState(Enum):
     """Where a job is."""
 
     READY = "ready"
@@ -44,17 +51,16 @@ class Rate:
     """
 
     def __init__(self) -> None:
-        self._count = 0.0  # finished jobs, fading
-        self._faded_at = 0.0  # in busy seconds, as of `_count`
+        self._finished = DecayingCount(RATE_SECONDS, began=0.0)  # in busy seconds
         self._busy = 0.0
         self._since: float | None = None
 
     def begin(self, now: float) -> None:
-        """The queue has jobs from now on."""
+        """Note that the queue has jobs from now on."""
         self._since = now
 
     def end(self, now: float) -> None:
-        """The queue has no jobs from now on."""
+        """Note that the queue has no jobs from now on."""
         self._busy, self._since = self.busy(now), None
 
     def busy(self, now: float) -> float:
@@ -62,43 +68,49 @@ class Rate:
         return self._busy + (0.0 if self._since is None else max(0.0, now - self._since))
 
     def count(self, now: float) -> None:
-        """One job finished."""
-        busy = self.busy(now)
-        self._count = 1.0 + self._count * math.exp((self._faded_at - busy) / RATE_SECONDS)
-        self._faded_at = busy
+        """Count a finished job."""
+        self._finished.add(self.busy(now))
 
     def quiet(self, now: float) -> float:
         """Return for how many of those seconds nothing finished."""
-        return self.busy(now) - self._faded_at
+        return self.busy(now) - self._finished.last
 
-    def per_second(self, now: float) -> float | None:
-        """Return the recent rate; None: nothing finished yet."""
-        if not self._count:
-            return None
-        busy = self.busy(now)
-        seen = RATE_SECONDS * -math.expm1(-busy / RATE_SECONDS)  # of a fading count, while it has run for `busy` only
-        return self._count * math.exp((self._faded_at - busy) / RATE_SECONDS) / max(seen, 0.001)
+    def per_second(self, now: float) -> float:
+        """Return the recent rate; 0: nothing finished yet."""
+        return self._finished.per_second(self.busy(now), shortest=0.001)
 
 
 @dataclass(eq=False)
-class Queue:
+class PairQueue:
     """The jobs of one pair of servers."""
 
     key: object
     servers: tuple[Server, ...]  # one or two
-    climb: Climb
+    concurrency: ConcurrencyLimit
     lanes: int = 0
-    heap: list[tuple[int, int, Entry]] = field(default_factory=list)  # by turn; some may not be ready any more
+    heap: list[tuple[int, int, QueuedJob]] = field(default_factory=list)  # by turn; some may not be ready any more
     ready: int = 0
-    waiting: dict[int, Entry] = field(default_factory=dict)  # ready, following and delayed, by their number
+    waiting: dict[int, QueuedJob] = field(default_factory=dict)  # ready, following and delayed, by their number
     running: int = 0
     rate: Rate = field(default_factory=Rate)
-    overtaken: dict[Server, int] = field(default_factory=dict)  # since it was refused first
-    claims: set[Server] = field(default_factory=set)
-    kept_since: float | None = None  # since when a claimed place is kept empty
-    crowded_since: float = -math.inf  # since when it has been slow, and jobs of it are set aside
-    crowded_until: float = -math.inf  # when one was, last
-    yielded_to: float = -math.inf  # when a row of another queue ended for it, since its last turn
+    passed_over: dict[Server, int] = field(default_factory=dict)  # since its last turn
+    reserved: set[Server] = field(default_factory=set)
+    reserved_since: float = math.inf  # since when a reserved session stays idle
+    overloaded_since: float = -math.inf  # since when it has been slow, and jobs of it are deferred
+    overloaded_until: float = -math.inf  # when one was, last
+    yielded_to: float = -math.inf  # when a lane of another queue ended its lease for it, since its last turn
+
+    def __repr__(self) -> str:
+        names = " to ".join(server.config.hostname for server in self.servers)
+        return (
+            f"<PairQueue {names} lanes={self.lanes} running={self.running} ready={self.ready} "
+            f"waiting={len(self.waiting)} reserved={len(self.reserved)} {self.concurrency}>"
+        )
+
+    @property
+    def is_starving(self) -> bool:
+        """Were others served first so often that it is its turn, whoever has fewer lanes?"""
+        return max(self.passed_over.values(), default=0) >= PASSED_OVER
 
     @property
     def is_idle(self) -> bool:
@@ -107,93 +119,92 @@ class Queue:
 
     def restart(self, now: float) -> None:
         """Begin anew: one of its servers was down, and is back."""
-        self.climb.restart()
+        self.concurrency.restart()
         self.rate = Rate()
         if not self.is_idle:
             self.rate.begin(now)
 
-    def push(self, entry: Entry) -> None:
+    def push(self, entry: QueuedJob) -> None:
         """Make a job ready."""
-        entry.state = State.READY
+        entry.state = JobState.READY
         self.ready += 1
-        if len(self.heap) > 64 + 2 * self.ready:  # mostly jobs that were dropped or handed out
-            self.heap = [item for item in self.heap if item[2].state is State.READY]
+        if len(self.heap) > 64 + 2 * self.ready:  # mostly jobs that were dropped or deferred
+            self.heap = [item for item in self.heap if item[2].state is JobState.READY]
             heapq.heapify(self.heap)
         heapq.heappush(self.heap, (*entry.turn, entry))
 
-    def head(self) -> Entry:
+    def head(self) -> QueuedJob:
         """Return the ready job that is next; there must be one."""
-        while self.heap[0][2].state is not State.READY:
+        while self.heap[0][2].state is not JobState.READY:
             heapq.heappop(self.heap)
         return self.heap[0][2]
 
-    def overtake(self, other: Queue) -> None:
-        """Note that this queue was served while `other`, before it in turn, found one of its servers full."""
+    def pass_over(self, other: PairQueue) -> None:
+        """Note that this queue was served while `other`, without lanes and before it in turn, was not."""
         for server in self.servers:
             if server in other.servers:
-                other.overtaken[server] = other.overtaken.get(server, 0) + 1
+                other.passed_over[server] = other.passed_over.get(server, 0) + 1
 
-    def claim(self, full: set[Server], now: float) -> set[Server]:
-        """Return the servers whose next free place is this queue's, as it was refused again.
+    def reserve(self, full: set[Server], now: float) -> set[Server]:
+        """Return the servers whose next free session is reserved for this queue, which finds some of them `full`.
 
         Two servers with few sessions are hardly ever free in the same instant while others use both. A queue that was
-        overtaken often at both (so both move) claims the one that is full now, then the other. No place is kept empty
-        for long: the other server may be stuck.
+        passed over often at both (so both move) reserves the one that is full now, then the other. No session stays
+        idle for long: the other server may be stuck.
         """
-        if any(self.overtaken.get(server, 0) < OVERTAKEN for server in self.servers):
-            return self.claims
-        self.claims |= full.intersection(self.servers)
-        if self.claims - full:
-            self.kept_since = now if self.kept_since is None else self.kept_since
-            if now - self.kept_since > CLAIM_SECONDS:
-                self.forget_claims()
-        return self.claims
+        if any(self.passed_over.get(server, 0) < PASSED_OVER for server in self.servers):
+            return self.reserved
+        self.reserved |= full
+        if self.reserved - full:
+            self.reserved_since = min(self.reserved_since, now)
+            if now - self.reserved_since > RESERVED_SECONDS:
+                self.end_reservation()
+        return self.reserved
 
-    def forget_claims(self) -> None:
-        """Begin anew: it was served, or claiming did not help."""
-        self.overtaken.clear()
-        self.claims.clear()
-        self.kept_since = None
+    def end_reservation(self) -> None:
+        """Begin anew: it was served, or the reservation did not help."""
+        self.passed_over.clear()
+        self.reserved.clear()
+        self.reserved_since = math.inf
 
-    def crowded(self, now: float) -> float:
-        """Note that a job is set aside, as the queue is slow; return for how many seconds that has been so."""
-        if now - self.crowded_until > CROWDED_SECONDS:
-            self.crowded_since = now
-        self.crowded_until = now
-        return now - self.crowded_since
+    def overloaded_for(self, now: float) -> float:
+        """Note that a job is deferred, as the queue is slow; return for how many seconds that has been so."""
+        if now - self.overloaded_until > RECENT_SECONDS:
+            self.overloaded_since = now
+        self.overloaded_until = now
+        return now - self.overloaded_since
 
-    def outlook(self, now: float) -> float:
-        """Return how many seconds the queue will take.
+    def drain_seconds(self, now: float) -> float:
+        """Return how many seconds the queue will take; 0 while nothing is known against it.
 
-        Without any rate nothing is known against a queue until it had jobs for long; nor with one that is young.
+        Without any rate that is so until it had jobs for long; with one, while the queue is young.
         """
         rate, quiet = self.rate.per_second(now), self.rate.quiet(now)
-        if (rate is None and quiet < SLOW_SECONDS) or self.rate.busy(now) < SURE_SECONDS:
+        if (not rate and quiet < SLOW_SECONDS) or self.rate.busy(now) < SURE_SECONDS:
             return 0.0
-        if rate is None or quiet >= QUIET_SECONDS:
+        if not rate or quiet >= QUIET_SECONDS:
             bound = max(1, self.running) / quiet  # nothing finished for long: each lane does one job in it at most
-            rate = bound if rate is None else min(rate, bound)
+            rate = min(rate or bound, bound)
         return len(self.waiting) / rate
 
 
 @dataclass(eq=False)
-class Entry:
+class QueuedJob:
     """A task here."""
 
     task: Task
     number: int  # in the order of arrival
     rank: int
-    queue: Queue
+    queue: PairQueue
     source: ServerConfig
     destination: ServerConfig
-    place: object  # the key of its destination path
-    state: State = State.FOLLOWING
-    due: float = 0.0  # of a delayed one; of a running one when it is to wait after its end
-    again: bool = False  # running, and to wait afterwards
+    destination_key: object  # of the file it writes
+    state: JobState = JobState.FOLLOWING
+    due: float = 0.0  # when it may run
     has_lane: bool = False  # running, and the one that its lane took last
-    held: tuple[Server, ...] = ()  # whose sessions its lane holds: of both servers, or of the one that it knocks at
-    row_since: float = 0.0  # since when its lane has had these sessions
-    dropped: bool = False  # running, and never to wait afterwards
+    held: tuple[Server, ...] = ()  # whose sessions its lane holds: of both, or of the one that it connects to
+    lease_since: float = 0.0  # since when its lane has had these sessions
+    dropped: bool = False  # running, and not to run again
 
     @property
     def sides(self) -> tuple[ServerConfig, ServerConfig]:
@@ -204,3 +215,108 @@ class Entry:
     def turn(self) -> tuple[int, int]:
         """Its place in the order of service."""
         return (self.rank, self.number)
+
+
+class Backlog:
+    """All jobs; `notify` is called when a lane may find something that it did not find before."""
+
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self._notify = notify
+        self._numbers = itertools.count()
+        self.entries: dict[Task, QueuedJob] = {}
+        self.ready: OrderedDict[object, PairQueue] = OrderedDict()  # queues with ready jobs; the next in turn first
+        self.destinations: dict[object, OrderedDict[int, QueuedJob]] = {}  # who writes there; the first may run
+        self._delayed: list[tuple[float, int, QueuedJob]] = []  # by due time; some may not be delayed any more
+        self.size_bytes = 0
+
+    def add(
+        self,
+        task: Task,
+        queue: PairQueue,
+        sides: tuple[ServerConfig, ServerConfig],
+        destination_key: object,
+        due: float,
+        now: float,
+    ) -> None:
+        """Take in a job, behind all others of its destination."""
+        rank = RANKS[task.job.priority]
+        entry = QueuedJob(task, next(self._numbers), rank, queue, *sides, destination_key, due=due)
+        self.entries[task] = entry
+        self.size_bytes += task.size_bytes
+        if queue.is_idle:
+            queue.rate.begin(now)
+        queue.waiting[entry.number] = entry
+        waiters = self.destinations.setdefault(destination_key, OrderedDict())
+        waiters[entry.number] = entry
+        if len(waiters) == 1:
+            self._admit(entry, now)
+
+    def begin(self, entry: QueuedJob) -> None:
+        """Take the head of its queue to run."""
+        queue = entry.queue
+        heapq.heappop(queue.heap)
+        self._unready(entry)
+        entry.state = JobState.RUNNING
+        del queue.waiting[entry.number]
+        queue.running += 1
+
+    def end_run(self, entry: QueuedJob, now: float, due: float | None) -> None:
+        """End a run: the job waits until it is due again, and keeps its destination; or it is gone."""
+        queue = entry.queue
+        queue.running -= 1
+        if due is None:
+            queue.rate.count(now)
+            self.remove(entry, now)
+        else:
+            entry.due = due
+            queue.waiting[entry.number] = entry
+            self._admit(entry, now)
+
+    def remove(self, entry: QueuedJob, now: float) -> None:
+        """Forget a job; the next of its destination may go."""
+        if entry.state is JobState.READY:
+            self._unready(entry)
+        entry.state = JobState.GONE
+        entry.queue.waiting.pop(entry.number, None)
+        if entry.queue.is_idle:
+            entry.queue.rate.end(now)
+        del self.entries[entry.task]
+        self.size_bytes -= entry.task.size_bytes
+        waiters = self.destinations[entry.destination_key]
+        was_first = next(iter(waiters)) == entry.number
+        del waiters[entry.number]
+        if not waiters:
+            del self.destinations[entry.destination_key]
+        elif was_first:
+            self._admit(next(iter(waiters.values())), now)
+
+    def promote(self, now: float) -> None:
+        """Make the delayed jobs ready whose time has come."""
+        while self._delayed and self._delayed[0][0] <= now:
+            entry = heapq.heappop(self._delayed)[2]
+            if entry.state is JobState.DELAYED and entry.due <= now:
+                self._admit(entry, now)
+
+    @property
+    def next_due(self) -> float:
+        """When the next delayed job may be ready."""
+        return self._delayed[0][0] if self._delayed else math.inf
+
+    def _admit(self, entry: QueuedJob, now: float) -> None:
+        """Let the first of its destination go: ready, or delayed until it is due."""
+        if entry.due > now:
+            entry.state = JobState.DELAYED
+            heapq.heappush(self._delayed, (entry.due, entry.number, entry))
+            self._notify()
+            return
+        if not entry.queue.ready:  # else a lane looked for this pair already, and it had to wait
+            self._notify()
+        entry.queue.push(entry)
+        self.ready.setdefault(entry.queue.key, entry.queue)
+
+    def _unready(self, entry: QueuedJob) -> None:
+        queue = entry.queue
+        queue.ready -= 1
+        if not queue.ready:
+            queue.heap.clear()
+            del self.ready[queue.key]

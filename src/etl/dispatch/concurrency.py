@@ -1,14 +1,14 @@
 """How many lanes one pair of servers is worth: few at first, soon all, and fewer where that is faster.
 
-    Climb(most, first=FIRST_LANES, cpu=time.process_time)
-    .admits(now) -> bool                may it have one lane more than it has?
+    ConcurrencyLimit(most, first=FIRST_LANES, cpu=time.process_time)
+    .admits(now) -> bool                may the pair have one lane more?
     .set_lanes(now, count)              it has so many lanes from now on
     .answered(now)  .failed()  .restart()
-    .limit  .is_over  .due(now)         lanes at most; are there more; when `admits` may say yes by time alone
+    .limit  .is_over  .due(now)         lanes at most; are there more; when time alone may raise the limit
 
 A lane mostly waits for round trips, so more of them are faster until the servers say "enough", which the pools hear.
-Only where this process is busy (a link without latency) do lanes get into each other's way: there, and only there,
-other numbers are tried and compared. When in doubt, more. Pure: the clocks are handed in. Knows no server, no thread.
+Only where this process is busy (a link without latency) do lanes get in each other's way: there, and only there, other
+numbers are tried and compared. When in doubt, more. Pure: the clocks are handed in. Knows no server, no thread.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ GAIN = 1.05  # how much faster a smaller number of lanes must be, to be kept; a 
 FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS = 10.0, 60.0  # before another number is tried again
 
 
-class Climb:
-    """The number of lanes of one queue. `most`: never more."""
+class ConcurrencyLimit:
+    """The most lanes of one queue, now; `most` ever."""
 
     def __init__(self, most: int, first: int = FIRST_LANES, cpu: Callable[[], float] = time.process_time) -> None:
         self._most = max(1, most)
@@ -41,13 +41,17 @@ class Climb:
         self._count = 0  # of lanes
         self._proven = False  # a job was answered
         self._trusted = True  # none has failed since then
-        self._is_climbing = True  # it had not all yet
+        self._is_climbing = True  # until it has had all lanes once
         self._hold = FIRST_HOLD_SECONDS
         self._next_trial = 0.0
         self._goes_up = True  # in the next trial
         self._before: tuple[int, float] | None = None  # during a trial: the number it is compared with, and its rate
         self.limit = self._first
         self._begin(0.0)
+
+    def __repr__(self) -> str:
+        trial = "" if self._before is None else f" compared with {self._before[0]}"
+        return f"<ConcurrencyLimit {self._count} of {self.limit}{trial}>"
 
     def due(self, now: float) -> float:
         """Return when the limit may change without a job's end."""
@@ -69,7 +73,7 @@ class Climb:
     def set_lanes(self, now: float, count: int) -> None:
         """Note how many lanes there are from now on."""
         if not self._count and count and now - self._now > STEP_SECONDS:
-            self._begin(now)  # it idled
+            self._begin(now)  # it was idle
         self._measure(now)
         self._count = count
 
@@ -81,7 +85,7 @@ class Climb:
         self._step(now)
 
     def failed(self) -> None:
-        """Note a transfer that broke or stalled: fewer lanes, until one is answered."""
+        """Note a transfer that broke or stalled: fewer lanes until a job is answered."""
         self._trusted = False
         self._before = None
         self.limit = max(1, self.limit // 2)
@@ -94,7 +98,7 @@ class Climb:
 
     @property
     def _cap(self) -> int:
-        """Of servers that never answered, half of what they may have at most: they may have fallen silent."""
+        """Half of the lanes for servers that never answered: they may have fallen silent."""
         return self._most if self._proven else max(self._first, self._most // 2)
 
     def _begin(self, now: float) -> None:
@@ -119,7 +123,7 @@ class Climb:
             self._compare(now, seconds, is_busy=is_busy)
 
     def _grow(self, now: float, seconds: float) -> None:
-        """Take more where the limit was what held it back."""
+        """Raise the limit if lanes were in use up to it."""
         if self._trusted and self._lane_seconds >= 0.75 * self.limit * seconds:
             self.limit = max(self.limit, min(self._cap, self.limit * 2))
             self._is_climbing = self._is_climbing and self.limit < self._most
@@ -152,7 +156,7 @@ class Climb:
         self._begin(now)
 
     def _other(self) -> int:
-        """Return the number to try next: twice as many or half; the other way where there is none."""
+        """Return the number to try next: twice as many or half; the other one where that changes nothing."""
         up, down = min(self._cap, self.limit * 2), max(1, self.limit // 2)
         wanted, other = (up, down) if self._goes_up else (down, up)
         return wanted if wanted != self.limit else other

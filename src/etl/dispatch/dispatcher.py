@@ -2,20 +2,20 @@
 
     Dispatcher(pools, settings, clock=time.monotonic, jitter=random.random)     sets pools.on_release
     .offer(task, delay=0.0)   raises UnknownServer, SettingsError: dead letters
-    .take(timeout) -> (task, lease) | None      .finish(task)     the lanes; the lease may be of one side, to be opened
-    .another(task) -> task | None               one more for the same sessions
-    .later(task, delay)       while it runs: it waits and runs again once `finish` was called; keeps its destination
-    .worked(name)             a server let us in;   .failed(name, error, task=None)   it met a job with an error
-    .answered(task)           a job's servers did;   .breaker_wait(name) -> seconds
+    .take(timeout) -> (task, lease) | None      for a lane; the lease may be of one side, to be opened
+    .another(task) -> task | None               one more for the same lease
+    .finish(task, again_in=None)                ends its run; with `again_in` it waits so long and keeps its destination
+    .worked(name)             a server let us in;   .answered(task)   a job's servers did
+    .failed(name, error, task=None) -> seconds  a server met a job with an error; how long nobody tries it
     .overflow() -> [Overflow(task, seconds, outage)]   to T-retry: they are not here any more
-    .would_defer(names) -> bool         would a job of theirs be among these at once?
+    .would_defer(names) -> bool              would a job of theirs be among these at once?
     .has_capacity(names, part=1.0) -> bool   would one that was, run soon?
-    .drop(predicate) -> [task]       those not running are gone; running ones go when they finish
+    .drop(predicate) -> [task]               those not running are gone; running ones go when they finish
     .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
 
-Owns the lock, and what is known of servers and their pairs; whose turn it is, is decided by `turns`, and what is too
-much by `overflow`. Knows tasks, sessions' pools and breakers; knows no Kafka, no protocol. Says in the log, without the
-lock, that a server is down or back; does no other I/O.
+Owns the lock, and what is known of servers and their pairs; `scheduling` decides which job runs, `overflow` which are
+too many. Knows tasks, pools and breakers; knows no Kafka, no protocol. Logs, outside the lock, that a server is down or
+back; does no other I/O.
 """
 
 from __future__ import annotations
@@ -29,13 +29,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from etl.dispatch import overflow
-from etl.dispatch.backlog import Queue, State
-from etl.dispatch.breaker import Breaker
-from etl.dispatch.concurrency import FIRST_LANES, Climb
+from etl.dispatch.backlog import Backlog, JobState, PairQueue
+from etl.dispatch.concurrency import FIRST_LANES, ConcurrencyLimit
 from etl.dispatch.overflow import Overflow
-from etl.dispatch.scheduling import Turns
-from etl.dispatch.servers import Report, Server
-from etl.dispatch.table import Table
+from etl.dispatch.scheduling import Scheduler
+from etl.dispatch.servers import Breaker, Report, Server
 from etl.errors import Fate, UnknownServer, fate_of
 from etl.retry.backoff import Doubling
 
@@ -55,10 +53,10 @@ LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have g
 
 
 class _Pair(NamedTuple):
-    """What is known of two servers by the names that jobs give them; settings do not change while the process lives."""
+    """What is known of two servers by the names that jobs use; settings do not change while the process lives."""
 
-    ends: tuple[ServerConfig, ServerConfig]
-    queue: Queue
+    sides: tuple[ServerConfig, ServerConfig]
+    queue: PairQueue
     key: object  # of the destination's pool
     folder: str  # of the destination
 
@@ -79,113 +77,114 @@ class Dispatcher:
         self._clock = clock
         self._wait = Doubling(settings.retry_backoff_seconds, settings.retry_backoff_max_seconds, jitter)
         self._first_lanes = first_lanes
-        # By the names of source and destination; found out without a lock, as finding it out twice does no harm.
+        # By the names of source and destination. Filled without a lock: to look a pair up twice does no harm.
         self._pairs: dict[tuple[str, str], _Pair] = {}
-        # Guards everything below. Held only to decide; inside it only the lock of the pools is taken.
+        # Guards everything below. Held only to decide; while it is held, only the lock of the pools may be taken.
         self._lock = threading.Lock()
-        self._possible = threading.Condition(self._lock)  # something may have become possible: one lane looks
+        self._possible = threading.Condition(self._lock)  # a job may have become possible: one lane looks
         self._servers: dict[object, Server] = {}
-        self._down: set[Server] = set()  # whose breaker is not closed
-        self._queues: dict[object, Queue] = {}
-        self._table = Table(self._possible.notify)
-        self._turns = Turns(pools, self._table, self._down, settings.workers)
+        self._outages = 0  # servers whose breaker is not closed; also read without the lock
+        self._queues: dict[object, PairQueue] = {}
+        self._backlog = Backlog(self._possible.notify)
+        self._scheduler = Scheduler(pools, self._backlog, settings.workers)
         self._stopped = False
         pools.on_release = self._wake
+
+    def __repr__(self) -> str:
+        with self._lock:
+            state = "stopped" if self._stopped else "running"
+            return f"<Dispatcher {state} jobs={len(self._backlog.entries)} down={self._outages} {self._scheduler}>"
 
     # --- jobs come --------------------------------------------------------------------------------------------
 
     def offer(self, task: Task, delay: float = 0.0) -> None:
-        """Take in a job, to run after `delay` seconds at the earliest. Never blocks.
+        """Accept a job, to run after `delay` seconds at the earliest. Never blocks.
 
         Raises UnknownServer, or SettingsError for a pair that could never get its sessions.
         """
         pair = self._pair(task.job)
         below = f"{pair.folder}/{task.job.destination.path}"
-        place = (pair.key, posixpath.normpath(below.lstrip("/")))
-        with self._lock:
+        destination_key = (pair.key, posixpath.normpath(below.lstrip("/")))
+        with self._lock:  # critical section: the job has its place in the order of its destination
             now = self._clock()
-            self._table.add(task, pair.queue, pair.ends, place, now + delay, now)
-
-    def later(self, task: Task, delay: float) -> None:
-        """Have a running job run again `delay` seconds from now, once `finish` was called for this run."""
-        with self._lock:
-            entry = self._table.entries.get(task)
-            if entry is not None and entry.state is State.RUNNING:
-                entry.again, entry.due = True, self._clock() + delay
+            self._backlog.add(task, pair.queue, pair.sides, destination_key, now + delay, now)
 
     def _pair(self, job: FileTransferJob) -> _Pair:
-        """Return what is known of a job's two servers. Raises as `offer`."""
-        ends = (self._pools.server(job.source.hostname), self._pools.server(job.destination.hostname))
-        names = (ends[0].hostname, ends[1].hostname)
+        """Return what is known of a job's two servers. Raises what `offer` does."""
+        sides = (self._pools.server(job.source.hostname), self._pools.server(job.destination.hostname))
+        names = (sides[0].hostname, sides[1].hostname)
         pair = self._pairs.get(names)
         if pair is None:
-            self._pools.check(*ends)
+            self._pools.check(*sides)
             with self._lock:
-                queue = self._queue(*ends)
-            pair = self._pairs[names] = _Pair(ends, queue, self._pools.key(ends[1]), f"/{ends[1].base_path}")
+                queue = self._queue(*sides)
+            pair = self._pairs[names] = _Pair(sides, queue, self._pools.key(sides[1]), f"/{sides[1].base_path}")
         return pair
 
     # --- jobs go ----------------------------------------------------------------------------------------------
 
     def take(self, timeout: float) -> tuple[Task, Lease] | None:
-        """Return the next job and its sessions; blocks at most `timeout` seconds, None then or once stopped."""
+        """Return the next job and its lease; blocks for `timeout` seconds at most. None: no job, or stopped."""
         end = time.monotonic() + timeout
         with self._possible:
-            while not self._stopped:
+            while not self._stopped:  # critical section: decide which job runs, and reserve its sessions
                 now = self._clock()
-                self._table.promote(now)
-                if (taken := self._turns.next(now)) is not None:
-                    self._possible.notify()  # there may be more than one: the next lane looks
+                self._backlog.promote(now)
+                if (taken := self._scheduler.select(now)) is not None:
+                    self._possible.notify()  # more than one may be possible: the next lane looks
                     return taken
                 left = end - time.monotonic()
                 if left <= 0:
                     return None
-                self._possible.wait(min(left, LONGEST_PAUSE, self._turns.seconds_to_next(now)))
+                self._possible.wait(min(left, LONGEST_PAUSE, self._scheduler.seconds_to_next(now)))
         return None
 
     def another(self, task: Task) -> Task | None:
-        """Return the next job of a running one's pair of servers, for the same lease; None: end the row.
+        """Return one more job for the lease of a running one; None: give the lease back.
 
-        A lane that goes on with its sessions is faster than one that gives them back between two jobs. It takes turns
-        all the same: a row ends soon when another queue could use the lane, or its sessions.
+        A lane that keeps its sessions is faster than one that gives them back between two jobs. It gives them back all
+        the same as soon as another pair of servers needs the lane, or the sessions, more.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide whether the lane keeps its lease
             now = self._clock()
-            self._table.promote(now)
-            last = self._table.entries.get(task)
-            return None if self._stopped or last is None else self._turns.go_on(last, now)
+            self._backlog.promote(now)
+            last = self._backlog.entries.get(task)
+            return None if self._stopped or last is None else self._scheduler.next_for(last, now)
 
-    def finish(self, task: Task) -> None:
-        """End a job's run: its lane share is free; unless it is to run `later`, its destination too, and it is gone."""
-        with self._lock:
-            entry = self._table.entries.get(task)
-            if entry is None or entry.state is not State.RUNNING:
+    def finish(self, task: Task, again_in: float | None = None) -> None:
+        """End a job's run, and forget the job; or have it run again after `again_in` seconds at the earliest.
+
+        Until then it keeps its destination: jobs that write the same file wait behind it.
+        """
+        with self._lock:  # critical section: free what the run held
+            entry = self._backlog.entries.get(task)
+            if entry is None or entry.state is not JobState.RUNNING:
                 return
             now = self._clock()
-            again, entry.again = entry.again and not entry.dropped, False
             if entry.has_lane:
                 self._possible.notify()
-            self._turns.leave(entry, now)
-            self._table.land(entry, now, again=again)
+            self._scheduler.leave(entry, now)
+            again = again_in is not None and not entry.dropped
+            self._backlog.end_run(entry, now, now + (again_in or 0.0) if again else None)
 
     def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
-        """Forget the jobs that `predicate` picks; return those that were not running.
+        """Forget the jobs that match; return those that were not running.
 
-        A running one stays until `finish`, and will not run again whatever `later` says.
+        A running one stays until `finish`, and does not run again then.
         """
-        with self._lock:
+        with self._lock:  # critical section: none of them begins, or begins again, from here on
             now = self._clock()
-            picked = [entry for task, entry in self._table.entries.items() if predicate(task)]
-            gone = [entry for entry in picked if entry.state is not State.RUNNING]
+            picked = [entry for task, entry in self._backlog.entries.items() if predicate(task)]
+            gone = [entry for entry in picked if entry.state is not JobState.RUNNING]
             for entry in picked:
                 entry.dropped = True
             for entry in gone:
-                self._table.remove(entry, now)
+                self._backlog.remove(entry, now)
             self._possible.notify()
             return [entry.task for entry in gone]
 
     def stop(self) -> None:
-        """Hand out no more jobs; wake all that wait in `take`."""
+        """Give no more jobs to lanes; wake all that wait in `take`."""
         with self._possible:
             self._stopped = True
             self._possible.notify_all()
@@ -198,16 +197,16 @@ class Dispatcher:
 
     def worked(self, name: str) -> None:
         """Note that a server let us in: its breaker closes, and its lanes come back a few at a time."""
-        if not self._down:  # read without the lock: nearly always so, and asked for each row
+        if not self._outages:  # nearly always so, and asked for each lease
             return
         config = self._pools.server(name)
-        with self._lock:
+        with self._lock:  # critical section: decide whether that ends an outage
             server = self._server(config)
-            if server not in self._down:
+            if server.breaker.closed:
                 return
             now = self._clock()
             seconds, deferred = server.breaker.age(now), server.deferred
-            self._down.discard(server)
+            self._outages -= 1
             server.is_back()
             for queue in self._queues.values():
                 if server in queue.servers:
@@ -216,79 +215,72 @@ class Dispatcher:
         log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), deferred=deferred)
 
     def answered(self, task: Task) -> None:
-        """Note that a running job ended with an answer of its servers: the file is there, or cannot be."""
+        """Note that a running job got a final answer of its servers: the file has arrived, or never can."""
         with self._lock:
             now = self._clock()
-            entry = self._table.entries.get(task)
+            entry = self._backlog.entries.get(task)
             if entry is not None:
-                entry.queue.climb.answered(now)
+                entry.queue.concurrency.answered(now)
                 for server in entry.queue.servers:
-                    server.gauge.count(now, failed=False)
+                    server.count(now, failed=False)
 
-    def failed(self, name: str, error: BaseException, task: Task | None = None) -> None:
-        """Note that a server met a job with an error; with an outage its breaker opens.
+    def failed(self, name: str, error: BaseException, task: Task | None = None) -> float:
+        """Note that a server met a job with an error; return for how many seconds an outage keeps jobs from it.
 
-        A refusal while some of our sessions are open is no outage: the pool has shrunk, that is enough.
+        An outage opens its breaker. A refusal while some of our sessions are open is none: the pool has shrunk, that is
+        enough.
         """
         fate, config = fate_of(error), self._pools.server(name)
         is_outage = fate is Fate.OUTAGE and self._pools.connected(config) == 0
         rest = self._pools.login_backoff_left(config) if is_outage else 0.0
-        with self._lock:
+        with self._lock:  # critical section: decide whether an outage begins
             now = self._clock()
             server = self._server(config)
-            server.gauge.count(now, failed=True)
+            server.count(now, failed=True)
             is_news = is_outage and server.breaker.closed
             if is_outage:
-                server.breaker.down(now, error, rest)
-                self._down.add(server)
-            wait = server.breaker.wait(now)
-            entry = None if task is None else self._table.entries.get(task)
+                server.breaker.trip(now, error, rest)
+                self._outages += is_news
+            wait = server.breaker.open_for(now)
+            entry = None if task is None else self._backlog.entries.get(task)
             if entry is not None and fate is Fate.RETRY:
-                entry.queue.climb.failed()
+                entry.queue.concurrency.failed()
             self._possible.notify()
         if is_news:
             log.warning("server is down", server=config.hostname, error=str(error), next_probe_seconds=round(wait, 1))
+        return wait if fate is Fate.OUTAGE else 0.0
 
-    def breaker_wait(self, name: str) -> float:
-        """Return for how many seconds no job of this server will be tried."""
-        config = self._pools.server(name)
-        with self._lock:
-            return self._server(config).breaker.wait(self._clock())
-
-    # --- too much ---------------------------------------------------------------------------------------------
+    # --- overflow ---------------------------------------------------------------------------------------------
 
     def overflow(self) -> list[Overflow]:
-        """Take out what would fill the window for all, with the seconds each should wait: those served last first.
+        """Take out the jobs that would fill the window for everybody else, those served last first.
 
-        Of a server whose breaker is open a few are kept; of the slow queues of one server a quarter of the window, and
-        of all slow queues together half of it. Queues that are not slow keep everything.
+        A server whose breaker is open keeps a few; the slow queues of one server keep a quarter of the window, and all
+        slow queues together half of it. Queues that are not slow keep everything.
         """
-        handed = []
-        with self._lock:
-            now, queues = self._clock(), self._queues.values()
-            for entry, seconds in overflow.beyond_breakers(self._down, queues, self._settings, now):
-                errors = (server.breaker.error for server in entry.queue.servers)
-                handed.append(Overflow(entry.task, seconds, next((error for error in errors if error), None)))
-                self._table.remove(entry, now)
-            for entry, seconds in overflow.beyond_share(self._servers.values(), queues, self._settings, now):
-                handed.append(Overflow(entry.task, seconds, None))
-                self._table.remove(entry, now)
-            if handed:
+        deferred: list[Overflow] = []
+        with self._lock:  # critical section: what is picked is not here any more
+            now = self._clock()
+            for pick in (overflow.beyond_breakers, overflow.beyond_share):
+                picked = pick(self._servers.values(), self._queues.values(), self._settings, now)
+                for task, _, _ in picked:
+                    self._backlog.remove(self._backlog.entries[task], now)
+                deferred += picked
+            if deferred:
                 self._possible.notify()
-        return handed
+        return deferred
 
     def would_defer(self, names: Iterable[str]) -> bool:
-        """Would a job of these servers be handed out again at once, since one of them is down?"""
-        if not self._down:  # hardly ever is one; read without the lock, as the answer is old a moment later anyway
+        """Would a job between these servers be deferred at once, as one is down and its quota of kept jobs is full?"""
+        if not self._outages:  # hardly ever is one; the answer is old a moment later anyway
             return False
         with self._lock:
-            servers = [self._server(config) for config in self._known(names)]
-            queues = self._queues.values()
-            most = overflow.kept(self._down, self._settings)
-            return any(server in self._down and overflow.waiting(server, queues) >= most for server in servers)
+            down = [server for config in self._known(names) if not (server := self._server(config)).breaker.closed]
+            most = overflow.kept(self._outages, self._settings)
+            return any(overflow.waiting(server, self._queues.values()) >= most for server in down)
 
     def has_capacity(self, names: Sequence[str], part: float = 1.0) -> bool:
-        """Would a job of these two servers run soon: they are up, and less than (`part` of) enough waits for them?"""
+        """Would a job of this pair start soon? Both breakers are closed, and less than `part` of a stock waits."""
         with self._lock:
             configs = self._known(names)
             if len(configs) != 2 or any(not self._server(config).breaker.closed for config in configs):
@@ -300,7 +292,7 @@ class Dispatcher:
     def unfinished(self) -> tuple[int, int]:
         """Records and bytes of all jobs here: waiting, delayed, running."""
         with self._lock:
-            return len(self._table.entries), self._table.size_bytes
+            return len(self._backlog.entries), self._backlog.size_bytes
 
     @property
     def full(self) -> bool:
@@ -312,10 +304,14 @@ class Dispatcher:
         """Return how many jobs wait, and how many run."""
         with self._lock:
             running = sum(queue.running for queue in self._queues.values())
-            return {"running": running, "waiting": len(self._table.entries) - running, "queues": len(self._table.ready)}
+            return {
+                "running": running,
+                "waiting": len(self._backlog.entries) - running,
+                "queues": len(self._backlog.ready),
+            }
 
     def servers(self) -> dict[str, Report]:
-        """Return how each server is and has done lately, by one of its names."""
+        """Return the state of each server and how it has done lately, by one of its names."""
         with self._lock:
             now = self._clock()
             return {
@@ -326,7 +322,7 @@ class Dispatcher:
     # --- under the lock ---------------------------------------------------------------------------------------
 
     def _known(self, names: Iterable[str]) -> list[ServerConfig]:
-        """Return the servers of these names; none of them when one is no server any more: told of when it is due."""
+        """Return the servers of these names; none if one is not configured any more: its job fails when due."""
         try:
             return [self._pools.server(name) for name in names]
         except UnknownServer:
@@ -339,11 +335,11 @@ class Dispatcher:
             server = self._servers[key] = Server(config, Breaker(self._wait))
         return server
 
-    def _queue(self, source: ServerConfig, destination: ServerConfig) -> Queue:
+    def _queue(self, source: ServerConfig, destination: ServerConfig) -> PairQueue:
         key = (self._pools.key(source), self._pools.key(destination))
         queue = self._queues.get(key)
         if queue is None:
             servers = tuple(dict.fromkeys((self._server(source), self._server(destination))))
             most = min(self._settings.workers, source.max_connections, destination.max_connections)
-            queue = self._queues[key] = Queue(key, servers, Climb(most, self._first_lanes))
+            queue = self._queues[key] = PairQueue(key, servers, ConcurrencyLimit(most, self._first_lanes))
         return queue

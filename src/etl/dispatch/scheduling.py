@@ -1,250 +1,326 @@
-"""Whose turn it is: which job a lane takes next, when its row ends for others, how many lanes a server gets.
+"""Which job a lane takes next, when it ends its lease for others, how many lanes there are.
 
-    Turns(pools, table, down, workers)          `down`: the servers whose breaker is not closed; the dispatcher's set
-    .next(now) -> (task, lease) | None          a lane begins a row of jobs with the same sessions
-    .go_on(last, now) -> task | None            the row goes on after the job that it took last, or ends
+    Scheduler(pools, backlog, workers)
+    .select(now) -> (task, lease) | None        a lane begins a lease: the sessions of a pair of servers
+    .next_for(last, now) -> task | None         it keeps its lease for one more job, or ends it
     .leave(entry, now)                          a run is over: what it held is free
-    .seconds_to_next(now)                       for how long `next` finds nothing more by time alone
+    .seconds_to_next(now)                       for how long `select` finds nothing more by time alone
+
+**Least loaded first** (max-min fairness): of the pairs that could run, the next lane goes to the one whose busier
+server has the fewest lanes; among equals they take turns. A lane ends its lease where that helps a pair with fewer. So
+a server alone gets all lanes, two get half each, and one that just came is first.
+
+ETL_WORKERS lanes are active, and some more run in place of those that are long at one job: a lane in a transfer of ten
+minutes, or at a server that has fallen silent, moves nobody else's jobs. One that opens the first session with a server
+moves no job at all: CONNECTING_LANES do nothing else, so that silent servers take no lane of those that answer.
 
 Guarded by the dispatcher's lock; the clock is handed in, and delayed jobs whose time has come are ready. Asks the pools
-for room and reserves sessions; opens none. Knows no Kafka, no protocol.
+and reserves sessions; opens none. Knows no Kafka, no protocol.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etl.dispatch.crew import Crew
+from etl.dispatch.servers import RECENT_SECONDS
+from etl.sessions.pool import Reason, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from collections.abc import Set as AbstractSet
 
-    from etl.dispatch.backlog import Entry, Queue
+    from etl.dispatch.backlog import Backlog, PairQueue, QueuedJob
     from etl.dispatch.servers import Server
-    from etl.dispatch.table import Table
     from etl.models.server import ServerConfig
     from etl.models.task import Task
     from etl.sessions.lease import Lease
     from etl.sessions.pools import Pools
 
-SHORT_ROW_SECONDS, LONG_ROW_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
-RECENT_SECONDS = 60.0  # for how long a place is kept for a pair of servers that had a lane: its next jobs may be near
-NEAR_SECONDS = 0.5  # how long a connect may take while lanes are kept for those that wait for it
+SHORT_LEASE_SECONDS, LONG_LEASE_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
+SPARE_LANES, CONNECTING_LANES = 8, 16  # threads beyond ETL_WORKERS
+LONG_SECONDS = 3.0  # a lane that is at one job for longer does not count as active
 
 
-class Turns:
-    """Queues in turn; a server gets its share of the lanes, or more while nobody else wants them."""
+class Load:
+    """How loaded servers are at one moment, by the lanes that have both sessions of a job.
 
-    def __init__(self, pools: Pools, table: Table, down: AbstractSet[Server], workers: int) -> None:
+    Lanes that are long at one job load a server up to `half` of all lanes: it may have more, but only after others.
+    """
+
+    def __init__(self, active: list[QueuedJob], all_lanes: Iterable[QueuedJob], half: int) -> None:
+        self.lanes = len(active)
+        self._active = Counter(server for entry in active for server in entry.queue.servers)
+        self._all = Counter(server for entry in all_lanes for server in entry.queue.servers)
+        self._half = half
+
+    def level(self, queue: PairQueue) -> list[int]:
+        """Return the load of the busier server of a queue, then that of the other."""
+        return sorted((self.of(queue.servers[0]), self.of(queue.servers[-1])), reverse=True)
+
+    def apart(self, queue: PairQueue, other: PairQueue) -> int:
+        """Return the load of the busier server of a queue that `other` does not have, too."""
+        return max((self.of(server) for server in queue.servers if server not in other.servers), default=0)
+
+    def of(self, server: Server) -> int:
+        """Return the load of a server."""
+        return max(self._active[server], min(self._all[server], self._half))
+
+
+class LaneBudget:
+    """The lanes at work, by the job that each took last."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self.half = max(1, workers // 2)
+        self._at_work: dict[QueuedJob, float] = {}  # since when
+        self._connecting: set[QueuedJob] = set()
+
+    def __repr__(self) -> str:
+        return f"<LaneBudget workers={self._workers} at_work={len(self._at_work)} connecting={len(self._connecting)}>"
+
+    def enter(self, entry: QueuedJob, now: float, *, connects: bool) -> None:
+        """Count a lane as busy. `connects`: it only opens the first session with a server."""
+        if connects:
+            self._connecting.add(entry)
+        else:
+            self._at_work[entry] = now
+
+    def pass_on(self, last: QueuedJob, entry: QueuedJob, now: float) -> None:
+        """Note that the lane of `last` took `entry`."""
+        self.enter(entry, now, connects=not self.leave(last))
+
+    def leave(self, entry: QueuedJob) -> bool:
+        """Count a lane as free. Return whether it had both sessions; it only connected otherwise."""
+        had_both = self._at_work.pop(entry, None) is not None
+        if not had_both:
+            self._connecting.remove(entry)
+        return had_both
+
+    def load(self, now: float, moving: QueuedJob | None = None) -> Load:
+        """Return the load now. Lanes that are not long at their job are active, and so is that of `moving`."""
+        work = self._at_work.items()
+        active = [entry for entry, since in work if now - since <= LONG_SECONDS or entry is moving]
+        return Load(active, self._at_work, self.half)
+
+    def holding(self, server: Server) -> int:
+        """Return how many lanes hold a session of a server, and one of its partner."""
+        return sum(server in entry.queue.servers for entry in self._at_work)
+
+    def has_room(self, load: Load, *, newcomer: bool, connects: bool) -> bool:
+        """May one more lane go to work? `newcomer`: for a server that has none; one lane more is kept for those."""
+        if connects:
+            return len(self._connecting) < CONNECTING_LANES
+        return len(self._at_work) < self._workers + SPARE_LANES and load.lanes < self._workers + newcomer
+
+    def is_over(self, now: float) -> bool:
+        """Are there too many active lanes, since some that were long at one job go on?"""
+        most = self._workers + 1
+        return len(self._at_work) > most and self.load(now).lanes > most
+
+
+@dataclass
+class _Look:
+    """What one look for the next job has found so far."""
+
+    load: Load
+    waiting: list[PairQueue] = field(default_factory=list)  # those that could run with sessions of both sides, in turn
+    is_full: dict[Server, bool] = field(default_factory=dict)
+    reserved: set[Server] = field(default_factory=set)  # whose free sessions are kept for a queue
+
+
+class Scheduler:
+    """Gives lanes to pairs of servers: the least loaded first."""
+
+    def __init__(self, pools: Pools, backlog: Backlog, workers: int) -> None:
         self._pools = pools
-        self._table = table
-        self._down = down
-        self._crew = Crew(workers)
-        self._share = max(1, workers // 2)
-        self._most = workers  # of one server while no other wants them
-        self._ran: dict[Queue, float] = {}  # when a lane with both sessions left each queue last
-        self._grows_at = math.inf  # when a queue that has jobs ready may get another lane
+        self._backlog = backlog
+        self._budget = LaneBudget(workers)
+        self._last_ran: dict[PairQueue, float] = {}  # when a lane with both sessions left each queue last
+        self._look_at = math.inf  # when a queue that has jobs ready may get a lane by time alone
 
-    # --- a row begins -----------------------------------------------------------------------------------------
+    def __repr__(self) -> str:
+        return f"<Scheduler {self._budget} {list(self._backlog.ready.values())}>"
 
-    def next(self, now: float) -> tuple[Task, Lease] | None:
-        """Begin a row: return the next job and its sessions, or that of one side which must be reached first."""
-        self._grows_at = math.inf
-        full: set[Server] = set()
-        claimed: set[Server] = set()
-        sated: list[tuple[Queue, ServerConfig | None]] = []  # a server of theirs has its share of the lanes
-        refused: list[Queue] = []  # a server of theirs is full
-        held_up: list[Queue] = []  # will run once connects are through: they wait for their share of lanes
-        for queue in self._table.ready.values():  # all of them only when nothing can go: cheap tests first
-            if self._down and not all(server.is_open_to_jobs(now) for server in queue.servers):
+    # --- a lease begins ---------------------------------------------------------------------------------------
+
+    def select(self, now: float) -> tuple[Task, Lease] | None:
+        """Select the next job and reserve its sessions, or only that of a server which must be connected to first."""
+        self._look_at = math.inf
+        look = _Look(self._budget.load(now))
+        able: list[tuple[bool, list[int], int, PairQueue, ServerConfig | None]] = []
+        for turn, queue in enumerate(self._backlog.ready.values()):
+            if not self._may_run(queue, now):
                 continue
-            if not queue.climb.admits(now):
-                self._grows_at = min(self._grows_at, queue.climb.due(now))
-                continue
-            unreached = self._unreached(queue)
+            side = self._needs_connect(queue)
             newcomer = not all(server.lanes for server in queue.servers)
-            if not self._crew.has_room(now, newcomer=newcomer, knocks=unreached is not None):
+            if not self._budget.has_room(look.load, newcomer=newcomer, connects=side is not None):
                 continue
-            if claimed and not claimed.isdisjoint(queue.servers):
-                continue
-            if full.isdisjoint(queue.servers):
-                if any(server.lanes >= self._share for server in queue.servers):
-                    sated.append((queue, unreached))
+            level = look.load.level(queue)
+            if side is None:
+                look.waiting.append(queue)
+                if full := self._full_of(queue, look):
+                    look.reserved |= queue.reserve(full, now)
                     continue
-                if (taken := self._begin(queue, unreached, refused, now)) is not None:
-                    return taken
-                full |= self._full_of(queue)
-            if full.isdisjoint(queue.servers):
-                if self._is_near(queue):
-                    held_up.append(queue)
-            else:
-                refused.append(queue)
-                if queue.overtaken:
-                    claimed |= queue.claim(full, now)
-        # Nobody within its share can go now. More than the share goes to those whose lanes nobody else waits for.
-        for queue, unreached in sated:
-            if not claimed.isdisjoint(queue.servers) or not self._may_exceed(queue, held_up, now):
-                continue
-            if (taken := self._begin(queue, unreached, refused, now)) is not None:
+            if any(level):
+                able.append((not queue.is_starving, level, turn, queue, side))
+            elif (taken := self._begin(queue, side, look, now)) is not None:
+                return taken  # nobody can have fewer
+        for _, _, _, queue, side in sorted(able):
+            if (taken := self._begin(queue, side, look, now)) is not None:
                 return taken
         return None
 
+    def _full_of(self, queue: PairQueue, look: _Look) -> set[Server]:
+        """Return which servers of a queue have no session to lend."""
+        for side, server in _ends(queue):
+            if server not in look.is_full:
+                look.is_full[server] = self._pools.refusal(side) is Reason.FULL
+        return {server for server in queue.servers if look.is_full[server]}
+
     def seconds_to_next(self, now: float) -> float:
-        """Return how long nothing becomes possible by time alone: the next delayed job, the next probe."""
-        dues = [server.breaker.wait(now) or math.inf for server in self._down]
-        dues.append(max(0.0, self._grows_at - now))
-        dues.append(max(0.0, self._table.next_due - now))
-        return min(dues)
+        """Return how long nothing becomes possible by time alone: the next delayed job, probe, or lane of a queue."""
+        return max(0.0, min(self._look_at, self._backlog.next_due) - now)
 
-    def _may_exceed(self, queue: Queue, held_up: list[Queue], now: float) -> bool:
-        """May its servers hold more than their share: not all there are, and none that others will want at once?"""
-        if any(self._crew.moving(now, server) >= self._most for server in queue.servers):
+    def _may_run(self, queue: PairQueue, now: float) -> bool:
+        """Are its servers open to jobs, and is it worth one lane more? Else note when that may change by itself."""
+        for server in queue.servers:
+            if not server.is_open_to_jobs(now):
+                self._look_at = min(self._look_at, now + (server.breaker.open_for(now) or math.inf))
+                return False
+        if not queue.concurrency.admits(now):
+            self._look_at = min(self._look_at, queue.concurrency.due(now))
             return False
-        greedy = [server for server in queue.servers if server.lanes >= self._share]
-        if any(self._keeps_last(server, queue, now) for server in greedy):
-            return False
-        return all(server in other.servers for server in greedy for other in held_up)
+        return True
 
-    def _keeps_last(self, server: Server, queue: Queue, now: float) -> bool:
-        """Is the last session of a server kept for another queue than this, that had a lane just now?
+    def _needs_connect(self, queue: PairQueue) -> ServerConfig | None:
+        """Return the side that has no open session, so a lane must connect there first; None if both have one.
 
-        It may have no job ready in this instant; a partner that falls silent with all sessions would keep it from them.
-        """
-        if self._crew.holding(server) + 1 < server.config.max_connections:
-            return False
-        return any(
-            server in other.servers and other is not queue and not other.lanes and now - at <= RECENT_SECONDS
-            for other, at in self._ran.items()
-        )
-
-    def _full_of(self, queue: Queue) -> set[Server]:
-        """Return which servers of a refused queue have no room; none: too many connects are under way."""
-        return {server for side, server in _ends(queue) if not self._pools.room(side)}
-
-    def _is_near(self, queue: Queue) -> bool:
-        """Did the connect that a queue waits for begin just now, so that it may soon be through?"""
-        waits = (self._pools.connecting_for(side) for side in queue.head().sides)
-        return all(seconds is None or seconds < NEAR_SECONDS for seconds in waits)
-
-    def _begin(
-        self, queue: Queue, unreached: ServerConfig | None, refused: list[Queue], now: float
-    ) -> tuple[Task, Lease] | None:
-        """Begin with the head of a queue, if there are sessions for it; those `refused` were before it in turn.
-
-        Of a server that none is open with, that alone is taken: until it answers it holds no other's.
-        """
-        entry = queue.head()
-        lease = self._pools.reserve(*entry.sides) if unreached is None else self._pools.reserve(unreached)
-        if lease is None:
-            return None
-        # A lane counts for, and probes, only the servers whose sessions its lease holds: what it learns at a silent one
-        # says nothing of the partner, which must not lose lanes to it.
-        held = queue.servers if unreached is None else (server for side, server in _ends(queue) if side is unreached)
-        entry.held = tuple(held)
-        self._table.ready.move_to_end(queue.key)
-        self._table.begin(entry)
-        queue.forget_claims()
-        queue.yielded_to = -math.inf
-        entry.has_lane, entry.row_since = True, now
-        self._crew.enter(entry, now, knocks=not lease.is_pair)
-        self._count_lanes(entry, 1, now)
-        for server in entry.held:
-            if not server.breaker.closed:
-                server.breaker.probe()
-                server.prober = entry
-        for other in refused:
-            queue.overtake(other)
-        return entry.task, lease
-
-    def _unreached(self, queue: Queue) -> ServerConfig | None:
-        """Return which of two servers no session is open with, so that a lane has to knock there first; None: neither.
-
-        Of two one that is down: the job is its probe. Where both are one server its own session is both, and there is
-        nobody to hold up.
+        If both lack one, prefer the side whose breaker is open: this connect is its half-open probe. Where both sides
+        are one server, its own session is both.
         """
         if len(queue.servers) == 1:
             return None
-        unreached = [(side, server) for side, server in _ends(queue) if not self._pools.connected(side)]
-        return min(unreached, key=lambda end: end[1].breaker.closed)[0] if unreached else None
+        missing = [(side, server) for side, server in _ends(queue) if not self._pools.connected(side)]
+        return min(missing, key=lambda end: end[1].breaker.closed)[0] if missing else None
+
+    def _keeps_a_last(self, queue: PairQueue, now: float) -> bool:
+        """Would a server with half of the lanes lend its last session, which another pair used a moment ago?
+
+        That one may have no job ready in this instant; a partner that falls silent with all sessions would keep it out.
+        """
+        return any(
+            server.lanes >= self._budget.half
+            and self._budget.holding(server) + 1 >= server.config.max_connections
+            and any(
+                server in other.servers and other is not queue and not other.lanes and now - at <= RECENT_SECONDS
+                for other, at in self._last_ran.items()
+            )
+            for server in queue.servers
+        )
+
+    def _begin(self, queue: PairQueue, side: ServerConfig | None, look: _Look, now: float) -> tuple[Task, Lease] | None:
+        """Run the head of a queue with a lease of both sides, or of one; None: it cannot be had."""
+        entry = queue.head()
+        if side is None and (not look.reserved.isdisjoint(queue.servers) or self._keeps_a_last(queue, now)):
+            return None
+        lease = self._pools.reserve(*(entry.sides if side is None else (side,)))
+        if isinstance(lease, Refusal):
+            return None
+        # A lane counts for, and probes, only the servers whose sessions its lease holds: what it learns at a silent one
+        # says nothing of the partner, which must not lose lanes to it.
+        entry.held = queue.servers if side is None else tuple(server for end, server in _ends(queue) if end is side)
+        for server in entry.held:
+            server.breaker.half_open(entry)
+        if side is None:
+            for other in look.waiting[: look.waiting.index(queue)]:
+                if not other.lanes:
+                    queue.pass_over(other)
+        self._backlog.ready.move_to_end(queue.key)
+        self._backlog.begin(entry)
+        queue.end_reservation()
+        queue.yielded_to = -math.inf
+        entry.has_lane, entry.lease_since = True, now
+        self._budget.enter(entry, now, connects=not lease.is_pair)
+        self._count_lanes(entry, 1, now)
+        return entry.task, lease
 
     # --- it goes on -------------------------------------------------------------------------------------------
 
-    def go_on(self, last: Entry, now: float) -> Task | None:
-        """Return the next job of a running one's queue, for the same sessions; None: its row ends."""
+    def next_for(self, last: QueuedJob, now: float) -> Task | None:
+        """Return the next job of a running one's queue, for the same sessions; None: its lease ends."""
         queue = last.queue
         if not last.has_lane or not queue.ready:
             return None
         entry = queue.head()
         if entry.source is not last.source or entry.destination is not last.destination:
             return None
-        if self._down and not self._down.isdisjoint(queue.servers):
+        if queue.concurrency.is_over or not all(server.breaker.closed for server in queue.servers):
             return None
-        if queue.climb.is_over or self._crew.is_over(now) or self._yields(last, now):
+        if self._budget.is_over(now) or self._yields(last, now):
             return None
-        self._table.begin(entry)
-        entry.row_since = last.row_since
+        self._backlog.begin(entry)
+        entry.lease_since = last.lease_since
         last.has_lane, entry.has_lane = False, True
         entry.held = last.held
-        self._crew.go_on(last, entry, now)
+        self._budget.pass_on(last, entry, now)
         return entry.task
 
-    def _yields(self, last: Entry, now: float) -> bool:
-        """Must a row end, for another queue that could use its lane or its sessions? Notes for which."""
-        queue, seconds = last.queue, now - last.row_since
-        if seconds > LONG_ROW_SECONDS:
+    def _yields(self, last: QueuedJob, now: float) -> bool:
+        """Must a lane end its lease for another queue that needs the lane or the sessions more? Notes for which."""
+        queue, seconds = last.queue, now - last.lease_since
+        if seconds > LONG_LEASE_SECONDS:
             return True
-        if len(self._table.ready) == 1:
+        if len(self._backlog.ready) == 1:
             return False  # nobody else has a job that could run
-        if seconds <= SHORT_ROW_SECONDS and all(server.lanes <= self._share for server in queue.servers):
+        load = self._budget.load(now, last)
+        lead = 1 if seconds > SHORT_LEASE_SECONDS else 2  # lanes by which it must be ahead of the other
+        if load.level(queue)[0] < lead:
             return False
-        for other in self._table.ready.values():
-            if now - other.yielded_to > SHORT_ROW_SECONDS and self._would_gain(other, queue, now):
-                other.yielded_to = now  # one row is enough, until it had its turn
+        for other in self._backlog.ready.values():
+            # One lease is enough until that queue has had its turn.
+            if now - other.yielded_to > SHORT_LEASE_SECONDS and self._would_gain(other, queue, load, lead, now):
+                other.yielded_to = now
                 return True
         return False
 
-    def _would_gain(self, queue: Queue, giving: Queue, now: float) -> bool:
-        """Could a job of `queue` run if a lane of `giving` ended, or get nearer to it?
+    def _would_gain(self, queue: PairQueue, giving: PairQueue, load: Load, lead: int, now: float) -> bool:
+        """Is `giving` ahead by `lead` lanes, and would `queue` get a lane, or a reservation, if it released one?
 
-        Nearer: without any lane, it finds one of its servers full whenever the other is free, until it claims them.
+        A queue without lanes may find one of its servers full whenever the other is free: it needs a reservation.
         """
-        if queue is giving or not queue.climb.admits(now):
+        if queue is giving:
             return False
-        if not all(server.is_open_to_jobs(now) for server in queue.servers):
+        shared = [server for server in queue.servers if server in giving.servers]
+        is_starving = bool(shared) and not queue.lanes and lead == 1
+        if not is_starving and load.apart(queue, giving) + lead > load.apart(giving, queue):
             return False
-        if self._unreached(queue) is not None:
-            return False  # whoever knocks there takes none of these sessions, and has lanes of its own
-        others = [(side, server) for side, server in _ends(queue) if server not in giving.servers]
-        if any(self._pools.connecting_for(side) is not None for side, _ in others):
-            return False
-        if not queue.lanes and not set(queue.servers).isdisjoint(giving.servers):
-            return True
-        return all(server.lanes < self._share and self._pools.room(side) for side, server in others)
+        if not self._may_run(queue, now) or self._needs_connect(queue) is not None:
+            return False  # a connect needs none of these sessions, and has lanes of its own
+        refusals = {self._pools.refusal(side) for side, server in _ends(queue) if server not in shared} - {None}
+        return not refusals or (is_starving and refusals == {Reason.FULL})
 
     # --- it ends ----------------------------------------------------------------------------------------------
 
-    def leave(self, entry: Entry, now: float) -> None:
-        """Free what a run held: its lane, unless a later one of its row has it; and its being a probe."""
+    def leave(self, entry: QueuedJob, now: float) -> None:
+        """Free what a run held: its lane, unless the next job of the lease has it; and its being a probe."""
         if entry.has_lane:
             entry.has_lane = False
-            if self._crew.leave(entry):
-                self._ran[entry.queue] = now
+            if self._budget.leave(entry):
+                self._last_ran[entry.queue] = now
             self._count_lanes(entry, -1, now)
         for server in entry.held:
-            if server.prober is entry:  # neither `failed` nor `worked` may have been said of this server
-                server.prober = None
-                server.breaker.forgo()
+            server.breaker.release_probe(entry)
 
-    def _count_lanes(self, entry: Entry, change: int, now: float) -> None:
+    def _count_lanes(self, entry: QueuedJob, change: int, now: float) -> None:
         queue = entry.queue
         queue.lanes += change
-        queue.climb.set_lanes(now, queue.lanes)
+        queue.concurrency.set_lanes(now, queue.lanes)
         for server in entry.held:
             server.lanes += change
 
 
-def _ends(queue: Queue) -> Iterable[tuple[ServerConfig, Server]]:
+def _ends(queue: PairQueue) -> Iterable[tuple[ServerConfig, Server]]:
     """Return source and destination of a queue's next job, by its names of them, and what is known of them."""
     return zip(queue.head().sides, (queue.servers[0], queue.servers[-1]), strict=True)

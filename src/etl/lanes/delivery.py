@@ -1,4 +1,4 @@
-"""Jobs of one pair of sessions in a row, in two stages: while one file is delivered, the next one is fetched.
+"""The jobs of one lease in two stages: while one file is delivered, the next one is fetched.
 
 Small files cross whole, in memory that all lanes share (`Store`); a larger one is streamed by the delivering thread,
 while the fetching one waits. Knows no protocol, no queue, no outcome.
@@ -16,10 +16,11 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etl.lanes.run import Row, Run
+    from etl.lanes.run import Run
     from etl.models.task import Task
+    from etl.sessions.lease import Lease
 
-WAITING = 1  # files of a lane that are handed over and not yet delivered, when one more may be
+WAITING = 1  # at most so many files of a lane wait for delivery when one more is handed over
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +29,11 @@ class Stages(Protocol):
     """The two stages of a job; none of these raises."""
 
     def can_pipeline(self, run: Run) -> bool:
-        """May this job go through two stages? Else it is run by itself."""
+        """May this job go through two stages? Otherwise it is run alone."""
         ...
 
     def open(self, run: Run) -> bool:
-        """Have the sessions of its row open. False: the job failed, and was reported."""
+        """Have the sessions of its lease open. False: the job failed, and was reported."""
         ...
 
     def fetch(self, run: Run) -> bool:
@@ -43,12 +44,12 @@ class Stages(Protocol):
         """End the reading of a file in memory, and have its source asked whether it changed."""
         ...
 
-    def settle(self, row: Row) -> None:
-        """Read all answers of the source: no file follows for now."""
+    def settle(self, lease: Lease) -> None:
+        """Read all answers that the source still owes: no file follows for now."""
         ...
 
-    def expect(self, row: Row) -> None:
-        """Get the destination ready: a file is on its way."""
+    def expect(self, lease: Lease) -> None:
+        """Get the destination ready for a file that is being fetched."""
         ...
 
     def deliver(self, run: Run, is_followed: Callable[[], bool]) -> None:
@@ -57,9 +58,12 @@ class Stages(Protocol):
 
 
 class Delivery:
-    """The second stage of one lane: a thread that delivers what the lane fetched, in that order.
+    """The second stage of one lane: a thread that delivers what the lane fetched, in the same order.
 
-    Neither thread limits its wait for the other: each outlives every bug, and its own waits have their limits.
+        lane      announce(lease)  fetch  put(run)  announce(lease)  fetch  put(run)   ...   wait()
+        delivery         expect(lease)          deliver(run, is_followed)          deliver(run, ...)
+
+    Neither thread limits how long it waits for the other: each outlives every bug, and waits for servers are limited.
     """
 
     def __init__(
@@ -72,44 +76,47 @@ class Delivery:
         self._stages = stages
         self._on_bug = on_bug
         self._ended = ended
-        self._line: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # steps; None: the end
-        self._delivered: SimpleQueue[None] = SimpleQueue()  # one for each run, or fence
-        # Each of these is written by one thread. `put` counts before it takes `_coming` back, `is_followed` reads in
-        # the other order: so a file on its way is always seen in one of them.
-        self._coming: Row | None = None  # the lane: a file for it is being fetched
-        self._put_count = 0  # the lane: runs handed over
-        self._undelivered = 0  # the lane: runs and fences handed over, as far as it knows
-        self._taken_count = 0  # the delivering thread: runs begun
-        self._ready_for: Row | None = None  # the delivering thread: its destination knows that a file comes
+        self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # for the thread; None: it ends
+        self._delivered: SimpleQueue[None] = SimpleQueue()  # one item for each run or fence that is done
+        # No lock: each of these is written by one thread only. `put` raises `_put_count` before it clears `_coming`,
+        # and `_is_followed` reads `_coming` before `_put_count`: it sees a file that is coming in one of the two.
+        self._coming: Lease | None = None  # by the lane: a file is being fetched with this lease
+        self._put_count = 0  # by the lane: runs handed over
+        self._undelivered = 0  # by the lane: runs and fences handed over that it does not know to be done
+        self._taken_count = 0  # by the delivering thread: runs begun
+        self._ready_for: Lease | None = None  # by the delivering thread: its destination is ready for a file
         self._thread = threading.Thread(target=self._loop, name=f"{name}-out", daemon=True)
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self._thread.name} undelivered={self._undelivered} coming={self._coming}>"
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def announce(self, row: Row) -> None:
-        """Say that a file is being fetched for a row."""
-        self._coming = row
-        self._line.put(partial(self._expect, row))
+    def announce(self, lease: Lease) -> None:
+        """Say that a file is being fetched, so that the destination of the lease can get ready."""
+        self._coming = lease
+        self._steps.put(partial(self._expect, lease))
 
     def put(self, run: Run, follow: Callable[[], bool] | None = None) -> None:
-        """Hand over a fetched file; waits while others wait.
+        """Hand over a fetched file; blocks while WAITING others are not delivered.
 
-        `follow`: asked near the end of its delivery, is another file sure to come? Without it, whether one was
-        announced by then.
+        `follow` is called near the end of the delivery: is another file sure to follow? Without it one follows if it
+        was announced by then.
         """
         self._wait_until(WAITING)
         self._put_count += 1
         self._undelivered += 1
         self._coming = None
-        self._line.put(partial(self._deliver, run, follow or self._is_followed))
+        self._steps.put(partial(self._deliver, run, follow or self._is_followed))
 
     def wait(self) -> None:
         """Wait until everything handed over was delivered, and no destination is being got ready."""
-        if self._coming is not None:  # announced, and no file followed: it may be its turn just now
+        if self._coming is not None:  # no file followed an announcement, which may be acted on just now: set a fence
             self._coming = None
             self._undelivered += 1
-            self._line.put(partial(self._delivered.put, None))
+            self._steps.put(partial(self._delivered.put, None))
         self._wait_until(0)
 
     def _wait_until(self, undelivered: int) -> None:
@@ -118,26 +125,26 @@ class Delivery:
             self._undelivered -= 1
 
     def stop(self) -> None:
-        """End the thread once its line is empty."""
-        self._line.put(None)
+        """End the thread once it has done all steps."""
+        self._steps.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end of the thread; True when it ended, or never began."""
+        """Wait for the end of the thread. True: it has ended, or was never started."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _loop(self) -> None:
-        while (step := self._line.get()) is not None:
+        while (step := self._steps.get()) is not None:
             try:
                 step()
-            except BaseException:  # a bug; the lane goes on
+            except BaseException:  # a bug must not end the lane
                 log.exception("delivery met a bug")
 
-    def _expect(self, row: Row) -> None:
-        if row is self._coming and row is not self._ready_for:
-            self._ready_for = row
-            self._stages.expect(row)
+    def _expect(self, lease: Lease) -> None:
+        if lease is self._coming and lease is not self._ready_for:
+            self._ready_for = lease
+            self._stages.expect(lease)
 
     def _is_followed(self) -> bool:
         return self._coming is not None or self._put_count != self._taken_count
@@ -149,13 +156,13 @@ class Delivery:
         def is_followed() -> bool:
             if not follow():
                 return False
-            self._ready_for = run.row
+            self._ready_for = run.lease
             return True
 
         try:
             self._stages.deliver(run, is_followed)
-        except BaseException as error:  # noqa: BLE001 - a bug; the lane goes on, with other sessions
-            run.row.destination_is_reusable = False
+        except BaseException as error:  # noqa: BLE001 - a bug: it is reported, and the lane goes on with a new lease
+            run.lease.destination_is_reusable = False
             self._on_bug(run.task, error)
         finally:
             try:

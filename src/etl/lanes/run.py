@@ -1,6 +1,6 @@
-"""One run of a job in a lane, the row of runs that share a lease, and the memory that all rows share.
+"""One run of a job in a lane, and the memory for whole files that all lanes share.
 
-State of the lane's two threads: each field says which of them writes it. Knows no protocol, no queue, no outcome.
+Knows no protocol, no queue, no outcome.
 """
 
 from __future__ import annotations
@@ -23,46 +23,26 @@ SMALL_BYTES = 1 << 20  # the largest file that is held whole: streaming larger o
 
 
 class Store:
-    """The memory for whole files of one process."""
+    """The memory of this process for whole files."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._lock = threading.Lock()  # guards _left_bytes
         self._left_bytes = limit_bytes
 
     def take(self, size_bytes: int) -> bool:
-        """Reserve room for a small file; False when it is not small, or there is no room."""
+        """Reserve memory for a small file; False: it is not small, or there is not enough left."""
         if size_bytes > SMALL_BYTES:
             return False
-        with self._lock:
+        with self._lock:  # critical section: decide whether the file fits
             if size_bytes > self._left_bytes:
                 return False
             self._left_bytes -= size_bytes
             return True
 
     def give(self, size_bytes: int) -> None:
-        """Give room back."""
+        """Give memory back."""
         with self._lock:
             self._left_bytes += size_bytes
-
-
-class Row:
-    """The sessions of a row, and what may still be done with them."""
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        self.is_open = False
-        self.source_is_reusable = True  # written by the fetching thread, or by the delivering one while that waits
-        self.destination_is_reusable = True  # written by the delivering thread
-        self.lost: BaseException | None = None  # why the destination did not get ready: the next file's error
-
-    @property
-    def is_over(self) -> bool:
-        """Did a session fail, so that no job may begin with it?"""
-        return not (self.source_is_reusable and self.destination_is_reusable) or self.lease.aborted
-
-    def end(self) -> None:
-        """Give the sessions back."""
-        self.lease.release(reusable=(self.source_is_reusable, self.destination_is_reusable))
 
 
 class Run:
@@ -80,31 +60,37 @@ class Run:
     ) -> None:
         self.task = task
         self.lease = lease
-        self.started = started  # of the lanes' clock, as is `deadline`
+        self.started = started  # by the lanes' clock, as is `deadline`
         self.deadline = deadline
         self.number = next(self._numbers)  # unique in the process
-        self.row = Row(lease)
-        self.parcel: Parcel | None = None  # in a row: what was fetched
-        self.unchanged: CrossThread[bool] | None = None  # and, of a file in memory, what its source says at the end
-        self.held_bytes = 0  # of the store
-        self.start = Start.now()  # for the result; in a row: when it had its turn
+        self.parcel: Parcel | None = None  # in two stages: the file that was fetched
+        self.unchanged: CrossThread[bool] | None = (
+            None  # of a file in memory: did its source say that it did not change?
+        )
+        self.held_bytes = 0  # of the `Store`
+        self.again_in: float | None = None  # seconds after which the job is to run again; None: it is over here
+        self.start = Start.now()  # for the result; in two stages: when it had its turn
         self._buffer = buffer
-        self._lock = threading.Lock()  # guards _aborted: the first reason stays
+        self._lock = threading.Lock()  # guards _aborted
         self._aborted: EtlError | None = None
+
+    def __repr__(self) -> str:
+        state = f"aborted: {self._aborted}" if self._aborted else "running"
+        return f"<Run {self.number} of {self.task.job.job_id} {self.lease} {state}>"
 
     @property
     def buffer(self) -> memoryview:
-        """The lane's one buffer, made when first asked for; good until the run ends."""
+        """The lane's one buffer, made at first use; valid until the run ends."""
         return self._buffer()
 
     @property
     def aborted(self) -> EtlError | None:
-        """Why this run was ended from outside; None: it was not."""
+        """Why this run was aborted; None: it was not."""
         return self._aborted
 
     def abort(self, error: EtlError) -> bool:
-        """End the run, from any thread: what blocks in its sessions fails at once. False: it was aborted before."""
-        with self._lock:
+        """End the run from any thread: whatever blocks in its sessions fails at once. False: it was aborted before."""
+        with self._lock:  # critical section: the first reason stays
             if self._aborted is not None:
                 return False
             self._aborted = error
@@ -112,5 +98,5 @@ class Run:
         return True
 
     def cause(self, error: BaseException) -> BaseException:
-        """Return why the run really failed: the reason of the abort if there was one, else the `error` it met."""
+        """Return why the run failed: the reason of its abort, if there was one, else the `error` that it met."""
         return self.aborted or error

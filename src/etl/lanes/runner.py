@@ -1,4 +1,4 @@
-"""What a lane does with a job: sessions, relay, in one step or two; what became of it goes to `reporter`.
+"""What a lane does with a job: open the sessions, relay the file in one step or two, report how it ended.
 
 Runs in the lanes' threads. Knows no Kafka client and no protocol.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import DeadlineExceeded, EtlError, Fate, fate_of
+from etl.errors import ConnectionLost, DeadlineExceeded, EtlError, Fate, PermissionRefused, fate_of
 from etl.models.task import SCAN_ANEW, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
     from etl.dispatch.dispatcher import Dispatcher
-    from etl.lanes.run import Row, Run, Store
+    from etl.lanes.run import Run, Store
     from etl.models.task import Task
     from etl.outcomes.reporter import Reporter
     from etl.sessions.lease import Lease
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Runner:
-    """Runs jobs, each by itself or in a row."""
+    """Runs jobs, alone or in two stages."""
 
     settings: Settings
     token: str
@@ -46,27 +46,27 @@ class Runner:
     orphans: partials.OrphanIndex = field(default_factory=partials.OrphanIndex)
 
     def execute(self, run: Run) -> None:
-        """Do one job in a lane; with one side only, open it and have the job run again. Never raises."""
+        """Run one job alone; if the lease has one side only, open it and have the job run again. Never raises."""
         task, lease = run.task, run.lease
-        start = task.start or run.start  # of a published job: when its copying began
+        start = task.start or run.start  # a published job began when its copying did
         opened = False
         log.debug("job taken", job_id=task.job.job_id, attempts=len(task.attempts), published=task.published)
         try:
             _require_ours_and_in_time(task)
             lease.open()
             opened = True
-            self._let_in(lease)
+            self._say_let_in(lease)
             receipt = self._transfer(run) if lease.is_pair else None
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             cause = run.cause(error)
             lease.release(reusable=opened and (_survives(lease.source, error), self._remove_partial(run, error)))
-            self._ended_badly(task, cause, start, answered=opened)
+            self._ended_badly(run, cause, start, answered=opened)
         else:
             lease.release(reusable=True)
-            if receipt is None:  # the server is reached: now the job waits for both sides
-                self.dispatcher.later(task, 0.0)
+            if receipt is None:  # the server let us in: now the job waits for both sides
+                run.again_in = 0.0
                 return
-            self._tell_dispatcher(task, None, answered=True)
+            self.dispatcher.answered(task)
             self.reporter.succeeded(task, receipt, start)
 
     def _transfer(self, run: Run) -> relay.Receipt:
@@ -79,23 +79,25 @@ class Runner:
         )
         return relay.run(task, lease.source, lease.destination, self._token(run), limits, self.orphans)
 
-    # --- the same in two stages, of a row of jobs (`row.Stages`)
+    # --- the same in two stages, of the jobs of one lease (`delivery.Stages`)
 
     def can_pipeline(self, run: Run) -> bool:
         """May this job go through two stages?"""
-        return run.lease.is_pair and not run.lease.shared and relay.can_pipeline(run.task, self.orphans)
+        if not run.lease.is_pair or run.lease.shared:
+            return False
+        destination = self.pools.server(run.task.job.destination.hostname)
+        return destination.publish == "rename" and relay.can_pipeline(run.task, self.orphans)
 
     def open(self, run: Run) -> bool:
-        """Have the sessions of its row open. False: the job failed, and was reported."""
+        """Have the sessions of its lease open. False: the job failed, and was reported."""
         run.start = Start.now()
         try:
             _require_ours_and_in_time(run.task)
-            if not run.row.is_open:
+            if not run.lease.is_open:
                 run.lease.open()
-                run.row.is_open = True
-                self._let_in(run.lease)
+                self._say_let_in(run.lease)
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
-            self._failed_in_row(run, error, answered=False)
+            self._failed_in_stage(run, error, answered=False)
             return False
         return True
 
@@ -113,9 +115,9 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             if run.parcel is not None:
                 run.parcel.close(complete=False)
-            run.row.source_is_reusable = _survives(lease.source, error)
+            run.lease.source_is_reusable = _survives(lease.source, error)
             self.store.give(run.held_bytes)
-            self._failed_in_row(run, error, answered=True)
+            self._failed_in_stage(run, error, answered=True)
             return False
         return True
 
@@ -126,40 +128,40 @@ class Runner:
             return
         try:
             unchanged.follow(source.confirm(parcel))
-        except BaseException as error:  # noqa: BLE001 - it is the delivery's: there it is reported
-            run.row.source_is_reusable = False
+        except BaseException as error:  # noqa: BLE001 - the delivery waits for the answer, and reports the error
+            run.lease.source_is_reusable = False
             unchanged.fail(error)
 
-    def settle(self, row: Row) -> None:
-        """Read all answers of the source: no file follows for now."""
-        if row.is_open:
+    def settle(self, lease: Lease) -> None:
+        """Read all answers that the source still owes: no file follows for now."""
+        if lease.is_open:
             try:
-                row.lease.source.flush()
-            except Exception:  # noqa: BLE001 - whoever waits for an answer is told
-                row.source_is_reusable = False
+                lease.source.flush()
+            except Exception:  # noqa: BLE001 - whoever waits for an answer gets the error
+                lease.source_is_reusable = False
 
-    def expect(self, row: Row) -> None:
-        """Get the destination ready: a file is on its way."""
-        if not row.is_over:
+    def expect(self, lease: Lease) -> None:
+        """Get the destination ready for a file that is being fetched."""
+        if not lease.is_over:
             try:
-                row.lease.destination.prepare()
-                row.lease.destination.flush()
-            except Exception as error:  # noqa: BLE001 - the session is broken: the file that comes fails of it
-                row.lost, row.destination_is_reusable = error, False
+                lease.destination.prepare()
+                lease.destination.flush()
+            except Exception as error:  # noqa: BLE001 - the session is broken: this error is the next file's
+                lease.lost, lease.destination_is_reusable = error, False
 
     def deliver(self, run: Run, is_followed: Callable[[], bool]) -> None:
         """Bring a fetched file to its destination, and report."""
-        task, row, parcel, held = run.task, run.row, run.parcel, run.unchanged
+        task, lease, parcel, held = run.task, run.lease, run.parcel, run.unchanged
         assert parcel is not None  # noqa: S101 - it was fetched
         destination, source = run.lease.destination, run.lease.source
         try:
-            if row.lost is not None:
-                error, row.lost = row.lost, None  # of one file: those that follow did nothing wrong
+            if lease.lost is not None:
+                error, lease.lost = lease.lost, None  # one file fails of it; the next ones only run again
                 raise error
-            if not row.destination_is_reusable:
+            if not lease.destination_is_reusable:
                 if held is None:
-                    row.source_is_reusable = False  # its parcel is broken off below
-                self._run_again(task)
+                    lease.source_is_reusable = False  # its parcel is broken off below
+                self._run_again(run)
                 return
             relay.require_owned(task)
             receipt = relay.deliver(
@@ -174,72 +176,82 @@ class Runner:
                 is_followed,
             )
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too
-            row.destination_is_reusable = self._remove_partial(run, error)
+            lease.destination_is_reusable = self._remove_partial(run, error)
             if held is None:
-                row.source_is_reusable = False
-            self._failed_in_row(run, error, answered=True)
+                lease.source_is_reusable = False
+            self._failed_in_stage(run, error, answered=True)
         else:
-            self._tell_dispatcher(task, None, answered=True)
+            self.dispatcher.answered(task)
             self.reporter.succeeded(task, receipt, run.start)
         finally:
             if held is None:
                 parcel.close(complete=False)
             self.store.give(run.held_bytes)
 
-    def _failed_in_row(self, run: Run, error: BaseException, *, answered: bool) -> None:
-        task, cause = run.task, run.cause(error)
+    def _failed_in_stage(self, run: Run, error: BaseException, *, answered: bool) -> None:
         if run.aborted is None and run.lease.aborted:
-            self._run_again(task)  # a neighbour was reset; this job did nothing wrong
-            return
-        self._ended_badly(task, cause, run.start, answered=answered)
+            self._run_again(run)  # the lease was aborted for another job; this one did nothing wrong
+        else:
+            self._ended_badly(run, run.cause(error), run.start, answered=answered)
 
-    def _ended_badly(self, task: Task, cause: BaseException, start: Start, *, answered: bool) -> None:
-        """Tell dispatcher and ledger. `answered`: the sessions were open, so an error for good is the servers' word."""
-        self._tell_dispatcher(task, cause, answered=answered and fate_of(cause) is Fate.DEAD)
-        self.reporter.failed(task, cause, start)
+    def _ended_badly(self, run: Run, cause: BaseException, start: Start, *, answered: bool) -> None:
+        """Tell dispatcher and reporter. `answered`: the sessions were open, so a final error is the servers' answer."""
+        task, wait = run.task, 0.0
+        if isinstance(cause, ConnectionLost) and cause.server is not None:
+            self.pools.died(self.pools.server(cause.server))
+        is_answer = fate_of(cause) is Fate.DEAD or isinstance(cause, PermissionRefused)
+        if answered and is_answer:
+            self.dispatcher.answered(task)
+        elif isinstance(cause, EtlError) and cause.server is not None:
+            wait = self.dispatcher.failed(cause.server, cause, task)
+        run.again_in = self.reporter.failed(task, cause, start, wait)
 
-    def _run_again(self, task: Task) -> None:
-        """Have a job run again that was only in the way of another's failure."""
-        log.info("job requeued: a neighbour's session was reset", **context(task))
-        self.dispatcher.later(task, 0.0)
+    def _run_again(self, run: Run) -> None:
+        """Have a job run again that only shared its sessions with one that failed."""
+        log.info("job requeued: a neighbour's session was reset", **context(run.task))
+        run.again_in = 0.0
 
     # --- servers
 
-    def _let_in(self, lease: Lease) -> None:
-        """Tell that the servers are there: at once, as the transfer may take long."""
+    def _say_let_in(self, lease: Lease) -> None:
+        """Say that the servers let us in: at once, as the transfer may take long."""
         for name in lease.servers:
             self.dispatcher.worked(name)
 
-    def _tell_dispatcher(self, task: Task, error: BaseException | None, *, answered: bool) -> None:
-        if answered:
-            self.dispatcher.answered(task)
-        elif isinstance(error, EtlError) and error.server is not None:
-            self.dispatcher.failed(error.server, error, task)
-
     def _token(self, run: Run) -> str:
-        """Name a run, as no other of any process is named."""
+        """Return a name of the run that no other has, in any process."""
         return f"{self.token}{run.number:x}"
 
-    def _remove_partial(self, run: Run, error: BaseException) -> bool:
-        """Remove the partial file of a failed attempt; return whether the destination's session goes on.
+    def _may_go_on(self, task: Task, error: BaseException) -> bool:
+        """Is the partial file kept, since only its rename failed, and will be tried again?"""
+        has_attempts = len(task.attempts) + 1 < self.settings.retry_max_attempts
+        return task.unpublished is not None and has_attempts and fate_of(error) is Fate.RETRY
 
-        If it does not, another one or the server's next removes the file.
+    def _remove_partial(self, run: Run, error: BaseException) -> bool:
+        """Remove the partial file of a failed attempt; return whether the destination's session is reusable.
+
+        If it is not, a new session removes the file: now, or the next one that is opened with the server.
         """
         task, destination = run.task, run.lease.destination
         survives = _survives(destination, error)
         if not task.leaves_partial:
             return survives
+        if self._may_go_on(task, error):
+            task.orphan_scan_since = SCAN_ANEW  # whoever does not go on with it removes it
+            return survives
         server = self.pools.server(task.job.destination.hostname)
         path = partials.partial_path(task, server, self._token(run))
+        if task.unpublished is not None:  # perhaps of an earlier run
+            path, task.unpublished = task.unpublished.partial, None
         if survives:
             try:
                 destination.remove(path)
-            except Exception as failure:  # noqa: BLE001 - best effort: it is tried once more below
+            except Exception as failure:  # noqa: BLE001 - it is tried once more below
                 log.info("partial file not removed", server=server.hostname, path=path, error=str(failure))
                 survives = False
         if not survives:
-            task.orphan_scan_since = SCAN_ANEW  # what the server did with commands that were on their way nobody knows
-            destination.disconnect()  # its place at the server is ours until the lease is given back
+            task.orphan_scan_since = SCAN_ANEW  # the server may still carry out commands that were on their way
+            destination.disconnect()  # its slot belongs to this lease, so a new session may take it
             if not self.pools.remove_orphan(server, path):
                 self.reporter.leaves_orphans = True
         task.leaves_partial = False
@@ -247,11 +259,11 @@ class Runner:
 
 
 def _survives(session: Session, error: BaseException) -> bool:
-    """May a session go on after an error? A backlog of files that are not there must not cost a login each."""
+    """Is a session reusable after an error? A thousand files that do not exist must not cost a login each."""
     try:
         return session.survives(error)
-    except Exception:  # a bug is no reason to trust it
-        log.exception("session could not tell whether it can go on", server=session.server.hostname)
+    except Exception:  # a bug: do not trust the session
+        log.exception("session could not tell whether it is reusable", server=session.server.hostname)
         return False
 
 

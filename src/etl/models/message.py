@@ -210,6 +210,10 @@ class TransferResult(BaseModel):
     checksum: str | None = None
     skipped: bool = False  # the destination was left alone, as `overwrite` asked
     swapped: bool = False  # the server cannot rename over a file, so the name was absent for a moment
+    mtime_kept: bool = True  # False: the destination's server did not keep the source's time stamp
+    published_by: str | None = None  # "direct": written under its final name at once
+    source_action_done: bool = True  # False: the copy is there, and its source still as well
+    source_action_error: str | None = None  # why
     error: str | None = None
     error_code: str | None = None
     started_at: Moment | None = None
@@ -245,10 +249,19 @@ class TransferResult(BaseModel):
         result["finished_at"] = document.iso(self.finished_at) if self.finished_at else None
         result["worker"] = self.worker
         result["metadata"] = self.metadata
-        optional = {"checksum": self.checksum, "error": self.error, "error_code": self.error_code}
+        optional = {
+            "checksum": self.checksum,
+            "published_by": self.published_by,
+            "source_action_error": self.source_action_error,
+            "error": self.error,
+            "error_code": self.error_code,
+        }
         result.update((name, document.printable(value)) for name, value in optional.items() if value is not None)
         if self.swapped:
             result["swapped"] = True
+        for name in ("mtime_kept", "source_action_done"):
+            if not getattr(self, name):
+                result[name] = False
         return result
 
     def to_json(self, flat: bool | None = None) -> str:

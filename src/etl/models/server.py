@@ -5,23 +5,30 @@ Filled in by `config`, read by `transfer`, re-exported by `etl.config`. Knows no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo
 
 
 @dataclass(frozen=True)
 class ProtocolSpec:
     """What the settings must know about a protocol; its session class declares it as `spec`.
 
-    `settings` maps properties that only this protocol has to a description of one line.
+    `settings` maps properties that only this protocol has to a description of one line; those in `secrets` may be in
+    a file that PROPERTY_FILE names. `problems` returns what is wrong with a server's settings, by property.
     """
 
     default_port: int | None = None
     needs_host: bool = True
     needs_login: bool = True
     needs_base: bool = False  # BASE_PATH must be set: without one, jobs would reach every file there is
+    needs_password: bool = True  # if it needs a login
     base_is_absolute: bool = False  # BASE_PATH must start with /: it would otherwise depend on the current folder
     settings: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    problems: Callable[[ServerConfig], Mapping[str, str]] | None = None
 
 
 PROTOCOLS: dict[str, ProtocolSpec] = {}  # by type in lower case; filled by TransferFactory.register
@@ -38,6 +45,19 @@ class TransferSettings:
     min_bytes_per_second: float = 10.0  # average over `stall_timeout` seconds of waiting; 0: no minimum
     passive: bool = True  # FTP_PASSIVE_MODE; overridden by a server's own PASSIVE
     spool_limit_bytes: int = 10 << 30  # the largest file that may go through a temporary file
+
+
+def zone_of(text: str) -> tzinfo:
+    """Return the time zone of a name (`Asia/Seoul`), or of an offset (`+09:00`); UTC without. Raises ValueError."""
+    if not text:
+        return UTC
+    if (offset := re.fullmatch(r"([+-])(\d{1,2}):?([0-5]\d)", text)) is not None:
+        minutes = int(offset[2]) * 60 + int(offset[3])
+        return timezone(timedelta(minutes=-minutes if offset[1] == "-" else minutes))
+    try:
+        return ZoneInfo(text)
+    except (KeyError, OSError) as error:
+        raise ValueError(f"{text!r} is not a time zone") from error
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,9 @@ class ServerConfig:
     encoding: str | None = None  # None: as the server offers
     base_path: str = ""
     partial_pattern: str = ".etl-{id}.part"
+    epsv: str = "auto"  # or "off"
+    time_zone: str = ""  # of the times that the server tells, see `zone_of`; empty: UTC, as RFC 3659 wants it
+    publish: str = "rename"  # or "direct"
     options: Mapping[str, str] = field(default_factory=dict, repr=False)  # properties of the protocol; may be secret
 
     @property

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.models.wire import Partition
 
@@ -116,6 +116,16 @@ class Start(NamedTuple):
 SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing that exists is new enough
 
 
+@dataclass(frozen=True)
+class Unpublished:
+    """A partial file that is whole and proven, and only lacks its final name."""
+
+    partial: str
+    size_bytes: int
+    verified_by: str
+    facts: Facts  # the source's, as it was read
+
+
 @dataclass(eq=False)
 class Task:
     """One job in this process. Its mutable state belongs to its holder: dispatcher, then lane, then outcomes."""
@@ -126,6 +136,7 @@ class Task:
     attempts: list[Attempt] = field(default_factory=list)  # only failures that spent an attempt
     waiting_since: float | None = None  # wall clock: when its server went down; None if the job is not waiting for one
     outages: int = 0  # outages met in a row
+    free_runs: int = 0  # failed runs that were not the job's fault, and spent no attempt
     replays: int = 0
     recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
     published: bool = False  # the publication of the copy is committed; only the source action is left
@@ -134,6 +145,8 @@ class Task:
     verified_by: str | None = None
     facts: Facts | None = None  # size and time of the source, as it was read
     start: Start | None = None  # when the copying began
+    remarks: dict[str, Any] = field(default_factory=dict)  # fields of the result that say what was not as usual
+    unpublished: Unpublished | None = None  # an upload whose rename failed: this process goes on with it
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
     epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from etl.errors import EtlError, Fate, InvalidMessage, code_of
+from etl.errors import EtlError, InvalidMessage, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models.message import TransferResult
@@ -80,13 +80,15 @@ class Reporter:
                 bytes=receipt.size_bytes,
                 verified_by=receipt.verified_by,
                 skipped=receipt.skipped,
-                swapped=receipt.swapped,
+                **task.remarks,
             )
             messages = self.builder.result(task, result)
         except Exception as error:  # a job that hits a bug must not stop the process at every restart
             log.exception("job failed", **context(task), error=str(error), error_code=code_of(error))
             return self._build_failure(task, error, span)
         skipped = {"skipped": True} if receipt.skipped else {}
+        if (why := task.remarks.get("source_action_error")) is not None:
+            log.warning("source action not done", **context(task), error=why)
         seconds = round(span.seconds, 3)
         log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at)
         return messages
@@ -95,14 +97,13 @@ class Reporter:
         # A copy of the task: the lane may still be ending the run that published it.
         self.dispatcher.offer(replace(task, published=True))
 
-    def failed(self, task: Task, error: BaseException, start: Start) -> None:
+    def failed(self, task: Task, error: BaseException, start: Start, breaker_wait: float = 0.0) -> float | None:
         """Report a run that failed; let the policy decide whether the job is retried, deferred or dead-lettered.
 
-        Call `Dispatcher.failed` first: the error may trip the server's breaker, and the job waits for as long as that
-        stays open.
+        `breaker_wait`: the seconds for which the breaker of the failed server stays open. Return the seconds after
+        which the job is to run again in this process, or None if it is over here.
         """
         now = time.time()
-        breaker_wait = self._breaker_wait(error)
         # Unless this process still owns the partition, the error proves nothing: the new owner may have finished the
         # job and removed its source.
         verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
@@ -110,26 +111,28 @@ class Reporter:
             if verdict.spent:
                 self._add_attempt(task, error)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
+            task.free_runs += not verdict.spent and not verdict.outages
             if isinstance(verdict, Defer):
                 task.recallable = breaker_wait > 0  # a job that waits for the breaker may run as soon as it closes
                 self.defer(task, verdict.not_before, str(error))
             else:
                 log.info("job waits", **context(task), error=str(error), seconds=round(verdict.delay, 3))
                 task.orphan_scan_since = SCAN_ANEW
-                self.dispatcher.later(task, verdict.delay)
+                return verdict.delay
         elif isinstance(verdict, DeadLetter):
             self._add_attempt(task, verdict.error)
             self.dead(task, verdict.error, start)
         elif self.ledger.owns(task.partition, task.epoch) and not self.is_stopping():
             # The partition was not revoked: ownership is only uncertain, while the broker does not answer.
             task.orphan_scan_since = SCAN_ANEW
-            self.dispatcher.later(task, ABANDONED_PAUSE_SECONDS)
+            return ABANDONED_PAUSE_SECONDS
         else:
             # After a revocation the next owner looks for orphans anyway. After a stop it does so only if the last
             # commit does not mark the partition as left cleanly.
             if task.orphan_scan_since is not None and self.is_stopping():
                 self.leaves_orphans = True
             log.info("job abandoned", **context(task), error=str(error))
+        return None
 
     def defer(self, task: Task, not_before: float, reason: str, *, level: int = logging.INFO) -> None:
         """Defer a job to T-retry until `not_before` (wall clock), and log it at `level`."""
@@ -162,7 +165,12 @@ class Reporter:
             log.error("job failed", **context(task), error=str(error), error_code=code_of(error), **bug)
 
     def _build_failure(self, task: Task, error: BaseException, span: Span) -> tuple[Message, ...]:
-        result = self._build_result(task, "FAILED", span, error=redact(str(error)), error_code=code_of(error))
+        text, more = str(error), {}
+        if task.published:  # the copy is there, and stays
+            action = "moved" if task.job.options.move_to is not None else "deleted"
+            text = f"the file was copied, but its source is not {action}: {text}"
+            more = {"bytes": task.facts.size_bytes if task.facts else None, "source_action_done": False}
+        result = self._build_result(task, "FAILED", span, error=redact(text), error_code=code_of(error), **more)
         return self.builder.dead_letter(task, error) + self.builder.result(task, result)
 
     def reject(self, record: Record, carried: Carried, epoch: int, error: BaseException) -> None:
@@ -236,12 +244,6 @@ class Reporter:
     def _add_attempt(self, task: Task, error: BaseException) -> None:
         what = redact(f"{code_of(error)}: {error}")
         task.attempts.append(Attempt(_format_utc(time.time()), self.worker, what[:ATTEMPT_CHARACTERS]))
-
-    def _breaker_wait(self, error: BaseException) -> float:
-        """Return how many seconds the breaker of the error's server stays open; 0.0 if the error is no outage."""
-        if isinstance(error, EtlError) and error.fate is Fate.OUTAGE and error.server is not None:
-            return self.dispatcher.breaker_wait(error.server)
-        return 0.0
 
     def drop_unscanned(self) -> bool:
         """Drop the jobs that still had to look for orphans; return whether this process leaves no orphans.

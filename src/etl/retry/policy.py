@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from etl.config import Settings
     from etl.models.task import Task
 
+FREE_RUNS = 3  # of a job, that ended with a session of no use: then it may be the job that does it
 LONGEST_MEMORY_WAIT_SECONDS = 5.0  # longer waits are spent in T-retry, not in this process
 
 
@@ -103,6 +104,8 @@ class Policy:
         return self._after_failure(task, error, now)
 
     def _after_failure(self, task: Task, error: BaseException, now: float) -> Verdict:
+        if isinstance(error, EtlError) and not error.spends_attempt and task.free_runs < FREE_RUNS:
+            return self._wait(0.0, now, spent=False, since=None, outages=0)
         spent = len(task.attempts) + 1
         if spent >= self.max_attempts:
             return DeadLetter(error)

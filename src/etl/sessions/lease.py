@@ -1,6 +1,6 @@
-"""A lease: one or two sessions for one job, made ready by the lane, given back with a verdict.
+"""A lease: the sessions for a job, made ready by the lane, and given back as reusable or not.
 
-Owns the I/O of a lease (connect, ping, close); what is taken and free is the lender's business.
+Owns the I/O of a lease (connect, ping, close); the lender keeps account of what is taken and free.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class Lender(Protocol):
-    """What a lease needs of whoever lent its sessions; none of these blocks."""
+    """What a lease needs of whoever lent its sessions; nothing here blocks."""
 
     now: Callable[[], float]
     ping_limit: float
@@ -50,11 +50,11 @@ class Lender(Protocol):
         ...
 
     def closed(self, slot: Slot) -> None:
-        """Count a session as closed that was in the way."""
+        """Count an evicted session as closed."""
         ...
 
     def discarded(self, slot: Slot) -> None:
-        """Count a session as closed that another takes the slot of."""
+        """Count a session as closed whose slot a new one takes."""
         ...
 
     def connect_ended(self, slot: Slot) -> None:
@@ -66,33 +66,55 @@ class Lender(Protocol):
         ...
 
     def take_orphans(self, slot: Slot) -> OrderedDict[str, Orphan]:
-        """Hand out partial files to remove."""
+        """Return partial files for this session to remove, and forget them."""
         ...
 
     def put_back_orphans(self, slot: Slot, orphans: OrderedDict[str, Orphan]) -> None:
-        """Take back those that were not removed."""
+        """Remember again those that were not removed."""
         ...
 
     def checkin(self, lease: Lease, slots: list[tuple[Slot, bool]]) -> None:
-        """End a lease; with each slot whether its session is reusable."""
+        """End a lease; each slot comes with whether its session is reusable."""
         ...
 
 
 class Lease:
-    """One or two sessions for one job. `open` and `release` belong to the lane, `abort` to any thread."""
+    """One or two sessions for one job, or for several that follow each other.
+
+    `open` and `release` belong to the lane, `abort` to any thread. The lane's two threads note here which session may
+    not be used any more.
+    """
 
     def __init__(self, lender: Lender, source: Slot, destination: Slot | None, *, shared: bool = False) -> None:
         self._lender = lender
         self._slots = [source] if destination is None else [source, destination]
         self.shared = shared  # one session serves both sides: the file goes through memory or a spool file
-        self.is_pair = shared or destination is not None  # else it is there to be opened: a job needs both sides
-        self._lock = threading.Lock()  # guards changes of _aborted and _released, and which sessions an abort meets
+        self.is_pair = shared or destination is not None  # else only to connect: a job needs both sides
+        self._lock = threading.Lock()  # guards changes of _aborted, _released, and of the sessions in the slots
         self._aborted = False
         self._released = False
+        self.is_open = False
+        self.source_is_reusable = True  # written by the fetching thread, or by the delivering one while that waits
+        self.destination_is_reusable = True  # written by the delivering thread
+        self.lost: BaseException | None = None  # why the destination did not get ready: the next file's error
+
+    def __repr__(self) -> str:
+        state = "released" if self._released else "aborted" if self._aborted else "open" if self.is_open else "reserved"
+        return f"<Lease {' to '.join(self.servers)} {state}{' shared' if self.shared else ''} reusable={self.reusable}>"
+
+    @property
+    def reusable(self) -> tuple[bool, bool]:
+        """May the sessions of source and destination be used again?"""
+        return (self.source_is_reusable, self.destination_is_reusable)
+
+    @property
+    def is_over(self) -> bool:
+        """Did a session fail, so that no job may begin with it?"""
+        return self._aborted or not all(self.reusable)
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The names of the servers whose sessions these are."""
+        """The names of the servers."""
         return tuple(slot.server.hostname for slot in self._slots)
 
     @property
@@ -111,9 +133,9 @@ class Lease:
         return self._aborted
 
     def open(self) -> None:
-        """Make every session ready: close what is in the way, ping what idled long, connect what is missing.
+        """Make every session ready: close what it evicts, ping what was idle for long, connect what is missing.
 
-        Blocks at most the limits of connect and login, per side. On any error both sides are given back and the
+        Blocks per side for the limits of connect and login at most. On any error both sides are given back and the
         lease is over; the error's `server` names the side.
         """
         for slot in self._slots:
@@ -122,11 +144,12 @@ class Lease:
             except BaseException:
                 self._end({other for other in self._slots if other is not slot})
                 raise
+        self.is_open = True
 
     def release(self, reusable: bool | tuple[bool, bool]) -> None:
-        """Give the sessions back. Clean ones (per side: source, destination) are reused, others closed at once.
+        """Give the sessions back: `reusable` ones (per side: source, destination) are kept, others are closed at once.
 
-        Reusable means: no exception was seen and every reply was read. After an abort none is reusable. A second call
+        A session is reusable if it saw no exception and every reply was read. After an abort none is. A second call
         does nothing.
         """
         sides = reusable if isinstance(reusable, tuple) else (reusable, reusable)
@@ -135,11 +158,11 @@ class Lease:
         self._end({slot for slot, is_reusable in zip(self._slots, sides, strict=False) if is_reusable})
 
     def abort(self) -> None:
-        """Make what blocks in these sessions fail at once; they are not reused. Does nothing after release."""
-        with self._lock:
+        """Make whatever blocks in these sessions fail at once; they are not reused. Does nothing after `release`."""
+        with self._lock:  # critical section: decide whether the lease is still there to abort
             if self._released or self._aborted:
                 return
-            # From here on all count as not reusable: none can reach another job before its abort below.
+            # From here on no session is reusable, so none can reach another job before it is aborted below.
             self._aborted = True
             sessions = [slot.session for slot in self._slots]
         for session in sessions:
@@ -147,7 +170,7 @@ class Lease:
                 session.abort()
 
     def _end(self, reusable: set[Slot]) -> None:
-        with self._lock:
+        with self._lock:  # critical section: decide, once, which sessions are reusable
             if self._released:
                 return
             self._released = True
@@ -193,17 +216,17 @@ class Lease:
             slot.pooled, slot.attempt = PooledSession(session, server, lender.expiry(), used=now, proven=now), None
         lender.opened(slot)
         if removes_orphans and not self._remove_orphans(slot, session):
-            self._discard(slot)  # it saw an error: never used again, not even for the job it was opened for
+            self._discard(slot)  # it saw an error: it is not even used for the job that it was opened for
             self._connect(slot, removes_orphans=False)
 
     def _remove_orphans(self, slot: Slot, session: Session) -> bool:
-        """Remove remembered partial files, best effort; False when the session saw an error."""
+        """Try to remove remembered partial files; False: the session saw an error."""
         orphans = self._lender.take_orphans(slot)
         while orphans:
             path, orphan = orphans.popitem(last=False)
             try:
                 session.remove(path)
-            except Exception as error:  # noqa: BLE001 - best effort; the session goes, the path gets more chances
+            except Exception as error:  # noqa: BLE001 - the session is closed, and another one tries again
                 log.warning("partial file not removed", server=slot.server.hostname, path=path, error=str(error))
                 orphan.tries += 1
                 if orphan.tries < ORPHAN_TRIES:
@@ -230,12 +253,12 @@ def disconnect(pooled: PooledSession) -> None:
     """Close a session."""
     try:
         pooled.session.disconnect()
-    except Exception:  # by contract it never raises; a user's own class may
+    except Exception:  # by contract it never raises, but a user's own class may
         log.exception("session could not be closed", server=pooled.server.hostname)
 
 
 def is_alive(pooled: PooledSession, now: Callable[[], float], limit: float) -> bool:
-    """Ping a session; note the time when it answered. Takes `limit` seconds at most: then the session is cut."""
+    """Ping a session, and note when it answered. After `limit` seconds the session is aborted."""
     was_cut = threading.Event()
 
     def cut() -> None:
@@ -246,13 +269,13 @@ def is_alive(pooled: PooledSession, now: Callable[[], float], limit: float) -> b
     watch.name, watch.daemon = "ping-watch", True
     try:
         watch.start()
-    except RuntimeError as error:  # no thread to be had: nothing would limit the ping
-        log.info("idle session not pinged: closed", server=pooled.server.hostname, error=str(error))
+    except RuntimeError as error:  # no thread could be started, so nothing would limit the ping
+        log.info("idle session closed: it could not be pinged", server=pooled.server.hostname, error=str(error))
         return False
     try:
         pooled.session.ping()
-    except Exception as error:  # noqa: BLE001 - whatever a ping raises: the session is dead
-        log.info("idle session closed", server=pooled.server.hostname, error=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a ping raises, the session is dead
+        log.info("idle session closed: it did not answer a ping", server=pooled.server.hostname, error=str(error))
         return False
     finally:
         watch.cancel()

@@ -1,6 +1,6 @@
-"""Looks after idle sessions: pings them, closes those that expired, opens some ahead of need, says farewell at the end.
+"""Maintains idle sessions: pings them, closes those that expired, opens some ahead of need, and closes all at the end.
 
-    Maintenance(stock, pause)       `stock`: the pools, which decide; `pause`: seconds between two looks
+    Maintenance(stock, pause)       `stock`: the pools, which decide; `pause`: seconds between two rounds
     .start()  .run_once()  .close(idle, end, farewell_seconds) -> bool
 
 Owns the threads and the I/O. Knows no job and no lock of the pools.
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from etl.sessions.lease import Lease
     from etl.sessions.pool import Key, Pool, PooledSession
 
-CLOSERS = 8  # threads that say farewell at the end
+CLOSERS = 8  # threads that close sessions at the end
 
 log = structlog.get_logger(__name__)
 
 
 class Stock(Protocol):
-    """What maintenance needs of the pools. None of these blocks, but `close_taken`, which says farewell."""
+    """What maintenance needs of the pools. Only `close_taken` blocks: it ends a session politely."""
 
     now: Callable[[], float]
     ping_limit: float
 
     def needing_care(self) -> list[tuple[Key, Pool]]:
-        """Return the pools that need a look."""
+        """Return the pools that need maintenance."""
         ...
 
     def take_expired(self, pool: Pool, now: float) -> PooledSession | None:
@@ -43,7 +43,7 @@ class Stock(Protocol):
         ...
 
     def take_stale(self, pool: Pool, now: float) -> PooledSession | None:
-        """Take an idle session that must prove that it lives."""
+        """Take an idle session that has to be pinged."""
         ...
 
     def put_back(self, pool: Pool, pooled: PooledSession, *, reusable: bool) -> None:
@@ -55,27 +55,27 @@ class Stock(Protocol):
         ...
 
     def reserve_warm(self, pool: Pool) -> Lease | None:
-        """Return the lease of a session to open ahead of need."""
+        """Return a lease of a session to open ahead of need."""
         ...
 
 
 class Maintenance:
-    """One thread that looks which pools need care, and one for each of those while they do."""
+    """One thread that finds the pools that need maintenance, and one for each of them while it does."""
 
     def __init__(self, stock: Stock, pause: float) -> None:
         self._stock = stock
         self._pause = pause
-        self._lock = threading.Lock()  # guards _busy; a thread is started under it, so that `close` joins what runs
+        self._lock = threading.Lock()  # guards _busy; threads are started under it, so that `close` joins them all
         self._busy: dict[Key, threading.Thread] = {}
         self._end = threading.Event()
         self._reaper = threading.Thread(target=self._loop, name="reaper", daemon=True)
 
     def start(self) -> None:
-        """Start looking."""
+        """Start the first thread."""
         self._reaper.start()
 
     def run_once(self) -> None:
-        """Look once, and wait until all that needed care got it."""
+        """Do one round, and wait for its end."""
         for thread in self._care_for_all():
             thread.join()
 
@@ -107,14 +107,14 @@ class Maintenance:
         while not self._end.is_set():
             try:
                 self._care_for_all()
-            except Exception:  # no thread to be had just now, or a bug: the next look may do better
+            except Exception:  # no thread could be started, or a bug: the next round may succeed
                 log.exception("reaper failed")
             self._end.wait(self._pause)
 
     def _care_for_all(self) -> list[threading.Thread]:
         """Give each pool that needs care a thread of its own, unless it has one: a silent server delays no other."""
         needy = self._stock.needing_care()
-        with self._lock:
+        with self._lock:  # critical section: decide which pools get a thread; none once closing
             if self._end.is_set():
                 return []
             threads = {
@@ -130,14 +130,14 @@ class Maintenance:
     def _run(self, key: Key, pool: Pool) -> None:
         try:
             self._care_for(pool)
-        except Exception:  # a bug must not end the looking after
+        except Exception:  # a bug must not end the maintenance
             log.exception("reaper failed")
         finally:
             with self._lock:
                 del self._busy[key]
 
     def _care_for(self, pool: Pool) -> None:
-        """Close idle sessions that expired, ping those due (one dead: close all due), open what is wanted ahead."""
+        """Close expired sessions, ping those that are due, open some ahead of need. If one is dead, close all due."""
         stock, started = self._stock, self._stock.now()
         while (pooled := stock.take_expired(pool, started)) is not None:
             stock.close_taken(pool, pooled)
@@ -150,7 +150,7 @@ class Maintenance:
         while (lease := stock.reserve_warm(pool)) is not None:
             try:
                 lease.open()
-            except Exception as error:  # noqa: BLE001 - whoever needs a session will find out, and report it
+            except Exception as error:  # noqa: BLE001 - the job that needs a session meets the error, and reports it
                 log.info("session not opened ahead of need", servers=sorted(pool.names), error=str(error))
             lease.release(reusable=True)
 

@@ -1,6 +1,6 @@
-"""The sessions of one server: what is open, idle, taken or being dialled. Decides; does no I/O, takes no lock.
+"""The sessions of one server: open, idle, taken or connecting. Decides; does no I/O, takes no lock.
 
-Guarded by the lock of `pool.Pools`, which owns one pool per server. Knows nothing of leases or jobs.
+Guarded by the lock of `pools.Pools`, which owns one pool per server. Knows nothing of leases or jobs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
 from etl.errors import AuthenticationFailed, ServerBusy
 from etl.retry.backoff import Doubling
@@ -21,21 +22,36 @@ if TYPE_CHECKING:
 
     Key = tuple[object, ...]
 
-CONNECTS_AT_ONCE = (
-    4  # connects to one server at once: a server that is slow to welcome gets no storm; the first one goes alone
-)
-SHRINK_SECONDS = 60.0  # how long a server keeps what was open when it refused more
-REGROW_SECONDS = 10.0  # and then, for each session more
-WARM_SECONDS = 60.0  # between a connect that failed and the next one ahead of need
+CONNECTS_AT_ONCE = 4  # to one server: one that is slow to welcome gets no storm; the first connect goes alone
+DEATH_SECONDS = 5.0  # after a session died, a refused connect is taken for a server that restarts, not for a full one
+SHRINK_SECONDS = 60.0  # after a refusal, how long a pool stays at the sessions that were open then
+REGROW_SECONDS = 10.0  # after that, for each session more
+WARM_SECONDS = 60.0  # after a failed connect, before the next one ahead of need
 LONGEST_LOGIN_WAIT = 3600.0
 ORPHAN_LIMIT = 1000  # partial files remembered per server
-LIFETIME_SPREAD = 0.05  # by which part of it a session lives less or more: those opened together end one by one
-ORPHAN_BATCH = 50  # of those, removed by one fresh session before its job: bounds the delay
+ORPHAN_BATCH = 50  # of those, removed by one new session before its job: bounds the delay
+LIFETIME_SPREAD = 0.05  # a lifetime varies by this part, so that sessions opened together end one by one
+
+
+class Reason(Enum):
+    """Why no session of a server can be had now."""
+
+    FULL = "full"  # every slot is taken
+    CONNECTING = "connecting"  # connects in progress have to end first, or there were too many in the last minute
+    RESTING = "resting"  # a login was refused a short while ago
+    CLOSING = "closing"  # nothing is lent any more
+
+
+class Refusal(NamedTuple):
+    """The answer to a request for sessions that cannot be had now: whose, and why."""
+
+    server: ServerConfig
+    reason: Reason
 
 
 @dataclass(frozen=True)
 class Ages:
-    """How long a session lives, and how long nobody logs in after a refused login; in seconds."""
+    """How long a session lives, and how long nobody logs in after a refused login, in seconds."""
 
     ping_interval: float
     idle_timeout: float
@@ -54,8 +70,8 @@ class PooledSession:
     session: Session
     server: ServerConfig
     expires: float  # when it is past its lifetime
-    used: float  # given back last
-    proven: float  # last sign of life: a job without an error, or a ping
+    used: float  # when it was given back last
+    proven: float  # when it gave a sign of life last: a job without an error, or a ping
 
     def is_old(self, now: float) -> bool:
         """Is it past its lifetime?"""
@@ -66,7 +82,7 @@ class PooledSession:
         return now - self.used > ages.idle_timeout or self.is_old(now)
 
     def is_fresh(self, now: float, ages: Ages) -> bool:
-        """Did it give a sign of life lately?"""
+        """Did it give a sign of life so recently that it need not be pinged before use?"""
         return now - self.proven < ages.ping_interval
 
 
@@ -80,20 +96,20 @@ class Orphan:
 
 @dataclass(eq=False)
 class Slot:
-    """One side of a lease: a slot of a pool, with the session that is in it or will be."""
+    """One side of a lease: a slot of a pool, with its session once that is open."""
 
     pool: Pool
     server: ServerConfig
     pooled: PooledSession | None = None  # the open session
     evicts: PooledSession | None = None  # an idle session that must be closed first
     is_connecting: bool = False  # counted in pool.connecting
-    is_new: bool = False  # a connect, of which there may be so many a minute
-    attempt: Session | None = None  # being connected
-    is_touched: bool = False  # its session was used, or is being opened
+    is_new: bool = False  # it takes one of the connects allowed per minute
+    attempt: Session | None = None  # a session that is connecting
+    is_touched: bool = False  # its session was used, or began to connect
 
     @property
     def session(self) -> Session | None:
-        """The session that somebody may be blocked in."""
+        """The session that a thread may be blocked in."""
         return self.attempt if self.pooled is None else self.pooled.session
 
 
@@ -105,24 +121,30 @@ class Pool:
     ages: Ages
     names: set[str] = field(default_factory=set)
     idle: list[PooledSession] = field(default_factory=list)  # in the order of last use, last one last
-    taken: int = 0  # slots in use: leased, being dialled, pinged or closed
+    taken: int = 0  # slots in use: their sessions are leased, or are connecting, pinged or closed
     connected: int = 0  # sessions that are open, idle ones included
     connecting: int = 0
-    per_minute: float = math.inf  # new sessions, on average
-    connect_tokens: float = math.inf  # of those that may be opened at once, as of `tokens_at`
+    per_minute: float = math.inf  # connects allowed, on average
+    connect_tokens: float = math.inf  # connects allowed now, as of `tokens_at`
     tokens_at: float = 0.0
-    connect_began_at: float = 0.0  # when a connect began last
     refused_logins: int = 0  # in a row
     no_login_before: float = 0.0
     no_warming_before: float = 0.0
-    warm: ServerConfig | None = None  # whose sessions are opened ahead, if any
-    round_trip: float | None = None  # seconds; as a session told last
+    warm: ServerConfig | None = None  # the name whose sessions are opened ahead of need, if any
+    round_trip: float | None = None  # seconds, as measured last
     shrunk_to: int | None = None
     shrunk_until: float = 0.0
+    died_at: float = -math.inf  # when a session turned out to be dead
     orphans: OrderedDict[str, Orphan] = field(default_factory=OrderedDict)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Pool {'/'.join(sorted(self.names))} limit={self.limit} shrunk_to={self.shrunk_to} open={self.connected} "
+            f"idle={len(self.idle)} taken={self.taken} connecting={self.connecting} orphans={len(self.orphans)}>"
+        )
+
     def register(self, server: ServerConfig) -> None:
-        """Add a name of this server: the smallest limit of all names counts."""
+        """Add a name of this server: the smallest limit of all its names counts."""
         self.limit = max(1, min(self.limit, server.max_connections))
         self.per_minute = min(self.per_minute, server.connects_per_minute)
         self.connect_tokens = min(self.connect_tokens, self._burst)
@@ -138,10 +160,10 @@ class Pool:
         return max(1, min(self.limit, self.shrunk_to + more))
 
     def refused(self, error: Exception, now: float) -> bool:
-        """Note that a connect failed; return whether the pool shrank.
+        """Note that a connect failed; return whether that is why the pool is smaller from now on.
 
-        "Too many connections", and any refusal while other sessions are open, is back-pressure: for a while there are
-        no more than are open now. After a refused login nobody tries for longer and longer: accounts get locked.
+        "Too many connections", or any refusal while other sessions are open, is back-pressure: for a while the pool has
+        no more sessions than are open now. After each refused login nobody tries for longer, as accounts get locked.
         """
         rest = 0.0
         if isinstance(error, AuthenticationFailed):
@@ -150,12 +172,22 @@ class Pool:
         self.no_login_before = max(self.no_login_before, now + rest)
         self.no_warming_before = max(self.no_warming_before, now + max(rest, WARM_SECONDS))
         if not isinstance(error, ServerBusy):
-            for pooled in self.idle:
-                pooled.proven = -math.inf  # pinged before it is used: it may be as dead as the server
-        if not (self.connected or isinstance(error, ServerBusy)):
-            return False
+            self.doubt_idle()
+            if not self.connected or now - self.died_at < DEATH_SECONDS:
+                return False
+        is_news = now >= self.shrunk_until
         self.shrunk_to, self.shrunk_until = max(1, self.connected), now + max(rest, SHRINK_SECONDS)
-        return True
+        return is_news
+
+    def died(self, now: float) -> None:
+        """Note that a session turned out to be dead: so may be those that idle, and a refusal is no limit then."""
+        self.died_at = now
+        self.doubt_idle()
+
+    def doubt_idle(self) -> None:
+        """Have the idle sessions pinged before they are used: they may be as dead as the server."""
+        for pooled in self.idle:
+            pooled.proven = -math.inf
 
     def welcomed(self) -> None:
         """Note that a connect succeeded."""
@@ -167,21 +199,21 @@ class Pool:
         return max(2.0, min(self.per_minute, max(CONNECTS_AT_ONCE, self.limit)))
 
     def _may_connect(self, now: float, own: int = 0) -> bool:
-        """May one more connect begin? `own`: those of the same lease, which come one after the other."""
+        """May one more connect begin? `own`: the connects of the same lease, which run one after the other."""
         return self.connecting < (CONNECTS_AT_ONCE if self.connected else 1 + own) and self.connects_left(now) >= 1
 
     def _may_open(self, now: float, own: int = 0) -> bool:
-        """May one more session be opened: a connect, and no refused login to wait after?"""
+        """May one more connect begin, and is no refused login to be waited for?"""
         return now >= self.no_login_before and self._may_connect(now, own)
 
     def take_connect(self, now: float) -> bool:
-        """Count one connect more, of whoever has a slot already; False: not now."""
+        """Count a connect by somebody who has a slot already; False: it is not allowed now."""
         may = now >= self.no_login_before and self.connects_left(now) >= 1
         self.connect_tokens -= may
         return may
 
     def connects_left(self, now: float) -> float:
-        """Return how many connects may begin by their number per minute."""
+        """Return how many connects the limit per minute allows now."""
         self.connect_tokens = min(
             self._burst, self.connect_tokens + max(0.0, now - self.tokens_at) * self.per_minute / 60
         )
@@ -189,37 +221,39 @@ class Pool:
         return self.connect_tokens
 
     def room(self, now: float) -> int:
-        """Return how many sessions can be had now: idle ones, and those that may still be opened."""
+        """Return how many slots are free: for idle sessions, and for new ones."""
         return self.limit_at(now) - self.taken
 
-    def connecting_for(self, now: float) -> float | None:
-        """Return for how many seconds connects in progress have blocked a checkout although slots are free.
-
-        None: one can be had, or there is no room. Counted from the connect that began last.
-        """
-        if self.room(now) < 1 or self._may_open(now) or any(pooled.is_fresh(now, self.ages) for pooled in self.idle):
+    def refusal(self, now: float) -> Reason | None:
+        """Return why no session can be had now; None: one can."""
+        if self.room(now) < 1:
+            return Reason.FULL
+        if self._may_open(now) or any(pooled.is_fresh(now, self.ages) for pooled in self.idle):
             return None
-        return now - self.connect_began_at
+        return self._why_closed(now)
 
-    def checkout(self, server: ServerConfig, now: float, beside: Slot | None = None) -> Slot | None:
-        """Take a slot: the fitting idle session used last, or a new one; None: no room, or too many connects.
+    def _why_closed(self, now: float) -> Reason:
+        return Reason.RESTING if now < self.no_login_before else Reason.CONNECTING
+
+    def checkout(self, server: ServerConfig, now: float, beside: Slot | None = None) -> Slot | Reason:
+        """Take a slot: the fitting idle session used last, or a new one; else return why there is none.
 
         `beside`: the other slot of the same lease, when both are here.
         """
         if self.room(now) < 1:
-            return None
+            return Reason.FULL
         own = 0 if beside is None else beside.is_connecting
         may_open = self._may_open(now, own)
         for pooled in reversed(self.idle):
             is_fresh = pooled.is_fresh(now, self.ages)
-            # One that idled longer is pinged first, and replaced when dead: that counts as a connect, and a login.
+            # One that was idle for longer is pinged first and replaced if it is dead, so it counts as a connect.
             if (is_fresh or may_open) and fits(pooled.server, server) and not self.has_expired(pooled, now):
                 self.idle.remove(pooled)
-                return self._take(Slot(self, server, pooled, is_connecting=not is_fresh), now)
-        return self._checkout_new(server, now) if may_open else None
+                return self._take(Slot(self, server, pooled, is_connecting=not is_fresh))
+        return self._checkout_new(server, now) if may_open else self._why_closed(now)
 
     def checkout_warm(self, now: float) -> Slot | None:
-        """Take a slot for a session that is to be opened ahead of need; None: there is no need, or no chance."""
+        """Take a slot for a session to open ahead of need; None: it is not needed, or not allowed now."""
         wanted = 0 if self.warm is None else min(self.warm.prewarm, self.limit_at(now))
         if self.warm is None or self.connected + self.connecting >= wanted or self.taken + len(self.idle) >= wanted:
             return None
@@ -228,17 +262,16 @@ class Pool:
     def _checkout_new(self, server: ServerConfig, now: float) -> Slot:
         self.connect_tokens -= 1
         evicts = self.idle.pop(0) if self.taken + len(self.idle) >= self.limit_at(now) else None
-        return self._take(Slot(self, server, evicts=evicts, is_connecting=True, is_new=True), now)
+        return self._take(Slot(self, server, evicts=evicts, is_connecting=True, is_new=True))
 
-    def _take(self, slot: Slot, now: float) -> Slot:
+    def _take(self, slot: Slot) -> Slot:
         self.taken += 1
         if slot.is_connecting:
             self.connecting += 1
-            self.connect_began_at = now
         return slot
 
     def undo_checkout(self, slot: Slot) -> None:
-        """Undo `checkout`: nothing was done with the slot."""
+        """Undo `checkout` of a slot that was not used."""
         self.taken -= 1
         self.connect_tokens += slot.is_new
         self.end_connect(slot)
@@ -252,13 +285,13 @@ class Pool:
         slot.is_connecting = False
 
     def has_expired(self, pooled: PooledSession, now: float) -> bool:
-        """Is a session past its lifetime, or was it idle for too long? Those opened ahead of need may idle."""
+        """Is a session past its lifetime, or was it idle for too long? Those opened ahead of need may be idle."""
         if self.warm is not None and self.connected <= self.warm.prewarm:
             return pooled.is_old(now)
         return pooled.has_expired(now, self.ages)
 
     def keeps(self, pooled: PooledSession, now: float) -> bool:
-        """May a reusable session whose slot ends be kept?"""
+        """May a reusable session be kept when its lease ends?"""
         return self.taken + len(self.idle) <= self.limit_at(now) and not pooled.is_old(now)
 
     def put_idle(self, pooled: PooledSession) -> None:
@@ -275,7 +308,7 @@ class Pool:
         )
 
     def take_idle(self, wanted: Callable[[PooledSession], bool]) -> PooledSession | None:
-        """Take the first idle session that is `wanted`; its slot counts as taken."""
+        """Take the first idle session that is `wanted`, and its slot."""
         pooled = next((pooled for pooled in self.idle if wanted(pooled)), None)
         if pooled is not None:
             self.idle.remove(pooled)
@@ -288,7 +321,7 @@ class Pool:
         return self.orphans.popitem(last=False)[0] if len(self.orphans) > ORPHAN_LIMIT else None
 
     def take_orphans(self, server: ServerConfig) -> OrderedDict[str, Orphan]:
-        """Take a batch of the partial files that a session for `server` can reach."""
+        """Take a batch of the partial files that a session under this name can reach."""
         paths = [path for path, orphan in self.orphans.items() if same_view(orphan.server, server)]
         return OrderedDict((path, self.orphans.pop(path)) for path in paths[:ORPHAN_BATCH])
 
@@ -303,5 +336,5 @@ def same_view(one: ServerConfig, other: ServerConfig) -> bool:
 
 
 def fits(one: ServerConfig, other: ServerConfig) -> bool:
-    """Would a session of one name do for the other, once it adopted it? Not with another password or other options."""
+    """Can a session of one name serve the other? Not with another password or other options."""
     return one is other or (one.password, one.passive, one.options) == (other.password, other.passive, other.options)

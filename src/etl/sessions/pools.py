@@ -3,10 +3,10 @@
     Pools(config_lookup, settings, clock=time.monotonic, create=create_session, jitter=random.random)
     .on_release                                   called, without a lock, whenever a session or a connect became free
     .server(name) -> ServerConfig   .key(server) -> pool key   .register(servers)   .check(source, destination)
-    .reserve(source, destination=None) -> Lease | None      never blocks: both sessions or none
-    .room(server) -> int   .connecting_for(server) -> seconds | None   .connected(server) -> int
-    .login_backoff_left(server) -> seconds
+    .reserve(source, destination=None) -> Lease | Refusal   never blocks: both sessions or none
+    .refusal(server) -> Reason | None   .connected(server) -> int   .login_backoff_left(server) -> seconds
     .remember_orphan(server, path)   .remove_orphan(server, path) -> bool   .round_trip(server) -> seconds | None
+    .died(server)
     .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared .release(reusable) .abort() .aborted
 
@@ -25,7 +25,7 @@ import structlog
 from etl.errors import Fate, SettingsError, fate_of
 from etl.sessions.lease import Lease, as_our_error, disconnect
 from etl.sessions.maintenance import Maintenance
-from etl.sessions.pool import Ages, Pool, fits, same_view
+from etl.sessions.pool import Ages, Pool, Reason, Refusal, fits, same_view
 from etl.transfer.base import Session, TransferFactory
 from etl.transfer.staged import Staged
 
@@ -72,7 +72,8 @@ class Pools:
             settings.login_backoff_seconds,
         )
         self.ping_limit = settings.ping_timeout_seconds
-        # Guards _by_key and all that is in them, _leases, _closing. PooledSession only to decide, never during I/O.
+        # Guards _by_key and everything in the pools, _leases and _closing. Held only to decide, never during I/O; the
+        # dispatcher may hold its own lock meanwhile, and nothing here calls the dispatcher with this one held.
         self._lock = threading.Lock()
         self._by_key: dict[Key, Pool] = {}
         self._leases: set[Lease] = set()
@@ -80,15 +81,20 @@ class Pools:
         pause = max(0.05, min(self._ages.ping_interval, self._ages.idle_timeout) / 4)
         self._maintenance = Maintenance(self, pause)
 
+    def __repr__(self) -> str:
+        with self._lock:
+            state = "closing" if self._closing else "open"
+            return f"<Pools {state} leases={len(self._leases)} {list(self._by_key.values())}>"
+
     # --- deciding ---
 
     @staticmethod
     def key(server: ServerConfig) -> Key:
-        """Return what names of one server have in common. Without a host each base path is a server of its own."""
+        """Return what the names of one server have in common. Without a host each base path is a server."""
         return server.address if server.host else (*server.address, server.base_path)
 
     def register(self, servers: Iterable[ServerConfig]) -> None:
-        """Tell of servers before their first job, so that a pool's limit is the smallest of its names' at once."""
+        """Make servers known before their first job, so that a pool has the smallest limit of its names at once."""
         with self._lock:
             for server in servers:
                 self._pool(server)
@@ -105,48 +111,40 @@ class Pools:
                 server=source.hostname,
             )
 
-    def reserve(self, source: ServerConfig, destination: ServerConfig | None = None) -> Lease | None:
+    def reserve(self, source: ServerConfig, destination: ServerConfig | None = None) -> Lease | Refusal:
         """Take slots for both sides in one step, or none: nobody ever waits holding one. Never blocks.
 
-        Of the idle sessions the one used last. Where both sides are one pool with room for a single session, that
-        one serves both (`Lease.shared`). None also while too many connects to one of the servers are under way.
+        An idle session is preferred, the one used last first. If both sides are one pool with room for one session,
+        that session serves both (`Lease.shared`).
         """
         now = self.now()
-        with self._lock:
+        with self._lock:  # critical section: take both slots, or leave everything as it was
             if self._closing:
-                return None
+                return Refusal(source, Reason.CLOSING)
             pool = self._pool(source)
             other = None if destination is None else self._pool(destination)
             shared = other is pool and pool.room(now) == 1
             if shared and destination is not None and not _can_share(source, destination):
-                return None
+                return Refusal(destination, Reason.FULL)
             first = pool.checkout(source, now)
-            if first is None:
-                return None
-            second = None
+            if isinstance(first, Reason):
+                return Refusal(source, first)
+            second: Slot | None = None
             if other is not None and destination is not None and not shared:
-                second = other.checkout(destination, now, first if other is pool else None)
-                if second is None:
+                taken = other.checkout(destination, now, first if other is pool else None)
+                if isinstance(taken, Reason):
                     pool.undo_checkout(first)
-                    return None
+                    return Refusal(destination, taken)
+                second = taken
             lease = Lease(self, first, second, shared=shared)
             self._leases.add(lease)
             return lease
 
-    def room(self, server: ServerConfig) -> int:
-        """Return how many sessions of a server could be had now, were there no limit on connects under way."""
+    def refusal(self, server: ServerConfig) -> Reason | None:
+        """Return why `reserve` would refuse a session of a server now; None: it would not. Takes nothing."""
         now = self.now()
         with self._lock:
-            return 0 if self._closing else max(0, self._pool(server).room(now))
-
-    def connecting_for(self, server: ServerConfig) -> float | None:
-        """Return for how many seconds connects in progress have blocked a checkout although slots are free.
-
-        None: one can be had, or there is no room.
-        """
-        now = self.now()
-        with self._lock:
-            return self._pool(server).connecting_for(now)
+            return Reason.CLOSING if self._closing else self._pool(server).refusal(now)
 
     def connected(self, server: ServerConfig) -> int:
         """Return how many sessions with a server are open."""
@@ -154,31 +152,31 @@ class Pools:
             return self._pool(server).connected
 
     def login_backoff_left(self, server: ServerConfig) -> float:
-        """Return for how many seconds nobody should log in to a server, since it refused a login."""
+        """Return for how many seconds nobody should log in to a server, because it refused a login."""
         now = self.now()
         with self._lock:
             return max(0.0, self._pool(server).no_login_before - now)
 
     def remember_orphan(self, server: ServerConfig, path: str) -> None:
-        """Remember a partial file that could not be removed; the next fresh session with its server does it."""
+        """Remember a partial file that could not be removed; the next new session with its server removes it."""
         with self._lock:
             forgotten = self._pool(server).add_orphan(server, path)
         if forgotten is not None:
-            log.warning("partial file forgotten", server=server.hostname, path=forgotten)
+            log.warning("partial file left behind: too many to remember", server=server.hostname, path=forgotten)
 
     def remove_orphan(self, server: ServerConfig, path: str) -> bool:
-        """Remove a partial file now, through a session of its own; else remember it, and return False.
+        """Remove a partial file now, through a new session; if that fails, remember it and return False.
 
-        For a lane whose own session broke and is closed: the slot of that one is still the lane's.
+        For a lane whose own session broke and is closed: the new one uses the slot of that lease.
         """
-        with self._lock:
+        with self._lock:  # critical section: decide whether one more connect is allowed
             may_connect = not self._closing and self._pool(server).take_connect(self.now())
         if may_connect:
             try:
                 with self.create(server) as session:
                     session.remove(path)
-            except Exception as error:  # noqa: BLE001 - the failure that matters is the transfer's
-                log.info("partial file left for later", server=server.hostname, path=path, error=str(error))
+            except Exception as error:  # noqa: BLE001 - the transfer has failed already, for its own reason
+                log.info("partial file not removed yet", server=server.hostname, path=path, error=str(error))
                 self.refused(server, as_our_error(error, server))
             else:
                 return True
@@ -186,12 +184,12 @@ class Pools:
         return False
 
     def round_trip(self, server: ServerConfig) -> float | None:
-        """Return the seconds of a round trip to a server, as one of its sessions told last; None: not known."""
+        """Return the seconds of a round trip to a server as measured last, or None if never."""
         with self._lock:
             return self._pool(server).round_trip
 
     def stats(self) -> dict[str, dict[str, int]]:
-        """Return the numbers of each pool, under its names."""
+        """Return the counts of each pool, by its names."""
         now = self.now()
         with self._lock:
             return {
@@ -232,12 +230,12 @@ class Pools:
             slot.pool.welcomed()
 
     def closed(self, slot: Slot) -> None:
-        """Count the evicts as closed."""
+        """Count an evicted session as closed."""
         with self._lock:
             slot.pool.connected -= 1
 
     def discarded(self, slot: Slot) -> None:
-        """Count a session as closed that another takes the slot of: one connect more."""
+        """Count a session as closed whose slot a new one takes: that is one more connect."""
         with self._lock:
             slot.pool.connected -= 1
             slot.pool.connect_tokens -= 1
@@ -246,45 +244,50 @@ class Pools:
         """Count a connect as over: another may begin."""
         with self._lock:
             slot.pool.end_connect(slot)
-        self._tell()
+        self._notify()
+
+    def died(self, server: ServerConfig) -> None:
+        """Note that a session, which was used, turned out to be dead."""
+        with self._lock:
+            self._pool(server).died(self.now())
 
     def refused(self, server: ServerConfig, error: Exception) -> None:
         """Note a connect that failed."""
         if fate_of(error) is not Fate.OUTAGE:
             return
         now = self.now()
-        with self._lock:
+        with self._lock:  # critical section: decide whether the server wants fewer sessions
             pool = self._pool(server)
             has_shrunk, limit = pool.refused(error, now), pool.limit_at(now)
         if has_shrunk:
             log.warning("pool limit lowered", server=server.hostname, limit=limit, error=str(error))
 
     def take_orphans(self, slot: Slot) -> OrderedDict[str, Orphan]:
-        """Hand out partial files to remove."""
+        """Return partial files for this session to remove, and forget them."""
         with self._lock:
             return slot.pool.take_orphans(slot.server)
 
     def put_back_orphans(self, slot: Slot, orphans: OrderedDict[str, Orphan]) -> None:
-        """Take back those that were not removed."""
+        """Remember again those that were not removed."""
         with self._lock:
             for path, orphan in orphans.items():
                 slot.pool.orphans.setdefault(path, orphan)
 
     def checkin(self, lease: Lease, slots: list[tuple[Slot, bool]]) -> None:
-        """End a lease: keep the reusable sessions, close the others; a slot is free once its session is closed."""
+        """End a lease: keep its reusable sessions, close the others. A slot is free once its session is closed."""
         now = self.now()
         doomed: list[tuple[Pool, PooledSession, bool]] = []
         trips = [
             slot.pooled.session.round_trip_seconds() if reusable and slot.pooled else None for slot, reusable in slots
         ]
-        with self._lock:  # critical section: decide what is kept
+        with self._lock:  # critical section: decide which sessions are kept
             self._leases.discard(lease)
             for (slot, reusable), seconds in zip(slots, trips, strict=True):
                 pool = slot.pool
                 pool.round_trip = pool.round_trip if seconds is None else seconds
                 pool.end_connect(slot)
                 pool.connect_tokens += slot.is_new and not slot.is_touched
-                if slot.evicts is not None and not self._closing:  # its turn never came
+                if slot.evicts is not None and not self._closing:  # the lease ended before it was closed
                     pool.put_idle(slot.evicts)
                 elif slot.evicts is not None:
                     pool.taken += 1
@@ -300,9 +303,9 @@ class Pools:
                     doomed.append((pool, slot.pooled, reusable))
         for pool, pooled, reusable in doomed:
             if not reusable:
-                pooled.session.abort()  # no farewell on a session in an unknown state: it could block
+                pooled.session.abort()  # no polite end for a session in an unknown state: it could block
             self._close(pool, pooled)
-        self._tell()
+        self._notify()
 
     def _close(self, pool: Pool, pooled: PooledSession) -> None:
         disconnect(pooled)
@@ -310,28 +313,29 @@ class Pools:
             pool.connected -= 1
             pool.taken -= 1
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
+        """Say that a session or a connect is free. Called without the lock."""
         if self.on_release is not None:
             self.on_release()
 
     # --- what maintenance asks ---
 
     def start(self) -> None:
-        """Start the thread that looks after idle sessions."""
+        """Start the thread that maintains idle sessions."""
         self._maintenance.start()
 
     def reap(self) -> None:
-        """Look after the idle sessions of every server once, and wait until that is done."""
+        """Maintain the idle sessions of every server once, and wait until that is done."""
         self._maintenance.run_once()
 
     def needing_care(self) -> list[tuple[Key, Pool]]:
-        """Return the pools with an idle session to close or ping, or one to open ahead; none once closing."""
+        """Return the pools with an idle session to close or ping, or with one to open ahead; none once closing."""
         now = self.now()
         with self._lock:
             return [] if self._closing else [(key, pool) for key, pool in self._by_key.items() if pool.needs_care(now)]
 
     def take_idle(self, pool: Pool, wanted: Callable[[PooledSession], bool]) -> PooledSession | None:
-        """Take an idle session out of its pool for care; None: there is no such session."""
+        """Take an idle session out of its pool for maintenance; None: there is no such session."""
         with self._lock:
             return None if self._closing else pool.take_idle(wanted)
 
@@ -340,28 +344,28 @@ class Pools:
         return self.take_idle(pool, lambda pooled: pool.has_expired(pooled, now))
 
     def take_stale(self, pool: Pool, now: float) -> PooledSession | None:
-        """Take an idle session out of its pool that must prove that it lives."""
+        """Take an idle session out of its pool that has to be pinged."""
         return self.take_idle(pool, lambda pooled: not pooled.is_fresh(now, self._ages))
 
     def put_back(self, pool: Pool, pooled: PooledSession, *, reusable: bool) -> None:
-        """Put a session back that was taken for care; an not reusable one is closed."""
-        with self._lock:
+        """Put a session back that was taken for maintenance, or close it if it is not reusable."""
+        with self._lock:  # critical section: decide whether it is kept
             kept = reusable and not self._closing
             if kept:
                 pool.taken -= 1
                 pool.put_idle(pooled)
         if kept:
-            self._tell()
+            self._notify()
         else:
             self.close_taken(pool, pooled)
 
     def close_taken(self, pool: Pool, pooled: PooledSession) -> None:
-        """Close a session that was taken; its slot is free then."""
+        """Close a session that was taken, and free its slot."""
         self._close(pool, pooled)
-        self._tell()
+        self._notify()
 
     def reserve_warm(self, pool: Pool) -> Lease | None:
-        """Return the lease of a session to open ahead of need; None: enough are open."""
+        """Return a lease of a session to open ahead of need; None: enough are open."""
         now = self.now()
         with self._lock:
             slot = None if self._closing else pool.checkout_warm(now)
@@ -372,10 +376,10 @@ class Pools:
             return lease
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Lend nothing more, reset what is lent, close what is idle. Return whether all was done in `timeout` seconds.
+        """Lend nothing more, reset what is lent, close what is idle. Return whether all ended within `timeout` seconds.
 
-        Idle sessions get half of the time for a polite farewell, then they are reset. A lent one is closed by the
-        lane that holds it.
+        Idle sessions have half of the time to end politely, then they are reset. A lent one is closed by the lane that
+        holds it.
         """
         end = time.monotonic() + timeout
         with self._lock:  # critical section: from here on nothing is lent or put back

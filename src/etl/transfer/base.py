@@ -116,6 +116,11 @@ class Stored:
         self._size = size or Settled(size_bytes)
         self._ended = ended
 
+    @property
+    def is_ended(self) -> bool:
+        """Has the server said that all is stored, as far as `write` waited for that?"""
+        return self._ended is None
+
     def require_stored(self) -> None:
         """Raise what the server said at the end of the upload, if `write` did not wait for that."""
         if self._ended is not None:
@@ -243,7 +248,7 @@ class Session(BaseTransfer):
 
     @abstractmethod
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
-        """Are size and time of the parcel's file still those it had before it was read?"""
+        """Are size and time of the parcel's file still as before it was read? One that is gone is not changed."""
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the reading of a parcel, all of whose bytes were taken, and ask whether it is `unchanged`.
@@ -277,12 +282,27 @@ class Session(BaseTransfer):
         Of an upload that failed at its end nothing is renamed: that is raised.
         """
 
+    def publish_new(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        """Publish where nothing may be replaced: it was just looked for, and not there.
+
+        A protocol that can rename without replacing raises IOFailure for a file that came meanwhile.
+        """
+        return self.publish(stored, final, mtime)
+
     def sync(self, path: str) -> None:
         """See to it that a published file survives a power cut, where that is ours to do: its source is about to go."""
 
     @abstractmethod
     def remove(self, path: str) -> bool:
         """Delete a file; False when it was not there."""
+
+    def remove_folder(self, path: str) -> bool:  # noqa: ARG002 - for those who can
+        """Remove an empty folder; False when it stays, or was not there."""
+        return False
+
+    def traits(self) -> dict[str, str]:
+        """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
+        return {}
 
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:

@@ -103,7 +103,7 @@ class LocalTransfer(Streaming):
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Compare size and time."""
         try:
-            return Settled(self.look(parcel.path) == parcel.facts)
+            return Settled(self.look(parcel.path) in {None, parcel.facts})
         except NotAFile:  # a folder has its name now
             return Settled(value=False)
 
@@ -178,6 +178,14 @@ class LocalTransfer(Streaming):
                 self.connect()
                 return False
             return True
+
+    def remove_folder(self, path: str) -> bool:
+        """Remove an empty folder."""
+        try:
+            Path(self._inside(path)).rmdir()
+        except OSError:
+            return False
+        return True
 
     def require_base(self) -> None:
         """Look for the base path."""

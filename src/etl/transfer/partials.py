@@ -33,8 +33,11 @@ _JOB_HASH_BYTES = 8
 def partial_path(task: Task, server: ServerConfig, token: str) -> str:
     """Return the hidden name beside the job's final one, of one run alone.
 
-    What an earlier run left, or still writes, is never taken for it. `token` names the run.
+    What an earlier run left, or still writes, is never taken for it. `token` names the run. Where nothing may be
+    renamed it is the final name itself.
     """
+    if server.publish == "direct":
+        return task.job.destination.path
     name = server.partial_pattern.replace("{id}", f"{_job_hash(task.origin)}-{token}")
     return beside(task.job.destination.path, name)
 
@@ -138,3 +141,15 @@ def _folder(task: Task) -> tuple[str, str]:
 def _both_folders(task: Task) -> tuple[str, ...]:
     source = task.job.source
     return source.hostname.upper(), parent(source.path), *_folder(task)
+
+
+def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> None:
+    """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
+    final = task.job.destination.path
+    _, after = destination.server.partial_pattern.split("{id}")
+    for name in orphans.of(task, destination):
+        path = beside(final, name)
+        if name.endswith(after + ASIDE) and destination.look(final) is None:
+            destination.dispose(path, final).result()
+        else:
+            destination.remove(path)

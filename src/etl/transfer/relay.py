@@ -6,7 +6,6 @@ No threads, no Kafka, no protocol: two sessions in, a receipt or an `etl.errors`
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import tempfile
 from dataclasses import dataclass
@@ -15,27 +14,27 @@ from typing import TYPE_CHECKING
 
 from etl.errors import (
     AlreadyExists,
+    ConnectionLost,
     EtlError,
     FileMissing,
     InvalidPath,
     IOFailure,
     OwnershipLost,
-    SettingsError,
     SizeMismatch,
     SourceChanged,
     StorageFull,
 )
-from etl.models.task import Facts
-from etl.transfer.base import ASIDE
-from etl.transfer.partials import partial_path
-from etl.transfer.paths import basename, beside, parent
+from etl.models.task import Facts, Unpublished
+from etl.transfer.base import Stored
+from etl.transfer.partials import partial_path, remove_orphans
+from etl.transfer.sameness import is_direct, look_if_possible, may_be_itself, refuse_itself, same_content
 from etl.transfer.streaming import MemoryParcel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.models.task import Task
-    from etl.transfer.base import Answer, Parcel, Promise, Session, Stored
+    from etl.transfer.base import Answer, Parcel, Promise, Session
     from etl.transfer.partials import OrphanIndex
 
 SIZE = "size"
@@ -57,7 +56,6 @@ class Receipt:
     verified_by: str
     skipped: bool = False  # `overwrite` left a different file alone: the source is left alone as well
     facts: Facts | None = None  # the source's, as it was read
-    swapped: bool = False  # the server refuses to rename over a file: the old one was moved aside first
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,18 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     `source` may be `destination`: then the file goes through memory or a spool file.
     """
     require_disposal(task, source)
+    if (receipt := _go_on(task, source, destination)) is not None:
+        return receipt
     if task.orphan_scan_since is not None:
         remove_orphans(task, destination, orphans)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
-        if not receipt.skipped:
+        if not receipt.skipped and not is_direct(destination):
             _probe_for_itself(task, source, destination, token, limits.buffer, orphans)
         return receipt
+    if is_direct(destination):
+        receipt = _already_written(task, source, destination, limits.buffer)
+        if receipt is not None:
+            return receipt
     if source is not destination:
         destination.prepare()
         destination.push()
@@ -102,7 +106,7 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
 
 def can_pipeline(task: Task, orphans: OrphanIndex) -> bool:
     """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
-    if task.published or task.job.options.overwrite != "replace" or _may_be_itself(task, orphans):
+    if task.published or task.unpublished or task.job.options.overwrite != "replace" or may_be_itself(task, orphans):
         return False
     return task.orphan_scan_since is None or orphans.known(task) == []
 
@@ -125,7 +129,7 @@ def confirm(
     """End the reading of a parcel and ask whether its file is still what it was; the answer is not waited for."""
     unchanged = source.confirm(parcel)
     source.push()
-    _refuse_itself(task, source, destination, stored, orphans)
+    refuse_itself(task, source, destination, stored, orphans)
     return unchanged
 
 
@@ -144,7 +148,7 @@ def deliver(
     file sure to come for this destination?
     """
     job = task.job
-    task.leaves_partial = True
+    task.leaves_partial = not is_direct(destination)
     stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
     try:
         unchanged = confirmed(stored)
@@ -152,27 +156,79 @@ def deliver(
             destination.prepare()
         destination.push()  # both sides are asked before either answer is waited for
         # In this order: of a file that was cut short while it was read, that is the reason.
-        _require(unchanged, SourceChanged(f"{job.source} changed while it was read"))
+        if not unchanged.result():
+            raise SourceChanged(f"{job.source} changed while it was read")
         verified_by = _compare_sizes(task, parcel.facts, stored)
-        if job.options.overwrite != "replace":
+        if job.options.overwrite != "replace" and not is_direct(destination):
             _look_again(task, parcel.facts, destination)
         require_owned(task)
-    except EtlError:
-        _remove_if_possible(task, destination, stored)
+    except EtlError as error:
+        if isinstance(error, ConnectionLost) and error.server == destination.server.hostname and stored.is_ended:
+            # All bytes and the last word came: a session that ends there says nothing of the file.
+            task.unpublished = Unpublished(stored.partial, stored.sent_bytes, NOTHING, parcel.facts)
+        else:
+            _remove_if_possible(task, destination, stored)
         raise
-    mtime = parcel.facts.mtime if job.options.preserve_mtime else None
-    published = destination.publish(stored, job.destination.path, mtime).result()
-    task.leaves_partial = False
-    return Receipt(
-        stored.sent_bytes,
-        verified_by,
-        swapped=published.swapped,
-        facts=parcel.facts,
-    )
+    return _publish(task, destination, stored, verified_by, parcel.facts)
+
+
+def _publish(task: Task, destination: Session, stored: Stored, verified_by: str, facts: Facts) -> Receipt:
+    """Give a partial file its final name. What is proven is noted first: if this fails only this is done again."""
+    options = task.job.options
+    mtime = facts.mtime if options.preserve_mtime else None
+    task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)
+    publish = destination.publish_new if options.overwrite == "fail" else destination.publish
+    published = publish(stored, task.job.destination.path, mtime).result()
+    task.unpublished, task.leaves_partial = None, False
+    task.remarks = {}
+    if published.swapped:
+        task.remarks["swapped"] = True
+    if is_direct(destination):
+        task.remarks["published_by"] = "direct"
+    if mtime is not None and not published.stamped:
+        task.remarks["mtime_kept"] = False
+    return Receipt(stored.sent_bytes, verified_by, facts=facts)
+
+
+def _go_on(task: Task, source: Session, destination: Session) -> Receipt | None:
+    """Publish what an earlier run of this process sent and proved; None: there is nothing like that, begin anew."""
+    if task.unpublished is None:
+        return None
+    receipt = _publish_known(task, task.unpublished, source, destination)
+    task.unpublished = None
+    return receipt
+
+
+def _publish_known(task: Task, known: Unpublished, source: Session, destination: Session) -> Receipt | None:
+    """Look what became of the rename, and do it if need be.
+
+    One that was not answered may have been carried out: then the partial file is gone, and the final name is as long.
+    A source that is another file by now begins anew; one that is gone was read to its end.
+    """
+    here = look_if_possible(source, task.job.source.path)
+    if here is not None and here != known.facts:
+        return None
+    there = look_if_possible(destination, known.partial)
+    if there is None:
+        final = look_if_possible(destination, task.job.destination.path)
+        if final is None or final.size_bytes != known.size_bytes:
+            return None
+        task.leaves_partial = False
+        return Receipt(known.size_bytes, known.verified_by, facts=known.facts)
+    if there.size_bytes not in {None, known.size_bytes} or known.facts.size_bytes not in {None, known.size_bytes}:
+        return None
+    verified_by = SIZE if there.size_bytes is not None and task.job.options.verify != "none" else known.verified_by
+    if task.job.options.overwrite != "replace":
+        _look_again(task, known.facts, destination)
+    require_owned(task)
+    stored = Stored(known.partial, known.size_bytes, known.size_bytes)
+    return _publish(task, destination, stored, verified_by, known.facts)
 
 
 def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> None:
     """Remove a partial file; where that fails it is still noted: the runner removes it by another session."""
+    if not task.leaves_partial:
+        return
     with contextlib.suppress(EtlError):
         destination.remove(stored.partial)
         task.leaves_partial = False
@@ -190,7 +246,7 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
     """
     job, options = task.job, task.job.options
     facts = None if task.unproven else facts
-    published = facts or _look_if_possible(destination, job.destination.path)
+    published = facts or look_if_possible(destination, job.destination.path)
     size_bytes = published.size_bytes if published else None
     here = source.look(job.source.path)
     require_owned(task)
@@ -205,31 +261,31 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
         is_another = is_another or here.mtime != facts.mtime
     elif published is not None and not is_another and not here.same_file(published):
         # Not every server keeps time stamps: what is deleted is, to the byte, what was copied.
-        is_another = not _same_content(task, source, destination, memoryview(bytearray(COMPARED_BYTES)))
+        is_another = not same_content(task, source, destination, memoryview(bytearray(COMPARED_BYTES)))
         require_owned(task)
-    if not is_another:
-        destination.sync(job.destination.path)
-        source.dispose(job.source.path, options.move_to).result()
+    if is_another:
+        left_alone = {"source_action_done": False, "source_action_error": "the source is another file by now"}
+        task.remarks = task.remarks | left_alone
+        return size_bytes
+    destination.sync(job.destination.path)
+    source.dispose(job.source.path, options.move_to).result()
     return size_bytes
 
 
-def _look_if_possible(session: Session, path: str) -> Facts | None:
-    try:
-        return session.look(path)
-    except SettingsError:  # a user's class that cannot tell sizes
+def _already_written(task: Task, source: Session, destination: Session, buffer: memoryview) -> Receipt | None:
+    """Before a file is written under its final name: None, unless what is there has the same content.
+
+    It may be the source itself under another name, which writing would cut off.
+    """
+    job = task.job
+    found, wanted = destination.look(job.destination.path), source.look(job.source.path)
+    if found is None or wanted is None or found.size_bytes != wanted.size_bytes:
         return None
-
-
-def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> None:
-    """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
-    final = task.job.destination.path
-    _, after = destination.server.partial_pattern.split("{id}")
-    for name in orphans.of(task, destination):
-        path = beside(final, name)
-        if name.endswith(after + ASIDE) and destination.look(final) is None:
-            destination.dispose(path, final).result()
-        else:
-            destination.remove(path)
+    if not same_content(task, source, destination, buffer):
+        return None
+    if job.options.source_action != "keep":
+        raise InvalidPath(f"{job.destination} may be the source {job.source} itself, which is not to be kept")
+    return Receipt(found.size_bytes, CONTENT)
 
 
 def _already_there(task: Task, source: Session, destination: Session, buffer: memoryview) -> Receipt | None:
@@ -250,7 +306,7 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
     truth_matters = options.overwrite == "fail" or options.source_action != "keep"
     if not truth_matters and wanted.same_file(found):
         return Receipt(found.size_bytes, SIZE_AND_TIME)
-    if truth_matters and wanted.size_bytes == found.size_bytes and _same_content(task, source, destination, buffer):
+    if truth_matters and wanted.size_bytes == found.size_bytes and same_content(task, source, destination, buffer):
         return Receipt(found.size_bytes, CONTENT)
     if options.overwrite == "newer" and _is_newer(wanted, found):
         return None
@@ -259,46 +315,18 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
     return Receipt(found.size_bytes, NOTHING, skipped=True)
 
 
-def _may_be_itself(task: Task, orphans: OrphanIndex) -> bool:
-    """Might the source action take the copy away, as both sides are one folder, or not known to be two?"""
-    return task.job.options.source_action != "keep" and not orphans.apart.knows(task)
-
-
-def _refuse_itself(task: Task, source: Session, destination: Session, stored: Stored, orphans: OrphanIndex) -> None:
-    """Refuse to go on where the source is the destination under another name: its action would leave no file at all.
-
-    Names and addresses do not tell (links, base paths, letter case, normal forms, two names of one host): our partial
-    file seen beside the source does. Within one folder two names are two files if the folder shows both, or if the
-    destination is not there yet.
-    """
-    if not _may_be_itself(task, orphans):
-        return
-    job = task.job
-    if _look_if_possible(source, beside(job.source.path, basename(stored.partial))) is None:
-        orphans.apart.note(task)
-        return
-    ours, theirs = basename(job.source.path), basename(job.destination.path)
-    if ours != theirs:
-        if _look_if_possible(destination, job.destination.path) is None:
-            return
-        shown = source.names(parent(job.source.path))
-        if ours in shown and theirs in shown:
-            return
-    raise InvalidPath(f"{job.destination} is the source {job.source} itself, which is not to be kept")
-
-
 def _probe_for_itself(
     task: Task, source: Session, destination: Session, token: str, buffer: memoryview, orphans: OrphanIndex
 ) -> None:
     """When the copy was skipped, find out with an empty partial file whether both sides are one folder."""
-    if not _may_be_itself(task, orphans):
+    if not may_be_itself(task, orphans):
         return
     empty = MemoryParcel("", Facts(0, None), io.BytesIO())
     task.leaves_partial = True
     stored = destination.write(partial_path(task, destination.server, token), empty, buffer)
     try:
         stored.require_stored()
-        _refuse_itself(task, source, destination, stored, orphans)
+        refuse_itself(task, source, destination, stored, orphans)
     except EtlError:
         _remove_if_possible(task, destination, stored)
         raise
@@ -322,22 +350,6 @@ def _is_newer(wanted: Facts, found: Facts) -> bool:
     return int(wanted.mtime) > int(found.mtime)
 
 
-def _same_content(task: Task, source: Session, destination: Session, buffer: memoryview) -> bool:
-    ours = _digest(source.read(task.job.source.path), buffer)
-    return ours == _digest(destination.read(task.job.destination.path), buffer)
-
-
-def _digest(parcel: Parcel, buffer: memoryview) -> bytes:
-    digest = hashlib.blake2b()
-    try:
-        while count := parcel.readinto(buffer):
-            digest.update(buffer[:count])
-        parcel.close(complete=True)
-    finally:
-        parcel.close(complete=False)
-    return digest.digest()
-
-
 def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:
     job = task.job
     if facts.size_bytes is not None and facts.size_bytes != stored.sent_bytes:
@@ -356,11 +368,6 @@ def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:
             server=job.destination.hostname,
         )
     return SIZE
-
-
-def _require(promise: Answer[bool], error: EtlError) -> None:
-    if not promise.result():
-        raise error
 
 
 def require_owned(task: Task) -> None:

@@ -120,7 +120,7 @@ class Staged(Session):
         try:
             return Settled(self._size(parcel.path) == parcel.facts.size_bytes)
         except FileMissing:
-            return Settled(value=False)
+            return Settled(value=True)
 
     def require_disposal(self, *, move: bool) -> None:
         """Look for the methods that the class would need."""

@@ -5,6 +5,8 @@ from kafka import errors as kafka_errors
 
 from etl.broker import TransactionalProducer, connection
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     ("error", "said"),

@@ -1,6 +1,8 @@
-"""The dispatcher under any order of events: no job lost, none run twice, order by destination, shares respected."""
+"""The dispatcher under any order of events: no job lost, none run twice, order by destination, fair to servers."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -9,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import pretend
 from etl import errors
+from etl.dispatch.backlog import PairQueue
 from etl.dispatch.dispatcher import Dispatcher
+from etl.dispatch.scheduling import LONG_SECONDS
 from etl.models.task import Task
 from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
@@ -41,6 +45,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.lines: dict[tuple[str, str], list[Task]] = {}  # unfinished, per destination, in the order of arrival
         self.due: dict[Task, float] = {}
         self.running: dict[Task, Lease] = {}
+        self.began: dict[Task, float] = {}  # when each was taken last
         self.rows: dict[Lease, tuple[Task | None, float]] = {}  # who took it last, and since when somebody has it
         self.dropped: set[Task] = set()  # while they ran
         self.over: set[Task] = set()
@@ -70,8 +75,8 @@ class DispatcherMachine(RuleBasedStateMachine):
                 self.take_one()
 
     def take_one(self) -> bool:
-        closed = {name for name in SERVERS if self.dispatcher.breaker_wait(name) > 0}
-        busy = self.busy()
+        closed = {name for name in SERVERS if self.breaker_wait(name) > 0}
+        levels = {task: self.level(task) for task in self.comparable()}
         taken = self.dispatcher.take(0.0)
         if taken is None:
             if self.limit >= self.workers and not self.ever_failed:
@@ -80,9 +85,10 @@ class DispatcherMachine(RuleBasedStateMachine):
         task, lease = taken
         self.check(task, closed)
         if self.limit >= self.workers and not self.ever_failed:
-            self.check_share(task, busy)
+            self.check_least_loaded(task, lease, levels)
         lease.open()
         self.running[task] = lease
+        self.began[task] = self.clock()
         self.rows[lease] = task, self.clock()
         return True
 
@@ -101,7 +107,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         last = data.draw(st.sampled_from(sorted(self.running, key=lambda task: task.origin.offset)))
         lease = self.running[last]
         holder, since = self.rows[lease]
-        closed = {name for name in SERVERS if self.dispatcher.breaker_wait(name) > 0}
+        closed = {name for name in SERVERS if self.breaker_wait(name) > 0}
         same = [task for task in self.ready() if pair(task) == pair(last)]
         others = [task for task in self.ready() if pair(task) != pair(last)]
         task = self.dispatcher.another(last)
@@ -114,14 +120,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert pair(task) == pair(last)
         assert self.clock() - since <= 30, "a row without an end"
         self.running[task] = lease
+        self.began[task] = self.clock()
         self.rows[lease] = task, since
 
-    def check_share(self, task: Task, busy: dict[str, int]) -> None:
-        share = self.workers // 2
-        greedy = {name for name in touched(task) if busy[name] >= share}
-        for other in self.ready() if greedy else []:
-            within = all(busy[name] < share for name in touched(other))
-            assert not (within and other is not task), "more than its share while another server's job could run"
+    def check_least_loaded(self, task: Task, lease: Lease, levels: dict[Task, list[int]]) -> None:
+        """Max-min fairness: no lane for a pair while one whose busier server has fewer could run."""
+        if lease.is_pair and task in levels:
+            assert levels[task] == min(levels.values()), "a lane went to a server that has more than another"
 
     @rule(data=st.data(), later=st.sampled_from([None, None, 0.0, 2.0]))
     def end(self, data: st.DataObject, later: float | None) -> None:
@@ -132,14 +137,12 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def finish(self, task: Task, later: float | None = None) -> None:
         lease = self.running.pop(task)
-        if later is not None:
-            self.dispatcher.later(task, later)
         if lease not in self.running.values():
             del self.rows[lease]
             lease.release(reusable=True)
         elif self.rows[lease][0] is task:  # its lane takes no more, while it ends what it took before
             self.rows[lease] = None, self.rows[lease][1]
-        self.dispatcher.finish(task)
+        self.dispatcher.finish(task, later)
         if later is None or task in self.dropped:
             self.gone(task)
         else:
@@ -152,12 +155,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         for pool in self.pools._by_key.values():  # its idle sessions break; those at work stay
             while name in pool.names and (held := self.pools.take_idle(pool, lambda _: True)) is not None:
                 self.pools._close(pool, held)
-        waited = self.dispatcher.breaker_wait(name)
-        self.dispatcher.failed(name, errors.ServerUnavailable("refused"))
+        waited = self.breaker_wait(name)
+        told = self.dispatcher.failed(name, errors.ServerUnavailable("refused"))
+        assert told == self.breaker_wait(name)
         if self.pools.connected(config):
-            assert self.dispatcher.breaker_wait(name) == waited, "an outage, though a session is open"
+            assert self.breaker_wait(name) == waited, "an outage, though a session is open"
         else:
-            assert self.dispatcher.breaker_wait(name) > 0
+            assert self.breaker_wait(name) > 0
 
     @rule(name=servers)
     def work(self, name: str) -> None:
@@ -198,9 +202,9 @@ class DispatcherMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept_of_what_is_over(self) -> None:
         d = self.dispatcher
-        assert sum(len(line) for line in d._table.places.values()) == len(d._table.entries)
-        assert sum(len(queue.waiting) for queue in d._queues.values()) == len(d._table.entries) - len(self.running)
-        assert all(queue.ready for queue in d._table.ready.values())
+        assert sum(len(line) for line in d._backlog.destinations.values()) == len(d._backlog.entries)
+        assert sum(len(queue.waiting) for queue in d._queues.values()) == len(d._backlog.entries) - len(self.running)
+        assert all(queue.ready for queue in d._backlog.ready.values())
         assert all(server.lanes == self.busy()[name] for name, server in self.by_name().items())
 
     def teardown(self) -> None:
@@ -235,17 +239,39 @@ class DispatcherMachine(RuleBasedStateMachine):
         return [task for task in firsts if task not in self.running and self.due[task] <= self.clock()]
 
     def busy(self) -> dict[str, int]:
-        """Return how many lanes hold a session of each server; one that knocks holds none of its partner."""
+        """Return how many lanes hold a session of each server; one that connects holds none of its partner."""
         at_work = [held(task, lease) for lease, (task, _) in self.rows.items() if task in self.running]
         return {name: sum(name in names for names in at_work) for name in SERVERS}
+
+    def comparable(self) -> list[Task]:
+        """Return the ready jobs whose pairs may have a lane more, need no connect first, and do not starve."""
+        names = {name for name in SERVERS if self.pools.connected(self.pools.server(name))}
+        return [
+            task
+            for task in self.ready()
+            if touched(task) <= names and self.may_grow(task) and not self.queue(task).is_starving
+        ]
+
+    def level(self, task: Task) -> list[int]:
+        """Return the load of the busier server of a job, then that of the other: of long lanes at most half count."""
+        lanes = [last for lease, (last, _) in self.rows.items() if lease.is_pair and last in self.running]
+        active = [last for last in lanes if self.clock() - self.began[last] <= LONG_SECONDS]
+        counts = [Counter(name for last in some for name in touched(last)) for some in (active, lanes)]
+        loads = (max(counts[0][name], min(counts[1][name], self.workers // 2)) for name in pair(task))
+        return sorted(loads, reverse=True)
 
     def lanes(self) -> int:
         return sum(task in self.running for task, _ in self.rows.values())
 
     def may_grow(self, task: Task) -> bool:
-        key = tuple(Pools.key(self.pools.server(name)) for name in pair(task))
-        queue = self.dispatcher._queues[key]
-        return queue.climb.admits(self.clock())
+        return self.queue(task).concurrency.admits(self.clock())
+
+    def queue(self, task: Task) -> PairQueue:
+        return self.dispatcher._queues[tuple(Pools.key(self.pools.server(name)) for name in pair(task))]
+
+    def breaker_wait(self, name: str) -> float:
+        reports = self.dispatcher.servers()
+        return reports[name].next_probe_seconds if name in reports else 0.0
 
     def by_name(self) -> dict[str, object]:
         known = self.dispatcher._servers
@@ -257,9 +283,6 @@ class ClimbingMachine(DispatcherMachine):
     """The same with queues that begin with one lane."""
 
     first_lanes = 1
-
-    def check_share(self, task: Task, busy: dict[str, int]) -> None:
-        """Not asked here: a queue that has not grown yet leaves its share to others."""
 
 
 class NarrowMachine(DispatcherMachine):

@@ -129,15 +129,15 @@ def test_lanes_beyond_the_share_end_their_rows_at_once_when_others_wait() -> Non
     with room(workers=4) as r:
         r.warm("A", "B", "C", "D")
         r.offer(*tasks_of("A", "B", 100))
-        greedy = r.take_all()
-        assert len(greedy) == 4
+        over_share = r.take_all()
+        assert len(over_share) == 4
         r.offer(*tasks_of("C", "D", 100, 1000))
         r.clock.pass_(0.1)
-        for task in greedy[:2]:
+        for task in over_share[:2]:
             assert r.dispatcher.another(task) is None
             r.end(task)
             assert r.must_take().job.source.hostname == "C"
-        assert follow(r, greedy[2]) is not None  # the rest is its share
+        assert follow(r, over_share[2]) is not None  # the rest is its share
 
 
 def test_queues_that_cannot_run_anyway_shorten_no_row() -> None:
@@ -145,7 +145,7 @@ def test_queues_that_cannot_run_anyway_shorten_no_row() -> None:
     with room(World(A=8, B=8, C=1, D=8, X=8), workers=4) as r:
         r.offer(*tasks_of("X", "B", 8, 2000))
         for _ in range(8):
-            r.clock.pass_(r.dispatcher.breaker_wait("X"))
+            r.clock.pass_(r.breaker_wait("X"))
             r.dispatcher.failed("X", DOWN)
         r.warm(*"ABCD")
         r.offer(*tasks_of("C", "D", 100, 1000))
@@ -227,8 +227,7 @@ def test_a_dropped_member_of_a_row_is_gone_and_its_lane_goes_on() -> None:
         assert r.must_take() is first
         assert r.dispatcher.another(first) is second
         assert r.dispatcher.drop(lambda task: task in {first, second}) == []
-        r.dispatcher.later(first, 0.0)
-        r.dispatcher.finish(first)
+        r.dispatcher.finish(first, 0.0)
         assert r.dispatcher.another(second) is third
         r.dispatcher.finish(second)
         assert r.dispatcher.unfinished[0] == 1
@@ -250,8 +249,7 @@ def test_a_member_that_is_to_run_later_keeps_its_destination_and_the_row_goes_on
         r.offer(first, follower, other)
         assert r.must_take() is first
         assert r.dispatcher.another(first) is other
-        r.dispatcher.later(first, 2.0)
-        r.dispatcher.finish(first)
+        r.dispatcher.finish(first, 2.0)
         assert r.dispatcher.another(other) is None  # the follower waits for the first
         r.clock.pass_(2.0)
         assert r.dispatcher.another(other) is first
@@ -273,7 +271,7 @@ def test_a_job_that_becomes_due_in_mid_row_is_taken_in_its_turn() -> None:
 
 
 def test_a_row_keeps_nobody_from_a_place_that_was_claimed() -> None:
-    """A→B was overtaken at both its servers until it claims them: the rows beside it end all the same."""
+    """A→B was passed_over at both its servers until it claims them: the rows beside it end all the same."""
     with room(World(A=1, B=1, C=8, D=8), workers=8) as r:
         r.warm("A", "B", "C", "D")
         r.offer(*tasks_of("A", "C", 500), *tasks_of("D", "B", 500, 1000))

@@ -45,16 +45,15 @@ class Work:
                 self.changed.wait(min(timeout, 0.005))
                 return None
             lease = self.pools.reserve(self.pools.server("A"), self.pools.server("B"))
-            assert lease is not None
+            assert isinstance(lease, Lease)
             return self.tasks.popleft(), lease
 
-    def finish(self, task: Task) -> None:
+    def finish(self, task: Task, again_in: float | None = None) -> None:
         with self.changed:
+            if again_in is not None:
+                self.delayed.append((task, again_in))
             self.finished.append(task)
             self.changed.notify_all()
-
-    def later(self, task: Task, delay: float) -> None:
-        self.delayed.append((task, delay))
 
     def wait(self, count: int) -> None:
         with self.changed:
@@ -193,7 +192,7 @@ def test_abort_ends_the_running_jobs_it_is_asked_for_and_says_why() -> None:
 def test_the_first_reason_of_an_abort_stays() -> None:
     work = Work()
     lease = work.pools.reserve(work.pools.server("A"))
-    assert lease is not None
+    assert isinstance(lease, Lease)
     run = Run(pretend.task(), lease, 0.0, None, lambda: memoryview(b""))
     first = errors.TransferTimeout("too long")
     assert run.aborted is None
@@ -277,3 +276,13 @@ def test_a_job_taken_in_the_instant_of_the_stop_goes_back() -> None:
 
 def test_lanes_that_never_started_can_be_stopped() -> None:
     assert Lanes(Work(), lambda _flight: None, 2, buffer_bytes=1).stop(1)
+
+
+def test_lanes_show_their_runs() -> None:
+    work = Work(pretend.task(7))
+    with lanes_of(work, hold) as lanes:
+        until(lanes.runs)
+        assert repr(lanes).startswith("<Lanes running threads=1 [<Run ")
+        assert "<Lease A to B " in repr(lanes)
+        lanes.abort(lambda _task: True, errors.OwnershipLost("taken away"))
+        work.wait(1)

@@ -52,7 +52,7 @@ def test_pairs_in_all_directions_at_once_all_end_whatever_fails(limit: int) -> N
             with lock:
                 writing.discard(place)
             dispatcher.failed(task.job.source.hostname, run.cause(error))
-            dispatcher.later(task, 0.001)
+            run.again_in = 0.001
             return
         with lock:
             writing.discard(place)

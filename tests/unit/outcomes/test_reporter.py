@@ -16,6 +16,7 @@ from etl.models.letter import DLQMessage
 from etl.models.message import TransferResult
 from etl.models.task import Start
 from etl.outcomes import messages
+from etl.sessions.lease import Lease
 from etl.transfer import relay
 from scene import DOWN, JOB, P0, Scene, deferred_record, fail_leaving_a_partial_file, fail_with, result_in, succeed
 
@@ -131,7 +132,7 @@ def test_a_job_that_meets_an_outage_is_deferred_and_spends_no_attempt(scene: Sce
     record = scene.accept()
     outage = errors.ServerUnavailable("refused", server="B")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Dispatcher, "breaker_wait", lambda *_: 100.0)
+        patch.setattr(Dispatcher, "failed", lambda *_: 100.0)
         task = scene.run(fail_with(outage))
     deferred = scene.messages()["jobs-retry"]
     assert (deferred.value, deferred.key) == (record.value, record.key)
@@ -193,12 +194,11 @@ def test_a_job_whose_wait_no_breaker_ends_is_not_recallable(scene: Scene) -> Non
     task = scene.admit()
     task.outages = 8
     lease = scene.pools.reserve(scene.pools.server("B"))
-    assert lease is not None
+    assert isinstance(lease, Lease)
     lease.open()
     lease.release(reusable=True)
     busy = errors.ServerBusy("B: 421", server="B")
-    scene.dispatcher.failed("B", busy, task)
-    scene.reporter.failed(task, busy, Start.now())
+    scene.reporter.failed(task, busy, Start.now(), scene.dispatcher.failed("B", busy, task))
     assert messages.RECALLABLE not in dict(scene.messages()["jobs-retry"].headers)
 
 

@@ -11,7 +11,7 @@ import structlog
 import pretend
 from etl import errors
 from etl.sessions.lease import Lease
-from etl.sessions.pool import ORPHAN_LIMIT
+from etl.sessions.pool import ORPHAN_LIMIT, Reason, Refusal
 from etl.sessions.pools import Pools, create_session
 from pretend import Clock, PretendSession, World
 
@@ -31,16 +31,16 @@ def pools_of(
 
 def lease(pools: Pools, source: str = "A", destination: str | None = "B") -> Lease:
     taken = pools.reserve(pools.server(source), None if destination is None else pools.server(destination))
-    assert taken is not None
+    assert isinstance(taken, Lease)
     taken.open()
     return taken
 
 
 def refused(pools: Pools, source: str = "A", destination: str | None = "B") -> bool:
     taken = pools.reserve(pools.server(source), None if destination is None else pools.server(destination))
-    if taken is not None:
+    if isinstance(taken, Lease):
         taken.release(reusable=True)
-    return taken is None
+    return isinstance(taken, Refusal)
 
 
 def test_a_lease_has_one_session_per_side() -> None:
@@ -166,14 +166,15 @@ def test_at_most_four_connects_to_a_server_are_under_way() -> None:
         lease(pools, "A", None).release(reusable=True)
         kept = lease(pools, "A", None)
         waiting = [pools.reserve(pools.server("A")) for _ in range(5)]
-        assert [taken is not None for taken in waiting] == [True] * 4 + [False]
-        assert pools.room(pools.server("A")) == 3
+        assert [isinstance(taken, Lease) for taken in waiting] == [True] * 4 + [False]
+        assert waiting[4] == (pools.server("A"), Reason.CONNECTING)
+        assert pools.refusal(pools.server("A")) is Reason.CONNECTING
         assert not refused(pools, "B", None)
-        assert waiting[0] is not None
+        assert isinstance(waiting[0], Lease)
         waiting[0].open()
         assert not refused(pools, "A", None)
         for taken in [kept, *waiting]:
-            if taken is not None:
+            if isinstance(taken, Lease):
                 taken.release(reusable=True)
 
 
@@ -181,13 +182,13 @@ def test_the_first_connect_to_a_server_goes_alone() -> None:
     """A wrong password is tried once, and a server that gives no welcome holds one lane, not four."""
     with pools_of(World(A=8)) as pools:
         first = pools.reserve(pools.server("A"))
-        assert first is not None
+        assert isinstance(first, Lease)
         assert refused(pools, "A", None)
         first.open()
         assert not refused(pools, "A", None)
         first.release(reusable=False)
         first = pools.reserve(pools.server("A"))
-        assert first is not None
+        assert isinstance(first, Lease)
         assert refused(pools, "A", None)
         first.release(reusable=True)
 
@@ -220,7 +221,7 @@ def test_a_refused_login_lets_nobody_try_for_longer_and_longer() -> None:
         rests = []
         for _ in range(9):
             taken = pools.reserve(pools.server("A"))
-            assert taken is not None
+            assert isinstance(taken, Lease)
             with pytest.raises(errors.AuthenticationFailed):
                 taken.open()
             rests.append(pools.login_backoff_left(pools.server("A")))
@@ -239,7 +240,7 @@ def test_a_refused_login_leaves_the_open_sessions_at_work() -> None:
         kept = lease(pools, "A", None)
         world["A"].refusal = errors.AuthenticationFailed("530")
         taken = pools.reserve(pools.server("A"))
-        assert taken is not None
+        assert isinstance(taken, Lease)
         with pytest.raises(errors.AuthenticationFailed):
             taken.open()
         clock.pass_(79)
@@ -260,17 +261,47 @@ def test_after_a_refused_connect_idle_sessions_prove_themselves_first() -> None:
     with pools_of(world) as pools:
         kept, idle = lease(pools, "A", None), lease(pools, "A", None)
         unlucky = pools.reserve(pools.server("A"))
-        assert unlucky is not None
+        assert isinstance(unlucky, Lease)
         idle.release(reusable=True)
         world["A"].refusal = errors.ServerUnavailable("refused")
         with pytest.raises(errors.ServerUnavailable):
             unlucky.open()
         world["A"].deaf = True
         again = pools.reserve(pools.server("A"))
-        assert again is not None
+        assert isinstance(again, Lease)
         with pytest.raises(errors.ServerUnavailable):
             again.open()
         assert world["A"].sessions[1].pings == 1
+        kept.release(reusable=False)
+
+
+def test_after_one_session_died_its_siblings_prove_themselves_first() -> None:
+    """A server restarts between jobs: the next ones do not meet its dead sessions one after the other."""
+    world = World(A=8)
+    with pools_of(world) as pools:
+        taken = [lease(pools, "A", None) for _ in range(3)]
+        for one in taken:
+            one.release(reusable=True)
+        pools.died(pools.server("A"))
+        lease(pools, "A", None).release(reusable=True)
+        assert sum(session.pings for session in world["A"].sessions) == 1
+
+
+def test_a_restart_is_not_taken_for_a_limit() -> None:
+    """Its refusals lower nothing and are no warnings; a limit that is lowered is told once."""
+    world, clock = World(A=8), Clock()
+    with pools_of(world, clock) as pools, structlog.testing.capture_logs() as said:
+        kept = lease(pools, "A", None)
+        pools.died(pools.server("A"))
+        for _ in range(4):
+            pools.refused(pools.server("A"), errors.ServerUnavailable("refused"))
+        assert pools.stats()["A"]["limit_now"] == 8
+        assert said == []
+        clock.pass_(6.0)
+        for _ in range(4):
+            pools.refused(pools.server("A"), errors.ServerBusy("421 too many"))
+        assert pools.stats()["A"]["limit_now"] == 1
+        assert [line["log_level"] for line in said] == ["warning"]
         kept.release(reusable=False)
 
 
@@ -280,7 +311,7 @@ def test_while_nobody_may_log_in_an_idle_session_is_lent_only_once_it_proved_its
     with pools_of(world, login_backoff_seconds=100.0) as pools:
         idle = lease(pools, "A", None), lease(pools, "A", None)
         unlucky = pools.reserve(pools.server("A"))
-        assert unlucky is not None
+        assert isinstance(unlucky, Lease)
         for taken in idle:
             taken.release(reusable=True)
         world["A"].refusal = errors.AuthenticationFailed("530")
@@ -298,7 +329,7 @@ def test_a_failed_connect_gives_both_sides_back_and_names_the_server() -> None:
     world["B"].refusal = errors.ServerUnavailable("refused")
     with pools_of(world) as pools:
         taken = pools.reserve(pools.server("A"), pools.server("B"))
-        assert taken is not None
+        assert isinstance(taken, Lease)
         with pytest.raises(errors.ServerUnavailable) as caught:
             taken.open()
         assert caught.value.server == "B"
@@ -326,7 +357,7 @@ def test_what_a_users_class_raises_on_connect_becomes_one_of_our_errors(
     world["A"].refusal = raised
     with pools_of(world) as pools:
         taken = pools.reserve(pools.server("A"))
-        assert taken is not None
+        assert isinstance(taken, Lease)
         with pytest.raises(becomes):
             taken.open()
 
@@ -338,7 +369,7 @@ def test_a_refusal_shrinks_the_pool_to_what_is_open_for_a_minute_then_it_grows_b
         kept = [lease(pools, "A", None), lease(pools, "A", None)]
         world["A"].refusal = error
         unlucky = pools.reserve(pools.server("A"))
-        assert unlucky is not None
+        assert isinstance(unlucky, Lease)
         with pytest.raises(type(error)):
             unlucky.open()
         assert refused(pools, "A", None)
@@ -358,7 +389,7 @@ def test_a_pool_never_shrinks_below_one() -> None:
     world["A"].refusal = errors.ServerBusy("421 too many")
     with pools_of(world) as pools:
         taken = pools.reserve(pools.server("A"))
-        assert taken is not None
+        assert isinstance(taken, Lease)
         with pytest.raises(errors.ServerBusy):
             taken.open()
         assert pools.stats()["A"]["limit_now"] == 1
@@ -412,7 +443,7 @@ def test_a_session_that_was_not_reached_is_neither_proven_nor_closed() -> None:
         session = world["B"].sessions[0]
         clock.pass_(19)
         taken = pools.reserve(pools.server("A"), pools.server("B"))
-        assert taken is not None
+        assert isinstance(taken, Lease)
         taken.release(reusable=False)
         world["A"].deaf = True
         world["A"].refusal = errors.ServerUnavailable("A: away", server="A")
@@ -435,7 +466,7 @@ def test_a_connect_that_never_began_is_none_of_its_minute() -> None:
             with pytest.raises(errors.ServerUnavailable):
                 lease(pools)
             taken = pools.reserve(pools.server("B"))
-            assert taken is not None
+            assert isinstance(taken, Lease)
             taken.release(reusable=True)
         assert pools.stats()["B"]["connects_left"] == 2
         world["B"].refusal = errors.ServerUnavailable("B: away", server="B")
@@ -635,7 +666,7 @@ def test_an_abort_ends_a_connect_that_blocks() -> None:
     world["A"].gate = threading.Event()
     with pools_of(world) as pools:
         taken = pools.reserve(pools.server("A"))
-        assert taken is not None
+        assert isinstance(taken, Lease)
         opener = threading.Thread(target=_open_in_vain, args=(taken,), name="opener")
         opener.start()
         while not world["A"].dialing:
@@ -655,7 +686,7 @@ def test_a_lease_aborted_before_it_was_open_does_not_open() -> None:
     world = World(A=1)
     with pools_of(world) as pools:
         taken = pools.reserve(pools.server("A"))
-        assert taken is not None
+        assert isinstance(taken, Lease)
         taken.abort()
         with pytest.raises(errors.ConnectionLost):
             taken.open()
@@ -666,7 +697,7 @@ def test_a_lease_aborted_before_it_was_open_does_not_open() -> None:
 def test_the_sessions_of_a_lease_that_is_not_open_cannot_be_asked_for() -> None:
     with pools_of(World(A=1)) as pools:
         taken = pools.reserve(pools.server("A"))
-        assert taken is not None
+        assert isinstance(taken, Lease)
         with pytest.raises(RuntimeError, match="not open"):
             _ = taken.source
         taken.release(reusable=True)
@@ -768,7 +799,7 @@ def test_close_leaves_no_session_open_that_was_to_make_room_for_another() -> Non
     pools = Pools(world.config, pretend.settings(), Clock(), world.create)
     lease(pools, "A", None).release(reusable=True)
     taken = pools.reserve(pools.server("OTHER"))
-    assert taken is not None
+    assert isinstance(taken, Lease)
     assert pools.close(timeout=5.0)
     taken.release(reusable=False)
     assert world["A"].open == 0
@@ -855,7 +886,7 @@ def test_a_to_b_and_b_to_a_and_a_to_a_at_once_never_deadlock(limit: int) -> None
     def lane(source: str, destination: str) -> None:
         for count in range(40):
             end = time.monotonic() + 20
-            while (taken := pools.reserve(pools.server(source), pools.server(destination))) is None:
+            while isinstance(taken := pools.reserve(pools.server(source), pools.server(destination)), Refusal):
                 assert time.monotonic() < end, "starved"
                 with freed:
                     freed.wait(0.01)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import pretend
 from etl import errors
 from etl.sessions.lease import Lease
-from etl.sessions.pool import CONNECTS_AT_ONCE
+from etl.sessions.pool import CONNECTS_AT_ONCE, Refusal
 from etl.sessions.pools import Pools
 from pretend import Clock, PretendSession, World
 
@@ -51,7 +51,7 @@ class PoolMachine(RuleBasedStateMachine):
         before = self.pools.stats()
         sides = (source,) if destination is None else (source, destination)
         lease = self.pools.reserve(*(self.pools.server(name) for name in sides))
-        if lease is None:
+        if isinstance(lease, Refusal):
             assert self.pools.stats() == before, "a refusal kept something"
             for name in set(sides):
                 pool = self.pool(name)

@@ -114,9 +114,9 @@ class Memory(Session):
         return told or Stored(partial, len(content), len(content))
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
-        self.say(f"publish {final}")
+        told = self.say(f"publish {final}")
         self.files[final] = dataclasses.replace(self.files.pop(stored.partial), mtime=mtime)
-        return Settled(Published(stamped=mtime is not None))
+        return Settled(told or Published(stamped=mtime is not None))
 
     def remove(self, path: str) -> bool:
         self.say(f"remove {path}")
@@ -741,3 +741,74 @@ def test_folders_are_asked_once_whether_they_are_two() -> None:
     assert relay.can_pipeline(kept.task, kept.orphans)
     kept.run()
     assert not any(said.startswith("A look") for said in kept.said)
+
+
+# --- only the rename failed ------------------------------------------------------------------------------------
+
+
+def refusing(error: errors.EtlError) -> Callable[[], None]:
+    """Return a hook that fails."""
+
+    def hook() -> None:
+        raise error
+
+    return hook
+
+
+def test_what_was_proven_is_only_renamed_again() -> None:
+    """The upload is kept: the next run of this process neither reads nor writes."""
+    scene = Scene()
+    scene.destination.hooks["publish"] = refusing(errors.ConnectionLost("gone"))
+    with pytest.raises(errors.ConnectionLost):
+        scene.run()
+    assert not relay.can_pipeline(scene.task, scene.orphans)
+    del scene.destination.hooks["publish"], scene.said[:]
+    receipt = scene.run()
+    assert (receipt.size_bytes, receipt.verified_by, receipt.facts) == (11, relay.SIZE, Facts(11, 1000.0))
+    assert list(scene.destination.files) == ["/out/a"]
+    assert not any(said.split()[1] in {"read", "write"} for said in scene.said)
+    assert scene.task.unpublished is None
+    assert not scene.task.leaves_partial
+
+
+def test_a_rename_that_was_not_answered_is_looked_at_first() -> None:
+    """It was carried out: the partial file is gone, the file is there; nothing is sent again."""
+    scene = Scene()
+    scene.destination.hooks["publish"] = refusing(errors.TransferTimeout("no answer"))
+    with pytest.raises(errors.TransferTimeout):
+        scene.run()
+    (partial,) = scene.destination.files
+    scene.destination.files["/out/a"] = scene.destination.files.pop(partial)
+    del scene.said[:]
+    assert scene.run().size_bytes == 11
+    assert not any(said.split()[1] in {"read", "write", "publish"} for said in scene.said)
+
+
+def test_another_source_by_now_is_copied_anew() -> None:
+    """What was kept is of a file that is no more; its source gone, it is the only copy."""
+    for now in (File(b"newer", 2000.0), None):
+        scene = Scene()
+        scene.destination.hooks["publish"] = refusing(errors.ConnectionLost("gone"))
+        with pytest.raises(errors.ConnectionLost):
+            scene.run()
+        del scene.destination.hooks["publish"]
+        scene.task.orphan_scan_since = SCAN_ANEW
+        del scene.source.files["/in/a"]
+        if now is not None:
+            scene.source.files["/in/a"] = now
+        scene.run()
+        assert list(scene.destination.files) == ["/out/a"]
+        assert scene.destination.files["/out/a"].content == (b"newer" if now else b"new content")
+
+
+def test_what_was_not_as_usual_stands_in_the_result() -> None:
+    """A time that was not kept, an action that was not done, and why."""
+    scene = Scene(source_action="delete")
+    scene.destination.hooks["publish"] = Published
+    receipt = scene.run()
+    assert scene.task.remarks == {"mtime_kept": False}
+    scene.source.files["/in/a"] = File(b"another one", 3000.0)
+    relay.finish(scene.task, scene.source, scene.destination, receipt.facts)
+    assert scene.task.remarks["source_action_done"] is False
+    assert "another file" in scene.task.remarks["source_action_error"]
+    assert "/in/a" in scene.source.files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from etl.errors import EtlError, FileMissing, IOFailure, NotAFile, PermissionRef
 from etl.models.task import Facts
 from etl.transfer.ftp.listing import names_in
 from etl.transfer.ftp.names import facts_in, folders_above, size_in, time_in
-from etl.transfer.ftp.refusals import SAY_ENOUGH, UNKNOWN_COMMAND, plain_error
+from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_full
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from etl.transfer.ftp.link import Link
     from etl.transfer.ftp.replies import Reply
+
+
+_NOT_THERE = 550
 
 
 class Kind(Enum):
@@ -31,12 +35,41 @@ class Kind(Enum):
 def ask_facts(link: Link, path: str) -> Callable[[], Facts]:
     """Queue the questions for size and time; the answer reads the replies."""
     size, mdtm = link.ask("SIZE", path), link.ask("MDTM", path)
-    return lambda: facts_of(size.result(), mdtm.result())
+    return lambda: facts_of(link, size.result(), mdtm.result())
 
 
-def facts_of(size: Reply, mdtm: Reply) -> Facts:
+def is_unchanged(link: Link, facts: Facts, size: Reply, mdtm: Reply) -> bool:
+    """Is a file still what it was when its reading began? One that is gone by now is not changed.
+
+    Some servers remove a file once it was downloaded: all its bytes came, and the 226.
+    """
+    is_gone = facts.size_bytes is not None and size.code == mdtm.code == _NOT_THERE
+    return is_gone or facts_of(link, size, mdtm) == facts
+
+
+def facts_of(link: Link, size: Reply, mdtm: Reply) -> Facts:
     """Return what replies to SIZE and MDTM tell; what was refused is not known."""
-    return Facts(size_in(size.line) if size.is_success else None, time_in(mdtm.line) if mdtm.is_success else None)
+    return Facts(
+        size_in(size.line) if size.is_success else None, time_in(mdtm.line, link.zone) if mdtm.is_success else None
+    )
+
+
+def ask_entry(link: Link, path: str) -> Callable[[], bool]:
+    """Queue the question whether `path` is a folder that may be entered; the answer reads the reply.
+
+    Not asked, and never true, where CWD says yes to everything or a failed one ends the session.
+    """
+    if link.quirks.cwd_tells is False:
+        return lambda: False
+    entered = link.ask("CWD", path)
+    return lambda: entered.result().is_success and _cwd_tells(link)
+
+
+def _cwd_tells(link: Link) -> bool:
+    """Does CWD refuse anything at all? Asked once, when one was accepted."""
+    if link.quirks.cwd_tells is None:
+        link.quirks.cwd_tells = not link.ask("CWD", f"/.etl-{secrets.token_hex(8)}/none").result().is_success
+    return link.quirks.cwd_tells
 
 
 def ask_kind(link: Link, path: str) -> Callable[[], Kind]:
@@ -45,11 +78,11 @@ def ask_kind(link: Link, path: str) -> Callable[[], Kind]:
     A folder that may be entered, or that MLST calls one, is a FOLDER. One that may not be entered may pass for a file
     on a server that tells the size of folders: whoever moves it must be able to undo that.
     """
-    cwd, size = link.ask("CWD", path), link.ask("SIZE", path)
+    entry, size = ask_entry(link, path), link.ask("SIZE", path)
     listed = link.ask("MLST", path) if link.offers("MLST") else None
 
     def answer() -> Kind:
-        if cwd.result().is_success:
+        if entry():
             return Kind.FOLDER
         if listed is not None and (kind := _listed_kind(listed.result())) is not None:
             return kind
@@ -77,16 +110,17 @@ def kind_of(link: Link, path: str, *, by_listing: bool = True) -> tuple[Kind, st
         by_listing: look into the folder before calling a file missing, as some servers hide from SIZE what we may not
             read. Without it one write of commands is all, however many files the folder has.
     """
-    size, cwd, above = link.ask("SIZE", path), link.ask("CWD", path), link.ask("CWD", parent(path) or "/")
+    size, entry, above = link.ask("SIZE", path), ask_entry(link, path), ask_entry(link, parent(path) or "/")
     listed = link.ask("MLST", path) if link.offers("MLST") else None
-    if cwd.result().is_success:
+    if entry():
         return Kind.FOLDER, path
     if listed is not None and (found := listed.result()).is_success:
         # CLOSED: a folder that CWD does not enter
         return (Kind.CLOSED if _listed_kind(found) is Kind.FOLDER else Kind.FILE), path
     if size.result().is_success:
         return Kind.FILE, path
-    if not by_listing and above.result().is_success and size.result().code not in UNKNOWN_COMMAND:
+    is_refused = size.result().code >= REFUSED and size.result().code not in UNKNOWN_COMMAND
+    if is_refused and (link.quirks.cwd_tells is False or (not by_listing and above())):
         return Kind.MISSING, path
     return _kind_by_parents(link, path)
 
@@ -95,7 +129,7 @@ def _kind_by_parents(link: Link, path: str) -> tuple[Kind, str]:
     """Walk up to the nearest folder that may be entered, and look there for what stands in the way."""
     blocked = path
     for folder in folders_above(path):
-        if link.ask("CWD", folder).result().is_success:
+        if ask_entry(link, folder)():
             break
         blocked = folder
     if blocked != path and link.offers("MLST"):
@@ -114,15 +148,22 @@ def is_there(link: Link, path: str, *, by_listing: bool = False) -> bool:
     return kind is not Kind.MISSING and decided_by == path
 
 
+def tells_files_by_size(link: Link) -> bool:
+    """Is what answers to SIZE a file? Some servers tell the size of folders, too: the root shows it, asked once."""
+    if link.quirks.sizes_folders is None:
+        link.quirks.sizes_folders = link.ask("SIZE", "/").result().is_success
+    return not link.quirks.sizes_folders
+
+
 def is_surely_file(link: Link, path: str) -> bool:
     """Is something a file, that may as well be a folder which we may not enter?
 
-    Some servers tell the size of folders, too: what SIZE says of the folder above shows whether this one does.
+    Some servers tell the size of folders, too.
     """
-    size, above = link.ask("SIZE", path), link.ask("SIZE", parent(path) or "/")
+    size = link.ask("SIZE", path)
     if link.offers("MLST") and (kind := _listed_kind(link.ask("MLST", path).result())) is not None:
         return kind is Kind.FILE
-    return size.result().is_success and size_in(size.result().line) is not None and not above.result().is_success
+    return tells_files_by_size(link) and size.result().is_success and size_in(size.result().line) is not None
 
 
 def why_not_read(link: Link, path: str, refusal: Reply) -> EtlError:
@@ -139,14 +180,15 @@ def why_not_written(link: Link, path: str, refusal: Reply) -> EtlError:
     """Return the error for a name that the server lets nobody write, its folder being there."""
     if (plain := _plain(link, path, refusal)) is not None:
         return plain
-    if link.ask("CWD", path).result().is_success:
+    if ask_entry(link, path)():
         return _described(link, path, Kind.FOLDER, path, refusal)
     folder = parent(path) or "/"
-    if link.ask("CWD", folder).result().is_success:
+    if ask_entry(link, folder)() or link.quirks.cwd_tells is False:
         if refusal.is_transient:
             return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
+        hint = f"; {link.name}_PARTIAL_PATTERN may name a file without a dot" if basename(path)[:1] == "." else ""
         return PermissionRefused(
-            f"{link.name}:{path}: writing here is not permitted ({refusal.text})", server=link.name
+            f"{link.name}:{path}: writing here is not permitted ({refusal.text}){hint}", server=link.name
         )
     kind, decided_by = kind_of(link, folder)
     return _described(link, folder, kind, decided_by, refusal)
@@ -165,7 +207,7 @@ def why_no_base(link: Link, base: str, refusal: Reply) -> EtlError:
 
 def _plain(link: Link, path: str, reply: Reply) -> EtlError | None:
     """Return the error of a reply whose code says enough; None for the codes that mean anything."""
-    return plain_error(link.name, path, reply) if reply.code in SAY_ENOUGH else None
+    return plain_error(link.name, path, reply) if reply.code in SAY_ENOUGH or says_full(reply) else None
 
 
 def _described(link: Link, path: str, kind: Kind, decided_by: str, refusal: Reply) -> EtlError:

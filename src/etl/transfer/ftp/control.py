@@ -9,18 +9,25 @@ commands may leave once the data has ended (`overtake`). Knows replies and limit
 from __future__ import annotations
 
 import re
-import select
 import socket
 import time
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, InvalidPath, ServerBusy, ServerUnavailable, TransferTimeout
-from etl.transfer.ftp.pending import Pending
+from etl.errors import (
+    ConnectionLost,
+    EtlError,
+    InvalidPath,
+    ServerBusy,
+    ServerUnavailable,
+    SessionFault,
+    TransferTimeout,
+)
+from etl.transfer.ftp.expected import can_answer, is_of_the_session
+from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
-from etl.transfer.ftp.sockets import limit_waits
-from etl.transfer.ftp.watch import PROGRESS_TICK
+from etl.transfer.ftp.sockets import acknowledge_at_once, is_readable, limit_waits
+from etl.transfer.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
     from etl.transfer.ftp.pending import Upstream
@@ -30,17 +37,10 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 8 * 1024
 _BREAK = re.compile(rb"[\r\n\0]")
 _NOT_UNDERSTOOD = 500
+_FAREWELL = 421
+_WELCOME = 220
+_OPEN_SECONDS = 3.0  # of silence that end a reply of many lines without an end
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
-
-
-class State(Enum):
-    """Where a session stands."""
-
-    NEW = "new"
-    LOGGING_IN = "logging in"
-    READY = "ready"
-    TRANSFERRING = "transferring"  # nothing may be written
-    BROKEN = "broken"
 
 
 class Control:
@@ -62,12 +62,13 @@ class Control:
         self._transfer: Pending | None = None
         self._overtaken: Pending | None = None  # a transfer whose last reply is due, while commands sent behind it are
         self._broken: EtlError | None = None
+        self._has_rested = False  # nothing was answered since nothing was due: if it is dead now it was dead before
         self._receive_limit = self._send_limit = 0.0  # of waits in the socket, as they are set now; 0: none
+        self._is_tcp = sock.family != socket.AF_UNIX
         sock.setblocking(True)
 
     def __repr__(self) -> str:
-        due = " ".join(pending.command for pending in self._due)
-        return f"<Control {self.server} {self.state.value}, due: {due or 'nothing'}>"
+        return f"<Control {self.server} {self.state.value}, due: {[pending.command for pending in self._due]}>"
 
     @property
     def state(self) -> State:
@@ -97,7 +98,7 @@ class Control:
         if self._broken is not None:
             raise self._broken
         if self._transfer is not None:
-            raise self._must_wait(verb)
+            raise RuntimeError(f"{verb} must wait for the end of {self._transfer.command}")
         line = verb.encode("ascii")
         if argument is not None:
             if _BREAK.search(argument):
@@ -123,7 +124,7 @@ class Control:
         limit: float | None = None,
     ) -> None:
         """Send what is corked and read replies in order, up to that of `pending`."""
-        limit, deadline = limit or self._reply_limit, 0.0
+        limit, deadline = limit or (self._login_limit if self._login_deadline else self._reply_limit), 0.0
         while pending.reply is None and not (preliminary and pending.preliminary):
             if pending.error is not None:
                 raise pending.error
@@ -140,6 +141,11 @@ class Control:
             raise self._broken
         if self._corked:
             self._write_corked()
+
+    def rest(self, seconds: float) -> None:
+        """Wait, with nothing due; ends at once when the server says something, or the session is aborted."""
+        if seconds:
+            is_readable(self.sock, seconds)
 
     def peek(self) -> None:
         """Read the replies that have come; wait for none, nor for the rest of one."""
@@ -170,14 +176,14 @@ class Control:
         if self._broken is not None:
             raise self._broken
         if self._transfer is not None:
-            raise self._must_wait("flush")
+            raise RuntimeError(f"flush must wait for the end of {self._transfer.command}")
         while self._due:
             self.settle(self._due[-1])
 
     def require_quiet(self) -> None:
         """Raise ConnectionLost when the server has sent something that nobody asked for (mostly: its farewell)."""
         self.flush()
-        if _is_readable(self.sock) or not self._parser.is_empty:
+        if is_readable(self.sock) or not self._parser.is_empty:
             # A 421 tells more than "spoke unasked": read it.
             deadline = self._deadline(self._reply_limit)
             while (reply := self._take()) is None:
@@ -199,11 +205,9 @@ class Control:
         if self._broken is None and not self._due:
             self.sock.send(b"QUIT\r\n", socket.MSG_DONTWAIT)
 
-    def _must_wait(self, what: str) -> RuntimeError:
-        return RuntimeError(f"{what} must wait for the end of {self._transfer.command if self._transfer else ''}")
-
     def _deadline(self, limit: float) -> float:
-        return self._login_deadline or time.monotonic() + limit
+        usual = time.monotonic() + limit
+        return min(self._login_deadline, usual) if self._login_deadline else usual
 
     def _write_corked(self) -> None:
         batch = self._corked
@@ -213,15 +217,15 @@ class Control:
             batch, self._corked = batch[:1], batch[1:]
         else:
             self._corked = []
+        if batch[0][0] is self._due[0]:
+            self._require_silence()
         data = batch[0][1]
         if len(batch) > 1:
             data = b"".join([line for _, line in batch])
             for place, (pending, _) in enumerate(batch, 1):
                 pending.place = place
                 self._has_paired = self._has_paired or pending.begins
-        limit = self._reply_limit
-        if self._login_deadline:
-            limit = max(0.001, self._login_deadline - time.monotonic())
+        limit = max(0.001, self._login_deadline - time.monotonic()) if self._login_deadline else self._reply_limit
         try:
             if limit != self._send_limit:
                 limit_waits(self.sock, socket.SO_SNDTIMEO, limit)
@@ -234,6 +238,19 @@ class Control:
             self._read_farewell()
             raise self._failed(f"sending {batch[-1][0].command} failed: {error}") from error
 
+    def _require_silence(self) -> None:
+        """Raise when something came though nothing is due: the end of the session, a farewell, or a stray reply."""
+        self._has_rested = self._login_deadline is None
+        while (data := self._received()) is not None or not self._parser.is_empty:
+            if data == b"":
+                raise self._ended()
+            self._parser.feed(data or b"")
+            reply = self._take()
+            if reply is not None and reply.code == _FAREWELL:
+                raise self._said_421(reply)
+            if reply is None or reply.code != _WELCOME or not self._login_deadline:  # which some give twice
+                raise self._out_of_step(f"the server spoke unasked: {'half a reply' if reply is None else reply.text}")
+
     def _read_farewell(self) -> None:
         """Read a 421 that came before the connection broke; raises what it says."""
         try:
@@ -241,7 +258,7 @@ class Control:
             reply = self._parser.take()
         except (OSError, GarbledReplyError):
             return
-        if reply is not None and reply.code == 421:
+        if reply is not None and reply.code == _FAREWELL:
             raise self._said_421(reply)
 
     def _take(self) -> Reply | None:
@@ -253,11 +270,16 @@ class Control:
     def _give(self, reply: Reply) -> None:
         """Give a reply to the command it belongs to."""
         code = reply.code
-        if code == 421:
+        if code == _FAREWELL:
             raise self._said_421(reply)
         if not self._due:
-            raise self._failed(f"the server spoke unasked: {reply.text}")
+            raise self._out_of_step(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
+        if not can_answer(head.command, code):
+            raise self._out_of_step(f"the server answered {head.command} with {reply.text}")
+        if code >= 200 and not self._login_deadline and is_of_the_session(head.command, code):
+            raise self._fault(f"the session is over: {head.command} was answered with {reply.text}")
+        self._has_rested = False
         if code >= 200:
             head.reply = reply
             self._due.popleft()
@@ -270,13 +292,13 @@ class Control:
             head.preliminary = reply
             head.preliminaries += 1
         else:
-            # Its replies are not in step with our commands: none that follows can be trusted.
-            raise self._failed(f"the server answered {head.command} with {reply.text}")
+            raise self._out_of_step(f"the server answered {head.command} with {reply.text}")
         if head.follows and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
             self.pipelining.worked(transfers=head.begins)
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
         """Receive once; return the deadline, which moves while bytes leave `upstream`."""
+        called = time.monotonic()
         while True:
             began = time.monotonic()
             wait = min(deadline - began, PROGRESS_TICK)
@@ -286,10 +308,15 @@ class Control:
                 if wait != self._receive_limit:
                     limit_waits(self.sock, socket.SO_RCVTIMEO, wait)
                     self._receive_limit = wait
+                if self._is_tcp:
+                    acknowledge_at_once(self.sock)
                 data = self.sock.recv(_CHUNK_BYTES)
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
                     deadline = time.monotonic() + limit
+                if self._parser.is_open and time.monotonic() - called >= _OPEN_SECONDS:
+                    self._give(self._parser.end_open())
+                    return deadline
                 continue
             except OSError as error:
                 raise self._failed(f"{error}{self._while()}") from error
@@ -309,14 +336,33 @@ class Control:
         return f" before its reply to {self._due[0].command}" if self._due else ""
 
     def _ended(self) -> EtlError:
+        if self._due and self._due[0].command == "CWD":
+            self.pipelining.hung_up_on_cwd()
         return self._failed(f"the server closed the connection{self._while()}")
 
     def _failed(self, what: str) -> EtlError:
         self._doubt_pipelining()
         if self._sockets.is_cut:
             what = "the session was aborted"
-        kind = ServerUnavailable if self._login_deadline else ConnectionLost
+        kind = ServerUnavailable if self._login_deadline else SessionFault if self._has_rested else ConnectionLost
         error = kind(f"{self.server}: {what}", server=self.server)
+        self.abandon(error)
+        return error
+
+    def _out_of_step(self, what: str) -> EtlError:
+        """Return the error for a reply that cannot be its command's: none that follows can be trusted.
+
+        Its server gets one command at a time at once, whatever it managed before: replies that change places can do
+        harm.
+        """
+        self.pipelining.out_of_step()
+        return self._fault(what)
+
+    def _fault(self, what: str) -> EtlError:
+        if self._sockets.is_cut:
+            return self._failed(what)
+        self._doubt_pipelining()
+        error = SessionFault(f"{self.server}: {what}", server=self.server)
         self.abandon(error)
         return error
 
@@ -348,14 +394,7 @@ class Control:
             self.pipelining.failed(transfers=self._has_paired)
 
     def _said_421(self, reply: Reply) -> EtlError:
-        kind = ServerBusy if self._login_deadline else ConnectionLost
+        kind = ServerBusy if self._login_deadline else SessionFault if self._has_rested else ConnectionLost
         error = kind(f"{self.server}: the server ends the connection: {reply.text}", server=self.server)
         self.abandon(error)
         return error
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    """Has something come, or the end?"""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))

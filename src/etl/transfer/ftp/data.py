@@ -10,7 +10,7 @@ import time
 
 from etl.errors import ConnectionLost, EtlError, TransferTimeout
 from etl.transfer.ftp.sockets import Sockets, limit_waits
-from etl.transfer.ftp.watch import PROGRESS_TICK, StalledError, Watch
+from etl.transfer.watch import PROGRESS_TICK, StalledError, Watch
 
 _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 
@@ -92,6 +92,20 @@ class DataConnection:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise self._fault(error) from error
+
+    def wait(self, control: socket.socket | None, seconds: float) -> bool:
+        """Wait until there is something to receive, or the end; False when not in so many seconds, or `control` has.
+
+        Raises TransferTimeout once a stall limit has passed.
+        """
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        if control is not None:
+            poll.register(control, select.POLLIN)
+        began = time.monotonic()
+        ready = dict(poll.poll(seconds * 1000))
+        self._note(time.monotonic() - began, len(ready))
+        return self._sock.fileno() in ready
 
     def wait_for_end(self, control: socket.socket, seconds: float) -> bool | None:
         """After `finish_writing`: wait until the server has ended its side, too.

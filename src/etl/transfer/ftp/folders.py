@@ -14,17 +14,25 @@ if TYPE_CHECKING:
 
 
 def make_folders(link: Link, path: str) -> bool:
-    """Make the missing folders above a path; False when none was missing. Others may do the same meanwhile."""
-    missing = []
+    """Make the missing folders above a path; False when none was missing. Others may do the same meanwhile.
+
+    Where CWD does not tell which are missing all are made: those that are there refuse it.
+    """
+    missing, made_one = [], False
     for folder in folders_above(path):
-        if link.ask("CWD", folder).result().is_success:
+        if asking.ask_entry(link, folder)():
             break
         missing.append(folder)
     for folder in reversed(missing):
         made = link.ask("MKD", folder).result()
-        if not made.is_success and not link.ask("CWD", folder).result().is_success:
+        if not made.is_success and link.quirks.bare_names is None:
+            link.quirks.bare_names = True  # perhaps
+            made = link.ask("MKD", folder).result()
+            link.quirks.bare_names = made.is_success or None
+        made_one = made_one or made.is_success
+        if not made.is_success and link.quirks.cwd_tells is not False and not asking.ask_entry(link, folder)():
             raise _no_folder(link, folder, made)
-    return bool(missing)
+    return made_one or bool(missing and link.quirks.cwd_tells is not False)
 
 
 def _no_folder(link: Link, folder: str, refusal: Reply) -> EtlError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 Address = tuple[str, str, int, str]  # ServerConfig.address
 
@@ -21,7 +22,22 @@ class ServerQuirks:
     takes_many: bool = False  # answered a command that shared a write with others
     is_proven: bool = False  # began a transfer whose command shared a write with its data connection's
     answers_early: bool = False  # answered a command that was sent before its last word on a transfer
+    keeps_order: bool = False  # answered a slow command and a quick one of one write in their order
+    sizes_folders: bool | None = None  # SIZE tells the size of folders, too; None: not asked yet
+    cwd_tells: bool | None = (
+        None  # CWD tells folders from others; False: it says yes to all, or is answered by a hang-up
+    )
+    follows_telnet: bool | None = None  # takes two bytes 0xFF for one; None: not needed yet
+    working_address: tuple[Any, ...] | None = None  # of the host's, the one that answered last
+    keeps_names: bool = False  # shows a name beyond ASCII as it was sent
+    bare_names: bool | None = None  # takes names without a folder only, that one being entered; None: not known
+    answers_feat: bool = True
+    forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer
+    takes_epsv: bool | None = None  # answers it with a port that can be reached; None: not asked yet
     refuses_to_replace: bool = False  # does not rename over a file
+    refuses_renames: bool = False  # refused the last one for longer than we wait
+    confusions: int = 0  # how often that was found out
+    vanished: int = 0  # uploads in a row that were gone once they were stored
     no_pipelining_until: float = 0.0  # its new sessions send one command at a time
     no_early_until: float = 0.0  # it gets no command before its last word
 

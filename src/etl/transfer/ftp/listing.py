@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, IOFailure
 from etl.transfer.ftp.names import facts_in
-from etl.transfer.ftp.refusals import NO_CONNECTION, plain_error
+from etl.transfer.ftp.refusals import NO_CONNECTION, UNKNOWN_COMMAND, plain_error
 from etl.transfer.ftp.replies import Reply
 
 if TYPE_CHECKING:
@@ -17,26 +18,48 @@ KEPT_BYTES = 64 << 20  # of its names
 LINE_BYTES = 16 * 1024  # of one of its lines
 NAME_BYTES = 60  # memory of a name beside its bytes
 _BUFFER_BYTES = 64 * 1024
+_SAYS_EMPTY = re.compile("no (such )?(file|entr)|not found|empty", re.IGNORECASE)  # of a refused list
 
 
 def names_in(link: Link, whole_path: str, prefix: str) -> list[str] | None:
     """Return the bare names in a folder that begin with `prefix`, hidden ones included.
 
-    None when it cannot be entered or shows no names at all. The folder is entered first and listed without an argument:
-    no name can be an option or a pattern then.
+    None when it cannot be entered, has none, or the server has no such command. The folder is entered first and listed
+    without an argument: no name can be an option or a pattern then. Raises IOFailure for a list that is refused: that
+    is no empty folder.
     """
     if not link.ask("CWD", whole_path).result().is_success:
         return None
-    ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if link.offers("MLST") else []
+    knows_mlsd = link.offers("MLST") or not link.quirks.answers_feat or link.offers_nothing
+    ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if knows_mlsd else []
     ways += [("NLST", b"-a"), ("NLST", None)]  # without -a vsftpd hides names with a leading dot
+    refusal: Reply | None = None
     for verb, argument in ways:
-        listing = Listing(with_facts=verb == "MLSD", prefix=link.wire(prefix))
-        reply = _list(link, verb, argument, listing)
-        if reply.code in NO_CONNECTION:  # it says nothing of the folder
-            raise plain_error(link.name, whole_path, reply)
-        if reply.is_success and (listing.count or verb == "MLSD"):
-            return [link.names.read(name) for name in listing.names] if listing.count else None
-    return None
+        found = _names_by(link, whole_path, prefix, verb, argument)
+        if not isinstance(found, Reply):
+            if found is not None or verb == "MLSD":
+                return found
+        elif found.code not in UNKNOWN_COMMAND:
+            refusal = found
+    if refusal is None or _SAYS_EMPTY.search(refusal.text):
+        return None
+    link.command("TYPE", b"A")  # some servers list in no other
+    found = _names_by(link, whole_path, prefix, "NLST", None)
+    link.command("TYPE", b"I").result()
+    if isinstance(found, Reply):
+        raise IOFailure(f"{link.name}:{whole_path}: the list is refused: {refusal.text}", server=link.name)
+    return found
+
+
+def _names_by(link: Link, whole_path: str, prefix: str, verb: str, argument: bytes | None) -> list[str] | Reply | None:
+    """List in one way; return the names, None: there are none at all, or the refusal."""
+    listing = Listing(with_facts=verb == "MLSD", prefix=link.names.wire(prefix))
+    reply = _list(link, verb, argument, listing)
+    if reply.code in NO_CONNECTION:  # it says nothing of the folder
+        raise plain_error(link.name, whole_path, reply)
+    if not reply.is_success:
+        return reply
+    return [link.names.read(name) for name in listing.names] if listing.count else None
 
 
 def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Reply:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import TYPE_CHECKING
 
 from etl.errors import AuthenticationFailed, EtlError, InvalidPath, ServerBusy, ServerUnavailable
+from etl.transfer.ftp import known
 from etl.transfer.ftp.names import Names, quoted_path
 from etl.transfer.ftp.sockets import round_trip
 
 if TYPE_CHECKING:
     from etl.models.server import ServerConfig
     from etl.transfer.ftp.control import Control
+    from etl.transfer.ftp.known import ServerQuirks
     from etl.transfer.ftp.replies import Reply
 
+_CODE = re.compile(rb"^211[- ]")  # some put it on each line of FEAT
+_FEAT_SECONDS = 10.0  # it is optional, and some never answer it
+_FOLDER = 257  # the success of PWD
+_REFUSED = 500
+_BROKEN = 500  # vsftpd: "500 OOPS: refusing to run with writable root"; the login is as good as any
+# How long the other answers of one write may take longer than the first: a server that lost a command is silent.
+_PAIR_SECONDS = 2.0
+_PAIR_ROUND_TRIPS = 10
 _SAYS_A_LIMIT = ("too many", "maximum", "limit", "connections")
 _SAYS_THE_LOGIN = ("incorrect", "attempt", "fail", "lock", "password", "tls", "ssl")  # "too many failed logins"
 
 
-def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names, frozenset[str]]:
+def log_in(control: Control, server: ServerConfig, encoding: str, *, passive: bool) -> tuple[Names, frozenset[str]]:
     """Log in; return how names are written there, and what FEAT offers (upper case).
 
     Raises ServerUnavailable, ServerBusy, AuthenticationFailed.
@@ -31,40 +43,63 @@ def log_in(control: Control, server: ServerConfig, encoding: str) -> tuple[Names
         reply = control.send("PASS", _credential(server, server.password, encoding)).result()
     if not reply.is_success:
         raise _refused(server, reply)
-    features = _features(control.send("FEAT").result())
+    quirks = known.of(server.address)
+    features: frozenset[str] = frozenset()
+    if quirks.answers_feat:
+        began = time.monotonic()
+        try:
+            features = _features(control.send("FEAT").result(limit=_FEAT_SECONDS))
+        except ServerUnavailable:
+            quirks.answers_feat = time.monotonic() - began < _FEAT_SECONDS
+            raise
     if encoding.lower() in {"utf-8", "utf8"} and "UTF8" in features:
         control.send("OPTS", b"UTF8 ON")  # a refusal changes nothing
-    binary, where = _binary_and_folder(control)
+    binary, where = _binary_and_folder(control, quirks, passive=passive)
     if not binary.is_success:
         raise ServerUnavailable(f"{server.hostname}: TYPE I: {binary.text}", server=server.hostname)
     names = Names(encoding, server.base_path)
     home = quoted_path(where.line) if where.is_success else None
     control.logged_in()
     if home is not None and home.startswith(b"/") and not {13, 0} & set(home):
-        names = Names(encoding, server.base_path, names.read(home))
-    return names, features
+        return Names(encoding, server.base_path, names.read(home)), features
+    return Names(encoding, server.base_path, home=""), features
 
 
-def _binary_and_folder(control: Control) -> tuple[Reply, Reply]:
+def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool) -> tuple[Reply, Reply]:
     """Return the replies to TYPE I and PWD.
 
     They are the first commands that share a write: a server that is confused by that shows it here, where asking again
-    costs nothing.
+    costs nothing. At the first meeting a slow command stands between them, to show whether answers change places.
     """
-    pair = control.send("TYPE", b"I"), control.send("PWD")
-    together = pair[0].result(), pair[1].result()
-    if together[0].is_success and together[1].code == 257:
+    pipelining, seconds = control.pipelining, _PAIR_SECONDS + _PAIR_ROUND_TRIPS * (round_trip(control.sock) or 0.0)
+    binary, port = control.send("TYPE", b"I"), None
+    if passive and quirks.takes_epsv is not False and not (pipelining.is_order_known and quirks.takes_epsv):
+        port = control.send("EPSV")
+    where = control.send("PWD")
+    binary.result()
+    if port is not None:
+        began = time.monotonic()
+        try:
+            quirks.takes_epsv = port.result(limit=seconds).code < _REFUSED
+        except ServerUnavailable:
+            if port.place <= 1 or time.monotonic() - began >= seconds:  # alone, or in vain
+                quirks.takes_epsv = False
+            raise
+    together = binary.result(), where.result(limit=None if pipelining.is_one_by_one else seconds)
+    if together[0].is_success and together[1].code == _FOLDER:
+        if port is not None and port.result().is_success:
+            pipelining.kept_order()
         return together
     alone = control.send("TYPE", b"I").result(), control.send("PWD").result()
     if (alone[0].code, alone[1].code) != (together[0].code, together[1].code):
-        control.pipelining.failed(transfers=True)
+        pipelining.failed(transfers=True)
     return alone
 
 
 def _features(reply: Reply) -> frozenset[str]:
     if not reply.is_success:
         return frozenset()
-    offered = (line.strip().split() for line in reply.lines[1:-1])
+    offered = (_CODE.sub(b"", line).strip().split() for line in reply.lines[1:-1])
     return frozenset(words[0].decode("ascii", "replace").upper() for words in offered if words)
 
 
@@ -89,7 +124,7 @@ def _refused(server: ServerConfig, reply: Reply) -> EtlError:
     message = f"{server.hostname}: login as {server.username} refused: {text}"
     if _says_a_limit(reply):
         return ServerBusy(message, server=server.hostname)
-    if reply.is_transient and reply.code != 430:
+    if (reply.is_transient and reply.code != 430) or reply.code == _BROKEN:
         return ServerUnavailable(message, server=server.hostname)
     return AuthenticationFailed(message, server=server.hostname)
 

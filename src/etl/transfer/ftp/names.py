@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 from etl.errors import InvalidPath, SettingsError
 from etl.transfer.paths import below, parent
@@ -20,8 +20,8 @@ _QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
 class Names:
     """How paths of a job become names on one server, and back.
 
-    `home` is the folder after login: every path is sent whole, so that none can look like an option (`-x`) and the
-    working folder may change at any time.
+    `home` is the folder after login, empty: not known. Every path is sent whole, so that none can look like an option
+    (`-x`) and the working folder may change at any time.
     """
 
     encoding: str
@@ -32,6 +32,11 @@ class Names:
         """Return a job's path as the server's absolute path."""
         if path.startswith("/") and not self.base:
             return below("", path)
+        if not self.home and not self.base.startswith("/"):
+            raise SettingsError(
+                f"{path!r} begins in the folder after login, which the server does not tell (PWD): use a path or a "
+                "BASE_PATH that begins with /"
+            )
         return below(self.top, path)
 
     @property
@@ -77,22 +82,22 @@ def quoted_path(line: bytes) -> bytes | None:
 
 
 @functools.lru_cache(maxsize=64)  # each file's is read twice: before it is read and afterwards
-def time_in(line: bytes) -> float | None:
+def time_in(line: bytes, zone: tzinfo = UTC) -> float | None:
     """Return the time of a reply to MDTM or of a fact, as seconds since the epoch; None when there is none."""
     found = _TIME.match(line.strip())
     if found is None:
         return None
     year, month, day, hour, minute, second = (int(digits) for digits in found.groups()[:6])
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp() + float(found[7] or 0)
+        return datetime(year, month, day, hour, minute, second, tzinfo=zone).timestamp() + float(found[7] or 0)
     except ValueError:
         return None
 
 
-def stamp(mtime: float) -> bytes | None:
-    """Return a time as MFMT wants it, UTC, to the second; None for one that has no such form."""
+def stamp(mtime: float, zone: tzinfo = UTC) -> bytes | None:
+    """Return a time as MFMT wants it, in the server's zone, to the second; None for one that has no such form."""
     try:
-        text = time.strftime("%Y%m%d%H%M%S", time.gmtime(mtime))
+        text = datetime.fromtimestamp(math.floor(mtime), zone).strftime("%Y%m%d%H%M%S")
     except (ValueError, OverflowError, OSError):
         return None
     return text.encode("ascii") if len(text) == 14 else None

@@ -5,6 +5,7 @@ Knows the control connection they are agreed on, and no file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -12,21 +13,26 @@ import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from etl.errors import ConnectionLost, IOFailure, TransferTimeout
+from etl.errors import ConnectionLost, EtlError, IOFailure, TransferTimeout
 from etl.transfer.ftp.data import DataConnection
 from etl.transfer.ftp.sockets import dial_peer, is_connected, tune
-from etl.transfer.ftp.watch import Watch
+from etl.transfer.watch import Watch
 
 if TYPE_CHECKING:
     from etl.models.server import TransferSettings
     from etl.transfer.ftp.control import Control
+    from etl.transfer.ftp.known import ServerQuirks
     from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
     from etl.transfer.ftp.sockets import Sockets
 
 _PORT_LINE_BYTES = 500  # of a reply that are searched for a port
-_PORT = re.compile(rb"(?:[0-9]{1,3},){4}([0-9]{1,3}),([0-9]{1,3})(?![0-9])")  # the address is not read: see dial_peer()
-_EXTENDED_PORT = re.compile(rb"\(([!-~])[^()]*?\1[^()]*?\1 *([0-9]{1,5})\1\)")  # RFC 2428 section 3
+_FIRST_SECONDS = 5.0  # for the first data connection by EPSV, before PASV is tried
+_WORD_SECONDS = 2.0  # for the refusal that made a server close its port
+# The address is not read: see dial_peer().
+_PORT = re.compile(rb"(?:[0-9]{1,3}, *){4}([0-9]{1,3}), *([0-9]{1,3})(?![0-9])")
+# RFC 2428 section 3: (|||6446|); some leave out a delimiter, or the parentheses.
+_EXTENDED_PORT = re.compile(rb"([^\s\w,.:()\[\]])[0-9]?\1(?:[0-9a-zA-Z.:]*\1)? *([0-9]{1,5}) *\1")
 
 
 class Opening(Protocol):
@@ -51,20 +57,44 @@ class DataConnections:
     """Opens the data connections of one session, in the one way that its server accepts."""
 
     def __init__(
-        self, control: Control, sockets: Sockets, settings: TransferSettings, server: str, *, passive: bool
+        self,
+        control: Control,
+        sockets: Sockets,
+        settings: TransferSettings,
+        quirks: ServerQuirks,
+        *,
+        passive: bool,
+        epsv: bool = True,
     ) -> None:
         self.control = control
         self.sockets = sockets
         self.settings = settings
-        self.server = server
         self._passive = passive
-        self.extended = True  # EPSV/EPRT; False once the server refused it
+        self._epsv = epsv
+        self.quirks = quirks
         self.is_proven = False  # a transfer has begun in this way, in this session
         self.family = control.sock.family  # each look at it makes an enum anew
         try:
             self.peer = control.sock.getpeername()
         except OSError as error:
             raise self.lost(f"the connection ended: {error}") from error
+
+    @property
+    def server(self) -> str:
+        """The server's name, for errors."""
+        return self.control.server
+
+    @property
+    def is_extended(self) -> bool:
+        """Is EPSV asked for, and not PASV, which knows no IPv6?"""
+        return self.family != socket.AF_INET or (self._epsv and self.quirks.takes_epsv is not False)
+
+    def fall_back(self) -> bool:
+        """Go on with PASV, for all sessions of this server; False where there is no other way."""
+        if not self.is_extended or self.family != socket.AF_INET:
+            return False
+        self.quirks.takes_epsv = False
+        return True
 
     @property
     def is_passive(self) -> bool:
@@ -112,7 +142,7 @@ class DataConnections:
 
 
 class Passive:
-    """EPSV (RFC 2428), or PASV where that is refused; we connect, always to the control connection's peer."""
+    """EPSV (RFC 2428), or PASV where that leads nowhere; we connect, always to the control connection's peer."""
 
     def __init__(self, connections: DataConnections) -> None:
         self.born = time.monotonic()
@@ -122,33 +152,53 @@ class Passive:
         self._port, self._deadline = 0, 0.0
 
     def _ask(self) -> Pending:
-        return self._connections.control.send("EPSV" if self._connections.extended else "PASV")
+        return self._connections.control.send("EPSV" if self._connections.is_extended else "PASV")
 
     def agree(self) -> None:
         """Read the reply, begin to connect."""
         if self._sock is not None:
             return
         connections = self._connections
-        reply = self._pending.result()
-        if (
-            connections.extended
-            and not connections.is_proven
-            and reply.code >= 500
-            and connections.family == socket.AF_INET
-        ):
-            connections.extended = False
-            reply = self._ask().result()
+        try:
+            reply = self._pending.result()
+        except TransferTimeout:  # the next session does without
+            connections.fall_back()
+            raise
         if not reply.is_success and self._pending.follows:
             connections.control.pipelining.failed(transfers=True)
-        self._port = self._port_in(reply)
+        # What shared a write with it may be a transfer that runs by now: then nothing can be asked any more.
+        if port_in(reply) is None and not connections.is_proven and connections.fall_back():
+            reply = self._ask().result()
+        if (port := port_in(reply)) is None:
+            what = f"no port in {reply.text}" if reply.is_success else f"no data connection: {reply.text}"
+            raise IOFailure(f"{connections.server}: {what}", server=connections.server)
+        self._dial(port)
+
+    def _dial(self, port: int) -> None:
+        connections, self._port = self._connections, port
         self._deadline = time.monotonic() + connections.settings.connect_timeout
         try:
-            self._sock = connections.dial(self._port)
+            self._sock = connections.dial(port)
         except OSError as error:
-            raise connections.lost(f"no data connection to port {self._port}: {error}") from error
+            raise connections.lost(f"no data connection to port {port}: {error}") from error
 
     def connection(self, command: Pending | None = None) -> DataConnection | None:
-        """Wait until it stands."""
+        """Wait until it stands. Where EPSV's port cannot be reached, and nothing waits for it yet, PASV's is tried."""
+        connections = self._connections
+        if command is not None or connections.is_proven or not connections.is_extended:
+            return self._connection(command)
+        self._deadline = min(self._deadline, time.monotonic() + _FIRST_SECONDS)
+        try:
+            return self._connection(None)
+        except (ConnectionLost, TransferTimeout):
+            if connections.sockets.is_cut or not connections.fall_back():
+                raise
+        self.cancel()
+        self._sock, self._pending = None, self._ask()
+        self.agree()
+        return self._connection(None)
+
+    def _connection(self, command: Pending | None) -> DataConnection | None:
         connections, sock = self._connections, self._sock
         assert sock is not None  # noqa: S101 - agree() was called
         try:
@@ -166,33 +216,36 @@ class Passive:
         if connections.sockets.is_cut:
             raise connections.lost("")
         if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            if command is not None:  # the server may have closed its port because it refuses the command
-                connections.control.peek()
-                if command.is_refused:
-                    return None
+            if command is not None and self._is_refused(command):
+                return None
             raise connections.lost(f"no data connection to port {self._port}: {os.strerror(number)}")
         return connections.adopt(sock)
+
+    def _is_refused(self, command: Pending) -> bool:
+        """Did the server close its port because it refuses the command? Its word on that may come a little later."""
+        with contextlib.suppress(EtlError):
+            self._connections.control.settle(command, preliminary=True, limit=_WORD_SECONDS)
+        return command.is_refused
 
     def cancel(self) -> None:
         """Close what is open."""
         if self._sock is not None:
             self._connections.sockets.close(self._sock)
 
-    def _port_in(self, reply: Reply) -> int:
-        server = self._connections.server
-        if not reply.is_success:
-            raise IOFailure(f"{server}: no data connection: {reply.text}", server=server)
-        line = reply.lines[-1][:_PORT_LINE_BYTES]
-        port = 0
-        if self._connections.extended:
-            if reply.code == 229 and (found := _EXTENDED_PORT.search(line)) is not None:
-                port = int(found[2])
-        elif reply.code == 227 and (found := _PORT.search(line)) is not None:
-            high, low = int(found[1]), int(found[2])
-            port = high * 256 + low if max(high, low) < 256 else 0
-        if not 0 < port < 65536:
-            raise IOFailure(f"{server}: no port in {reply.text}", server=server)
-        return port
+
+def port_in(reply: Reply) -> int | None:
+    """Return the port that a reply to EPSV or PASV names; some servers answer one with the other's form."""
+    if not reply.is_success:
+        return None
+    line = reply.lines[-1][3:_PORT_LINE_BYTES]
+    if (found := _EXTENDED_PORT.search(line)) is not None:
+        port = int(found[2])
+    elif (found := _PORT.search(line)) is not None:
+        high, low = int(found[1]), int(found[2])
+        port = high * 256 + low if max(high, low) < 256 else 0
+    else:
+        return None
+    return port if 0 < port < 65536 else None
 
 
 class Active:

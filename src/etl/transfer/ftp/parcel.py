@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _PIECE_BYTES = 256 * 1024
+_LAST_SECONDS = 0.5  # for the end of the data once the final reply has come
+_LOOK_SECONDS = 1.0
 _REST_BYTES = 4 << 20  # read beyond the end of a file at most, to find out whether it has grown
 
 
@@ -41,11 +43,11 @@ class FTPParcel:
         size_bytes = self.facts.size_bytes
         if size_bytes is None or size_bytes > limit_bytes:
             return False
-        room = memoryview(bytearray(size_bytes + 1))  # one byte more than there should be: so its end is seen
+        room = memoryview(bytearray(size_bytes))
         filled = 0
-        while filled < len(room) and (count := self._receive(room[filled:], fill=True)):
+        while filled < size_bytes and (count := self._receive(room[filled:], fill=True)):
             filled += count
-        self._ahead, self._is_longer = room[:filled], filled > size_bytes
+        self._ahead, self._is_longer = room[:filled], not self._is_at_end()
         if self._at_end and not self._is_longer:
             self.held = self._ahead
         return self.held is not None
@@ -71,6 +73,11 @@ class FTPParcel:
         """Did all bytes come, and the end?"""
         return self._at_end and not (self._is_longer or self._is_closed)
 
+    @property
+    def is_proven(self) -> bool:
+        """Came as many bytes as SIZE told, the end, and a last word that all is well?"""
+        return self._at_end and self._given_bytes == self.facts.size_bytes and self._is_told_whole()
+
     def leave(self) -> None:
         """End the reading of a whole parcel; what the final reply says `judged` tells later."""
         self._is_closed = True
@@ -88,9 +95,11 @@ class FTPParcel:
             return
         self._is_closed = True
         if not complete:
+            if self._has_come_whole():
+                return
             self._cut(ConnectionLost(f"{self._link.name}: a transfer was broken off", server=self._link.name))
             return
-        if self._is_longer or (not self._at_end and self._receive(memoryview(bytearray(1)))):
+        if self._is_longer or not self._is_at_end():
             error = self._why_longer()
             self._cut(error)
             raise error
@@ -112,13 +121,50 @@ class FTPParcel:
         where, server = f"{self._link.name}:{self.path}", self._link.name
         if self._at_end and self._retr.result().is_success and self._has_changed():
             return SourceChanged(f"{where} grew while it was read", server=server)
-        return SizeMismatch(f"{where}: more bytes came than were asked for", server=server)
+        return SizeMismatch(f"{where}: more bytes came than the {self.facts.size_bytes} that SIZE told", server=server)
 
     def _has_changed(self) -> bool:
         try:
             return asking.ask_facts(self._link, self._whole)() != self.facts
         except EtlError:  # what is known already says more than a broken session
             return False
+
+    def _has_come_whole(self) -> bool:
+        """Did all come that nobody wants any more? Then nothing is under way, and the session goes on."""
+        try:
+            if not self._at_end:
+                is_whole = self._given_bytes == self.facts.size_bytes and self._data.wait(None, _LAST_SECONDS)
+                if not is_whole or self._receive(memoryview(bytearray(1))):
+                    return False
+            return self._retr.result(limit=_LOOK_SECONDS).code > 0
+        except EtlError:
+            return False
+
+    def _is_at_end(self) -> bool:
+        """Wait for the end of the data; False when one byte more comes.
+
+        The final reply says as much: some servers leave the data connection open behind it.
+        """
+        spare, control = memoryview(bytearray(1)), self._link.control
+        while not self._at_end:
+            is_told = self._is_told_whole()
+            if not self._data.wait(None if is_told else control.sock, _LAST_SECONDS if is_told else _LOOK_SECONDS):
+                if is_told:
+                    break
+                try:
+                    control.peek()
+                except EtlError:  # a session that ends behind its last word
+                    if not self._is_told_whole():
+                        raise
+            elif self._receive(spare):
+                return False
+        self._at_end = True
+        self._data.close()
+        return True
+
+    def _is_told_whole(self) -> bool:
+        """Has the server said its last word, and that all is well?"""
+        return self._retr.reply is not None and self._retr.reply.is_success
 
     def _receive(self, buffer: memoryview, *, fill: bool = False) -> int:
         try:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from etl.errors import EtlError
     from etl.transfer.ftp.replies import Reply
+
+
+class State(Enum):
+    """Where a session stands."""
+
+    NEW = "new"
+    LOGGING_IN = "logging in"
+    READY = "ready"
+    TRANSFERRING = "transferring"  # nothing may be written
+    BROKEN = "broken"
 
 
 class Upstream(Protocol):
@@ -61,6 +72,11 @@ class Pending:
     def is_refused(self) -> bool:
         """Was it refused, before anything began?"""
         return self.reply is not None and not self.is_begun
+
+    @property
+    def has_failed(self) -> bool:
+        """Was its last word a refusal, whether or not something began before?"""
+        return self.reply is not None and not self.reply.is_success
 
     def result(self, upstream: Upstream | None = None, limit: float | None = None) -> Reply:
         """Return the final reply.

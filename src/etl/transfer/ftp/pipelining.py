@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from etl.models.server import ServerConfig
 
 NO_PIPELINING_SECONDS = 600.0  # then such a server is tried again: it may only have been away at the wrong moment
+ACCIDENTS = 2  # after which it is no accident any more
+LONG_SECONDS = 86_400.0
 FAR_SECONDS = 0.001  # a round trip from here on is worth more than looking at two sockets for it
 
 log = structlog.get_logger(__name__)
@@ -31,12 +33,38 @@ class Pipelining:
     def __init__(self, server: ServerConfig) -> None:
         self._name = server.hostname
         self._quirks = known.of(server.address)
-        self.is_one_by_one = self._quirks.no_pipelining_until > time.monotonic()
+        self._is_slowed = False  # once a session writes one by one it keeps to it
         self._is_patient = False  # it takes commands before its last word, and a round trip is worth it
 
     def meet(self, welcome: bytes, round_trip_seconds: float | None) -> None:
         """Take note of a server's first words, and of how far away it is."""
         self._is_patient = b"vsFTPd" in welcome and (round_trip_seconds or 0.0) >= FAR_SECONDS
+
+    @property
+    def is_one_by_one(self) -> bool:
+        """Does each command leave alone, once the one before it is answered?"""
+        if not self._is_slowed and self._quirks.no_pipelining_until:
+            self._is_slowed = self._quirks.no_pipelining_until > time.monotonic()
+        return self._is_slowed
+
+    @property
+    def is_order_known(self) -> bool:
+        """Is it known whether the server answers in the order of the commands?"""
+        return self._quirks.keeps_order or self.is_one_by_one
+
+    @property
+    def keeps_order(self) -> bool:
+        """Has the server proven that it answers commands of one write in their order? Else a rename is two writes."""
+        return self._quirks.keeps_order and not self.is_one_by_one
+
+    def kept_order(self) -> None:
+        """Note that replies which cannot be mistaken came in their order, one of them from a slow command."""
+        self._quirks.keeps_order = True
+
+    def out_of_step(self) -> None:
+        """Note a reply that cannot be its command's."""
+        self._quirks.keeps_order = False
+        self.slow_down()
 
     @property
     def may_overtake(self) -> bool:
@@ -52,11 +80,16 @@ class Pipelining:
         if not self._quirks.answers_early:
             self._quirks.no_early_until = time.monotonic() + NO_PIPELINING_SECONDS
 
+    def hung_up_on_cwd(self) -> None:
+        """Note that the session was ended in place of a reply to CWD."""
+        if not self._quirks.cwd_tells:
+            self._quirks.cwd_tells = False
+
     def worked(self, *, transfers: bool) -> None:
         """Note that a command (that `transfers`) was answered that did not have a write of its own."""
         self._quirks.takes_many = True
         if transfers:
-            self._quirks.is_proven = True
+            self._quirks.is_proven = self._quirks.keeps_order = True
 
     def failed(self, *, transfers: bool) -> None:
         """Note that commands of one write were not answered as they are one by one, or not at all.
@@ -69,10 +102,12 @@ class Pipelining:
 
     def slow_down(self) -> None:
         """Write one command at a time from now on, to this server."""
-        self.is_one_by_one = True
+        self._is_slowed = True
         with known.lock:
             now = time.monotonic()
             is_news = self._quirks.no_pipelining_until <= now
-            self._quirks.no_pipelining_until = now + NO_PIPELINING_SECONDS
+            self._quirks.confusions += is_news
+            seconds = NO_PIPELINING_SECONDS if self._quirks.confusions <= ACCIDENTS else LONG_SECONDS
+            self._quirks.no_pipelining_until = now + seconds
         if is_news:
-            log.info("pipelining disabled", server=self._name, seconds=NO_PIPELINING_SECONDS)
+            log.info("pipelining disabled", server=self._name, seconds=seconds)

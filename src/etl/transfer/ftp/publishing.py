@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from etl.errors import IOFailure, PermissionRefused
+from etl.errors import IOFailure, NotAFile, PermissionRefused
 from etl.transfer.base import ASIDE, Published
-from etl.transfer.ftp import asking
+from etl.transfer.ftp import asking, naming
 from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.names import size_in, stamp, time_in
-from etl.transfer.ftp.refusals import UNKNOWN_COMMAND, plain_error
+from etl.transfer.ftp.refusals import UNKNOWN_COMMAND, plain_error, vanished
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
 
-_TRIES = 3  # of a rename, each after something that stood in its way was put right
+_TRIES = 3  # of a swap, each after something that stood in its way was put right
+_PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0)  # seconds before a refused rename is tried again: somebody may look at the file
 
 
 class Stamping:
@@ -30,11 +31,11 @@ class Stamping:
 
     def stamp(self, path: str, mtime: float | None) -> Callable[[], bool]:
         """Queue the command; the answer says whether the time was set. Best effort: nothing is raised."""
-        text = stamp(mtime) if mtime is not None and not self._link.refuses_times else None
+        text = stamp(mtime, self._link.zone) if mtime is not None and not self._link.refuses_times else None
         if text is None:
             return lambda: False
         by_mfmt = self._link.offers("MFMT")
-        pending = self._link.command("MFMT" if by_mfmt else "MDTM", text + b" " + self._link.wire(path))
+        pending = self._link.command("MFMT" if by_mfmt else "MDTM", text + b" " + self._link.locate(path))
         return lambda: self._was_set(pending.result(), by_mfmt=by_mfmt)
 
     def _was_set(self, reply: Reply, *, by_mfmt: bool) -> bool:
@@ -54,20 +55,26 @@ class Renaming:
         self, partial: str, final: str, size_bytes: int, stamped: Callable[[], bool]
     ) -> Callable[[], Published]:
         """Queue the rename of a partial file to its final name; the answer completes it."""
-        finish = self._replacing(partial, final, aside=partial + ASIDE)
-        # Pure-FTPd quietly stores ` a ` as `_a_`: such a name is asked for once more.
-        check = self._link.ask("SIZE", final) if _is_trimmable(final) else None
+        is_at_risk = naming.is_at_risk(self._link, final)
+        finish = None if is_at_risk else self._replacing(partial, final, aside=partial + ASIDE)
 
         def complete() -> Published:
             was_stamped = stamped()
-            swapped = finish()
-            if swapped is None:
-                raise IOFailure(f"{self._link.name}:{partial} is gone", server=self._link.name)
-            if check is not None:
-                self._require_name(final, size_bytes, check.result())
-            return Published(swapped=swapped, stamped=was_stamped)
+            before = naming.shown_beside(self._link, final) if is_at_risk else None
+            swapped = (finish or self._replacing(partial, final, aside=partial + ASIDE))()
+            if swapped is None and not self._has_arrived(final, size_bytes):
+                raise vanished(self._link, partial)
+            self._link.quirks.vanished = 0
+            if before is not None:
+                naming.require_kept(self._link, final, before)
+            return Published(swapped=bool(swapped), stamped=was_stamped)
 
         return complete
+
+    def _has_arrived(self, final: str, size_bytes: int) -> bool:
+        """Was a rename carried out though it was refused, or before? Its file is gone, and there under the new name."""
+        size = self._link.ask("SIZE", final).result()
+        return size.is_success and size_in(size.line) == size_bytes
 
     def moving(self, path: str, target: str) -> Callable[[], None]:
         """Queue the move of a file that may be gone already; the answer completes it."""
@@ -97,7 +104,11 @@ class Renaming:
         return complete
 
     def _send(self, source: str, target: str) -> tuple[Pending, Pending]:
-        return self._link.ask("RNFR", source), self._link.ask("RNTO", target)
+        """Queue a rename; in one write only where its replies, and so its commands, are known to keep their order."""
+        from_ = self._link.ask("RNFR", source)
+        if not self._link.control.pipelining.keeps_order:
+            from_.result()
+        return from_, self._link.ask("RNTO", target)
 
     def _rename_or_swap(self, source: str, target: str, aside: str, kind: asking.Kind) -> bool | None:
         """Rename on a server that refuses to replace: what is in the way steps aside, if it is a file and nothing else.
@@ -113,29 +124,40 @@ class Renaming:
         return False
 
     def _second_try(self, source: str, target: str, aside: str, first: Reply, refusal: Reply) -> bool | None:
-        """Find out why a rename was refused; put right what can be put right."""
-        for tried in range(_TRIES):
+        """Find out why a rename was refused; put right what can be put right, and give what may pass some seconds.
+
+        What is renamed was sent and proven: to send it again is the dearest way to wait.
+        """
+        link = self._link
+        pauses = _PAUSES[:2] if link.quirks.refuses_renames else _PAUSES
+        for tried, pause in enumerate(pauses):
             if first.code >= 400:  # the rename was refused for its source
-                self._require_gone(source, first)
-                return None
-            if make_folders(self._link, target):
+                if not asking.is_there(link, source, by_listing=True):
+                    return None
+            elif make_folders(link, target):
                 pass
-            elif tried and asking.ask_kind(self._link, target)() is asking.Kind.FILE:
+            elif tried and (kind := asking.ask_kind(link, target)()) is not asking.Kind.MISSING:
+                if kind is asking.Kind.FOLDER:
+                    raise NotAFile(f"{link.name}:{target} is a folder", server=link.name)
                 swapped = self._swap(source, target, aside)
                 if swapped:
-                    self._link.quirks.refuses_to_replace = True
+                    link.quirks.refuses_to_replace = True
                 return swapped
-            elif tried:
-                raise asking.why_not_written(self._link, target, refusal)
             # else: another session may have made the folder since we were refused, or the server had another reason
             # that is gone. That it does not replace files is believed when it has said so twice.
-            from_ = self._link.ask("RNFR", source)
+            link.control.rest(pause)
+            from_ = link.ask("RNFR", source)
             from_.result()  # before the RNTO is sent: a server may have lost what shared a write
-            to = self._link.ask("RNTO", target)
+            to = link.ask("RNTO", target)
             if to.result().is_success:
+                link.quirks.refuses_renames = False
                 return False
             first, refusal = from_.result(), to.result()
-        raise plain_error(self._link.name, target, refusal)
+        link.quirks.refuses_renames = True
+        if first.code >= 400:
+            self._require_gone(source, first)
+            return None
+        raise asking.why_not_written(link, target, refusal)
 
     def _require_gone(self, source: str, refusal: Reply) -> None:
         """Raise for a source that is there, and may not be renamed."""
@@ -144,7 +166,9 @@ class Renaming:
         if refusal.is_transient:
             raise plain_error(self._link.name, source, refusal)
         raise PermissionRefused(
-            f"{self._link.name}:{source}: renaming is not permitted ({refusal.text})", server=self._link.name
+            f"{self._link.name}:{source}: renaming is not permitted ({refusal.text}); "
+            f"{self._link.name}_PUBLISH=direct does without",
+            server=self._link.name,
         )
 
     def _swap(self, source: str, target: str, aside: str) -> bool | None:
@@ -202,12 +226,3 @@ class Renaming:
                 f"was refused: {back.result().text}",
                 server=name,
             )
-
-    def _require_name(self, final: str, size_bytes: int, reply: Reply) -> None:
-        if not reply.is_success or size_in(reply.line) != size_bytes:
-            name = self._link.name
-            raise IOFailure(f"{name}:{final}: the server keeps it under another name", server=name)
-
-
-def _is_trimmable(path: str) -> bool:
-    return any(part != part.strip() for part in path.split("/"))

@@ -9,7 +9,9 @@ LINE_LIMIT_BYTES = 8 * 1024
 LINE_LIMIT_COUNT = 1000
 REPLY_LIMIT_BYTES = 256 * 1024
 _USUAL = re.compile(rb"(([1-5][0-9]{2})(?: [^\r\n]*)?)\r?\n")  # a reply of one line
-_FIRST_LINE = re.compile(rb"([1-5][0-9]{2})(?:[ -]|$)")
+_FIRST_LINE = re.compile(rb"([1-5][0-9]{2})(?![0-9])")  # some forget the space behind it
+_LAST_LINE = re.compile(rb"[1-5][0-9]{2} ")
+_TEXT_LINES = 30  # before the first reply, that some servers welcome with
 
 
 class GarbledReplyError(ValueError):
@@ -53,6 +55,18 @@ class ReplyParser:
         self._at = 0  # of what was received: taken up to here
         self._lines: list[bytes] = []
         self._lines_bytes = 0
+        self._text_lines_left = _TEXT_LINES
+
+    @property
+    def is_open(self) -> bool:
+        """Has a reply of many lines begun, and not ended?"""
+        return bool(self._lines) and self._at == len(self._received)
+
+    def end_open(self) -> Reply:
+        """Return a reply whose end does not come: some servers give none, or one with another code."""
+        lines, self._lines, self._lines_bytes = tuple(self._lines), [], 0
+        last = lines[-1] if _LAST_LINE.match(lines[-1]) else lines[0]
+        return Reply(int(last[:3]), lines)
 
     @property
     def is_empty(self) -> bool:
@@ -70,12 +84,18 @@ class ReplyParser:
         if not self._lines and (usual := _USUAL.match(self._received, self._at)) is not None:
             end = usual.end()
             if end - self._at <= LINE_LIMIT_BYTES:
-                self._at = end
+                self._at, self._text_lines_left = end, 0
                 return Reply(int(usual[2]), (usual[1],))
         while (line := self._take_line()) is not None:
             if not self._lines:
                 if not _FIRST_LINE.match(line):
+                    if not line:  # some put one between two replies
+                        continue
+                    if self._text_lines_left:
+                        self._text_lines_left -= 1
+                        continue
                     raise GarbledReplyError(f"{line[:60]!r} is no FTP reply")
+                self._text_lines_left = 0
                 if line[3:4] != b"-":
                     return Reply(int(line[:3]), (line,))
             self._lines.append(line)

@@ -5,27 +5,39 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import ConnectionLost, EtlError, FileMissing, IOFailure, PermissionRefused, ServerUnavailable
+from etl.errors import (
+    ConnectionLost,
+    EtlError,
+    FileMissing,
+    IOFailure,
+    PermissionRefused,
+    ServerUnavailable,
+    SessionFault,
+)
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Stored
-from etl.transfer.ftp import asking, listing
-from etl.transfer.ftp.control import Control, State
+from etl.transfer.ftp import asking, known, listing
+from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.link import Link
 from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import check_encoding, size_in
 from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftp.parcel import FTPParcel
-from etl.transfer.ftp.pending import Pending
+from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.pipelining import Pipelining
-from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.publishing import Renaming, Stamping
+from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND, vanished
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
+from etl.transfer.ftp.traits import traits_of
 from etl.transfer.ftp.upload import Upload
 from etl.transfer.paths import basename, parent
+from etl.transfer.promises import Lazy
 from etl.transfer.streaming import Streaming
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from etl.models.task import Facts
     from etl.transfer.base import Parcel
 
@@ -49,11 +61,28 @@ class FTPTransfer(Streaming):
     # --- the session itself ---------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Reach the server and log in. Raises ServerUnavailable, ServerBusy, AuthenticationFailed."""
+        """Reach the server and log in. Raises ServerUnavailable, ServerBusy, AuthenticationFailed.
+
+        A server that is confused by what others take is met once more, in another way: nothing is at stake.
+        """
+        quirks = known.of(self.server.address)
+        while True:
+            pipelining = Pipelining(self.server)
+            before = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv
+            try:
+                return self._connect(pipelining)
+            except (ServerUnavailable, SessionFault):
+                after = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv
+                if before == after or self._sockets.is_cut:
+                    raise
+
+    def _connect(self, pipelining: Pipelining) -> None:
         server, settings = self.server, self.settings
         name, port = server.hostname, server.port or self.spec.default_port or 0
         try:
-            sock = dial(self._sockets, server.host, port, settings.connect_timeout, settings.reply_timeout)
+            quirks, limits = known.of(server.address), (settings.connect_timeout, settings.reply_timeout)
+            sock = dial(self._sockets, server.host, port, *limits, quirks.working_address)
+            quirks.working_address = sock.getpeername()
         except TimeoutError as error:
             raise ServerUnavailable(
                 f"{name}: no connection to {server.host}:{port} within {settings.connect_timeout:g} s "
@@ -63,11 +92,13 @@ class FTPTransfer(Streaming):
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that is none
             raise ServerUnavailable(f"{name}: no connection to {server.host}:{port}: {error}", server=name) from error
         try:
-            limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
-            self._control = control = Control(sock, self._sockets, name, Pipelining(server), **limits)
-            names, features = log_in(control, server, self._encoding)
+            control = Control(
+                sock, self._sockets, name, pipelining, login=settings.login_timeout, reply=settings.reply_timeout
+            )
+            self._control = control
             passive = settings.passive if server.passive is None else server.passive
-            ways = DataConnections(control, self._sockets, settings, name, passive=passive)
+            names, features = log_in(control, server, self._encoding, passive=passive and server.epsv != "off")
+            ways = DataConnections(control, self._sockets, settings, quirks, passive=passive, epsv=server.epsv != "off")
             self._link = Link(server, control, names, features, ways)
         except BaseException:
             self.disconnect()
@@ -108,8 +139,9 @@ class FTPTransfer(Streaming):
         self.link.flush()
 
     def push(self) -> None:
-        """Send what is corked."""
-        self.link.control.push()
+        """Send what is corked; in a session that is over nothing is, and whoever waits for an answer is told."""
+        if self.link.control.state is not State.BROKEN:
+            self.link.control.push()
 
     def prepare(self) -> None:
         """Queue the opening of a data connection."""
@@ -130,9 +162,14 @@ class FTPTransfer(Streaming):
         link = self.link
         link.settle_all()
         whole = link.names.whole(path)
-        ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.wire(whole))
+        ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.locate(whole))
+        if isinstance(running, Reply) and link.quirks.bare_names is None and running.code >= REFUSED:
+            link.quirks.bare_names = True  # perhaps
+            ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.locate(whole))
+            link.quirks.bare_names = None if isinstance(running, Reply) else True
         if isinstance(running, Reply):
             raise asking.why_not_read(link, whole, running)
+        link.quirks.bare_names = bool(link.quirks.bare_names)
         return FTPParcel(link, path, whole, ask(), running.command, running.data)
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
@@ -164,27 +201,37 @@ class FTPTransfer(Streaming):
     # --- questions and changes ------------------------------------------------------------------------------
 
     def look(self, path: str) -> Facts | None:
-        """Ask size and time, and whether it is a folder: some servers tell the size of folders, too."""
+        """Ask size and time; and whether it is a folder, where SIZE answers for folders, too."""
         link = self.link
         whole = link.names.whole(path)
-        ask, cwd = asking.ask_facts(link, whole), link.ask("CWD", whole)
-        facts = ask()
-        if facts.size_bytes is not None and not cwd.result().is_success:
+        size, mdtm = link.ask("SIZE", whole), link.ask("MDTM", whole)
+        entry = asking.ask_entry(link, whole) if link.quirks.sizes_folders else None
+        facts = asking.facts_of(link, size.result(), mdtm.result())
+        if size.result().is_success and asking.tells_files_by_size(link):
+            return facts
+        if size.result().is_success and entry is not None and not entry():
             return facts
         kind, _ = asking.kind_of(link, whole, by_listing=False)
         if kind is asking.Kind.MISSING:
             return None
         if kind is asking.Kind.FILE:
             return facts
-        error = asking.why_not_read(link, whole, cwd.result())
+        error = asking.why_not_read(link, whole, size.result())
         if isinstance(error, FileMissing):
             return None
         raise error
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask size and time again."""
-        ask = asking.ask_facts(self.link, self.link.names.whole(parcel.path))
-        return self.link.later(lambda: ask() == parcel.facts, asks_more=False)
+        is_same = self._ask_again(parcel)
+        return self.link.later(lambda: _unless_over(parcel, is_same), asks_more=False)
+
+    def _ask_again(self, parcel: Parcel) -> Callable[[], bool]:
+        whole = self.link.names.whole(parcel.path)
+        if self.link.control.state is State.BROKEN and isinstance(parcel, FTPParcel) and parcel.is_proven:
+            return lambda: True
+        size, mdtm = self.link.ask("SIZE", whole), self.link.ask("MDTM", whole)
+        return lambda: asking.is_unchanged(self.link, parcel.facts, size.result(), mdtm.result())
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the read without waiting for the 226 where the server allows it; it is read together with the answers."""
@@ -193,8 +240,8 @@ class FTPTransfer(Streaming):
             return super().confirm(parcel)
         parcel.leave()
         control.overtake()
-        ask = asking.ask_facts(self.link, self.link.names.whole(parcel.path))
-        return self.link.later(lambda: parcel.judged(is_same=ask() == parcel.facts), asks_more=False)
+        is_same = self._ask_again(parcel)
+        return self.link.later(lambda: parcel.judged(is_same=is_same()), asks_more=False)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete or move a file."""
@@ -214,6 +261,16 @@ class FTPTransfer(Streaming):
         link = self.link
         whole = link.names.whole(path)
         return _deleted(link, whole, link.ask("DELE", whole).result())
+
+    def remove_folder(self, path: str) -> bool:
+        """Remove an empty folder, from outside of it: some servers keep one that a session is in."""
+        link = self.link
+        link.ask("CWD", link.names.top)
+        return link.ask("RMD", link.names.whole(path)).result().is_success
+
+    def traits(self) -> dict[str, str]:
+        """Ask what the server is like."""
+        return traits_of(self.link)
 
     def survives(self, error: BaseException) -> bool:
         """After an answer about the file itself, with every reply read and nothing said unasked.
@@ -246,16 +303,32 @@ class FTPTransfer(Streaming):
         return listing.names_in(link, whole, prefix) or []
 
 
+def _unless_over(parcel: Parcel, is_same: Callable[[], bool]) -> bool:
+    """Ask whether a file changed; of one that came whole, with its 226, a session that ends there says nothing."""
+    try:
+        return is_same()
+    except ConnectionLost:
+        if isinstance(parcel, FTPParcel) and parcel.is_proven:
+            return True
+        raise
+
+
 def _stored_size(link: Link, whole: str, size: Pending) -> int | None:
-    """Return the size of a file just stored; None when the server does not tell it."""
-    size_bytes = size_in(size.result().line) if size.result().is_success else None
-    if size_bytes is not None:
-        return size_bytes
-    folder, name = parent(whole) or "/", basename(whole)
-    listed = listing.names_in(link, folder, name)
-    if listed is not None and name not in listed:
-        raise IOFailure(f"{link.name}:{whole}: stored, and not there under this name", server=link.name)
-    return None
+    """Return the size of a file just stored; None when the server does not tell it: 226 was said all the same.
+
+    One that SIZE does not know and the folder does not show was stored under another name.
+    """
+    reply = size.result()
+    if reply.is_success or reply.code in UNKNOWN_COMMAND:
+        return size_in(reply.line) if reply.is_success else None
+    name = basename(whole)
+    try:
+        listed = listing.names_in(link, parent(whole) or "/", name)
+    except IOFailure:  # what only confirms fails nothing
+        return None
+    if listed is not None and name not in listed and link.server.publish != "direct":
+        raise vanished(link, whole)
+    return None  # written directly, it may have been taken away by whoever waits for it
 
 
 def _deleted(link: Link, whole: str, reply: Reply) -> bool:

@@ -5,11 +5,12 @@ Knows what may share a write; knows no file.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError
+from etl.errors import ConnectionLost, EtlError, SessionFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: servers have limits of their own
+_BROKEN_OFF = 426
+_BINARY = {"RETR", "STOR", "APPE"}
+_SAYS_TEXT = re.compile("\\bascii mode\\b", re.IGNORECASE)
 _MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
 
 
@@ -75,6 +79,7 @@ class Starting:
             if isinstance(started, Running):
                 started.command.started()
                 if not started.command.is_refused:
+                    self.require_binary(started.command)
                     return started
                 started.data.close()
                 started = started.command
@@ -89,6 +94,8 @@ class Starting:
         """
         ways, control, data, opening = self._ways, self._control, None, self._opening()
         try:
+            if ways.quirks.forgets_type and verb in _BINARY:
+                control.send("TYPE", b"I")
             if not (ways.is_passive and ways.is_proven) or control.pipelining.is_one_by_one:
                 opening.agree()
                 data = opening.connection() if ways.is_passive else None
@@ -108,10 +115,24 @@ class Starting:
         ways.is_proven = True
         return Running(command, data)
 
+    def require_binary(self, command: Pending) -> None:
+        """Raise for a file that the server sends or takes as text, as it has forgotten TYPE I: its bytes change."""
+        said = command.preliminary
+        if command.command in _BINARY and said is not None and _SAYS_TEXT.search(said.text):
+            name = self._control.server
+            self._ways.quirks.forgets_type = True
+            error = SessionFault(f"{name}: the server has forgotten TYPE I: {said.text}", server=name)
+            self._control.abandon(error)
+            raise error
+
     def was_confused(self, command: Pending) -> bool:
         """Was a transfer refused only because its command shared a write? It may be tried again, by itself, then."""
         pipelining = self._control.pipelining
-        if not command.follows or pipelining.is_one_by_one or command.result().code not in _MAY_BE_CONFUSED:
+        if not command.follows or pipelining.is_one_by_one or not command.is_refused:
+            return False
+        if command.result().code == _BROKEN_OFF:  # before it began: Twisted says so though it may have stored the file
+            pipelining.slow_down()
+        elif command.result().code not in _MAY_BE_CONFUSED:
             return False
         pipelining.failed(transfers=True)
         return pipelining.is_one_by_one

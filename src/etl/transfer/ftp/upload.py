@@ -10,10 +10,10 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, StorageFull
+from etl.errors import ConnectionLost, EtlError, IOFailure, StorageFull
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
-from etl.transfer.ftp.refusals import plain_error
+from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND
 from etl.transfer.ftp.starting import Running
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _END_SECONDS = 1.0  # for a server's end of a data connection, before its last w
 _TRIES = 3  # of a STOR whose folder somebody deletes again and again
 _MAY_MEAN_FULL = {426, 450, 451}  # final replies to an upload that the server ended
 _BLOCK_BYTES = 64 * 1024
-_SAY_ENOUGH = {421, 425, 426, 452, 530, 532, 552}  # refusals that no missing folder explains
+_SAY_ENOUGH = {425, 452, 552}  # refusals that no missing folder explains
 
 
 class Upload:
@@ -40,38 +40,55 @@ class Upload:
         self._buffer = buffer
         self._held_bytes = 0  # of the buffer: what a second STOR would begin with
         self._is_whole = False  # that is the whole file
+        self._can_resend = True  # what was read of the parcel is still in the buffer
+        self._tries_left = _TRIES
+        self._may_be_bare = False  # a name without its folder is being tried
         self._sent_bytes = 0
         self._unjudged: Pending | None = None  # the STOR, while its final reply was not looked at
         self._is_ahead = False  # the data connection was opened before the STOR
 
     def run(self) -> int:
-        """Stream; return the number of bytes. When the STOR is refused make the folders on its way and try again.
+        """Stream; return the number of bytes. When the STOR fails make the folders on its way and try again.
 
         What the server says at the end may be left to `judge`.
 
         No list of known folders is kept: a STOR into a folder that is there costs no question, and a folder that
-        somebody deleted is found out by the refusal. On failure nothing is left of the file, if that can be.
+        somebody deleted is found out by the refusal. When that comes means nothing: some servers say 150 first. On
+        failure nothing is left of the file, if that can be.
         """
         if self._parcel.held is not None:
             self._buffer, self._is_whole = self._parcel.held, True
             self._held_bytes = len(self._buffer)
         else:
             self._held_bytes = self._parcel.readinto(self._buffer)
-        tries = _TRIES
-        while (refused := self._try()) is not None:
-            tries -= 1
-            if self._link.starting.was_confused(refused) or self._was_stale(refused):
-                continue
-            # Once more even when nothing had to be made: another job may have made the folder just now.
-            if refused.result().code in _SAY_ENOUGH or tries == 0:
-                break
-            if not make_folders(self._link, self._whole) and tries < _TRIES - 1:
-                break
-        if refused is not None:
-            if self._sent_bytes:
-                self._remove_quietly()
-            raise asking.why_not_written(self._link, self._whole, refused.result())
+        while (failed := self._try()) is not None:
+            if not self._may_try_again(failed):
+                self._link.quirks.bare_names = None if self._may_be_bare else self._link.quirks.bare_names
+                raise self._reason(failed.result())
+        self._link.quirks.bare_names = bool(self._link.quirks.bare_names)
         return self._sent_bytes
+
+    def _may_try_again(self, stor: Pending) -> bool:
+        """Put right what may have stood in the way of a STOR, and say whether to send the file once more."""
+        self._tries_left -= 1
+        if self._link.starting.was_confused(stor) or self._was_stale(stor):
+            return True
+        if stor.result().code in _SAY_ENOUGH or not self._tries_left:
+            return False
+        if make_folders(self._link, self._whole):
+            if not self._can_resend:
+                raise IOFailure(
+                    f"{self._link.name}:{self._whole}: its folder was not there, and is made now",
+                    server=self._link.name,
+                )
+            return True
+        # Once more even when nothing had to be made: another job may have made the folder just now.
+        if stor.is_refused and self._tries_left == _TRIES - 1:
+            return True
+        if stor.result().code < REFUSED or not self._can_resend or self._link.quirks.bare_names is not None:
+            return False
+        self._link.quirks.bare_names = self._may_be_bare = True  # perhaps it takes names without a folder only
+        return True
 
     def _was_stale(self, refused: Pending) -> bool:
         """Was the data connection opened ahead, and given up by the server meanwhile? The next one is new."""
@@ -79,10 +96,10 @@ class Upload:
         return was_ahead and refused.result().code == 425
 
     def _try(self) -> Pending | None:
-        """Send the file; return the STOR when it was refused before anything was stored."""
+        """Send the file; return the STOR when it was refused, or failed."""
         starting = self._link.starting
         self._is_ahead = starting.is_prepared
-        running = starting.start("STOR", self._link.wire(self._whole))
+        running = starting.start("STOR", self._link.locate(self._whole))
         if not isinstance(running, Running):
             return running
         piece, self._sent_bytes = self._buffer[: self._held_bytes], 0
@@ -97,7 +114,7 @@ class Upload:
             piece = self._next(running)
 
     def _send(self, running: Running, piece: memoryview, *, is_last: bool) -> bool:
-        """Send a piece, and the end of the file after the last one; False when the STOR is refused."""
+        """Send a piece, and the end of the file after the last one; False when the STOR has failed."""
         data, stor, control = running.data, running.command, self._link.control
         try:
             while piece and stor.reply is None:
@@ -106,17 +123,21 @@ class Upload:
                 piece = piece[count:]
                 if not count and not data.wait_to_send(control.sock):
                     control.peek()
-            if piece and not stor.is_refused:
+            if piece and not stor.has_failed:
                 raise self._ended_early()
             if is_last:
-                if not stor.is_refused:
+                if not stor.has_failed:
                     data.finish_writing()
             elif self._held_bytes == len(self._buffer) and not stor.is_begun:
                 stor.started()  # no room to keep more for a second try
         except EtlError as error:
-            if not self._was_refused(running, error):
-                raise self._broken(running, error) from error
-        return not stor.is_refused
+            if not self._has_failed(running, error):
+                running.data.reset()
+                if stor.reply is not None:
+                    self._remove_quietly()
+                self._link.abandon(error)
+                raise
+        return not stor.has_failed
 
     def _ended_early(self) -> EtlError:
         """Return the error for a server that ended the transfer before it had the file."""
@@ -133,7 +154,9 @@ class Upload:
             running.data.reset()
             self._remove_rest(running.command)
             raise
-        if not begun:
+        if begun:
+            self._can_resend = False
+        else:
             self._held_bytes += count
         return room[:count]
 
@@ -148,10 +171,8 @@ class Upload:
             stor.result(data)
         finally:
             data.close()
-        if stor.is_refused:
-            return stor
-        self._require_success(stor)
-        return None
+        self._link.starting.require_binary(stor)
+        return stor if stor.has_failed else None
 
     def _has_last_word_only(self, running: Running) -> bool:
         """Is the final reply all that is to come, and may the next commands be sent before it?"""
@@ -176,43 +197,33 @@ class Upload:
     def judge(self) -> None:
         """Read it; raises what it says."""
         assert self._unjudged is not None  # noqa: S101 - see `is_unjudged`
-        self._require_success(self._unjudged)
+        if not (reply := self._unjudged.result()).is_success:
+            raise self._reason(reply)
 
-    def _require_success(self, stor: Pending) -> None:
-        reply = stor.result()
-        if not reply.is_success:
-            error = self._reason(reply)
-            self._remove_quietly()
-            raise error
-
-    def _was_refused(self, running: Running, error: EtlError) -> bool:
-        """Did the data connection break because the STOR was refused?"""
-        if isinstance(error, ConnectionLost) and not running.command.is_begun:
-            with contextlib.suppress(EtlError):
-                running.command.result(limit=_LAST_WORD_SECONDS)
-        return running.command.is_refused
-
-    def _broken(self, running: Running, error: EtlError) -> EtlError:
-        """End the session after a broken data connection; return what the server says to it, or else the error."""
-        running.data.reset()
+    def _has_failed(self, running: Running, error: EtlError) -> bool:
+        """Did the data connection break because the STOR failed? Then the session goes on: it is in step."""
         if isinstance(error, ConnectionLost):
             with contextlib.suppress(EtlError):
-                reply = running.command.result(limit=_LAST_WORD_SECONDS)
-                error = self._reason(reply) if reply.code >= 400 else error
-                self._remove_quietly()
-        self._link.abandon(error)
-        return error
+                running.command.result(limit=_LAST_WORD_SECONDS)
+        return running.command.has_failed
 
     def _reason(self, reply: Reply) -> EtlError:
-        """Return the error for an upload that the server ended, before what it kept is deleted."""
-        error = plain_error(self._link.name, self._whole, reply)
-        if reply.code in _MAY_MEAN_FULL and not isinstance(error, StorageFull) and self._takes_no_more():
-            return StorageFull(f"{error}; the file takes not one block more", server=error.server)
+        """Return the error for an upload that the server ended, and delete what it kept."""
+        link = self._link
+        try:
+            error = asking.why_not_written(link, self._whole, reply)
+            if reply.code in _MAY_MEAN_FULL and not isinstance(error, StorageFull) and self._takes_no_more():
+                error = StorageFull(f"{error}; the file takes not one block more", server=error.server)
+        finally:
+            self._remove_quietly()
         return error
 
     def _takes_no_more(self) -> bool:
-        """Is a further block refused as the file was? pyftpdlib says "426 None" to a full disk."""
-        running = self._link.starting.start("APPE", self._link.wire(self._whole))
+        """Is a further block of what is there refused as the file was? pyftpdlib says "426 None" to a full disk."""
+        size = self._link.ask("SIZE", self._whole).result()
+        if not size.is_success and size.code not in UNKNOWN_COMMAND:
+            return False  # nothing is there: it is not the room that was missing
+        running = self._link.starting.start("APPE", self._link.locate(self._whole))
         if not isinstance(running, Running):
             return False
         try:
@@ -234,5 +245,8 @@ class Upload:
             self._remove_quietly()
 
     def _remove_quietly(self) -> None:
+        """Delete what is there of the file; under a final name it may be another file still, and the next try's."""
+        if self._link.server.publish == "direct":
+            return
         with contextlib.suppress(EtlError):
             self._link.ask("DELE", self._whole).result()

@@ -1,0 +1,47 @@
+"""Byte 0xFF in names: a server that follows Telnet (RFC 854) takes two for one, others take two for two.
+
+Sent wrongly, `yy.txt` would be written over `y.txt`, whatever `y` is in the server's encoding.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from etl.errors import InvalidPath
+
+if TYPE_CHECKING:
+    from etl.transfer.ftp.control import Control
+    from etl.transfer.ftp.known import ServerQuirks
+
+IAC = b"\xff"
+
+
+def written(control: Control, quirks: ServerQuirks, path: bytes) -> bytes:
+    """Return a path with 0xFF in it as the server wants it, which is found out once. Raises InvalidPath if not.
+
+    A folder is made whose name has two of them, and entered by the name with one. Where none may be made the file
+    tells, if it is there: by its name with two it is found only by a server that takes them for one.
+    """
+    doubled = path.replace(IAC, IAC + IAC)
+    if quirks.follows_telnet is None:
+        quirks.follows_telnet = _by_folder(control, path.rpartition(b"/")[0])
+    if quirks.follows_telnet is None:
+        plain, twice = control.send("SIZE", path), control.send("SIZE", doubled)
+        if twice.result().is_success or plain.result().is_success:
+            quirks.follows_telnet = twice.result().is_success
+    if quirks.follows_telnet is None:
+        name = control.server
+        raise InvalidPath(f"{name}:{path!r}: how byte 0xFF is to be written could not be found out", server=name)
+    return doubled if quirks.follows_telnet else path
+
+
+def _by_folder(control: Control, folder: bytes) -> bool | None:
+    """Find out with a folder, which is removed; None where none could be made."""
+    name = folder + b"/.etl-" + secrets.token_hex(8).encode("ascii")
+    if not control.send("MKD", name + IAC + IAC + b"x").result().is_success:
+        return None
+    entered = control.send("CWD", name + IAC + b"x").result()
+    control.send("CWD", b"/").result()
+    control.send("RMD", name + IAC + IAC + b"x").result()
+    return entered.is_success

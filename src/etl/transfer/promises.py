@@ -1,0 +1,68 @@
+"""Promises made of others: whose answer takes more than one reply, or another form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from etl.errors import EtlError
+from etl.transfer.base import Promise
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+class Lazy(Generic[T]):
+    """A promise whose answer takes more than one reply: computed once, when asked for."""
+
+    def __init__(self, compute: Callable[[], T], *, asks_more: bool) -> None:
+        self.asks_more = asks_more  # it may need more commands, which a transfer forbids
+        self._compute: Callable[[], T] | None = compute
+        self._value: T | None = None
+        self._error: EtlError | None = None
+        self._tell: Callable[[], None] = _nobody
+
+    def result(self) -> T:
+        """Read the replies that are needed; send more commands if they want it."""
+        if self._compute is not None:
+            compute, self._compute = self._compute, None
+            try:
+                self._value = compute()
+            except EtlError as error:
+                self._error = error
+                self._tell()
+            except BaseException:  # a question at a wrong time is none: it may be asked again
+                self._compute = compute
+                raise
+            else:
+                self._tell()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # computed above, or there is an error
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once it is settled."""
+        if self._compute is None:
+            tell()
+        else:
+            self._tell = tell
+
+
+class Mapped(Generic[A, T]):
+    """A promise made of another: its answer in another form, for which nothing more is asked."""
+
+    def __init__(self, promise: Promise[A], convert: Callable[[A], T]) -> None:
+        self._promise = promise
+        self._convert = convert
+
+    def result(self) -> T:
+        """Return the answer in its form."""
+        return self._convert(self._promise.result())
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once the other one is settled."""
+        self._promise.then(tell)
+
+
+def _nobody() -> None:
+    """Tell nobody."""

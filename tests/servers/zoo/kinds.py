@@ -1,0 +1,125 @@
+"""Which servers and settings the zoo holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from servers.zoo.server import (
+    Aioftp,
+    Apache,
+    FtpSrv,
+    Inetutils,
+    ProFTPD,
+    PureFTPd,
+    PyFTPDlib,
+    Resident,
+    Twisted,
+    Vsftpd,
+)
+
+Server = Resident | Vsftpd
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One server in one setting: how it is made, and which settings of the product go with it."""
+
+    name: str
+    title: str  # the server, with its release where it is pinned
+    setting: str  # what is not as it comes; empty: nothing
+    make: Callable[[Path], Server]
+    settings: Mapping[str, str] = field(default_factory=dict)  # {NAME}_ and these
+    keeps_files: bool = False  # nobody may delete there: partial files may stay, if they are named
+    leaves: str = ""  # a pattern of what the server itself leaves when it dies
+    contract: bool = True  # does the suite of all protocols make sense there? It takes 4 sessions, dot files, RNTO
+    lacks: frozenset[str] = frozenset()  # abilities that the suite asks for
+
+
+TIMELESS = frozenset({"time"})  # no MFMT
+DOTLESS = {"PARTIAL_PATTERN": "etl-{id}.part"}
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("vsftpd", "vsftpd", "`mdtm_write`, `utf8_filesystem`", Vsftpd),
+        Kind(
+            "vsftpd-careful",
+            "vsftpd",
+            "`max_per_ip=3`, `delete_failed_uploads`, `lock_upload_files`, `hide_ids`",
+            lambda folder: Vsftpd(
+                folder, max_per_ip="3", delete_failed_uploads="YES", lock_upload_files="YES", hide_ids="YES"
+            ),
+            contract=False,
+        ),
+        Kind("proftpd", "ProFTPD", "", ProFTPD),
+        Kind(
+            "proftpd-upstream",
+            "ProFTPD",
+            "`AllowOverwrite off`, `HiddenStores on`, `DeleteAbortedStores on`, `MaxClientsPerHost 4`",
+            lambda folder: ProFTPD(
+                folder, "AllowOverwrite off", "HiddenStores on", "DeleteAbortedStores on", "MaxClientsPerHost 4"
+            ),
+            leaves=".in.*.",
+        ),
+        Kind(
+            "proftpd-factless",
+            "ProFTPD",
+            "`FactsAdvertise off`, `MFMT` and `MFF` denied",
+            lambda folder: ProFTPD(folder, "FactsAdvertise off", "<Limit MFMT MFF SITE_UTIME>\nDenyAll\n</Limit>"),
+            lacks=TIMELESS,
+        ),
+        Kind(
+            "proftpd-dotless",
+            "ProFTPD",
+            r"`HideFiles ^\..*`, `IgnoreHidden on`",
+            lambda folder: ProFTPD(
+                folder, "<Directory />\nHideFiles ^\\..*\n<Limit ALL>\nIgnoreHidden on\n</Limit>\n</Directory>"
+            ),
+            DOTLESS,
+            contract=False,
+        ),
+        Kind("pure-ftpd", "Pure-FTPd", "", PureFTPd),
+        Kind("pure-ftpd-dotless", "Pure-FTPd", "`-x`", lambda folder: PureFTPd(folder, "-x"), DOTLESS, contract=False),
+        Kind(
+            "pure-ftpd-nameless",
+            "Pure-FTPd",
+            "`-G` (no renaming)",
+            lambda folder: PureFTPd(folder, "-G"),
+            {"PUBLISH": "direct"},
+            contract=False,
+        ),
+        Kind(
+            "pure-ftpd-keeping",
+            "Pure-FTPd",
+            "`-K` (no deleting)",
+            lambda folder: PureFTPd(folder, "-K"),
+            keeps_files=True,
+            contract=False,
+        ),
+        Kind("pure-ftpd-renaming", "Pure-FTPd", "`-r`", lambda folder: PureFTPd(folder, "-r"), contract=False),
+        Kind(
+            "pure-ftpd-limited",
+            "Pure-FTPd",
+            "`-C 3 -Z -b`",
+            lambda folder: PureFTPd(folder, "-C", "3", "-Z", "-b", "-L", "10000:20"),
+            contract=False,
+        ),
+        Kind("inetutils", "GNU inetutils ftpd", "", Inetutils, lacks=TIMELESS),
+        Kind("pyftpdlib", "pyftpdlib", "", PyFTPDlib),
+        Kind("aioftp", "aioftp 0.28.3", "", Aioftp, lacks=TIMELESS | {"size"}),
+        Kind("twisted", "Twisted 26.10.0", "", Twisted, lacks=TIMELESS),
+        Kind("apache", "Apache FtpServer 1.2.1", "`max-logins=50`", lambda folder: Apache(folder, "50"), DOTLESS),
+        Kind(
+            "apache-limited",
+            "Apache FtpServer 1.2.1",
+            "`max-logins=4`",
+            lambda folder: Apache(folder, "4"),
+            DOTLESS,
+            contract=False,
+        ),
+        Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv, lacks=TIMELESS),
+    )
+}
+QUICK = ("proftpd", "pyftpdlib")  # those that run with every change; all others only when there is time

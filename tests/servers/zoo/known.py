@@ -1,0 +1,110 @@
+"""What some servers of the zoo cannot do by their own nature, and how a job ends there.
+
+Strict: a job, or a test, that is named here ends so and not otherwise. Nothing stands here that the product could do
+better.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+
+class Own(NamedTuple):
+    """Jobs (their keys), how they end, and why that is the server's own doing."""
+
+    jobs: list[str]
+    codes: frozenset[str]
+    reason: str
+
+
+def _own(jobs: list[str], codes: str, reason: str) -> Own:
+    return Own(jobs, frozenset(codes.split("|")), reason)
+
+
+def _names(*jobs: str) -> list[str]:
+    return [f"{way}-{job}" for job in jobs for way in ("up", "down", "within")]
+
+
+_NOT_ASCII = _names(
+    "name-korean",
+    "name-composed",
+    "name-decomposed",
+    "name-emoji",
+    "name-long-korean",
+    "odd-folders",
+    "delete-odd",
+)
+_DELETES = [f"{way}-{job}" for job in ("delete", "delete-renamed", "delete-odd") for way in ("down", "within")]
+_MOVES = [f"{way}-{job}" for job in ("move", "move-over") for way in ("down", "within")]
+_CLOSED = ["down-closed-folder", "within-closed-folder"]
+_BACKSLASH = _names("name-backslash")
+_BLANKS = ["up-name-blanks", "within-name-blanks"]
+_UNDELETABLE = ["down-undeletable", "within-undeletable"]
+_CANNOT_WRITE, _CANNOT_READ = "PERMISSION_DENIED|IO_ERROR", "PERMISSION_DENIED|FILE_NOT_FOUND|IO_ERROR"
+
+# By a pattern of the kinds' names.
+KNOWN: dict[str, list[Own]] = {
+    "proftpd-dotless": [_own(_names("name-dot"), "PERMISSION_DENIED|FILE_NOT_FOUND", "its settings forbid dot files")],
+    "pure-ftpd*": [
+        _own(_BACKSLASH, "PERMISSION_DENIED", "takes no backslash in a name"),
+        _own(_BLANKS, "IO_ERROR", "turns a blank at the end of a name into `_`"),
+    ],
+    "pure-ftpd-dotless": [_own(["up-name-dot", "within-name-dot"], "PERMISSION_DENIED", "`-x` forbids dot files")],
+    "pure-ftpd-keeping": [_own(_DELETES, "PERMISSION_DENIED", "`-K` forbids deleting: sources stay")],
+    "pure-ftpd-nameless": [_own(_MOVES, "PERMISSION_DENIED", "`-G` forbids renaming: sources cannot be moved")],
+    "aioftp": [
+        _own([*_CLOSED, "up-unmakeable", "within-unmakeable"], "IO_ERROR", "has one code (451) for all that fails"),
+        _own(["up-unwritable", "within-unwritable"], "IO_ERROR", "has one code (451) for all that fails"),
+        _own(["up-name-blanks"], _CANNOT_WRITE, "drops blanks around a name"),
+        _own(["down-name-blanks", "within-name-blanks"], _CANNOT_READ, "does not find names with blanks around them"),
+    ],
+    "twisted": [
+        _own(_NOT_ASCII, _CANNOT_READ, "takes UTF-8 for Latin-1: other than ASCII names are bent, and not found"),
+        _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
+    ],
+    "apache*": [
+        _own(["up-name-blanks"], "IO_ERROR", "drops a blank at the end of a name"),
+        _own(["down-name-blanks", "within-name-blanks"], _CANNOT_READ, "does not find names with a blank at the end"),
+        _own(_BACKSLASH, _CANNOT_READ, "takes a backslash for a slash"),
+        _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
+        _own(_UNDELETABLE, "IO_ERROR", "refuses for good with a code for what passes (450)"),
+    ],
+    "ftp-srv": [
+        _own(["up-name-quotes", "within-name-quotes"], _CANNOT_WRITE, 'drops `"` from a name'),
+        _own(["down-name-quotes"], _CANNOT_READ, 'does not find names with `"`'),
+        _own(_BACKSLASH, _CANNOT_READ, "takes a backslash for a slash"),
+        _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
+    ],
+}
+
+# Tests of the suite of all protocols that fail, and why; none of them is run, as some are the end of their server.
+CONTRACT: dict[str, list[tuple[str, str]]] = {
+    "apache": [
+        ("test_names_are_bare_and_hidden_ones*", "lists no dot files"),
+        ("test_odd_names_*trailing ]", "drops a blank at the end of a name"),
+        ("test_odd_names_*.hidden]", "lists no dot files"),
+    ],
+    "proftpd*": [("test_odd_names_*{x}.bin]", "Debian's `DenyFilter` lets no `*` stand before a slash")],
+    "pyftpdlib": [
+        ("test_a_base_path_that_is_no_folder*", "its process works in the folder that is gone, and serves nobody then")
+    ],
+}
+
+
+def reason(kind: str, job: str) -> Own | None:
+    """Return why a job cannot succeed on a server, and how it ends; None: as everywhere."""
+    for kinds, known in KNOWN.items():
+        for own in known if fnmatchcase(kind, kinds) else ():
+            if job in own.jobs:
+                return own
+    return None
+
+
+def unfit(kind: str, test: str) -> str | None:
+    """Return why a test of the suite of all protocols fails on a server; None: it does not."""
+    for kinds, known in CONTRACT.items():
+        for tests, why in known if fnmatchcase(kind, kinds) else ():
+            if fnmatchcase(test, tests):
+                return why
+    return None

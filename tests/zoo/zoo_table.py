@@ -1,0 +1,63 @@
+"""docs/servers.md: what the zoo found, as a table. Written when `ZOO_TABLE` names the file: `make servers-table`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from servers.zoo import KINDS
+
+HEAD = """# FTP servers
+
+What works with which server, found by running 169 jobs of every kind on each: to the server, from it and within it;
+odd names, all sizes, new folders, every `overwrite` and source action, missing and forbidden things, times. This file
+is written by `make servers-table` from what `make test-zoo` sees; the servers are started by `tests/servers/zoo`.
+
+*Right*: jobs that end as they do everywhere, judged on the disk. All others are one dead letter each, for a reason
+that is the server's own; the reasons are below. *Times*: whether an uploaded file keeps its source's time; where not,
+the result says `"mtime_kept": false`. *Up*, *down*: files of 20 KB in a second, as a share of vsftpd's in the same
+minutes on the same machine (medians).
+
+| Server | Its settings | Ours | Right | Times | Up | Down |
+|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass
+class Finding:
+    """What was found of one kind."""
+
+    right: int = 0  # jobs
+    own: Counter[str] = field(default_factory=Counter)  # reason: how many jobs
+    keeps_times: bool = False
+    up: float | None = None  # of vsftpd's speed
+    down: float | None = None
+
+
+def render(findings: Mapping[str, Finding]) -> str:
+    """Return the document."""
+    rows, notes = [], []
+    for name, kind in KINDS.items():
+        found = findings[name]
+        ours = ", ".join(f"`{{NAME}}_{key}={value}`" for key, value in kind.settings.items())
+        times = "kept" if found.keeps_times else "not kept"
+        cells = (kind.title, kind.setting, ours, str(found.right), times, _share(found.up), _share(found.down))
+        rows.append(f"| {' | '.join(cells)} |")
+        if found.own:
+            told = "; ".join(f"{reason} ({count} jobs)" for reason, count in found.own.items())
+            notes.append(f"* **{kind.title}**{f', {kind.setting}' if kind.setting else ''}: {told}.")
+    return HEAD + "\n".join(rows) + "\n\n## What servers cannot do\n\n" + "\n".join(notes) + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def write(findings: Mapping[str, Finding], path: Path) -> None:
+    """Write the document, if every kind was tried."""
+    lacking = [name for name in KINDS if name not in findings]
+    if lacking:
+        raise ValueError(f"not tried: {', '.join(lacking)}")
+    path.write_text(render(findings), encoding="utf-8")
