@@ -72,7 +72,7 @@ lint: bootstrap ## run ruff, mypy and shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/bin/*.sh tests/*.sh bench/*.sh
+	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/*.sh kafka/bin/*.sh tests/*.sh bench/*.sh
 
 .PHONY: format
 format: bootstrap ## format the sources, and fix what ruff can fix
@@ -80,10 +80,16 @@ format: bootstrap ## format the sources, and fix what ruff can fix
 	$(PYTHON) -m ruff format
 
 .PHONY: lock
-lock: bootstrap ## lock the image's requirements with hashes, for all supported Python versions
+lock: bootstrap ## lock all Python requirements and Kafka's jars with hashes, for all supported Python versions
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
-	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --custom-compile-command "make lock" --output-file docker/requirements.lock docker/requirements.in
+	for name in requirements requirements-build requirements-dev requirements-java; do \
+	    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	        --custom-compile-command "make lock" --output-file docker/$$name.lock docker/$$name.in || exit 1; done
+	kafka/fetch.sh --lock
+
+.PHONY: osv
+osv: bootstrap ## ask OSV_ENDPOINT for known vulnerabilities of all that is locked; without one, say what was not asked
+	@$(PYTHON) docker/osv.py $(if $(OSV_ENDPOINT),--endpoint $(OSV_ENDPOINT))
 
 .PHONY: clean
 clean: down ## remove everything that was built, except the venv

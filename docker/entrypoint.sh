@@ -8,12 +8,12 @@ case ${1:-} in
     consume | submit | dlq | servers | config | -h | --help | --version) exec "$home/bin/etl" "$@" ;;
     etl | kafka-*.sh) exec "$home/bin/$1" "${@:2}" ;;
 esac
-# Other containers of the same network reach the broker by this name; empty: no listener for them.
-export KAFKA_NETWORK_HOST=${KAFKA_NETWORK_HOST-$HOSTNAME}
 # Empty until appliance.py has checked the settings: the health check takes it for "starting".
 umask 077
-{ mkdir -p "$APPLIANCE_RUN_DIR" && : >"$APPLIANCE_RUN_DIR/environment"; } 2>/dev/null || {
-    echo "appliance: user $(id -u) cannot write to $APPLIANCE_RUN_DIR; a read-only container needs --tmpfs /tmp" >&2
+{ mkdir -p "$APPLIANCE_RUN_DIR" && [[ -O $APPLIANCE_RUN_DIR && ! -L $APPLIANCE_RUN_DIR ]] &&
+    : >"$APPLIANCE_RUN_DIR/environment"; } 2>/dev/null || {
+    echo "appliance: user $(id -u) cannot write to a $APPLIANCE_RUN_DIR of its own; a read-only container needs" \
+        "--tmpfs /tmp" >&2
     exit 2
 }
 umask 022

@@ -186,9 +186,15 @@ class Broker(Server):
     Args:
         folder: where its data and its log go.
         properties: further broker settings, for example {"max.message.bytes": "..."}.
+        environment: further settings of kafka-appliance.sh, for example {"KAFKA_NETWORK_HOST": "127.0.0.1"}.
     """
 
-    def __init__(self, folder: Path, properties: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        properties: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         if not list(KAFKA_LIBS.glob("kafka_2.13-*.jar")):
             raise MissingInfrastructureError(f"no Kafka in {KAFKA_LIBS}; run: make bootstrap")
@@ -198,6 +204,7 @@ class Broker(Server):
         self.controller_port = free_port()
         self.bootstrap_servers = f"127.0.0.1:{self.port}"
         self.properties = dict(properties or {})
+        self.environment = dict(environment or {})
         folder.mkdir(parents=True, exist_ok=True)
         self.log.touch()
 
@@ -214,6 +221,7 @@ class Broker(Server):
             "KAFKA_NETWORK_HOST": "",
             "KAFKA_EXTRA_PROPERTIES": str(extra),
             "KAFKA_JVM_OPTS": "-XX:TieredStopAtLevel=1",  # a test's broker lives for seconds
+            **self.environment,
         }
 
         def started(_process: subprocess.Popen[bytes]) -> bool:

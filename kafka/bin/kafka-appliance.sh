@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the embedded broker: formats its data folder if that is new, writes its settings, becomes the broker.
-# With --check it only looks whether it could. Exit code 2: wrong settings or a folder that is not ours; 1: what may
-# pass, a taken port or a full disk; both with one sentence.
+# With --check it only looks whether it could. Exit code 2: wrong settings, a folder that is not ours, no Java, no jars;
+# 1: what may pass, a taken port or a full disk; each with one sentence.
 #
 #   KAFKA_DATA_DIR          folder of everything it keeps                 (default: build/kafka/data of this clone)
 #   KAFKA_PORT              loopback listener, for the processes here      (default: 9092)
@@ -12,15 +12,16 @@
 #   KAFKA_NETWORK_HOST      our name in the containers' network; unset = no such listener
 #   KAFKA_NETWORK_PORT      port for other containers                      (default: 9095)
 #   KAFKA_BIND_ADDRESS      where the last two listen                      (default: all addresses)
-#   KAFKA_ADVERTISED_PROTOCOL  PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL on the listener for clients outside
+#   KAFKA_ADVERTISED_PROTOCOL  PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, on both
 #                           (default: PLAINTEXT)
 #   KAFKA_TLS_CERT_FILE     with SSL: its certificate and the chain, PEM
 #   KAFKA_TLS_KEY_FILE      with SSL: its private key, PEM (PKCS 8, not encrypted)
-#   KAFKA_USERS_FILE        with SASL: lines of name:password, for SCRAM-SHA-512
+#   KAFKA_USERS_FILE        with SASL: who may log in, and do what; see kafka-users.py
 #   KAFKA_CLUSTER_ID        id of a new data folder; an existing one must have it (default: any)
 #   KAFKA_EXTRA_PROPERTIES  a file of further broker settings, which win
 #   KAFKA_HEAP and others   see kafka-run.sh
 set -euo pipefail
+umask 077
 
 checking=false
 [[ ${1:-} != --check ]] || checking=true
@@ -57,6 +58,8 @@ check_port KAFKA_CONTROLLER_PORT "$controller_port"
 { mkdir -p "$data" && [[ -w $data ]]; } 2>/dev/null ||
     refuse "user $(id -u), group $(id -g) cannot write to $data: give the folder to that user or group"
 data=$(cd "$data" && pwd)
+# In it are jobs, dead letters and what logins are checked with; older files of it may be readable to all.
+chmod go= "$data" 2>/dev/null || true
 
 # Kafka takes its own lock only after it has written to the log of its metadata: two brokers on one volume would ruin it.
 # Held open until the broker ends; a broker that is just ending is waited for.
@@ -70,7 +73,7 @@ free=$(df -Pk "$data" | awk 'NR == 2 { print int($4 / 1024) }')
 
 version=$(basename "$(compgen -G "${KAFKA_LIBS:-$bin/../../build/kafka/libs}/kafka_2.13-*.jar" | head -n 1)" .jar)
 version=${version#kafka_2.13-}
-[[ -n $version ]] || refuse "no Kafka in ${KAFKA_LIBS:-build/kafka/libs}; run: make bootstrap" 3
+[[ -n $version ]] || refuse "no Kafka in ${KAFKA_LIBS:-build/kafka/libs}; run: make bootstrap"
 if [[ -r $data/version ]]; then
     written_by=$(<"$data/version")
     [[ $(printf '%s\n' "$written_by" "$version" | sort -V | tail -n 1) == "$version" ]] ||
@@ -96,20 +99,41 @@ case $protocol in
     PLAINTEXT | SSL | SASL_PLAINTEXT | SASL_SSL) ;;
     *) refuse "KAFKA_ADVERTISED_PROTOCOL=$protocol is none of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL" ;;
 esac
+[[ -z ${KAFKA_USERS_FILE:-} || $protocol == SASL* ]] ||
+    refuse "KAFKA_USERS_FILE is set, and KAFKA_ADVERTISED_PROTOCOL=$protocol asks nobody to log in: use SASL_SSL or SASL_PLAINTEXT"
 security=
 if [[ $protocol == *SSL ]]; then
     check_file KAFKA_TLS_CERT_FILE
     check_file KAFKA_TLS_KEY_FILE
-    keystore=${APPLIANCE_RUN_DIR:-$data}/keystore.pem
-    $checking || (umask 077 && cat "$KAFKA_TLS_KEY_FILE" "$KAFKA_TLS_CERT_FILE" >"$keystore")
-    security+="listener.name.external.ssl.keystore.type=PEM"$'\n'
-    security+="listener.name.external.ssl.keystore.location=$keystore"$'\n'
+    # Kafka reads the two files where they are: no copy of the key is written.
+    # shellcheck disable=SC2016 # Kafka's own variables
+    from_file() { printf '${dir:%s:%s}\n' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
+    security+="config.providers=dir"$'\n'
+    security+="config.providers.dir.class=org.apache.kafka.common.config.provider.DirectoryConfigProvider"$'\n'
+    security+="ssl.keystore.type=PEM"$'\n'
+    security+="ssl.keystore.key=$(from_file "$KAFKA_TLS_KEY_FILE")"$'\n'
+    security+="ssl.keystore.certificate.chain=$(from_file "$KAFKA_TLS_CERT_FILE")"$'\n'
 fi
+users=("${APPLIANCE_PYTHON:-$bin/../../.venv/bin/python}" "$bin/kafka-users.py" "${KAFKA_USERS_FILE:-}")
 if [[ $protocol == SASL* ]]; then
     check_file KAFKA_USERS_FILE
-    security+="listener.name.external.sasl.enabled.mechanisms=SCRAM-SHA-512"$'\n'
-    security+="listener.name.external.scram-sha-512.sasl.jaas.config="
-    security+="org.apache.kafka.common.security.scram.ScramLoginModule required;"$'\n'
+    "${users[@]}" --check || refuse "KAFKA_USERS_FILE is wrong"
+    for listener in network external; do
+        security+="listener.name.$listener.sasl.enabled.mechanisms=SCRAM-SHA-512"$'\n'
+        security+="listener.name.$listener.scram-sha-512.sasl.jaas.config="
+        security+="org.apache.kafka.common.security.scram.ScramLoginModule required;"$'\n'
+    done
+    # Who comes through the loopback listeners is nobody by name, and may do everything; all others what the file says.
+    security+="authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"$'\n'
+    security+="super.users=User:ANONYMOUS"$'\n'
+else
+    for host in "${KAFKA_NETWORK_HOST:-}" "${KAFKA_ADVERTISED_HOST:-}"; do
+        case $host in
+            '' | localhost | 127.* | ::1 | '[::1]') ;;
+            *) $checking || echo "kafka-appliance: WARNING: $host is advertised beyond this host, and everybody who reaches" \
+                "it may read, write and delete everything: see KAFKA_USERS_FILE" >&2 ;;
+        esac
+    done
 fi
 
 properties=$(
@@ -119,7 +143,7 @@ properties=$(
     echo "advertised.listeners=$advertised"
     echo "controller.quorum.voters=1@127.0.0.1:$controller_port"
     echo "log.dirs=$data/log"
-    echo "listener.security.protocol.map=CONTROLLER:PLAINTEXT,LOCAL:PLAINTEXT,NETWORK:PLAINTEXT,EXTERNAL:$protocol"
+    echo "listener.security.protocol.map=CONTROLLER:PLAINTEXT,LOCAL:PLAINTEXT,NETWORK:$protocol,EXTERNAL:$protocol"
     printf '%s' "$security"
     [[ -z ${KAFKA_EXTRA_PROPERTIES:-} ]] || cat "$KAFKA_EXTRA_PROPERTIES"
 )
@@ -185,10 +209,13 @@ if ! [[ -e $meta ]]; then
 fi
 echo "$version" >"$data/version"
 
-# The users of the listener outside live in the broker's own metadata: it must run to be told of a change.
+# The users live in the broker's own metadata: it must run to be told of a change.
 if [[ $protocol == SASL* ]]; then
-    { "$bin/kafka-users.sh" "$KAFKA_USERS_FILE" "$data/users" "$port" ||
+    { "${users[@]}" "$port" ||
         echo "kafka-appliance: the users of $KAFKA_USERS_FILE could not be made the broker's" >&2; } 8>&- &
 fi
 
-exec "$bin/kafka-server-start.sh" "$data/server.properties"
+# zstd and snappy unpack a library and run it, which a container's tmpfs does not allow.
+rm -rf "$data/tmp"
+mkdir "$data/tmp"
+KAFKA_TMP_DIR=$data/tmp exec "$bin/kafka-server-start.sh" "$data/server.properties"

@@ -6,6 +6,7 @@
 #   KAFKA_HEAP             -Xmx of this process            (default: for the broker a quarter of the memory that its
 #                          container may use, from 192M to 512M; 256M for a command)
 #   KAFKA_JVM_OPTS         further options for Java
+#   KAFKA_TMP_DIR          folder of Java's temporary files (default: Java's own, /tmp)
 #   KAFKA_CLASS_DATA       class-data archive              (default: classes.jsa beside the folder of the jars)
 #   KAFKA_LOG_LEVEL        log level                       (default: warn)
 #   ETL_BOOTSTRAP_SERVERS  the broker to talk to when no --bootstrap-server is typed (default: localhost:9092)
@@ -40,7 +41,7 @@ find_java() {
     local candidate
     local -a candidates=()
     if [[ -n ${KAFKA_JAVA:-} ]]; then
-        [[ -x $KAFKA_JAVA ]] || fail "KAFKA_JAVA=$KAFKA_JAVA is not a program"
+        [[ -x $KAFKA_JAVA ]] || fail "KAFKA_JAVA=$KAFKA_JAVA is not a program" 2
         echo "$KAFKA_JAVA"
         return
     fi
@@ -55,7 +56,7 @@ find_java() {
             return
         fi
     done
-    fail "no Java $minimum_java or newer in JAVA_HOME, PATH or the venv; install one, or run: make bootstrap" 3
+    fail "no Java $minimum_java or newer in JAVA_HOME, PATH or the venv; install one, or run: make bootstrap" 2
 }
 
 # A command whose line names no broker gets the one that the rest of the product talks to.
@@ -105,10 +106,10 @@ case $command_name in
     *) fail "unknown command; known are: $(cd "$bin" && echo kafka-*.sh)" 2 ;;
 esac
 
-[[ -n $(compgen -G "$libs/kafka_2.13-*.jar") ]] || fail "no Kafka in $libs; run: make bootstrap" 3
+[[ -n $(compgen -G "$libs/kafka_2.13-*.jar") ]] || fail "no Kafka in $libs; run: make bootstrap" 2
 java=$(find_java)
 
-options=(-Dlog4j2.configurationFile="$bin/../config/log4j2.yaml" -Djava.awt.headless=true)
+options=(-Dlog4j2.configurationFile="$bin/../config/log4j2.xml" -Djava.awt.headless=true)
 # What Java itself has to say goes to standard error, and only if it is an error: not that an archive is stale.
 options+=(-Xlog:disable -Xlog:all=error:stderr)
 if [[ -n ${KAFKA_CLASS_LIST:-} ]]; then # kafka-class-data.sh asks which classes are loaded
@@ -117,12 +118,14 @@ elif [[ -r $archive ]]; then
     options+=(-XX:SharedArchiveFile="$archive" -Xshare:auto)
 fi
 if $is_broker; then
+    # Out of memory it ends with exit code 3, which nothing here uses: it is started again.
     options+=(-Xmx"${KAFKA_HEAP:-$(broker_heap)}" -XX:+ExitOnOutOfMemoryError)
     options+=(-Dkafka.log.target=SYSTEM_OUT -Dkafka.log.milestones="${KAFKA_LOG_LEVEL:-info}")
 else
     options+=(-Xmx"${KAFKA_HEAP:-256M}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1)
 fi
 options+=(-Dkafka.log.level="${KAFKA_LOG_LEVEL:-warn}")
+[[ -z ${KAFKA_TMP_DIR:-} ]] || options+=(-Djava.io.tmpdir="$KAFKA_TMP_DIR")
 if [[ -n ${KAFKA_JVM_OPTS:-} ]]; then
     read -r -a more <<<"$KAFKA_JVM_OPTS"
     options+=("${more[@]}")

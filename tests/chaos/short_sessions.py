@@ -2,11 +2,11 @@
 
 import sys
 
-from etl.broker import intake, member
+from etl.broker import group, member
 from etl.cli import main
 
 PART = 6.0 / member.SESSION_TIMEOUT_SECONDS
-for module in (intake, member):
+for module in (group, member):
     for name in ("SESSION_TIMEOUT_SECONDS", "HEARTBEAT_SECONDS", "LATE_HEARTBEAT_SECONDS"):
         if hasattr(module, name):
             setattr(module, name, PART * getattr(module, name))

@@ -17,7 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from chaos.work import Job
-from etl.broker.connection import made
+from etl.broker.connection import create_client
 
 REQUEST_MS = 20_000
 
@@ -56,7 +56,7 @@ class Topics:
         return self
 
     def _connect(self) -> None:
-        self._producer = made(KafkaProducer, bootstrap_servers=self.bootstrap_servers, linger_ms=5)
+        self._producer = create_client(KafkaProducer, bootstrap_servers=self.bootstrap_servers, linger_ms=5)
         try:
             self._results = self._reader(f"{self.name}-results")
         except BaseException:
@@ -186,7 +186,7 @@ class Topics:
         return said
 
     def _reader(self, topic: str) -> KafkaConsumer:
-        reader = made(
+        reader = create_client(
             KafkaConsumer,
             bootstrap_servers=self.bootstrap_servers,
             group_id=None,

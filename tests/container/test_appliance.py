@@ -41,7 +41,8 @@ def appliance(shared_world: World, tmp_path_factory: pytest.TempPathFactory) -> 
     network = shared_world.network()
     options = ["--env-file", str(env_file), "--publish", f"127.0.0.1:{port}:9094", "--network", network]
     env = {"KAFKA_ADVERTISED_PORT": str(port), "APPLIANCE_POLL_LIMIT_SECONDS": str(POLL_LIMIT)}
-    started = shared_world.run("-v", options=options, env=env)
+    name = shared_world.name("c")
+    started = shared_world.run("-v", options=options, env=env | {"KAFKA_NETWORK_HOST": name}, name=name)
     made = Appliance(started.name)
     made.port, made.network, made.env_file = port, network, env_file
     made.wait_healthy()
@@ -77,7 +78,7 @@ def test_a_client_on_the_host_reaches_the_broker_through_the_published_port(appl
 
 
 def test_another_container_reaches_the_broker_by_its_name_in_the_network(appliance: Appliance) -> None:
-    """`docker run --network N IMAGE submit … --bootstrap-servers C:9095`."""
+    """KAFKA_NETWORK_HOST=C, and `docker run --network N IMAGE submit … --bootstrap-servers C:9095`."""
     appliance.write("/data/a/from-beside.txt", "beside")
     done = run_once(
         "submit", "A:/from-beside.txt", "B:/from-beside.txt", "--wait", "--timeout", "50",
@@ -129,6 +130,27 @@ def test_the_image_is_small_and_what_built_it_stays_behind(image: str, base_imag
     )
     found = run_once("-c", script, options=["--entrypoint", "bash", "--user", "0"])
     assert found.stdout == ""
+
+
+def test_nothing_in_the_image_makes_another_user_of_one(image: str) -> None:
+    """No setuid, no setgid program, those of the base image included."""
+    found = run_once("-c", "find / -xdev -type f -perm /6000", options=["--entrypoint", "bash", "--user", "0"])
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_image_tells_what_it_is_made_of(image: str) -> None:
+    """A CycloneDX document that names every jar and every Python package that is in it."""
+    script = (
+        "import json, pathlib, re\n"
+        "from importlib.metadata import distributions\n"
+        "told = json.load(open('/opt/etl/sbom.cdx.json'))['components']\n"
+        "jars = {f'{c[\"name\"]}-{c[\"version\"]}.jar' for c in told if c['purl'].startswith('pkg:maven/')}\n"
+        "wheels = {c['name'] for c in told if c['purl'].startswith('pkg:pypi/')}\n"
+        "here = {re.sub('[._-]+', '-', d.name).lower() for d in distributions()} - {'etl-file-sync'}\n"
+        "print(jars == {path.name for path in pathlib.Path('/opt/kafka/libs').glob('*.jar')}, wheels == here)\n"
+    )
+    found = run_once("-c", script, options=["--entrypoint", "/opt/etl/.venv/bin/python"])
+    assert found.stdout == "True True\n", found.stderr
 
 
 def test_no_process_is_roots(appliance: Appliance) -> None:

@@ -95,10 +95,31 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
     _assert_reported_once(appliance, "nightly-results", ["quick.txt", "slow.bin", "again.txt"])
 
 
+def test_a_locked_down_broker_takes_what_is_compressed_with_any_codec(world: World) -> None:
+    """Two of them run a library of their own, which Docker's tmpfs for /tmp forbids."""
+    broker = world.run("broker", options=LOCKED_DOWN)
+    broker.wait_healthy()
+    broker.exec("kafka-topics.sh", "--create", "--topic", "packed", "--partitions", "1")
+    script = (
+        "from kafka import KafkaProducer\n"
+        "for codec in (None, 'gzip', 'snappy', 'lz4', 'zstd'):\n"
+        "  producer = KafkaProducer(bootstrap_servers='127.0.0.1:9092', compression_type=codec)\n"
+        "  print(producer.send('packed', b'x' * 1000).get(timeout=20).offset)\n"
+        "  producer.close(timeout=5)\n"
+    )
+    assert broker.exec("/opt/etl/.venv/bin/python", "-c", script).split() == ["0", "1", "2", "3", "4"]
+
+
 def test_a_broker_alone_and_consumers_beside_it(world: World) -> None:
     """`IMAGE broker`, and the same image with topic, group and bootstrap servers as words: no broker starts there."""
     network, volume = world.network(), world.volume()
-    broker = world.run("broker", options=["--network", network, "--volume", f"{volume}:/data"])
+    name = world.name("broker")
+    broker = world.run(
+        "broker",
+        name=name,
+        options=["--network", network, "--volume", f"{volume}:/data"],
+        env={"KAFKA_NETWORK_HOST": name},
+    )
     consumers = world.run(
         "beside", "beside-group", f"{broker.name}:9095",
         options=["--network", network, "--volumes-from", broker.name], env=FOLDERS,

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from containers import World, run_once
+from containers import World, compose_up, run_once
 
 import stack
 
@@ -52,7 +52,7 @@ def test_consumers_elsewhere_log_in_to_the_advertised_listener(world: World, tmp
             "KAFKA_USERS_FILE": "/run/secrets/etl/users",
         },
     )
-    broker.wait_for("users of the advertised listener: somebody worker", 60)
+    broker.wait_for("users of the listeners with login: somebody worker", 60)
     login = {
         "ETL_BOOTSTRAP_SERVERS": f"{name}:9094",
         "ETL_KAFKA_SECURITY_PROTOCOL": protocol,
@@ -87,19 +87,28 @@ def test_a_secured_listener_without_its_files_ends_the_container(image: str) -> 
     assert "KAFKA_TLS_CERT_FILE" in done.stderr
 
 
-def test_the_users_of_the_file_are_the_users_of_the_listener(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """One who is taken out of the file is refused after the next start (kafka-users.sh, without a container)."""
-    file, applied = tmp_path / "users", tmp_path / "applied"
-    broker = stack.Broker(tmp_path / "broker")
-    request.addfinalizer(broker.kill)
-    broker.start()
-
-    def apply(text: str) -> set[str]:
-        file.write_text(text)
-        command = [str(stack.KAFKA_BIN / "kafka-users.sh"), str(file), str(applied), str(broker.port)]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-        listed = broker.command("kafka-configs.sh", "--describe", "--entity-type", "users")
-        return {name for name in ("anna", "bert") if f"'{name}'" in listed}
-
-    assert apply("anna:one\nbert:two, three\n") == {"anna", "bert"}
-    assert apply("bert:two, three\n") == {"bert"}
+@pytest.mark.long
+def test_the_hardened_stack_works_with_a_login_for_everyone(image: str, tmp_path: Path) -> None:
+    """docker-compose.secure.yml over the parallel one: a job is done, and nobody enters without a login."""
+    secrets = tmp_path / "secrets"
+    (secrets / "broker").mkdir(parents=True)
+    (secrets / "consumer").mkdir()
+    _certificates(secrets / "broker", "broker")
+    (secrets / "broker" / "ca.pem").rename(secrets / "consumer" / "ca.pem")
+    (secrets / "broker" / "users").write_text(f"worker:{PASSWORD}\n")
+    (secrets / "consumer" / "password").write_text(f"{PASSWORD}\n")
+    for file in secrets.rglob("*.*"):
+        file.chmod(0o444)
+    env_file = tmp_path / "servers.env"
+    env_file.write_text("A_TYPE=local\nA_BASE_PATH=/data\nETL_NUM_PARTITIONS=2\n")
+    environment = {
+        "ENV_FILE": str(env_file), "SECRETS": str(secrets), "KAFKA_ADVERTISED_PORT": str(stack.free_port()),
+    }  # fmt: skip
+    with compose_up("docker-compose.parallel.yml", "docker-compose.secure.yml", environment=environment) as compose:
+        consumer = compose.containers("mem-dft-img")[0]
+        consumer.write("/data/in.txt", "secret")
+        consumer.exec("etl", "submit", "A:/in.txt", "A:/out.txt", "--wait", "--timeout", "50")
+        assert consumer.exec("cat", "/data/out.txt") == "secret"
+        assert "WARNING" not in compose("logs", "broker")
+        refused = consumer.try_exec("env", "ETL_KAFKA_SECURITY_PROTOCOL=SSL", "etl", "submit", "A:/in.txt", "A:/x.txt")
+        assert refused.returncode == 1

@@ -465,3 +465,64 @@ def test_where_it_cannot_be_found_out_nothing_is_written(fake, session, buffer) 
     with pytest.raises(InvalidPath, match="0xFF"):
         session(server, encoding="cp1251").write("/яя.txt", Bytes(b"1"), buffer)
     assert server.files == {}
+
+
+class Bare(FakeSession):
+    """A server that takes names without a folder only, in the folder that was entered."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.folder = "/"
+
+    def cwd(self, argument: str) -> str:
+        said = super().cwd(argument)
+        if said.startswith("250"):
+            self.folder = argument
+        return said
+
+    def serve(self, verb: str, argument: str) -> None:
+        if verb in {"SIZE", "MDTM", "RETR", "STOR", "DELE", "RNFR", "RNTO", "MKD"}:
+            if "/" in argument:
+                self.reply("550 No folders in names.")
+                return
+            argument = f"{self.folder.rstrip('/')}/{argument}"
+        super().serve(verb, argument)
+
+
+def test_names_without_a_folder_are_found_out_and_remembered(fake, session, buffer) -> None:
+    """CWD first, and that is waited for; from the first file on, both as a source and as a destination."""
+    server = fake(files={"/in/a": b"12345", "/out/x": b""})
+    server.session_type = Bare
+    ftp = session(server)
+    assert content_of(ftp, "/in/a", buffer) == b"12345"
+    before = len(server.commands)
+    assert content_of(session(server), "/in/a", buffer) == b"12345"
+    assert "RETR /in/a" not in server.commands[before:]
+    server = fake(files={"/out/x": b""})
+    server.session_type = Bare
+    for number in range(2):
+        ftp = session(server)
+        stored = ftp.write("/out/new/.p", Bytes(b"xyz"), buffer)
+        assert stored.size_bytes == 3
+        ftp.publish(stored, f"/out/new/b{number}", None).result()
+        assert ftp.look(f"/out/new/b{number}").size_bytes == 3
+        assert ftp.look("/out/new/none") is None
+    assert ftp.remove("/out/new/b0")
+    assert server.files == {"/out/x": b"", "/out/new/b1": b"xyz"}
+
+
+def test_other_servers_are_asked_by_whole_names(fake, session, buffer) -> None:
+    """A missing file, and a folder that may not be written, are no reason to believe otherwise."""
+    server = fake(files={"/a": b"1"})
+    ftp = session(server)
+    with pytest.raises(FileMissing):
+        ftp.read("/none")
+    server.answers["STOR"] = "553 No."
+    with pytest.raises(PermissionRefused):
+        ftp.write("/.p", Bytes(b"1"), buffer)
+    del server.answers["STOR"]
+    assert content_of(ftp, "/a", buffer) == b"1"
+    before = len(server.commands)
+    with pytest.raises(FileMissing):
+        ftp.read("/none")
+    assert "RETR none" not in server.commands[before:]

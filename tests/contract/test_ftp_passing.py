@@ -267,6 +267,16 @@ def test_a_hook_that_takes_uploads_away_does_not_get_copy_after_copy(fake, sessi
     assert taken == [b"12345"] * (2 if publish == "rename" else 1)
 
 
+def test_a_refusal_of_one_server_costs_no_session_of_the_other(fake, session, buffer) -> None:
+    """The file came whole, and was not wanted: its source's session goes on."""
+    source, destination = fake(files={"/a": b"12345"}), fake(files={"/out/x": b""}, answers={"STOR": "550 No."})
+    reading = session(source)
+    for _ in range(2):
+        with pytest.raises(PermissionRefused) as caught:
+            moved(a_task(), reading, session(destination), buffer)
+        assert reading.survives(caught.value)
+
+
 # --- what only confirms --------------------------------------------------------------------------------------------
 
 

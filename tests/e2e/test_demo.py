@@ -60,7 +60,7 @@ def test_the_demo_moves_every_file_and_can_be_left_running(folder: Path) -> None
     assert "3 dead letters" in done.stdout
     assert "CURRENT-OFFSET" in done.stdout
     running = working_for(folder)
-    assert sum("etl.main" in line for line in running) == 2
+    assert sum("-P -m etl.main" in line for line in running) == 2  # -P: no module of the current folder is run
     assert sum("ftp_server.py" in line for line in running) == 2
     assert sum("kafka.Kafka" in line for line in running) == 1
     secrets = [line.split("=", 1)[1] for line in (folder / ".env").read_text().splitlines() if "_PASS=" in line]

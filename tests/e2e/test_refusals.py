@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.e2e
 
 APPLIANCE = (sys.executable, str(stack.REPOSITORY / "docker" / "appliance.py"))
 BROKER = (str(stack.KAFKA_BIN / "kafka-appliance.sh"),)
+_TOO_LONG = "/nowhere/" + "long-" * 20 + "path"
 FTP_SERVER = (sys.executable, str(stack.REPOSITORY / "docker" / "ftp_server.py"))
 
 
@@ -103,6 +105,29 @@ def test_a_misspelled_setting_of_the_broker_is_named(place: dict[str, str]) -> N
     assert "KAFKA_SERVICE_HOST" not in said
 
 
+@pytest.mark.parametrize("how", ["readable", "link", "nobodys", "long"])
+def test_a_run_folder_that_others_can_reach_is_not_taken(how: str, place: dict[str, str], tmp_path: Path) -> None:
+    """Who may write there decides what supervisord runs: made before by somebody, it is refused; nothing runs."""
+    run = tmp_path / "run"
+    if how == "long":  # a path too long for a socket: the folder is in the temporary folder, under a name one can guess
+        run = tmp_path / f"etl-run-{os.getuid()}-{hashlib.sha256(os.fsencode(_TOO_LONG)).hexdigest()[:12]}"
+        place |= {"APPLIANCE_RUN_DIR": _TOO_LONG, "TMPDIR": str(tmp_path)}
+    if how == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        run.symlink_to(tmp_path / "elsewhere")
+    else:
+        run.mkdir()
+        run.chmod(0o700 if how == "nobodys" else 0o755)
+        if how == "nobodys":
+            if os.geteuid() != 0:
+                pytest.skip("only root can give a folder away")
+            os.chown(run, 65534, 65534)
+    code, said = refusal(*APPLIANCE, **place)
+    assert code == 2
+    assert f"APPLIANCE_RUN_DIR: {run} must be a folder of this user's" in said
+    assert list(run.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [(("submitt", "A:/a", "B:/b"), "did you mean submit?"), (("brocker",), "did you mean broker?"),
@@ -116,11 +141,16 @@ def test_a_mistyped_command_is_not_taken_for_a_topic(words: tuple[str, ...], say
 
 
 def test_a_folder_that_another_broker_uses_is_not_touched(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Kafka's own lock comes after its first write; here the second one does not even begin."""
+    """Kafka's own lock comes after its first write; here the second one does not even begin.
+
+    Nobody but its owner can even read it.
+    """
     broker = stack.Broker(tmp_path / "broker")
     request.addfinalizer(broker.kill)
     broker.start()
     data = tmp_path / "broker" / "data"
+    assert data.stat().st_mode & 0o077 == 0
+    assert not [path for path in data.rglob("*") if path.stat().st_mode & 0o077], "others can neither read nor lock"
     before = (data / "server.properties").stat().st_mtime_ns
     ports = {"KAFKA_PORT": str(stack.free_port()), "KAFKA_CONTROLLER_PORT": str(stack.free_port())}
     code, said = refusal(*BROKER, KAFKA_DATA_DIR=str(data), **ports)
@@ -128,7 +158,9 @@ def test_a_folder_that_another_broker_uses_is_not_touched(tmp_path: Path, reques
     assert "is in use by another broker" in said
     assert (data / "server.properties").stat().st_mtime_ns == before
     broker.kill()
+    data.chmod(0o755)  # as older versions made it
     broker.start()  # a killed one holds nothing
+    assert data.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,12 @@ pytestmark = pytest.mark.unit
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
-DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "bench" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCUMENTS = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "SECURITY.md",
+    REPOSITORY / "bench" / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 
 
 def test_the_architecture_names_every_module() -> None:

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -34,14 +35,6 @@ def test_the_lock_fits_the_requirements() -> None:
         for extra in wanted.extras:
             library = {"snappy": "python-snappy", "zstd": "zstandard"}.get(extra, extra)
             assert library in pinned()
-
-
-def test_every_locked_package_has_hashes_and_none_an_address() -> None:
-    """Pip takes only what was locked, from wherever it is configured to."""
-    blocks = re.split(r"\n(?=[\w.-]+==)", LOCK)[1:]
-    assert len(blocks) == len(pinned()) > 10
-    assert all("--hash=sha256:" in block for block in blocks)
-    assert not re.search(r"https?:|--(extra-)?index-url|--find-links", LOCK)
 
 
 def test_the_entrypoint_knows_every_command() -> None:
@@ -74,3 +67,37 @@ def test_the_kafka_commands_of_the_image_exist() -> None:
     linked = set(re.findall(r"kafka-[\w-]+\.sh", DOCKERFILE.partition("for name in")[2].partition("; do")[0]))
     assert linked
     assert all((REPOSITORY / "kafka" / "bin" / name).exists() for name in linked)
+
+
+def test_nothing_is_published_beyond_this_host_unless_a_variable_says_so() -> None:
+    """In the compose files, and in the commands that the documents tell."""
+    published = []
+    for file in REPOSITORY.glob("docker-compose*.yml"):
+        ports = [service.get("ports", []) for service in yaml.safe_load(file.read_text())["services"].values()]
+        published += [str(port) for some in ports for port in some]
+    assert published
+    documents = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("*.md")]
+    for document in documents:
+        published += re.findall(r"(?:-p|--publish) (\S+)", "".join(re.findall(r"docker run.*", document.read_text())))
+    assert [
+        port for port in published if not port.startswith(("127.0.0.1:", "${KAFKA_PUBLISH_ADDRESS:-127.0.0.1}:"))
+    ] == []
+
+
+def test_the_hardened_compose_file_is_for_every_service() -> None:
+    """None is left without a login, or without limits."""
+    services, hardened = (
+        yaml.safe_load((REPOSITORY / f"docker-compose.{name}.yml").read_text())["services"]
+        for name in ("parallel", "secure")
+    )
+    assert set(hardened) == set(services)
+    for name, service in hardened.items():
+        assert {"mem_limit", "pids_limit"} <= set(service)
+        assert "SASL_SSL" in service["environment"].values()
+        assert services[name]["read_only"]
+        assert (services[name]["cap_drop"], services[name]["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+
+
+def test_the_listener_for_other_containers_is_off_unless_it_is_asked_for() -> None:
+    """Neither the image nor its entrypoint sets it; every network has neighbours."""
+    assert "KAFKA_NETWORK_HOST" not in DOCKERFILE + (DOCKER / "entrypoint.sh").read_text()

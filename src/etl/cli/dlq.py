@@ -197,7 +197,8 @@ def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Seq
         click.echo(f"{topics.dlq} holds no dead letter {terminal.visible(missing)}", err=True)
     for letter in chosen:
         if letter.message.truncated:
-            click.echo(f"{letter.name} skipped: the message was too large, and only its start was kept", err=True)
+            kept = "it was not read" if letter.message.original_bytes_count is None else "only its start was kept"
+            click.echo(f"{letter.name} skipped: the message was too large, and {kept}", err=True)
     chosen = [letter for letter in chosen if not letter.message.truncated]
     if chosen:
         terminal.console().print(_table(chosen))
@@ -316,6 +317,9 @@ def _print_whole(letter: Letter) -> None:
             print(f"{name + ':':11}{terminal.visible(value)}")
     for number, attempt in enumerate(message.attempts, start=1):
         print(terminal.visible(f"attempt {number}: {attempt.at} {attempt.where}: {attempt.what}"))
+    if message.truncated and message.original_bytes_count is None:
+        print("message:   not read")
+        return
     if message.truncated:
         print(f"message:   too large, {message.original_bytes_count} bytes; its start in base64:")
     else:

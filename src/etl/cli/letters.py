@@ -157,7 +157,7 @@ def _marked(record: Record) -> set[Place]:
     try:
         named: Mapping[str, Any] = json.loads(record.value or b"")["replayed"]
         return {(int(named["partition"]), int(named["offset"]))}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return set()  # another program's record
 
 

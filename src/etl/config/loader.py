@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
-from etl.config.sources import merged, read_env_file, unquoted, without_links
+from etl.config.sources import merged, read_env_file, refuse_of_others, unquoted, without_links
 from etl.config.validation import SECRET_NAME, Validation, nearest
 from etl.errors import SettingsError, UnknownServer
 from etl.models.server import ServerConfig
@@ -39,10 +39,12 @@ class ConfigLoader:
         self.warnings: list[str] = []
         in_file: dict[str, str] = {}
         self._looked_in = Path(env_file or ".env").absolute()
-        if env_file is None and Path(".env").exists():
-            env_file = Path(".env")
+        found = Path(".env") if env_file is None and Path(".env").exists() else None
+        env_file = env_file or found
         if env_file is not None:
             try:
+                if found:
+                    refuse_of_others(found)
                 in_file, self.warnings, problems = read_env_file(env_file)
             except SettingsError as error:
                 problems["env file"] = str(error).removeprefix("env file ")
@@ -103,7 +105,7 @@ class ConfigLoader:
         """Return the server with that name, in upper or lower case. Raises UnknownServer, with similar names."""
         server = self.servers.get(hostname.upper())
         if server is None:
-            near = difflib.get_close_matches(hostname.upper(), self.servers, cutoff=0.5)
+            near = difflib.get_close_matches(hostname[:100].upper(), self.servers, cutoff=0.5)
             hint = f" (nearest: {', '.join(near)})" if near else ""
             raise UnknownServer(f"unknown server {hostname[:100]!r}{hint}", server=hostname)
         return server

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+from dotenv import dotenv_values
 
 from etl.errors import SettingsError
 
@@ -25,6 +30,8 @@ def _why_read_differently(value: str) -> str | None:
     Docker passes the text on as it is (we strip the quotes then). Compose expands `$`, drops ` #...` and, between
     double quotes, expands backslashes.
     """
+    if "\r" in value:
+        return "has a carriage return in its value"
     body = value.strip(" \t")
     if value != value.strip():
         return "has blanks around its value"
@@ -40,8 +47,24 @@ def _why_read_differently(value: str) -> str | None:
     return "has a # after a blank (put the value in quotes)" if re.search(r"(^|\s)#", body) else None
 
 
+def refuse_of_others(path: Path) -> None:
+    """Refuse a file of settings that was only found, and that another user could have written.
+
+    It could send passwords that are set elsewhere to that user's server. Raises SettingsError.
+    """
+    found = path.stat()
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+        raise SettingsError(
+            f"env file {path.absolute()}: belongs to another user, or every user may write it: "
+            "name it with --env-file if you trust it"
+        )
+
+
 def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str, str]]:
-    """Read a file of settings in UTF-8, one `NAME=value` per line. Everything after the `=` is the value.
+    """Read a file of settings in UTF-8, one `NAME=value` per line, with python-dotenv and without interpolation.
+
+    Where docker and compose would read a line differently there is a warning, and docker's reading is used: everything
+    after the `=` is the value.
 
     Returns:
         The values by their names as written, the warnings, and what is wrong by where it is. No text contains a value.
@@ -75,7 +98,10 @@ def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str
             warnings.append(f"{where}: {name} {reason}: --env-file, docker and compose read it differently")
         if name in values:
             warnings.append(f"{where}: {name} is set twice; the last value is used")
-        values[name] = unquoted(value.strip(" \t"))
+        if reason:
+            values[name] = unquoted(value.strip(" \t"))
+        else:
+            values[name] = dotenv_values(stream=io.StringIO(line), interpolate=False)[name] or ""
     return values, warnings, wrong
 
 

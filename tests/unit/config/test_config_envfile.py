@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 
+import dotenv
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.config import ConfigLoader, read_env_file
+from etl.config import ConfigLoader, read_env_file, sources
 from etl.errors import SettingsError
 
 pytestmark = pytest.mark.unit
@@ -63,6 +65,22 @@ def test_without_a_name_the_env_of_the_folder_is_read_if_there(tmp_path):
     assert ConfigLoader(environ={}).settings.workers == 2
 
 
+@pytest.mark.parametrize("how", ["writable", "another's"])
+def test_a_file_that_another_user_could_have_written_is_only_read_if_it_is_named(tmp_path, how):
+    """In whatever folder one stands: it could send a password that is set elsewhere to a stranger's broker."""
+    path = tmp_path / ".env"
+    path.write_text("ETL_BOOTSTRAP_SERVERS=stranger:9092\n")
+    if how == "writable":
+        path.chmod(0o666)
+    elif os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    else:
+        pytest.skip("only root can give a file away")
+    with pytest.raises(SettingsError, match=r"/\.env: belongs to another user, or every user may write it"):
+        ConfigLoader(environ={})
+    assert ConfigLoader(path, environ={}).settings.bootstrap_servers == "stranger:9092"
+
+
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbfETL_WORKERS=2\r\nETL_TOPIC=x\r\n", b"ETL_WORKERS=2\nETL_TOPIC=x"])
 def test_windows_line_ends_and_a_byte_order_mark_change_nothing(env_file, content):
     """As Notepad saves it, and without a last line end."""
@@ -91,6 +109,7 @@ def test_values_are_taken_as_they_stand(env_file):
         ('A_B="open', '"open', "quote"),
         ('A_B="a" # b', '"a" # b', "quote"),
         (r'A_B="a\nb"', r"a\nb", "backslashes"),
+        ("A_B=a\rb", "a\rb", "carriage return"),
         ("A_B='it's'", "it's", "quotes"),
         ("A_B='\"x\"'", '"x"', "quotes"),
     ],
@@ -165,6 +184,14 @@ def test_warnings_hold_no_password(env_file):
         loader = ConfigLoader(env_file(f"{SERVER}SRC_PASS={password}\n"), {})
         assert loader.warnings
         assert not re.search(r"hunt|er2", "".join(loader.warnings))
+
+
+def test_the_reader_of_the_file_is_python_dotenv(env_file, monkeypatch):
+    """It interpolates nothing, whatever stands in the environment."""
+    monkeypatch.setenv("A_B", "from-the-environment")
+    lines = ("A_B=1", "A_C='$A_B ${A_B}'", "A_D=${A_B}")
+    assert read_env_file(env_file("\n".join(lines)))[0] == {"A_B": "1", "A_C": "$A_B ${A_B}", "A_D": "${A_B}"}
+    assert sources.dotenv_values is dotenv.dotenv_values
 
 
 def as_docker(text: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from etl import errors
 from etl.models.letter import DLQMessage
-from etl.models.task import Task
+from etl.models.task import SCAN_ANEW, Attempt, Facts, Task, Unpublished
 from etl.transfer import partials, relay
 from etl.transfer.base import Session
 from scene import DOWN, JOB, Scene, fail_leaving_a_partial_file, succeed
@@ -58,6 +58,44 @@ def test_a_partial_file_is_removed_through_a_new_session(scene: Scene) -> None:
         assert not task.leaves_partial
     assert len(scene.world["B"].removed) == 1
     assert not scene.reporter.drop_unscanned()
+
+
+def test_an_upload_whose_rename_failed_is_kept_while_attempts_are_left(scene: Scene) -> None:
+    """It was sent and proven: only its rename is tried again. After the last attempt it is removed, by its own name."""
+    kept = "/out/.etl-kept.part"
+
+    def fail(job: Task, *_rest: object) -> relay.Receipt:
+        job.leaves_partial = True
+        job.unpublished = Unpublished(kept, 3, relay.SIZE, Facts(3, None))
+        raise errors.ConnectionLost("cut")
+
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", fail)
+        task = scene.run_next()
+        assert task.unpublished is not None
+        assert scene.world["B"].removed == []
+        assert task.orphan_scan_since == SCAN_ANEW
+        task.attempts += [Attempt("", "", "")] * (scene.settings.retry_max_attempts - 1 - len(task.attempts))
+        scene.passed.pass_(0.55)  # half of the first back-off
+        scene.run_next()
+    assert scene.world["B"].removed == [kept]
+    assert task.unpublished is None
+
+
+def test_a_dead_session_doubts_its_siblings(scene: Scene) -> None:
+    """A job that found one dead, at no cost to itself, spares the others the same."""
+
+    def fail(*_: object) -> relay.Receipt:
+        raise errors.SessionFault("dead", server="B")
+
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", fail)
+        task = scene.run_next()
+    assert task.attempts == []
+    assert task.free_runs == 1
+    assert scene.pools._pool(scene.pools.server("B")).died_at > 0
 
 
 def test_a_job_that_the_stop_ends_leaves_the_search_for_orphans_to_the_next_owner(

@@ -90,3 +90,21 @@ def test_the_end_of_a_reply_needs_its_own_code() -> None:
     """Lines with another code, or with the code and a dash, are inside."""
     assert parse(b"226-a\r\n250 b\r\n226-c\r\n 226 d\r\n226 e\r\n", [])[0].lines[-1] == b"226 e"
     assert parse(b"226\r\n", []) == [Reply(226, (b"226",))]
+
+
+def test_what_is_no_reply_is_passed_over_where_servers_put_it() -> None:
+    """Text before the first reply, an empty line between two; a code without a space is a code."""
+    assert parse(b"Hello\r\nthere\r\n220 a\r\n\r\n331b\r\n", []) == [Reply(220, (b"220 a",)), Reply(331, (b"331b",))]
+    with pytest.raises(GarbledReplyError):
+        parse(b"220 a\r\nHello\r\n", [])
+
+
+def test_an_end_that_does_not_come_is_made() -> None:
+    """By the code that the last line has, or else the first."""
+    for data, code in ((b"211-a\r\n b\r\n", 211), (b"220-a\r\n221 b\r\n", 221)):
+        parser = ReplyParser()
+        parser.feed(data)
+        assert parser.take() is None
+        assert parser.is_open
+        assert parser.end_open().code == code
+        assert not parser.is_open

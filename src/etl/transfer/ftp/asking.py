@@ -10,7 +10,7 @@ from etl.errors import EtlError, FileMissing, IOFailure, NotAFile, PermissionRef
 from etl.models.task import Facts
 from etl.transfer.ftp.listing import names_in
 from etl.transfer.ftp.names import facts_in, folders_above, size_in, time_in
-from etl.transfer.ftp.refusals import SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_full
+from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_full
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 _NOT_THERE = 550
-_REFUSED = 500  # from here on for good, as far as a server knows
 
 
 class Kind(Enum):
@@ -120,7 +119,7 @@ def kind_of(link: Link, path: str, *, by_listing: bool = True) -> tuple[Kind, st
         return (Kind.CLOSED if _listed_kind(found) is Kind.FOLDER else Kind.FILE), path
     if size.result().is_success:
         return Kind.FILE, path
-    is_refused = size.result().code >= _REFUSED and size.result().code not in UNKNOWN_COMMAND
+    is_refused = size.result().code >= REFUSED and size.result().code not in UNKNOWN_COMMAND
     if is_refused and (link.quirks.cwd_tells is False or (not by_listing and above())):
         return Kind.MISSING, path
     return _kind_by_parents(link, path)

@@ -14,6 +14,7 @@ from etl.models.server import zone_of
 from etl.transfer.ftp import known, telnet
 from etl.transfer.ftp.names import Names, check_encoding
 from etl.transfer.ftp.starting import Starting
+from etl.transfer.paths import basename, parent
 from etl.transfer.promises import Lazy
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Link:
         self.zone = zone_of(server.time_zone)  # of the times that the server tells, and is told
         self.quirks = known.of(server.address)
         self.starting = Starting(control, ways, self.settle_answered)
+        self._folder: str | None = None  # that was entered to name its files
         self.refuses_times = False  # stamps of files, as far as this session has seen
         self._features = features
         self._unsettled: list[Lazy[object]] = []
@@ -56,7 +58,10 @@ class Link:
 
     def ask(self, verb: str, whole_path: str) -> Pending:
         """Queue a command about a path."""
-        return self.control.send(verb, self.wire(whole_path))
+        if verb == "CWD":
+            self._folder = None
+            return self.control.send(verb, self.wire(whole_path))
+        return self.control.send(verb, self.locate(whole_path))
 
     def command(self, verb: str, argument: bytes) -> Pending:
         """Queue any command."""
@@ -66,6 +71,20 @@ class Link:
         """Return the bytes of a whole path, as they are sent."""
         path = self.names.wire(whole_path)
         return path if telnet.IAC not in path else telnet.written(self.control, self.quirks, path)
+
+    def locate(self, whole_path: str) -> bytes:
+        """Return how a command names a path: whole; or by its last part where a server takes no other.
+
+        Then its folder is entered before, and that is waited for: a command must not meet another folder's file.
+        """
+        if not self.quirks.bare_names:
+            return self.wire(whole_path)
+        folder = parent(whole_path) or "/"
+        if folder != self._folder:
+            if not self.ask("CWD", folder).result().is_success:
+                return self.wire(whole_path)
+            self._folder = folder
+        return self.wire(basename(whole_path))
 
     def offers(self, feature: str) -> bool:
         """Is a feature in the server's FEAT?"""

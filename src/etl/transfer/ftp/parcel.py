@@ -95,6 +95,8 @@ class FTPParcel:
             return
         self._is_closed = True
         if not complete:
+            if self._has_come_whole():
+                return
             self._cut(ConnectionLost(f"{self._link.name}: a transfer was broken off", server=self._link.name))
             return
         if self._is_longer or not self._is_at_end():
@@ -125,6 +127,17 @@ class FTPParcel:
         try:
             return asking.ask_facts(self._link, self._whole)() != self.facts
         except EtlError:  # what is known already says more than a broken session
+            return False
+
+    def _has_come_whole(self) -> bool:
+        """Did all come that nobody wants any more? Then nothing is under way, and the session goes on."""
+        try:
+            if not self._at_end:
+                is_whole = self._given_bytes == self.facts.size_bytes and self._data.wait(None, _LAST_SECONDS)
+                if not is_whole or self._receive(memoryview(bytearray(1))):
+                    return False
+            return self._retr.result(limit=_LOOK_SECONDS).code > 0
+        except EtlError:
             return False
 
     def _is_at_end(self) -> bool:

@@ -35,7 +35,7 @@ class Stamping:
         if text is None:
             return lambda: False
         by_mfmt = self._link.offers("MFMT")
-        pending = self._link.command("MFMT" if by_mfmt else "MDTM", text + b" " + self._link.wire(path))
+        pending = self._link.command("MFMT" if by_mfmt else "MDTM", text + b" " + self._link.locate(path))
         return lambda: self._was_set(pending.result(), by_mfmt=by_mfmt)
 
     def _was_set(self, reply: Reply, *, by_mfmt: bool) -> bool:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 # Of pyftpdlib (the system's own words, with 426), vsftpd (for whatever a write fails with, 451), and others.
 _SAY_FULL = ("no space", "disk full", "quota", "not enough space", "failure writing to local file")
 
-_REFUSED = 400
+_FAILED = 400
 _ACCIDENTS = 1  # uploads that vanish
+REFUSED = 500  # from here on for good, as far as a server knows
 UNKNOWN_COMMAND = {500, 501, 502, 504}  # codes of a server that cannot do it at all
 NO_CONNECTION = {425, 426}  # whatever the command was about
 SAY_ENOUGH = {425, 426, 451, 452, 552}  # codes that do not depend on what is behind the path
@@ -46,4 +47,4 @@ def vanished(link: Link, path: str) -> EtlError:
 
 def says_full(reply: Reply) -> bool:
     """Does a refusal speak of a full disk or a quota? English it is, but most codes leave it open, 550 and 553, too."""
-    return reply.code >= _REFUSED and any(words in reply.text.lower() for words in _SAY_FULL)
+    return reply.code >= _FAILED and any(words in reply.text.lower() for words in _SAY_FULL)

@@ -89,6 +89,8 @@ class ReplyParser:
         while (line := self._take_line()) is not None:
             if not self._lines:
                 if not _FIRST_LINE.match(line):
+                    if not line:  # some put one between two replies
+                        continue
                     if self._text_lines_left:
                         self._text_lines_left -= 1
                         continue

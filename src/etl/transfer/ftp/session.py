@@ -26,7 +26,7 @@ from etl.transfer.ftp.parcel import FTPParcel
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.publishing import Renaming, Stamping
-from etl.transfer.ftp.refusals import UNKNOWN_COMMAND, vanished
+from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND, vanished
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
 from etl.transfer.ftp.traits import traits_of
@@ -162,9 +162,14 @@ class FTPTransfer(Streaming):
         link = self.link
         link.settle_all()
         whole = link.names.whole(path)
-        ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.wire(whole))
+        ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.locate(whole))
+        if isinstance(running, Reply) and link.quirks.bare_names is None and running.code >= REFUSED:
+            link.quirks.bare_names = True  # perhaps
+            ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.locate(whole))
+            link.quirks.bare_names = None if isinstance(running, Reply) else True
         if isinstance(running, Reply):
             raise asking.why_not_read(link, whole, running)
+        link.quirks.bare_names = bool(link.quirks.bare_names)
         return FTPParcel(link, path, whole, ask(), running.command, running.data)
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:

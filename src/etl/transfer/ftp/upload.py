@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from etl.errors import ConnectionLost, EtlError, IOFailure, StorageFull
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
-from etl.transfer.ftp.refusals import UNKNOWN_COMMAND
+from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND
 from etl.transfer.ftp.starting import Running
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Upload:
         self._is_whole = False  # that is the whole file
         self._can_resend = True  # what was read of the parcel is still in the buffer
         self._tries_left = _TRIES
+        self._may_be_bare = False  # a name without its folder is being tried
         self._sent_bytes = 0
         self._unjudged: Pending | None = None  # the STOR, while its final reply was not looked at
         self._is_ahead = False  # the data connection was opened before the STOR
@@ -62,7 +63,9 @@ class Upload:
             self._held_bytes = self._parcel.readinto(self._buffer)
         while (failed := self._try()) is not None:
             if not self._may_try_again(failed):
+                self._link.quirks.bare_names = None if self._may_be_bare else self._link.quirks.bare_names
                 raise self._reason(failed.result())
+        self._link.quirks.bare_names = bool(self._link.quirks.bare_names)
         return self._sent_bytes
 
     def _may_try_again(self, stor: Pending) -> bool:
@@ -80,7 +83,12 @@ class Upload:
                 )
             return True
         # Once more even when nothing had to be made: another job may have made the folder just now.
-        return stor.is_refused and self._tries_left == _TRIES - 1
+        if stor.is_refused and self._tries_left == _TRIES - 1:
+            return True
+        if stor.result().code < REFUSED or not self._can_resend or self._link.quirks.bare_names is not None:
+            return False
+        self._link.quirks.bare_names = self._may_be_bare = True  # perhaps it takes names without a folder only
+        return True
 
     def _was_stale(self, refused: Pending) -> bool:
         """Was the data connection opened ahead, and given up by the server meanwhile? The next one is new."""
@@ -91,7 +99,7 @@ class Upload:
         """Send the file; return the STOR when it was refused, or failed."""
         starting = self._link.starting
         self._is_ahead = starting.is_prepared
-        running = starting.start("STOR", self._link.wire(self._whole))
+        running = starting.start("STOR", self._link.locate(self._whole))
         if not isinstance(running, Running):
             return running
         piece, self._sent_bytes = self._buffer[: self._held_bytes], 0
@@ -215,7 +223,7 @@ class Upload:
         size = self._link.ask("SIZE", self._whole).result()
         if not size.is_success and size.code not in UNKNOWN_COMMAND:
             return False  # nothing is there: it is not the room that was missing
-        running = self._link.starting.start("APPE", self._link.wire(self._whole))
+        running = self._link.starting.start("APPE", self._link.locate(self._whole))
         if not isinstance(running, Running):
             return False
         try:
