@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 import structlog
 
-from etl import errors
+from etl import errors, logs
 from etl.dispatch.overflow import DOWN_KEEPS
 from etl.intake.admission import DEFERRED_READ_PAUSE_SECONDS, TokenBucket
 from etl.models import header
@@ -386,3 +386,25 @@ def test_a_time_in_the_future_holds_a_partition_no_longer_than_its_tier(scene: S
     scene.admission.accept(record)
     assert partition not in scene.partitions.delayed
     assert scene.run(succeed).job.job_id == "j1"
+
+
+def test_results_tell_nobody_whether_a_guess_was_a_password(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in a job's own path is shown as it was sent, in the result, the dead letter and the attempts."""
+    redactor = logs.Redactor(["hunter2"])
+    monkeypatch.setattr(logs._current, "redactor", redactor)
+    path = "/letmein1/qwerty12/hunter2/passw0rd"
+    scene.accept({**JOB, "source": {"hostname": "A", "path": path}, "job_id": "is-hunter2"})
+    error = errors.FileMissing(f"A:{path}: 550 hunter2/passw0rd: none; login u:hunter2 by is-hunter2")
+    scene.run(fail_with(error))
+    told = scene.messages()
+    shown = f"A:{path}: 550 hunter2/passw0rd: none; login u:hunter2 by is-hunter2"
+    letter = DLQMessage.from_json(told["jobs-dlq"].value)
+    assert letter.error == result_in(told["jobs-results"]).error == shown
+    assert letter.attempts[0].what.endswith(shown)
+    scene.accept({**JOB, "hunter2": 1})
+    told = scene.messages()
+    assert DLQMessage.from_json(told["jobs-dlq"].value).error == "hunter2: is unknown"
+    assert result_in(told["jobs-results"]).error == "hunter2: is unknown"
+    scene.accept({**JOB, "source": {"hostname": "A", "path": "/nt/e"}})
+    scene.run(fail_with(errors.FileMissing("550 login u:hunter2")))
+    assert result_in(scene.messages()["jobs-results"]).error == "550 login u:***"
