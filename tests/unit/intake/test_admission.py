@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 import tracemalloc
+from datetime import UTC, datetime
 
 import pytest
 import structlog
@@ -191,11 +192,11 @@ def test_records_of_partitions_that_are_not_held_are_dropped(scene: Scene) -> No
 
 
 @pytest.mark.parametrize("last", ["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59Z"])
-def test_a_job_may_wait_until_the_end_of_the_calendar(scene: Scene, last: str) -> None:
+def test_a_job_for_the_end_of_the_calendar_is_a_dead_letter(scene: Scene, last: str) -> None:
     """Rounded to seconds, its last instant is in the year 10000, which datetime cannot represent."""
     scene.accept({**JOB, "options": {"not_before": last}})
-    deferral = scene.messages()["jobs-retry"]
-    assert dict(deferral.headers)[header.NOT_BEFORE].startswith(b"9999-12-31T23:59:59")
+    letter = DLQMessage.from_json(scene.messages()["jobs-dlq"].value)
+    assert letter.error == "options.not_before: is more than 366 days away"
 
 
 @pytest.mark.parametrize("moment", [b"9999-12-31T23:59:59-14:00", b"0001-01-01T00:00:00+14:00"])
@@ -408,3 +409,13 @@ def test_results_tell_nobody_whether_a_guess_was_a_password(scene: Scene, monkey
     scene.accept({**JOB, "source": {"hostname": "A", "path": "/nt/e"}})
     scene.run(fail_with(errors.FileMissing("550 login u:hunter2")))
     assert result_in(scene.messages()["jobs-results"]).error == "550 login u:***"
+
+
+def test_a_job_may_ask_for_a_time_within_a_year(scene: Scene) -> None:
+    """Further ahead it would be written to T-retry each hour for ever."""
+    for days, topic in ((365, "jobs-retry"), (367, "jobs-dlq")):
+        asked = datetime.fromtimestamp(NOW + days * 86400, UTC).isoformat()
+        scene.accept({**JOB, "job_id": f"in {days}", "options": {"not_before": asked}})
+        assert topic in (told := scene.messages())
+    assert DLQMessage.from_json(told["jobs-dlq"].value).error == "options.not_before: is more than 366 days away"
+    assert result_in(told["jobs-results"]).job_id == "in 367"
