@@ -162,7 +162,7 @@ def test_facts_that_are_refused_are_asked_in_another_way_or_not_known(
     parcel = session.read("/x")
     assert parcel.facts.size_bytes == (None if len(refused) == 2 else 3 * SMALL)
     assert drain(parcel, buffer) == content
-    parcel.close(complete=True)
+    assert session.confirm(parcel).result()
     stored, _ = copy_in(session, "/y", b"22", buffer)
     assert stored.size_bytes == (None if len(refused) == 2 else 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 from etl.errors import EtlError
@@ -49,19 +50,21 @@ class Lazy(Generic[T]):
 
 
 class Mapped(Generic[A, T]):
-    """A promise made of another: its answer in another form, for which nothing more is asked."""
+    """A promise made of others: their answers in another form, for which nothing more is asked."""
 
-    def __init__(self, promise: Promise[A], convert: Callable[[A], T]) -> None:
-        self._promise = promise
+    def __init__(self, convert: Callable[..., T], *promises: Promise[A]) -> None:
         self._convert = convert
+        self._promises = promises
 
     def result(self) -> T:
-        """Return the answer in its form."""
-        return self._convert(self._promise.result())
+        """Return what the answers come to."""
+        return self._convert(*(promise.result() for promise in self._promises))
 
     def then(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called once the other one is settled."""
-        self._promise.then(tell)
+        """Have `tell` called once all of them are settled."""
+        for promise in reversed(self._promises):
+            tell = partial(promise.then, tell)
+        tell()
 
 
 def _nobody() -> None:

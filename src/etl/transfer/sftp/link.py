@@ -55,7 +55,7 @@ class Link:
         self.round_trip: float | None = None
         self.refuses_to_replace = False  # RENAME does not replace a file, and there is nothing else
         self.expected_bytes = 0  # of the next file that is read: as many as the last one had
-        self.answers_short = False  # READs give less than was asked for, though there is more
+        self.reads_at_once = True  # until the server gives less than is asked for, or does not tell sizes
         self._unsettled: list[Lazy[object]] = []
         self._ask_limits(options)
 

@@ -21,7 +21,7 @@ _UNKNOWN = Facts(None, None)
 def open_file(link: Link, path: str) -> SFTPParcel | HeldParcel:
     """Open a file for reading. Raises FileMissing, NotAFile, PermissionRefused."""
     whole = link.whole(path)
-    small = link.expected_bytes <= AT_ONCE_BYTES and not link.answers_short
+    small = link.expected_bytes <= AT_ONCE_BYTES and link.reads_at_once
     handle = link.handles.foreseen() if small else None
     if handle is not None and (held := _read_at_once(link, path, whole, handle)) is not None:
         return held
@@ -50,7 +50,10 @@ def _read_at_once(link: Link, path: str, whole: str, handle: bytes) -> HeldParce
     if given is None:
         raise why_not_read(link, whole, opened.result())
     found = before.result().attributes
-    if given != handle or found is None or found.size_bytes is None:
+    if given != handle:
+        return None
+    if found is None or found.size_bytes is None:
+        link.reads_at_once = False
         return None
     if not found.is_file:
         raise no_file(link, whole, found)
@@ -64,7 +67,7 @@ def _read_at_once(link: Link, path: str, whole: str, handle: bytes) -> HeldParce
         place = content[offset : offset + block]
         count = _receive(part, place)
         if count < len(place):  # it was cut short, by somebody or by the server: the other way finds out
-            link.answers_short = True
+            link.reads_at_once = False
             return None
     again = after.result().attributes
     closed.result()

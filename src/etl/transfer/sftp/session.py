@@ -164,18 +164,20 @@ class SFTPTransfer(Streaming):
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask size and time again, by name."""
-        pending = self.link.ask(STAT, self.link.whole(parcel.path))
-        return Mapped(pending, lambda answer: _has_facts(answer, parcel.facts))
+        by_name = self.link.ask(STAT, self.link.whole(parcel.path))
+        return Mapped(lambda answer: _has_facts(answer, parcel.facts), by_name)
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
-        """Ask size and time of the file that was read, whatever has its name by now."""
+        """Ask size and time of the file that was read, whatever has its name by now, or by name if that is refused."""
         if isinstance(parcel, HeldParcel):
             return Settled(parcel.is_same)
         if not isinstance(parcel, SFTPParcel):
             return super().confirm(parcel)
-        pending = self.link.ask_handle(FSTAT, parcel.handle)
+        is_open, by_name = self.link.ask_handle(FSTAT, parcel.handle), self.link.ask(STAT, self.link.whole(parcel.path))
         parcel.close(complete=True)
-        return Mapped(pending, lambda answer: _has_facts(answer, parcel.facts))
+        return Mapped(
+            lambda first, second: _has_facts(first if first.is_success else second, parcel.facts), is_open, by_name
+        )
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete or move a file."""
@@ -268,9 +270,10 @@ def _names_in(link: Link, answer: Answer, names: list[str]) -> Answer | None:
 
 
 def _has_facts(answer: Answer, facts: Facts) -> bool:
+    """Is a file as it was? One that is gone since was read as it was."""
     found = answer.attributes
     if found is None:
-        return facts == Facts(None, None) and not is_missing(answer)
+        return is_missing(answer) or facts == Facts(None, None)
     return found.is_file and found.facts == facts
 
 
