@@ -36,7 +36,7 @@ test: test-servers ## run all tests except those of the image and the long ones;
 
 .PHONY: unit
 unit: bootstrap ## run only the unit tests
-	$(PYTHON) $(PYTEST) --numprocesses=2 -m unit $(ARGS)
+	$(PYTHON) $(PYTEST) --numprocesses=2 -m "unit and not long" $(ARGS)
 
 .PHONY: image
 image: ## build the image from BASE_IMAGE, or from the base image that docker/engine.sh makes
