@@ -28,7 +28,7 @@ down: ## stop what `make demo KEEP=1` left running
 
 .PHONY: test
 test: test-servers ## run all tests except those of the image and the long ones; measure coverage, child processes too
-	@tests/fetch-zoo.sh debian python || true  # those of the zoo that run each time
+	@tests/fetch-zoo.sh debian || true  # those of the zoo that run each time
 	@$(PYTHON) -m coverage erase
 	$(PYTHON) -m coverage run $(PYTEST) -m "not long and not container" $(ARGS)
 	@$(PYTHON) -m coverage combine --quiet

@@ -13,12 +13,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 import structlog
 
 import stack
 from etl import logs
+
+# How long an example takes says nothing of the code on a busy machine; a test has its limit as all others have.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 STOP_LIMIT = 20.0  # seconds that workers may need to stop their servers
 LEAVE_LIMIT = 3.0  # seconds that a test's threads and processes may need to be gone after its end

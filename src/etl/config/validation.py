@@ -214,6 +214,8 @@ class Validation:
             time_zone=parsed("TIME_ZONE", ""),
             options=self._options(name, properties, spec),
         )
+        if spec.needs_base and not server.base_path:
+            self.wrong(f"{name}_BASE_PATH", "is missing (/ is the whole machine)")
         for key, what in (spec.problems(server) if spec.problems is not None else {}).items():
             self.wrong(f"{name}_{key}", what)
         if spec.base_is_absolute and server.base_path and not server.base_path.startswith("/"):

@@ -23,6 +23,7 @@ class ProtocolSpec:
     default_port: int | None = None
     needs_host: bool = True
     needs_login: bool = True
+    needs_base: bool = False  # BASE_PATH must be set: without one, jobs would reach every file there is
     needs_password: bool = True  # if it needs a login
     base_is_absolute: bool = False  # BASE_PATH must start with /: it would otherwise depend on the current folder
     settings: Mapping[str, str] = field(default_factory=dict)
