@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 # Workers of a test run: one more than two cores, as most tests wait more than they work. Each takes a file at a time.
 WORKERS ?= 3
-PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
+PYTEST = -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -34,8 +34,9 @@ test: test-servers ## all tests but those of the image and the long ones, with c
 	@$(PYTHON) -m coverage report
 
 .PHONY: unit
+unit: WORKERS = 2
 unit: bootstrap ## only the tests of pure logic
-	$(PYTHON) $(PYTEST) --numprocesses=2 -m unit $(ARGS)
+	$(PYTHON) $(PYTEST) -m unit $(ARGS)
 
 .PHONY: image
 image: ## build the image on the base image of this machine (docker/engine.sh), or on BASE_IMAGE
