@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 # Workers of a test run: one more than two cores, as most tests wait more than they work. Each takes a file at a time.
 WORKERS ?= 3
-PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
+PYTEST = -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -28,15 +28,16 @@ down: ## stop what `make demo KEEP=1` left running
 
 .PHONY: test
 test: test-servers ## run all tests except those of the image and the long ones; measure coverage, child processes too
-	@tests/fetch-zoo.sh debian python || true  # those of the zoo that run each time
+	@tests/fetch-zoo.sh debian || true  # those of the zoo that run each time
 	@$(PYTHON) -m coverage erase
 	$(PYTHON) -m coverage run $(PYTEST) -m "not long and not container" $(ARGS)
 	@$(PYTHON) -m coverage combine --quiet
 	@$(PYTHON) -m coverage report
 
 .PHONY: unit
+unit: WORKERS = 2
 unit: bootstrap ## run only the unit tests
-	$(PYTHON) $(PYTEST) --numprocesses=2 -m unit $(ARGS)
+	$(PYTHON) $(PYTEST) -m "unit and not long" $(ARGS)
 
 .PHONY: image
 image: ## build the image from BASE_IMAGE, or from the base image that docker/engine.sh makes

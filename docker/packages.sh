@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The one step of the image that installs packages of the operating system; knows apt and dnf.
 #
-#   packages.sh runtime   what the image runs with: Python
+#   packages.sh runtime   what the image runs with: Python, and ssh for servers of type sftp
 #   packages.sh build     what only builds it: Maven, and a Java development kit to cut the runtime from
 set -euo pipefail
 
@@ -24,7 +24,7 @@ if command -v apt-get >/dev/null; then
     case $what in
         runtime)
             python=$(first_of_apt python3.12 python3.13 python3)
-            packages=("$python" "$python-venv" ca-certificates)
+            packages=("$python" "$python-venv" ca-certificates openssh-client)
             ;;
         build) packages=("$(first_of_apt openjdk-21-jdk-headless openjdk-17-jdk-headless)" maven binutils) ;;
     esac
@@ -32,7 +32,7 @@ if command -v apt-get >/dev/null; then
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 elif command -v dnf >/dev/null; then
     case $what in
-        runtime) packages=(python3.12 ca-certificates) ;;
+        runtime) packages=(python3.12 ca-certificates openssh-clients) ;;
         build) packages=(python3.12-pip java-21-openjdk-devel java-21-openjdk-jmods maven binutils) ;;
     esac
     dnf -y --setopt=install_weak_deps=False --nodocs install "${packages[@]}"

@@ -13,12 +13,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 import structlog
 
 import stack
 from etl import logs
+
+# How long an example takes says nothing of the code on a busy machine; a test has its limit as all others have.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 STOP_LIMIT = 20.0  # seconds that workers may need to stop their servers
 LEAVE_LIMIT = 3.0  # seconds that a test's threads and processes may need to be gone after its end
@@ -151,6 +156,28 @@ def vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Vsftpd]:
     stack.sweep_pam_services()
     with stack.Vsftpd(tmp_path_factory.mktemp("vsftpd")).for_the_session() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Sshd]:
+    """OpenSSH's sshd that tests share; each test works in a folder of its own below `root`."""
+    with stack.Sshd(tmp_path_factory.mktemp("sshd")).for_the_session() as server:
+        yield server
+
+
+@pytest.fixture
+def make_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Sshd]]:
+    """Start sshds of a test's own: `make_sshd(MaxStartups="1")`."""
+    servers: list[stack.Sshd] = []
+
+    def start(**settings: str) -> stack.Sshd:
+        server = stack.Sshd(tmp_path_factory.mktemp("sshd"), settings)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()
 
 
 @pytest.fixture

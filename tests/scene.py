@@ -126,9 +126,10 @@ class Scene:
         headers: tuple[tuple[str, bytes], ...] = (),
         partition: Partition = P0,
         timestamp: float = NOW,
+        fault: str | None = None,
     ) -> Record:
         raw = value if isinstance(value, bytes | None) else json.dumps(value).encode()
-        record = Record(*partition, self.offset, b"key", raw, headers, timestamp)
+        record = Record(*partition, self.offset, b"key", raw, headers, timestamp, fault)
         self.offset += 1
         self.admission.accept(record)
         return record

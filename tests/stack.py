@@ -1,7 +1,7 @@
 """The real servers that tests run against, each a process of its own on free loopback ports.
 
-A broker (`Broker`), Debian's vsftpd (`Vsftpd`) and a pyftpdlib server (`Ftpd`). Fixtures in conftest.py start
-them; this file knows no fixture and no code of the product.
+A broker (`Broker`), Debian's vsftpd (`Vsftpd`) and sshd (`Sshd`), a pyftpdlib server (`Ftpd`). Fixtures in
+conftest.py start them; this file knows no fixture and no code of the product.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ BUILD = REPOSITORY / "build"
 KAFKA_BIN = REPOSITORY / "kafka" / "bin"
 KAFKA_LIBS = Path(os.environ.get("KAFKA_LIBS") or BUILD / "kafka" / "libs")
 VSFTPD_ROOT = BUILD / "vsftpd" / "root"
+SSHD_ROOT = BUILD / "sshd" / "root"
 PORTS = [range(first, first + 2000) for first in range(12000, 30000, 2000)]  # of each worker
 START_LIMIT = 60.0  # seconds; a start takes two or three on an idle machine
 
@@ -335,9 +336,8 @@ class Vsftpd(Server):
         configuration = self.folder / "vsftpd.conf"
         configuration.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         configuration.chmod(0o600)
-        libraries = {str(library.parent) for library in VSFTPD_ROOT.rglob("lib*.so.*")}
-        environment = {"LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))}
-        self._launch([str(self._binary), str(configuration)], environment, lambda process: listens(process, self.port))
+        command = [str(self._binary), str(configuration)]
+        self._launch(command, _libraries(VSFTPD_ROOT), lambda process: listens(process, self.port))
         return self
 
     def kill(self) -> None:
@@ -386,6 +386,118 @@ class Vsftpd(Server):
             "anon_umask": "022",
             "allow_writeable_chroot": "YES",
         }
+
+
+class Sshd(Server):
+    """Debian's sshd with its SFTP server, unpacked and never installed: `host`, `port`, `username`, `root`, and keys.
+
+    As root it runs with an account database of its own (in a mount namespace), so that it has password logins. Others
+    get key logins as themselves. Its files are whatever the user may reach: sessions have a base path.
+
+    Args:
+        folder: where its keys, configuration and log go; `root` is beside them.
+        settings: further sshd_config lines, for example {"MaxStartups": "1"}.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self._binary = SSHD_ROOT / "usr" / "sbin" / "sshd"
+        if not self._binary.exists():
+            raise MissingInfrastructureError(f"no sshd in {SSHD_ROOT}; run: make test-servers")
+        self.folder = folder
+        self.root = folder / "root"
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "sshd.log"
+        self.port = free_port()
+        self.settings = dict(settings or {})
+        self._as_root = os.geteuid() == 0
+        self.username = "sftp-user" if self._as_root else pwd.getpwuid(os.geteuid()).pw_name
+        self.password = f"Sf-{random.getrandbits(48):012x}"
+        self.key = self.new_key("client")
+        self.host_key = self.new_key("host")
+        self.authorized_keys = folder / "authorized_keys"
+        self.authorized_keys.write_text(self.key.with_suffix(".pub").read_text())
+
+    def new_key(self, name: str, passphrase: str = "") -> Path:
+        """Make a pair of keys; return the file of the private one."""
+        path = self.folder / name
+        path.unlink(missing_ok=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", name, "-f", str(path)],
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+        return path
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of its host key."""
+        shown = subprocess.run(
+            ["ssh-keygen", "-l", "-f", str(self.host_key)], check=True, capture_output=True, text=True
+        )
+        return shown.stdout.split()[1]
+
+    def known_hosts(self) -> Path:
+        """Write a file of known hosts that has its key."""
+        path = self.folder / "known_hosts"
+        kind, key = self.host_key.with_suffix(".pub").read_text().split()[:2]
+        path.write_text(f"[{self.host}]:{self.port} {kind} {key}\n")
+        return path
+
+    def start(self) -> Self:
+        """Start it, again after a kill too: same port, same files. Returns when it listens."""
+        settings = {
+            "ListenAddress": self.host,
+            "Port": str(self.port),
+            "HostKey": str(self.host_key),
+            "AuthorizedKeysFile": str(self.authorized_keys),
+            "Subsystem": f"sftp {SSHD_ROOT / 'usr' / 'lib' / 'openssh' / 'sftp-server'}",
+            "PidFile": "none",
+            "PermitRootLogin": "yes",  # its user has root's number
+            "StrictModes": "no",  # the folders above are the tests'
+            "UsePAM": "no",
+            "MaxStartups": "100",
+            "LogLevel": "VERBOSE",
+            **self.settings,
+        }
+        configuration = self.folder / "sshd_config"
+        configuration.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        command = [str(self._binary), "-D", "-e", "-f", str(configuration)]
+        if self._as_root:
+            command = ["unshare", "--mount", "sh", "-euc", self._accounts(), "sh", *command]
+        self._launch(command, _libraries(SSHD_ROOT), lambda process: listens(process, self.port))
+        return self
+
+    def kill(self) -> None:
+        """End it at once with all its sessions: each leads a process group of its own, and would go on."""
+        if self.running:
+            self.freeze()  # else it might make one more meanwhile
+            self.kill_sessions()
+        super().kill()
+
+    def kill_sessions(self) -> None:
+        """End all its sessions at once; it goes on to listen."""
+        for session in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                session.kill()
+
+    def _accounts(self) -> str:
+        """Return the script that gives its arguments, a command, accounts that the machine does not have."""
+        accounts = {
+            "passwd": f"{self.username}:x:0:0::{self.folder}:/bin/sh\nsshd:x:74:74::/run/sshd:/usr/sbin/nologin\n",
+            "shadow": f"{self.username}:{hashed(self.password)}:19000::::::\n",
+        }
+        for name, lines in accounts.items():
+            (self.folder / name).write_text(Path("/etc", name).read_text() + lines)
+        mounts = "".join(f"mount --bind '{self.folder / name}' /etc/{name}; " for name in accounts)
+        return f'{mounts}mount -t tmpfs tmpfs /run; mkdir -m 755 /run/sshd; exec "$@"'
+
+
+def _libraries(unpacked: Path) -> dict[str, str]:
+    """Return the environment in which an unpacked server finds the libraries that came with it."""
+    return {"LD_LIBRARY_PATH": os.pathsep.join(sorted({str(found.parent) for found in unpacked.rglob("lib*.so.*")}))}
 
 
 def hashed(password: str) -> str:

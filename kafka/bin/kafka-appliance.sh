@@ -216,6 +216,6 @@ if [[ $protocol == SASL* ]]; then
 fi
 
 # zstd and snappy unpack a library and run it, which a container's tmpfs does not allow.
-rm -rf "$data/tmp"
+rm -rf "$data/tmp" "$data/keystore.pem" # and the copy of the key that older versions made
 mkdir "$data/tmp"
 KAFKA_TMP_DIR=$data/tmp exec "$bin/kafka-server-start.sh" "$data/server.properties"

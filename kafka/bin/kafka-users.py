@@ -35,7 +35,7 @@ from kafka.admin import (
     UserScramCredentialDeletion,
     UserScramCredentialUpsertion,
 )
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, NoError
 
 ROLES = ("produce", "submit", "consume", "admin")
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -156,7 +156,7 @@ def apply(users: list[User], admin: KafkaAdminClient) -> None:
         filters = [
             ACLFilter(acl.principal, acl.host, acl.operation, acl.permission_type, acl.resource_pattern) for acl in gone
         ]
-        admin.delete_acls(filters)
+        _refused([error.__name__ for _, _, error in admin.delete_acls(filters) if error is not NoError])
     for some in filter(None, changes.values()):
         _refused([f"{name}: {why}" for name, why in admin.alter_user_scram_credentials(some).items() if why])
     if new := wanted - present:
@@ -173,13 +173,17 @@ def _refused(problems: list[str]) -> None:
         raise KafkaError("; ".join(problems))
 
 
-def connect(port: int) -> KafkaAdminClient:
-    """Return a client of the broker, for whose start it waits."""
+def apply_once_it_serves(users: list[User], port: int) -> None:
+    """Apply them at the broker of this port, for whose start it waits. Raises OSError, KafkaError."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 5).close()
-            return KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=20_000)
+            admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=20_000)
+            try:
+                return apply(users, admin)
+            finally:
+                admin.close()
         except (OSError, KafkaError):
             if time.monotonic() > deadline:
                 raise
@@ -190,21 +194,17 @@ def main() -> int:
     """Return the exit code."""
     try:
         users = read(Path(sys.argv[1]))
+        if sys.argv[2] != "--check":
+            apply_once_it_serves(users, int(sys.argv[2]))
+            print(
+                f"kafka-users: users of the listeners with login: {' '.join(user.name for user in users)}", flush=True
+            )
     except UsersFileError as error:
         print(f"kafka-users: {error}", file=sys.stderr)
         return 2
-    if sys.argv[2] == "--check":
-        return 0
-    try:
-        admin = connect(int(sys.argv[2]))
-        try:
-            apply(users, admin)
-        finally:
-            admin.close()
     except (OSError, KafkaError) as error:
         print(f"kafka-users: {error}", file=sys.stderr)
         return 1
-    print(f"kafka-users: users of the listeners with login: {' '.join(user.name for user in users)}", flush=True)
     return 0
 
 

@@ -95,6 +95,10 @@ class AuthenticationFailed(EtlError, PermissionError):
     fate = Fate.OUTAGE
 
 
+class HostKeyRefused(AuthenticationFailed):
+    """Raised when a server's key is not known, or not the one that is: the message has its fingerprint."""
+
+
 class ServerUnavailable(EtlError, ConnectionError):
     """Raised before the login, when a server cannot be reached, refuses the connection, or sends no welcome."""
 

@@ -73,7 +73,7 @@ def test_consumers_elsewhere_log_in_to_the_advertised_listener(world: World, tmp
     refused = run_once("submit", "A:/in.txt", "A:/x.txt", "--topic", "secured", options=mounted,
                        env=wrong | {"ETL_KAFKA_PASSWORD": "Wrong-0000"}, limit=60)  # fmt: skip
     assert refused.returncode == 1
-    assert f"or {protocol} was refused" in refused.stderr
+    assert f"or the {protocol} login or certificate was refused" in refused.stderr
     assert "Wrong-0000" not in refused.stderr
     plain = {key: value for key, value in wrong.items() if not key.startswith("ETL_KAFKA")}
     nothing = run_once("submit", "A:/in.txt", "A:/x.txt", "--topic", "secured", options=mounted, env=plain, limit=60)

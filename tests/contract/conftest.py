@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,56 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG
+from contract_parts import LONG, POOR, Four, Rich, sftp_config
 
 from etl.config import ServerConfig, TransferSettings
-from etl.transfer import FTPTransfer, LocalTransfer
+from etl.transfer import FTPTransfer, LocalTransfer, SFTPTransfer
 from etl.transfer.base import BaseTransfer, Session
 from etl.transfer.ftp import known, pipelining
 from etl.transfer.staged import Staged
 from servers.fake import FakeFTP
 from servers.pyftpd import NoReplaceHandler, PyFTPD
+from servers.sftp import SFTPServer
 from servers.zoo import KINDS as ZOO
 from servers.zoo import QUICK, place, unfit
+from servers.zoo.server import ProFTPDSftp
 
 LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
 BUFFER_BYTES = 256 * 1024
-
-
-class Four(BaseTransfer):
-    """A user's protocol: the four methods, and foreign exceptions."""
-
-    def connect(self) -> None:
-        """Nothing to reach."""
-
-    def disconnect(self) -> None:
-        """Nothing to close."""
-
-    def download(self, remote_path: str, local_path: str) -> None:
-        shutil.copyfile(remote_path, local_path)
-
-    def upload(self, local_path: str, remote_path: str) -> None:
-        Path(remote_path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(local_path, remote_path)
-
-
-class Rich(Four):
-    """The same with everything that `Staged` can use."""
-
-    def size(self, path: str) -> int:
-        if not Path(path).is_file() and Path(path).exists():
-            raise OSError("no file")
-        return Path(path).stat().st_size
-
-    def rename(self, old: str, new: str) -> None:
-        Path(new).parent.mkdir(parents=True, exist_ok=True)
-        Path(old).rename(new)
-
-    def remove(self, path: str) -> None:
-        Path(path).unlink()
-
-    def names(self, folder: str) -> list[str]:
-        return os.listdir(folder)  # noqa: PTH208 - names are wanted
 
 
 @dataclass
@@ -94,6 +59,11 @@ KINDS = {
     "ftp-no-replace": ALL,
     "vsftpd": ALL,
     "vsftpd-far": ALL,
+    "sshd": ALL,
+    "sshd-one": ALL,
+    "asyncssh": ALL,
+    "asyncssh-poor": ALL,
+    "proftpd-sftp": ALL,
     "staged": {"poverty"},
     "staged-rich": RICH,
     **{f"zoo-{name}": ALL - kind.lacks for name, kind in ZOO.items() if kind.contract},
@@ -127,11 +97,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def kind(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
     """Name each subject in turn, with its shared server, which must be up before a test's guard counts processes."""
     name: str = request.param
-    if name.startswith("zoo-"):
+    if name == "proftpd-sftp":
+        with place() as folder, ProFTPDSftp(folder).for_the_session() as server:
+            yield name, server
+    elif name.startswith("zoo-"):
         with place() as folder, ZOO[name.removeprefix("zoo-")].make(folder).for_the_session() as server:
             yield name, server
     else:
-        yield name, request.getfixturevalue("vsftpd") if name.startswith("vsftpd") else None
+        shared = next((server for server in ("vsftpd", "sshd") if name.startswith(server)), None)
+        yield name, shared and request.getfixturevalue(shared)
 
 
 @pytest.fixture
@@ -141,7 +115,9 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     root = tmp_path / "root"
     root.mkdir()
     name, real = kind
-    umask = os.umask(0 if name.startswith("zoo-") else 0o022)  # what a test makes, a server's own account may change
+    umask = os.umask(
+        0 if name.startswith(("zoo-", "proftpd-")) else 0o022
+    )  # what a test makes, a server's own account may change
     server, config = None, None
     make: Callable[[ServerConfig], Session]
     if name == "local":
@@ -156,6 +132,19 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         root.mkdir()
         config = _ftp_config(real, base_path=base)
         make = _ftp
+    elif name.startswith("sshd"):
+        root = real.root / f"contract-{uuid.uuid4().hex[:8]}"
+        root.mkdir()
+        one_at_a_time = {"PIPELINE": "1", "BLOCK": "20000"} if name == "sshd-one" else {}
+        config, make = sftp_config(real, base_path=str(root), **one_at_a_time), _sftp
+    elif name == "proftpd-sftp":
+        base = f"/contract-{uuid.uuid4().hex[:8]}"
+        root = real.root / base.lstrip("/")
+        root.mkdir(mode=0o777)
+        config, make = sftp_config(real, base_path=base, password=real.password), _sftp
+    elif name.startswith("asyncssh"):
+        server = SFTPServer(root, **(POOR if name == "asyncssh-poor" else {}))
+        config, make = sftp_config(server, password=server.password), _sftp
     elif name.startswith("zoo-"):
         resident = ZOO[name.removeprefix("zoo-")]
         base = f"contract-{uuid.uuid4().hex[:8]}"
@@ -192,6 +181,10 @@ def _local(config: ServerConfig) -> Session:
 
 def _ftp(config: ServerConfig) -> Session:
     return FTPTransfer(config, LIMITS)
+
+
+def _sftp(config: ServerConfig) -> Session:
+    return SFTPTransfer(config, LIMITS)
 
 
 def _staged(wrapped: type[BaseTransfer]) -> Callable[[ServerConfig], Session]:

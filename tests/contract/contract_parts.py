@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from etl.config import TransferSettings
+from etl.config import ServerConfig, TransferSettings
 from etl.models.task import Facts
+from etl.transfer.base import BaseTransfer
 from servers.fake import FakeFTP
 
 SHORT = TransferSettings(connect_timeout=0.3, login_timeout=0.3, reply_timeout=0.3, stall_timeout=0.3)
 PATIENT = "220 (vsFTPd 3.0.3)"  # the welcome of a server that reads no command before its last word on a transfer
 LONG = TransferSettings(connect_timeout=5, login_timeout=5, reply_timeout=5, stall_timeout=5)
+
+
+# Every answer in the wrong order, no extension at all, a code that version 3 does not have.
+POOR: dict[str, Any] = {"short_reads": 10_000, "swaps_answers": True, "hides": (b"",), "refusal": 11}
+
+
+class Four(BaseTransfer):
+    """A user's protocol: the four methods, and foreign exceptions."""
+
+    def connect(self) -> None:
+        """Nothing to reach."""
+
+    def disconnect(self) -> None:
+        """Nothing to close."""
+
+    def download(self, remote_path: str, local_path: str) -> None:
+        shutil.copyfile(remote_path, local_path)
+
+    def upload(self, local_path: str, remote_path: str) -> None:
+        Path(remote_path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(local_path, remote_path)
+
+
+class Rich(Four):
+    """The same with everything that `Staged` can use."""
+
+    def size(self, path: str) -> int:
+        if not Path(path).is_file() and Path(path).exists():
+            raise OSError("no file")
+        return Path(path).stat().st_size
+
+    def rename(self, old: str, new: str) -> None:
+        Path(new).parent.mkdir(parents=True, exist_ok=True)
+        Path(old).rename(new)
+
+    def remove(self, path: str) -> None:
+        Path(path).unlink()
+
+    def names(self, folder: str) -> list[str]:
+        return os.listdir(folder)  # noqa: PTH208 - names are wanted
 
 
 class Bytes:
@@ -57,3 +102,11 @@ def writes_of(server: FakeFTP, action: Callable[[], object]) -> list[list[str]]:
     before = len(server.writes)
     action()
     return server.writes[before:]
+
+
+def sftp_config(server: Any, base_path: str = "", password: str = "", **options: str) -> ServerConfig:
+    """Return the settings of a server of SSH, logged in to by its key unless there is a password."""
+    given = {"HOST_KEY": server.fingerprint} | ({} if password else {"KEY_FILE": str(server.key)}) | options
+    return ServerConfig(
+        "FILES", "sftp", server.host, server.port, server.username, password, base_path=base_path, options=given
+    )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from contract_parts import LONG, Bytes
+from contract_parts import LONG, Bytes, sftp_config
 
 import stack
 from etl.config import ServerConfig
 from etl.errors import PermissionRefused, StorageFull
-from etl.transfer import FTPTransfer, LocalTransfer
+from etl.transfer import FTPTransfer, LocalTransfer, SFTPTransfer
 from etl.transfer.base import Session
 from mounts import make_read_only, small_disk
 from servers.pyftpd import PyFTPD, UnbufferedFS
@@ -40,21 +42,29 @@ def common() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(params=["local", "vsftpd", "pyftpdlib"])
+@pytest.fixture(params=["local", "vsftpd", "pyftpdlib", "sshd"])
 def open_one(
-    request: pytest.FixtureRequest, disk: Path, make_vsftpd: Callable[..., stack.Vsftpd]
+    request: pytest.FixtureRequest,
+    disk: Path,
+    make_vsftpd: Callable[..., stack.Vsftpd],
+    make_sshd: Callable[..., stack.Sshd],
 ) -> Iterator[Callable[[], Session]]:
     """Open sessions whose `/` is the disk."""
     sessions: list[Session] = []
-    server = None
+    server: Any = None
     if request.param == "vsftpd":
         server = make_vsftpd(local_root=str(disk))
+    elif request.param == "sshd":
+        server = make_sshd()  # after the disk: what is mounted later it does not see
     elif request.param == "pyftpdlib":
         server = PyFTPD(disk, abstracted_fs=UnbufferedFS)
 
     def make() -> Session:
         if server is None:
             sessions.append(LocalTransfer(ServerConfig("DISK", "local", base_path=str(disk)), LONG))
+        elif request.param == "sshd":
+            config = replace(sftp_config(server, base_path=str(disk)), hostname="DISK")
+            sessions.append(SFTPTransfer(config, LONG))
         else:
             address = (server.host, server.port, server.username, server.password)
             sessions.append(FTPTransfer(ServerConfig("DISK", "ftp", *address), LONG))

@@ -107,10 +107,10 @@ def test_the_nearest_known_name_is_told(run: Run) -> None:
     assert "ETL_NUM_PARTITIONS" in command.output
 
 
-def test_topics_that_cannot_work_end_it(desk: Desk, run: Run, broker: stack.Broker) -> None:
+def test_topics_that_cannot_work_end_it(desk: Desk, run: Run, broker: stack.Broker, tmp_path: Path) -> None:
     """Found at the broker, told in one line; exit code 2: starting again would not help."""
     broker.command("kafka-topics.sh", "--create", "--topic", f"{desk.topic}-few", "--partitions", "1")
-    command = run(environment=desk.settings({"RETRY_TOPIC_SUFFIX": "-few", "INBOX_TYPE": "local"}))
+    command = run(environment=desk.settings({"RETRY_TOPIC_SUFFIX": "-few"}, folder("INBOX", tmp_path)))
     assert command.wait() == 2
     assert f"{desk.topic}-few has 1 partitions" in command.output
     assert "Traceback" not in command.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,72 @@ def test_a_record_that_cannot_be_read_leaves_the_other_partitions_alone(
         wait_until(lambda: any(record.value == b"well" for record in group.poll(0.05)), 10, "the other partition")
     finally:
         group.close()
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstd"])
+def test_a_batch_that_unpacks_to_too_much_blocks_nothing(codec: str, desk: Desk, tmp_path: Path) -> None:
+    """Its record is a dead letter without its bytes; the job behind it is done."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    bomb_bytes = 20 << 20  # by Snappy that is 1 MB, all that the broker takes
+    with KafkaProducer(
+        bootstrap_servers=desk.bootstrap_servers,
+        compression_type=codec,
+        max_request_size=1 << 30,
+        batch_size=1 << 30,
+    ) as producer:
+        producer.send(desk.topic, b" " * bomb_bytes, partition=0).get(20)
+    desk.send(job("A:/one", "B:/one", "behind"))
+    with desk.consuming(settings):
+        assert desk.outcome("behind")["status"] == "SUCCESS"
+        desk.wait(desk.letters, what="dead letter")
+    (letter,) = desk.letters()
+    assert (letter.original_offset, letter.truncated, letter.error_code) == (0, True, "INVALID_MESSAGE")
+    assert "unpacks to more than" in letter.error
+
+
+def test_a_job_id_that_no_topic_takes_stops_no_process(desk: Desk, tmp_path: Path) -> None:
+    """It would go three times into the result; it is not believed."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    desk.send(b"no job", headers=[("etl-job-id", b"k" * 900_000)])
+    desk.send(job("A:/one", "B:/one", "behind"))
+    with desk.consuming(settings):
+        assert desk.outcome("behind")["status"] == "SUCCESS"
+        assert desk.outcome(f"{desk.topic}-0-0")["error_code"] == "INVALID_MESSAGE"
+        desk.wait(desk.letters, what="dead letter")
+    assert [letter.job_id for letter in desk.letters()] == [f"{desk.topic}-0-0"]
+
+
+@pytest.mark.parametrize("group", ["own", "another"])
+def test_a_number_beyond_floats_in_a_forged_header_stops_no_process(group: str, desk: Desk, tmp_path: Path) -> None:
+    """Whosever the record says it is."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    named = desk.group if group == "own" else group
+    headers = [("etl-group", named.encode()), ("etl-published", b'{"mtime":1' + b"0" * 400 + b"}")]
+    desk.send(job("A:/one", "B:/forged", "forged"), topic=desk.retry, headers=headers)
+    desk.send(job("A:/one", "B:/one", "good"))
+    with desk.consuming(settings):
+        assert desk.outcome("good")["status"] == "SUCCESS"
+        if group == "another":
+            desk.wait(lambda: desk.committed().get((desk.retry, 0)) == 1, what="its record is passed over")
+
+
+def test_jobs_with_crowds_of_headers_are_dead_letters_and_take_no_memory(desk: Desk, tmp_path: Path) -> None:
+    """Their messages are kept, and the job behind them is done."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    crowded = [job("A:/one", f"B:/{number}", str(number)) for number in range(5)]
+    desk.send(*crowded, headers=[("", b"")] * 100_000)
+    desk.send(job("A:/one", "B:/one", "behind"))
+    tracemalloc.start()
+    try:
+        with desk.consuming(settings):
+            assert desk.outcome("behind")["status"] == "SUCCESS"
+            desk.wait(lambda: len(desk.letters()) == len(crowded), what="dead letters")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 40 << 20  # the headers of one of them alone would take 10 MB
+    assert [json.loads(letter.original_bytes() or b"") for letter in desk.letters()] == crowded

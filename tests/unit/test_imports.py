@@ -142,7 +142,11 @@ def test_the_listing_shows_the_rooms() -> None:
         ("rich", ("etl.cli",)),
         ("dotenv", ("etl.config",)),
         ("pydantic", ("etl.models",)),
-        ("socket", ("etl.transfer.ftp", "etl.config", "etl.broker.connection")),  # the host's name; is it there
+        (
+            "socket",
+            ("etl.transfer.ftp", "etl.transfer.sftp", "etl.config", "etl.broker.connection"),
+        ),  # the host's name; is it there
+        ("subprocess", ("etl.transfer.sftp",)),
         ("asyncio", ()),
     ],
 )
@@ -154,7 +158,7 @@ def test_a_library_stays_in_its_room(library: str, rooms: tuple[str, ...]) -> No
 
 def test_only_the_factory_knows_protocols() -> None:
     """`transfer/__init__` registers them; everybody else sees sessions."""
-    protocols = ("etl.transfer.ftp", "etl.transfer.local")
+    protocols = ("etl.transfer.ftp", "etl.transfer.local", "etl.transfer.sftp")
     users = {
         found.importer
         for found in INNER

@@ -37,6 +37,7 @@ class Stand:
 def stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Stand]]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INBOX_TYPE", "local")
+    monkeypatch.setenv("INBOX_BASE_PATH", str(tmp_path))
     monkeypatch.setattr(process, "FileTransferConsumer", Stand)
     monkeypatch.setattr(Stand, "doing", staticmethod(lambda _self: None))
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]

@@ -30,7 +30,7 @@ class Finding:
     """What was found of one kind."""
 
     right: int = 0  # jobs
-    own: Counter[str] = field(default_factory=Counter)  # reason: how many jobs
+    told: Counter[str] = field(default_factory=Counter)  # why others are not: how many jobs
     keeps_times: bool = False
     up: float | None = None  # of vsftpd's speed
     down: float | None = None
@@ -45,8 +45,7 @@ def render(findings: Mapping[str, Finding]) -> str:
         times = "kept" if found.keeps_times else "not kept"
         cells = (kind.title, kind.setting, ours, str(found.right), times, _share(found.up), _share(found.down))
         rows.append(f"| {' | '.join(cells)} |")
-        if found.own:
-            told = "; ".join(f"{reason} ({count} jobs)" for reason, count in found.own.items())
+        if told := "; ".join(f"{reason} ({count} jobs)" for reason, count in found.told.items()):
             notes.append(f"* **{kind.title}**{f', {kind.setting}' if kind.setting else ''}: {told}.")
     return HEAD + "\n".join(rows) + "\n\n## What servers cannot do\n\n" + "\n".join(notes) + "\n"
 

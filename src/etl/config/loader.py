@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,9 @@ from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
 from etl.config.sources import merged, read_env_file, refuse_of_others, unquoted, without_links
 from etl.config.validation import SECRET_NAME, Validation, nearest
 from etl.errors import SettingsError, UnknownServer
-from etl.models.server import ServerConfig
+from etl.models.server import PROTOCOLS, ServerConfig
+
+_OF_THE_MACHINE = ("/dev/", "/etc/", "/proc/", "/sys/")
 
 
 class ConfigLoader:
@@ -68,6 +71,7 @@ class ConfigLoader:
         problems.update(validation.problems)
         self.warnings += _idle_keys(in_file, properties, env_file, values)
         self.warnings += _torn_logins(self.servers)
+        self.warnings += _wide_bases(self.servers)
         for name, server in self.servers.items():
             if f"{name}_PORT" in environ and f"{name}_PORT" not in values:
                 self.warnings.append(f"{name}_PORT is a service link, not a port number: {server.port} is used")
@@ -105,7 +109,7 @@ class ConfigLoader:
         """Return the server with that name, in upper or lower case. Raises UnknownServer, with similar names."""
         server = self.servers.get(hostname.upper())
         if server is None:
-            near = difflib.get_close_matches(hostname.upper(), self.servers, cutoff=0.5)
+            near = difflib.get_close_matches(hostname[:100].upper(), self.servers, cutoff=0.5)
             hint = f" (nearest: {', '.join(near)})" if near else ""
             raise UnknownServer(f"unknown server {hostname[:100]!r}{hint}", server=hostname)
         return server
@@ -179,6 +183,17 @@ def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:
                 " passwords: when one is refused, jobs of both names wait"
             )
     return torn
+
+
+def _wide_bases(servers: Mapping[str, ServerConfig]) -> list[str]:
+    """Return a warning for each local folder in which jobs could read and overwrite what belongs to the machine."""
+    wide = []
+    for name, server in servers.items():
+        base = posixpath.normpath(server.base_path or ".")
+        spec = PROTOCOLS.get(server.type)
+        if spec is not None and spec.needs_base and f"{base}/".startswith(("//", *_OF_THE_MACHINE)):
+            wide.append(f"{name}_BASE_PATH is {base}: whoever may send jobs reads and writes this machine's own files")
+    return wide
 
 
 @cache

@@ -179,7 +179,8 @@ class Validation:
             known = ", ".join(sorted(PROTOCOLS))
             self.wrong(f"{name}_TYPE", f"{self.shown(kind)} is not a known protocol (known: {known})")
             spec = ProtocolSpec(needs_host=False, needs_login=False, settings=dict.fromkeys(properties, ""))
-        known_properties = [f"{name}_{known}" for known in (*SERVER_PROPERTIES, *spec.settings)]
+        secret_files = [f"{secret}_FILE" for secret in spec.secrets]
+        known_properties = [f"{name}_{known}" for known in (*SERVER_PROPERTIES, *spec.settings, *secret_files)]
         for unknown in (key for key, value in properties.items() if value and f"{name}_{key}" not in known_properties):
             near = nearest(f"{name}_{unknown}", known_properties)
             self.wrong(f"{name}_{unknown}", f"unknown property for a server of type {kind}{near}")
@@ -188,7 +189,7 @@ class Validation:
         def parsed(key: str, default: Any) -> Any:
             return self.parsed(f"{name}_{key}", SERVER_PROPERTIES[key].kind if key != "HOST" else address, default)
 
-        password = self._password(name, properties, needed=spec.needs_login)
+        password = self._password(name, properties, needed=spec.needs_login and spec.needs_password)
         host, user = parsed("HOST", ""), parsed("USER", "")
         if spec.needs_host and not host:
             self.wrong(f"{name}_HOST", "is missing")
@@ -211,13 +212,29 @@ class Validation:
             publish=parsed("PUBLISH", ServerConfig.publish),
             epsv=parsed("EPSV", ServerConfig.epsv),
             time_zone=parsed("TIME_ZONE", ""),
-            options={key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())},
+            options=self._options(name, properties, spec),
         )
+        if spec.needs_base and not server.base_path:
+            self.wrong(f"{name}_BASE_PATH", "is missing (/ is the whole machine)")
+        for key, what in (spec.problems(server) if spec.problems is not None else {}).items():
+            self.wrong(f"{name}_{key}", what)
         if spec.base_is_absolute and server.base_path and not server.base_path.startswith("/"):
             self.wrong(f"{name}_BASE_PATH", f"must begin with / for a server of type {kind}")
         if server.prewarm > server.max_connections:
             self.wrong(f"{name}_PREWARM", f"is larger than {name}_MAX_CONNECTIONS ({server.max_connections})")
         return server
+
+    def _options(self, name: str, properties: Mapping[str, str], spec: ProtocolSpec) -> dict[str, str]:
+        """Return the properties of the protocol's own; those that are secrets may come from files."""
+        found = {key.upper(): properties[key.upper()] for key in spec.settings if properties.get(key.upper())}
+        for secret in spec.secrets:
+            if path := properties.get(f"{secret}_FILE", "").strip():
+                if secret in found:
+                    what = f"only one of {name}_{secret} and {name}_{secret}_FILE may be set"
+                    self.wrong(f"{name}_{secret}", what)
+                else:
+                    found[secret] = self._secret_of(f"{name}_{secret}_FILE", path)
+        return found
 
     def _password(self, name: str, properties: Mapping[str, str], *, needed: bool) -> str:
         setting, password, path = (

@@ -89,7 +89,8 @@ class LaneBudget:
 
     def pass_on(self, last: QueuedJob, entry: QueuedJob, now: float) -> None:
         """Note that the lane of `last` took `entry`."""
-        self.enter(entry, now, connects=not self.leave(last))
+        self.leave(last)
+        self._at_work[entry] = now
 
     def leave(self, entry: QueuedJob) -> bool:
         """Count a lane as free. Return whether it had both sessions; it only connected otherwise."""

@@ -14,9 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from etl.errors import InvalidMessage
+from etl.models import header
 from etl.models.message import FileTransferJob
+from etl.models.task import Origin
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
+from etl.outcomes.messages import Carried, require_few_headers
 from etl.outcomes.offsets import RecordState
 from etl.retry.tiers import DEFERRED_READS_PER_SECOND, due_at, tier_for
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from etl.intake.partitions import Partitions
     from etl.models.task import Record, Task
     from etl.outcomes.ledger import Ledger
-    from etl.outcomes.messages import Carried, MessageBuilder
+    from etl.outcomes.messages import MessageBuilder
     from etl.outcomes.reporter import Reporter
     from etl.topics.companions import Topics
 
@@ -36,6 +39,8 @@ DEFERRED_READ_PAUSE_SECONDS = 1.0
 # A delayed partition is resumed early only once less than this part of its servers' stock waits here, as its buffered
 # records are then fetched again.
 RECALL_BELOW = 0.5
+# How far ahead a job may ask for its time: until then it is written to T-retry anew each hour.
+HORIZON_SECONDS = 366 * 86400
 
 
 class TokenBucket:
@@ -74,21 +79,30 @@ class Admission:
     reporter: Reporter
     clock: Callable[[], float] = time.time  # wall clock
     deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
+    _first_seen: dict[Partition, tuple[int, float]] = field(
+        default_factory=dict
+    )  # the last record met, and when (wall)
 
     def accept(self, record: Record) -> None:
-        """Process one polled record."""
+        """Process one polled record. If it meets a bug, it becomes a dead letter, and the process goes on."""
         partition = Partition(record.topic, record.partition)
         epoch = self.partitions.epoch(partition)
         if epoch is None or self.partitions.is_delayed(partition):
             return  # revoked since the poll, or behind a record that is not due: it will be polled again
-        carried = self.builder.read(record)
         is_deferred = record.topic == self.topics.retry
-        is_for_this_group = not is_deferred or carried.group == self.group_id
-        if is_deferred and is_for_this_group and not self.ledger.is_done(partition, record.offset):
-            if carried.recallable and self.dispatcher.has_capacity(carried.servers):
-                carried = carried._replace(not_before=self.clock())
-            if self._delay_if_early(partition, record, carried):
-                return
+        is_for_this_group = not is_deferred or record.header(header.GROUP) == self.group_id.encode()
+        carried = Carried(Origin(record.topic, record.partition, record.offset))
+        bug: Exception | None = None
+        if is_for_this_group:
+            try:
+                carried = self.builder.read(record)
+                if is_deferred and not self.ledger.is_done(partition, record.offset):
+                    if carried.recallable and self.dispatcher.has_capacity(carried.servers):
+                        carried = carried._replace(not_before=self.clock())
+                    if self._delay_if_early(partition, record, carried):
+                        return
+            except Exception as error:  # noqa: BLE001 - or the same record would end every process, again and again
+                bug = error
         try:
             state = self.ledger.receive(partition, record.offset)
         except KeyError:
@@ -98,12 +112,22 @@ class Admission:
         if not is_for_this_group:
             self.ledger.add(Outcome(partition, record.offset, epoch))
             return
-        self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
+        try:
+            if bug is not None:
+                raise bug
+            self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
+        except Exception as error:  # noqa: BLE001 - as above; and a record that holds no valid job
+            self.reporter.reject(record, carried, epoch, error)
 
     def _delay_if_early(self, partition: Partition, record: Record, carried: Carried) -> bool:
         """Delay the partition if this record of T-retry must not run yet; return whether it was delayed."""
         now = self.clock()
-        if (due := due_at(record.partition, record.timestamp, carried.not_before)) > now:
+        offset, since = self._first_seen.get(partition, (None, now))
+        since = since if offset == record.offset else now
+        self._first_seen[partition] = record.offset, since
+        # Not later than it was first seen: a time in the future, forged or of another clock, would hold the partition.
+        appended = min(record.timestamp, since)
+        if (due := due_at(record.partition, appended, carried.not_before)) > now:
             may_recall = (
                 partial(self.dispatcher.has_capacity, carried.servers, RECALL_BELOW) if carried.recallable else None
             )
@@ -117,13 +141,18 @@ class Admission:
         return False
 
     def _admit(self, record: Record, carried: Carried, epoch: int, *, published: bool) -> None:
-        try:
-            job = FileTransferJob.from_json(record.value)
-        except InvalidMessage as error:
-            self.reporter.reject(record, carried, epoch, error)
-            return
+        if record.fault is not None:
+            raise InvalidMessage(f"message: {record.fault}")
+        require_few_headers(record)
+        job = FileTransferJob.from_json(record.value)
+        earliest = job.options.not_before.timestamp() if job.options.not_before is not None else 0.0
+        if max(earliest, carried.not_before or 0.0) - self.clock() > HORIZON_SECONDS:
+            days = f"{HORIZON_SECONDS / 86400:g} days"
+            raise InvalidMessage(f"options.not_before: is more than {days} away", job_id=job.job_id)
         task = carried.task(record, job)
         task.epoch = epoch
+        # Here it is decided what is believed: the group's own commit proves a publication, a header alone does not.
+        task.unproven = task.published and not published
         task.published = task.published or published
         if carried.leaves_orphans or task.attempts or task.outages > 0:
             task.orphan_scan_since = time.monotonic()

@@ -6,27 +6,44 @@ Knows no message's fields. Raises only `InvalidMessage`, which names the field.
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from etl.errors import InvalidMessage
 
 # Levels: enough for any metadata, and too few for Python's recursion limit to be reached in reading or writing.
 DEPTH_LIMIT = 64
+
+
+class Bounds(NamedTuple):
+    """How much is read of a document: reading takes up to a microsecond and 100 bytes of memory for each value."""
+
+    size_bytes: float
+    values: float  # at most; counted before reading, by the commas and brackets
+    levels: int
+
+
+# A message is read by the thread that polls, which must come back within seconds. What we wrote ourselves may hold a
+# message of any size, and a dead letter is one level around it; it is read by commands.
+MESSAGE = Bounds(4 << 20, 100_000, DEPTH_LIMIT)
+OURS = Bounds(float("inf"), float("inf"), DEPTH_LIMIT + 2)
+
 NAME_SHOWN = 100  # characters of a field's name in an error
 # Python's calendar ends with the year 9999. The time 9999-12-31T23:59:59.999999Z is valid, but as a float it rounds up
 # to the year 10000.
 FIRST_SECOND, LAST_SECOND = -62_135_596_800.0, 253_402_300_799.0
 
 
-def parse(document: bytes | bytearray | str | None) -> dict[str, Any]:
+def parse(document: bytes | bytearray | str | None, bounds: Bounds = MESSAGE) -> dict[str, Any]:
     """Return the JSON object in `document`, which is UTF-8, with or without a byte order mark.
 
     Rejects what two readers could understand differently, or what cannot be written again: a name that appears twice in
-    an object, NaN and infinite numbers, halves of surrogate pairs, more than 64 levels.
+    an object, NaN and infinite numbers, halves of surrogate pairs; and whatever exceeds the bounds.
 
     Raises:
         InvalidMessage: names the field; or `message`, if `document` is not a JSON object.
     """
+    if len(document or b"") > bounds.size_bytes:
+        raise InvalidMessage(f"message: is larger than {bounds.size_bytes} bytes")
     try:
         text = document if isinstance(document, str) else bytes(document or b"").decode("utf-8")
     except UnicodeDecodeError as error:
@@ -34,29 +51,32 @@ def parse(document: bytes | bytearray | str | None) -> dict[str, Any]:
     text = text.removeprefix("\ufeff")
     if not text.strip():
         raise InvalidMessage("message: is empty")
+    brackets = text.count("{") + text.count("[")
+    if brackets + text.count(",") > bounds.values:
+        raise InvalidMessage(f"message: has more than {bounds.values} commas and brackets")
     try:
         data = _DECODER.decode(text)
     except InvalidMessage:
         raise
     except RecursionError:
-        raise InvalidMessage(f"message: is nested deeper than {DEPTH_LIMIT} levels") from None
+        raise InvalidMessage(f"message: is nested deeper than {bounds.levels} levels") from None
     except ValueError as error:
         raise InvalidMessage(f"message: is not JSON ({error})") from None
     # Skip the check where it cannot fail: in bytes without an escape there is no half of a surrogate pair, and each
     # level takes a bracket. That holds for nearly every message.
-    is_checked = isinstance(document, bytes) and "\\u" not in text and text.count("{") + text.count("[") < DEPTH_LIMIT
-    return data if is_checked and isinstance(data, dict) else check(data)
+    is_checked = isinstance(document, bytes) and "\\u" not in text and brackets < bounds.levels
+    return data if is_checked and isinstance(data, dict) else check(data, bounds.levels)
 
 
-def check(data: object) -> dict[str, Any]:
+def check(data: object, levels: int = DEPTH_LIMIT) -> dict[str, Any]:
     """Return `data` if it is an object that JSON can carry unchanged. Raises InvalidMessage."""
     if not isinstance(data, dict):
         raise InvalidMessage(f"message: must be a JSON object, not {_kind(data)}")
     pending: list[tuple[str, Any, int]] = [("", data, 1)]
     while pending:
         name, value, depth = pending.pop()
-        if depth > DEPTH_LIMIT:
-            raise InvalidMessage(f"{name.split('.')[0]}: is nested deeper than {DEPTH_LIMIT} levels")
+        if depth > levels:
+            raise InvalidMessage(f"{name.split('.')[0]}: is nested deeper than {levels} levels")
         if isinstance(value, dict | list):
             pending.extend((inner, item, depth + 1) for inner, item in _items(name, value))
         elif isinstance(value, str):

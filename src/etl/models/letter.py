@@ -68,7 +68,7 @@ class DLQMessage(BaseModel):
     original_raw: str | None = None  # the exact text, if writing `original_message` would not reproduce it
     original_sha256: str | None = None  # hash of the exact bytes, hexadecimal
     original_bytes_count: int | None = None  # only in the short form
-    truncated: bool = False  # the short form: only the start of the original was kept
+    truncated: bool = False  # only the start of the original was kept, or nothing if it could not be read
 
     @classmethod
     def from_job(
@@ -99,7 +99,7 @@ class DLQMessage(BaseModel):
     ) -> Self:
         """Create the dead letter of a record; `origin` is where its job was first delivered, if not there."""
         first = origin or record
-        return cls._make(
+        letter = cls._make(
             record.value or b"",
             error,
             job_id=job_id,
@@ -109,6 +109,10 @@ class DLQMessage(BaseModel):
             original_partition=first.partition,
             original_offset=first.offset,
         )
+        if record.fault is None or record.value is not None:
+            return letter
+        unread = {"original_message": {_BASE64: ""}, "original_raw": None, "original_sha256": None, "truncated": True}
+        return letter.model_copy(update=unread)
 
     @classmethod
     def _make(cls, original: bytes, error: str | BaseException, *, attempts: Sequence[Attempt], **fields: Any) -> Self:
@@ -128,7 +132,7 @@ class DLQMessage(BaseModel):
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read a dead letter. Raises InvalidMessage."""
         try:
-            return cls.model_validate(document.check(data))
+            return cls.model_validate(document.check(data, document.OURS.levels))
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             raise InvalidMessage(document.printable("; ".join(faults))) from None
@@ -136,7 +140,7 @@ class DLQMessage(BaseModel):
     @classmethod
     def from_json(cls, text: bytes | bytearray | str | None) -> Self:
         """Read a dead letter. Raises InvalidMessage."""
-        return cls.from_dict(document.parse(text))
+        return cls.from_dict(document.parse(text, document.OURS))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the dead letter as a JSON object; fields that only some dead letters have may be missing."""

@@ -35,6 +35,7 @@ FLAT_FIELDS = {
 }
 NESTED_FIELDS = ("job_id", "source", "destination", "message_version", "priority", "options", "metadata")
 
+FIELDS_LIMIT = 100  # fields of an object whose names we know
 PROBLEMS_SHOWN = 20  # wrong fields named in one error
 NAME_SHOWN = 100  # characters of an unknown field's name in an error
 
@@ -129,8 +130,11 @@ class FileTransferJob(_Shape):
     def _from_checked(cls, data: dict[str, Any]) -> Self:
         is_nested = "source" in data or "destination" in data
         flat = not is_nested and any(name in data for name in FLAT_FIELDS if name != "metadata")
+        _require_few_fields(data)
         known: Iterable[str] = FLAT_FIELDS if flat else NESTED_FIELDS
-        problems = [_unknown(name, known) for name in data if name not in known]
+        unknown = [name for name in data if name not in known]
+        # Texts are made only of the problems that are shown: a suggestion takes longer than all the rest of the job.
+        problems = [_unknown(name, known) for name in unknown[:PROBLEMS_SHOWN]]
         given = _nest(data) if flat else data
         # Serialisers write null for what was not set: it means the same as leaving it out.
         fields = {name: given[name] for name in NESTED_FIELDS if given.get(name) is not None}
@@ -143,15 +147,24 @@ class FileTransferJob(_Shape):
         try:
             job = cls.model_validate({**fields, "flat": flat})
         except ValidationError as error:
-            raise _refusal([*problems, *_problems(error, flat=flat)], fields.get("job_id")) from None
+            problems += _problems(error, flat=flat, limit=PROBLEMS_SHOWN - len(problems))
+            count = len(unknown) + error.error_count()
+            raise _refusal(problems, count, fields.get("job_id")) from None
         if problems:
-            raise _refusal(problems, job.job_id)
+            raise _refusal(problems, len(unknown), job.job_id)
         return job
 
     @property
     def ordering_key(self) -> bytes:
         """The key for Kafka: it puts all jobs for a destination file into one partition, within which order is kept."""
         return f"{self.destination.hostname.upper()}:{self.destination.path}".encode()
+
+    @property
+    def words(self) -> frozenset[str]:
+        """Names and paths that its producer chose, whole and in parts: what a server's reply may repeat."""
+        paths = [path for path in (self.source.path, self.destination.path, self.options.move_to) if path]
+        parts = [part for path in paths for part in path.split("/") if part]
+        return frozenset([self.source.hostname, self.destination.hostname, self.job_id or "", *paths, *parts]) - {""}
 
     def with_id(self, job_id: str) -> Self:
         """Return a copy of this job with the given id."""
@@ -274,12 +287,19 @@ class TransferResult(BaseModel):
         try:
             return cls.model_validate({**fields, "flat": flat})
         except ValidationError as error:
-            raise _refusal(_problems(error, flat=flat)) from None
+            raise _refusal(_problems(error, flat=flat, limit=PROBLEMS_SHOWN), error.error_count()) from None
 
     @classmethod
     def from_json(cls, text: Text) -> Self:
         """Read a result in either form. Raises InvalidMessage."""
-        return cls.from_dict(document.parse(text))
+        return cls.from_dict(document.parse(text, document.OURS))
+
+
+def _require_few_fields(data: Mapping[str, Any]) -> None:
+    """Raise InvalidMessage if an object whose fields we know has so many that most must be unknown."""
+    for name, value in (("message", data), *((name, data.get(name)) for name in ("source", "destination", "options"))):
+        if isinstance(value, Mapping) and len(value) > FIELDS_LIMIT:
+            raise InvalidMessage(f"{name}: has more than {FIELDS_LIMIT} fields")
 
 
 def _nest(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,10 +313,10 @@ def _nest(data: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _problems(error: ValidationError, *, flat: bool) -> list[str]:
+def _problems(error: ValidationError, *, flat: bool, limit: int) -> list[str]:
     flat_names = {location: name for name, location in FLAT_FIELDS.items()} if flat else {}
     problems = []
-    for fault in error.errors(include_url=False):
+    for fault in error.errors(include_url=False)[:limit]:
         location = tuple(str(part) for part in fault["loc"])
         name = flat_names.get(location, ".".join(location))
         kind = fault["type"]
@@ -323,9 +343,11 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"{name[:NAME_SHOWN]}: is unknown" + (f" (did you mean {near[0]}?)" if near else "")
 
 
-def _refusal(problems: Sequence[str], job_id: object = None) -> InvalidMessage:
-    """Return one error that lists the problems, short enough for any log and topic; with the job's id if valid."""
-    rest = len(problems) - PROBLEMS_SHOWN
-    shown = [*problems[:PROBLEMS_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
+def _refusal(shown: Sequence[str], count: int, job_id: object = None) -> InvalidMessage:
+    """Return one error that lists the problems, short enough for any log and topic; with the job's id if valid.
+
+    `count` is how many problems there are in all.
+    """
+    rest = [f"and {count - len(shown)} more"] if count > len(shown) else []
     named = job_id if isinstance(job_id, str) and is_label(job_id) else None
-    return InvalidMessage(document.printable("; ".join(shown)), job_id=named)
+    return InvalidMessage(document.printable("; ".join([*shown, *rest])), job_id=named)

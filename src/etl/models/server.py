@@ -6,7 +6,7 @@ Filled in by `config`, read by `transfer`, re-exported by `etl.config`. Knows no
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
@@ -16,14 +16,19 @@ from zoneinfo import ZoneInfo
 class ProtocolSpec:
     """What the settings must know about a protocol; its session class declares it as `spec`.
 
-    `settings` maps properties that only this protocol has to a description of one line.
+    `settings` maps properties that only this protocol has to a description of one line; those in `secrets` may be in
+    a file that PROPERTY_FILE names. `problems` returns what is wrong with a server's settings, by property.
     """
 
     default_port: int | None = None
     needs_host: bool = True
     needs_login: bool = True
+    needs_base: bool = False  # BASE_PATH must be set: without one, jobs would reach every file there is
+    needs_password: bool = True  # if it needs a login
     base_is_absolute: bool = False  # BASE_PATH must start with /: it would otherwise depend on the current folder
     settings: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    problems: Callable[[ServerConfig], Mapping[str, str]] | None = None
 
 
 PROTOCOLS: dict[str, ProtocolSpec] = {}  # by type in lower case; filled by TransferFactory.register

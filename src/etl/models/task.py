@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from etl.models.message import FileTransferJob
 
 
+# What reading costs in memory beside the bytes themselves, measured: a value of a message, as Python objects, and a
+# header of a record.
+VALUE_BYTES, HEADER_BYTES = 100, 150
+
+
 class Record(NamedTuple):
-    """The parts of a Kafka record that we need. `timestamp` is in seconds since the epoch, UTC."""
+    """The parts of a Kafka record that we need. `timestamp` is in seconds since the epoch, UTC.
+
+    `fault` says why the record was not read whole; what was left out is missing from `value` or `headers`.
+    """
 
     topic: str
     partition: int
@@ -24,6 +32,7 @@ class Record(NamedTuple):
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp: float = 0.0
+    fault: str | None = None
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name, or None."""
@@ -31,6 +40,14 @@ class Record(NamedTuple):
             if key == name:
                 return value
         return None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Roughly how much memory the record takes together with the job in it; hardly ever less."""
+        value = self.value or b""
+        values = value.count(b",") + value.count(b"{") + value.count(b"[")
+        headers = sum([len(name) + len(content) + HEADER_BYTES for name, content in self.headers])
+        return len(value) + values * VALUE_BYTES + len(self.key or b"") + headers
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,7 @@ class Task:
     replays: int = 0
     recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
     published: bool = False  # the publication of the copy is committed; only the source action is left
+    unproven: bool = False  # that it is published was read from a header of T-retry, which others may have written
     # These three belong to the copy of a published job; they are kept for its result.
     verified_by: str | None = None
     facts: Facts | None = None  # size and time of the source, as it was read
@@ -135,7 +153,7 @@ class Task:
     # (monotonic); None if there is no need to.
     orphan_scan_since: float | None = None
     owned: Callable[[], bool] = lambda: True  # is the record's partition still ours, as far as this process can know?
-    size_bytes: int = 0  # size of the record, counted against the window
+    size_bytes: int = 0  # weight of the record, counted against the window
     partition: Partition = field(init=False)
 
     def __post_init__(self) -> None:

@@ -6,9 +6,8 @@ Knows topic names and message shapes; no Kafka client, no ledger.
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from etl.errors import InvalidMessage
 from etl.logs import redact
 from etl.models import document, header
+from etl.models.field import is_label
 from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
@@ -34,6 +34,12 @@ SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # sizes of a dead letter, 
 KEY_LIMIT_BYTES = 1024  # longer keys are left out of short forms
 ERROR_LIMIT = 1000  # characters of the error in the short form of a result
 ATTEMPT_LIMIT = 500  # characters of an attempt in a header
+HEADER_LIMIT_BYTES = 4096  # of ours that are read, except the attempts: two names of servers take half of it at most
+ATTEMPTS_LIMIT, ATTEMPTS_LIMIT_BYTES = 1000, 1 << 20  # that are read: as many as ETL_RETRY_MAX_ATTEMPTS allows
+NUMBER_LIMIT = 1 << 63
+FOREIGN_LIMIT, FOREIGN_LIMIT_BYTES = 100, 64 << 10  # of a producer's own headers: they wait and travel with the job
+# Fields that are left out of a result, step by step, until its topic takes it.
+RESULT_LEFT_OUT = (("metadata",), ("source", "destination", "error"))
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -50,25 +56,32 @@ class MessageBuilder:
     retry_blocks: int = 1
     clock: Callable[[], float] = time.time  # wall clock
 
-    def result(self, source: Task | Record, result: TransferResult) -> tuple[Message, ...]:
+    def result(self, source: Task | Carried, result: TransferResult) -> tuple[Message, ...]:
         """Build the result of a job, keyed by its id.
 
-        `source` is the record itself if it could not be parsed. Failed results may have a topic of their own.
+        `source` is what its headers say if it could not be parsed. Failed results may have a topic of their own.
         """
         topic = self.topics.results if result.succeeded else self.topics.failed
-        origin = source.origin if isinstance(source, Task) else self.read(source).origin
-        headers = _encode({header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(origin)})
-        return (self._build_result(topic, headers, result),)
+        ours = {header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(source.origin)}
+        return (_build_result(topic, _encode(ours), result, RESULT_LEFT_OUT),)
 
     def dead_letter(
-        self, source: Task | Record, error: BaseException | str, *, job_id: str | None = None
+        self,
+        source: Task | Record,
+        error: BaseException | str,
+        *,
+        job_id: str | None = None,
+        carried: Carried | None = None,
     ) -> tuple[Message, ...]:
         """Build the dead letter of a job: the original message, the error and the job's history.
 
-        `source` is the record itself if it could not be parsed: its history is then taken from its headers.
+        `source` is the record itself if it could not be parsed; then `carried` is its history, by default what its
+        headers say.
         """
         record = source.record if isinstance(source, Task) else source
-        carried = self._carry(source) if isinstance(source, Task) else self.read(record)._replace(group=self.group)
+        if isinstance(source, Task):
+            carried = self._carry(source)
+        carried = (carried or self.read(record))._replace(group=self.group)
         carried = carried._replace(job_id=job_id or carried.job_id or str(carried.origin))
         letter = DLQMessage.from_record(
             record,
@@ -78,7 +91,9 @@ class MessageBuilder:
             retry_count=max(0, len(carried.attempts) - 1),
             origin=carried.origin,
         )
-        letter = letter.model_copy(update={"error": redact(letter.error)})
+        if not isinstance(error, InvalidMessage):  # all of that one's text is from the message
+            told = source.job.words if isinstance(source, Task) else ()
+            letter = letter.model_copy(update={"error": redact(letter.error, told)})
         headers = _select_foreign(record) + _build_headers(carried._replace(attempts=()))
         message = Message(self.topics.dlq, record.key, letter.to_json().encode(), headers)
         return (_add_short_forms(message, letter, SHORT_FORMS_BYTES),)
@@ -106,7 +121,7 @@ class MessageBuilder:
         """
         carried = Carried(
             origin=Origin(record.topic, record.partition, record.offset),
-            job_id=_read_text(record, header.JOB_ID),
+            job_id=_read_label(record, header.JOB_ID),
             replays=_parse_count(_read_text(record, header.REPLAYS)),
         )
         return _read_deferral(record, carried) if record.topic == self.topics.retry else carried
@@ -126,14 +141,6 @@ class MessageBuilder:
             flat=job.flat,
         )
         return self.dead_letter(task, error) + self.result(task, result)
-
-    def _build_result(self, topic: str, headers: Headers, result: TransferResult) -> Message:
-        def shrink() -> tuple[Message, ...]:
-            error = result.error[:ERROR_LIMIT] if result.error else None
-            short = result.model_copy(update={"metadata": None, "error": error})
-            return (self._build_result(topic, headers, short)._replace(shrink=None),)
-
-        return Message(topic, result.job_id.encode(), result.to_json().encode(), headers, shrink=shrink)
 
     def _carry(self, task: Task) -> Carried:
         return Carried(
@@ -183,7 +190,7 @@ class Carried(NamedTuple):
             published=self.published,
             verified_by=self.verified_by,
             facts=self.facts,
-            size_bytes=len(record.value or b""),
+            size_bytes=record.weight_bytes,
         )
 
 
@@ -219,8 +226,24 @@ def _describe_publication(carried: Carried) -> dict[str, Any]:
 
 
 def _select_foreign(record: Record) -> Headers:
-    """Return the producer's own headers, which belong to the message."""
-    return tuple(pair for pair in record.headers if not pair[0].startswith("etl-"))
+    """Return the producer's own headers, which belong to the message; none if they are too many or too large."""
+    try:
+        return require_few_headers(record)
+    except InvalidMessage:
+        return ()
+
+
+def require_few_headers(record: Record) -> Headers:
+    """Return the producer's own headers of a record. Raises InvalidMessage if they are too many or too large."""
+    foreign = tuple([pair for pair in record.headers if not pair[0].startswith("etl-")])
+    if len(foreign) > FOREIGN_LIMIT:
+        raise InvalidMessage(f"message: has {len(foreign)} headers, more than {FOREIGN_LIMIT}: they are left out")
+    size_bytes = sum([len(name) + len(content) for name, content in foreign])
+    if size_bytes > FOREIGN_LIMIT_BYTES:
+        raise InvalidMessage(
+            f"message: has headers of {size_bytes} bytes, more than {FOREIGN_LIMIT_BYTES}: they are left out"
+        )
+    return foreign
 
 
 def _dump_json(data: object) -> str:
@@ -244,23 +267,28 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         not_before=_parse_time(_read_text(record, header.NOT_BEFORE)),
         waiting_since=_parse_time(_read_text(record, WAITING_SINCE)),
         outages=_parse_count(_read_text(record, OUTAGES)),
-        servers=tuple((_read_text(record, SERVERS) or "").split()),
+        servers=tuple((_read_text(record, SERVERS) or "").split()[:2]),
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
         published=published is not None,
-        verified_by=_get_typed(published, "verified_by", str),
+        verified_by=_parse_verification(published),
         facts=_parse_facts(published),
     )
 
 
-def _read_text(record: Record, name: str) -> str | None:
+def _read_text(record: Record, name: str, limit_bytes: int = HEADER_LIMIT_BYTES) -> str | None:
     value = record.header(name)
-    return value.decode("utf-8", "replace") if value else None
+    return value.decode("utf-8", "replace") if value and len(value) <= limit_bytes else None
+
+
+def _read_label(record: Record, name: str) -> str | None:
+    text = _read_text(record, name)
+    return text if text is not None and is_label(text) else None
 
 
 def _parse_origin(text: str) -> Origin | None:
     topic, *numbers = text.rsplit("-", 2)
-    if not topic or len(numbers) < 2 or not all(_is_number(number) for number in numbers):
+    if not is_label(topic) or len(numbers) < 2 or not all(_is_number(number) for number in numbers):
         return None
     return Origin(topic, int(numbers[0]), int(numbers[1]))
 
@@ -282,13 +310,15 @@ def _parse_time(text: str | None) -> float | None:
 
 
 def _read_attempts(record: Record) -> tuple[Attempt, ...]:
-    found = _read_json(record, header.ATTEMPTS)
-    lines = found if isinstance(found, list) else []
+    found = _read_json(record, header.ATTEMPTS, ATTEMPTS_LIMIT_BYTES)
+    lines = [line for line in found if isinstance(line, dict)] if isinstance(found, list) else []
     return tuple(
-        Attempt(**{name: str(line.get(name, "")) for name in ("at", "where", "what")})
-        for line in lines
-        if isinstance(line, dict)
+        Attempt(**{name: _cut(line.get(name)) for name in ("at", "where", "what")}) for line in lines[-ATTEMPTS_LIMIT:]
     )
+
+
+def _cut(value: object) -> str:
+    return document.printable(value[:ATTEMPT_LIMIT]) if isinstance(value, str) else ""
 
 
 def _read_object(record: Record, name: str) -> dict[str, Any] | None:
@@ -296,32 +326,55 @@ def _read_object(record: Record, name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _read_json(record: Record, name: str) -> object:
+def _read_json(record: Record, name: str, limit_bytes: int = HEADER_LIMIT_BYTES) -> object:
     try:
-        return json.loads(_read_text(record, name) or "null")
+        return json.loads(_read_text(record, name, limit_bytes) or "null")
     except (ValueError, RecursionError):
         return None
 
 
-def _get_typed(data: dict[str, Any] | None, name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:
-    value = (data or {}).get(name)
-    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+def _parse_verification(published: dict[str, Any] | None) -> str | None:
+    value = (published or {}).get("verified_by")
+    return value if isinstance(value, str) and is_label(value) else None
 
 
 def _parse_facts(published: dict[str, Any] | None) -> Facts | None:
     if not published or not {"size_bytes", "mtime"} & set(published):
         return None
-    mtime = _get_typed(published, "mtime", (int, float))
-    return Facts(_get_typed(published, "size_bytes", int), mtime if mtime is None or math.isfinite(mtime) else None)
+    size_bytes, mtime = (_parse_number(published.get(name)) for name in ("size_bytes", "mtime"))
+    return Facts(size_bytes if isinstance(size_bytes, int) else None, mtime)
 
 
-# --- dead letters that are too large --------------------------------------------------------------------------
+def _parse_number(value: object) -> int | float | None:
+    """Return a number that a 64-bit integer could hold; None for anything else, such as an integer beyond floats."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and -NUMBER_LIMIT < value < NUMBER_LIMIT else None  # type: ignore[operator,return-value]  # a number
+
+
+# --- results and dead letters that are too large --------------------------------------------------------------
+
+
+def _build_result(topic: str, headers: Headers, result: TransferResult, left_out: Sequence[Sequence[str]]) -> Message:
+    """Return the message of a result, with its short forms."""
+    message = Message(topic, result.job_id.encode(), result.to_json().encode(), headers)
+    if not left_out:
+        return message
+
+    def shrink() -> tuple[Message, ...]:
+        error = result.error[:ERROR_LIMIT] if result.error else None
+        short = result.model_copy(update={"error": error, **dict.fromkeys(left_out[0])})
+        return (_build_result(topic, headers, short, left_out[1:]),)
+
+    return message._replace(shrink=shrink)
 
 
 def _add_short_forms(message: Message, letter: DLQMessage, limits_bytes: tuple[int, ...]) -> Message:
-    """Return the message with its short forms, each of which replaces the previous one."""
+    """Return the message with its short forms, each of which replaces the previous one.
+
+    The last one consists of coordinates alone: whatever a record holds, its outcome must not stop the committer.
+    """
     if not limits_bytes:
-        return message
+        return message._replace(shrink=lambda: (_build_minimum(message.topic, letter),))
 
     def shrink() -> tuple[Message, ...]:
         limit_bytes, shorter = limits_bytes[0], limits_bytes[1:]
@@ -331,3 +384,8 @@ def _add_short_forms(message: Message, letter: DLQMessage, limits_bytes: tuple[i
         return (_add_short_forms(Message(message.topic, key, value, headers), letter, shorter),)
 
     return message._replace(shrink=shrink)
+
+
+def _build_minimum(topic: str, letter: DLQMessage) -> Message:
+    bare = letter.model_copy(update={"job_id": None, "error": "message: is too large for any form", "attempts": ()})
+    return Message(topic, None, bare.shortened(0).to_json().encode())

@@ -53,6 +53,7 @@ class Reporter:
     is_stopping: Callable[[], bool]
     leaves_orphans: bool = False  # an orphan may remain at a server that no job of this process will look for
     done: int = 0  # finished jobs; approximate, as lanes count without a lock
+    bugs: int = 0  # jobs and records that met a bug of ours, of those; as approximate
 
     def __repr__(self) -> str:
         return f"Reporter({self.worker}, {self.done} done, leaves_orphans={self.leaves_orphans})"
@@ -160,8 +161,8 @@ class Reporter:
         span = (start or Start.now()).until_now()
         if self._add(task, RecordState.DONE, self._build_failure(task, error, span)):
             self.done += 1
-            bug = None if isinstance(error, EtlError) else error
-            log.error("job failed", **context(task), error=str(error), error_code=code_of(error), exc_info=bug)
+            bug = self._trace_bug(error)
+            log.error("job failed", **context(task), error=str(error), error_code=code_of(error), **bug)
 
     def _build_failure(self, task: Task, error: BaseException, span: Span) -> tuple[Message, ...]:
         text, more = str(error), {}
@@ -169,38 +170,48 @@ class Reporter:
             action = "moved" if task.job.options.move_to is not None else "deleted"
             text = f"the file was copied, but its source is not {action}: {text}"
             more = {"bytes": task.facts.size_bytes if task.facts else None, "source_action_done": False}
-        result = self._build_result(task, "FAILED", span, error=redact(text), error_code=code_of(error), **more)
+        result = self._build_result(
+            task, "FAILED", span, error=redact(text, task.job.words), error_code=code_of(error), **more
+        )
         return self.builder.dead_letter(task, error) + self.builder.result(task, result)
 
-    def reject(self, record: Record, carried: Carried, epoch: int, error: InvalidMessage) -> None:
-        """Report a record that holds no valid job: a dead letter and a failed result."""
-        job_id = carried.job_id or error.job_id or str(carried.origin)
+    def reject(self, record: Record, carried: Carried, epoch: int, error: BaseException) -> None:
+        """Report a record that holds no valid job, or that met a bug: a dead letter and a failed result."""
+        job_id = carried.job_id or (error.job_id if isinstance(error, InvalidMessage) else None) or str(carried.origin)
         now = datetime.now(UTC)
         result = TransferResult(
             job_id=job_id,
             status="FAILED",
             attempts=0,
             duration_seconds=0.0,
-            error=redact(str(error)),
-            error_code=error.code,
+            error=document.printable(str(error) if isinstance(error, InvalidMessage) else redact(str(error))),
+            error_code=code_of(error),
             started_at=now,
             finished_at=now,
             worker=self.worker,
         )
-        messages = self.builder.dead_letter(record, error, job_id=job_id)
-        messages += self.builder.result(record, result)
+        messages = self.builder.dead_letter(record, error, job_id=job_id, carried=carried)
+        messages += self.builder.result(carried, result)
         partition = Partition(record.topic, record.partition)
         if self.ledger.add(Outcome(partition, record.offset, epoch, RecordState.DONE, messages)):
             self.done += 1
             log.error(
-                "invalid message dead-lettered",
+                "invalid message dead-lettered" if isinstance(error, EtlError) else "record dead-lettered after a bug",
                 job_id=job_id,
                 topic=record.topic,
                 partition=record.partition,
                 offset=record.offset,
                 error=str(error),
-                error_code=error.code,
+                error_code=code_of(error),
+                **self._trace_bug(error),
             )
+
+    def _trace_bug(self, error: BaseException) -> dict[str, Any]:
+        """Count a bug; return what the log says of it: nothing if the error is none."""
+        if isinstance(error, EtlError):
+            return {}
+        self.bugs += 1
+        return {"bugs": self.bugs, "exc_info": error}
 
     def _add(
         self,
@@ -233,7 +244,7 @@ class Reporter:
         )
 
     def _add_attempt(self, task: Task, error: BaseException) -> None:
-        what = redact(f"{code_of(error)}: {error}")
+        what = redact(f"{code_of(error)}: {error}", task.job.words)
         task.attempts.append(Attempt(_format_utc(time.time()), self.worker, what[:ATTEMPT_CHARACTERS]))
 
     def drop_unscanned(self) -> bool:

@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
 RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # trimming frees disk space in whole segments
+# What T-retry's records wait for is counted from their times: by the broker's clock, not by what a producer says.
+RETRY_TIMES = {"message.timestamp.type": "LogAppendTime"}
 # A dead letter holds the original message, perhaps in base64, and its history.
 OUTCOME_MAX_BYTES = 4 * 1024 * 1024
 
@@ -82,7 +84,7 @@ def _define(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str
         topics.source: (count, {"retention.ms": str(30 * DAY_MS)}),
         topics.results: (count, week),
         topics.failed: (count, week),
-        topics.retry: (tiers.PARTITIONS, keep | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
+        topics.retry: (tiers.PARTITIONS, keep | RETRY_TIMES | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
         topics.dlq: (count, keep),
     }
 

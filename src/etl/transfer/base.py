@@ -282,6 +282,13 @@ class Session(BaseTransfer):
         Of an upload that failed at its end nothing is renamed: that is raised.
         """
 
+    def publish_new(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        """Publish where nothing may be replaced: it was just looked for, and not there.
+
+        A protocol that can rename without replacing raises IOFailure for a file that came meanwhile.
+        """
+        return self.publish(stored, final, mtime)
+
     def sync(self, path: str) -> None:
         """See to it that a published file survives a power cut, where that is ours to do: its source is about to go."""
 

@@ -56,7 +56,9 @@ _TRIES = 5  # of making folders that somebody deletes at the same time
 class LocalTransfer(Streaming):
     """A folder of this machine."""
 
-    spec: ClassVar[ProtocolSpec] = ProtocolSpec(needs_host=False, needs_login=False, base_is_absolute=True)
+    spec: ClassVar[ProtocolSpec] = ProtocolSpec(
+        needs_host=False, needs_login=False, needs_base=True, base_is_absolute=True
+    )
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)

@@ -177,7 +177,8 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
     options = task.job.options
     mtime = facts.mtime if options.preserve_mtime else None
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)
-    published = destination.publish(stored, task.job.destination.path, mtime).result()
+    publish = destination.publish_new if options.overwrite == "fail" else destination.publish
+    published = publish(stored, task.job.destination.path, mtime).result()
     task.unpublished, task.leaves_partial = None, False
     task.remarks = {}
     if published.swapped:
@@ -237,15 +238,24 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
     """Do the source action of a published job; return the size of the published file, None if nobody can tell it.
 
     `facts` are the source's as it was read, None when another process read it. A source that is gone was dealt with
-    before; one that is another file by now (a new one under the old name) is left alone.
+    before; one that is another file by now (a new one under the old name) is left alone. If the publication is
+    unproven, facts do not count either, and a source without a copy at the destination is left alone.
+
+    Raises:
+        FileMissing: nothing is at the destination of a job whose publication is unproven.
     """
     job, options = task.job, task.job.options
+    facts = None if task.unproven else facts
     published = facts or look_if_possible(destination, job.destination.path)
     size_bytes = published.size_bytes if published else None
     here = source.look(job.source.path)
     require_owned(task)
     if options.source_action == "keep" or here is None:
         return size_bytes
+    if published is None and task.unproven:
+        raise FileMissing(
+            f"{job.destination} is not there: {job.source} is left alone", server=job.destination.hostname
+        )
     is_another = published is not None and here.size_bytes != published.size_bytes
     if facts is not None:
         is_another = is_another or here.mtime != facts.mtime
@@ -254,10 +264,8 @@ def finish(task: Task, source: Session, destination: Session, facts: Facts | Non
         is_another = not same_content(task, source, destination, memoryview(bytearray(COMPARED_BYTES)))
         require_owned(task)
     if is_another:
-        task.remarks = task.remarks | {
-            "source_action_done": False,
-            "source_action_error": "the source is another file by now",
-        }
+        left_alone = {"source_action_done": False, "source_action_error": "the source is another file by now"}
+        task.remarks = task.remarks | left_alone
         return size_bytes
     destination.sync(job.destination.path)
     source.dispose(job.source.path, options.move_to).result()

@@ -32,7 +32,7 @@ class Kind:
     make: Callable[[Path], Server]
     settings: Mapping[str, str] = field(default_factory=dict)  # {NAME}_ and these
     keeps_files: bool = False  # nobody may delete there: partial files may stay, if they are named
-    leaves: str = ""  # a pattern of what the server itself leaves when it dies
+    leaves: str = ".pureftpd-upload.*"  # a pattern of what the server itself leaves when it dies
     contract: bool = True  # does the suite of all protocols make sense there? It takes 4 sessions, dot files, RNTO
     lacks: frozenset[str] = frozenset()  # abilities that the suite asks for
 
@@ -122,4 +122,4 @@ KINDS = {
         Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv, lacks=TIMELESS),
     )
 }
-QUICK = ("proftpd", "pyftpdlib")  # those that run with every change; all others only when there is time
+QUICK = ("proftpd", "pure-ftpd")  # those that run with every change; all others only when there is time

@@ -41,14 +41,14 @@ _CLOSED = ["down-closed-folder", "within-closed-folder"]
 _BACKSLASH = _names("name-backslash")
 _BLANKS = ["up-name-blanks", "within-name-blanks"]
 _UNDELETABLE = ["down-undeletable", "within-undeletable"]
-_CANNOT_WRITE, _CANNOT_READ = "PERMISSION_DENIED|IO_ERROR", "PERMISSION_DENIED|FILE_NOT_FOUND|IO_ERROR"
+_BENT, _CANNOT_READ = "INVALID_MESSAGE", "PERMISSION_DENIED|FILE_NOT_FOUND|IO_ERROR|INVALID_MESSAGE"
 
 # By a pattern of the kinds' names.
 KNOWN: dict[str, list[Own]] = {
     "proftpd-dotless": [_own(_names("name-dot"), "PERMISSION_DENIED|FILE_NOT_FOUND", "its settings forbid dot files")],
     "pure-ftpd*": [
         _own(_BACKSLASH, "PERMISSION_DENIED", "takes no backslash in a name"),
-        _own(_BLANKS, "IO_ERROR", "turns a blank at the end of a name into `_`"),
+        _own(_BLANKS, _BENT, "turns a blank at the end of a name into `_`"),
     ],
     "pure-ftpd-dotless": [_own(["up-name-dot", "within-name-dot"], "PERMISSION_DENIED", "`-x` forbids dot files")],
     "pure-ftpd-keeping": [_own(_DELETES, "PERMISSION_DENIED", "`-K` forbids deleting: sources stay")],
@@ -56,7 +56,7 @@ KNOWN: dict[str, list[Own]] = {
     "aioftp": [
         _own([*_CLOSED, "up-unmakeable", "within-unmakeable"], "IO_ERROR", "has one code (451) for all that fails"),
         _own(["up-unwritable", "within-unwritable"], "IO_ERROR", "has one code (451) for all that fails"),
-        _own(["up-name-blanks"], _CANNOT_WRITE, "drops blanks around a name"),
+        _own(["up-name-blanks"], _BENT, "drops blanks around a name"),
         _own(["down-name-blanks", "within-name-blanks"], _CANNOT_READ, "does not find names with blanks around them"),
     ],
     "twisted": [
@@ -64,15 +64,15 @@ KNOWN: dict[str, list[Own]] = {
         _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
     ],
     "apache*": [
-        _own(["up-name-blanks"], "IO_ERROR", "drops a blank at the end of a name"),
+        _own(["up-name-blanks"], _BENT, "drops a blank at the end of a name"),
         _own(["down-name-blanks", "within-name-blanks"], _CANNOT_READ, "does not find names with a blank at the end"),
         _own(_BACKSLASH, _CANNOT_READ, "takes a backslash for a slash"),
         _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
         _own(_UNDELETABLE, "IO_ERROR", "refuses for good with a code for what passes (450)"),
     ],
     "ftp-srv": [
-        _own(["up-name-quotes", "within-name-quotes"], _CANNOT_WRITE, 'drops `"` from a name'),
-        _own(["down-name-quotes"], _CANNOT_READ, 'does not find names with `"`'),
+        _own(["up-name-quotes"], _BENT, 'drops `"` from a name'),
+        _own(["down-name-quotes", "within-name-quotes"], _CANNOT_READ, 'does not find names with `"`'),
         _own(_BACKSLASH, _CANNOT_READ, "takes a backslash for a slash"),
         _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
     ],

@@ -1,5 +1,6 @@
 """The commands, with a broker in memory: what they send, print and refuse, and their exit codes."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,14 +15,16 @@ from typing import Any, ClassVar, Self
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from etl import broker
 from etl.cli import letters, main, terminal
 from etl.config import PROTOCOLS, ProtocolSpec
-from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced
+from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, InvalidMessage
 from etl.models import DLQMessage, FileTransferJob, TransferResult, header
 from etl.models.task import Attempt, Origin, Record
-from etl.models.wire import Message
+from etl.models.wire import Message, Partition
 from etl.transfer import BaseTransfer, TransferFactory
 
 pytestmark = pytest.mark.unit
@@ -550,11 +553,113 @@ def test_large_replays_go_in_several_transactions(kafka: Kafka) -> None:
 
 
 def test_markers_that_are_none_are_ignored(kafka: Kafka) -> None:
-    """Claim: a broken note hides nothing."""
+    """Claim: a broken note hides nothing, and no forged one ends the command."""
     kafka.bury(b"{}")
-    for value in (None, b"x", b"{}", b'{"replayed": 1}'):
+    forged = b'{"replayed": {"partition": Infinity, "offset": 0}}', b"[" * 100_000, b'{"replayed": "\xff"}'
+    for value in (None, b"x", b"{}", b'{"replayed": 1}', *forged):
         kafka.append("jobs-dlq", None, value, [(header.MARKER, b"replayed")])
     assert places() == [0]
+
+
+def test_a_job_as_deep_as_a_job_may_be_is_listed_shown_and_replayed(kafka: Kafka) -> None:
+    """Claim: its dead letter is one level deeper."""
+    deep = json.dumps({**JOB, "job_id": "deep"})[:-1] + ', "metadata": ' + '{"a":' * 62 + "{}" + "}" * 63
+    assert FileTransferJob.from_json(deep).job_id == "deep"
+    kafka.bury(deep.encode(), job_id="deep")
+    assert places() == [0]
+    assert json.loads(jobs("dlq", "show", "deep", "--json").stdout)["job_id"] == "deep"
+    assert jobs("dlq", "replay", "deep", "--yes").exit_code == 0
+    assert [record.value for record in kafka.topics["jobs"]] == [deep.encode()]
+
+
+forged_values = st.binary(max_size=60) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["replayed", "partition", "offset", "error", "timestamp"]), inner, max_size=4)
+    ),
+    max_leaves=6,
+).map(lambda value: json.dumps(value).encode())
+
+
+@given(values=st.lists(st.tuples(st.booleans(), forged_values), max_size=4))
+def test_no_forged_record_ends_a_look_at_the_dead_letters(values: list[tuple[bool, bytes]]) -> None:
+    """Claim: what is neither a note nor a letter is passed over or named."""
+    for is_marker, value in values:
+        headers = ((header.MARKER, b"replayed"),) if is_marker else ()
+        record = Record("jobs-dlq", 0, 0, None, value, headers)
+        if is_marker:
+            assert len(letters._marked(record)) <= 1
+            continue
+        with contextlib.suppress(InvalidMessage):
+            letter = letters.Letter(record, DLQMessage.from_json(record.value), False)
+            assert json.dumps(letter.to_dict())
+            assert letter.shown("source") is not None
+            assert letters.Filters(older_than=timedelta(days=1)).match(letter) is not None
+
+
+def a_letter(partition: int, offset: int, timestamp: float = 0.0) -> letters.Letter:
+    record = Record("jobs-dlq", partition, offset, None, b"{}", (), timestamp)
+    return letters.Letter(record, DLQMessage.from_record(record, "why"), False)
+
+
+@given(
+    places=st.dictionaries(st.tuples(st.integers(0, 2), st.integers(0, 20)), st.integers(0, 10), max_size=15),
+    days=st.none() | st.integers(0, 10),
+    keep=st.none() | st.integers(0, 6),
+)
+def test_a_purge_deletes_nothing_that_is_to_stay(
+    places: dict[tuple[int, int], int], days: int | None, keep: int | None
+) -> None:
+    """Claim: only what is old and not among the newest, and nothing behind what stays; all that there is of it."""
+    now = time.time()
+    found = [a_letter(*place, now - age * 86400 - 5) for place, age in places.items()]
+    cuts = letters.choose_cuts(found, None if days is None else timedelta(days=days), keep)
+    newest = sorted(found, key=lambda letter: (letter.record.timestamp, letter.place), reverse=True)[: keep or 0]
+    stays = {letter.place for letter in newest} | {p for p, age in places.items() if days is not None and age < days}
+    gone = {place for place in places if place[1] < cuts.get(place[0], 0)}
+    assert not gone & stays
+    for partition, offset in set(places) - stays - gone:
+        assert any(p == partition and o < offset for p, o in stays)
+
+
+@pytest.fixture
+def deleted(monkeypatch: pytest.MonkeyPatch) -> list[dict[Partition, int]]:
+    asked: list[dict[Partition, int]] = []
+
+    class Admin:
+        def __init__(self, bootstrap_servers: str) -> None:
+            pass
+
+        def delete_before(self, offsets: dict[Partition, int]) -> None:
+            asked.append(offsets)
+
+    monkeypatch.setattr(broker, "Admin", Admin)
+    return asked
+
+
+def test_a_purge_says_what_it_deletes(dead: Kafka, deleted: list[dict[Partition, int]]) -> None:
+    """Claim: nothing in a dry run; for good only once it is confirmed; how many were never replayed is told."""
+    assert jobs("dlq", "replay", "j0", "--yes").exit_code == 0
+    dry = jobs("dlq", "purge", "--keep", "1", "--dry-run")
+    assert dry.stdout.splitlines()[-1] == (
+        "2 dead letters of 3, 1 of them not replayed, would be deleted from jobs-dlq"
+    )
+    assert deleted == []
+    done = jobs("dlq", "purge", "--keep", "1", "--older-than", "1d", "--yes")
+    assert done.stdout.splitlines()[-1] == "2 dead letters of 3, 1 of them not replayed, deleted from jobs-dlq"
+    assert deleted == [{Partition("jobs-dlq", 0): 2}]
+    assert jobs("dlq", "purge", "--keep", "9", "--yes").exit_code == 0
+    assert len(deleted) == 1
+
+
+@pytest.mark.parametrize("arguments", [("--yes",), ("--keep", "-1", "--yes"), ("--keep", "0"), ("--older-than", "x")])
+def test_a_purge_of_nobody_knows_what_is_wrong_usage(
+    arguments: tuple[str, ...], dead: Kafka, deleted: list[dict[Partition, int]]
+) -> None:
+    """Claim: all of them only if asked for, and never unconfirmed."""
+    assert jobs("dlq", "purge", *arguments).exit_code == 2
+    assert deleted == []
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2y", "-2h", "1e3h", "99999999999h"])

@@ -140,13 +140,33 @@ def test_names_of_servers_and_their_types_are_case_insensitive():
 
 def test_the_port_defaults_to_that_of_the_protocol():
     """21 for ftp; 0, none, for local."""
-    loader = load(FTP, A_TYPE="local")
+    loader = load(FTP, A_TYPE="local", A_BASE_PATH="/srv")
     assert (loader.servers["SRC"].port, loader.servers["A"].port) == (21, 0)
 
 
 def test_a_local_server_needs_neither_host_nor_login():
-    """NAME_TYPE=local alone is a server."""
-    assert load(DISK_TYPE="local").servers == {"DISK": ServerConfig(hostname="DISK", type="local")}
+    """A folder is enough."""
+    expected = ServerConfig(hostname="DISK", type="local", base_path="/srv")
+    assert load(DISK_TYPE="local", DISK_BASE_PATH="/srv").servers == {"DISK": expected}
+
+
+def test_a_local_server_needs_a_base_path():
+    """Without one, whoever may send jobs would read and write the whole machine."""
+    assert "DISK_BASE_PATH: is missing (/ is the whole machine)" in complaint(DISK_TYPE="local")
+
+
+@pytest.mark.parametrize("base", ["/", "//", "/etc", "/etc/ssl/", "/proc", "/srv/../sys", "/dev/shm"])
+def test_a_base_path_among_the_files_of_the_machine_is_warned_of(base):
+    """It may be meant, so it is allowed."""
+    (warning,) = load(DISK_TYPE="local", DISK_BASE_PATH=base).warnings
+    assert warning.startswith("DISK_BASE_PATH is /")
+    assert "whoever may send jobs" in warning
+
+
+@pytest.mark.parametrize("base", ["/srv", "/etcetera", "/data/etc"])
+def test_other_base_paths_are_not_warned_of(base):
+    """Nor is the root folder of an FTP server."""
+    assert load(FTP, SRC_BASE_PATH="/etc", DISK_TYPE="local", DISK_BASE_PATH=base).warnings == []
 
 
 def test_a_password_may_be_empty_but_not_absent():

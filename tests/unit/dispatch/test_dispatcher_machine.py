@@ -47,6 +47,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.running: dict[Task, Lease] = {}
         self.began: dict[Task, float] = {}  # when each was taken last
         self.rows: dict[Lease, tuple[Task | None, float]] = {}  # who took it last, and since when somebody has it
+        self.went_on: set[Lease] = set()  # that had a second job: then a lane that only connected counts, too
         self.dropped: set[Task] = set()  # while they ran
         self.over: set[Task] = set()
 
@@ -119,6 +120,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.check(task, closed)
         assert pair(task) == pair(last)
         assert self.clock() - since <= 30, "a row without an end"
+        self.went_on.add(lease)
         self.running[task] = lease
         self.began[task] = self.clock()
         self.rows[lease] = task, since
@@ -254,7 +256,8 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def level(self, task: Task) -> list[int]:
         """Return the load of the busier server of a job, then that of the other: of long lanes at most half count."""
-        lanes = [last for lease, (last, _) in self.rows.items() if lease.is_pair and last in self.running]
+        rows = [(lease, last) for lease, (last, _) in self.rows.items() if last in self.running]
+        lanes = [last for lease, last in rows if lease.is_pair or lease in self.went_on]
         active = [last for last in lanes if self.clock() - self.began[last] <= LONG_SECONDS]
         counts = [Counter(name for last in some for name in touched(last)) for some in (active, lanes)]
         loads = (max(counts[0][name], min(counts[1][name], self.workers // 2)) for name in pair(task))

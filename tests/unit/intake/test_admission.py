@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import tracemalloc
+from datetime import UTC, datetime
 
 import pytest
 import structlog
 
-from etl import errors
+from etl import errors, logs
 from etl.dispatch.overflow import DOWN_KEEPS
 from etl.intake.admission import DEFERRED_READ_PAUSE_SECONDS, TokenBucket
 from etl.models import header
 from etl.models.letter import DLQMessage
+from etl.models.message import FileTransferJob
+from etl.models.task import Record
 from etl.models.wire import Partition
 from etl.outcomes import messages
 from etl.outcomes.offsets import OffsetTracker
-from etl.retry.tiers import DEFERRED_READS_PER_SECOND
+from etl.retry.tiers import DEFERRED_READS_PER_SECOND, TIERS
 from scene import DOWN, JOB, NOW, P0, Scene, deferred_record, fail_with, result_in, succeed
 
 pytestmark = pytest.mark.unit
@@ -188,11 +192,11 @@ def test_records_of_partitions_that_are_not_held_are_dropped(scene: Scene) -> No
 
 
 @pytest.mark.parametrize("last", ["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59Z"])
-def test_a_job_may_wait_until_the_end_of_the_calendar(scene: Scene, last: str) -> None:
+def test_a_job_for_the_end_of_the_calendar_is_a_dead_letter(scene: Scene, last: str) -> None:
     """Rounded to seconds, its last instant is in the year 10000, which datetime cannot represent."""
     scene.accept({**JOB, "options": {"not_before": last}})
-    deferral = scene.messages()["jobs-retry"]
-    assert dict(deferral.headers)[header.NOT_BEFORE].startswith(b"9999-12-31T23:59:59")
+    letter = DLQMessage.from_json(scene.messages()["jobs-dlq"].value)
+    assert letter.error == "options.not_before: is more than 366 days away"
 
 
 @pytest.mark.parametrize("moment", [b"9999-12-31T23:59:59-14:00", b"0001-01-01T00:00:00+14:00"])
@@ -256,3 +260,162 @@ def test_due_jobs_of_other_servers_and_new_jobs_are_not_slowed(scene: Scene) -> 
     assert scene.partitions.delayed == {}
     scene.accept(**deferred_record())
     assert Partition("jobs-retry", 1) in scene.partitions.delayed
+
+
+@pytest.mark.parametrize("value", [None, JOB])
+def test_a_record_that_was_not_read_whole_is_a_dead_letter(scene: Scene, value: object) -> None:
+    """With the reason, and what was read of it; one of which nothing was read cannot be replayed."""
+    record = scene.accept(value, fault="is not read")
+    told = scene.messages()
+    letter = DLQMessage.from_json(told["jobs-dlq"].value)
+    assert letter.error == "message: is not read"
+    assert letter.original_bytes() == record.value
+    assert letter.truncated == (value is None)
+    assert result_in(told["jobs-results"]).error_code == "INVALID_MESSAGE"
+
+
+@pytest.mark.parametrize("where", ["read", "has_capacity", "task"])
+def test_a_bug_that_a_record_meets_ends_the_record_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It is a dead letter with a traceback in the log, and counted; the next record is read as ever."""
+    owner = {"read": messages.MessageBuilder, "has_capacity": type(scene.dispatcher), "task": messages.Carried}[where]
+
+    def stumble(*_: object, **__: object) -> object:
+        raise ZeroDivisionError("a test's bug")
+
+    deferred = Partition("jobs-retry", 0)
+    headers = ((header.GROUP, b"group"), (messages.RECALLABLE, b"1"), (messages.SERVERS, b"A B"))
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
+        patch.setattr(owner, where, stumble)
+        scene.accept(JOB, headers, deferred, NOW - 7200)
+    (line,) = [line for line in lines if line["event"] == "record dead-lettered after a bug"]
+    assert isinstance(line["exc_info"], ZeroDivisionError)
+    assert (line["bugs"], line["error_code"]) == (1, "UNKNOWN_ERROR")
+    told = scene.messages()
+    assert set(told) == {"jobs-dlq", "jobs-results"}
+    assert DLQMessage.from_json(told["jobs-dlq"].value).error == "a test's bug"
+    scene.accept()
+    assert scene.run(succeed).job.job_id == "j1"
+
+
+def test_the_headers_of_another_groups_record_are_not_even_read(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with them, it is none of our business."""
+    monkeypatch.setattr(messages.MessageBuilder, "read", lambda *_: 1 // 0)
+    scene.accept(JOB, ((header.GROUP, b"another"),), Partition("jobs-retry", 0))
+    assert scene.messages() == {}
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ([("h", b"")] * 101, "has 101 headers"),
+        ([("h", b"v" * 70_000)], "has headers of 70001 bytes"),
+        ([("h" * 70_000, b"")], "has headers of 70000 bytes"),
+    ],
+)
+def test_a_record_with_too_many_or_too_large_headers_is_a_dead_letter(
+    scene: Scene, headers: list[tuple[str, bytes]], why: str
+) -> None:
+    """With its message, without them."""
+    record = scene.accept(JOB, tuple(headers))
+    letter = scene.messages()["jobs-dlq"]
+    assert {name for name, _ in letter.headers} <= {"etl-job-id", "etl-group", "etl-origin"}
+    read = DLQMessage.from_json(letter.value)
+    assert why in read.error
+    assert read.original_bytes() == record.value
+
+
+def test_as_many_headers_as_may_be_go_along_with_the_job(scene: Scene) -> None:
+    """A hundred, or 64 KB of them; ours do not count."""
+    scene.accept(JOB, (*[("h", b"v")] * 100, ("etl-replays", b"1"), ("etl-forged", b"x" * 70_000)))
+    assert scene.run(succeed).job.job_id == "j1"
+
+
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        ({**JOB, "metadata": {"n": [{}] * 20_000}}, ()),
+        ({**JOB, "metadata": {"n": [[]] * 20_000}}, ()),
+        ({**JOB, "metadata": {f"{n}": n for n in range(20_000)}}, ()),
+        ({**JOB, "metadata": {"n": list(range(20_000))}}, ()),
+        (JOB, [(f"{n}", b"%d" % n) for n in range(100)]),
+    ],
+)
+def test_the_window_counts_what_a_job_takes_in_memory(
+    scene: Scene, value: object, headers: list[tuple[str, bytes]]
+) -> None:
+    """Key, headers and the parsed message included: sixty times its bytes without that."""
+    raw = json.dumps(value).encode()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        record = Record(*P0, 0, None, bytes(bytearray(raw)), tuple([(n + "", bytes(bytearray(v))) for n, v in headers]))
+        job = FileTransferJob.from_json(record.value)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert job.job_id == "j1"
+    scene.accept(value, tuple(headers))
+    _, counted_bytes = scene.dispatcher.unfinished
+    assert counted_bytes >= (after - before) * 0.8
+
+
+def test_a_publication_is_proven_by_a_commit_and_not_by_a_header(scene: Scene) -> None:
+    """Whoever may write to T-retry writes headers; only the group itself commits."""
+    job = {**JOB, "options": {"source_action": "delete"}}
+    headers = ((header.GROUP, b"group"), (messages.PUBLISHED, b"{}"), (header.NOT_BEFORE, b"2020-01-01T00:00:00Z"))
+    scene.accept(job, headers, Partition("jobs-retry", 0))
+    forged = scene.run(succeed)
+    assert (forged.published, forged.unproven) == (True, True)
+    scene.accept({**job, "job_id": "j2"})
+    copied = scene.run(succeed)
+    scene.commit()
+    acted = scene.run(succeed)
+    assert (copied.published, acted.published, acted.unproven) == (False, True, False)
+
+
+def test_a_time_in_the_future_holds_a_partition_no_longer_than_its_tier(scene: Scene) -> None:
+    """By our own clock, from when the record was first met."""
+    partition = Partition("jobs-retry", 0)
+    record = scene.accept(JOB, ((header.GROUP, b"group"),), partition, NOW + 3600)
+    assert scene.partitions.delayed.pop(partition) == (record.offset, NOW + TIERS[0])
+    scene.clock.pass_(TIERS[0] - 1)
+    scene.admission.accept(record)
+    assert scene.partitions.delayed.pop(partition) == (record.offset, NOW + TIERS[0])
+    scene.clock.pass_(1)
+    scene.admission.accept(record)
+    assert partition not in scene.partitions.delayed
+    assert scene.run(succeed).job.job_id == "j1"
+
+
+def test_results_tell_nobody_whether_a_guess_was_a_password(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in a job's own path is shown as it was sent, in the result, the dead letter and the attempts."""
+    redactor = logs.Redactor(["hunter2"])
+    monkeypatch.setattr(logs._current, "redactor", redactor)
+    path = "/letmein1/qwerty12/hunter2/passw0rd"
+    scene.accept({**JOB, "source": {"hostname": "A", "path": path}, "job_id": "is-hunter2"})
+    error = errors.FileMissing(f"A:{path}: 550 hunter2/passw0rd: none; login u:hunter2 by is-hunter2")
+    scene.run(fail_with(error))
+    told = scene.messages()
+    shown = f"A:{path}: 550 hunter2/passw0rd: none; login u:hunter2 by is-hunter2"
+    letter = DLQMessage.from_json(told["jobs-dlq"].value)
+    assert letter.error == result_in(told["jobs-results"]).error == shown
+    assert letter.attempts[0].what.endswith(shown)
+    scene.accept({**JOB, "hunter2": 1})
+    told = scene.messages()
+    assert DLQMessage.from_json(told["jobs-dlq"].value).error == "hunter2: is unknown"
+    assert result_in(told["jobs-results"]).error == "hunter2: is unknown"
+    scene.accept({**JOB, "source": {"hostname": "A", "path": "/nt/e"}})
+    scene.run(fail_with(errors.FileMissing("550 login u:hunter2")))
+    assert result_in(scene.messages()["jobs-results"]).error == "550 login u:***"
+
+
+def test_a_job_may_ask_for_a_time_within_a_year(scene: Scene) -> None:
+    """Further ahead it would be written to T-retry each hour for ever."""
+    for days, topic in ((365, "jobs-retry"), (367, "jobs-dlq")):
+        asked = datetime.fromtimestamp(NOW + days * 86400, UTC).isoformat()
+        scene.accept({**JOB, "job_id": f"in {days}", "options": {"not_before": asked}})
+        assert topic in (told := scene.messages())
+    assert DLQMessage.from_json(told["jobs-dlq"].value).error == "options.not_before: is more than 366 days away"
+    assert result_in(told["jobs-results"]).job_id == "in 367"

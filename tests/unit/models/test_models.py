@@ -1,5 +1,6 @@
 """Jobs and results: what is accepted, what is refused by name, and that both forms come back as they went."""
 
+import difflib
 import json
 import string
 from datetime import UTC, datetime, timedelta
@@ -193,7 +194,9 @@ def test_what_cannot_be_done_is_refused_by_name(change: dict[str, object], named
         (b'{"metadata": {"a": ' + b"9" * 5000 + b"}}", "message: the number 9+... is out of range"),
         (b'{"metadata": {"a": "\\ud800"}}', r"metadata\.a: contains half of a surrogate pair"),
         (b'{"\\udc00": 1}', r"\\udc00: contains half"),
-        (b"[" * 200_000, "message: is nested deeper"),
+        (b"[" * 20_000, "message: is nested deeper"),
+        (b"[" * 200_000, "message: has more than 100000 commas and brackets"),
+        (b'{"metadata":"' + b"m" * (4 << 20) + b'"}', "message: is larger than 4194304 bytes"),
         (b'{"metadata":' + b"[" * 100 + b"]" * 100 + b"}", r"metadata\[.*: is nested deeper"),
     ],
 )
@@ -332,3 +335,37 @@ def test_a_result_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidMessage, match="status: is missing"):
         TransferResult.from_json(b'{"job_id": "x"}')
     assert TransferResult.from_json('{"job_id": "x", "status": "SUCCESS", "new": 1}').job_id == "x"
+
+
+def _count_suggestions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by each word for which a similar one is looked up."""
+    asked: list[str] = []
+    look_up = difflib.get_close_matches
+    monkeypatch.setattr(
+        difflib, "get_close_matches", lambda word, *rest, **more: asked.append(word) or look_up(word, *rest, **more)
+    )
+    return asked
+
+
+@pytest.mark.parametrize("place", ["message", "source", "destination", "options"])
+def test_a_crowd_of_unknown_fields_is_refused_without_a_look_at_them(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claim: half a minute of suggestions would cost the polling thread its membership, again and again."""
+    asked = _count_suggestions(monkeypatch)
+    crowd = {f"e{number:06}sourc": 0 for number in range(90_000)}
+    job = {**NESTED, **crowd} if place == "message" else {**NESTED, place: crowd}
+    with pytest.raises(InvalidMessage, match=f"^{place}: has more than 100 fields$"):
+        FileTransferJob.from_json(json.dumps(job))
+    assert not asked
+
+
+def test_suggestions_are_made_only_of_the_problems_that_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim: twenty in all, wherever they are; the rest is counted."""
+    asked = _count_suggestions(monkeypatch)
+    few = {f"sourc{number:02}": 0 for number in range(15)}
+    job = {**NESTED, **few, "options": few, "source": {**NESTED["source"], **few}}
+    with pytest.raises(InvalidMessage, match=r"and 25 more$") as caught:
+        FileTransferJob.from_json(json.dumps(job))
+    assert len(asked) == 20
+    assert len(str(caught.value).split("; ")) == 21

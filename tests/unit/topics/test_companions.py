@@ -62,7 +62,9 @@ def test_missing_topics_are_created_with_their_settings() -> None:
     }
     kept = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": str(companions.OUTCOME_MAX_BYTES)}
     assert admin.created["jobs-dlq"][1] == kept
-    assert admin.created["jobs-retry"][1] == kept | {"segment.bytes": str(companions.RETRY_SEGMENT_BYTES)}
+    assert admin.created["jobs-retry"][1] == kept | companions.RETRY_TIMES | {
+        "segment.bytes": str(companions.RETRY_SEGMENT_BYTES)
+    }
     assert blocks == 4
     assert warnings == []
 

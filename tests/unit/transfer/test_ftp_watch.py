@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etl.config import TransferSettings
-from etl.transfer.ftp.watch import StalledError, Watch
+from etl.transfer.watch import StalledError, Watch
 
 pytestmark = pytest.mark.unit
 

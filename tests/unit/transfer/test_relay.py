@@ -556,6 +556,31 @@ def test_finish_of_a_copy_that_was_taken_away_does_not_know_its_size() -> None:
     assert gone.source.files == {}
 
 
+@pytest.mark.parametrize("facts", [Facts(11, 1000.0), None])
+def test_finish_of_an_unproven_publication_leaves_a_source_without_a_copy_alone(facts: Facts | None) -> None:
+    """A header may be forged, and so may the facts in it."""
+    forged = Scene(source_action="delete")
+    forged.task.unproven = True
+    with pytest.raises(errors.FileMissing, match=r"^B:/out/a is not there: A:/in/a is left alone$"):
+        relay.finish(forged.task, forged.source, forged.destination, facts)
+    assert "/in/a" in forged.source.files
+    other = Scene(source_action="delete")
+    other.task.unproven = True
+    other.destination.files["/out/a"] = File(b"old content", 5.0)
+    assert finish(other, facts=facts) == 11
+    assert "/in/a" in other.source.files
+
+
+def test_finish_of_an_unproven_publication_goes_on_where_the_copy_is_seen() -> None:
+    """By size and time, or by its content: nothing is lost then."""
+    for mtime in (1000.0, 9000.0):
+        seen = Scene(source_action="delete")
+        seen.task.unproven = True
+        seen.destination.files["/out/a"] = File(b"new content", mtime)
+        assert finish(seen, facts=Facts(3, 3.0)) == 11
+        assert seen.source.files == {}
+
+
 def test_finish_does_nothing_to_a_job_that_is_not_ours() -> None:
     """The new owner does the source action."""
     scene = Scene(source_action="delete")

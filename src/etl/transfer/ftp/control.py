@@ -27,7 +27,7 @@ from etl.transfer.ftp.expected import can_answer, is_of_the_session
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
 from etl.transfer.ftp.sockets import acknowledge_at_once, is_readable, limit_waits
-from etl.transfer.ftp.watch import PROGRESS_TICK
+from etl.transfer.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
     from etl.transfer.ftp.pending import Upstream

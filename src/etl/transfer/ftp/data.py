@@ -10,7 +10,7 @@ import time
 
 from etl.errors import ConnectionLost, EtlError, TransferTimeout
 from etl.transfer.ftp.sockets import Sockets, limit_waits
-from etl.transfer.ftp.watch import PROGRESS_TICK, StalledError, Watch
+from etl.transfer.watch import PROGRESS_TICK, StalledError, Watch
 
 _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 

@@ -13,9 +13,9 @@ from etl.errors import EtlError
 from etl.models.server import zone_of
 from etl.transfer.ftp import known, telnet
 from etl.transfer.ftp.names import Names, check_encoding
-from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.starting import Starting
 from etl.transfer.paths import basename, parent
+from etl.transfer.promises import Lazy
 
 if TYPE_CHECKING:
     from etl.models.server import ServerConfig

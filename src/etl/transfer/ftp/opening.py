@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from etl.errors import ConnectionLost, EtlError, IOFailure, TransferTimeout
 from etl.transfer.ftp.data import DataConnection
 from etl.transfer.ftp.sockets import dial_peer, is_connected, tune
-from etl.transfer.ftp.watch import Watch
+from etl.transfer.watch import Watch
 
 if TYPE_CHECKING:
     from etl.models.server import TransferSettings

@@ -25,7 +25,6 @@ from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftp.parcel import FTPParcel
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.pipelining import Pipelining
-from etl.transfer.ftp.promises import Lazy
 from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND, vanished
 from etl.transfer.ftp.replies import Reply
@@ -33,6 +32,7 @@ from etl.transfer.ftp.sockets import Sockets, dial, round_trip
 from etl.transfer.ftp.traits import traits_of
 from etl.transfer.ftp.upload import Upload
 from etl.transfer.paths import basename, parent
+from etl.transfer.promises import Lazy
 from etl.transfer.streaming import Streaming
 
 if TYPE_CHECKING:

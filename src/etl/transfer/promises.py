@@ -1,13 +1,16 @@
-"""A promise whose answer takes more than one reply."""
+"""Promises made of others: whose answer takes more than one reply, or another form."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 from etl.errors import EtlError
+from etl.transfer.base import Promise
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 class Lazy(Generic[T]):
@@ -44,6 +47,24 @@ class Lazy(Generic[T]):
             tell()
         else:
             self._tell = tell
+
+
+class Mapped(Generic[A, T]):
+    """A promise made of others: their answers in another form, for which nothing more is asked."""
+
+    def __init__(self, convert: Callable[..., T], *promises: Promise[A]) -> None:
+        self._convert = convert
+        self._promises = promises
+
+    def result(self) -> T:
+        """Return what the answers come to."""
+        return self._convert(*(promise.result() for promise in self._promises))
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once all of them are settled."""
+        for promise in reversed(self._promises):
+            tell = partial(promise.then, tell)
+        tell()
 
 
 def _nobody() -> None:

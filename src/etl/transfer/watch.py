@@ -1,4 +1,4 @@
-"""Notices a data connection that stands still, or nearly. Pure: told how long was waited, and how many bytes moved.
+"""Notices a transfer that stands still, or nearly. Pure: told how long was waited, and how many bytes moved.
 
 Only waiting counts: whoever reads from a fast server to feed a slow one does not hold it against the fast one.
 """
