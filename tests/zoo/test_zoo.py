@@ -186,7 +186,7 @@ def test_a_restart_loses_nothing(kind: Kind, resident: Server, desk: Desk, tmp_p
     assert [result["error"] for result in desk.results() if result["status"] != "SUCCESS"] == []
     for place in (resident.root / "to", files / "out"):
         found = {path.name: path.read_bytes() == content for path in place.iterdir()}
-        left = {name for name in found if not name.isdigit() and not fnmatchcase(name, kind.leaves)}
+        left = {name for name in found if not name.isdigit() and not fnmatchcase(name, resident.leaves)}
         assert not left or (kind.keeps_files and all(name in str(lines) for name in left))
         assert [found.get(str(number)) for number in range(RESTARTED)] == [True] * RESTARTED
 

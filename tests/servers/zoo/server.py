@@ -50,6 +50,7 @@ class Resident(stack.Server):
     needs: Path  # what tests/fetch-zoo.sh brings
     owner = os.geteuid()  # of the files in `root`, as which the server works
     base_path = ""  # of the product's settings
+    leaves = ""  # a pattern of what the server itself leaves when it dies
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__()
@@ -126,6 +127,7 @@ class Vsftpd(stack.Vsftpd):
     """Debian's vsftpd, which the other tests have, too; but its account is no root."""
 
     base_path = ""
+    leaves = ""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         super().__init__(folder, {"guest_username": "bin", **settings})  # a home that is there is all it must have
@@ -137,6 +139,7 @@ class ProFTPD(Daemon):
     """ProFTPD with Debian's configuration; `options` are lines of it."""
 
     needs = DEBIAN / "usr/sbin/proftpd"
+    leaves = ".in.*."  # HiddenStores
 
     def command(self) -> list[str]:
         """Return the program and its arguments; writes its configuration."""
@@ -211,6 +214,7 @@ class PureFTPd(Daemon):
     """Pure-FTPd with virtual users; `options` are its command line's."""
 
     needs = DEBIAN / "usr/sbin/pure-ftpd"
+    leaves = ".pureftpd-upload.*"
 
     def command(self) -> list[str]:
         """Return the program and its arguments; makes its list of users."""
