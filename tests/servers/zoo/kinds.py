@@ -52,6 +52,14 @@ KINDS = {
             ),
             contract=False,
         ),
+        Kind(
+            "vsftpd-local",
+            "vsftpd",
+            "`use_localtime`, a clock nine hours ahead of UTC",
+            lambda folder: Vsftpd(folder, use_localtime="YES"),
+            {"TIME_ZONE": "+09:00"},
+            contract=False,
+        ),
         Kind("proftpd", "ProFTPD", "", ProFTPD),
         Kind(
             "proftpd-upstream",

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ ZOO = stack.BUILD / "zoo"
 DEBIAN = ZOO / "root"
 HERE = Path(__file__).parent
 NOBODY = 65534  # whose account the servers of root give: to root itself nothing is forbidden
+Process = subprocess.Popen[bytes]
 TIME_ZONE = "KST-9"  # not UTC: a server that tells local times shows it
 
 
@@ -133,6 +134,9 @@ class Vsftpd(stack.Vsftpd):
         super().__init__(folder, {"guest_username": "bin", **settings})  # a home that is there is all it must have
         self.owner = pwd.getpwnam("bin").pw_uid if os.geteuid() == 0 else os.geteuid()
         os.chown(self.root, self.owner, -1)
+
+    def _launch(self, command: list[str], environment: Mapping[str, str], ready: Callable[[Process], object]) -> None:
+        super()._launch(command, {"TZ": TIME_ZONE, **environment}, ready)
 
 
 class ProFTPD(Daemon):
