@@ -27,8 +27,8 @@ same machine (medians).
 NOTES = """
 ## What does not work
 
-Each of these jobs ends as one dead letter that says why, and leaves nothing behind, unless it is *not yet right*: that is
-a fault of ours, which `make test-zoo` shows.
+Each of these jobs ends as one dead letter that says why, and leaves nothing behind. *Not yet right* is the exception:
+these are faults of ours, which `make test-zoo` shows.
 
 """
 
