@@ -79,9 +79,8 @@ class Admission:
     reporter: Reporter
     clock: Callable[[], float] = time.time  # wall clock
     deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
-    _first_seen: dict[Partition, tuple[int, float]] = field(
-        default_factory=dict
-    )  # the last record met, and when (wall)
+    # Offset of the last record of T-retry that was met in each partition, and when that was (wall clock).
+    _first_seen: dict[Partition, tuple[int, float]] = field(default_factory=dict)
 
     def accept(self, record: Record) -> None:
         """Process one polled record. If it meets a bug, it becomes a dead letter, and the process goes on."""
@@ -92,7 +91,7 @@ class Admission:
         is_deferred = record.topic == self.topics.retry
         is_for_this_group = not is_deferred or record.header(header.GROUP) == self.group_id.encode()
         carried = Carried(Origin(record.topic, record.partition, record.offset))
-        bug: Exception | None = None
+        failure: Exception | None = None
         if is_for_this_group:
             try:
                 carried = self.builder.read(record)
@@ -102,7 +101,7 @@ class Admission:
                     if self._delay_if_early(partition, record, carried):
                         return
             except Exception as error:  # noqa: BLE001 - or the same record would end every process, again and again
-                bug = error
+                failure = error
         try:
             state = self.ledger.receive(partition, record.offset)
         except KeyError:
@@ -113,11 +112,12 @@ class Admission:
             self.ledger.add(Outcome(partition, record.offset, epoch))
             return
         try:
-            if bug is not None:
-                raise bug
-            self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
-        except Exception as error:  # noqa: BLE001 - as above; and a record that holds no valid job
-            self.reporter.reject(record, carried, epoch, error)
+            if failure is None:
+                self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
+        except Exception as error:  # noqa: BLE001 - as above; or the record holds no valid job
+            failure = error
+        if failure is not None:
+            self.reporter.reject(record, carried, epoch, failure)
 
     def _delay_if_early(self, partition: Partition, record: Record, carried: Carried) -> bool:
         """Delay the partition if this record of T-retry must not run yet; return whether it was delayed."""
