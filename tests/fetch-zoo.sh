@@ -10,7 +10,8 @@ set -euo pipefail
 home=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 zoo=$home/build/zoo
 recipes=$home/tests/servers/zoo
-declare -A binaries=([proftpd-core]=usr/sbin/proftpd [pure-ftpd]=usr/sbin/pure-ftpd [inetutils-ftpd]=usr/sbin/ftpd)
+declare -A binaries=([proftpd-core]=usr/sbin/proftpd [proftpd-mod-crypto]=usr/lib/proftpd/mod_sftp.so
+    [pure-ftpd]=usr/sbin/pure-ftpd [inetutils-ftpd]=usr/sbin/ftpd)
 declare -A recipe_of=([python]=requirements.txt [node]=node/package.json [java]=java/pom.xml)
 
 is_made() {
@@ -25,7 +26,7 @@ has() {
         return
     fi
     for binary in "${binaries[@]}"; do
-        [[ -x $zoo/root/$binary ]] || return 1
+        [[ -e $zoo/root/$binary ]] || return 1
     done
 }
 
@@ -68,7 +69,7 @@ reason() {
 debian() {
     local name
     for name in "${!binaries[@]}"; do
-        [[ -x $zoo/root/${binaries[$name]} ]] || debian_package "$name"
+        [[ -e $zoo/root/${binaries[$name]} ]] || debian_package "$name"
     done
 }
 
@@ -78,7 +79,7 @@ debian_package() {
         lacks "$name" "this machine has no apt-get and dpkg-deb to unpack it with"
     elif ! unpack "$name" && ! { [[ $EUID -eq 0 ]] && try apt-get -q update && unpack "$name"; }; then
         lacks "$name" "apt-get could not download it: $(reason)"
-    elif [[ ! -x $zoo/root/${binaries[$name]} ]]; then
+    elif [[ ! -e $zoo/root/${binaries[$name]} ]]; then
         lacks "$name" "the package holds no ${binaries[$name]}"
     fi
 }

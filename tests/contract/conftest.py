@@ -22,6 +22,7 @@ from servers.pyftpd import NoReplaceHandler, PyFTPD
 from servers.sftp import SFTPServer
 from servers.zoo import KINDS as ZOO
 from servers.zoo import QUICK, place, unfit
+from servers.zoo.server import ProFTPDSftp
 
 LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
 BUFFER_BYTES = 256 * 1024
@@ -62,6 +63,7 @@ KINDS = {
     "sshd-one": ALL,
     "asyncssh": ALL,
     "asyncssh-poor": ALL,
+    "proftpd-sftp": ALL,
     "staged": {"poverty"},
     "staged-rich": RICH,
     **{f"zoo-{name}": ALL - kind.lacks for name, kind in ZOO.items() if kind.contract},
@@ -95,7 +97,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def kind(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
     """Name each subject in turn, with its shared server, which must be up before a test's guard counts processes."""
     name: str = request.param
-    if name.startswith("zoo-"):
+    if name == "proftpd-sftp":
+        with place() as folder, ProFTPDSftp(folder).for_the_session() as server:
+            yield name, server
+    elif name.startswith("zoo-"):
         with place() as folder, ZOO[name.removeprefix("zoo-")].make(folder).for_the_session() as server:
             yield name, server
     else:
@@ -110,7 +115,9 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     root = tmp_path / "root"
     root.mkdir()
     name, real = kind
-    umask = os.umask(0 if name.startswith("zoo-") else 0o022)  # what a test makes, a server's own account may change
+    umask = os.umask(
+        0 if name.startswith(("zoo-", "proftpd-")) else 0o022
+    )  # what a test makes, a server's own account may change
     server, config = None, None
     make: Callable[[ServerConfig], Session]
     if name == "local":
@@ -130,6 +137,11 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         root.mkdir()
         one_at_a_time = {"PIPELINE": "1", "BLOCK": "20000"} if name == "sshd-one" else {}
         config, make = sftp_config(real, base_path=str(root), **one_at_a_time), _sftp
+    elif name == "proftpd-sftp":
+        base = f"/contract-{uuid.uuid4().hex[:8]}"
+        root = real.root / base.lstrip("/")
+        root.mkdir(mode=0o777)
+        config, make = sftp_config(real, base_path=base, password=real.password), _sftp
     elif name.startswith("asyncssh"):
         server = SFTPServer(root, **(POOR if name == "asyncssh-poor" else {}))
         config, make = sftp_config(server, password=server.password), _sftp

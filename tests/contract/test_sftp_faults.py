@@ -28,10 +28,10 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., SFTPTransfer]]:
     sessions: list[SFTPTransfer] = []
     (tmp_path / "root").mkdir(exist_ok=True)
 
-    def start(options: dict[str, str] | None = None, **quirks) -> SFTPTransfer:
+    def start(options: dict[str, str] | None = None, limits=LONG, **quirks) -> SFTPTransfer:
         servers.append(SFTPServer(tmp_path / "root", **quirks))
         config = sftp_config(servers[-1], password=servers[-1].password, **(options or {}))
-        sessions.append(SFTPTransfer(config, LONG))
+        sessions.append(SFTPTransfer(config, limits))
         sessions[-1].connect()
         return sessions[-1]
 
@@ -176,6 +176,14 @@ def test_a_file_that_is_refused_at_its_end_is_removed(serve, root: Path, buffer:
     assert names(root) == set()
     assert session.survives(caught.value)
     assert session.look("/x") is None
+
+
+def test_a_slow_server_is_not_taken_for_one_that_stands_still(serve, root: Path, buffer: memoryview) -> None:
+    """The answers to a file's blocks are few and small, however fast it is written."""
+    limits = replace(LONG, stall_timeout=1.0, min_bytes_per_second=10_000.0)
+    session = serve({"BLOCK": "10000"}, limits=limits, write_seconds=0.3)
+    stored = session.write("/x", Bytes(os.urandom(80_000)), buffer)
+    assert stored.size_bytes == 80_000
 
 
 def test_a_write_only_account_can_be_written_to(serve, root: Path, buffer: memoryview) -> None:

@@ -33,6 +33,7 @@ class Quirks:
     one_at_a_time: bool = False  # refuses an OPEN while another file is open
     refuses: set[str] = field(default_factory=set)  # of "stat", "fstat", "setstat", "write", "close"
     write_only: bool = False
+    write_seconds: float = 0.0  # that each WRITE takes
     asked: list[str] = field(default_factory=list)  # the requests that came, by name
 
 
@@ -121,8 +122,9 @@ class Tree(asyncssh.SFTPServer):
     def read(self, file: Any, offset: int, size: int) -> Any:
         return super().read(file, offset, min(size, self.quirks.short_reads or size))
 
-    def write(self, file: Any, offset: int, data: bytes) -> Any:
+    async def write(self, file: Any, offset: int, data: bytes) -> Any:
         self._refuse("write")
+        await asyncio.sleep(self.quirks.write_seconds)
         return super().write(file, offset, data)
 
     def stat(self, path: bytes) -> Any:

@@ -177,6 +177,36 @@ class ProFTPD(Daemon):
         return [str(self.needs), "-n", "-q", "-c", str(configuration)]
 
 
+class ProFTPDSftp(ProFTPD):
+    """ProFTPD as an SFTP server, by its module mod_sftp."""
+
+    needs = DEBIAN / "usr/lib/proftpd/mod_sftp.so"
+
+    def command(self) -> list[str]:
+        """Return the program and its arguments; makes the host key."""
+        self.host_key = self.folder / "host"
+        self.host_key.unlink(missing_ok=True)
+        make = ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f", str(self.host_key)]
+        subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
+        lines = {
+            "ModulePath": str(self.needs.parent),
+            "LoadModule": "mod_sftp.c",
+            "SFTPEngine": "on",
+            "DenyFilter": "none",  # Debian's lets no * stand before a slash
+            "SFTPHostKey": str(self.host_key),
+            "SFTPAuthMethods": "password",
+            "SFTPLog": str(self.folder / "sftp.log"),
+        }
+        self.options = tuple(f"{name} {value}" for name, value in lines.items())
+        return [str(ProFTPD.needs), *super().command()[1:]]
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of its host key."""
+        show = ["ssh-keygen", "-l", "-f", str(self.host_key)]
+        return subprocess.run(show, check=True, capture_output=True, text=True).stdout.split()[1]
+
+
 class PureFTPd(Daemon):
     """Pure-FTPd with virtual users; `options` are its command line's."""
 

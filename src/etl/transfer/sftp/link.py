@@ -69,7 +69,7 @@ class Link:
         self.server, self.wire.server = server, server.hostname
 
     def watch(self) -> Watch:
-        """Return a watch over one transfer."""
+        """Return a watch over the bytes of one file that is read."""
         return Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
 
     # --- paths ----------------------------------------------------------------------------------------------

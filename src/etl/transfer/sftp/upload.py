@@ -10,6 +10,7 @@ from etl.errors import EtlError
 from etl.transfer.sftp.link import AT_ONCE_BYTES, WINDOW_BYTES
 from etl.transfer.sftp.packets import CREATE, FOR_WRITING, FSTAT, LSTAT, REMOVE, TRUNCATE
 from etl.transfer.sftp.refusals import is_missing, make_folders, why_not_written
+from etl.transfer.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,8 @@ class Upload:
         self._sent_bytes = 0
         self._writes: deque[tuple[Pending, int]] = deque()  # not judged yet, with their bytes
         self._under_way_bytes = 0  # of these
-        self._watch = link.watch()
+        # Answers to WRITEs are small, and each stands for a block: that they come is all that can be asked of them.
+        self._watch = Watch(link.settings.stall_timeout, 0.0)
 
     def run(self) -> tuple[int, int | None]:
         """Send all of the parcel; return how many bytes that was, and the size that the server tells.
