@@ -91,7 +91,7 @@ class Admission:
         is_deferred = record.topic == self.topics.retry
         is_for_this_group = not is_deferred or record.header(header.GROUP) == self.group_id.encode()
         carried = Carried(Origin(record.topic, record.partition, record.offset))
-        failure: Exception | None = None
+        bug: Exception | None = None
         if is_for_this_group:
             try:
                 carried = self.builder.read(record)
@@ -101,7 +101,7 @@ class Admission:
                     if self._delay_if_early(partition, record, carried):
                         return
             except Exception as error:  # noqa: BLE001 - or the same record would end every process, again and again
-                failure = error
+                bug = error
         try:
             state = self.ledger.receive(partition, record.offset)
         except KeyError:
@@ -112,12 +112,11 @@ class Admission:
             self.ledger.add(Outcome(partition, record.offset, epoch))
             return
         try:
-            if failure is None:
-                self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
+            if bug is not None:
+                raise bug
+            self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
         except Exception as error:  # noqa: BLE001 - as above; or the record holds no valid job
-            failure = error
-        if failure is not None:
-            self.reporter.reject(record, carried, epoch, failure)
+            self.reporter.reject(record, carried, epoch, error)
 
     def _delay_if_early(self, partition: Partition, record: Record, carried: Carried) -> bool:
         """Delay the partition if this record of T-retry must not run yet; return whether it was delayed."""
