@@ -229,13 +229,16 @@ def test_a_small_file_costs_one_wait_at_its_source_and_two_at_its_destination(
     for number in range(6):
         (root / f"in{number}").write_bytes(os.urandom(SMALL + number))
 
+    confirmed = []
+
     def fetch(number: int) -> None:
         parcel = real.read(f"/in{number}")
         assert parcel.load(1 << 20)
-        assert real.confirm(parcel).result()
+        confirmed.append(real.confirm(parcel))  # its answer comes with the next file
         assert parcel.held == (root / f"in{number}").read_bytes()
 
     assert [waits_of(real, lambda n=n: fetch(n), monkeypatch) for n in range(6)][3:] == [1, 1, 1]
+    assert all(promise.result() for promise in confirmed)
     waits = [
         waits_of(real, lambda n=n: copy_in(real, f"/out{n}", os.urandom(SMALL), buffer, 1e9), monkeypatch)
         for n in range(6)
@@ -288,6 +291,24 @@ def test_a_file_that_is_cut_while_it_is_read_has_changed(real: SFTPTransfer, roo
         os.truncate(root / "x", size_bytes)
         drain(parcel, buffer)
         assert not real.confirm(parcel).result()
+
+
+def test_a_small_file_that_is_still_being_written_has_changed(
+    real: SFTPTransfer, root: Path, buffer: memoryview
+) -> None:
+    """It came in one instant, in which it did not grow; it is looked at once more, later."""
+    (root / "x").write_bytes(b"12345")
+    for _ in range(4):
+        content_of(real, "/x", buffer)
+    parcel = real.read("/x")
+    assert real.confirm(parcel).result()
+    parcel = real.read("/x")
+    with (root / "x").open("ab") as file:
+        file.write(b"6")
+    assert not real.confirm(parcel).result()
+    parcel = real.read("/x")
+    (root / "x").unlink()
+    assert real.confirm(parcel).result()
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(
