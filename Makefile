@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 # Workers of a test run: one more than two cores, as most tests wait more than they work. Each takes a file at a time.
 WORKERS ?= 3
-PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
+PYTEST = -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -35,8 +35,9 @@ test: test-servers ## run all tests except those of the image and the long ones;
 	@$(PYTHON) -m coverage report
 
 .PHONY: unit
+unit: WORKERS = 2
 unit: bootstrap ## run only the unit tests
-	$(PYTHON) $(PYTEST) --numprocesses=2 -m unit $(ARGS)
+	$(PYTHON) $(PYTEST) -m "unit and not long" $(ARGS)
 
 .PHONY: image
 image: ## build the image from BASE_IMAGE, or from the base image that docker/engine.sh makes

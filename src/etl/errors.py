@@ -173,6 +173,12 @@ class NotAFile(IOFailure):
     fate = Fate.DEAD
 
 
+class NameNotKept(IOFailure):
+    """Raised when a server stores a file under another name than it was given."""
+
+    fate = Fate.DEAD
+
+
 class OwnershipLost(EtlError):
     """Raised when the job's partition is no longer ours, or the process stops: no outcome is written."""
 

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TextIO
@@ -59,11 +59,13 @@ class Redactor:
             return False
         return self._inside is None or self._inside.search("\n".join(texts)) is None
 
-    def text(self, text: str) -> str:
-        """Return `text` without the secrets."""
+    def text(self, text: str, told: Collection[str] = ()) -> str:
+        """Return `text` without the secrets, except within what the reader was `told` already."""
         if text in self._whole:
             return HIDDEN
-        return self._inside.sub(HIDDEN, text) if self._inside else text
+        if self._inside is None:
+            return text
+        return self._inside.sub(lambda found: found[0] if _is_within(found, told) else HIDDEN, text)
 
     def value(self, value: Any) -> Any:
         """Return `value` as plain JSON types without the secrets; anything else becomes text."""
@@ -77,6 +79,14 @@ class Redactor:
         redacted = self.text(text)
         is_plain = value is None or isinstance(value, bool | int) or (isinstance(value, float) and value - value == 0)
         return value if is_plain and redacted == text else redacted
+
+
+def _is_within(found: re.Match[str], told: Iterable[str]) -> bool:
+    """Return whether a match lies within an occurrence of one of the words."""
+    for word in told:
+        if found.string.find(word, max(0, found.end() - len(word)), found.start() + len(word)) >= 0:
+            return True
+    return False
 
 
 def _any_of(forms: Iterable[str]) -> re.Pattern[str]:
@@ -289,9 +299,13 @@ def configure(
     root.setLevel(max(threshold, logging.getLevelNamesMapping()[library_level]))
 
 
-def redact(text: str) -> str:
-    """Return `text` without the passwords given to `configure`; for text that leaves the process by another way."""
-    return _current.redactor.text(text)
+def redact(text: str, told: Collection[str] = ()) -> str:
+    """Return `text` without the passwords given to `configure`; for text that leaves the process by another way.
+
+    `told` are words that its reader wrote. A password within one of them stays: hidden, it would tell whoever puts
+    guesses into the path of a job which of them was right.
+    """
+    return _current.redactor.text(text, told)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from etl.errors import (
     FileMissing,
     InvalidPath,
     IOFailure,
+    NameNotKept,
     PermissionRefused,
     SessionFault,
     SettingsError,
@@ -414,7 +415,7 @@ def test_a_name_that_a_server_bends_is_found_by_its_list(fake, session, how: str
         "SIZE": lambda its, name: its.size(bend(name)),
     }
     server = fake(files={"/.p": b"new", "/other": b"1"}, answers=answers)
-    with pytest.raises(InvalidPath, match="another name") as caught:
+    with pytest.raises(NameNotKept, match="another name") as caught:
         session(server).publish(Stored("/.p", 3, 3), final, None).result()
     assert caught.value.fate is Fate.DEAD
     assert server.files == {"/other": b"1"}

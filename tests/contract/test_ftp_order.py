@@ -214,6 +214,25 @@ def test_a_server_that_loses_the_second_command_is_met_again_in_seconds(fake, se
     assert ftp.link.control.pipelining.is_one_by_one
 
 
+def test_a_server_that_waits_for_its_port_to_be_used_is_met_again(fake, session, buffer) -> None:
+    """Twisted reads no command behind EPSV before somebody has connected: that is an order, and not an outage."""
+
+    class Waiting(FakeSession):
+        def serve(self, verb: str, argument: str) -> None:
+            if verb == "PWD" and self.waiting is not None:
+                self.data().close()  # nobody comes
+            super().serve(verb, argument)
+
+    server = fake(files={"/a": b"12345"})
+    server.session_type = Waiting
+    started = time.monotonic()
+    ftp = session(server)
+    assert time.monotonic() - started < 10
+    for _ in range(2):
+        assert content_of(ftp, "/a", buffer) == b"12345"
+    assert not ftp.link.control.pipelining.is_one_by_one
+
+
 def test_what_was_learnt_of_the_order_is_the_servers_not_the_sessions(fake, session) -> None:
     """Only the first session of an address asks."""
     server = fake()

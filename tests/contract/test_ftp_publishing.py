@@ -11,6 +11,7 @@ from etl.errors import (
     Fate,
     InvalidPath,
     IOFailure,
+    NameNotKept,
     SettingsError,
 )
 from etl.models.task import Facts
@@ -116,7 +117,7 @@ def test_a_name_that_the_server_changes_is_found_out(fake, session) -> None:
         return its.rnto(argument.replace("/ ", "/_"))
 
     server = fake(files={"/.p": b"new"}, answers={"RNTO": trimming})
-    with pytest.raises(InvalidPath, match="another name: '_f'"):
+    with pytest.raises(NameNotKept, match="another name: '_f'"):
         session(server).publish(Stored("/.p", 3, 3), "/ f", None).result()
     assert server.files == {}
 

@@ -278,3 +278,21 @@ def test_a_base_path_that_is_not_there_is_no_empty_folder(vsftpd: Vsftpd, monkey
     assert (trial["ok"], trial["failed"], set(trial["ms"])) == (False, "list", {"login"})
     assert trial["error"] == f"GOOD: the base path {base} is no folder"
     assert not Path(vsftpd.root, base.lstrip("/")).exists()
+
+
+def test_a_purge_deletes_the_oldest_of_each_partition(broker: Broker, topic: str) -> None:
+    """Those that it named in its dry run; what is kept can still be replayed, once."""
+    bury(broker, topic, 12)
+    before = {json.loads(record.value or b"")["job_id"] for record in records(broker, f"{topic}-dlq")}
+    dry = etl("dlq", "purge", "--keep", "5", "--dry-run")
+    assert len(records(broker, f"{topic}-dlq")) == len(before) == 12
+    done = etl("dlq", "purge", "--keep", "5", "--yes")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == dry.stdout.splitlines()[-1].replace("would be deleted", "deleted")
+    after = {json.loads(record.value or b"")["job_id"] for record in records(broker, f"{topic}-dlq")}
+    assert {"j7", "j8", "j9", "j10", "j11"} <= after
+    assert after < before
+    assert etl("dlq", "purge", "--older-than", "1h", "--yes").exit_code == 0
+    assert len(records(broker, f"{topic}-dlq")) == len(after)
+    assert etl("dlq", "replay", "--all", "--yes").exit_code == 0
+    assert len(records(broker, topic)) == len(after)

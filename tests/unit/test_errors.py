@@ -24,7 +24,7 @@ CODES = {
     "SIZE_MISMATCH": {"SizeMismatch"},
     "SOURCE_CHANGED": {"SourceChanged"},
     "DEADLINE_EXCEEDED": {"DeadlineExceeded"},
-    "IO_ERROR": {"IOFailure", "NotAFile"},
+    "IO_ERROR": {"IOFailure", "NotAFile", "NameNotKept"},
 }
 FATES = {
     Fate.OUTAGE: {"AuthenticationFailed", "HostKeyRefused", "ServerUnavailable", "ServerBusy"},

@@ -340,3 +340,15 @@ def test_of_many_secrets_each_is_hidden_and_the_longest_of_those_at_one_place():
     for secret in secrets:
         log.info("x", path=f"/<{secret}>/y")
     assert {line["path"] for line in objects(stream)} == {"/<***>/y"}
+
+
+@given(st.text("abc", max_size=20), st.lists(st.text("abc", min_size=1, max_size=8), max_size=4))
+def test_a_secret_is_shown_only_within_a_word_that_was_told(text, told):
+    """A shorter word uncovers nothing of it."""
+    secret = "abcab"
+    shown = logs.Redactor([secret]).text(text, told)
+    longer = [word for word in told if secret in word]
+    if secret in shown:
+        assert any(word in text for word in longer)
+    if not longer:
+        assert shown == logs.Redactor([secret]).text(text)

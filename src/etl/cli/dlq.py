@@ -18,7 +18,7 @@ from etl.cli.options import with_config
 from etl.config import ConfigLoader
 from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage, known_codes
 from etl.models import FileTransferJob, document, header
-from etl.models.wire import Message
+from etl.models.wire import Message, Partition
 from etl.topics.companions import Topics
 
 # Most dead letters, and most bytes, in one transaction: it must end well within its time limit.
@@ -74,7 +74,7 @@ def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def dlq() -> None:
-    """Read and replay dead letters."""
+    """Read, replay and delete dead letters."""
 
 
 @dlq.command("list")
@@ -167,6 +167,41 @@ def replay(
     print(f"{terminal.plural(sent, 'dead letter')} replayed to {topics.source}")
     if names and not sent:
         sys.exit(1)
+
+
+@dlq.command()
+@click.option("--older-than", type=_Age(), help="Delete those older than 30m, 2h, 3d ...")
+@click.option("--keep", type=click.IntRange(min=0), metavar="COUNT", help="Keep the newest ones, so many.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@with_config
+def purge(config: ConfigLoader, older_than: timedelta | None, keep: int | None, dry_run: bool, yes: bool) -> None:
+    """Delete old dead letters for good, by age or by count; with both options, those that both let go.
+
+    Kafka deletes from the start of a partition, so a dead letter behind one that is kept stays, too.
+    """
+    if older_than is None and keep is None:
+        raise click.UsageError("say which: --older-than, --keep or both")
+    if not (dry_run or yes or _asks()):
+        raise click.UsageError("nobody can be asked here: add --yes, or look with --dry-run")
+    settings = config.settings
+    topics = Topics.of(settings.topic, settings)
+    found, _ = letters.read(settings.bootstrap_servers, topics.dlq)
+    cuts = letters.choose_cuts(found, older_than, keep)
+    chosen = [letter for letter in found if letter.place[1] < cuts.get(letter.place[0], 0)]
+    if chosen:
+        terminal.console().print(_table(chosen))
+    waiting = sum(not letter.replayed for letter in chosen)
+    what = f"{terminal.plural(len(chosen), 'dead letter')} of {len(found)}, {waiting} of them not replayed,"
+    if dry_run or not chosen:
+        print(f"{what} would be deleted from {topics.dlq}")
+        return
+    if not yes:
+        click.confirm(f"delete {what} from {topics.dlq} for good?", abort=True)
+    broker.Admin(settings.bootstrap_servers).delete_before(
+        {Partition(topics.dlq, partition): cut for partition, cut in cuts.items()}
+    )
+    print(f"{what} deleted from {topics.dlq}")
 
 
 def _require_known(codes: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -144,6 +144,26 @@ def read(bootstrap_servers: str, topic: str) -> tuple[list[Letter], list[str]]:
                 strangers.append(f"{record.partition}:{record.offset}")
     letters = [Letter(record, message, (record.partition, record.offset) in replayed) for record, message in records]
     return sorted(letters, key=lambda letter: (letter.message.timestamp, letter.place)), strangers
+
+
+def choose_cuts(found: Sequence[Letter], older_than: timedelta | None, keep: int | None) -> dict[int, int]:
+    """Return, by partition, the offset before which dead letters may be deleted.
+
+    A dead letter stays if it is not `older_than`, if it is among the newest `keep`, or if one before it stays. Its age
+    counts from when Kafka got it.
+    """
+    now = datetime.now(UTC).timestamp()
+    newest_first = sorted(found, key=lambda letter: (letter.record.timestamp, letter.place), reverse=True)
+    cuts: dict[int, int] = {}
+    first_kept: dict[int, int] = {}
+    for rank, letter in enumerate(newest_first):
+        partition, offset = letter.place
+        is_old = older_than is None or now - letter.record.timestamp >= older_than.total_seconds()
+        if is_old and (keep is None or rank >= keep):
+            cuts[partition] = max(cuts.get(partition, 0), offset + 1)
+        else:
+            first_kept[partition] = min(first_kept.get(partition, offset), offset)
+    return {partition: min(cut, first_kept.get(partition, cut)) for partition, cut in cuts.items()}
 
 
 def marker(letter: Letter) -> bytes:

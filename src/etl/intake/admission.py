@@ -39,6 +39,8 @@ DEFERRED_READ_PAUSE_SECONDS = 1.0
 # A delayed partition is resumed early only once less than this part of its servers' stock waits here, as its buffered
 # records are then fetched again.
 RECALL_BELOW = 0.5
+# How far ahead a job may ask for its time: until then it is written to T-retry anew each hour.
+HORIZON_SECONDS = 366 * 86400
 
 
 class TokenBucket:
@@ -143,6 +145,10 @@ class Admission:
             raise InvalidMessage(f"message: {record.fault}")
         require_few_headers(record)
         job = FileTransferJob.from_json(record.value)
+        earliest = job.options.not_before.timestamp() if job.options.not_before is not None else 0.0
+        if max(earliest, carried.not_before or 0.0) - self.clock() > HORIZON_SECONDS:
+            days = f"{HORIZON_SECONDS / 86400:g} days"
+            raise InvalidMessage(f"options.not_before: is more than {days} away", job_id=job.job_id)
         task = carried.task(record, job)
         task.epoch = epoch
         # Here it is decided what is believed: the group's own commit proves a publication, a header alone does not.

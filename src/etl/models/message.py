@@ -159,6 +159,13 @@ class FileTransferJob(_Shape):
         """The key for Kafka: it puts all jobs for a destination file into one partition, within which order is kept."""
         return f"{self.destination.hostname.upper()}:{self.destination.path}".encode()
 
+    @property
+    def words(self) -> frozenset[str]:
+        """Names and paths that its producer chose, whole and in parts: what a server's reply may repeat."""
+        paths = [path for path in (self.source.path, self.destination.path, self.options.move_to) if path]
+        parts = [part for path in paths for part in path.split("/") if part]
+        return frozenset([self.source.hostname, self.destination.hostname, self.job_id or "", *paths, *parts]) - {""}
+
     def with_id(self, job_id: str) -> Self:
         """Return a copy of this job with the given id."""
         return self.model_copy(update={"job_id": job_id})

@@ -91,7 +91,9 @@ class MessageBuilder:
             retry_count=max(0, len(carried.attempts) - 1),
             origin=carried.origin,
         )
-        letter = letter.model_copy(update={"error": redact(letter.error)})
+        if not isinstance(error, InvalidMessage):  # all of that one's text is from the message
+            told = source.job.words if isinstance(source, Task) else ()
+            letter = letter.model_copy(update={"error": redact(letter.error, told)})
         headers = _select_foreign(record) + _build_headers(carried._replace(attempts=()))
         message = Message(self.topics.dlq, record.key, letter.to_json().encode(), headers)
         return (_add_short_forms(message, letter, SHORT_FORMS_BYTES),)

@@ -170,7 +170,9 @@ class Reporter:
             action = "moved" if task.job.options.move_to is not None else "deleted"
             text = f"the file was copied, but its source is not {action}: {text}"
             more = {"bytes": task.facts.size_bytes if task.facts else None, "source_action_done": False}
-        result = self._build_result(task, "FAILED", span, error=redact(text), error_code=code_of(error), **more)
+        result = self._build_result(
+            task, "FAILED", span, error=redact(text, task.job.words), error_code=code_of(error), **more
+        )
         return self.builder.dead_letter(task, error) + self.builder.result(task, result)
 
     def reject(self, record: Record, carried: Carried, epoch: int, error: BaseException) -> None:
@@ -182,7 +184,7 @@ class Reporter:
             status="FAILED",
             attempts=0,
             duration_seconds=0.0,
-            error=document.printable(redact(str(error))),
+            error=document.printable(str(error) if isinstance(error, InvalidMessage) else redact(str(error))),
             error_code=code_of(error),
             started_at=now,
             finished_at=now,
@@ -242,7 +244,7 @@ class Reporter:
         )
 
     def _add_attempt(self, task: Task, error: BaseException) -> None:
-        what = redact(f"{code_of(error)}: {error}")
+        what = redact(f"{code_of(error)}: {error}", task.job.words)
         task.attempts.append(Attempt(_format_utc(time.time()), self.worker, what[:ATTEMPT_CHARACTERS]))
 
     def drop_unscanned(self) -> bool:

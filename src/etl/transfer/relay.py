@@ -185,7 +185,7 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
         task.remarks["swapped"] = True
     if is_direct(destination):
         task.remarks["published_by"] = "direct"
-    if mtime is not None and not published.stamped:
+    if options.preserve_mtime and not published.stamped:
         task.remarks["mtime_kept"] = False
     return Receipt(stored.sent_bytes, verified_by, facts=facts)
 

@@ -24,7 +24,7 @@ from etl.config import PROTOCOLS, ProtocolSpec
 from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, InvalidMessage
 from etl.models import DLQMessage, FileTransferJob, TransferResult, header
 from etl.models.task import Attempt, Origin, Record
-from etl.models.wire import Message
+from etl.models.wire import Message, Partition
 from etl.transfer import BaseTransfer, TransferFactory
 
 pytestmark = pytest.mark.unit
@@ -596,6 +596,70 @@ def test_no_forged_record_ends_a_look_at_the_dead_letters(values: list[tuple[boo
             assert json.dumps(letter.to_dict())
             assert letter.shown("source") is not None
             assert letters.Filters(older_than=timedelta(days=1)).match(letter) is not None
+
+
+def a_letter(partition: int, offset: int, timestamp: float = 0.0) -> letters.Letter:
+    record = Record("jobs-dlq", partition, offset, None, b"{}", (), timestamp)
+    return letters.Letter(record, DLQMessage.from_record(record, "why"), False)
+
+
+@given(
+    places=st.dictionaries(st.tuples(st.integers(0, 2), st.integers(0, 20)), st.integers(0, 10), max_size=15),
+    days=st.none() | st.integers(0, 10),
+    keep=st.none() | st.integers(0, 6),
+)
+def test_a_purge_deletes_nothing_that_is_to_stay(
+    places: dict[tuple[int, int], int], days: int | None, keep: int | None
+) -> None:
+    """Claim: only what is old and not among the newest, and nothing behind what stays; all that there is of it."""
+    now = time.time()
+    found = [a_letter(*place, now - age * 86400 - 5) for place, age in places.items()]
+    cuts = letters.choose_cuts(found, None if days is None else timedelta(days=days), keep)
+    newest = sorted(found, key=lambda letter: (letter.record.timestamp, letter.place), reverse=True)[: keep or 0]
+    stays = {letter.place for letter in newest} | {p for p, age in places.items() if days is not None and age < days}
+    gone = {place for place in places if place[1] < cuts.get(place[0], 0)}
+    assert not gone & stays
+    for partition, offset in set(places) - stays - gone:
+        assert any(p == partition and o < offset for p, o in stays)
+
+
+@pytest.fixture
+def deleted(monkeypatch: pytest.MonkeyPatch) -> list[dict[Partition, int]]:
+    asked: list[dict[Partition, int]] = []
+
+    class Admin:
+        def __init__(self, bootstrap_servers: str) -> None:
+            pass
+
+        def delete_before(self, offsets: dict[Partition, int]) -> None:
+            asked.append(offsets)
+
+    monkeypatch.setattr(broker, "Admin", Admin)
+    return asked
+
+
+def test_a_purge_says_what_it_deletes(dead: Kafka, deleted: list[dict[Partition, int]]) -> None:
+    """Claim: nothing in a dry run; for good only once it is confirmed; how many were never replayed is told."""
+    assert jobs("dlq", "replay", "j0", "--yes").exit_code == 0
+    dry = jobs("dlq", "purge", "--keep", "1", "--dry-run")
+    assert dry.stdout.splitlines()[-1] == (
+        "2 dead letters of 3, 1 of them not replayed, would be deleted from jobs-dlq"
+    )
+    assert deleted == []
+    done = jobs("dlq", "purge", "--keep", "1", "--older-than", "1d", "--yes")
+    assert done.stdout.splitlines()[-1] == "2 dead letters of 3, 1 of them not replayed, deleted from jobs-dlq"
+    assert deleted == [{Partition("jobs-dlq", 0): 2}]
+    assert jobs("dlq", "purge", "--keep", "9", "--yes").exit_code == 0
+    assert len(deleted) == 1
+
+
+@pytest.mark.parametrize("arguments", [("--yes",), ("--keep", "-1", "--yes"), ("--keep", "0"), ("--older-than", "x")])
+def test_a_purge_of_nobody_knows_what_is_wrong_usage(
+    arguments: tuple[str, ...], dead: Kafka, deleted: list[dict[Partition, int]]
+) -> None:
+    """Claim: all of them only if asked for, and never unconfirmed."""
+    assert jobs("dlq", "purge", *arguments).exit_code == 2
+    assert deleted == []
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2y", "-2h", "1e3h", "99999999999h"])

@@ -6,11 +6,12 @@ import contextlib
 import json
 import time
 import tracemalloc
+from datetime import UTC, datetime
 
 import pytest
 import structlog
 
-from etl import errors
+from etl import errors, logs
 from etl.dispatch.overflow import DOWN_KEEPS
 from etl.intake.admission import DEFERRED_READ_PAUSE_SECONDS, TokenBucket
 from etl.models import header
@@ -191,11 +192,11 @@ def test_records_of_partitions_that_are_not_held_are_dropped(scene: Scene) -> No
 
 
 @pytest.mark.parametrize("last", ["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59Z"])
-def test_a_job_may_wait_until_the_end_of_the_calendar(scene: Scene, last: str) -> None:
+def test_a_job_for_the_end_of_the_calendar_is_a_dead_letter(scene: Scene, last: str) -> None:
     """Rounded to seconds, its last instant is in the year 10000, which datetime cannot represent."""
     scene.accept({**JOB, "options": {"not_before": last}})
-    deferral = scene.messages()["jobs-retry"]
-    assert dict(deferral.headers)[header.NOT_BEFORE].startswith(b"9999-12-31T23:59:59")
+    letter = DLQMessage.from_json(scene.messages()["jobs-dlq"].value)
+    assert letter.error == "options.not_before: is more than 366 days away"
 
 
 @pytest.mark.parametrize("moment", [b"9999-12-31T23:59:59-14:00", b"0001-01-01T00:00:00+14:00"])
@@ -386,3 +387,35 @@ def test_a_time_in_the_future_holds_a_partition_no_longer_than_its_tier(scene: S
     scene.admission.accept(record)
     assert partition not in scene.partitions.delayed
     assert scene.run(succeed).job.job_id == "j1"
+
+
+def test_results_tell_nobody_whether_a_guess_was_a_password(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in a job's own path is shown as it was sent, in the result, the dead letter and the attempts."""
+    redactor = logs.Redactor(["hunter2"])
+    monkeypatch.setattr(logs._current, "redactor", redactor)
+    path = "/letmein1/qwerty12/hunter2/passw0rd"
+    scene.accept({**JOB, "source": {"hostname": "A", "path": path}, "job_id": "is-hunter2"})
+    error = errors.FileMissing(f"A:{path}: 550 hunter2/passw0rd: none; login u:hunter2 by is-hunter2")
+    scene.run(fail_with(error))
+    told = scene.messages()
+    shown = f"A:{path}: 550 hunter2/passw0rd: none; login u:hunter2 by is-hunter2"
+    letter = DLQMessage.from_json(told["jobs-dlq"].value)
+    assert letter.error == result_in(told["jobs-results"]).error == shown
+    assert letter.attempts[0].what.endswith(shown)
+    scene.accept({**JOB, "hunter2": 1})
+    told = scene.messages()
+    assert DLQMessage.from_json(told["jobs-dlq"].value).error == "hunter2: is unknown"
+    assert result_in(told["jobs-results"]).error == "hunter2: is unknown"
+    scene.accept({**JOB, "source": {"hostname": "A", "path": "/nt/e"}})
+    scene.run(fail_with(errors.FileMissing("550 login u:hunter2")))
+    assert result_in(scene.messages()["jobs-results"]).error == "550 login u:***"
+
+
+def test_a_job_may_ask_for_a_time_within_a_year(scene: Scene) -> None:
+    """Further ahead it would be written to T-retry each hour for ever."""
+    for days, topic in ((365, "jobs-retry"), (367, "jobs-dlq")):
+        asked = datetime.fromtimestamp(NOW + days * 86400, UTC).isoformat()
+        scene.accept({**JOB, "job_id": f"in {days}", "options": {"not_before": asked}})
+        assert topic in (told := scene.messages())
+    assert DLQMessage.from_json(told["jobs-dlq"].value).error == "options.not_before: is more than 366 days away"
+    assert result_in(told["jobs-results"]).job_id == "in 367"

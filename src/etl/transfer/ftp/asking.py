@@ -79,7 +79,7 @@ def ask_kind(link: Link, path: str) -> Callable[[], Kind]:
     on a server that tells the size of folders: whoever moves it must be able to undo that.
     """
     entry, size = ask_entry(link, path), link.ask("SIZE", path)
-    listed = link.ask("MLST", path) if link.offers("MLST") else None
+    listed = link.ask("MLST", path) if link.may_offer("MLST") else None
 
     def answer() -> Kind:
         if entry():
@@ -111,7 +111,7 @@ def kind_of(link: Link, path: str, *, by_listing: bool = True) -> tuple[Kind, st
             read. Without it one write of commands is all, however many files the folder has.
     """
     size, entry, above = link.ask("SIZE", path), ask_entry(link, path), ask_entry(link, parent(path) or "/")
-    listed = link.ask("MLST", path) if link.offers("MLST") else None
+    listed = link.ask("MLST", path) if link.may_offer("MLST") else None
     if entry():
         return Kind.FOLDER, path
     if listed is not None and (found := listed.result()).is_success:
@@ -132,7 +132,7 @@ def _kind_by_parents(link: Link, path: str) -> tuple[Kind, str]:
         if ask_entry(link, folder)():
             break
         blocked = folder
-    if blocked != path and link.offers("MLST"):
+    if blocked != path and link.may_offer("MLST"):
         is_known = link.ask("MLST", blocked).result().is_success
     else:
         # Whoever may enter a folder may ask for what is in it: nothing there, also where listing is forbidden.
@@ -161,7 +161,7 @@ def is_surely_file(link: Link, path: str) -> bool:
     Some servers tell the size of folders, too.
     """
     size = link.ask("SIZE", path)
-    if link.offers("MLST") and (kind := _listed_kind(link.ask("MLST", path).result())) is not None:
+    if link.may_offer("MLST") and (kind := _listed_kind(link.ask("MLST", path).result())) is not None:
         return kind is Kind.FILE
     return tells_files_by_size(link) and size.result().is_success and size_in(size.result().line) is not None
 

@@ -90,10 +90,9 @@ class Link:
         """Is a feature in the server's FEAT?"""
         return feature in self._features
 
-    @property
-    def offers_nothing(self) -> bool:
-        """Is there no FEAT, so that a feature must be tried to be known?"""
-        return not self._features
+    def may_offer(self, feature: str) -> bool:
+        """Is a feature in the server's FEAT, or is there none, so that it must be tried to be known?"""
+        return feature in self._features or not self._features
 
     def abandon(self, error: EtlError) -> None:
         """Make the session unusable."""

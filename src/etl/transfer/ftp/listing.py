@@ -30,7 +30,7 @@ def names_in(link: Link, whole_path: str, prefix: str) -> list[str] | None:
     """
     if not link.ask("CWD", whole_path).result().is_success:
         return None
-    knows_mlsd = link.offers("MLST") or not link.quirks.answers_feat or link.offers_nothing
+    knows_mlsd = link.may_offer("MLST")
     ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if knows_mlsd else []
     ways += [("NLST", b"-a"), ("NLST", None)]  # without -a vsftpd hides names with a leading dot
     refusal: Reply | None = None

@@ -85,7 +85,13 @@ def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool)
             if port.place <= 1 or time.monotonic() - began >= seconds:  # alone, or in vain
                 quirks.takes_epsv = False
             raise
-    together = binary.result(), where.result(limit=None if pipelining.is_one_by_one else seconds)
+    asked = time.monotonic()
+    try:
+        together = binary.result(), where.result(limit=None if pipelining.is_one_by_one else seconds)
+    except ServerUnavailable:
+        if port is not None and port.result().is_success and time.monotonic() - asked >= seconds:
+            pipelining.kept_order()  # it waits until somebody connects to the port: nothing overtakes anything there
+        raise
     if together[0].is_success and together[1].code == _FOLDER:
         if port is not None and port.result().is_success:
             pipelining.kept_order()

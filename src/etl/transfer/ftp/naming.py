@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etl.errors import InvalidPath, IOFailure
+from etl.errors import IOFailure, NameNotKept
 from etl.transfer.ftp.listing import names_in
 from etl.transfer.paths import basename, beside, parent
 
@@ -33,7 +33,7 @@ def shown_beside(link: Link, path: str) -> set[str] | None:
 
 
 def require_kept(link: Link, path: str, before: set[str]) -> None:
-    """Raise InvalidPath when a file just renamed to `path` has another name there; it is taken away.
+    """Raise NameNotKept when a file just renamed to `path` has another name there; it is taken away.
 
     `before`: the names in its folder before the rename. A file that no list shows may be there all the same.
     """
@@ -46,7 +46,7 @@ def require_kept(link: Link, path: str, before: set[str]) -> None:
     if new:
         link.ask("DELE", beside(path, new[0])).result()
     if alike:
-        raise InvalidPath(f"{link.name}:{path}: the server keeps it under another name: {alike[0]!r}", server=link.name)
+        raise NameNotKept(f"{link.name}:{path}: the server keeps it under another name: {alike[0]!r}", server=link.name)
 
 
 def _core(name: str) -> str:

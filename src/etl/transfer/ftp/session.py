@@ -68,11 +68,11 @@ class FTPTransfer(Streaming):
         quirks = known.of(self.server.address)
         while True:
             pipelining = Pipelining(self.server)
-            before = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv
+            before = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv, quirks.keeps_order
             try:
                 return self._connect(pipelining)
             except (ServerUnavailable, SessionFault):
-                after = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv
+                after = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv, quirks.keeps_order
                 if before == after or self._sockets.is_cut:
                     raise
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from etl.errors import ConnectionLost, EtlError, IOFailure, StorageFull
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
-from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND
+from etl.transfer.ftp.refusals import REFUSED
 from etl.transfer.ftp.starting import Running
 
 if TYPE_CHECKING:
@@ -221,8 +221,8 @@ class Upload:
     def _takes_no_more(self) -> bool:
         """Is a further block of what is there refused as the file was? pyftpdlib says "426 None" to a full disk."""
         size = self._link.ask("SIZE", self._whole).result()
-        if not size.is_success and size.code not in UNKNOWN_COMMAND:
-            return False  # nothing is there: it is not the room that was missing
+        if not size.is_success:
+            return False  # nothing is there, as far as is known: it is not the room that was missing
         running = self._link.starting.start("APPE", self._link.locate(self._whole))
         if not isinstance(running, Running):
             return False
