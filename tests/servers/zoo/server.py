@@ -199,7 +199,7 @@ class ProFTPDSftp(ProFTPD):
             "ModulePath": str(self.needs.parent),
             "LoadModule": "mod_sftp.c",
             "SFTPEngine": "on",
-            "DenyFilter": "none",  # Debian's lets no * stand before a slash
+            "DenyFilter": "^$",  # Debian's lets no * stand before a slash
             "SFTPHostKey": str(self.host_key),
             "SFTPAuthMethods": "password",
             "SFTPLog": str(self.folder / "sftp.log"),
