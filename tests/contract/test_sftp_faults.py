@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def real(sshd: stack.Sshd, tmp_path: Path) -> Iterator[SFTPTransfer]:
     """A session with sshd, whose `/` is the root of the test's folder."""
-    (tmp_path / "root").mkdir()
+    (tmp_path / "root").mkdir(exist_ok=True)
     session = SFTPTransfer(sftp_config(sshd, base_path=str(tmp_path / "root")), LONG)
     session.connect()
     yield session
@@ -229,13 +229,16 @@ def test_a_small_file_costs_one_wait_at_its_source_and_two_at_its_destination(
     for number in range(6):
         (root / f"in{number}").write_bytes(os.urandom(SMALL + number))
 
+    confirmed = []
+
     def fetch(number: int) -> None:
         parcel = real.read(f"/in{number}")
         assert parcel.load(1 << 20)
-        assert real.confirm(parcel).result()
+        confirmed.append(real.confirm(parcel))  # its answer comes with the next file
         assert parcel.held == (root / f"in{number}").read_bytes()
 
     assert [waits_of(real, lambda n=n: fetch(n), monkeypatch) for n in range(6)][3:] == [1, 1, 1]
+    assert all(promise.result() for promise in confirmed)
     waits = [
         waits_of(real, lambda n=n: copy_in(real, f"/out{n}", os.urandom(SMALL), buffer, 1e9), monkeypatch)
         for n in range(6)
@@ -290,6 +293,24 @@ def test_a_file_that_is_cut_while_it_is_read_has_changed(real: SFTPTransfer, roo
         assert not real.confirm(parcel).result()
 
 
+def test_a_small_file_that_is_still_being_written_has_changed(
+    real: SFTPTransfer, root: Path, buffer: memoryview
+) -> None:
+    """It came in one instant, in which it did not grow; it is looked at once more, later."""
+    (root / "x").write_bytes(b"12345")
+    for _ in range(4):
+        content_of(real, "/x", buffer)
+    parcel = real.read("/x")
+    assert real.confirm(parcel).result()
+    parcel = real.read("/x")
+    with (root / "x").open("ab") as file:
+        file.write(b"6")
+    assert not real.confirm(parcel).result()
+    parcel = real.read("/x")
+    (root / "x").unlink()
+    assert real.confirm(parcel).result()
+
+
 def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(
     real: SFTPTransfer, root: Path, buffer: memoryview
 ) -> None:
@@ -320,3 +341,49 @@ def test_long_listings_are_whole(real: SFTPTransfer, root: Path) -> None:
         (root / f"f{number}").touch()
     assert sorted(real.names("/")) == sorted(f"f{number}" for number in range(1234))
     assert real.names("/", "f123") == [name for name in real.names("/") if name.startswith("f123")]
+
+
+# --- when a swap does not go through --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused", ["rename", "remove"])
+def test_a_swap_that_is_refused_is_undone(serve, root: Path, buffer: memoryview, refused: str) -> None:
+    """The old file has its name again, and the new one is still the partial file."""
+    session = serve(hides=(b"posix-rename",), refuses={f"{refused} .etl-1.part" if refused == "rename" else "remove"})
+    (root / "x").write_bytes(b"old")
+    with pytest.raises(PermissionRefused):
+        copy_in(session, "/x", b"new", buffer)
+    assert (root / "x").read_bytes() == b"old"
+    assert (root / ".etl-1.part").read_bytes() == b"new"
+    assert names(root) == {"x", ".etl-1.part"}
+
+
+def test_what_an_earlier_swap_left_is_in_nobodys_way(serve, root: Path, buffer: memoryview) -> None:
+    """The hidden name is taken: the final name has a file, so that one may go."""
+    session = serve(hides=(b"posix-rename",))
+    (root / "x").write_bytes(b"old")
+    (root / ".etl-1.part.old").write_bytes(b"older")
+    assert copy_in(session, "/x", b"new", buffer)[1].swapped
+    assert names(root) == {"x"}
+    assert (root / "x").read_bytes() == b"new"
+
+
+def test_a_partial_file_that_is_gone_is_told(serve, real: SFTPTransfer, root: Path, buffer: memoryview) -> None:
+    """However it is renamed."""
+    for session in (serve(hides=(b"posix-rename",)), real):
+        for publish in (session.publish, session.publish_new):
+            stored = session.write("/.etl-1.part", Bytes(b"1"), buffer)
+            (root / ".etl-1.part").unlink()
+            with pytest.raises(IOFailure, match="is gone"):
+                publish(stored, "/x", 1e9).result()
+
+
+def test_a_moved_source_replaces_what_is_there(serve, root: Path) -> None:
+    """In folders that are made first; to itself it is not moved at all."""
+    session = serve(hides=(b"posix-rename",))
+    for content in (b"1", b"22"):
+        (root / "x").write_bytes(content)
+        session.dispose("/x", "/done/deep/x").result()
+        assert (root / "done/deep/x").read_bytes() == content
+    session.dispose("/done/deep/x", "/done/deep/x").result()
+    assert names(root) == {"done", "deep", "x"}

@@ -31,7 +31,8 @@ class Quirks:
     overwrites: bool = False  # RENAME replaces files
     takes_away: bool = False  # files that were written vanish as they are closed
     one_at_a_time: bool = False  # refuses an OPEN while another file is open
-    refuses: set[str] = field(default_factory=set)  # of "stat", "fstat", "setstat", "write", "close"
+    # of "stat", "fstat", "setstat", "write", "close", "remove", and "rename NAME"
+    refuses: set[str] = field(default_factory=set)
     write_only: bool = False
     write_seconds: float = 0.0  # that each WRITE takes
     asked: list[str] = field(default_factory=list)  # the requests that came, by name
@@ -143,7 +144,12 @@ class Tree(asyncssh.SFTPServer):
         self._refuse("setstat")
         return super().setstat(path, attributes)
 
+    def remove(self, path: bytes) -> Any:
+        self._refuse("remove")
+        return super().remove(path)
+
     def rename(self, old: bytes, new: bytes) -> Any:
+        self._refuse(f"rename {old.rpartition(b'/')[2].decode()}")
         if self.quirks.overwrites:
             return self.posix_rename(old, new)
         if Path(self.map_path(new).decode()).exists():

@@ -23,6 +23,11 @@ class Lazy(Generic[T]):
         self._error: EtlError | None = None
         self._tell: Callable[[], None] = _nobody
 
+    @property
+    def is_settled(self) -> bool:
+        """Was it computed?"""
+        return self._compute is None
+
     def result(self) -> T:
         """Read the replies that are needed; send more commands if they want it."""
         if self._compute is not None:

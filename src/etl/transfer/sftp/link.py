@@ -136,6 +136,7 @@ class Link:
 
     def later(self, compute: Callable[[], T]) -> Lazy[T]:
         """Return a promise that is settled by `flush` at the latest."""
+        self._unsettled = [waiting for waiting in self._unsettled if not waiting.is_settled]
         promise = Lazy(compute, asks_more=True)
         self._unsettled.append(promise)  # type: ignore[arg-type]  # settled only: of whatever it is
         return promise

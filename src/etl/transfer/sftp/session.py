@@ -168,9 +168,13 @@ class SFTPTransfer(Streaming):
         return Mapped(lambda answer: _has_facts(answer, parcel.facts), by_name)
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
-        """Ask size and time of the file that was read, whatever has its name by now, or by name if that is refused."""
+        """Ask size and time of the file that was read: of the open one, or by name where that is closed, or refused."""
         if isinstance(parcel, HeldParcel):
-            return Settled(parcel.is_same)
+            if not parcel.is_same:
+                return Settled(value=False)
+            # Once more, and later: a file that is still being written may have looked complete for that instant.
+            by_name = self.link.ask(STAT, self.link.whole(parcel.path))
+            return Mapped(lambda answer: not answer.is_success or _has_facts(answer, parcel.facts), by_name)
         if not isinstance(parcel, SFTPParcel):
             return super().confirm(parcel)
         is_open, by_name = self.link.ask_handle(FSTAT, parcel.handle), self.link.ask(STAT, self.link.whole(parcel.path))
