@@ -245,6 +245,15 @@ def test_mlsd_is_tried_where_there_is_no_feat(fake, session) -> None:
     assert session(fake(answers=answers)).names("/") == ["a b", "d"]
 
 
+def test_an_option_of_nlst_may_be_a_files_name(fake, session) -> None:
+    """Where there is such a file, it is all that some servers list."""
+
+    def as_a_name(its: FakeSession, argument: str) -> str:
+        return listed(b"-a\r\n")(its, "") if argument == "-a" else its.nlst(argument)
+
+    assert session(fake(files={"/d/-a": b"", "/d/b": b""}, answers={"NLST": as_a_name})).names("/d") == ["-a", "b"]
+
+
 def test_a_list_that_is_refused_is_no_empty_folder(fake, session) -> None:
     """Taken for empty, what a predecessor left there would stay, and a file would be missing."""
     with pytest.raises(IOFailure, match="the list is refused"):

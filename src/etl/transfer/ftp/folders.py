@@ -26,9 +26,9 @@ def make_folders(link: Link, path: str) -> bool:
     for folder in reversed(missing):
         made = link.ask("MKD", folder).result()
         if not made.is_success and link.quirks.bare_names is None:
-            link.quirks.bare_names = True  # perhaps
+            link.tries_bare = True
             made = link.ask("MKD", folder).result()
-            link.quirks.bare_names = made.is_success or None
+            link.takes_bare(made.is_success or None)
         made_one = made_one or made.is_success
         if not made.is_success and link.quirks.cwd_tells is not False and not asking.ask_entry(link, folder)():
             raise _no_folder(link, folder, made)

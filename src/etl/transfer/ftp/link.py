@@ -38,6 +38,7 @@ class Link:
         self.zone = zone_of(server.time_zone)  # of the times that the server tells, and is told
         self.quirks = known.of(server.address)
         self.starting = Starting(control, ways, self.settle_answered)
+        self.tries_bare = False  # names without a folder, in this session alone: the server may take no others
         self._folder: str | None = None  # that was entered to name its files
         self.refuses_times = False  # stamps of files, as far as this session has seen
         self._features = features
@@ -77,7 +78,7 @@ class Link:
 
         Then its folder is entered before, and that is waited for: a command must not meet another folder's file.
         """
-        if not self.quirks.bare_names:
+        if not (self.quirks.bare_names or self.tries_bare):
             return self.wire(whole_path)
         folder = parent(whole_path) or "/"
         if folder != self._folder:
@@ -85,6 +86,12 @@ class Link:
                 return self.wire(whole_path)
             self._folder = folder
         return self.wire(basename(whole_path))
+
+    def takes_bare(self, is_so: bool | None) -> None:
+        """End such a try: names without a folder are what the server takes, it takes others, or that is not known."""
+        if is_so is not None and self.quirks.bare_names is None:
+            self.quirks.bare_names = is_so
+        self.tries_bare = False
 
     def offers(self, feature: str) -> bool:
         """Is a feature in the server's FEAT?"""

@@ -37,7 +37,8 @@ def names_in(link: Link, whole_path: str, prefix: str) -> list[str] | None:
     for verb, argument in ways:
         found = _names_by(link, whole_path, prefix, verb, argument)
         if not isinstance(found, Reply):
-            if found is not None or verb == "MLSD":
+            # To some servers -a is a file's name: if there is one, it is all that they list.
+            if verb == "MLSD" or (found is not None and (argument != b"-a" or found != ["-a"])):
                 return found
         elif found.code not in UNKNOWN_COMMAND:
             refusal = found

@@ -105,10 +105,16 @@ class Renaming:
 
     def _send(self, source: str, target: str) -> tuple[Pending, Pending]:
         """Queue a rename; in one write only where its replies, and so its commands, are known to keep their order."""
-        from_ = self._link.ask("RNFR", source)
+        from_ = self._ask("RNFR", source, target)
         if not self._link.control.pipelining.keeps_order:
             from_.result()
-        return from_, self._link.ask("RNTO", target)
+        return from_, self._ask("RNTO", target, source)
+
+    def _ask(self, verb: str, path: str, other: str) -> Pending:
+        """Queue one half of a rename; between two folders by whole names only, as no folder may be entered between."""
+        if parent(path) == parent(other):
+            return self._link.ask(verb, path)
+        return self._link.command(verb, self._link.wire(path))
 
     def _rename_or_swap(self, source: str, target: str, aside: str, kind: asking.Kind) -> bool | None:
         """Rename on a server that refuses to replace: what is in the way steps aside, if it is a file and nothing else.
@@ -146,9 +152,9 @@ class Renaming:
             # else: another session may have made the folder since we were refused, or the server had another reason
             # that is gone. That it does not replace files is believed when it has said so twice.
             link.control.rest(pause)
-            from_ = link.ask("RNFR", source)
+            from_ = self._ask("RNFR", source, target)
             from_.result()  # before the RNTO is sent: a server may have lost what shared a write
-            to = link.ask("RNTO", target)
+            to = self._ask("RNTO", target, source)
             if to.result().is_success:
                 link.quirks.refuses_renames = False
                 return False

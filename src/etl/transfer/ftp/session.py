@@ -164,12 +164,12 @@ class FTPTransfer(Streaming):
         whole = link.names.whole(path)
         ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.locate(whole))
         if isinstance(running, Reply) and link.quirks.bare_names is None and running.code >= REFUSED:
-            link.quirks.bare_names = True  # perhaps
+            link.tries_bare = True
             ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.locate(whole))
-            link.quirks.bare_names = None if isinstance(running, Reply) else True
+            link.takes_bare(None if isinstance(running, Reply) else True)
         if isinstance(running, Reply):
             raise asking.why_not_read(link, whole, running)
-        link.quirks.bare_names = bool(link.quirks.bare_names)
+        link.takes_bare(is_so=False)
         return FTPParcel(link, path, whole, ask(), running.command, running.data)
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:

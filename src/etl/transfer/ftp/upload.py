@@ -42,7 +42,6 @@ class Upload:
         self._is_whole = False  # that is the whole file
         self._can_resend = True  # what was read of the parcel is still in the buffer
         self._tries_left = _TRIES
-        self._may_be_bare = False  # a name without its folder is being tried
         self._sent_bytes = 0
         self._unjudged: Pending | None = None  # the STOR, while its final reply was not looked at
         self._is_ahead = False  # the data connection was opened before the STOR
@@ -61,11 +60,13 @@ class Upload:
             self._held_bytes = len(self._buffer)
         else:
             self._held_bytes = self._parcel.readinto(self._buffer)
-        while (failed := self._try()) is not None:
-            if not self._may_try_again(failed):
-                self._link.quirks.bare_names = None if self._may_be_bare else self._link.quirks.bare_names
-                raise self._reason(failed.result())
-        self._link.quirks.bare_names = bool(self._link.quirks.bare_names)
+        try:
+            while (failed := self._try()) is not None:
+                if not self._may_try_again(failed):
+                    raise self._reason(failed.result())
+            self._link.takes_bare(self._link.tries_bare)
+        finally:
+            self._link.tries_bare = False
         return self._sent_bytes
 
     def _may_try_again(self, stor: Pending) -> bool:
@@ -85,9 +86,14 @@ class Upload:
         # Once more even when nothing had to be made: another job may have made the folder just now.
         if stor.is_refused and self._tries_left == _TRIES - 1:
             return True
-        if stor.result().code < REFUSED or not self._can_resend or self._link.quirks.bare_names is not None:
+        if (
+            stor.result().code < REFUSED
+            or not self._can_resend
+            or self._link.quirks.bare_names is not None
+            or self._link.tries_bare
+        ):
             return False
-        self._link.quirks.bare_names = self._may_be_bare = True  # perhaps it takes names without a folder only
+        self._link.tries_bare = True
         return True
 
     def _was_stale(self, refused: Pending) -> bool:
