@@ -471,16 +471,6 @@ def test_where_it_cannot_be_found_out_nothing_is_written(fake, session, buffer) 
 class Bare(FakeSession):
     """A server that takes names without a folder only, in the folder that was entered."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.folder = "/"
-
-    def cwd(self, argument: str) -> str:
-        said = super().cwd(argument)
-        if said.startswith("250"):
-            self.folder = argument
-        return said
-
     def serve(self, verb: str, argument: str) -> None:
         if verb in {"SIZE", "MDTM", "RETR", "STOR", "DELE", "RNFR", "RNTO", "MKD"}:
             if "/" in argument:

@@ -149,3 +149,25 @@ def test_jobs_with_crowds_of_headers_are_dead_letters_and_take_no_memory(desk: D
         tracemalloc.stop()
     assert peak_bytes < 40 << 20  # the headers of one of them alone would take 10 MB
     assert [json.loads(letter.original_bytes() or b"") for letter in desk.letters()] == crowded
+
+
+def test_many_batches_that_unpack_to_much_are_not_in_memory_at_once(desk: Desk, tmp_path: Path) -> None:
+    """Each within the limit: one poll gives out a few megabytes of records, whatever a fetch unpacks to."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    with KafkaProducer(
+        bootstrap_servers=desk.bootstrap_servers, compression_type="zstd", max_request_size=1 << 30, batch_size=1 << 30
+    ) as producer:
+        for _ in range(30):
+            producer.send(desk.topic, b" " * (12 << 20), partition=0).get(20)
+    desk.send(job("A:/one", "B:/one", "behind"))
+    tracemalloc.start()
+    try:
+        with desk.consuming(settings):
+            assert desk.outcome("behind", 60)["status"] == "SUCCESS"
+            desk.wait(lambda: len(desk.letters()) == 30, what="dead letters")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 160 << 20  # together they take 360 MB
+    assert all(letter.truncated for letter in desk.letters())

@@ -18,6 +18,18 @@ from typing import Any
 
 SILENCE = object()
 HOST = "127.0.0.1"
+_ABOUT_PATHS = {
+    "SIZE",
+    "RETR",
+    "STOR",
+    "APPE",
+    "DELE",
+    "RNFR",
+    "RNTO",
+    "CWD",
+    "MKD",
+    "RMD",
+}
 
 
 class FakeFTP:
@@ -116,6 +128,7 @@ class FakeSession:
         self.sock = sock
         self.waiting: socket.socket | None = None  # listening, for a passive data connection
         self.active: tuple[str, int] | None = None
+        self.folder = "/"
         self.from_ = ""
         self.write: list[str] = []  # the verbs that came together with the one that is served
 
@@ -149,7 +162,11 @@ class FakeSession:
                 sock.close()
 
     def serve(self, verb: str, argument: str) -> None:
-        """Answer one command."""
+        """Answer one command; a name without a folder is one of the folder that was entered."""
+        if verb in _ABOUT_PATHS and argument and not argument.startswith("/"):
+            argument = f"{self.folder.rstrip('/')}/{argument}"
+        if verb == "CWD" and argument in self.server.folders:
+            self.folder = argument
         answer = self.server.answers.get(verb, getattr(self, verb.lower(), "500 Unknown command."))
         if answer is SILENCE:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -48,10 +49,11 @@ def settings_of(kind: Kind, server: Server, name: str = SERVER, **more: str) -> 
 
 
 def run(desk: Desk, messages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Have jobs done by a consumer that runs; return their results by id."""
+    """Have jobs done by a consumer that runs; return their results by id, as far as they come in time."""
     sent = {message["job_id"] for message in messages}
     desk.send(*messages)
-    desk.wait(lambda: sent <= {result["job_id"] for result in desk.results()}, RUN_SECONDS, "all results")
+    with contextlib.suppress(TimeoutError):  # those that have none are told
+        desk.wait(lambda: sent <= {result["job_id"] for result in desk.results()}, RUN_SECONDS)
     return {result["job_id"]: result for result in desk.results() if result["job_id"] in sent}
 
 
@@ -91,7 +93,7 @@ def test_each_file_is_right_or_its_job_one_dead_letter(
             finding.told[known.reason] += 1
         else:
             finding.right += 1
-    finding.keeps_times = results["up-time-2001"].get("mtime_kept") is not False
+    finding.keeps_times = results.get("up-time-2001", {}).get("mtime_kept") is not False
     assert not faults, "\n".join(
         f"[{len(keys)}] {fault}  <- {', '.join(keys[:8])} {tried_again.get(keys[0], '')}"
         for fault, keys in faults.items()
@@ -124,18 +126,24 @@ def test_a_name_with_the_byte_255_is_right_or_refused(kind: Kind, resident: Serv
         stored = _contents(resident.root / "bytes")
         wanted = {}
         for number, (letters, content) in enumerate(contents.items()):
-            if told[f"up-{number}"]["status"] == "SUCCESS":
+            if _is_done(told, f"up-{number}"):
                 wanted[f"{letters}.bin"] = content
         assert _unlike(stored, wanted) == []
         told = run(desk, downs)
     for number, (letters, content) in enumerate(contents.items()):
         out = files / f"out/{number}"
-        is_done = told[f"down-{number}"]["status"] == "SUCCESS"
+        is_done = _is_done(told, f"down-{number}")
         assert not is_done or out.exists()
         assert not out.exists() or out.read_bytes() == content  # it arrived, but cannot be deleted
         if is_done:
             del wanted[f"{letters}.bin"]
     assert _unlike(_contents(resident.root / "bytes"), wanted) == []
+
+
+def _is_done(told: Mapping[str, Mapping[str, Any]], job_id: str) -> bool:
+    """Did a job succeed? It has a result."""
+    assert job_id in told, f"no result of {job_id}"
+    return bool(told[job_id]["status"] == "SUCCESS")
 
 
 def _unlike(found: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> list[str]:
@@ -178,7 +186,7 @@ def test_a_restart_loses_nothing(kind: Kind, resident: Server, desk: Desk, tmp_p
     assert [result["error"] for result in desk.results() if result["status"] != "SUCCESS"] == []
     for place in (resident.root / "to", files / "out"):
         found = {path.name: path.read_bytes() == content for path in place.iterdir()}
-        left = {name for name in found if not name.isdigit() and not fnmatchcase(name, kind.leaves)}
+        left = {name for name in found if not name.isdigit() and not fnmatchcase(name, resident.leaves)}
         assert not left or (kind.keeps_files and all(name in str(lines) for name in left))
         assert [found.get(str(number)) for number in range(RESTARTED)] == [True] * RESTARTED
 

@@ -13,15 +13,23 @@ HEAD = """# FTP servers
 
 What works with which server, found by running 169 jobs of every kind on each: to the server, from it and within it;
 odd names, all sizes, new folders, every `overwrite` and source action, missing and forbidden things, times. This file
-is written by `make servers-table` from what `make test-zoo` sees; the servers are started by `tests/servers/zoo`.
+is written by `make servers-table`; `tests/servers/zoo` starts the servers, and `make test-zoo` runs all tests on them.
+What a server of your own can do, `etl servers check --write` finds out.
 
-*Right*: jobs that end as they do everywhere, judged on the disk. All others are one dead letter each, for a reason
-that is the server's own; the reasons are below. *Times*: whether an uploaded file keeps its source's time; where not,
-the result says `"mtime_kept": false`. *Up*, *down*: files of 20 KB in a second, as a share of vsftpd's in the same
-minutes on the same machine (medians).
+*Our settings*: what to set for such a server. *Right*: the jobs of 169 that end as they do everywhere, judged on the
+disk; why others do not is told below. *Times*: whether an uploaded file keeps its source's time; where not, the result
+says `"mtime_kept": false`. *Up*, *down*: files of 20 KB in a second, as a share of vsftpd's in the same minutes on the
+same machine (medians).
 
-| Server | Its settings | Ours | Right | Times | Up | Down |
+| Server | Its settings | Our settings | Right | Times | Up | Down |
 |---|---|---|---|---|---|---|
+"""
+NOTES = """
+## What does not work
+
+Each of these jobs ends as one dead letter that says why, and leaves nothing behind. *Not yet right* is the exception:
+these are faults of ours, which `make test-zoo` shows.
+
 """
 
 
@@ -45,9 +53,9 @@ def render(findings: Mapping[str, Finding]) -> str:
         times = "kept" if found.keeps_times else "not kept"
         cells = (kind.title, kind.setting, ours, str(found.right), times, _share(found.up), _share(found.down))
         rows.append(f"| {' | '.join(cells)} |")
-        if told := "; ".join(f"{reason} ({count} jobs)" for reason, count in found.told.items()):
+        if told := "; ".join(f"{reason} ({count})" for reason, count in found.told.items()):
             notes.append(f"* **{kind.title}**{f', {kind.setting}' if kind.setting else ''}: {told}.")
-    return HEAD + "\n".join(rows) + "\n\n## What servers cannot do\n\n" + "\n".join(notes) + "\n"
+    return HEAD + "\n".join(rows) + "\n" + NOTES + "\n".join(notes) + "\n"
 
 
 def _share(value: float | None) -> str:

@@ -192,6 +192,11 @@ def _of_snappy_block(packed: bytes, limit_bytes: int) -> bytes:
     return bytes(snappy.decompress(packed))
 
 
+def is_flawed(raw: Any) -> bool:
+    """Return whether a record of the library was not read whole."""
+    return isinstance(raw.value, _Flawed)
+
+
 def as_record(raw: Any) -> Record:
     """Return a record of the library as a `Record`."""
     value, fault = raw.value, None

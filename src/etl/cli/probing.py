@@ -268,23 +268,24 @@ class _Probe:
         return "are not listed: what a crash leaves would not be found", False
 
     def _times(self) -> tuple[str, bool | None]:
-        self._write("time.bin", mtime=STAMP)
-        facts = self._now.look(self._path("time.bin"))
-        if facts is None or facts.mtime is None:
-            return "are not told", None
-        if abs(facts.mtime - STAMP) < 2:
-            return "are kept, in UTC", True
+        """Compare a fresh file's time with the clock: one that we set is told as it was set, whatever the zone."""
         self._write("fresh.bin")
         fresh = self._now.look(self._path("fresh.bin"))
         if fresh is None or fresh.mtime is None:
-            return "are not kept", None
-        off = fresh.mtime - time.time()
-        if abs(off) < SLACK_SECONDS:
-            return "are not kept: a file has the time of its upload", None
-        minutes = round(off / ZONE_SECONDS) * ZONE_SECONDS / 60
-        zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02.0f}:{abs(minutes) % 60:02.0f}"
-        self._survey.settings["TIME_ZONE"] = zone
-        return f"are told in another zone ({zone}); where clocks change in summer, set its name", False
+            return "are not told", None
+        off, zone = fresh.mtime - time.time(), ""
+        if abs(off) >= SLACK_SECONDS:
+            minutes = round(off / ZONE_SECONDS) * ZONE_SECONDS / 60
+            zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02.0f}:{abs(minutes) % 60:02.0f}"
+            self._survey.settings["TIME_ZONE"] = zone
+            self._become(replace(self._server, time_zone=zone))
+        self._write("time.bin", mtime=STAMP)
+        facts = self._now.look(self._path("time.bin"))
+        is_kept = facts is not None and facts.mtime is not None and abs(facts.mtime - STAMP) < 2
+        words = "are kept" if is_kept else "are not kept: a file has the time of its upload"
+        if zone:
+            return f"{words}; told in another zone ({zone}): where clocks change in summer, set its name", False
+        return words, True if is_kept else None
 
     def _letter_case(self) -> tuple[str, bool | None]:
         self._write("Letter.bin")

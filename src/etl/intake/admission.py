@@ -79,9 +79,8 @@ class Admission:
     reporter: Reporter
     clock: Callable[[], float] = time.time  # wall clock
     deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
-    _first_seen: dict[Partition, tuple[int, float]] = field(
-        default_factory=dict
-    )  # the last record met, and when (wall)
+    # Offset of the last record of T-retry that was met in each partition, and when that was (wall clock).
+    _first_seen: dict[Partition, tuple[int, float]] = field(default_factory=dict)
 
     def accept(self, record: Record) -> None:
         """Process one polled record. If it meets a bug, it becomes a dead letter, and the process goes on."""
@@ -116,7 +115,7 @@ class Admission:
             if bug is not None:
                 raise bug
             self._admit(record, carried, epoch, published=state is RecordState.PUBLISHED)
-        except Exception as error:  # noqa: BLE001 - as above; and a record that holds no valid job
+        except Exception as error:  # noqa: BLE001 - as above; or the record holds no valid job
             self.reporter.reject(record, carried, epoch, error)
 
     def _delay_if_early(self, partition: Partition, record: Record, carried: Carried) -> bool:

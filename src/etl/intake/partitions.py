@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 TAKE_OVER_SECONDS = 2.0  # limit of each request about a partition, and of all take-overs between two polls
 MIN_OUTSTANDING_LIMIT = 2000  # records without a committed outcome that are allowed however small the window is
+WAITING_LIMIT_BYTES = 32 << 20  # of messages that wait for a commit: nothing more is received until some are in
 MAX_POLL_RECORDS = 200  # records that one poll may return, even if fetching was paused just before
 
 
@@ -169,6 +170,7 @@ class Partitions:
     def steer(self, *, window_full: bool) -> None:
         """Fetch only what can be processed: pause and resume partitions; record their positions in the ledger."""
         window_full = window_full or self._ledger.outstanding >= self._outstanding_limit
+        window_full = window_full or self._ledger.waiting_bytes >= WAITING_LIMIT_BYTES
         with self._lock:
             held = dict(self._held)
         self._end_delays(held, window_full=window_full)

@@ -207,6 +207,13 @@ class Ledger:
 
     # --- called by the committer
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Size of the messages of uncommitted outcomes: dead letters and deferrals hold whole messages."""
+        with self._lock:
+            waiting = [outcome for state in self._partitions.values() for outcome in state.waiting.values()]
+        return sum(len(message.value or b"") for outcome in waiting for message in outcome.messages)
+
     def write(self) -> None:
         """Build the messages of all outcomes that left it to the committer.
 

@@ -95,6 +95,8 @@ class MessageBuilder:
             told = source.job.words if isinstance(source, Task) else ()
             letter = letter.model_copy(update={"error": redact(letter.error, told)})
         headers = _select_foreign(record) + _build_headers(carried._replace(attempts=()))
+        if len(record.value or b"") > document.MESSAGE.size_bytes:  # what waits for its commit takes memory
+            letter = letter.shortened(SHORT_FORMS_BYTES[0])
         message = Message(self.topics.dlq, record.key, letter.to_json().encode(), headers)
         return (_add_short_forms(message, letter, SHORT_FORMS_BYTES),)
 

@@ -32,7 +32,6 @@ class Kind:
     make: Callable[[Path], Server]
     settings: Mapping[str, str] = field(default_factory=dict)  # {NAME}_ and these
     keeps_files: bool = False  # nobody may delete there: partial files may stay, if they are named
-    leaves: str = ".pureftpd-upload.*"  # a pattern of what the server itself leaves when it dies
     contract: bool = True  # does the suite of all protocols make sense there? It takes 4 sessions, dot files, RNTO
     lacks: frozenset[str] = frozenset()  # abilities that the suite asks for
 
@@ -53,6 +52,14 @@ KINDS = {
             ),
             contract=False,
         ),
+        Kind(
+            "vsftpd-local",
+            "vsftpd",
+            "`use_localtime`, a clock nine hours ahead of UTC",
+            lambda folder: Vsftpd(folder, use_localtime="YES"),
+            {"TIME_ZONE": "+09:00"},
+            contract=False,
+        ),
         Kind("proftpd", "ProFTPD", "", ProFTPD),
         Kind(
             "proftpd-upstream",
@@ -61,7 +68,6 @@ KINDS = {
             lambda folder: ProFTPD(
                 folder, "AllowOverwrite off", "HiddenStores on", "DeleteAbortedStores on", "MaxClientsPerHost 4"
             ),
-            leaves=".in.*.",
         ),
         Kind(
             "proftpd-factless",

@@ -41,7 +41,7 @@ _CLOSED = ["down-closed-folder", "within-closed-folder"]
 _BACKSLASH = _names("name-backslash")
 _BLANKS = ["up-name-blanks", "within-name-blanks"]
 _UNDELETABLE = ["down-undeletable", "within-undeletable"]
-_BENT, _CANNOT_READ = "INVALID_MESSAGE", "PERMISSION_DENIED|FILE_NOT_FOUND|IO_ERROR|INVALID_MESSAGE"
+_BENT, _CANNOT_READ = "IO_ERROR", "PERMISSION_DENIED|FILE_NOT_FOUND|IO_ERROR"
 
 # By a pattern of the kinds' names.
 KNOWN: dict[str, list[Own]] = {

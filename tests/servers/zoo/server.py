@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ ZOO = stack.BUILD / "zoo"
 DEBIAN = ZOO / "root"
 HERE = Path(__file__).parent
 NOBODY = 65534  # whose account the servers of root give: to root itself nothing is forbidden
+Process = subprocess.Popen[bytes]
 TIME_ZONE = "KST-9"  # not UTC: a server that tells local times shows it
 
 
@@ -50,6 +51,7 @@ class Resident(stack.Server):
     needs: Path  # what tests/fetch-zoo.sh brings
     owner = os.geteuid()  # of the files in `root`, as which the server works
     base_path = ""  # of the product's settings
+    leaves = ""  # a pattern of what the server itself leaves when it dies
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__()
@@ -126,17 +128,22 @@ class Vsftpd(stack.Vsftpd):
     """Debian's vsftpd, which the other tests have, too; but its account is no root."""
 
     base_path = ""
+    leaves = ""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         super().__init__(folder, {"guest_username": "bin", **settings})  # a home that is there is all it must have
         self.owner = pwd.getpwnam("bin").pw_uid if os.geteuid() == 0 else os.geteuid()
         os.chown(self.root, self.owner, -1)
 
+    def _launch(self, command: list[str], environment: Mapping[str, str], ready: Callable[[Process], object]) -> None:
+        super()._launch(command, {"TZ": TIME_ZONE, **environment}, ready)
+
 
 class ProFTPD(Daemon):
     """ProFTPD with Debian's configuration; `options` are lines of it."""
 
     needs = DEBIAN / "usr/sbin/proftpd"
+    leaves = ".in.*."  # HiddenStores
 
     def command(self) -> list[str]:
         """Return the program and its arguments; writes its configuration."""
@@ -211,6 +218,7 @@ class PureFTPd(Daemon):
     """Pure-FTPd with virtual users; `options` are its command line's."""
 
     needs = DEBIAN / "usr/sbin/pure-ftpd"
+    leaves = ".pureftpd-upload.*"
 
     def command(self) -> list[str]:
         """Return the program and its arguments; makes its list of users."""

@@ -268,7 +268,7 @@ def test_names_that_are_one_are_told(survey) -> None:
     ("kind", "words"),
     [
         (Timeless, "not kept: a file has the time of its upload"),
-        (Elsewhere, "another zone (+09:00)"),
+        (Elsewhere, "told in another zone (+09:00)"),
         (Sizeless, "are not told"),
     ],
 )

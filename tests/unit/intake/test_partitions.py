@@ -11,9 +11,9 @@ import structlog.testing
 import pretend
 from etl.broker import TakenOver
 from etl.intake import partitions
-from etl.intake.partitions import Partitions
-from etl.models.wire import Batch, Commit, Partition
-from etl.outcomes.ledger import Ledger
+from etl.intake.partitions import WAITING_LIMIT_BYTES, Partitions
+from etl.models.wire import Batch, Commit, Message, Partition
+from etl.outcomes.ledger import Ledger, Outcome
 from etl.outcomes.offsets import RecordState
 
 pytestmark = pytest.mark.unit
@@ -170,6 +170,24 @@ def test_a_full_window_pauses_all_partitions_until_there_is_room() -> None:
     scene.take_over()
     scene.partitions.steer(window_full=True)
     assert scene.group.paused == {P0, P1}
+    scene.partitions.steer(window_full=False)
+    assert scene.group.paused == set()
+
+
+def test_messages_that_wait_for_their_commit_pause_all_partitions_when_they_take_too_much() -> None:
+    """A hundred dead letters of large messages would fill the memory while the broker is slow."""
+    scene = Scene(P0)
+    scene.take_over()
+    epoch = scene.partitions.epoch(P0)
+    assert epoch is not None
+    large = Message("jobs-dlq", None, bytes(WAITING_LIMIT_BYTES // 2))
+    start = scene.group.positions.get(P0, 0) + 100
+    for offset, is_paused in ((start, False), (start + 1, True)):
+        scene.ledger.receive(P0, offset)
+        assert scene.ledger.add(Outcome(P0, offset, epoch, messages=(large,)))
+        scene.partitions.steer(window_full=False)
+        assert (scene.group.paused == {P0}) == is_paused
+    scene.commit()
     scene.partitions.steer(window_full=False)
     assert scene.group.paused == set()
 

@@ -51,8 +51,13 @@ class Starting:
         return self._prepared is not None
 
     def prepare(self) -> None:
-        """Queue the opening of a data connection."""
-        if self._prepared is None:
+        """Queue the opening of a data connection; not where commands go one by one: that would save nothing.
+
+        And some servers read no command behind it before somebody has connected: none may be waited for then.
+        """
+        pipelining = self._control.pipelining
+        is_safe = pipelining.keeps_order if self._ways.is_passive else not pipelining.is_one_by_one
+        if self._prepared is None and is_safe:
             self._prepared = self._ways.open()
 
     def connect_prepared(self) -> None:
