@@ -35,6 +35,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., SFTPTransfer]]:
         sessions[-1].connect()
         return sessions[-1]
 
+    start.servers = servers
     yield start
     for session in sessions:
         session.disconnect()
@@ -270,6 +271,19 @@ def test_what_cannot_be_read_at_once_is_read_step_by_step(serve, root: Path, buf
         assert content_of(session, f"/{number}", buffer) == content
     assert session.link.handles.foreseen() is not None
     assert session.link.reads_at_once == ("swaps_answers" in quirks)
+
+
+def test_what_is_refused_when_written_at_once_is_written_step_by_step(serve, root: Path, buffer: memoryview) -> None:
+    """A server that works on several requests at once may have looked for the handle before it gave it."""
+    session = serve(lowest_handles=True)
+    for number in range(3):
+        copy_in(session, f"/{number}", b"x", buffer)
+    assert session.link.handles.foreseen() is not None
+    serve.servers[-1].quirks.failing_writes = 1
+    content = os.urandom(SMALL)
+    copy_in(session, "/y", content, buffer)
+    assert (root / "y").read_bytes() == content
+    assert session.link.handles.foreseen() is None
 
 
 def test_a_name_that_the_encoding_does_not_have_is_no_path(real: SFTPTransfer) -> None:

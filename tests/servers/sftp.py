@@ -35,6 +35,7 @@ class Quirks:
     refuses: set[str] = field(default_factory=set)
     lowest_handles: bool = False  # a handle is the lowest number that is free, as OpenSSH's are
     write_only: bool = False
+    failing_writes: int = 0  # so many are refused, then no more
     write_seconds: float = 0.0  # that each WRITE takes
     asked: list[str] = field(default_factory=list)  # the requests that came, by name
 
@@ -131,6 +132,9 @@ class Tree(asyncssh.SFTPServer):
 
     async def write(self, file: Any, offset: int, data: bytes) -> Any:
         self._refuse("write")
+        if self.quirks.failing_writes:
+            self.quirks.failing_writes -= 1
+            raise asyncssh.SFTPFailure("not now")
         await asyncio.sleep(self.quirks.write_seconds)
         return super().write(file, offset, data)
 
