@@ -73,7 +73,7 @@ lint: bootstrap ## run ruff, mypy and shellcheck
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/*.sh kafka/bin/*.sh tests/*.sh bench/*.sh
+	.venv/bin/shellcheck .ci/run docker/*.sh docker/ftp/*.sh kafka/*.sh kafka/bin/*.sh tests/*.sh bench/*.sh src/etl/transfer/sftp/*.sh
 
 .PHONY: format
 format: bootstrap ## format the sources, and fix what ruff can fix

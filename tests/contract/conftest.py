@@ -145,7 +145,7 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         root.mkdir(mode=0o777)
         config, make = sftp_config(real, base_path=base, password=real.password), _sftp
     elif name.startswith("asyncssh"):
-        server = SFTPServer(root, **(POOR if name == "asyncssh-poor" else {}))
+        server = SFTPServer(root, **(POOR if name == "asyncssh-poor" else {"lowest_handles": True}))
         config, make = sftp_config(server, password=server.password), _sftp
     elif name.startswith("zoo-"):
         resident = ZOO[name.removeprefix("zoo-")]

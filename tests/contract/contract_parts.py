@@ -19,7 +19,13 @@ LONG = TransferSettings(connect_timeout=5, login_timeout=5, reply_timeout=5, sta
 
 
 # Every answer in the wrong order, no extension at all, a code that version 3 does not have.
-POOR: dict[str, Any] = {"short_reads": 10_000, "swaps_answers": True, "hides": (b"",), "refusal": 11}
+POOR: dict[str, Any] = {
+    "short_reads": 10_000,
+    "swaps_answers": True,
+    "lowest_handles": True,
+    "hides": (b"",),
+    "refusal": 11,
+}
 
 
 class Four(BaseTransfer):

@@ -11,7 +11,7 @@ import pytest
 from contract_parts import LONG, Bytes, content_of, drain, sftp_config
 
 import stack
-from etl.errors import FileMissing, IOFailure, NotAFile, PermissionRefused
+from etl.errors import FileMissing, InvalidPath, IOFailure, NotAFile, PermissionRefused
 from etl.models.task import Facts
 from etl.transfer import SFTPTransfer
 from servers.sftp import SFTPServer
@@ -35,6 +35,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., SFTPTransfer]]:
         sessions[-1].connect()
         return sessions[-1]
 
+    start.servers = servers
     yield start
     for session in sessions:
         session.disconnect()
@@ -259,6 +260,37 @@ def test_what_is_foreseen_wrongly_is_read_in_the_other_way(real: SFTPTransfer, r
                 real.read("/nothing")
             with pytest.raises(NotAFile):
                 real.read("/folder")
+
+
+@pytest.mark.parametrize("quirks", [{"short_reads": 10_000}, {"refuses": {"fstat"}}, {"swaps_answers": True}], ids=str)
+def test_what_cannot_be_read_at_once_is_read_step_by_step(serve, root: Path, buffer: memoryview, quirks) -> None:
+    """Where handles can be foreseen, but a server gives less than it is asked for, or tells no size."""
+    session = serve(lowest_handles=True, **quirks)
+    for number in range(6):
+        (root / str(number)).write_bytes(content := os.urandom(SMALL + number))
+        assert content_of(session, f"/{number}", buffer) == content
+    assert session.link.handles.foreseen() is not None
+    assert session.link.reads_at_once == ("swaps_answers" in quirks)
+
+
+def test_what_is_refused_when_written_at_once_is_written_step_by_step(serve, root: Path, buffer: memoryview) -> None:
+    """A server that works on several requests at once may have looked for the handle before it gave it."""
+    session = serve(lowest_handles=True)
+    for number in range(3):
+        copy_in(session, f"/{number}", b"x", buffer)
+    assert session.link.handles.foreseen() is not None
+    serve.servers[-1].quirks.failing_writes = 1
+    content = os.urandom(SMALL)
+    copy_in(session, "/y", content, buffer)
+    assert (root / "y").read_bytes() == content
+    assert session.link.handles.foreseen() is None
+
+
+def test_a_name_that_the_encoding_does_not_have_is_no_path(real: SFTPTransfer) -> None:
+    """It cannot exist on that server."""
+    real.adopt(replace(real.server, encoding="ascii"))
+    with pytest.raises(InvalidPath, match="cannot be written in ascii"):
+        real.look("/한글")
 
 
 def test_what_is_foreseen_wrongly_is_written_in_the_other_way(

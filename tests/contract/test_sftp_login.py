@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -431,3 +432,24 @@ def test_a_check_without_ssh_names_the_package(monkeypatch: pytest.MonkeyPatch) 
     trial = _try(config_at(22), LONG, write=False)
     assert (trial.failed, trial.error_code) == ("reach", "CONNECTION_ERROR")
     assert "openssh-client" in trial.result
+
+
+def test_a_process_that_is_killed_leaves_no_ssh(sshd: stack.Sshd) -> None:
+    """The ssh sees the end of its input."""
+    config = sftp_config(sshd)
+    program = (
+        "import sys, time\n"
+        "from etl.config import ServerConfig\n"
+        "from etl.transfer import SFTPTransfer\n"
+        f"config = ServerConfig('X', 'sftp', {config.host!r}, {config.port}, {config.username!r},"
+        f" options={dict(config.options)!r})\n"
+        "SFTPTransfer(config).connect()\n"
+        "print('connected', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "connected\n"
+        (ssh,) = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    stack.wait_until(lambda: not ssh.is_running() or ssh.status() == psutil.STATUS_ZOMBIE, 10, "the end of ssh")

@@ -33,7 +33,9 @@ class Quirks:
     one_at_a_time: bool = False  # refuses an OPEN while another file is open
     # of "stat", "fstat", "setstat", "write", "close", "remove", and "rename NAME"
     refuses: set[str] = field(default_factory=set)
+    lowest_handles: bool = False  # a handle is the lowest number that is free, as OpenSSH's are
     write_only: bool = False
+    failing_writes: int = 0  # so many are refused, then no more
     write_seconds: float = 0.0  # that each WRITE takes
     asked: list[str] = field(default_factory=list)  # the requests that came, by name
 
@@ -59,6 +61,11 @@ class Handler(sftp.SFTPServerHandler):
             if not (isinstance(name, bytes) and name.startswith(hidden or (b"\0",)))
         }
         self._kept: list[tuple[Any, ...]] = []
+
+    def _get_next_handle(self) -> bytes:
+        if self.quirks.lowest_handles:
+            self._next_handle = 0
+        return super()._get_next_handle()
 
     async def _process_packet(self, kind: int, number: int, packet: Any) -> None:
         name = self._packet_handlers.get(kind)
@@ -125,6 +132,9 @@ class Tree(asyncssh.SFTPServer):
 
     async def write(self, file: Any, offset: int, data: bytes) -> Any:
         self._refuse("write")
+        if self.quirks.failing_writes:
+            self.quirks.failing_writes -= 1
+            raise asyncssh.SFTPFailure("not now")
         await asyncio.sleep(self.quirks.write_seconds)
         return super().write(file, offset, data)
 

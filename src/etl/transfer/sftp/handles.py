@@ -47,7 +47,7 @@ class Handles:
             if but_closed is None:
                 self._open.add(handle)
             elif handle != but_closed:
-                self._may_foresee = False
+                self.misjudged()
                 self.close(handle)
             self._repeats = handle == self._last
             self._last = handle
@@ -59,6 +59,10 @@ class Handles:
         pending = self._wire.ask(CLOSE, string(handle))
         self._closing.append(pending)
         return pending
+
+    def misjudged(self) -> None:
+        """Foresee nothing more."""
+        self._may_foresee = False
 
     def foreseen(self) -> bytes | None:
         """Return the handle that the next OPEN will give if it gives one; None: that is not known."""

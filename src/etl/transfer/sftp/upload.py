@@ -13,8 +13,6 @@ from etl.transfer.sftp.refusals import is_missing, make_folders, why_not_written
 from etl.transfer.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from etl.transfer.base import Parcel
     from etl.transfer.sftp.link import Link
     from etl.transfer.sftp.packets import Answer
@@ -43,10 +41,18 @@ class Upload:
 
         A file that fails is removed, unless the session failed with it.
         """
-        size_bytes = self._send_at_once() or self._send_opened()
-        return self._sent_bytes, size_bytes()
+        if (ended := self._send_at_once()) is not None:
+            try:
+                return self._sent_bytes, self._judge(*ended)
+            except EtlError:
+                if self._link.wire.lost is not None:
+                    raise
+                # It may be that this server did not take them in their order; else the reason shows once more.
+                self._link.handles.misjudged()
+        ended = self._send_opened()
+        return self._sent_bytes, self._judge(*ended)
 
-    def _send_at_once(self) -> Callable[[], int | None] | None:
+    def _send_at_once(self) -> tuple[Pending, Pending] | None:
         """Send all of a small file in one go with its OPEN; None when that cannot be, or was refused."""
         held, handle = self._parcel.held, None
         if held is not None and len(held) <= AT_ONCE_BYTES:
@@ -56,14 +62,12 @@ class Upload:
         opened = self._link.handles.open(self._link.wire_name(self._whole), _FLAGS)
         self._send(handle, held)
         ended = self._end(handle)
-        if self._link.handles.opened(opened.result(), but_closed=handle) == handle:
-            return lambda: self._judge(*ended)
+        return ended if self._link.handles.opened(opened.result(), but_closed=handle) == handle else None
+
+    def _send_opened(self) -> tuple[Pending, Pending]:
+        """Open the file, making its folders, and send all."""
         self._writes.clear()
         self._sent_bytes = self._under_way_bytes = 0
-        return None
-
-    def _send_opened(self) -> Callable[[], int | None]:
-        """Open the file, making its folders, and send all."""
         handle = self._open()
         try:
             held = self._parcel.held
@@ -79,8 +83,7 @@ class Upload:
                 self._end(handle)
                 self._remove_quietly()
             raise
-        ended = self._end(handle)
-        return lambda: self._judge(*ended)
+        return self._end(handle)
 
     def _open(self) -> bytes:
         link = self._link
