@@ -28,8 +28,11 @@ if command -v apt-get >/dev/null; then
             ;;
         build) packages=("$(first_of_apt openjdk-21-jdk-headless openjdk-17-jdk-headless)" maven binutils) ;;
     esac
-    apt-get -q -y install --no-install-recommends "${packages[@]}"
-    rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
+    # Without manuals, as dnf's --nodocs does it; licences stay.
+    apt-get -q -y -o Dpkg::Options::=--path-exclude='/usr/share/man/*' -o Dpkg::Options::=--path-exclude='/usr/share/doc/*' \
+        -o Dpkg::Options::=--path-include='/usr/share/doc/*/copyright' install --no-install-recommends "${packages[@]}"
+    apt-get -q clean
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old
 elif command -v dnf >/dev/null; then
     case $what in
         runtime) packages=(python3.12 ca-certificates openssh-clients) ;;
