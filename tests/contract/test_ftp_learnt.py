@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from contract_parts import LONG, Bytes, content_of, writes_of
+from contract_parts import LONG, Bytes, a_task, content_of, moved, writes_of
 
 from etl.errors import (
     EtlError,
@@ -21,10 +21,9 @@ from etl.errors import (
     SessionFault,
     SettingsError,
 )
-from etl.models.message import FileTransferJob
 from etl.models.server import TransferSettings
-from etl.models.task import Facts, Origin, Record, Task
-from etl.transfer import partials, relay
+from etl.models.task import Facts
+from etl.transfer import relay
 from etl.transfer.base import Stored
 from etl.transfer.ftp import publishing, sockets
 from servers.fake import FakeSession
@@ -32,19 +31,6 @@ from servers.fake import FakeSession
 pytestmark = pytest.mark.contract
 
 QUICK = TransferSettings(connect_timeout=2, login_timeout=10, reply_timeout=10, stall_timeout=10)
-
-
-def a_task(**options: Any) -> Task:
-    job = {
-        "source": {"hostname": "A", "path": "/a"},
-        "destination": {"hostname": "FAKE", "path": "/out/b"},
-        "options": options,
-    }
-    return Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), FileTransferJob.from_dict(job))
-
-
-def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> relay.Receipt:
-    return relay.run(task, source, destination, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())
 
 
 # --- data connections ----------------------------------------------------------------------------------------------
