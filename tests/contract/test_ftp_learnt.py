@@ -8,15 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from contract_parts import LONG, Bytes, a_task, content_of, moved, writes_of
+from contract_parts import LONG, Bytes, a_task, content_of, moved
 
 from etl.errors import (
     EtlError,
-    Fate,
     FileMissing,
     InvalidPath,
     IOFailure,
-    NameNotKept,
     PermissionRefused,
     SessionFault,
     SettingsError,
@@ -391,76 +389,6 @@ def test_a_feat_that_is_never_answered_is_not_asked_again(fake, session, monkeyp
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
-
-BENT: dict[str, tuple[str, Callable[[str], str]]] = {
-    "quote": ("/quo'te\"d", lambda name: name.replace('"', "")),
-    "trailing blank": ("/trail ", str.rstrip),
-    "leading blank": ("/ lead", lambda name: name.replace("/ ", "/_")),
-    "trailing dot": ("/dot.", lambda name: name.rstrip(".")),
-    "backslash": ("/back\\slash", lambda name: name.replace("\\", "")),
-}
-
-
-@pytest.mark.parametrize("how", BENT)
-def test_a_name_that_a_server_bends_is_found_by_its_list(fake, session, how: str) -> None:
-    """Asked by the same name it bends that, too. The misnamed file is taken away, the job is dead at once."""
-    final, bend = BENT[how]
-    answers = {
-        "RNTO": lambda its, name: its.rnto(bend(name)),
-        "SIZE": lambda its, name: its.size(bend(name)),
-    }
-    server = fake(files={"/.p": b"new", "/other": b"1"}, answers=answers)
-    with pytest.raises(NameNotKept, match="another name") as caught:
-        session(server).publish(Stored("/.p", 3, 3), final, None).result()
-    assert caught.value.fate is Fate.DEAD
-    assert server.files == {"/other": b"1"}
-
-
-@pytest.mark.parametrize("final", ["/quo'te\"d", "/trail ", "/ lead", "/dot.", "/back\\slash", "/한글", "/plain"])
-def test_a_name_that_is_kept_is_right(fake, session, final: str) -> None:
-    """Odd as it is; of names beyond ASCII one is looked at per server."""
-    server = fake(files={"/.p": b"new", "/.q": b"new"})
-    ftp = session(server)
-    ftp.publish(Stored("/.p", 3, 3), final, None).result()
-    assert server.files == {final: b"new", "/.q": b"new"}
-    if not final.isascii():
-        again = writes_of(server, lambda: ftp.publish(Stored("/.q", 3, 3), "/글한", None).result())
-        assert again == [["RNFR", "RNTO"]]
-
-
-def telnet(name: str) -> str:
-    """Return what a server that follows Telnet takes an argument for."""
-    return name.replace("\udcff\udcff", "\udcff")
-
-
-@pytest.mark.parametrize("follows", [True, False])
-@pytest.mark.parametrize("may_make", [True, False])
-def test_byte_ff_in_names_is_written_as_the_server_takes_it(
-    fake, session, buffer, follows: bool, may_make: bool
-) -> None:
-    """Two of them are not taken for one: no other file is read, written over or deleted."""
-    one, two = "/\udcff.txt", "/\udcff\udcff.txt"
-    server = fake(files={one: b"1", two: b"22"})
-    if follows:
-        for verb in ("SIZE", "MDTM", "RETR", "STOR", "DELE", "RNFR", "RNTO", "CWD", "MKD", "RMD"):
-            server.answers[verb] = lambda its, name, verb=verb: getattr(its, verb.lower())(telnet(name))
-    if not may_make:
-        server.answers["MKD"] = "550 No."
-    ftp = session(server, encoding="cp1251")
-    assert content_of(ftp, "/яя.txt", buffer) == b"22"
-    assert content_of(ftp, "/я.txt", buffer) == b"1"
-    ftp.publish(ftp.write("/.p", Bytes(b"333"), buffer), "/яяя.txt", None).result()
-    ftp.dispose("/яя.txt").result()
-    assert server.files == {one: b"1", "/\udcff\udcff\udcff.txt": b"333"}
-    assert server.folders == {"/"}
-
-
-def test_where_it_cannot_be_found_out_nothing_is_written(fake, session, buffer) -> None:
-    """An error before anything is written is better than a file under another's name."""
-    server = fake(answers={"MKD": "550 No."})
-    with pytest.raises(InvalidPath, match="0xFF"):
-        session(server, encoding="cp1251").write("/яя.txt", Bytes(b"1"), buffer)
-    assert server.files == {}
 
 
 class Bare(FakeSession):

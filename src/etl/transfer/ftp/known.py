@@ -31,6 +31,7 @@ class ServerQuirks:
     follows_telnet: bool | None = None  # takes two bytes 0xFF for one; None: not needed yet
     working_address: tuple[Any, ...] | None = None  # of the host's, the one that answered last
     keeps_names: bool = False  # shows a name beyond ASCII as it was sent
+    keeps_ff: bool = False  # and one with byte 0xFF
     bare_names: bool | None = None  # takes names without a folder only, that one being entered; None: not known
     answers_feat: bool = True
     forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer
