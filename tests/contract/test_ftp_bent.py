@@ -156,3 +156,11 @@ def test_a_file_taken_at_once_is_no_bent_one(fake, session, encoding: str, final
     server = fake(files={"/.p": b"new", "/other": b"1"}, answers={"RNTO": rnto})
     session(server, encoding=encoding).publish(Stored("/.p", 3, 3), final, None).result()
     assert server.files == {"/other": b"1", **{f"/{number}": b"theirs" for number in range(comes)}}
+
+
+def test_nothing_comes_between_both_halves_of_a_rename(fake, session) -> None:
+    """How byte 0xFF is written is found out before: Twisted answers 503 to all else, and the session is over."""
+    server = fake(files={"/.p": b"new"})
+    session(server, encoding="latin-1").publish(Stored("/.p", 3, 3), "/aÿb.bin", None).result()
+    renames = [command.partition(" ")[0] for command in server.commands]
+    assert renames[renames.index("RNFR") + 1] == "RNTO"

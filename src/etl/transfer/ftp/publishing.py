@@ -110,6 +110,7 @@ class Renaming:
 
     def _send(self, source: str, target: str) -> tuple[Pending, Pending]:
         """Queue a rename; in one write only where its replies, and so its commands, are known to keep their order."""
+        self._link.wire(target)  # how byte 0xFF is written may have to be found out, and nothing may come between both
         from_ = self._ask("RNFR", source, target)
         if not self._link.control.pipelining.keeps_order:
             from_.result()
