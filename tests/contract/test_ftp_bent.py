@@ -125,6 +125,16 @@ def test_a_name_without_a_letter_in_common_is_found_too(fake, session, how: str)
         assert server.files == {"/other": b"1"}
 
 
+def test_an_odd_name_that_is_kept_says_nothing_of_others(fake, session) -> None:
+    """Only a name beyond ASCII shows how those are kept."""
+    server = a_bender(fake, read_as("latin-1"), {"/.p": b"new", "/.q": b"new"})
+    ftp = session(server)
+    ftp.publish(Stored("/.p", 3, 3), "/it's", None).result()
+    with pytest.raises(NameNotKept, match="another name"):
+        ftp.publish(Stored("/.q", 3, 3), "/한글", None).result()
+    assert server.files == {"/it's": b"new"}
+
+
 @pytest.mark.parametrize("how", STRANGE)
 def test_a_source_moved_to_such_a_name_gets_its_own_back(fake, session, how: str) -> None:
     """It is all there is of it: nothing is deleted."""
@@ -164,3 +174,16 @@ def test_nothing_comes_between_both_halves_of_a_rename(fake, session) -> None:
     session(server, encoding="latin-1").publish(Stored("/.p", 3, 3), "/aÿb.bin", None).result()
     renames = [command.partition(" ")[0] for command in server.commands]
     assert renames[renames.index("RNFR") + 1] == "RNTO"
+
+
+def test_a_bent_folder_is_found_too(fake, session) -> None:
+    """The file in it has the right name, which says nothing of names beyond ASCII."""
+    bent = read_as("latin-1")("/한글")
+    server = a_bender(fake, read_as("latin-1"), {f"{bent}/.p": b"new", f"{bent}/other": b"1"})
+    with pytest.raises(NameNotKept, match="another name"):
+        session(server).publish(Stored("/한글/.p", 3, 3), "/한글/plain", None).result()
+    assert server.files == {f"{bent}/other": b"1"}
+    server.files["/in"] = b"1"
+    with pytest.raises(NameNotKept, match="another name"):
+        session(server).dispose("/in", "/한글/plain").result()
+    assert server.files == {f"{bent}/other": b"1", "/in": b"1"}

@@ -238,13 +238,13 @@ def test_an_option_of_nlst_may_be_a_files_name(fake, session) -> None:
     assert session(fake(files={"/d/-a": b"", "/d/b": b""}, answers={"NLST": as_a_name})).names("/d") == ["-a", "b"]
 
 
-def test_where_a_list_needs_a_name_it_is_the_folder_itself(fake, session) -> None:
+def test_where_a_list_needs_a_name_it_is_that_of_all(fake, session) -> None:
     """Twisted takes `-a` for a name that is not there, and refuses a list without one."""
 
     def by_name(its: FakeSession, argument: str) -> str:
         if argument == "-a":
             return listed(b"")(its, "")
-        return its.nlst("-a") if argument == "." else "501 Syntax error: a name is missing."
+        return its.nlst("-a") if argument == "*" else "501 Syntax error: a name is missing."
 
     assert session(fake(files={"/d/.a": b"", "/d/b": b""}, answers={"NLST": by_name})).names("/d") == [".a", "b"]
 

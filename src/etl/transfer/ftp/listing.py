@@ -32,8 +32,8 @@ def names_in(link: Link, whole_path: str, prefix: str) -> list[str] | None:
         return None
     knows_mlsd = link.may_offer("MLST")
     ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if knows_mlsd else []
-    # Without -a vsftpd hides names with a leading dot; Twisted lists nothing without a name.
-    ways += [("NLST", b"-a"), ("NLST", None), ("NLST", b".")]
+    # Without -a vsftpd hides names with a leading dot; Twisted refuses a list of nothing named.
+    ways += [("NLST", b"-a"), ("NLST", None), ("NLST", b"*")]
     refusal: Reply | None = None
     for verb, argument in ways:
         found = _names_by(link, whole_path, prefix, verb, argument)

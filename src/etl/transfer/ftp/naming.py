@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from etl.errors import IOFailure, NameNotKept
 from etl.transfer.ftp.listing import names_in
+from etl.transfer.ftp.names import folders_above
 from etl.transfer.ftp.telnet import IAC
 from etl.transfer.paths import basename, beside, parent
 
@@ -48,7 +49,10 @@ def require_kept(link: Link, path: str, before: set[str], source: str | None = N
     """
     name, after, has_ff = basename(path), shown_beside(link, path), IAC in link.names.wire(path)
     if not after or name in after:
-        link.quirks.keeps_names = True
+        if not link.quirks.keeps_names and (folder := _bent_folder(link, path)) is not None:
+            is_undone = _undo(link, path, source)
+            raise _not_kept(link, path, folder, None if is_undone else source)
+        link.quirks.keeps_names = link.quirks.keeps_names or not path.isascii()
         link.quirks.keeps_ff = link.quirks.keeps_ff or has_ff
         return
     new = after - before
@@ -65,9 +69,24 @@ def require_kept(link: Link, path: str, before: set[str], source: str | None = N
         is_undone = source is not None and _undo(link, path, source)
     else:
         return
+    raise _not_kept(link, path, bent, None if is_undone else source)
+
+
+def _not_kept(link: Link, path: str, bent: str | None, lost: str | None) -> NameNotKept:
+    """Return the error; `lost` is a source that is under the bent name now."""
     shown = "another name" if bent is None else f"another name: {bent!r}"
-    kept = "" if is_undone or source is None else f"; {source} is there under that name now"
-    raise NameNotKept(f"{link.name}:{path}: the server keeps it under {shown}{kept}", server=link.name)
+    moved = "" if lost is None else f"; {lost} is there under that name now"
+    return NameNotKept(f"{link.name}:{path}: the server keeps it under {shown}{moved}", server=link.name)
+
+
+def _bent_folder(link: Link, path: str) -> str | None:
+    """Return what a server shows in place of a folder above a file; a folder that none shows may be hidden."""
+    for folder in folders_above(path):
+        name = basename(folder)
+        shown = set() if name.isascii() else shown_beside(link, folder) or set()
+        if name not in shown and (bent := shown & _misread(link, name)):
+            return bent.pop()
+    return None
 
 
 def _undo(link: Link, path: str, source: str | None) -> bool:
