@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -55,17 +56,22 @@ def telnet(name: str) -> str:
     return name.replace("\udcff\udcff", "\udcff")
 
 
-@pytest.mark.parametrize("follows", [True, False])
+def strictly(name: str) -> str:
+    """Return the same where one alone begins a command, which is dropped."""
+    return re.sub("\udcff(.?)", lambda found: "\udcff" if found[1] == "\udcff" else "", name)
+
+
+@pytest.mark.parametrize("follows", [telnet, strictly, None])
 @pytest.mark.parametrize("may_make", [True, False])
 def test_byte_ff_in_names_is_written_as_the_server_takes_it(
-    fake, session, buffer, follows: bool, may_make: bool
+    fake, session, buffer, follows: Callable[[str], str] | None, may_make: bool
 ) -> None:
     """Two of them are not taken for one: no other file is read, written over or deleted."""
     one, two = "/\udcff.txt", "/\udcff\udcff.txt"
     server = fake(files={one: b"1", two: b"22"})
     if follows:
         for verb in ("SIZE", "MDTM", "RETR", "STOR", "DELE", "RNFR", "RNTO", "CWD", "MKD", "RMD"):
-            server.answers[verb] = lambda its, name, verb=verb: getattr(its, verb.lower())(telnet(name))
+            server.answers[verb] = lambda its, name, verb=verb: getattr(its, verb.lower())(follows(name))
     if not may_make:
         server.answers["MKD"] = "550 No."
     ftp = session(server, encoding="cp1251")
