@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from etl.config import ServerConfig, TransferSettings
-from etl.models.task import Facts
+from etl.models.message import FileTransferJob
+from etl.models.task import Facts, Origin, Record, Task
+from etl.transfer import partials, relay
 from etl.transfer.base import BaseTransfer
 from servers.fake import FakeFTP
 
@@ -116,3 +118,18 @@ def sftp_config(server: Any, base_path: str = "", password: str = "", **options:
     return ServerConfig(
         "FILES", "sftp", server.host, server.port, server.username, password, base_path=base_path, options=given
     )
+
+
+def a_task(**options: Any) -> Task:
+    """Make a task out of `/a` of one server and `/out/b` of another."""
+    job = {
+        "source": {"hostname": "A", "path": "/a"},
+        "destination": {"hostname": "FAKE", "path": "/out/b"},
+        "options": options,
+    }
+    return Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), FileTransferJob.from_dict(job))
+
+
+def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> relay.Receipt:
+    """Carry a task out."""
+    return relay.run(task, source, destination, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())

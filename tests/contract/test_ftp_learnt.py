@@ -8,23 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from contract_parts import LONG, Bytes, content_of, writes_of
+from contract_parts import LONG, Bytes, a_task, content_of, moved
 
 from etl.errors import (
     EtlError,
-    Fate,
     FileMissing,
     InvalidPath,
     IOFailure,
-    NameNotKept,
     PermissionRefused,
     SessionFault,
     SettingsError,
 )
-from etl.models.message import FileTransferJob
 from etl.models.server import TransferSettings
-from etl.models.task import Facts, Origin, Record, Task
-from etl.transfer import partials, relay
+from etl.models.task import Facts
+from etl.transfer import relay
 from etl.transfer.base import Stored
 from etl.transfer.ftp import publishing, sockets
 from servers.fake import FakeSession
@@ -32,19 +29,6 @@ from servers.fake import FakeSession
 pytestmark = pytest.mark.contract
 
 QUICK = TransferSettings(connect_timeout=2, login_timeout=10, reply_timeout=10, stall_timeout=10)
-
-
-def a_task(**options: Any) -> Task:
-    job = {
-        "source": {"hostname": "A", "path": "/a"},
-        "destination": {"hostname": "FAKE", "path": "/out/b"},
-        "options": options,
-    }
-    return Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), FileTransferJob.from_dict(job))
-
-
-def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> relay.Receipt:
-    return relay.run(task, source, destination, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())
 
 
 # --- data connections ----------------------------------------------------------------------------------------------
@@ -254,6 +238,17 @@ def test_an_option_of_nlst_may_be_a_files_name(fake, session) -> None:
     assert session(fake(files={"/d/-a": b"", "/d/b": b""}, answers={"NLST": as_a_name})).names("/d") == ["-a", "b"]
 
 
+def test_where_a_list_needs_a_name_it_is_that_of_all(fake, session) -> None:
+    """Twisted takes `-a` for a name that is not there, and refuses a list without one."""
+
+    def by_name(its: FakeSession, argument: str) -> str:
+        if argument == "-a":
+            return listed(b"")(its, "")
+        return its.nlst("-a") if argument == "*" else "501 Syntax error: a name is missing."
+
+    assert session(fake(files={"/d/.a": b"", "/d/b": b""}, answers={"NLST": by_name})).names("/d") == [".a", "b"]
+
+
 def test_a_list_that_is_refused_is_no_empty_folder(fake, session) -> None:
     """Taken for empty, what a predecessor left there would stay, and a file would be missing."""
     with pytest.raises(IOFailure, match="the list is refused"):
@@ -405,76 +400,6 @@ def test_a_feat_that_is_never_answered_is_not_asked_again(fake, session, monkeyp
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
-
-BENT: dict[str, tuple[str, Callable[[str], str]]] = {
-    "quote": ("/quo'te\"d", lambda name: name.replace('"', "")),
-    "trailing blank": ("/trail ", str.rstrip),
-    "leading blank": ("/ lead", lambda name: name.replace("/ ", "/_")),
-    "trailing dot": ("/dot.", lambda name: name.rstrip(".")),
-    "backslash": ("/back\\slash", lambda name: name.replace("\\", "")),
-}
-
-
-@pytest.mark.parametrize("how", BENT)
-def test_a_name_that_a_server_bends_is_found_by_its_list(fake, session, how: str) -> None:
-    """Asked by the same name it bends that, too. The misnamed file is taken away, the job is dead at once."""
-    final, bend = BENT[how]
-    answers = {
-        "RNTO": lambda its, name: its.rnto(bend(name)),
-        "SIZE": lambda its, name: its.size(bend(name)),
-    }
-    server = fake(files={"/.p": b"new", "/other": b"1"}, answers=answers)
-    with pytest.raises(NameNotKept, match="another name") as caught:
-        session(server).publish(Stored("/.p", 3, 3), final, None).result()
-    assert caught.value.fate is Fate.DEAD
-    assert server.files == {"/other": b"1"}
-
-
-@pytest.mark.parametrize("final", ["/quo'te\"d", "/trail ", "/ lead", "/dot.", "/back\\slash", "/한글", "/plain"])
-def test_a_name_that_is_kept_is_right(fake, session, final: str) -> None:
-    """Odd as it is; of names beyond ASCII one is looked at per server."""
-    server = fake(files={"/.p": b"new", "/.q": b"new"})
-    ftp = session(server)
-    ftp.publish(Stored("/.p", 3, 3), final, None).result()
-    assert server.files == {final: b"new", "/.q": b"new"}
-    if not final.isascii():
-        again = writes_of(server, lambda: ftp.publish(Stored("/.q", 3, 3), "/글한", None).result())
-        assert again == [["RNFR", "RNTO"]]
-
-
-def telnet(name: str) -> str:
-    """Return what a server that follows Telnet takes an argument for."""
-    return name.replace("\udcff\udcff", "\udcff")
-
-
-@pytest.mark.parametrize("follows", [True, False])
-@pytest.mark.parametrize("may_make", [True, False])
-def test_byte_ff_in_names_is_written_as_the_server_takes_it(
-    fake, session, buffer, follows: bool, may_make: bool
-) -> None:
-    """Two of them are not taken for one: no other file is read, written over or deleted."""
-    one, two = "/\udcff.txt", "/\udcff\udcff.txt"
-    server = fake(files={one: b"1", two: b"22"})
-    if follows:
-        for verb in ("SIZE", "MDTM", "RETR", "STOR", "DELE", "RNFR", "RNTO", "CWD", "MKD", "RMD"):
-            server.answers[verb] = lambda its, name, verb=verb: getattr(its, verb.lower())(telnet(name))
-    if not may_make:
-        server.answers["MKD"] = "550 No."
-    ftp = session(server, encoding="cp1251")
-    assert content_of(ftp, "/яя.txt", buffer) == b"22"
-    assert content_of(ftp, "/я.txt", buffer) == b"1"
-    ftp.publish(ftp.write("/.p", Bytes(b"333"), buffer), "/яяя.txt", None).result()
-    ftp.dispose("/яя.txt").result()
-    assert server.files == {one: b"1", "/\udcff\udcff\udcff.txt": b"333"}
-    assert server.folders == {"/"}
-
-
-def test_where_it_cannot_be_found_out_nothing_is_written(fake, session, buffer) -> None:
-    """An error before anything is written is better than a file under another's name."""
-    server = fake(answers={"MKD": "550 No."})
-    with pytest.raises(InvalidPath, match="0xFF"):
-        session(server, encoding="cp1251").write("/яя.txt", Bytes(b"1"), buffer)
-    assert server.files == {}
 
 
 class Bare(FakeSession):

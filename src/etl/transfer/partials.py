@@ -12,6 +12,9 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
+from etl.errors import PermissionRefused
 from etl.transfer.base import ASIDE
 from etl.transfer.paths import beside, parent
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from etl.models.server import ServerConfig
     from etl.models.task import Origin, Task
     from etl.transfer.base import Session
+
+log = structlog.get_logger(__name__)
 
 FOLDERS_KEPT = 1000
 ORPHANS_KEPT = 10_000  # in all folders, some 2 MB; a folder with more is listed by each job that asks
@@ -144,12 +149,21 @@ def _both_folders(task: Task) -> tuple[str, ...]:
 
 
 def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> None:
-    """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside."""
+    """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside.
+
+    What may not be deleted stays: the job itself needs no such right.
+    """
     final = task.job.destination.path
+    refusal: PermissionRefused | None = None
     _, after = destination.server.partial_pattern.split("{id}")
     for name in orphans.of(task, destination):
         path = beside(final, name)
         if name.endswith(after + ASIDE) and destination.look(final) is None:
             destination.dispose(path, final).result()
-        else:
+            continue
+        try:
             destination.remove(path)
+        except PermissionRefused as error:
+            refusal = error
+    if refusal is not None:
+        log.warning("a partial file stays", destination=str(task.job.destination), error=str(refusal))

@@ -61,7 +61,7 @@ KNOWN: dict[str, list[Own]] = {
     ],
     "twisted": [
         _own(_NOT_ASCII, _CANNOT_READ, "takes UTF-8 for Latin-1: other than ASCII names are bent, and not found"),
-        _own(_CLOSED, "FILE_NOT_FOUND", "tells of what may not be looked into as missing"),
+        _own(["down-move", "within-move"], _BENT, "bends names other than ASCII: a source cannot be moved to one"),
     ],
     "apache*": [
         _own(["up-name-blanks"], _BENT, "drops a blank at the end of a name"),

@@ -34,17 +34,54 @@ class Kind(Enum):
 
 def ask_facts(link: Link, path: str) -> Callable[[], Facts]:
     """Queue the questions for size and time; the answer reads the replies."""
+    if lists_facts(link, path):
+        listed = link.ask("MLST", path)
+        return lambda: listed_facts(listed.result()) or Facts(None, None)
     size, mdtm = link.ask("SIZE", path), link.ask("MDTM", path)
     return lambda: facts_of(link, size.result(), mdtm.result())
 
 
-def is_unchanged(link: Link, facts: Facts, size: Reply, mdtm: Reply) -> bool:
-    """Is a file still what it was when its reading began? One that is gone by now is not changed.
+def ask_unchanged(link: Link, path: str, facts: Facts) -> Callable[[], bool]:
+    """Queue the question whether a file is still what it was when its reading began; the answer reads the replies.
 
-    Some servers remove a file once it was downloaded: all its bytes came, and the 226.
+    One that is gone by now is not changed. Some servers remove a file once it was downloaded: all its bytes came, and
+    the 226.
     """
-    is_gone = facts.size_bytes is not None and size.code == mdtm.code == _NOT_THERE
-    return is_gone or facts_of(link, size, mdtm) == facts
+    if link.quirks.lists_facts and facts.size_bytes is not None:
+        listed = link.ask("MLST", path)
+        return lambda: listed.result().code == _NOT_THERE or listed_facts(listed.result()) == facts
+    size, mdtm = link.ask("SIZE", path), link.ask("MDTM", path)
+
+    def answer() -> bool:
+        is_gone = facts.size_bytes is not None and size.result().code == mdtm.result().code == _NOT_THERE
+        return is_gone or facts_of(link, size.result(), mdtm.result()) == facts
+
+    return answer
+
+
+def lists_facts(link: Link, path: str) -> bool:
+    """Does the server tell sizes and times by MLST alone, as SIZE and MDTM are unknown to it? Asked once.
+
+    Not asked, and never true, where FEAT has one of these.
+    """
+    quirks = link.quirks
+    if quirks.lists_facts is None and (link.offers("SIZE") or link.offers("MDTM") or not link.may_offer("MLST")):
+        quirks.lists_facts = False
+    if quirks.lists_facts is None:
+        asked = link.ask("SIZE", path), link.ask("MDTM", path)
+        if any(pending.result().code not in UNKNOWN_COMMAND for pending in asked):
+            quirks.lists_facts = False
+        elif (listed := link.ask("MLST", path).result()).is_success or listed.code in UNKNOWN_COMMAND:
+            quirks.lists_facts = listed.is_success
+    return bool(quirks.lists_facts)
+
+
+def listed_facts(reply: Reply) -> Facts | None:
+    """Return what MLST tells of a file (RFC 3659 section 7.5; its times are UTC); None: it is none, or not told."""
+    if _listed_kind(reply) is not Kind.FILE:
+        return None
+    facts = {name: value for line in reply.lines[1:-1] for name, value in facts_in(line.lstrip())[0].items()}
+    return Facts(size_in(facts.get("size", b"")), time_in(facts.get("modify", b"")))
 
 
 def facts_of(link: Link, size: Reply, mdtm: Reply) -> Facts:

@@ -23,6 +23,7 @@ class ServerQuirks:
     is_proven: bool = False  # began a transfer whose command shared a write with its data connection's
     answers_early: bool = False  # answered a command that was sent before its last word on a transfer
     keeps_order: bool = False  # answered a slow command and a quick one of one write in their order
+    lists_facts: bool | None = None  # tells size and time by MLST, knowing neither SIZE nor MDTM; None: not asked yet
     sizes_folders: bool | None = None  # SIZE tells the size of folders, too; None: not asked yet
     cwd_tells: bool | None = (
         None  # CWD tells folders from others; False: it says yes to all, or is answered by a hang-up
@@ -30,6 +31,7 @@ class ServerQuirks:
     follows_telnet: bool | None = None  # takes two bytes 0xFF for one; None: not needed yet
     working_address: tuple[Any, ...] | None = None  # of the host's, the one that answered last
     keeps_names: bool = False  # shows a name beyond ASCII as it was sent
+    keeps_ff: bool = False  # and one with byte 0xFF
     bare_names: bool | None = None  # takes names without a folder only, that one being entered; None: not known
     answers_feat: bool = True
     forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer

@@ -25,20 +25,21 @@ def names_in(link: Link, whole_path: str, prefix: str) -> list[str] | None:
     """Return the bare names in a folder that begin with `prefix`, hidden ones included.
 
     None when it cannot be entered, has none, or the server has no such command. The folder is entered first and listed
-    without an argument: no name can be an option or a pattern then. Raises IOFailure for a list that is refused: that
+    without its name, which can be no option and no pattern then. Raises IOFailure for a list that is refused: that
     is no empty folder.
     """
     if not link.ask("CWD", whole_path).result().is_success:
         return None
     knows_mlsd = link.may_offer("MLST")
     ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if knows_mlsd else []
-    ways += [("NLST", b"-a"), ("NLST", None)]  # without -a vsftpd hides names with a leading dot
+    # Without -a vsftpd hides names with a leading dot; Twisted refuses a list of nothing named.
+    ways += [("NLST", b"-a"), ("NLST", None), ("NLST", b"*")]
     refusal: Reply | None = None
     for verb, argument in ways:
         found = _names_by(link, whole_path, prefix, verb, argument)
         if not isinstance(found, Reply):
             # To some servers -a is a file's name: if there is one, it is all that they list.
-            if verb == "MLSD" or (found is not None and (argument != b"-a" or found != ["-a"])):
+            if argument != b"-a" or (found is not None and found != ["-a"]):
                 return found
         elif found.code not in UNKNOWN_COMMAND:
             refusal = found

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from etl.errors import IOFailure, NameNotKept
 from etl.transfer.ftp.listing import names_in
+from etl.transfer.ftp.names import folders_above
+from etl.transfer.ftp.telnet import IAC
 from etl.transfer.paths import basename, beside, parent
 
 if TYPE_CHECKING:
@@ -18,10 +20,12 @@ _ODD = set("\"\\'`<>|:?*") | {chr(code) for code in range(32)} | {chr(127)}
 
 
 def is_at_risk(link: Link, path: str) -> bool:
-    """May the server keep this name as another one? Names beyond ASCII are looked at once per server."""
+    """May the server keep this name as another one? Names beyond ASCII are looked at until one was shown as sent."""
     if any(part != part.strip() or part.endswith(".") or _ODD & set(part) for part in path.split("/")):
         return True
-    return not (path.isascii() or link.quirks.keeps_names)
+    if path.isascii():
+        return False
+    return not (link.quirks.keeps_ff if IAC in link.names.wire(path) else link.quirks.keeps_names)
 
 
 def shown_beside(link: Link, path: str) -> set[str] | None:
@@ -32,23 +36,73 @@ def shown_beside(link: Link, path: str) -> set[str] | None:
         return None
 
 
-def require_kept(link: Link, path: str, before: set[str]) -> None:
-    """Raise NameNotKept when a file just renamed to `path` has another name there; it is taken away.
+def require_kept(link: Link, path: str, before: set[str], source: str | None = None) -> None:
+    """Raise NameNotKept when a file just renamed to `path` has another name there.
 
-    `before`: the names in its folder before the rename. A file that no list shows may be there all the same.
+    A file that no list shows may be there all the same, or be taken by whoever waits for it.
+
+    Args:
+        link: the session.
+        path: the name that was sent.
+        before: the names in its folder before the rename.
+        source: the name it gets back; without one it is a copy, and taken away.
     """
-    name, after = basename(path), shown_beside(link, path)
-    link.quirks.keeps_names = True
-    if after is None or name in after:
+    name, after, has_ff = basename(path), shown_beside(link, path), IAC in link.names.wire(path)
+    if not after or name in after:
+        if not link.quirks.keeps_names and (folder := _bent_folder(link, path)) is not None:
+            is_undone = _undo(link, path, source)
+            raise _not_kept(link, path, folder, None if is_undone else source)
+        link.quirks.keeps_names = link.quirks.keeps_names or not path.isascii()
+        link.quirks.keeps_ff = link.quirks.keeps_ff or has_ff
         return
-    alike = sorted(other for other in after if _core(other) == _core(name))
-    new = [other for other in alike if other not in before]
-    if new:
-        link.ask("DELE", beside(path, new[0])).result()
-    if alike:
-        raise NameNotKept(f"{link.name}:{path}: the server keeps it under another name: {alike[0]!r}", server=link.name)
+    new = after - before
+    alike = sorted(other for other in after if _core(other) == _core(name) or other in _misread(link, name))
+    bent = next((other for other in alike if other in new), None)
+    if bent is not None:
+        # First by the name that was sent: it is bent once more, as what is shown might be, too.
+        is_undone = _undo(link, path, source) or _undo(link, beside(path, bent), source)
+    elif alike:
+        bent, is_undone = alike[0], source is not None and _undo(link, path, source)
+    elif len(new) == 1 and (is_undone := _undo(link, path, source)):  # it was there, and no list showed it
+        bent = new.pop()
+    elif has_ff and link.ask("SIZE", path).result().is_success:
+        is_undone = source is not None and _undo(link, path, source)
+    else:
+        return
+    raise _not_kept(link, path, bent, None if is_undone else source)
+
+
+def _not_kept(link: Link, path: str, bent: str | None, lost: str | None) -> NameNotKept:
+    """Return the error; `lost` is a source that is under the bent name now."""
+    shown = "another name" if bent is None else f"another name: {bent!r}"
+    moved = "" if lost is None else f"; {lost} is there under that name now"
+    return NameNotKept(f"{link.name}:{path}: the server keeps it under {shown}{moved}", server=link.name)
+
+
+def _bent_folder(link: Link, path: str) -> str | None:
+    """Return what a server shows in place of a folder above a file; a folder that none shows may be hidden."""
+    for folder in folders_above(path):
+        name = basename(folder)
+        shown = set() if name.isascii() else shown_beside(link, folder) or set()
+        if name not in shown and (bent := shown & _misread(link, name)):
+            return bent.pop()
+    return None
+
+
+def _undo(link: Link, path: str, source: str | None) -> bool:
+    """Delete a copy, or give a source its name back."""
+    if source is None:
+        return link.ask("DELE", path).result().is_success
+    link.command("RNFR", link.wire(path)).result()
+    return link.command("RNTO", link.wire(source)).result().is_success
 
 
 def _core(name: str) -> str:
     """Return what is left of a name when everything is dropped that a server may drop."""
     return "".join(sign for sign in name if sign.isalnum())
+
+
+def _misread(link: Link, name: str) -> set[str]:
+    """Return what a server shows that took a name for Latin-1, or for UTF-8 with signs that are none."""
+    wire = link.names.wire(name)
+    return {link.names.read(text.encode()) for text in (wire.decode("latin-1"), wire.decode("utf-8", "replace"))}

@@ -80,10 +80,15 @@ class Renaming:
         """Queue the move of a file that may be gone already; the answer completes it."""
         mark = hashlib.blake2b(target.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         hidden = self._link.server.partial_pattern.replace("{id}", mark) + ASIDE
-        finish = self._replacing(path, target, aside=f"{parent(target).rstrip('/')}/{hidden}")
+        aside = f"{parent(target).rstrip('/')}/{hidden}"
+        is_at_risk = naming.is_at_risk(self._link, target)
+        finish = None if is_at_risk else self._replacing(path, target, aside)
 
         def complete() -> None:
-            finish()
+            before = naming.shown_beside(self._link, target) if is_at_risk else None
+            moved = (finish or self._replacing(path, target, aside))()
+            if before is not None and moved is not None:
+                naming.require_kept(self._link, target, before, path)
 
         return complete
 
@@ -105,6 +110,7 @@ class Renaming:
 
     def _send(self, source: str, target: str) -> tuple[Pending, Pending]:
         """Queue a rename; in one write only where its replies, and so its commands, are known to keep their order."""
+        self._link.wire(target)  # how byte 0xFF is written may have to be found out, and nothing may come between both
         from_ = self._ask("RNFR", source, target)
         if not self._link.control.pipelining.keeps_order:
             from_.result()

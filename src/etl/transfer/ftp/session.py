@@ -204,6 +204,10 @@ class FTPTransfer(Streaming):
         """Ask size and time; and whether it is a folder, where SIZE answers for folders, too."""
         link = self.link
         whole = link.names.whole(path)
+        if asking.lists_facts(link, whole):
+            found = asking.listed_facts(link.ask("MLST", whole).result())
+            if found is not None:
+                return found
         size, mdtm = link.ask("SIZE", whole), link.ask("MDTM", whole)
         entry = asking.ask_entry(link, whole) if link.quirks.sizes_folders else None
         facts = asking.facts_of(link, size.result(), mdtm.result())
@@ -230,8 +234,7 @@ class FTPTransfer(Streaming):
         whole = self.link.names.whole(parcel.path)
         if self.link.control.state is State.BROKEN and isinstance(parcel, FTPParcel) and parcel.is_proven:
             return lambda: True
-        size, mdtm = self.link.ask("SIZE", whole), self.link.ask("MDTM", whole)
-        return lambda: asking.is_unchanged(self.link, parcel.facts, size.result(), mdtm.result())
+        return asking.ask_unchanged(self.link, whole, parcel.facts)
 
     def confirm(self, parcel: Parcel) -> Promise[bool]:
         """End the read without waiting for the 226 where the server allows it; it is read together with the answers."""

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.known import ServerQuirks
 
 IAC = b"\xff"
+_NOP = b"\xff\xf1"  # the command of Telnet that does nothing
 
 
 def written(control: Control, quirks: ServerQuirks, path: bytes) -> bytes:
     """Return a path with 0xFF in it as the server wants it, which is found out once. Raises InvalidPath if not.
 
-    A folder is made whose name has two of them, and entered by the name with one. Where none may be made the file
-    tells, if it is there: by its name with two it is found only by a server that takes them for one.
+    A folder is made whose name has two of them, and entered by the name with one, or with a command of Telnet in it.
+    Where none may be made the file tells, if it is there: by its name with two it is found only by a
+    server that takes them for one.
     """
     doubled = path.replace(IAC, IAC + IAC)
     if quirks.follows_telnet is None:
@@ -41,7 +43,9 @@ def _by_folder(control: Control, folder: bytes) -> bool | None:
     name = folder + b"/.etl-" + secrets.token_hex(8).encode("ascii")
     if not control.send("MKD", name + IAC + IAC + b"x").result().is_success:
         return None
-    entered = control.send("CWD", name + IAC + b"x").result()
+    # One alone means itself to a lenient server; a strict one takes it for a command, and drops it with the next byte.
+    ways = name + IAC + b"x", name + _NOP + IAC + IAC + b"x"
+    follows = any(control.send("CWD", way).result().is_success for way in ways)
     control.send("CWD", b"/").result()
     control.send("RMD", name + IAC + IAC + b"x").result()
-    return entered.is_success
+    return follows
