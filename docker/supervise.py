@@ -40,7 +40,7 @@ class Output:
     """The standard output that this process was started with: a pipe, a file, a socket, a terminal.
 
     There is one of these for each writer. supervisord would open it by its name for each: impossible for a socket, and
-    in a file they would write over each other. Lines stay whole: what has no line end yet waits for it, a second at most.
+    in a file they would write over each other. Lines stay whole: what has no line end waits for it, a second at most.
     """
 
     unfinished: ClassVar[set[Output]] = set()
