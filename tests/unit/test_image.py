@@ -48,7 +48,7 @@ def test_the_entrypoint_knows_every_command() -> None:
 def test_what_the_image_runs_is_in_it_and_can_be_run() -> None:
     """Every file that appliance.py and the entrypoint name is copied; scripts are executable."""
     copied = set(re.findall(r"docker/([\w.-]+\.(?:py|sh|conf))", DOCKERFILE.partition("COPY LICENSE")[2]))
-    named = set(re.findall(r'"docker" / "([\w.-]+\.\w+)"', (DOCKER / "appliance.py").read_text()))
+    named = set(re.findall(r"""["']docker["'] / ["']([\w.-]+\.\w+)""", (DOCKER / "appliance.py").read_text()))
     assert {"backoff.sh", "watch.py", "supervise.py", "supervisord.conf"} <= named
     named |= set(re.findall(r"docker/([\w.-]+\.\w+)\"", (DOCKER / "entrypoint.sh").read_text()))
     assert named - {"appliance.py"} <= copied

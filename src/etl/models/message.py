@@ -6,6 +6,7 @@ Reading returns a job or raises `InvalidMessage`, which names every wrong field;
 from __future__ import annotations
 
 import difflib
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -53,6 +54,14 @@ class Endpoint(_Shape):
     def __str__(self) -> str:
         return f"{self.hostname}:{self.path}"
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read both fields. Raises InvalidMessage."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise _refusal(_problems(error, flat=False, limit=PROBLEMS_SHOWN), error.error_count()) from None
+
     def to_dict(self) -> dict[str, str]:
         """Return both fields."""
         return {"hostname": self.hostname, "path": self.path}
@@ -93,9 +102,13 @@ class TransferOptions(_Shape):
 
 
 class FileTransferJob(_Shape):
-    """The job to copy one file. `flat` says in which of the two forms it came; its result has the same form."""
+    """The job to copy one file. `flat` says in which of the two forms it came; its result has the same form.
 
-    job_id: Label | None = None
+    A job that is made here without a `job_id` gets a new one. One that is read from a message keeps None: its record
+    names it.
+    """
+
+    job_id: Label | None = Field(default_factory=lambda: uuid.uuid4().hex)
     source: Endpoint
     destination: Endpoint
     message_version: Version = "1.0"
@@ -145,7 +158,7 @@ class FileTransferJob(_Shape):
                 if value is not None or name not in TransferOptions.model_fields
             }
         try:
-            job = cls.model_validate({**fields, "flat": flat})
+            job = cls.model_validate({"job_id": None, **fields, "flat": flat})
         except ValidationError as error:
             problems += _problems(error, flat=flat, limit=PROBLEMS_SHOWN - len(problems))
             count = len(unknown) + error.error_count()
