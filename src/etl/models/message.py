@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from etl.errors import InvalidMessage
-from etl.models import document
+from etl.models import document, wrapping
 from etl.models.field import Action, Label, Moment, Path, Verification, Version, is_label
 
 Text = bytes | bytearray | str | None  # a message as it arrives
@@ -35,6 +35,8 @@ FLAT_FIELDS = {
     "metadata": ("metadata",),
 }
 NESTED_FIELDS = ("job_id", "source", "destination", "message_version", "priority", "options", "metadata")
+# Those that no other message has.
+FIELDS_OF_JOBS = frozenset([*FLAT_FIELDS, "job_id", "source", "destination"]) - {"metadata"}
 
 FIELDS_LIMIT = 100  # fields of an object whose names we know
 PROBLEMS_SHOWN = 20  # wrong fields named in one error
@@ -132,7 +134,12 @@ class FileTransferJob(_Shape):
     @classmethod
     def from_json(cls, text: Text) -> Self:
         """Read a job in either form. Raises InvalidMessage and nothing else."""
-        return cls._from_checked(document.parse(text))
+        try:
+            data = document.parse(text)
+        except InvalidMessage as error:
+            raw = text.encode("utf-8", "replace") if isinstance(text, str) else bytes(text or b"")
+            raise _recognised(error, wrapping.of_bytes(raw)) from None
+        return cls._from_checked(data)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -141,6 +148,13 @@ class FileTransferJob(_Shape):
 
     @classmethod
     def _from_checked(cls, data: dict[str, Any]) -> Self:
+        try:
+            return cls._from_fields(data)
+        except InvalidMessage as error:
+            raise _recognised(error, wrapping.of_object(data, FIELDS_OF_JOBS)) from None
+
+    @classmethod
+    def _from_fields(cls, data: dict[str, Any]) -> Self:
         is_nested = "source" in data or "destination" in data
         flat = not is_nested and any(name in data for name in FLAT_FIELDS if name != "metadata")
         _require_few_fields(data)
@@ -354,6 +368,13 @@ def _unknown(name: str, known: Iterable[str]) -> str:
         return f"{name}: is not supported yet"
     near = difflib.get_close_matches(last[:NAME_SHOWN], list(known), n=1)
     return f"{name[:NAME_SHOWN]}: is unknown" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _recognised(error: InvalidMessage, look: str | None) -> InvalidMessage:
+    """Return an error with what the message looks like, if that is known."""
+    if look is None:
+        return error
+    return InvalidMessage(document.printable(f"{error}; the message {look}"), job_id=error.job_id)
 
 
 def _refusal(shown: Sequence[str], count: int, job_id: object = None) -> InvalidMessage:
