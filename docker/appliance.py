@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
+from etl import cli
 from etl.config import ConfigLoader, Settings, read_env_file
 from etl.errors import SettingsError
 
@@ -89,9 +90,7 @@ def open_missing_streams() -> None:
 
 def refuse_misspelled(parser: argparse.ArgumentParser, word: str) -> None:
     """Refuse a first word that was hardly meant as a topic; as one it would run for ever."""
-    from etl import cli  # noqa: PLC0415 - loads every command: not for each start
-
-    if instead := cli.refusal(word, [*cli.main.commands, "broker"]):
+    if instead := cli.refusal(word, [*cli.COMMANDS, "broker"]):
         parser.error(instead)
 
 

@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from etl.cli import main as cli
+from etl import cli
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +42,7 @@ def test_the_entrypoint_knows_every_command() -> None:
     listed = re.search(r"^ +(consume[^)]*)\)", (DOCKER / "entrypoint.sh").read_text(), re.MULTILINE)
     assert listed
     words = {word.strip() for word in listed[1].split("|")}
-    assert words == {*cli.commands, "-h", "--help", "--version"}
+    assert words == {*cli.COMMANDS, "-h", "--help", "--version"}
 
 
 def test_what_the_image_runs_is_in_it_and_can_be_run() -> None:
