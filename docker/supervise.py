@@ -6,7 +6,6 @@ same at each start. It ends with the code that `watch.py` noted, or when no prog
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import select
@@ -48,20 +47,26 @@ class Output:
     def __init__(self) -> None:
         self._rest = b""
         self.since = 0.0  # when the rest came, monotonic
+        self.rounds = 0  # in which nothing followed
 
     def write(self, data: bytes) -> None:
         """Write the lines that are whole; keep the rest."""
         data = self._rest + data
         end = len(data) if len(data) > LONGEST_REST_BYTES else data.rfind(b"\n") + 1
-        self._rest, self.since = data[end:], time.monotonic()
+        self._rest, self.since, self.rounds = data[end:], time.monotonic(), 0
         (self.unfinished.add if self._rest else self.unfinished.discard)(self)
         write_all(data[:end])
 
     @classmethod
-    def finish(cls, seconds: float = 0.0) -> None:
-        """End the lines whose rest has been due for so long: who wrote them may be gone."""
-        for output in [output for output in cls.unfinished if time.monotonic() - output.since >= seconds]:
-            output.write(b"\n")
+    def finish(cls, *, at_once: bool = False) -> None:
+        """End the lines whose rest is due, or all: who wrote them may be gone. Called after each round of reading.
+
+        Time alone proves nothing: this process may just have waited for a slow reader, with the rest in its pipe.
+        """
+        for output in list(cls.unfinished):
+            output.rounds += 1
+            if at_once or (output.rounds > 1 and time.monotonic() - output.since >= LINE_SECONDS):
+                output.write(b"\n")
 
     def flush(self) -> None:
         """Do nothing: what is whole is written."""
@@ -71,15 +76,13 @@ class Output:
 
 
 def write_all(data: bytes) -> None:
-    """Write to standard output, also where the other end is slow; what nobody reads any more is dropped."""
+    """Write to standard output, also where the other end is slow; what cannot be written is dropped."""
     while data:
         try:
             data = data[os.write(STANDARD_OUTPUT, data) :]
         except BlockingIOError:  # another process of this terminal or pipe made it non-blocking
             select.select([], [STANDARD_OUTPUT], [])
-        except OSError as error:
-            if error.errno not in {errno.EPIPE, errno.ECONNRESET, errno.EIO}:
-                raise
+        except OSError:  # nobody reads any more, or the disk is full: the next line is tried again
             return
 
 
@@ -105,7 +108,7 @@ class Prompt(Supervisor):  # type: ignore[misc]  # supervisor ships no types
     def tick(self, now: float | None = None) -> None:
         """Do what is done each second."""
         super().tick(now)
-        Output.finish(LINE_SECONDS)
+        Output.finish()
 
     def end_if_all_are_fatal(self, event: Any) -> None:
         """End with the exit code of the program that was given up last, if nothing else is left to run."""
@@ -152,7 +155,7 @@ def main() -> int:
     supervisord.Supervisor = Prompt
     EXIT_CODE_FILE.unlink(missing_ok=True)
     supervisord.main()
-    Output.finish()
+    Output.finish(at_once=True)
     return int(EXIT_CODE_FILE.read_text()) if EXIT_CODE_FILE.exists() else 0
 
 

@@ -46,6 +46,11 @@ def clone(place: Path) -> Path:
     return place
 
 
+def appliance_of(home: Path) -> list[str]:
+    """Return the command that starts an appliance."""
+    return [sys.executable, str(home / "docker" / "appliance.py")]
+
+
 def settings(*more: dict[str, str]) -> dict[str, str]:
     """Return an environment in which nobody else's broker is found."""
     port = stack.free_port()
@@ -61,11 +66,18 @@ def test_it_works_in_a_folder_of_any_name(tmp_path: Path) -> None:
     home = clone(tmp_path / ODD_NAME)
     (home / "in").mkdir()
     (home / "in" / "a b.txt").write_text("content")
-    own = settings(folder("A", home / "in"), folder("B", home))
-    program = [sys.executable, str(home / "docker" / "appliance.py")]
-    with Command(tmp_path, environment=own, program=program) as appliance:
-        stack.wait_until(lambda: '"consumer started' in appliance.output or "consumer started" in appliance.output, 60,
-                         "the consumer")  # fmt: skip
+    run = tmp_path / "r #1%s"
+    own = settings(folder("A", home / "in"), folder("B", home), {"APPLIANCE_RUN_DIR": str(run)})
+    with Command(tmp_path, environment=own, program=appliance_of(home)) as appliance:
+        stack.wait_until(lambda: "consumer started" in appliance.output, 60, "the consumer")
+        states = subprocess.run(
+            [Path(sys.executable).parent / "supervisorctl", "-c", home / "docker" / "supervisord.conf", "status"],
+            env={"PATH": os.environ["PATH"], "APPLIANCE_RUN_DIR": str(run)},
+            capture_output=True, text=True, timeout=30, check=True,
+        ).stdout  # fmt: skip
+        assert {line.split()[0]: line.split()[1] for line in states.splitlines()} == dict.fromkeys(
+            ("kafka", "watch", "etl-consumer:consumer_00"), "RUNNING"
+        )
         with Command(
             tmp_path, "submit", "A:/a b.txt", "B:/c d.txt", "--wait", "--timeout", "30", environment=own
         ) as it:
@@ -87,11 +99,6 @@ def test_a_folder_that_cannot_be_is_named_and_ends_it(tmp_path: Path, setting: s
         assert appliance.wait(30) == 2
         assert f"{tmp_path / name} has a" in appliance.output
         assert setting in appliance.output
-
-
-def appliance_of(home: Path) -> list[str]:
-    """Return the command that starts an appliance."""
-    return [sys.executable, str(home / "docker" / "appliance.py")]
 
 
 class Reader:
@@ -128,7 +135,9 @@ def output_of(kind: str, tmp_path: Path) -> Iterator[tuple[int, Callable[[], byt
         inner, descriptor = pty.openpty() if kind == "terminal" else os.pipe()
         if kind == "pipe that does not block":
             os.set_blocking(descriptor, False)
-        reader = Reader(lambda: os.read(inner, 1 << 16))
+        pause = threading.Event()  # never set: a reader that takes its time
+        is_slow = kind == "slow pipe"
+        reader = Reader(lambda: (is_slow and pause.wait(0.02) and b"") or os.read(inner, 1 << 14))
         ends = [lambda: os.close(inner)]
     is_open = [True]
 
@@ -145,7 +154,9 @@ def output_of(kind: str, tmp_path: Path) -> Iterator[tuple[int, Callable[[], byt
             end()
 
 
-@pytest.mark.parametrize("kind", ["pipe", "pipe that does not block", "file", "file that is cut", "socket", "terminal"])
+@pytest.mark.parametrize(
+    "kind", ["pipe", "pipe that does not block", "slow pipe", "file", "file that is cut", "socket", "terminal"]
+)
 def test_no_line_is_lost_torn_or_written_over(kind: str, tmp_path: Path) -> None:
     """Three programs write at once, in pieces that end anywhere; each line comes out whole, and once."""
     run = tmp_path / "run"
@@ -192,7 +203,7 @@ def test_it_starts_whatever_standard_output_is(kind: str, tmp_path: Path) -> Non
     """The appliance itself: its consumer runs and is stopped in order."""
     own = settings({"KAFKA_AUTOSTART": "false", "APPLIANCE_RUN_DIR": str(tmp_path / "run")}, folder("A", tmp_path))
     beats = tmp_path / "run" / "consumer_00.starts"
-    command = [*appliance_of(stack.REPOSITORY)]
+    command = appliance_of(stack.REPOSITORY)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         if kind == "closed":

@@ -68,6 +68,8 @@ def create_client(kind: Any, **settings: Any) -> Any:
 
     def network(**told: Any) -> Any:
         networks.append(KafkaNetClient(**told))
+        if "retry_backoff_ms" in settings:  # the library does not pass it on to where it paces metadata
+            networks[-1]._manager.cluster.config["retry_backoff_ms"] = settings["retry_backoff_ms"]  # noqa: SLF001
         return networks[-1]
 
     try:

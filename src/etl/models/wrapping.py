@@ -47,8 +47,13 @@ _LEADING = re.compile(rb"[^{\[]{1,64}\{\s*\"")
 _UNQUOTED = re.compile(rb"\{\s*\w+\s*:")
 
 
-def of_bytes(raw: bytes) -> str | None:
-    """Return what bytes that cannot be read as a JSON object look like; None if like nothing known."""
+def of_bytes(raw: bytes, layers: int = 3) -> str | None:
+    """Return what bytes that cannot be read as a JSON object look like; None if like nothing known.
+
+    `layers` is how many of those that can be taken off without unpacking, base64 and quotes, are looked through.
+    """
+    if layers == 0:
+        return None
     head = raw[:LOOKED_AT_BYTES].removeprefix(b"\xef\xbb\xbf")
     if len(raw) > 8 and int.from_bytes(head[:4], "big") == len(raw) - 4 and head[4:].lstrip()[:1] == b"{":
         return "looks like JSON behind its length in four bytes: send the JSON alone"
@@ -62,11 +67,17 @@ def of_bytes(raw: bytes) -> str | None:
     text = head.strip()
     if _TOKEN.match(text):
         return "looks like a signed token (JWT)"
-    if (inner := _decoded(raw.strip())) is not None:
+    if (inner := _decoded(text)) is not None:
         if inner.lstrip()[:1] in (b"{", b"["):
             return "looks like JSON in base64"
-        packed = of_bytes(inner)
+        packed = of_bytes(inner, layers - 1)
         return f"looks like base64; what is in it {packed}" if packed else "looks like base64"
+    if text[:1] == b'"':
+        inner = text[1:].removesuffix(b'"')
+        if inner.lstrip(b'\\"nrt \r\n\t')[:1] in (b"{", b"["):
+            return "looks like JSON in a string: it was written as JSON twice"
+        packed = of_bytes(inner, layers - 1)
+        return f"is a string that {packed}" if packed else None
     return _of_binary(head, len(raw)) or _of_text(text)
 
 
@@ -122,13 +133,12 @@ def _of_wide_letters(head: bytes) -> str | None:
 
 
 def _decoded(text: bytes) -> bytes | None:
-    """Return the beginning of what base64 stands for, if a whole text is base64."""
+    """Return what base64 stands for, if a text is base64 as far as it is looked at."""
     if len(text) < 16 or not re.fullmatch(rb"[A-Za-z0-9+/_\-\r\n]+={0,2}", text):
         return None
-    packed = text.translate(None, b"\r\n").rstrip(b"=")
-    head = packed[: LOOKED_AT_BYTES // 4 * 4].translate(bytes.maketrans(b"-_", b"+/"))
+    packed = text.translate(bytes.maketrans(b"-_", b"+/"), b"\r\n").rstrip(b"=")
     try:
-        return base64.b64decode(head + b"=" * (-len(head) % 4), validate=True)
+        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
     except binascii.Error:
         return None
 
@@ -142,7 +152,7 @@ def _of_binary(head: bytes, length: int) -> str | None:
         return "looks like MessagePack"
     if _MAP_OF_CBOR.match(head):
         return "looks like CBOR"
-    if b'"' not in head[:3] and head[:1] in (b"\x08", b"\x0a", b"\x10", b"\x12", b"\x1a") and _is_protobuf(head):
+    if head[:1] in (b"\x08", b"\x0a", b"\x10", b"\x12", b"\x1a") and _is_protobuf(head):
         return "looks like Protobuf"
     if _is_avro(head):
         return "looks like Avro"
@@ -152,19 +162,13 @@ def _of_binary(head: bytes, length: int) -> str | None:
 
 
 def _of_text(text: bytes) -> str | None:
-    if text[:1] == b'"':
-        inner = text[1:].removesuffix(b'"')
-        if inner.lstrip(b'\\"nrt \r\n\t')[:1] in (b"{", b"["):
-            return "looks like JSON in a string: it was written as JSON twice"
-        packed = of_bytes(inner)
-        return f"is a string that {packed}" if packed else None
     if text.startswith((b"{'", b"{u'", b"[{'")):
         return "looks like a Python dictionary, printed: JSON has double quotes"
     if re.match(rb"\[\s*\{", text):
         return "looks like several jobs in a list: each is a message of its own"
     if _UNQUOTED.match(text):
         return "looks like JavaScript: JSON has names in double quotes"
-    if _is_lines(text):
+    if text[:1] == b"{" and re.search(rb"\}\s*\{", text):
         return "looks like several jobs: each is a message of its own"
     if _FORM.fullmatch(text):
         return "looks like an HTML form"
@@ -176,10 +180,6 @@ def _of_text(text: bytes) -> str | None:
     if text[:1] not in (b"{", b"[", b'"') and text.count(b",") >= 3 and text.isascii():
         return "looks like CSV"
     return None
-
-
-def _is_lines(text: bytes) -> bool:
-    return re.search(rb"\}\s*\n?\s*\{", text) is not None and text.startswith(b"{")
 
 
 def _is_utf8(head: bytes) -> bool:

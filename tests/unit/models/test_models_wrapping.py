@@ -9,6 +9,7 @@ import json
 import lzma
 import pickle
 import struct
+import time
 import zlib
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.errors import InvalidMessage
-from etl.models import FileTransferJob
+from etl.models import FileTransferJob, wrapping
 
 pytestmark = pytest.mark.unit
 
@@ -170,6 +171,17 @@ def test_what_looks_like_nothing_is_not_guessed_at(raw: bytes) -> None:
     with pytest.raises(InvalidMessage) as caught:
         FileTransferJob.from_json(raw)
     assert "looks like" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "piece", [b'"', b"}", b"} ", b"{", b"[", b" ", b"\0", b"\x02", b"A", b"a=", b"a=&", b"{a", b"\xff", b"\x0a\x00"]
+)
+def test_a_long_message_is_looked_at_within_limits(piece: bytes) -> None:
+    """The thread that polls reads it: four megabytes of anything take no longer to judge than to read."""
+    raw = (piece * (4 << 20))[: 4 << 20]
+    began = time.process_time()
+    wrapping.of_bytes(raw)
+    assert time.process_time() - began < 1.0
 
 
 @given(st.one_of(st.binary(), st.binary().map(lambda tail: b"\0" + tail), st.text().map(str.encode)))
