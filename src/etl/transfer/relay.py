@@ -148,6 +148,7 @@ def deliver(
     file sure to come for this destination?
     """
     job = task.job
+    destination.require_name(job.destination.path)
     task.leaves_partial = not is_direct(destination)
     stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
     try:
@@ -180,9 +181,7 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
     publish = destination.publish_new if options.overwrite == "fail" else destination.publish
     published = publish(stored, task.job.destination.path, mtime).result()
     task.unpublished, task.leaves_partial = None, False
-    task.remarks = {}
-    if published.swapped:
-        task.remarks["swapped"] = True
+    task.remarks = {"swapped": True} if published.swapped else {}
     if is_direct(destination):
         task.remarks["published_by"] = "direct"
     if options.preserve_mtime and not published.stamped:
@@ -214,6 +213,8 @@ def _publish_known(task: Task, known: Unpublished, source: Session, destination:
         if final is None or final.size_bytes != known.size_bytes:
             return None
         task.leaves_partial = False
+        if task.job.options.preserve_mtime and not known.facts.same_file(final):
+            task.remarks = {"mtime_kept": False}
         return Receipt(known.size_bytes, known.verified_by, facts=known.facts)
     if there.size_bytes not in {None, known.size_bytes} or known.facts.size_bytes not in {None, known.size_bytes}:
         return None

@@ -114,7 +114,7 @@ KINDS = {
         ),
         Kind("inetutils", "GNU inetutils ftpd", "", Inetutils, lacks=TIMELESS),
         Kind("pyftpdlib", "pyftpdlib", "", PyFTPDlib),
-        Kind("aioftp", "aioftp 0.28.3", "", Aioftp, lacks=TIMELESS | {"size"}),
+        Kind("aioftp", "aioftp 0.28.3", "", Aioftp, lacks=TIMELESS),
         Kind("twisted", "Twisted 26.10.0", "", Twisted, lacks=TIMELESS),
         Kind("apache", "Apache FtpServer 1.2.1", "`max-logins=50`", lambda folder: Apache(folder, "50"), DOTLESS),
         Kind(

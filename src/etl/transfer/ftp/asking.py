@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, FileMissing, IOFailure, NotAFile, PermissionRefused
 from etl.models.task import Facts
-from etl.transfer.ftp.listing import names_in
+from etl.transfer.ftp.listing import entry_of, shows
+from etl.transfer.ftp.longlist import Entry
 from etl.transfer.ftp.names import facts_in, folders_above, size_in, time_in
-from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_full
+from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_denied, says_full
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def ask_entry(link: Link, path: str) -> Callable[[], bool]:
 def _cwd_tells(link: Link) -> bool:
     """Does CWD refuse anything at all? Asked once, when one was accepted."""
     if link.quirks.cwd_tells is None:
+        link.control.flush()  # what was asked beside it: some keep the order of what shares a write, and no other
         link.quirks.cwd_tells = not link.ask("CWD", f"/.etl-{secrets.token_hex(8)}/none").result().is_success
     return link.quirks.cwd_tells
 
@@ -173,7 +175,7 @@ def _kind_by_parents(link: Link, path: str) -> tuple[Kind, str]:
         is_known = link.ask("MLST", blocked).result().is_success
     else:
         # Whoever may enter a folder may ask for what is in it: nothing there, also where listing is forbidden.
-        is_known = basename(blocked) in (names_in(link, parent(blocked) or "/", basename(blocked)) or ())
+        is_known = bool(shows(link, blocked))
     if not is_known:
         return Kind.MISSING, blocked
     return (Kind.FILE if blocked == path else Kind.CLOSED), blocked
@@ -200,16 +202,23 @@ def is_surely_file(link: Link, path: str) -> bool:
     size = link.ask("SIZE", path)
     if link.may_offer("MLST") and (kind := _listed_kind(link.ask("MLST", path).result())) is not None:
         return kind is Kind.FILE
-    return tells_files_by_size(link) and size.result().is_success and size_in(size.result().line) is not None
+    if not size.result().is_success or size_in(size.result().line) is None:
+        return False
+    return tells_files_by_size(link) or entry_of(link, path) is Entry.FILE
 
 
 def why_not_read(link: Link, path: str, refusal: Reply) -> EtlError:
     """Return the error for a file that the server does not give us."""
     if (plain := _plain(link, path, refusal)) is not None:
         return plain
-    kind, decided_by = kind_of(link, path)
+    try:
+        kind, decided_by = kind_of(link, path)
+    except IOFailure:  # nothing else tells
+        if says_denied(refusal):
+            return plain_error(link.name, path, refusal)
+        raise
     if kind is Kind.FILE and refusal.is_transient:
-        return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
+        return plain_error(link.name, path, refusal)
     return _described(link, path, kind, decided_by, refusal)
 
 
@@ -222,7 +231,7 @@ def why_not_written(link: Link, path: str, refusal: Reply) -> EtlError:
     folder = parent(path) or "/"
     if ask_entry(link, folder)() or link.quirks.cwd_tells is False:
         if refusal.is_transient:
-            return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
+            return plain_error(link.name, path, refusal)
         hint = f"; {link.name}_PARTIAL_PATTERN may name a file without a dot" if basename(path)[:1] == "." else ""
         return PermissionRefused(
             f"{link.name}:{path}: writing here is not permitted ({refusal.text}){hint}", server=link.name

@@ -29,6 +29,7 @@ class ServerQuirks:
         None  # CWD tells folders from others; False: it says yes to all, or is answered by a hang-up
     )
     follows_telnet: bool | None = None  # takes two bytes 0xFF for one; None: not needed yet
+    silences_at_ff: int = 0  # how often there was no answer when that was to be found out
     working_address: tuple[Any, ...] | None = None  # of the host's, the one that answered last
     keeps_names: bool = False  # shows a name beyond ASCII as it was sent
     keeps_ff: bool = False  # and one with byte 0xFF

@@ -101,6 +101,19 @@ class Link:
         """Is a feature in the server's FEAT, or is there none, so that it must be tried to be known?"""
         return feature in self._features or not self._features
 
+    def has_ended(self, transfer: Pending) -> bool:
+        """Has a transfer, of which nothing comes, ended? Some servers leave its data connection open.
+
+        That all is well counts when it is known from an earlier look: bytes may still be on their way.
+        """
+        was_told = transfer.reply is not None
+        try:
+            self.control.peek()
+        except EtlError:  # a session that ends behind its last word
+            if transfer.reply is None:
+                raise
+        return was_told or transfer.has_failed
+
     def abandon(self, error: EtlError) -> None:
         """Make the session unusable."""
         self.control.abandon(error)
