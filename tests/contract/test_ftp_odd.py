@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from contract_parts import Bytes, a_task, content_of, moved
 
-from etl.errors import EtlError, FileMissing, InvalidPath, IOFailure, NameNotKept, NotAFile, PermissionRefused
+from etl.errors import (
+    EtlError,
+    FileMissing,
+    InvalidPath,
+    IOFailure,
+    NameNotKept,
+    NotAFile,
+    PermissionRefused,
+    ServerUnavailable,
+)
 from etl.models.server import TransferSettings
 from etl.transfer import relay
 from etl.transfer.base import Stored
@@ -397,3 +406,22 @@ def test_silence_at_an_unknown_command_is_no_end(fake, session, buffer) -> None:
     odd = fake(files={"/a": b"12345"}, answers={"FEAT": SILENCE, "EPSV": SILENCE})
     settings = TransferSettings(connect_timeout=2, login_timeout=30, reply_timeout=2, stall_timeout=10)
     assert content_of(session(odd, settings), "/a", buffer) == b"12345"
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["STOR", "RNFR", "RNTO"])
+@pytest.mark.parametrize("reply", ["553 No.", "451 No.", "452 Full."])
+def test_an_error_tells_the_files_name_and_not_its_partial_ones(fake, session, buffer, verb: str, reply: str) -> None:
+    """Nobody knows that one, and nobody finds it."""
+    odd = fake(files={"/out/x": b""}, answers={verb: reply})
+    with pytest.raises(EtlError, match=r"^FAKE:/out/b: "):
+        moved(a_task(), session(fake(files={"/a": b"12345"})), session(odd), buffer)
+
+
+@pytest.mark.parametrize("words", ["OOPS: vsftpd: refusing to run with writable root", "Internal error."])
+def test_a_broken_login_is_no_wrong_password(fake, session, words: str) -> None:
+    """The server is out of order, and the jobs wait for it."""
+    with pytest.raises(ServerUnavailable):
+        session(fake(answers={"PASS": f"500 {words}"}))
