@@ -325,6 +325,20 @@ def test_a_file_of_unknown_size_ends_with_the_226(fake, session, buffer) -> None
     assert content_of(session(odd), "/a", buffer) == b"12345"
 
 
+def test_a_folder_that_is_sent_as_an_empty_file_is_none(fake, session, buffer) -> None:
+    """150, 226 and not a byte: an empty file has a size, or may not be entered."""
+
+    def retr(its: FakeSession, argument: str) -> str:
+        its.reply("150 Here it comes.")
+        its.send_data(its.server.files.get(argument, b""))
+        return "226 Done."
+
+    ftp = session(fake(files={"/d/a": b"1", "/empty": b""}, answers={"RETR": retr, "SIZE": "550 No."}))
+    assert content_of(ftp, "/empty", buffer) == b""
+    with pytest.raises(NotAFile, match="/d is a folder"):
+        content_of(ftp, "/d", buffer)
+
+
 def test_a_list_ends_with_the_226(fake, session) -> None:
     """As files do."""
 
