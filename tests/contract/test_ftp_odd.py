@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -432,6 +433,48 @@ def test_an_error_tells_the_files_name_and_not_its_partial_ones(fake, session, b
     odd = fake(files={"/out/x": b""}, answers={verb: reply})
     with pytest.raises(EtlError, match=r"^FAKE:/out/b: "):
         moved(a_task(), session(fake(files={"/a": b"12345"})), session(odd), buffer)
+
+
+def test_a_login_that_is_greeted_twice_is_one(fake, session) -> None:
+    """A second 230 belongs to no command that follows."""
+    server = fake(files={"/a": b"1"}, answers={"PASS": "230 In.\r\n230 Welcome, dear user."})
+    for _ in range(2):
+        assert session(server).look("/a").size_bytes == 1
+
+
+@pytest.mark.parametrize("verb", ["FEAT", "EPSV"])
+def test_who_hangs_up_on_a_command_is_not_sent_it_again(fake, session, buffer, verb: str) -> None:
+    """Devices end the session at what they do not know: once may be an accident."""
+    server = fake(files={"/a": b"12345"}, answers={verb: lambda its, _: its.drop()})
+    for _ in range(2):
+        with contextlib.suppress(ServerUnavailable):
+            session(server)
+    assert content_of(session(server), "/a", buffer) == b"12345"
+    before = len(server.commands)
+    session(server)
+    assert verb not in server.commands[before:]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "250-Listing\r\n Type=file;Size=5;Modify=20260102030405; /a\r\n250 End",
+        "250-Type=file;Size=5;Modify=20260102030405; /a\r\n250 End",
+        "250 TYPE=file;SIZE=5;MODIFY=20260102030405; /a",
+        "250-Start\r\n250-type=file;size=5;modify=20260102030405.123; a\r\n250 End",
+    ],
+)
+def test_the_facts_of_mlst_are_read_wherever_they_stand(fake, session, reply: str) -> None:
+    """On a line of their own, or behind the code."""
+    answers = {"SIZE": "502 No.", "MDTM": "502 No.", "FEAT": "502 No.", "MLST": reply}
+    found = session(fake(files={"/a": b"12345"}, answers=answers)).look("/a")
+    assert (found.size_bytes, int(found.mtime)) == (5, 1767323045)
+
+
+def test_names_may_come_with_a_drives_path(fake, session) -> None:
+    """Windows has its own slashes; a name of other servers may hold one."""
+    ftp = session(fake(answers={"NLST": listed(b"C:\\in\\a b", b"back\\slash", b"/in/c")}))
+    assert ftp.names("/") == ["a b", "back\\slash", "c"]
 
 
 @pytest.mark.parametrize("words", ["OOPS: vsftpd: refusing to run with writable root", "Internal error."])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 
+_CODE = re.compile(rb"^250[- ]")
 _NOT_THERE = 550
 
 
@@ -81,7 +83,7 @@ def listed_facts(reply: Reply) -> Facts | None:
     """Return what MLST tells of a file (RFC 3659 section 7.5; its times are UTC); None: it is none, or not told."""
     if _listed_kind(reply) is not Kind.FILE:
         return None
-    facts = {name: value for line in reply.lines[1:-1] for name, value in facts_in(line.lstrip())[0].items()}
+    facts = _told(reply)
     return Facts(size_in(facts.get("size", b"")), time_in(facts.get("modify", b"")))
 
 
@@ -134,10 +136,16 @@ def _listed_kind(reply: Reply) -> Kind | None:
     """Return what MLST says a path is; None: it does not say."""
     if not reply.is_success:
         return None
-    kinds = {facts_in(line.lstrip())[0].get("type", b"").lower() for line in reply.lines[1:-1]}
-    if kinds & {b"dir", b"cdir", b"pdir"}:
+    kind = _told(reply).get("type", b"").lower()
+    if kind in {b"dir", b"cdir", b"pdir"}:
         return Kind.FOLDER
-    return Kind.FILE if b"file" in kinds else None
+    return Kind.FILE if kind == b"file" else None
+
+
+def _told(reply: Reply) -> dict[str, bytes]:
+    """Return the facts of MLST: on a line of their own, or behind the code."""
+    lines = (_CODE.sub(b"", line).lstrip() for line in reply.lines)
+    return {name: value for line in lines for name, value in facts_in(line)[0].items()}
 
 
 def kind_of(link: Link, path: str, *, by_listing: bool = True) -> tuple[Kind, str]:

@@ -35,6 +35,8 @@ class ServerQuirks:
     keeps_ff: bool = False  # and one with byte 0xFF
     bare_names: bool | None = None  # takes names without a folder only, that one being entered; None: not known
     answers_feat: bool = True
+    ended_at_feat: int = 0  # sessions in a row
+    ended_at_epsv: int = 0
     forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer
     takes_epsv: bool | None = None  # answers it with a port that can be reached; None: not asked yet
     refuses_to_replace: bool = False  # does not rename over a file

@@ -174,7 +174,7 @@ class Listing:
             if (found := entry_in(line)) is None:
                 return
             entry, line = found
-        name = line.rpartition(b"/")[2]
+        name = line.rpartition(b"\\" if line[1:3] == b":\\" else b"/")[2]  # `C:\x\name` it is on some
         if name in {b"", b".", b".."}:
             return
         self.count += 1
