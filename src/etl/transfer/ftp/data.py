@@ -30,11 +30,11 @@ class DataConnection:
         self._unsent_bytes: int | None = None  # when last looked at
         self._receives = False  # set up to: who sends never blocks
 
-    def readinto(self, buffer: memoryview, has_ended: Callable[[], bool], *, fill: bool = False) -> int:
+    def readinto(self, buffer: memoryview, has_ended: Callable[[float], bool], *, fill: bool = False) -> int:
         """Receive once; 0 at the end of the file. Raises TransferTimeout, ConnectionLost.
 
-        `has_ended`: asked when nothing came for a while; is this the end, though the connection stands? `fill`: return
-        only when the buffer is full, or nothing more came for a while.
+        `has_ended`: asked when nothing came for so many seconds; is this the end, though the connection stands? `fill`:
+        return only when the buffer is full, or nothing more came for a while.
         """
         try:
             count = self._receive(buffer, has_ended, socket.MSG_WAITALL if fill else 0)
@@ -44,11 +44,12 @@ class DataConnection:
             raise self._fault(ConnectionAbortedError())
         return count
 
-    def _receive(self, buffer: memoryview, has_ended: Callable[[], bool], flags: int) -> int:
+    def _receive(self, buffer: memoryview, has_ended: Callable[[float], bool], flags: int) -> int:
         if not self._receives:
             self._sock.setblocking(True)
             limit_waits(self._sock, socket.SO_RCVTIMEO, min(self._watch.left(), PROGRESS_TICK))
             self._receives = True
+        called = time.monotonic()
         while True:
             began, count = time.monotonic(), 0
             try:
@@ -58,7 +59,7 @@ class DataConnection:
             except BlockingIOError:
                 pass
             self._watch.note(time.monotonic() - began, count)
-            if count or has_ended():
+            if count or has_ended(time.monotonic() - called):
                 return count
 
     def send(self, block: memoryview, *, is_last: bool) -> int:

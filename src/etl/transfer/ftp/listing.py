@@ -108,7 +108,7 @@ def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Re
         return running
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     try:
-        while count := running.data.readinto(buffer, lambda: link.has_ended(running.command)):
+        while count := running.data.readinto(buffer, lambda silent: link.has_ended(running.command, silent)):
             listing.feed(bytes(buffer[:count]))
     except (EtlError, GarbledListingError) as error:
         running.data.reset()

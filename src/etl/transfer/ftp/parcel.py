@@ -175,7 +175,7 @@ class FTPParcel:
 
     def _receive(self, buffer: memoryview, *, fill: bool = False) -> int:
         try:
-            count = self._data.readinto(buffer, lambda: self._link.has_ended(self._retr), fill=fill)
+            count = self._data.readinto(buffer, lambda silent: self._link.has_ended(self._retr, silent), fill=fill)
         except EtlError as error:
             self._cut(error)
             raise

@@ -63,7 +63,7 @@ class Renaming:
 
         def complete() -> Published:
             was_stamped = stamped()
-            before = (shown or naming.shown_beside(self._link, final)) if is_at_risk else None
+            before = naming.shown_beside(self._link, final) if is_at_risk and shown is None else shown
             swapped = (finish or self._replacing(partial, final, aside=partial + ASIDE))()
             if swapped is None and not self._has_arrived(final, size_bytes):
                 raise vanished(self._link, partial)
