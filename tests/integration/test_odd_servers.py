@@ -56,24 +56,6 @@ class SaysGoodbye(HangsUp):
         super().end()
 
 
-class OneTransfer(Counting):
-    """Ends once a file was stored or sent."""
-
-    def serve(self, verb: str, argument: str) -> None:
-        """Serve."""
-        super().serve(verb, argument)
-        if verb in {"STOR", "RETR"}:
-            self.end()
-
-
-class TwiceDone(FakeSession):
-    """Answers each STOR with two 226."""
-
-    def stor(self, argument: str) -> str:
-        """Store."""
-        return super().stor(argument) + "\r\n226 Transfer complete."
-
-
 class ForgetsLogins(Counting):
     """Wants a login again in the middle."""
 
@@ -96,7 +78,7 @@ class Shouts(FakeSession):
         super().reply(f"200 Type set.\r\n{text}" if Shouts.count % 41 == 0 else text)
 
 
-@pytest.mark.parametrize("sort", [HangsUp, SaysGoodbye, OneTransfer, TwiceDone, ForgetsLogins, Shouts])
+@pytest.mark.parametrize("sort", [HangsUp, SaysGoodbye, ForgetsLogins, Shouts])
 def test_every_file_arrives_though_sessions_do_not_last(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: type[FakeSession]
 ) -> None:
@@ -129,7 +111,6 @@ def _unlike(results: list[dict[str, Any]]) -> list[Any]:
 @pytest.mark.parametrize(
     ("verb", "answer"),
     [
-        ("RNTO", lambda its, name: its.rnto(name).replace("250", "226")),
         ("SIZE", lambda its, name: its.size(name).replace("213", "250")),
         ("STOR", lambda its, name: its.stor(name).replace("226", "213")),
     ],

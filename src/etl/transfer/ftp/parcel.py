@@ -76,7 +76,8 @@ class FTPParcel:
     @property
     def is_proven(self) -> bool:
         """Came as many bytes as SIZE told, the end, and a last word that all is well?"""
-        return self._at_end and self._given_bytes == self.facts.size_bytes and self._is_told_whole()
+        came_bytes = self._given_bytes if self.held is None else len(self.held)
+        return self._at_end and came_bytes == self.facts.size_bytes and self._is_told_whole()
 
     def leave(self) -> None:
         """End the reading of a whole parcel; what the final reply says `judged` tells later."""
