@@ -25,11 +25,12 @@ class NotAllowed(BrokerUnavailable):
 
 
 class TopicFacts(NamedTuple):
-    """An existing topic: its number of partitions, its message limit in bytes, and all its settings as text."""
+    """An existing topic: its number of partitions, message limit in bytes, all settings as text, and replicas."""
 
     partitions: int
     max_message_bytes: int
     settings: dict[str, str]
+    replicas: int = 1  # of the partition that has the fewest
 
 
 class Admin:
@@ -51,7 +52,7 @@ class Admin:
             wanted = [name for name in names if name in known]
             if not wanted:
                 return {}
-            partitions = {t["name"]: len(t["partitions"]) for t in admin.describe_topics(wanted)}
+            partitions = {t["name"]: t["partitions"] for t in admin.describe_topics(wanted)}
             settings = admin.describe_configs(
                 [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted], config_filter="all"
             )["topic"]
@@ -73,6 +74,17 @@ class Admin:
                 raise NotAllowed(f"topic {name} does not exist and may not be created: {in_words(error)}") from error
             admin.wait_for_topics([name], timeout_ms=REQUEST_TIMEOUT_MS)
         return created
+
+    def offsets_retention_minutes(self) -> float | None:
+        """Return for how long the offsets of a group without members are kept; None if we may not know it.
+
+        Raises BrokerUnavailable.
+        """
+        try:
+            with _allowed("brokers cannot be described"), admin_client(self._bootstrap_servers) as admin:
+                return min(_retention_of_brokers(admin, admin.describe_cluster()).values())
+        except NotAllowed:
+            return None
 
     def starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Return the first offset of each of these partitions. Raises NotAllowed, BrokerUnavailable."""
@@ -130,19 +142,25 @@ def _require_all_groups(admin: Any, days: float) -> None:
     (offsets,) = admin.describe_topics([_OFFSETS])
     if not offsets["partitions"] or any(partition["leader_id"] < 0 for partition in offsets["partitions"]):
         raise NotAllowed(f"listing all groups needs a leader for every partition of {_OFFSETS}")
+    name, minutes = min(_retention_of_brokers(admin, cluster).items(), key=lambda told: told[1])
+    if minutes < days * 24 * 60:
+        raise NotAllowed(
+            f"broker {name} forgets groups after {minutes} minutes ({_RETENTION}), not after {days:g} days"
+        )
+
+
+def _retention_of_brokers(admin: Any, cluster: Mapping[str, Any]) -> dict[str, int]:
+    """Return for how many minutes each broker remembers the offsets of a group without members."""
     brokers = [ConfigResource(ConfigResourceType.BROKER, str(broker["broker_id"])) for broker in cluster["brokers"]]
-    for name, settings in admin.describe_configs(brokers, config_filter="all")["broker"].items():
-        minutes = int(settings[_RETENTION]["value"])
-        if minutes < days * 24 * 60:
-            raise NotAllowed(
-                f"broker {name} forgets groups after {minutes} minutes ({_RETENTION}), not after {days:g} days"
-            )
+    told = admin.describe_configs(brokers, config_filter="all")["broker"]
+    return {name: int(settings[_RETENTION]["value"]) for name, settings in told.items()}
 
 
 def _within(topics: Collection[str], places: Mapping[Any, Any]) -> dict[Partition, int]:
     return {Partition(*tp): place.offset for tp, place in places.items() if tp.topic in topics and place.offset >= 0}
 
 
-def _facts(partitions: int, settings: Mapping[str, Any]) -> TopicFacts:
+def _facts(partitions: Sequence[Any], settings: Mapping[str, Any]) -> TopicFacts:
     plain = {key: str(entry["value"]) for key, entry in settings.items()}
-    return TopicFacts(partitions, int(plain.get("max.message.bytes", 1_048_588)), plain)
+    replicas = min((len(partition["replica_nodes"]) for partition in partitions), default=1)
+    return TopicFacts(len(partitions), int(plain.get("max.message.bytes", 1_048_588)), plain, replicas)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
-from kafka.net.compat import KafkaNetClient
 
+from etl.broker.network import create_network
 from etl.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def create_client(kind: Any, **settings: Any) -> Any:
     networks: list[Any] = []
 
     def network(**told: Any) -> Any:
-        networks.append(KafkaNetClient(**told))
+        networks.append(create_network(**told))
         return networks[-1]
 
     try:
@@ -133,8 +134,19 @@ def is_listening(bootstrap_servers: str, timeout: float = 1.0) -> bool:
 
     A cheap test before a client is created: the library takes long to fail, and logs every attempt.
     """
-    for server in bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":") if ":" in server.rpartition("]")[2] else (server.strip(), "", "")
-        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port or 9092)), timeout):
-            return True
+    addresses = [_split(server) for server in bootstrap_servers.split(",")]
+    with ThreadPoolExecutor(len(addresses), "listening") as threads:  # side by side: a dead one takes all of its time
+        return any(threads.map(lambda address: _accepts(address, timeout), addresses))
+
+
+def _accepts(address: tuple[str, int], timeout: float) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout):
+        return True
     return False
+
+
+def _split(server: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, HOST or [IPV6]:PORT."""
+    server = server.strip()
+    host, _, port = server.rpartition(":") if ":" in server.rpartition("]")[2] else (server, "", "")
+    return host.strip("[]"), int(port or 9092)

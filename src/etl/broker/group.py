@@ -34,6 +34,8 @@ from etl.models.wire import Commit, Partition
 # record that is larger comes all the same, alone.
 PARTITION_FETCH_BYTES, FETCH_BYTES = 128 << 10, 2 << 20
 
+SILENCE_SECONDS = 20.0  # without a word of the broker, before this process counts as unwell
+
 log = structlog.get_logger(__name__)
 
 
@@ -322,6 +324,13 @@ class GroupConsumer:
         """
         since = min(self._client.confirmed_at, self._polled_at)
         return bool(time.monotonic() - since < SESSION_TIMEOUT_SECONDS and self._client.is_member(self._member))
+
+    def problem(self, now: float) -> str:
+        """Say what keeps this member from reading; empty if nothing does. `now`: monotonic."""
+        silent = now - self._client.heard_at
+        if silent > SILENCE_SECONDS:
+            return f"nothing heard from the broker for {silent:.0f} s"
+        return ""
 
     def close(self, timeout: float = 3.0) -> None:
         """Leave the group within `timeout` seconds; a static member only disconnects, except with `leave_on_stop`."""

@@ -79,6 +79,11 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         coordinator.reset_generation = reset_generation
         _mend(self._fetcher)
 
+    @property
+    def heard_at(self) -> float:
+        """When a broker last said anything (monotonic)."""
+        return float(self._net.heard_at)
+
     def forget_answers(self) -> None:
         """Discard answers about committed offsets that came too late: the library would give them to the next call."""
         self._coordinator._offset_fetch_futures.clear()  # noqa: SLF001 - the library has no public way

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from etl.outcomes.ledger import Ledger
     from etl.outcomes.messages import MessageBuilder
     from etl.outcomes.reporter import Reporter
-    from etl.topics.companions import Topics
+    from etl.topics.names import Topics
 
 
 # Pause of a partition whose next record would be deferred too soon; resuming refetches its buffered records.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etl.broker import GroupConsumer
     from etl.dispatch.dispatcher import Dispatcher
     from etl.intake.partitions import Partitions
-    from etl.topics.companions import Topics
+    from etl.topics.names import Topics
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
 from etl.outcomes.messages import Carried, MessageBuilder
 from etl.retry.tiers import TIERS, tier_of
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 pytestmark = pytest.mark.unit
 

@@ -18,7 +18,7 @@ from etl.models.wire import Commit, Partition
 from etl.outcomes.ledger import Ledger
 from etl.sessions.pools import Pools
 from etl.status import reports
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 pytestmark = pytest.mark.unit
 
