@@ -23,7 +23,9 @@ from etl.intake.partitions import MAX_POLL_RECORDS, Partitions
 from etl.lanes.lanes import Lanes
 from etl.lanes.run import Store
 from etl.lanes.runner import Runner
+from etl.outcomes.claims import Claims
 from etl.outcomes.committer import Committer
+from etl.outcomes.evidence import Witness
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
@@ -230,6 +232,9 @@ class FileTransferConsumer:
         )
         if group is None:
             return None
+        witness = Witness(names, self.group_id, self.bootstrap_servers)
+        claims = Claims(names, self.group_id, settings.on_lost_offsets, witness.ask, self._fail)
+        group.decide = claims.decide
         partitions = Partitions(group, ledger, settings.window_records)
         producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
         checker = Checker(names, settings, Admin(self.bootstrap_servers))
@@ -246,7 +251,17 @@ class FileTransferConsumer:
         return Parts(
             group=group,
             partitions=partitions,
-            admission=Admission(names, self.group_id, self.config, builder, partitions, ledger, dispatcher, reporter),
+            admission=Admission(
+                names,
+                self.group_id,
+                self.config,
+                builder,
+                partitions,
+                ledger,
+                dispatcher,
+                reporter,
+                is_done=claims.is_done,
+            ),
             dispatcher=dispatcher,
             pools=pools,
             lanes=lanes,
@@ -274,9 +289,9 @@ class FileTransferConsumer:
         clean = drained and parts.reporter.drop_unscanned() and parts.partitions.has_scanned()
         if self._fatal is None and not parts.committer.flush(time.monotonic() + COMMIT_SECONDS, clean=clean):
             log.warning("last commit not confirmed: its jobs may be repeated")
-        if parts.committer.stop(time.monotonic() + COMMIT_SECONDS):
-            with logs.together():
-                parts.reporter.ledger.write()  # log the jobs that finished without a commit: their files are in place
+        parts.committer.stop(time.monotonic() + COMMIT_SECONDS)
+        if waiting := parts.reporter.ledger.waiting:
+            log.warning("outcomes not committed: their jobs are repeated", count=waiting)
         parts.lanes.stop(RESET_SECONDS)
         parts.group.close()
         parts.checker.stop(TRIMMER_SECONDS)

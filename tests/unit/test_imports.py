@@ -20,7 +20,7 @@ ROWS = [
     ("models", "+"),
     ("transfer", "+"),
     ("config", "+"),
-    ("identity", "logs"),
+    ("identity", "logs", "clock"),
     ("retry", "+"),
     ("sessions", "+"),
     ("dispatch", "+"),

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
+from kafka.structs import OffsetAndMetadata
 
 from etl.broker.connection import REQUEST_TIMEOUT_MS, admin_client, in_words, translate_errors
 from etl.errors import BrokerUnavailable
-from etl.models.wire import Partition
+from etl.models.wire import Commit, Partition
 
 _OFFSETS, _RETENTION = "__consumer_offsets", "offsets.retention.minutes"
 
@@ -31,6 +32,14 @@ class TopicFacts(NamedTuple):
     max_message_bytes: int
     settings: dict[str, str]
     replicas: int = 1  # of the partition that has the fewest
+
+
+class Stand(NamedTuple):
+    """Where a group stands in a partition: its commit, None if there is none; the partition's first and end offset."""
+
+    commit: Commit | None
+    first: int
+    end: int
 
 
 class Admin:
@@ -98,6 +107,41 @@ class Admin:
         with _allowed(f"offsets of group {group} cannot be read"), admin_client(self._bootstrap_servers) as admin:
             return _within(topics, admin.list_group_offsets(group)[group])
 
+    def stands(self, group: str, topics: Sequence[str]) -> dict[Partition, Stand]:
+        """Return where `group` stands in every partition of those topics that exist.
+
+        Raises NotAllowed, BrokerUnavailable.
+        """
+        with _allowed(f"offsets of group {group} cannot be read"), admin_client(self._bootstrap_servers) as admin:
+            tps = [
+                ClientPartition(topic["name"], partition["partition_index"])
+                for topic in admin.describe_topics(list(topics))
+                for partition in topic["partitions"]
+            ]
+            if not tps:
+                raise BrokerUnavailable(f"none of the topics {', '.join(topics)} exists")
+            told = admin.list_group_offsets({group: tps})[group]
+            firsts = admin.list_partition_offsets(
+                dict.fromkeys(tps, OffsetSpec.EARLIEST), timeout_ms=REQUEST_TIMEOUT_MS
+            )
+            ends = admin.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.LATEST), timeout_ms=REQUEST_TIMEOUT_MS)
+        return {
+            Partition(*tp): Stand(_commit(told.get(tp)), int(firsts[tp].offset), int(ends[tp].offset)) for tp in tps
+        }
+
+    def commit(self, group: str, offsets: Mapping[Partition, Commit]) -> None:
+        """Commit offsets for a group without members.
+
+        Raises:
+            NotAllowed: the group has members, or we lack the right.
+            BrokerUnavailable: the broker does not answer.
+        """
+        with _allowed(f"offsets of group {group} cannot be set"), admin_client(self._bootstrap_servers) as admin:
+            wanted = {ClientPartition(*p): OffsetAndMetadata(at, said, -1) for p, (at, said) in offsets.items()}
+            for tp, error in admin.alter_group_offsets(group, wanted).items():
+                if error is not kafka_errors.NoError:
+                    raise NotAllowed(f"offset of {tp.topic} {tp.partition} cannot be set: {error.__name__}")
+
     def committed_by_all(self, topics: Collection[str], days: float) -> dict[str, dict[Partition, int]]:
         """Return every group that has committed an offset in these topics, with its offsets.
 
@@ -158,6 +202,10 @@ def _retention_of_brokers(admin: Any, cluster: Mapping[str, Any]) -> dict[str, i
 
 def _within(topics: Collection[str], places: Mapping[Any, Any]) -> dict[Partition, int]:
     return {Partition(*tp): place.offset for tp, place in places.items() if tp.topic in topics and place.offset >= 0}
+
+
+def _commit(told: Any) -> Commit | None:
+    return None if told is None or told.offset < 0 else Commit(int(told.offset), told.metadata or "")
 
 
 def _facts(partitions: Sequence[Any], settings: Mapping[str, Any]) -> TopicFacts:

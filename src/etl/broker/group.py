@@ -34,7 +34,9 @@ from etl.models.wire import Commit, Partition
 # record that is larger comes all the same, alone.
 PARTITION_FETCH_BYTES, FETCH_BYTES = 128 << 10, 2 << 20
 
-SILENCE_SECONDS = 20.0  # without a word of the broker, before this process counts as unwell
+# Before this process counts as unwell: seconds without a word of the broker, and outside the group (a rebalance may
+# take half a minute).
+SILENCE_SECONDS, OUTSIDE_SECONDS = 20.0, 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,8 @@ class TakenOver(NamedTuple):
     committed: Commit
     end: int
     lost: int | None = None
+    first: int = 0  # the first offset that the partition holds
+    is_new: bool = False  # the group has committed nothing here, or Kafka has forgotten it
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped library
@@ -88,6 +92,8 @@ class GroupConsumer:
         max_poll_records: int = 200,
     ) -> None:
         self._on_revoked = on_revoked
+        # Where a partition starts; None: not known yet. To be set before the first poll.
+        self.decide: Callable[[Partition, TakenOver], TakenOver | None] = lambda _, taken: taken
         self._instance_id = instance_id
         self._leave_on_stop = leave_on_stop
         self._bootstrap_servers = bootstrap_servers
@@ -210,7 +216,8 @@ class GroupConsumer:
     ) -> TakenOver | None:
         """Start a partition where the group stands, and let `set_up` prepare its new owner.
 
-        Each question to the broker may block for `timeout` seconds. The partition stays paused.
+        Each question to the broker may block for `timeout` seconds. The partition stays paused. `decide` may
+        choose another start, or none yet.
 
         Returns:
             Where the group stands; None if the partition is not ours to work on. Then either the broker is away or the
@@ -220,6 +227,13 @@ class GroupConsumer:
         taken = self._start(partition, timeout)
         if taken is None:
             return None
+        decided = self.decide(partition, taken)
+        if decided is None:
+            self._postpone(partition)
+            return None
+        if decided.committed.offset != taken.committed.offset:
+            self.seek(partition, decided.committed.offset)
+        taken = decided
         set_up(taken)
         # A revocation before this line may have found nothing to revoke: repeat it. A later one finds what was set up.
         if not self._is_still_ours(partition):
@@ -264,7 +278,7 @@ class GroupConsumer:
             return None
         self._member = membership.member_id
         self._cut.pop(partition, None)
-        return TakenOver(start, end, lost)
+        return TakenOver(start, end, lost, first, is_new=committed is None)
 
     def _postpone(self, partition: Partition) -> None:
         if self._is_still_ours(partition):
@@ -330,7 +344,10 @@ class GroupConsumer:
         silent = now - self._client.heard_at
         if silent > SILENCE_SECONDS:
             return f"nothing heard from the broker for {silent:.0f} s"
-        return ""
+        outside = now - self._client.confirmed_at
+        if outside > OUTSIDE_SECONDS:
+            return f"not confirmed as a member of group {self._group_id} for {outside:.0f} s"
+        return str(self._client.describe_obstacle(now))
 
     def close(self, timeout: float = 3.0) -> None:
         """Leave the group within `timeout` seconds; a static member only disconnects, except with `leave_on_stop`."""

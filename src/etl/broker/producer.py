@@ -17,6 +17,7 @@ from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
+from etl import clock
 from etl.broker.connection import (
     MAX_MESSAGE_BYTES,
     REQUEST_TIMEOUT_MS,
@@ -209,6 +210,7 @@ class TransactionalProducer:
 
     def _send(self, producer: _Producer, messages: Sequence[Message]) -> None:
         futures: list[Any] = []
+        stamp_ms = int((time.time() - self._behind_seconds) * 1000)
         try:
             for index, message in enumerate(messages):
                 try:
@@ -218,7 +220,7 @@ class TransactionalProducer:
                         key=message.key,
                         headers=list(message.headers),
                         partition=message.partition,
-                        timestamp_ms=self._stamp_ms(),
+                        timestamp_ms=stamp_ms,
                     )
                 except kafka_errors.MessageSizeTooLargeError as error:
                     raise MessageTooLarge(in_words(error), index=index) from error
@@ -229,16 +231,15 @@ class TransactionalProducer:
             # Wait for each message, not with flush(): that fails when the client splits a batch that is too large.
             end = time.monotonic() + TRANSACTION_TIMEOUT_SECONDS
             for future in futures:
-                future.get(timeout=max(0.0, end - time.monotonic()))
+                told = future.get(timeout=max(0.0, end - time.monotonic()))
+            if futures and told.timestamp != stamp_ms:  # the topic has the broker's time
+                clock.hear(told.timestamp / 1000)
         except kafka_errors.KafkaError as error:
             failures = {index: future.exception for index, future in enumerate(futures) if future.failed()}
             _raise_refusal(messages, failures, any(future.succeeded() for future in futures))
             if isinstance(error, kafka_errors.InvalidTimestampError):
                 self._adjust(error)
             raise
-
-    def _stamp_ms(self) -> int:
-        return int((time.time() - self._behind_seconds) * 1000)
 
     def _adjust(self, error: kafka_errors.InvalidTimestampError) -> None:
         """Choose times for messages that the broker accepts: it has said within which limits they must be."""

@@ -167,7 +167,7 @@ class Committer:
 
     def _step(self, now: float) -> None:
         with logs.together():
-            self._ledger.write()  # even while the outcome of a commit is unknown: finished jobs are logged at once
+            self._ledger.write()
         if self._unknown is not None:
             if now >= self._due:
                 self._recover(self._unknown, now)
@@ -229,7 +229,8 @@ class Committer:
             self._require_no_rival(error, now)
             self._back_off(now)
             return False
-        self._ledger.end_batch(batch, committed=True)
+        with logs.together():  # the lines of jobs that are done
+            self._ledger.end_batch(batch, committed=True)
         self._committed_at = now
         self._limit = min(2 * self._limit, self._max_records)
         for topic in {message.topic for message in batch.messages}.intersection(self._refusing):
@@ -294,7 +295,8 @@ class Committer:
         self._unknown = None
         self._failures = 0
         self._due = now
-        self._ledger.end_batch(batch, committed)
+        with logs.together():
+            self._ledger.end_batch(batch, committed)
 
     def _require_no_rival(self, error: CommitRejected, now: float) -> None:
         """Raise BrokerRefused if this process is fenced repeatedly: another live process has the same identity."""

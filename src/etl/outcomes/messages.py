@@ -6,12 +6,12 @@ Knows topic names and message shapes; no Kafka client, no ledger.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from etl import clock as wall_clock
 from etl.errors import InvalidMessage
 from etl.logs import redact
 from etl.models import document, header
@@ -54,7 +54,7 @@ class MessageBuilder:
     topics: Topics
     group: str
     retry_blocks: int = 1
-    clock: Callable[[], float] = time.time  # wall clock
+    clock: Callable[[], float] = wall_clock.now
 
     def result(self, source: Task | Carried, result: TransferResult) -> tuple[Message, ...]:
         """Build the result of a job, keyed by its id.
