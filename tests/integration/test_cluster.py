@@ -178,7 +178,7 @@ def test_jobs_with_an_old_date_are_dated_by_the_broker(broker: stack.Broker, top
 
 
 def test_topics_deleted_under_a_running_consumer_are_made_again(
-    desk: Desk, tmp_path: Path, here: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    desk: Desk, tmp_path: Path, here: dict[str, str]
 ) -> None:
     """Named in an error; outcomes wait for them, and the process goes on by itself."""
     with command(tmp_path, desk, here) as one:
@@ -208,7 +208,7 @@ def test_a_letter_that_no_topic_takes_holds_up_nothing(
     make_desk: Callable[..., Desk], tmp_path: Path, here: dict[str, str], topic: str
 ) -> None:
     """T-dlq takes no message at all: the log has the letter whole, its result and all others come."""
-    desk = make_desk(configs={f"{topic}-dlq": {"max.message.bytes": "60"}})
+    desk = make_desk(configs={f"{topic}-dlq": {"max.message.bytes": "100"}})
     with command(tmp_path, desk, here) as one:
         desk.send(*jobs(0, 5), b'{"job_id": "bad", "source": 1}', *jobs(5, 5))
         desk.wait(lambda: len(desk.results()) >= 11, 60)

@@ -17,6 +17,7 @@ from kafka.future import Future
 from kafka.net import manager as library
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
+from kafka.net.inet import KafkaNetSocket
 from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
@@ -218,17 +219,40 @@ class _Manager(library.KafkaConnectionManager):  # type: ignore[misc]  # untyped
         self._net.call_later(IDLE_SECONDS / 2, self._ping)
 
 
-_connect = library.create_connection
+class _Socket(KafkaNetSocket):  # type: ignore[misc]  # untyped library
+    """A socket that is closed when its client is closed while it still connects: the library leaves it open."""
+
+    SCHEMES = ()  # of proxies: none
+
+    async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+
+
+async def _connect(net: Any, host: str, port: int, options: Any, timeout_at: float | None) -> Any:
+    """Connect to the addresses of a host in turn."""
+    failure: BaseException = kafka_errors.KafkaConnectionError(f"{host} has no address")
+    for found in _Socket().dns_lookup(host, port):
+        try:
+            return await _Socket().connect(net, found, options, timeout_at=timeout_at)
+        except kafka_errors.KafkaTimeoutError as error:
+            raise kafka_errors.KafkaConnectionError("connecting timed out") from error
+        except (kafka_errors.KafkaError, OSError) as error:
+            failure = kafka_errors.KafkaConnectionError(str(error))
+    raise failure
 
 
 async def _create_connection(
-    net: Any, host: str, port: int, options: Any, proxy_url: str | None = None, timeout_at: float | None = None
+    net: Any, host: str, port: int, options: Any, *, proxy_url: str | None = None, timeout_at: float | None = None
 ) -> Any:
     """Connect; resolve a name in a thread of its own first, as the library's look-up would hold up its I/O thread."""
     failure: BaseException | None = None
     for address in [host] if _is_literal(host) else await _resolve(net, host, port):
         try:
-            return await _connect(net, address, port, options, proxy_url=proxy_url, timeout_at=timeout_at)
+            return await _connect(net, address, port, options, timeout_at)
         except kafka_errors.KafkaError as error:
             failure = error
     raise failure or kafka_errors.KafkaConnectionError(f"{host} cannot be resolved")

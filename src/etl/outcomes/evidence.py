@@ -66,40 +66,42 @@ class Witness:
         self._topics = topics
         self._group = group.encode()
         self._bootstrap_servers = bootstrap_servers
-        self._threads: dict[Partition, threading.Thread] = {}
-        self._found: dict[Partition, Evidence] = {}  # filled by the threads
+        self._asked: set[Partition] = set()  # partitions whose answer is still to come
+        self._found: dict[Partition, Evidence] = {}  # filled by the thread
+        self._thread: threading.Thread | None = None
 
     def ask(self, partition: Partition) -> Evidence | None:
         """Return what is known of the outcomes that were committed before the first of these calls; None: not yet.
 
-        After an answer, the next call for the partition begins anew.
+        After an answer, the next call for the partition begins anew. One reading answers for all that have asked.
         """
         if (found := self._found.pop(partition, None)) is not None:
-            self._threads.pop(partition)
+            self._asked.discard(partition)
             return found
-        thread = self._threads.get(partition)
-        if thread is None or not thread.is_alive():
-            self._threads[partition] = thread = threading.Thread(
-                target=self._read, args=(partition,), name="witness", daemon=True
-            )
-            thread.start()
+        self._asked.add(partition)
+        if self._thread is None or not self._thread.is_alive():
+            wanted = self._asked - self._found.keys()
+            self._thread = threading.Thread(target=self._read, args=(wanted,), name="witness", daemon=True)
+            self._thread.start()
         return None
 
-    def _read(self, partition: Partition) -> None:
+    def _read(self, wanted: set[Partition]) -> None:
         try:
-            found: dict[Partition, dict[int, float]] = {}
+            times: dict[Partition, dict[int, float]] = {}
             for topic in dict.fromkeys(
                 (self._topics.results, self._topics.failed, self._topics.dlq, self._topics.retry)
             ):
                 with Reader(self._bootstrap_servers, topic) as reader:
                     for record in reader.scan():
-                        self._note(record, found)
-            if partition.topic == self._topics.source:
-                self._drop_of_another_topic(partition, found)
+                        self._note(record, times)
+            for partition in wanted:
+                if partition.topic == self._topics.source:
+                    self._drop_of_another_topic(partition, times)
         except BrokerUnavailable as error:
             log.info("outcomes not read", error=str(error))  # the next call begins anew
             return
-        self._found[partition] = Evidence({place: _sorted(times) for place, times in found.items()})
+        evidence = Evidence({place: _sorted(of_place) for place, of_place in times.items()})
+        self._found |= dict.fromkeys(wanted, evidence)
 
     def _note(self, record: Record, found: dict[Partition, dict[int, float]]) -> None:
         if record.header(header.GROUP) != self._group or (told := record.header(header.ORIGIN)) is None:

@@ -349,7 +349,7 @@ class Ledger:
             ready = {
                 offset: outcome.state
                 for offset, outcome in state.waiting.items()
-                if outcome.write is None and not any(message.topic in held for message in outcome.messages)
+                if outcome.write is None and not (held and any(one.topic in held for one in outcome.messages))
             }
             plan = state.tracker.plan(ready, limit)
             limit -= len(plan.done) + len(plan.published)
