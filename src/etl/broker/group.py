@@ -53,6 +53,7 @@ class TakenOver(NamedTuple):
     lost: int | None = None
     first: int = 0  # the first offset that the partition holds
     is_new: bool = False  # the group has committed nothing here, or Kafka has forgotten it
+    as_read: bool = True  # `committed` is as the group has it; False: the topic does not hold that offset
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped library
@@ -253,17 +254,17 @@ class GroupConsumer:
             committed = self._client.committed(tp, metadata=True, timeout_ms=limit_ms)
             first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
             end = self._client.end_offsets([tp], timeout_ms=limit_ms)[tp]
-            lost = None
+            lost, as_read = None, True
             cut = self._cut.get(partition)
             if committed is None:
                 start = Commit(first, "")
             elif cut is not None:
                 # The metadata describes records behind the committed offset. They may be other ones now: drop it.
-                start = Commit(max(first, min(committed.offset, cut)), "")
+                start, as_read = Commit(max(first, min(committed.offset, cut)), ""), False
             elif first <= committed.offset <= end:
                 start = Commit(committed.offset, committed.metadata or "")
             else:
-                start, lost = Commit(first, ""), max(0, first - committed.offset)
+                start, lost, as_read = Commit(first, ""), max(0, first - committed.offset), False
             self._client.seek(tp, start.offset)
         except (kafka_errors.KafkaError, ValueError, KeyError, AssertionError) as error:
             log.debug(
@@ -278,7 +279,7 @@ class GroupConsumer:
             return None
         self._member = membership.member_id
         self._cut.pop(partition, None)
-        return TakenOver(start, end, lost, first, is_new=committed is None)
+        return TakenOver(start, end, lost, first, is_new=committed is None, as_read=as_read)
 
     def _postpone(self, partition: Partition) -> None:
         if self._is_still_ours(partition):

@@ -246,7 +246,13 @@ async def _connect(net: Any, host: str, port: int, options: Any, timeout_at: flo
 
 
 async def _create_connection(
-    net: Any, host: str, port: int, options: Any, *, proxy_url: str | None = None, timeout_at: float | None = None
+    net: Any,
+    host: str,
+    port: int,
+    options: Any,
+    *,
+    proxy_url: None,  # noqa: ARG001 - part of the library's call; no proxy is ever set
+    timeout_at: float | None = None,
 ) -> Any:
     """Connect; resolve a name in a thread of its own first, as the library's look-up would hold up its I/O thread."""
     failure: BaseException | None = None

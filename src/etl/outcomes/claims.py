@@ -58,15 +58,16 @@ class Claims:
     def decide(self, partition: Partition, taken: TakenOver) -> TakenOver | None:
         """Return where the partition starts; None if that is not known yet, or not to be decided by us."""
         self._doubts.pop(partition, None)
-        is_foreign = not taken.is_new and not offsets.is_ours(taken.committed)
-        if taken.lost is not None or not (taken.is_new or is_foreign):
+        is_foreign = not taken.is_new and taken.as_read and not offsets.is_ours(taken.committed)
+        if not (taken.is_new or is_foreign or taken.lost is not None):
             return taken
         if taken.first >= taken.end:
             return taken  # nothing is there that could have been done
         evidence = self._ask(partition)
         if evidence is None:
             return None
-        start = self._start(partition, taken, evidence)
+        # Where the topic does not hold the offset any more, it begins with the first record, and that is told.
+        start = taken.first if taken.lost is not None else self._start(partition, taken, evidence)
         if start is not None and start < taken.end:
             self._doubts[partition] = _Doubt(evidence, taken.end)
         metadata = FOREIGN if is_foreign else ""

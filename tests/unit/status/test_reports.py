@@ -82,7 +82,8 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     clock = pretend.Clock()
-    monkeypatch.setattr(reports, "time", SimpleNamespace(time=lambda: NOW, monotonic=clock))
+    monkeypatch.setattr(reports, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(reports, "wall_clock", SimpleNamespace(now=lambda: NOW))
     made = Scene(clock)
     yield made
     made.dispatcher.stop()
