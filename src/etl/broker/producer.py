@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -210,7 +210,7 @@ class TransactionalProducer:
 
     def _send(self, producer: _Producer, messages: Sequence[Message]) -> None:
         futures: list[Any] = []
-        stamp_ms = int((time.time() - self._behind_seconds) * 1000)
+        stamp_ms = int((clock.now() - self._behind_seconds) * 1000)
         try:
             for index, message in enumerate(messages):
                 try:
@@ -234,23 +234,25 @@ class TransactionalProducer:
                 told = future.get(timeout=max(0.0, end - time.monotonic()))
             if futures and told.timestamp != stamp_ms:  # the topic has the broker's time
                 clock.hear(told.timestamp / 1000)
-        except kafka_errors.KafkaError as error:
+                self._behind_seconds = 0.0
+        except kafka_errors.KafkaError:
             failures = {index: future.exception for index, future in enumerate(futures) if future.failed()}
-            _raise_refusal(messages, failures, any(future.succeeded() for future in futures))
-            if isinstance(error, kafka_errors.InvalidTimestampError):
-                self._adjust(error)
+            if not self._adjust(failures.values()):
+                _raise_refusal(messages, failures, any(future.succeeded() for future in futures))
             raise
 
-    def _adjust(self, error: kafka_errors.InvalidTimestampError) -> None:
-        """Choose times for messages that the broker accepts: it has said within which limits they must be."""
-        if allowed := _ALLOWED_TIMES.search(str(error)):
+    def _adjust(self, failures: Iterable[BaseException]) -> bool:
+        """Choose other times for messages if the broker refused ours: it says within which limits they must be."""
+        for allowed in filter(None, (_ALLOWED_TIMES.search(str(error)) for error in failures)):
             earliest, latest = (int(limit) / 1000 for limit in allowed.groups())
-            now = time.time()
+            now = clock.now()
             self._behind_seconds = now - max(earliest + 1, min(now, latest - 1))
             log.error(
-                "clock differs from the broker's: it refuses our times, so messages get others",
+                "clock differs from the broker's, which refuses our times: messages get others",
                 seconds=round(self._behind_seconds),
             )
+            return True
+        return False
 
     def _abort(self, producer: _Producer) -> None:
         """Abort a failed transaction and discard the producer.
@@ -326,10 +328,8 @@ def _raise_refusal(messages: Sequence[Message], failures: Mapping[int, Any], oth
 
 def _is_refusal(error: Any) -> bool:
     """Was a message refused for what it is? Waiting would not help, and neither topic nor sender is at fault."""
-    return (
-        isinstance(error, kafka_errors.BrokerResponseError)
-        and not isinstance(error, (kafka_errors.RetriableError, *_OF_TOPIC, *_OF_SENDER))
-        and not isinstance(error, kafka_errors.InvalidTimestampError)  # the same for every message: our clock is wrong
+    return isinstance(error, kafka_errors.BrokerResponseError) and not isinstance(
+        error, (kafka_errors.RetriableError, *_OF_TOPIC, *_OF_SENDER)
     )
 
 

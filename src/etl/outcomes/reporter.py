@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from etl.models.task import SCAN_ANEW, Attempt, Start
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.offsets import RecordState
+from etl.retry import tiers
 from etl.retry.policy import Abandon, DeadLetter, Defer, RetryHere
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Reporter:
     builder: MessageBuilder
     is_stopping: Callable[[], bool]
     leaves_orphans: bool = False  # an orphan may remain at a server that no job of this process will look for
+    started: float = field(default_factory=time.monotonic)
     done: int = 0  # finished jobs; approximate, as lanes count without a lock
     bugs: int = 0  # jobs and records that met a bug of ours, of those; as approximate
 
@@ -123,7 +125,7 @@ class Reporter:
         `breaker_wait`: the seconds for which the breaker of the failed server stays open. Return the seconds after
         which the job is to run again in this process, or None if it is over here.
         """
-        now = wall_clock.now()
+        now = self._believable_now(task)
         # Unless this process still owns the partition, the error proves nothing: the new owner may have finished the
         # job and removed its source.
         verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
@@ -161,7 +163,7 @@ class Reporter:
 
     def defer_untried(self, task: Task, seconds: float, outage: BaseException | None) -> None:
         """Defer a job for `seconds` without running it: its server is busy, or, if `outage` is given, down."""
-        now = wall_clock.now()
+        now = self._believable_now(task)
         # Only the first deferral is logged at INFO: a million jobs may be deferred again and again.
         level = logging.DEBUG if task.recallable else logging.INFO
         task.recallable = True
@@ -175,6 +177,18 @@ class Reporter:
             return
         task.waiting_since = verdict.waiting_since
         self.defer(task, verdict.not_before, str(outage), level=level)
+
+    def _believable_now(self, task: Task) -> float:
+        """Return the wall clock, but no later for a job that waits than it can be by what Kafka and this process saw.
+
+        A job read from T-retry has waited there for the longest tier at most, and since then in this process: a clock
+        that was wrong from the start does not end its patience. If nobody was there to read it, it waits a little more.
+        """
+        now = wall_clock.now()
+        if task.waiting_since is None:
+            return now
+        seen = max(task.record.timestamp, task.waiting_since)
+        return min(now, seen + tiers.TIERS[-1] + time.monotonic() - self.started)
 
     def dead(self, task: Task, error: BaseException, start: Start | None = None) -> None:
         """Report that a job failed for good: a dead letter and a failed result. `start`: of its last run, if any."""
