@@ -19,7 +19,7 @@ from kafka.structs import OffsetAndMetadata
 
 import stack
 import workbench
-from etl.broker import Admin, Reader, TransactionalProducer
+from etl.broker import Admin, Reader, TransactionalProducer, network
 from etl.config import ConfigLoader
 from etl.errors import SettingsError
 from etl.models.wire import Message
@@ -299,6 +299,26 @@ def test_a_dead_address_among_others_costs_little_and_is_named_once(
     for _ in range(5):
         with contextlib.suppress(StopIteration), Reader(servers, desk.topic) as reader:
             reader.ends()
+
+
+def test_a_silent_address_of_a_name_leaves_the_others_their_time(
+    broker: stack.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name may stand for several machines, and one of them be gone."""
+    look_up = network._look_up
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as full:
+        blockers = [socket.socket() for _ in range(4)]
+        for blocker in blockers:
+            blocker.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                blocker.connect(full.getsockname())
+        gone = look_up("127.0.0.2", full.getsockname()[1])
+        monkeypatch.setattr(network, "_look_up", lambda host, port: gone + look_up("127.0.0.1", port))
+        started = time.monotonic()
+        Admin(f"two.example:{broker.port}").describe(["none"])
+        assert time.monotonic() - started < 15
+        for blocker in blockers:
+            blocker.close()
 
 
 def test_a_broker_that_comes_back_under_another_address_is_found(

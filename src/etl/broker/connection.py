@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaAdminClient
@@ -135,8 +137,15 @@ def is_listening(bootstrap_servers: str, timeout: float = 1.0) -> bool:
     A cheap test before a client is created: the library takes long to fail, and logs every attempt.
     """
     addresses = [_split(server) for server in bootstrap_servers.split(",")]
-    with ThreadPoolExecutor(len(addresses), "listening") as threads:  # side by side: a dead one takes all of its time
-        return any(threads.map(lambda address: _accepts(address, timeout), addresses))
+    if len(addresses) == 1:
+        return _accepts(addresses[0], timeout)
+    answers: SimpleQueue[bool] = SimpleQueue()
+    for address in addresses:  # side by side: a dead one takes all of its time, a name that nobody resolves even more
+        ask = partial(lambda one: answers.put(_accepts(one, timeout)), address)
+        threading.Thread(target=ask, name="listening", daemon=True).start()
+    with contextlib.suppress(Empty):
+        return any(answers.get(timeout=2 * timeout) for _ in addresses)
+    return False
 
 
 def _accepts(address: tuple[str, int], timeout: float) -> bool:

@@ -184,9 +184,8 @@ class _Manager(library.KafkaConnectionManager):  # type: ignore[misc]  # untyped
             return super().least_loaded_node()
         given = [broker.node_id for broker in self.cluster.bootstrap_brokers()]
         ready = [node_id for node_id in given if self.connection_delay(node_id) == 0]
-        connected = [node_id for node_id in ready if node_id in self._conns and self._conns[node_id].connected]
-        turn = int(time.monotonic() / CONNECT_SECONDS)
-        return (connected or ready[turn % len(ready) :] or ready or [None])[0] if ready else super().least_loaded_node()
+        ready = [node_id for node_id in ready if node_id in self._conns and self._conns[node_id].connected] or ready
+        return ready[int(time.monotonic() / CONNECT_SECONDS) % len(ready)] if ready else super().least_loaded_node()
 
     def _notice_moves(self, cluster: Any) -> None:
         """Close the connections to brokers that have another address now: they would wait for their time limits."""
@@ -232,19 +231,6 @@ class _Socket(KafkaNetSocket):  # type: ignore[misc]  # untyped library
             raise
 
 
-async def _connect(net: Any, host: str, port: int, options: Any, timeout_at: float | None) -> Any:
-    """Connect to the addresses of a host in turn."""
-    failure: BaseException = kafka_errors.KafkaConnectionError(f"{host} has no address")
-    for found in _Socket().dns_lookup(host, port):
-        try:
-            return await _Socket().connect(net, found, options, timeout_at=timeout_at)
-        except kafka_errors.KafkaTimeoutError as error:
-            raise kafka_errors.KafkaConnectionError("connecting timed out") from error
-        except (kafka_errors.KafkaError, OSError) as error:
-            failure = kafka_errors.KafkaConnectionError(str(error))
-    raise failure
-
-
 async def _create_connection(
     net: Any,
     host: str,
@@ -254,43 +240,53 @@ async def _create_connection(
     proxy_url: None,  # noqa: ARG001 - part of the library's call; no proxy is ever set
     timeout_at: float | None = None,
 ) -> Any:
-    """Connect; resolve a name in a thread of its own first, as the library's look-up would hold up its I/O thread."""
-    failure: BaseException | None = None
-    for address in [host] if _is_literal(host) else await _resolve(net, host, port):
+    """Connect to one of a host's addresses. One that is silent leaves the others their part of the time."""
+    found = _look_up(host, port) if _is_quick(host) else await _resolve(net, host, port)
+    end = time.monotonic() + CONNECT_SECONDS if timeout_at is None else timeout_at
+    failure = f"{host} cannot be resolved"
+    for index, address in enumerate(found):
+        now = time.monotonic()
         try:
-            return await _connect(net, address, port, options, timeout_at)
-        except kafka_errors.KafkaError as error:
-            failure = error
-    raise failure or kafka_errors.KafkaConnectionError(f"{host} cannot be resolved")
+            limit = now + (end - now) / (len(found) - index)
+            return await _Socket().connect(net, address, options, timeout_at=limit)
+        except (kafka_errors.KafkaError, OSError) as error:
+            failure = str(error)
+    raise kafka_errors.KafkaConnectionError(failure)
 
 
 library.create_connection = _create_connection
 
 
-async def _resolve(net: Any, host: str, port: int) -> list[str]:
+def _look_up(host: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+
+
+async def _resolve(net: Any, host: str, port: int) -> list[Any]:
+    """Look a name up in a thread of its own: the look-up cannot be interrupted, and would hold up the I/O thread."""
     found = Future()
 
-    def tell(addresses: list[str]) -> None:
+    def tell(addresses: list[Any]) -> None:
         if not found.is_done:
             found.success(addresses)
 
     def look_up() -> None:
-        addresses: list[str] = []
-        with contextlib.suppress(OSError, UnicodeError):
-            for _family, _type, _protocol, _name, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-                addresses.append(str(address[0]))
+        addresses = _look_up(host, port)
         with contextlib.suppress(Exception):  # the client may be closed by now
             net.call_soon_threadsafe(lambda: tell(addresses))
 
     timer = net.call_later(RESOLVE_SECONDS, lambda: tell([]))
     threading.Thread(target=look_up, name="kafka-resolver", daemon=True).start()
     try:
-        return list(dict.fromkeys(await found))
+        return list(await found)
     finally:
         net.cancel(timer)
 
 
-def _is_literal(host: str) -> bool:
+def _is_quick(host: str) -> bool:
+    """Is no name server asked for this host?"""
     for family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):
             socket.inet_pton(family, host)

@@ -135,8 +135,8 @@ def test_many_outcomes_are_committed_before_the_interval_has_passed() -> None:
     assert len(bench.broker.results) == 7
 
 
-def test_jobs_are_logged_while_the_outcome_of_a_commit_is_unknown() -> None:
-    """Their lines are logged when their messages are built, without waiting for the broker."""
+def test_messages_are_built_while_the_outcome_of_a_commit_is_unknown() -> None:
+    """Without waiting for the broker."""
     bench = Bench()
     bench.finish()
     bench.broker.next = [CommitUnknown("no answer")]

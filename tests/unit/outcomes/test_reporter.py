@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-import structlog
+import structlog.testing
 
 from etl import errors
 from etl.dispatch.dispatcher import Dispatcher
@@ -35,6 +35,19 @@ def test_a_successful_job_has_one_result(scene: Scene) -> None:
     assert (result.status, result.bytes, result.verified_by, result.attempts) == ("SUCCESS", 11, "size", 1)
     assert (result.worker, result.metadata) == ("worker/1", {"n": 1})
     assert scene.ledger.outstanding == 0
+
+
+def test_a_job_is_logged_as_done_after_its_commit(scene: Scene) -> None:
+    """Not before: a commit that fails leaves no line that claims otherwise."""
+    scene.accept()
+    with structlog.testing.capture_logs() as said:
+        scene.run(succeed)
+        batch = scene.ledger.batch(100, now=scene.clock(), membership=object)
+        assert batch is not None
+        scene.ledger.end_batch(batch, committed=False)
+        assert [line["event"] for line in said if line["event"] == "job done"] == []
+        scene.commit()
+    assert [line["job_id"] for line in said if line["event"] == "job done"] == ["j1"]
 
 
 def test_a_source_action_follows_the_commit_of_the_publish(scene: Scene) -> None:
