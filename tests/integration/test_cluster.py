@@ -22,7 +22,7 @@ import workbench
 from etl.broker import Admin, Reader, TransactionalProducer, network
 from etl.config import ConfigLoader
 from etl.errors import SettingsError
-from etl.models.wire import Message
+from etl.models.wire import Message, Partition
 from etl.topics import companions
 from etl.topics.names import Topics
 from workbench import Command, Desk, job
@@ -215,7 +215,7 @@ def test_a_letter_that_no_topic_takes_holds_up_nothing(
         assert [r["status"] for r in desk.results() if r["job_id"] == "bad"] == ["FAILED"]
         (given_up,) = one.events("message given up: no form of it is accepted")
         assert given_up["level"] == "critical"
-        assert json.loads(given_up["value"])["job_id"] in {None, "bad"}
+        assert json.loads(given_up["value"])["original_message"] == {"job_id": "bad", "source": 1}
         stack.wait_until(lambda: one.events("not well"), 20, "the alarm")
         assert one.stop() == 0
     assert desk.lag() == 0
@@ -249,6 +249,17 @@ def test_a_message_that_the_broker_refuses_is_singled_out(broker: stack.Broker, 
     assert refused.value.index == 1 or not refused.value.is_alone
     producer.transact([messages[0], messages[2]])
     producer.close()
+
+
+def test_a_partition_that_accepts_nothing_is_left_alone(broker: stack.Broker, topic: str) -> None:
+    """Messages whose key would choose it go to another one of the topic."""
+    Admin(broker.bootstrap_servers).create(topic, 3, {})
+    producer = TransactionalProducer(broker.bootstrap_servers, f"t-{topic}")
+    producer._avoided = {Partition(topic, 0): float("inf"), Partition(topic, 2): float("inf")}
+    producer.transact([Message(topic, b"%d" % number, b"1") for number in range(10)])
+    producer.close()
+    with Reader(broker.bootstrap_servers, topic) as reader:
+        assert {record.partition for record in reader.scan()} == {1}
 
 
 def test_a_clock_ahead_of_the_broker_holds_up_nothing(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,14 +45,18 @@ from etl.models.wire import Batch, Commit, Message, Partition
 
 # What the broker says of a topic, or of one of its partitions, whatever the message is.
 _NO_SUCH_TOPIC = (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.InvalidTopicError)
-_OF_TOPIC = (
-    *_NO_SUCH_TOPIC,
-    kafka_errors.TopicAuthorizationFailedError,
+_LATE = (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError)
+_OF_PARTITION = (
     kafka_errors.NotEnoughReplicasError,
     kafka_errors.NotEnoughReplicasAfterAppendError,
     kafka_errors.LeaderNotAvailableError,
     kafka_errors.NotLeaderForPartitionError,
     kafka_errors.KafkaStorageError,
+)
+_OF_TOPIC = (
+    *_NO_SUCH_TOPIC,
+    *_OF_PARTITION,
+    kafka_errors.TopicAuthorizationFailedError,
     kafka_errors.CorruptRecordError,
 )
 # What it says of the producer or its transaction.
@@ -74,6 +79,7 @@ _ALLOWED_TIMES = re.compile(r"within \[(-?\d+), (\d+)\]")  # of a message, in th
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
+AVOIDED_SECONDS = 60.0  # for which a partition that accepts nothing is left alone
 TOPIC_SECONDS = 5.0  # for which a message waits for the broker to name the partitions of its topic
 
 
@@ -117,6 +123,7 @@ class TransactionalProducer:
         self._transactional_id = transactional_id
         self._group_id = group_id  # the group for which offsets are committed
         self._producer: _Producer | None = None
+        self._avoided: dict[Partition, float] = {}  # partitions that accept nothing, and until when they are left alone
         self._behind_seconds = 0.0  # what is taken off the times of messages: our clock is ahead of the broker's
 
     def __repr__(self) -> str:
@@ -219,7 +226,7 @@ class TransactionalProducer:
                         value=message.value,
                         key=message.key,
                         headers=list(message.headers),
-                        partition=message.partition,
+                        partition=self._choose_partition(producer, message),
                         timestamp_ms=stamp_ms,
                     )
                 except kafka_errors.MessageSizeTooLargeError as error:
@@ -237,9 +244,36 @@ class TransactionalProducer:
                 self._behind_seconds = 0.0
         except kafka_errors.KafkaError:
             failures = {index: future.exception for index, future in enumerate(futures) if future.failed()}
-            if not self._adjust(failures.values()):
+            if not (self._adjust(failures.values()) or self._avoid(producer, messages, futures)):
                 _raise_refusal(messages, failures, any(future.succeeded() for future in futures))
             raise
+
+    def _choose_partition(self, producer: _Producer, message: Message) -> int | None:
+        """Return the partition of a message; None if its key decides, as all of its topic accept messages."""
+        if not self._avoided:
+            return message.partition
+        now = time.monotonic()
+        self._avoided = {place: until for place, until in self._avoided.items() if until > now}
+        if message.partition is not None or not any(place.topic == message.topic for place in self._avoided):
+            return message.partition
+        left = [
+            one for one in sorted(producer.partitions_for(message.topic)) if (message.topic, one) not in self._avoided
+        ]
+        return left[zlib.crc32(message.key or b"") % len(left)] if left else None
+
+    def _avoid(self, producer: _Producer, messages: Sequence[Message], futures: Sequence[Any]) -> bool:
+        """Avoid a partition that accepts nothing while others of its topic may; return whether there is one."""
+        others_came = any(future.succeeded() for future in futures)
+        for message, future in zip(messages, futures, strict=False):
+            failed = isinstance(future.exception, (*_OF_PARTITION, *_LATE) if others_came else _OF_PARTITION)
+            if message.partition is not None or not failed:
+                continue
+            place = Partition(*future._produce_future.topic_partition)  # noqa: SLF001 - there is no public way
+            self._avoided[place] = time.monotonic() + AVOIDED_SECONDS
+            if any((place.topic, one) not in self._avoided for one in producer.partitions_for(place.topic)):
+                log.warning("partition accepts nothing: others are used", topic=place.topic, partition=place.partition)
+                return True
+        return False
 
     def _adjust(self, failures: Iterable[BaseException]) -> bool:
         """Choose other times for messages if the broker refused ours: it says within which limits they must be."""
@@ -320,8 +354,7 @@ def _raise_refusal(messages: Sequence[Message], failures: Mapping[int, Any], oth
             f"topic {messages[index].topic}: {in_words(said)}", index=index, is_alone=len(refused) == 1
         ) from said
     for index, error in failures.items():
-        away = isinstance(error, (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError))
-        if isinstance(error, _OF_TOPIC) or (away and others_came):
+        if isinstance(error, (*_OF_TOPIC, *_LATE) if others_came else _OF_TOPIC):
             topic = messages[index].topic
             raise TopicRefused(f"topic {topic}: {in_words(error)}", topic=topic) from error
 

@@ -251,13 +251,14 @@ class Committer:
         else:
             # Here it is decided that no outcome holds up others for ever: the log is the last place that takes it.
             self.given_up += 1
+            whole = message.whole or message
             log.critical(
                 "message given up: no form of it is accepted",
                 topic=message.topic,
                 error=str(error),
-                key=_as_text(message.key),
-                value=_as_text(message.value),
-                headers={name: _as_text(value) for name, value in message.headers},
+                key=_as_text(whole.key),
+                value=_as_text(whole.value),
+                headers={name: _as_text(value) for name, value in whole.headers},
             )
         self._ledger.end_batch(batch, committed=False)
 

@@ -307,7 +307,8 @@ class Ledger:
         The batch must be in flight and certainly not committed: end it as such, then take the next.
         """
         message = batch.messages[index]
-        instead = message.shrink() if message.shrink is not None else ()
+        whole = message.whole or message
+        instead = tuple([one._replace(whole=whole) for one in message.shrink()]) if message.shrink is not None else ()
         with self._lock:  # critical section: decide which outcome the message belongs to, if its partition is assigned
             for partition, part in self._require_in_flight(batch).items():
                 state = self._assigned(partition, part.epoch)

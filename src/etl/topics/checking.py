@@ -31,6 +31,7 @@ class Checker:
         self._admin = admin
         self._told: set[Problem] | None = None  # None before the first look: the start has told its problems already
         self.problem = ""  # why jobs are certain to be lost; empty if they are not
+        self._last_error = ""
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checker", daemon=True)
@@ -65,10 +66,17 @@ class Checker:
         while not self._stopping.wait(pause):
             try:
                 self.look()
+                self._last_error = ""
             except BrokerUnavailable as error:
-                log.info("topics not looked at", error=str(error))
+                self._log_obstacle(str(error))
             except Exception as error:  # noqa: BLE001 - a bug of the client; the next look may succeed
-                log.info("topics not looked at", error=f"{type(error).__name__}: {error}")
+                self._log_obstacle(f"{type(error).__name__}: {error}")
             pause = HURRIED_SECONDS
             self._wake.wait(LOOK_SECONDS - HURRIED_SECONDS)
             self._wake.clear()
+
+    def _log_obstacle(self, error: str) -> None:
+        """Log why nobody looks, unless the last line said the same."""
+        if error != self._last_error:
+            self._last_error = error
+            log.info("topics not looked at", error=error)
