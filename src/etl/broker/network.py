@@ -135,12 +135,14 @@ class _Manager(library.KafkaConnectionManager):  # type: ignore[misc]  # untyped
             connection.init_future.add_errback(
                 lambda error, gone=node_id: None if first.is_done or gone not in tried else failed(gone, error)
             )
-        timer = self._net.call_later(limit, lambda: None if first.is_done else first.success(None)) if limit else None
+        # Without a limit, the connections' own limits end the wait before that.
+        end = self._net.call_later(
+            4 * CONNECT_SECONDS if limit is None else limit, lambda: None if first.is_done else first.success(None)
+        )
         try:
             return await first
         finally:
-            if timer is not None:
-                self._net.cancel(timer)
+            self._net.cancel(end)
 
     def _await_others(self, tried: dict[Any, Any]) -> None:
         """Leave the connections that are not ready yet alone until they are, or have failed: a dead one is named."""
