@@ -6,10 +6,13 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from etl.models.server import zone_of
 
+_ASCII = "".join(map(chr, range(128)))
+_STRUCTURE = {*range(32), *b"./", 127}
 MAX_TOPIC_CHARS = 249  # org.apache.kafka.common.internals.Topic
 
 
@@ -105,14 +108,24 @@ def _parse_host(text: str) -> str:
 
 
 def _parse_encoding(text: str) -> str:
-    # FTP commands are ASCII with names in between: an encoding that changes ASCII cannot be used.
+    # Paths are ASCII with names in between: no other sign may have bytes that mean a separator or the end of a command.
     try:
-        usable = "/a\r\n".encode(text) == b"/a\r\n"
-    except LookupError:
+        usable = _ASCII.encode(text) == _ASCII.encode("ascii") and not _has_structure_in_names(text)
+    except (LookupError, UnicodeError):
         usable = False
     if not usable:
         raise ValueError(text)
     return text
+
+
+@cache
+def _has_structure_in_names(encoding: str) -> bool:
+    """Does a sign beyond ASCII begin like ASCII in this encoding, or hold a slash, a dot or a control character?"""
+    for code in (*range(0x80, 0xD800), *range(0xE000, 0x11000)):
+        sign = chr(code).encode(encoding, "ignore")
+        if sign and (sign[0] < 0x80 or not _STRUCTURE.isdisjoint(sign)):
+            return True
+    return False
 
 
 def _parse_time_zone(text: str) -> str:

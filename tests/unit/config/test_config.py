@@ -241,6 +241,7 @@ def test_pass_and_pass_file_exclude_each_other(tmp_path):
         ("SRC_ENCODING", "utf-16"),
         ("SRC_ENCODING", "rot13"),
         ("SRC_ENCODING", "base64"),
+        *[("SRC_ENCODING", odd) for odd in ("idna", "punycode", "utf-7", "hz", "iso2022_jp", "raw_unicode_escape")],
         ("SRC_PARTIAL_PATTERN", "fixed"),
         ("SRC_PARTIAL_PATTERN", "a/{id}"),
         ("SRC_PARTIAL_PATTERN", "{id}{id}"),

@@ -6,9 +6,11 @@ Sent wrongly, `yy.txt` would be written over `y.txt`, whatever `y` is in the ser
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from etl.errors import InvalidPath
+from etl.transfer.paths import DROPPED_BYTES, SEPARATOR_BYTES
 
 if TYPE_CHECKING:
     from etl.transfer.ftp.control import Control
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 IAC = b"\xff"
 _NOP = b"\xff\xf1"  # the command of Telnet that does nothing
+_BEGIN, _END = b"\xff\xfa", b"\xff\xf0"  # of a command of any length
+_ENOUGH_DOTS = 2
 
 
 def written(control: Control, quirks: ServerQuirks, path: bytes) -> bytes:
@@ -25,6 +29,9 @@ def written(control: Control, quirks: ServerQuirks, path: bytes) -> bytes:
     Where none may be made the file tells, if it is there: by its name with two it is found only by a
     server that takes them for one.
     """
+    if _may_climb(path):
+        name = control.server
+        raise InvalidPath(f"{name}:{path!r} may be read as a path that climbs above its start", server=name)
     doubled = path.replace(IAC, IAC + IAC)
     if quirks.follows_telnet is None:
         quirks.follows_telnet = _by_folder(control, path.rpartition(b"/")[0])
@@ -49,3 +56,24 @@ def _by_folder(control: Control, folder: bytes) -> bool | None:
     control.send("CWD", b"/").result()
     control.send("RMD", name + IAC + IAC + b"x").result()
     return follows
+
+
+def _may_climb(path: bytes) -> bool:
+    """Can a part of a path become `..` by any way of dropping Telnet's commands, of one byte to many?"""
+    dots: dict[int, set[int]] = defaultdict(set, {0: {0}})  # by place: of a part that has nothing but dots so far
+    for place, byte in enumerate(path):
+        if byte == IAC[0]:
+            ends = {place + 1, place + 2, place + 3}
+            if path.startswith(_BEGIN, place) and (end := path.find(_END, place)) >= 0:
+                ends.add(end + len(_END))
+            for end in ends:
+                dots[min(end, len(path))] |= dots[place]
+        if byte in SEPARATOR_BYTES:
+            if _ENOUGH_DOTS in dots[place]:
+                return True
+            dots[place + 1].add(0)
+        elif byte == ord("."):
+            dots[place + 1] |= {min(count + 1, _ENOUGH_DOTS) for count in dots[place]}
+        elif byte in DROPPED_BYTES:
+            dots[place + 1] |= dots[place]
+    return _ENOUGH_DOTS in dots[len(path)]
