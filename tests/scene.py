@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -88,10 +88,10 @@ class FakePartitions:
 class Scene:
     """A process in which the test itself accepts records, runs jobs one by one, and commits."""
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, **values: Any) -> None:
         self.clock = pretend.Clock(NOW)
         self.settings = pretend.settings(workers=2, **values)
-        config = ConfigLoader(environ=ENVIRONMENT)
+        config = ConfigLoader(environ={**ENVIRONMENT, **(environ or {})})
         self.world = pretend.World()
         self.world.configs = config.servers
         self.pools = Pools(config.get_server_config, self.settings, create=self.world.create)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from etl.models.server import zone_of
+from etl.models.server import RIGHTS, zone_of
 
 _ASCII = "".join(map(chr, range(128)))
 _STRUCTURE = {*range(32), *b"./", 127}
@@ -92,6 +92,23 @@ def _parse_modules(text: str) -> tuple[str, ...]:
     return modules
 
 
+def _parse_rights(text: str) -> frozenset[str]:
+    rights = frozenset(part.strip().lower() for part in text.split(","))
+    if not rights <= set(RIGHTS):
+        raise ValueError(text)
+    return rights
+
+
+def _parse_pairs(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for pair in text.split(","):
+        source, destination = (side.strip().upper() for side in pair.split(":"))
+        if not source or not destination:
+            raise ValueError(text)
+        pairs.append((source, destination))
+    return tuple(pairs)
+
+
 def _parse_topic(text: str) -> str:
     if text in {".", ".."} or not re.fullmatch(rf"[A-Za-z0-9._-]{{1,{MAX_TOPIC_CHARS}}}", text):
         raise ValueError(text)
@@ -155,4 +172,6 @@ TIME_ZONE = Kind("a time zone (Asia/Seoul) or an offset (+09:00)", _parse_time_z
 ENCODING = Kind("a text encoding that includes ASCII (utf-8, euc-kr, cp949 ...)", _parse_encoding)
 PARTIAL_PATTERN = Kind("a file name with {id} once and no slash", _parse_partial_pattern)
 ADDRESSES = Kind("host:port, several separated by commas", _parse_addresses)
+RIGHTS_OF_JOBS = Kind(f"one or more of {', '.join(RIGHTS)}, separated by commas", _parse_rights)
+PAIRS = Kind("SOURCE:DESTINATION, several separated by commas, * for any server", _parse_pairs)
 MODULES = Kind("names of Python modules separated by commas", _parse_modules)

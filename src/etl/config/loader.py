@@ -9,12 +9,17 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from etl.config.rights import Rights
 from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
 from etl.config.sources import merged, read_env_file, refuse_of_others, unquoted, without_links
 from etl.config.validation import SECRET_NAME, Validation, nearest
 from etl.errors import SettingsError, UnknownServer
 from etl.models.server import PROTOCOLS, ServerConfig
+
+if TYPE_CHECKING:
+    from etl.models.message import FileTransferJob
 
 _OF_THE_MACHINE = ("/dev/", "/etc/", "/proc/", "/sys/")
 
@@ -68,6 +73,9 @@ class ConfigLoader:
         self.servers: dict[str, ServerConfig] = {
             name: validation.server(name, of_server) for name, of_server in properties.items()
         }
+        self._rights = Rights(self.settings.allowed_pairs, self.servers)
+        if unknown := self._rights.unknown():
+            validation.wrong("ETL_ALLOWED_PAIRS", f"no such server: {', '.join(unknown)}")
         problems.update(validation.problems)
         self.warnings += _idle_keys(in_file, properties, env_file, values)
         self.warnings += _torn_logins(self.servers)
@@ -113,6 +121,12 @@ class ConfigLoader:
             hint = f" (nearest: {', '.join(near)})" if near else ""
             raise UnknownServer(f"unknown server {hostname[:100]!r}{hint}", server=hostname)
         return server
+
+    def require_allowed(self, job: FileTransferJob) -> None:
+        """Raise NotAllowed, or UnknownServer, unless the settings let jobs do what this one asks for."""
+        if self._rights.are_limited:
+            source, destination = (self.get_server_config(end.hostname) for end in (job.source, job.destination))
+            self._rights.require(source, destination, job.options)
 
     def get_dlq_topic(self, topic: str) -> str:
         """Return the name of the dead-letter topic for `topic`."""

@@ -13,7 +13,9 @@ from etl.config.kinds import (
     LABEL,
     LIMIT,
     MODULES,
+    PAIRS,
     PARTIAL_PATTERN,
+    RIGHTS_OF_JOBS,
     SIZE,
     SUFFIX,
     SWITCH,
@@ -75,6 +77,12 @@ SERVER_PROPERTIES: dict[str, Setting] = {
             "rename",
             one_of("rename", "direct"),
             "rename: files are written under a hidden name; direct: under their own, where nothing may be renamed",
+        ),
+        Setting(
+            "ACCESS",
+            "read,write,move,delete",
+            RIGHTS_OF_JOBS,
+            "what jobs may do: read (source), write (destination), move and delete (sources, after copying)",
         ),
         Setting("EPSV", "auto", one_of("auto", "off"), "auto: PASV only where EPSV does not work; off: PASV at once"),
         Setting("TIME_ZONE", "", TIME_ZONE, "zone of the times it tells (Asia/Seoul, +09:00); unset: UTC"),
@@ -265,6 +273,15 @@ class Settings:
         TOPIC,
         "topic for the results of jobs that failed, instead of the results topic",
     )
+    allowed_pairs: tuple[tuple[str, str], ...] = _setting(
+        "ETL_ALLOWED_PAIRS",
+        (),
+        PAIRS,
+        "pairs of servers that jobs may name, SOURCE:DESTINATION, separated by commas, * for any; unset: all",
+    )
+    max_file_bytes: int = _setting(
+        "ETL_MAX_FILE_BYTES", 0, whole(0, 1 << 50), "bytes: largest file that is copied; 0: no limit"
+    )
     ftp_passive_mode: bool = _setting(
         "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server opens them"
     )
@@ -290,6 +307,7 @@ class Settings:
             min_bytes_per_second=self.min_bytes_per_second,
             passive=self.ftp_passive_mode,
             spool_limit_bytes=self.spool_limit_bytes,
+            max_file_bytes=self.max_file_bytes,
         )
 
 

@@ -210,6 +210,7 @@ class Validation:
             base_path=parsed("BASE_PATH", ""),
             partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
             publish=parsed("PUBLISH", ServerConfig.publish),
+            access=parsed("ACCESS", ServerConfig.access),
             epsv=parsed("EPSV", ServerConfig.epsv),
             time_zone=parsed("TIME_ZONE", ""),
             options=self._options(name, properties, spec),

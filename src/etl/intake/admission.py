@@ -167,6 +167,7 @@ class Admission:
         earliest = options.not_before.timestamp() if isinstance(options.not_before, datetime) else now
         remaining = max(carried.not_before or now, earliest) - now
         try:
+            self.config.require_allowed(task.job)
             if tier_for(remaining) is not None:
                 for end in (task.job.source, task.job.destination):
                     self.config.get_server_config(end.hostname)  # reject unknown servers now, not when the job is due

@@ -27,8 +27,8 @@ from etl.errors import (
 from etl.models.task import Facts, Unpublished
 from etl.transfer.base import Stored
 from etl.transfer.partials import partial_path, remove_orphans
-from etl.transfer.sameness import is_direct, look_if_possible, may_be_itself, refuse_itself, same_content
-from etl.transfer.streaming import MemoryParcel
+from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
+from etl.transfer.streaming import MemoryParcel, bounded, require_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,8 +119,10 @@ def require_disposal(task: Task, source: Session) -> None:
 
 
 def fetch(task: Task, source: Session) -> Parcel:
-    """Open the job's source file."""
-    return source.read(task.job.source.path)
+    """Open the job's source file. Raises FileMissing, PermissionRefused, TooLarge ..."""
+    parcel = source.read(task.job.source.path)
+    require_size(parcel, source.settings.max_file_bytes)
+    return parcel
 
 
 def confirm(
@@ -149,7 +151,8 @@ def deliver(
     """
     job = task.job
     task.leaves_partial = not is_direct(destination)
-    stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
+    content = bounded(parcel, destination.settings.max_file_bytes)
+    stored = destination.write(partial_path(task, destination.server, token), content, buffer)
     try:
         unchanged = confirmed(stored)
         if is_followed():
@@ -308,7 +311,7 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
         return Receipt(found.size_bytes, SIZE_AND_TIME)
     if truth_matters and wanted.size_bytes == found.size_bytes and same_content(task, source, destination, buffer):
         return Receipt(found.size_bytes, CONTENT)
-    if options.overwrite == "newer" and _is_newer(wanted, found):
+    if options.overwrite == "newer" and is_newer(wanted, found):
         return None
     if options.overwrite == "fail":
         raise AlreadyExists(f"{job.destination} exists and is another file", server=job.destination.hostname)
@@ -337,17 +340,11 @@ def _probe_for_itself(
 def _look_again(task: Task, wanted: Facts, destination: Session) -> None:
     """Refuse to publish over what came to the destination while we transferred; the next attempt decides on it."""
     found = destination.look(task.job.destination.path)
-    if found is None or (task.job.options.overwrite == "newer" and _is_newer(wanted, found)):
+    if found is None or (task.job.options.overwrite == "newer" and is_newer(wanted, found)):
         return
     raise IOFailure(
         f"{task.job.destination} appeared while the file was on its way", server=task.job.destination.hostname
     )
-
-
-def _is_newer(wanted: Facts, found: Facts) -> bool:
-    if wanted.mtime is None or found.mtime is None:
-        return wanted.size_bytes != found.size_bytes  # times unknown: the size is all there is to tell
-    return int(wanted.mtime) > int(found.mtime)
 
 
 def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:

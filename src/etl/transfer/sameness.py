@@ -74,3 +74,10 @@ def _digest(parcel: Parcel, buffer: memoryview) -> bytes:
     finally:
         parcel.close(complete=False)
     return digest.digest()
+
+
+def is_newer(wanted: Facts, found: Facts) -> bool:
+    """Is a source newer than what is at its destination?"""
+    if wanted.mtime is None or found.mtime is None:
+        return wanted.size_bytes != found.size_bytes  # times unknown: the size is all there is to tell
+    return int(wanted.mtime) > int(found.mtime)

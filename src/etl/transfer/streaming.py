@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import uuid
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from etl.errors import FileMissing, NotAFile, SizeMismatch
+from etl.errors import FileMissing, NotAFile, SizeMismatch, TooLarge
 from etl.models.task import Facts
 from etl.transfer.base import Session
 from etl.transfer.paths import beside
@@ -39,6 +40,9 @@ class FileParcel:
         self.facts = facts or Facts(self.stat.st_size, self.stat.st_mtime)
         self.held: memoryview | None = None
         self._left = memoryview(b"")  # of `held`: what `readinto` did not give out yet
+        size_bytes = self.facts.size_bytes
+        # One byte more than there should be shows that it grew; a file that never stops growing would fill a disk.
+        self._readable_bytes = sys.maxsize if size_bytes is None else size_bytes + 1
 
     def load(self, limit_bytes: int) -> bool:
         """Take the file into memory if it is small enough."""
@@ -59,7 +63,9 @@ class FileParcel:
     def readinto(self, buffer: memoryview) -> int:
         """Read once."""
         if self.held is None:
-            return self._file.readinto(buffer) or 0
+            count = self._file.readinto(buffer[: self._readable_bytes]) or 0
+            self._readable_bytes -= count
+            return count
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]
@@ -88,6 +94,47 @@ class MemoryParcel:
 
     def close(self, *, complete: bool) -> None:
         """Nothing is open at the source."""
+
+
+class _Bounded:
+    """A parcel of unknown size, of which at most `limit_bytes` come: a server that sends on and on fills no disk."""
+
+    def __init__(self, parcel: Parcel, limit_bytes: int) -> None:
+        self.path, self.facts, self.held = parcel.path, parcel.facts, parcel.held
+        self._parcel = parcel
+        self._limit_bytes = self._left_bytes = limit_bytes
+
+    def load(self, limit_bytes: int) -> bool:
+        """Pass on."""
+        return self._parcel.load(limit_bytes)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read once."""
+        count = self._parcel.readinto(buffer)
+        self._left_bytes -= count
+        if self._left_bytes < 0:
+            raise _too_large(self._parcel, self._limit_bytes)
+        return count
+
+    def close(self, *, complete: bool) -> None:
+        """Pass on."""
+        self._parcel.close(complete=complete)
+
+
+def require_size(parcel: Parcel, limit_bytes: int) -> None:
+    """Close a parcel and raise TooLarge if it is known to be larger than allowed. 0: there is no limit."""
+    if limit_bytes and (parcel.facts.size_bytes or 0) > limit_bytes:
+        parcel.close(complete=False)
+        raise _too_large(parcel, limit_bytes)
+
+
+def bounded(parcel: Parcel, limit_bytes: int) -> Parcel:
+    """Return a parcel whose reading raises TooLarge beyond the limit, if its size is not known."""
+    return _Bounded(parcel, limit_bytes) if limit_bytes and parcel.facts.size_bytes is None else parcel
+
+
+def _too_large(parcel: Parcel, limit_bytes: int) -> TooLarge:
+    return TooLarge(f"{parcel.path} has more than {limit_bytes} bytes (ETL_MAX_FILE_BYTES)")
 
 
 class Streaming(Session):

@@ -12,7 +12,7 @@ import pytest
 
 import pretend
 from etl import errors
-from etl.config import ServerConfig
+from etl.config import ServerConfig, TransferSettings
 from etl.models.message import Endpoint, FileTransferJob
 from etl.models.task import SCAN_ANEW, Facts, Origin, Record, Task
 from etl.transfer import partials, relay
@@ -812,3 +812,22 @@ def test_what_was_not_as_usual_stands_in_the_result() -> None:
     assert scene.task.remarks["source_action_done"] is False
     assert "another file" in scene.task.remarks["source_action_error"]
     assert "/in/a" in scene.source.files
+
+
+@pytest.mark.parametrize("told", [Facts(11, 1000.0), Facts(None, None)])
+def test_a_file_that_is_too_large_is_not_copied(told: Facts) -> None:
+    """Neither one whose size is known, of which nothing is read, nor one that goes on and on."""
+    scene = Scene()
+    limits = TransferSettings(max_file_bytes=10)
+    scene.source.settings = scene.destination.settings = limits
+    scene.source.hooks["read"] = lambda: told
+    with pytest.raises(errors.TooLarge, match="ETL_MAX_FILE_BYTES") as caught:
+        scene.run()
+    assert caught.value.fate is errors.Fate.DEAD
+    assert scene.at_destination == {}
+    assert scene.said[-1] == "A close abort"
+    del scene.source.hooks["read"]
+    limits = TransferSettings(max_file_bytes=11)
+    scene.source.settings = scene.destination.settings = limits
+    scene.run()
+    assert scene.at_destination == {"/out/a": b"new content"}

@@ -72,7 +72,9 @@ class Link:
         """Return the bytes of a whole path, as they are sent."""
         path = self.names.wire(whole_path)
         refuse_misread(whole_path, path)
-        return path if telnet.IAC not in path else telnet.written(self.control, self.quirks, path)
+        if telnet.IAC not in path:
+            return path
+        return telnet.written(self.control, self.quirks, path, may_make="write" in self.server.access)
 
     def locate(self, whole_path: str) -> bytes:
         """Return how a command names a path: whole; or by its last part where a server takes no other.

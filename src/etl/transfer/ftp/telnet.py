@@ -22,18 +22,18 @@ _BEGIN, _END = b"\xff\xfa", b"\xff\xf0"  # of a command of any length
 _ENOUGH_DOTS = 2
 
 
-def written(control: Control, quirks: ServerQuirks, path: bytes) -> bytes:
+def written(control: Control, quirks: ServerQuirks, path: bytes, *, may_make: bool = True) -> bytes:
     """Return a path with 0xFF in it as the server wants it, which is found out once. Raises InvalidPath if not.
 
     A folder is made whose name has two of them, and entered by the name with one, or with a command of Telnet in it.
-    Where none may be made the file tells, if it is there: by its name with two it is found only by a
-    server that takes them for one.
+    Where none may be made (`may_make`: are we allowed to?) the file tells, if it is there: by its name with two it is
+    found only by a server that takes them for one.
     """
     if _may_climb(path):
         name = control.server
         raise InvalidPath(f"{name}:{path!r} may be read as a path that climbs above its start", server=name)
     doubled = path.replace(IAC, IAC + IAC)
-    if quirks.follows_telnet is None:
+    if quirks.follows_telnet is None and may_make:
         quirks.follows_telnet = _by_folder(control, path.rpartition(b"/")[0])
     if quirks.follows_telnet is None:
         plain, twice = control.send("SIZE", path), control.send("SIZE", doubled)
