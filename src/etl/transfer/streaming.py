@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import stat
 import sys
 import uuid
@@ -21,18 +23,19 @@ _BUFFER_BYTES = 1 << 20
 
 
 class FileParcel:
-    """A file of this disk as a parcel; opening it never hangs, whatever it is. Raises OSError."""
+    """A file of this disk, by name or descriptor, as a parcel. Opening never hangs, whatever it is; raises OSError."""
 
-    def __init__(self, local_path: str, path: str | None = None, facts: Facts | None = None) -> None:
-        self.path = path if path is not None else local_path
+    def __init__(self, file: str | int, path: str | None = None, facts: Facts | None = None) -> None:
+        self.path = path if path is not None else str(file)
         # O_NONBLOCK: opening a FIFO nobody writes to, or a device, would wait for ever
-        descriptor = os.open(local_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        how = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        descriptor = os.open(file, how) if isinstance(file, str) else file
         try:
             self.stat = os.fstat(descriptor)
             if stat.S_ISDIR(self.stat.st_mode):
-                raise NotAFile(f"{local_path} is a folder")
+                raise NotAFile(f"{self.path} is a folder")
             if not stat.S_ISREG(self.stat.st_mode):
-                raise NotAFile(f"{local_path} is no ordinary file")
+                raise NotAFile(f"{self.path} is no ordinary file")
             self._file = os.fdopen(descriptor, "rb", buffering=0)
         except BaseException:
             os.close(descriptor)
@@ -189,3 +192,15 @@ def write_all(descriptor: int, block: memoryview) -> None:
     """Write a block to a file descriptor, however many calls that takes."""
     while block:
         block = block[os.write(descriptor, block) :]
+
+
+def copy_whole(source: int, target: int, found: os.stat_result) -> None:
+    """Copy an open file to another one, with mode, times and attributes, and have all of it on the disk."""
+    with os.fdopen(source, "rb", closefd=False) as content, os.fdopen(target, "wb", closefd=False) as copy:
+        shutil.copyfileobj(content, copy, _BUFFER_BYTES)
+    with contextlib.suppress(OSError):  # some file systems know none
+        for attribute in os.listxattr(source):
+            os.setxattr(target, attribute, os.getxattr(source, attribute))
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.fsync(target)

@@ -249,6 +249,7 @@ def test_pass_and_pass_file_exclude_each_other(tmp_path):
         ("ETL_ALLOWED_PAIRS", "SRC:SRC:SRC"),
         ("ETL_ALLOWED_PAIRS", "SRC:ELSEWHERE"),
         ("ETL_MAX_FILE_BYTES", "-1"),
+        ("SRC_MIN_FREE", "1"),
         ("SRC_PARTIAL_PATTERN", "fixed"),
         ("SRC_PARTIAL_PATTERN", "a/{id}"),
         ("SRC_PARTIAL_PATTERN", "{id}{id}"),
@@ -296,6 +297,14 @@ def test_a_wrong_value_is_reported_by_the_name_of_its_setting(name, value):
 def test_a_missing_host_or_user_is_an_error(missing):
     """A server of type ftp cannot do without."""
     assert f"SRC_{missing}: is missing" in complaint({**FTP, f"SRC_{missing}": ""})
+
+
+@pytest.mark.parametrize("value", ["1G", "-1", "1.5", "9" * 30])
+def test_what_must_stay_free_is_a_number_of_bytes(value):
+    """Of a local server only: others tell nothing of their disks."""
+    assert "HERE_MIN_FREE: is no whole number" in complaint(
+        HERE_TYPE="local", HERE_BASE_PATH="/in", HERE_MIN_FREE=value
+    )
 
 
 def test_the_base_of_a_local_server_is_absolute():
