@@ -27,6 +27,7 @@ from etl.models.wire import Batch, Message, Partition
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
+from etl.outcomes.seal import Seal
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.topics.companions import Topics
@@ -99,7 +100,8 @@ class Scene:
         self.dispatcher = Dispatcher(self.pools, self.settings, lambda: time.monotonic() + self.passed())
         self.ledger = Ledger("token")
         self.topics = Topics.of("jobs", self.settings)
-        self.builder = MessageBuilder(self.topics, "group", 1, self.clock)
+        seal = Seal(self.settings.group_secret) if self.settings.group_secret else None
+        self.builder = MessageBuilder(self.topics, "group", 1, self.clock, seal)
         self.partitions = FakePartitions(self.ledger)
         for partition in (P0, *(Partition("jobs-retry", number) for number in range(4))):
             self.partitions.held[partition] = self.ledger.assign(partition, 0)

@@ -158,6 +158,10 @@ def _parse_partial_pattern(text: str) -> str:
 
 
 TEXT = matching(r"[^\x00-\x1f\x7f]+", "text without control characters")
+GROUP_SECRET_CHARACTERS = 16
+SECRET = matching(
+    rf"[^\x00-\x1f\x7f]{{{GROUP_SECRET_CHARACTERS},}}", f"a secret of at least {GROUP_SECRET_CHARACTERS} characters"
+)
 LABEL = matching(r"[A-Za-z0-9._-]{1,200}", "a name of at most 200 characters A-Z a-z 0-9 . _ -")
 SUFFIX = matching(r"[A-Za-z0-9._-]{1,200}", "a suffix of 1 to 200 characters A-Z a-z 0-9 . _ -")
 TOPIC = Kind(

@@ -96,7 +96,8 @@ class ConfigLoader:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every password and every secret option, for redaction in logs."""
-        found = {server.password for server in self.servers.values()} | {self.settings.kafka_password}
+        found = {server.password for server in self.servers.values()}
+        found |= {self.settings.kafka_password, self.settings.group_secret}
         for server in self.servers.values():
             found |= {value for name, value in server.options.items() if SECRET_NAME.search(f"_{name}")}
         return tuple(sorted(found - {""}))

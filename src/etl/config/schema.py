@@ -16,6 +16,7 @@ from etl.config.kinds import (
     PAIRS,
     PARTIAL_PATTERN,
     RIGHTS_OF_JOBS,
+    SECRET,
     SIZE,
     SUFFIX,
     SWITCH,
@@ -106,6 +107,16 @@ class Settings:
     """The parsed global settings. The only place for their names, defaults, limits and units."""
 
     topic: str = _setting("ETL_TOPIC", "file-transfer-jobs", TOPIC, "topic of the jobs")
+    group_secret: str = _setting(
+        "ETL_GROUP_SECRET",
+        "",
+        SECRET,
+        "secret of at least 16 characters that all consumers of the group share: proves which deferred jobs are theirs",
+        secret=True,
+    )
+    group_secret_file: str = _setting(
+        "ETL_GROUP_SECRET_FILE", "", TEXT, "file that contains it, instead of ETL_GROUP_SECRET (a mounted secret)"
+    )
     group_id: str = _setting("ETL_GROUP_ID", "etl-worker-group", TEXT, "consumer group")
     bootstrap_servers: str = _setting(
         "ETL_BOOTSTRAP_SERVERS",

@@ -18,8 +18,9 @@ from etl.models import header
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin
 from etl.models.wire import Partition
+from etl.outcomes.foreign import require_few_headers
 from etl.outcomes.ledger import Outcome
-from etl.outcomes.messages import Carried, require_few_headers
+from etl.outcomes.messages import Carried
 from etl.outcomes.offsets import RecordState
 from etl.retry.tiers import DEFERRED_READS_PER_SECOND, due_at, tier_for
 
@@ -150,8 +151,8 @@ class Admission:
             raise InvalidMessage(f"options.not_before: is more than {days} away", job_id=job.job_id)
         task = carried.task(record, job)
         task.epoch = epoch
-        # Here it is decided what is believed: the group's own commit proves a publication, a header alone does not.
-        task.unproven = task.published and not published
+        # Here it is decided what is believed: the group's commit or seal proves a publication, headers alone do not.
+        task.unproven = task.published and not (published or carried.proven)
         task.published = task.published or published
         if carried.leaves_orphans or task.attempts or task.outages > 0:
             task.orphan_scan_since = time.monotonic()

@@ -68,6 +68,8 @@ class Runner:
                 return
             self.dispatcher.answered(task)
             self.reporter.succeeded(task, receipt, start)
+        finally:
+            self._end_writing(run)
 
     def _transfer(self, run: Run) -> relay.Receipt:
         task, lease = run.task, run.lease
@@ -77,7 +79,8 @@ class Runner:
         limits = relay.Limits(
             run.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )
-        return relay.run(task, lease.source, lease.destination, self._token(run), limits, self.orphans)
+        token = self._begin_writing(run)
+        return relay.run(task, lease.source, lease.destination, token, limits, self.orphans)
 
     # --- the same in two stages, of the jobs of one lease (`delivery.Stages`)
 
@@ -171,7 +174,7 @@ class Runner:
                 if held is None
                 else (lambda _stored: held),
                 destination,
-                self._token(run),
+                self._begin_writing(run),
                 run.buffer,
                 is_followed,
             )
@@ -184,6 +187,7 @@ class Runner:
             self.dispatcher.answered(task)
             self.reporter.succeeded(task, receipt, run.start)
         finally:
+            self._end_writing(run)
             if held is None:
                 parcel.close(complete=False)
             self.store.give(run.held_bytes)
@@ -221,6 +225,15 @@ class Runner:
     def _token(self, run: Run) -> str:
         """Return a name of the run that no other has, in any process."""
         return f"{self.token}{run.number:x}"
+
+    def _begin_writing(self, run: Run) -> str:
+        """Return the token of a run that may write a partial file from now on, until `_end_writing`."""
+        token = self._token(run)
+        self.orphans.live.add(token)
+        return token
+
+    def _end_writing(self, run: Run) -> None:
+        self.orphans.live.discard(self._token(run))
 
     def _may_go_on(self, task: Task, error: BaseException) -> bool:
         """Is the partial file kept, since only its rename failed, and will be tried again?"""

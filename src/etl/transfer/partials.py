@@ -101,6 +101,7 @@ class OrphanIndex:
         self._folders: OrderedDict[tuple[str, str], _Listed] = OrderedDict()  # used last last
         self._kept = 0  # names in all of them
         self.apart = FoldersApart(clock)
+        self.live: set[str] = set()  # tokens of the runs of this process: what they write is no orphan
 
     def known(self, task: Task) -> list[str] | None:
         """Return the names that the job's earlier runs left, as far as a listing is known that tells; None: ask."""
@@ -157,6 +158,8 @@ def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> No
     refusal: PermissionRefused | None = None
     _, after = destination.server.partial_pattern.split("{id}")
     for name in orphans.of(task, destination):
+        if name.removesuffix(ASIDE).removesuffix(after).rpartition("-")[2] in orphans.live:
+            continue  # another record says that it is the same job
         path = beside(final, name)
         if name.endswith(after + ASIDE) and destination.look(final) is None:
             destination.dispose(path, final).result()

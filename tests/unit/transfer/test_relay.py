@@ -433,6 +433,20 @@ def test_removing_orphans_removes_this_jobs_partials_and_no_others() -> None:
     assert sorted(scene.destination.files) == sorted([*others, "/out/a"])
 
 
+def test_what_a_run_of_this_process_writes_is_no_orphan() -> None:
+    """Not even if another record says that it is the same job."""
+    scene = Scene()
+    running = partials.partial_path(scene.task, scene.destination.server, "cafe00ff")
+    scene.destination.files[running] = File(b"half")
+    scene.task.orphan_scan_since = SCAN_ANEW
+    scene.orphans.live.add("cafe00ff")
+    scene.run()
+    assert sorted(scene.destination.files) == [running, "/out/a"]
+    scene.orphans.live.clear()
+    scene.run()
+    assert sorted(scene.destination.files) == ["/out/a"]
+
+
 @pytest.mark.parametrize("pattern", [".etl-{id}.part", ".etl-{id}", "{id}.old"])
 def test_removing_orphans_puts_back_what_an_attempt_moved_aside_whatever_partial_names_end_with(pattern: str) -> None:
     """It is the only copy of the file that was there; with one in its place it is a leftover."""
