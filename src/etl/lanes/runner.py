@@ -17,6 +17,7 @@ from etl.models.task import SCAN_ANEW, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
 from etl.transfer.base import CrossThread
+from etl.transfer.budget import LISTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ class Runner:
     store: Store
     orphans: partials.OrphanIndex = field(default_factory=partials.OrphanIndex)
 
+    @LISTINGS.room()
     def execute(self, run: Run) -> None:
         """Run one job alone; if the lease has one side only, open it and have the job run again. Never raises."""
         task, lease = run.task, run.lease
@@ -152,6 +154,7 @@ class Runner:
             except Exception as error:  # noqa: BLE001 - the session is broken: this error is the next file's
                 lease.lost, lease.destination_is_reusable = error, False
 
+    @LISTINGS.room()
     def deliver(self, run: Run, is_followed: Callable[[], bool]) -> None:
         """Bring a fetched file to its destination, and report."""
         task, lease, parcel, held = run.task, run.lease, run.parcel, run.unchanged

@@ -31,6 +31,7 @@ from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.beneath import LeadsOutError, make_folders, open_beneath, open_folder
+from etl.transfer.budget import LISTINGS
 from etl.transfer.paths import basename, parent, refuse_unusable
 from etl.transfer.streaming import FileParcel, Streaming, copy_whole, write_all
 
@@ -222,7 +223,7 @@ class LocalTransfer(Streaming):
                 return []
             try:
                 with os.scandir(opened) as entries:
-                    return [entry.name for entry in entries if entry.name.startswith(prefix)]
+                    return LISTINGS.kept(entry.name for entry in entries if entry.name.startswith(prefix))
             finally:
                 os.close(opened)
 

@@ -230,7 +230,7 @@ def test_unchecked_lines_are_sent_whatever_they_are(kafka: Kafka) -> None:
         result = jobs("submit", "--file", "-", "--no-check", "--wait", given=b"\xff\n{}\n" + json.dumps(JOB).encode())
         assert result.exit_code == 1
         assert "3 jobs: 0 done, 3 failed" in result.stdout
-        assert "INVALID_MESSAGE: no \\x1b job" in result.stderr
+        assert "INVALID_MESSAGE: no \\u001b job" in result.stderr
     assert [record.value for record in kafka.topics["jobs"]][:3] == [b"\xff", b"{}", json.dumps(JOB).encode()]
 
 
@@ -858,3 +858,13 @@ def test_what_one_tries_first_is_no_topic(word: str) -> None:
     told = CliRunner().invoke(main, [word])
     assert told.exit_code == 2
     assert "the commands are consume, submit, dlq, servers, config" in told.output
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\x9b", "\u202e", "\u2067", "\u200b", "\u2028", "\u3164", "\U000e0041"])
+def test_what_a_terminal_does_not_show_as_it_is_is_escaped(sign: str) -> None:
+    """Claim: signs that turn the direction of a line, and invisible ones, make no name look like another."""
+    escape = json.dumps(sign)[1:-1]
+    assert terminal.visible(f"/in/한글{sign}gnp.exe") == f"/in/한글{escape}gnp.exe"
+    line = terminal.json_line({"path": f"/in/é{sign}x"})
+    assert sign not in line
+    assert json.loads(line) == {"path": f"/in/é{sign}x"}

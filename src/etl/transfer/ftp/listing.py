@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, IOFailure
+from etl.transfer.budget import LISTINGS
 from etl.transfer.ftp.names import facts_in
 from etl.transfer.ftp.refusals import NO_CONNECTION, UNKNOWN_COMMAND, plain_error
 from etl.transfer.ftp.replies import Reply
@@ -129,5 +130,6 @@ class Listing:
             return
         self.count += 1
         if name.startswith(self._prefix):
+            LISTINGS.take(len(name))
             self.names.append(name)
             self._kept_bytes += len(name) + NAME_BYTES
