@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from etl.config.rights import Rights
 from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
-from etl.config.sources import merged, read_env_file, refuse_of_others, unquoted, without_links
+from etl.config.sources import is_open_to_read, merged, read_env_file, refuse_of_others, unquoted, without_links
 from etl.config.validation import SECRET_NAME, Validation, nearest
 from etl.errors import SettingsError, UnknownServer
 from etl.models.server import PROTOCOLS, ServerConfig
@@ -54,6 +54,11 @@ class ConfigLoader:
                 if found:
                     refuse_of_others(found)
                 in_file, self.warnings, problems = read_env_file(env_file)
+                has_secrets = any(value and SECRET_NAME.search(name.upper()) for name, value in in_file.items())
+                if has_secrets and is_open_to_read(Path(env_file)):
+                    self.warnings.append(
+                        f"env file {env_file}: every user may read its passwords: chmod 600 {env_file}"
+                    )
             except SettingsError as error:
                 problems["env file"] = str(error).removeprefix("env file ")
         file_names = {name.upper() for name in in_file}
@@ -80,6 +85,9 @@ class ConfigLoader:
         self.warnings += _idle_keys(in_file, properties, env_file, values)
         self.warnings += _torn_logins(self.servers)
         self.warnings += _wide_bases(self.servers)
+        kafka_login = (self.settings.kafka_security_protocol, self.settings.kafka_sasl_mechanism)
+        if kafka_login == ("SASL_PLAINTEXT", "PLAIN"):
+            self.warnings.append("ETL_KAFKA_SASL_MECHANISM is PLAIN without TLS: whoever listens reads the password")
         for name, server in self.servers.items():
             if f"{name}_PORT" in environ and f"{name}_PORT" not in values:
                 self.warnings.append(f"{name}_PORT is a service link, not a port number: {server.port} is used")

@@ -98,6 +98,15 @@ def test_what_is_missing_or_wrong_is_named(changed: dict[str, str], named: str) 
     assert "Scram-7d21" not in str(raised.value)
 
 
+def test_a_password_that_is_sent_in_the_clear_is_warned_of() -> None:
+    """SCRAM sends none, and TLS hides it."""
+    plain = LOGIN | {"ETL_KAFKA_SASL_MECHANISM": "PLAIN"}
+    for protocol, count in (("SASL_PLAINTEXT", 1), ("SASL_SSL", 0)):
+        warnings = ConfigLoader(environ=plain | {"ETL_KAFKA_SECURITY_PROTOCOL": protocol}).warnings
+        assert [warning for warning in warnings if "PLAIN without TLS" in warning] == warnings
+        assert len(warnings) == count
+
+
 def test_the_groups_secret_may_be_in_a_file(tmp_path: Path) -> None:
     """It is as secret as a password, and long enough not to be guessed."""
     file = tmp_path / "secret"

@@ -75,6 +75,7 @@ def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Re
         while count := running.data.readinto(buffer):
             listing.feed(bytes(buffer[:count]))
     except (EtlError, GarbledListingError) as error:
+        listing.names.clear()  # the error, which the session keeps, refers to this frame
         running.data.reset()
         broken = error if isinstance(error, EtlError) else IOFailure(f"{link.name}: {error}", server=link.name)
         link.abandon(broken)
