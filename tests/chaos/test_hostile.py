@@ -151,7 +151,7 @@ class Hostile:
         producer.send(topic, b" " * BOMB_BYTES).get(60)
         typos = {f"e{number:06d}sourc": 0 for number in range(100_000)}
         producer.send(topic, json.dumps(typos).encode())
-        crowd = json.dumps(self._job("EVIL:/a", "EVIL:/b", metadata={"x": [{}] * 300_000})).encode()
+        crowd = json.dumps(self._job("EVIL:/a", "EVIL:/b", metadata={"x": [{}] * 49_000})).encode()
         producer.send(topic, crowd)
         producer.send(topic, b"[" * 1_000_000)
         producer.send(topic, b"{}", headers=[("", b"")] * 100_000)
