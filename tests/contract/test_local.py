@@ -118,6 +118,22 @@ def test_a_partial_name_that_is_a_link_is_not_followed(session: LocalTransfer, r
     assert (root.parent / "victim").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_has_the_final_name_is_replaced_and_not_followed(
+    session: LocalTransfer, root: Path, buffer: memoryview, kind: str
+) -> None:
+    """By the rename."""
+    (root.parent / "victim").write_bytes(b"old")
+    if kind == "link":
+        (root / "f").symlink_to(root.parent / "victim")
+    else:
+        os.mkfifo(root / "f")
+    session.publish(session.write("/.p", Bytes(b"new"), buffer), "/f", 1000.0)
+    assert (root / "f").read_bytes() == b"new"
+    assert not (root / "f").is_symlink()
+    assert (root.parent / "victim").read_bytes() == b"old"
+
+
 def test_special_files_never_hang(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
     """A FIFO without a writer, a device, a socket."""
     os.mkfifo(root / "fifo")
