@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -39,6 +40,7 @@ def refuse_unusable(path: str) -> None:
             raise InvalidPath(f"{path!r} climbs above its start")
 
 
+@functools.lru_cache(maxsize=256)  # a job sends each of its names three or four times
 def refuse_misread(path: str, wire: bytes) -> None:
     """Raise InvalidPath if a server may take `wire`, the bytes of `path`, for a path that climbs.
 
