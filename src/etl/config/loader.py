@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from etl.models.message import FileTransferJob
 
 _OF_THE_MACHINE = ("/dev/", "/etc/", "/proc/", "/sys/")
+_NAMES_PRIVATE = re.compile(
+    r"^(KAFKA_DATA_DIR|KAFKA_USERS_FILE|APPLIANCE_RUN_DIR)$|_(PASS|PASSWORD|PASSPHRASE|SECRET|KEY)_FILE$"
+)
 
 
 class ConfigLoader:
@@ -84,7 +87,8 @@ class ConfigLoader:
         problems.update(validation.problems)
         self.warnings += _idle_keys(in_file, properties, env_file, values)
         self.warnings += _torn_logins(self.servers)
-        self.warnings += _wide_bases(self.servers)
+        private = [path for name, path in values.items() if path and "\0" not in path and _NAMES_PRIVATE.search(name)]
+        self.warnings += _wide_bases(self.servers, [*private, *([str(env_file)] if env_file else [])])
         kafka_login = (self.settings.kafka_security_protocol, self.settings.kafka_sasl_mechanism)
         if kafka_login == ("SASL_PLAINTEXT", "PLAIN"):
             self.warnings.append("ETL_KAFKA_SASL_MECHANISM is PLAIN without TLS: whoever listens reads the password")
@@ -208,14 +212,25 @@ def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:
     return torn
 
 
-def _wide_bases(servers: Mapping[str, ServerConfig]) -> list[str]:
-    """Return a warning for each local folder in which jobs could read and overwrite what belongs to the machine."""
+def _wide_bases(servers: Mapping[str, ServerConfig], private: Iterable[str]) -> list[str]:
+    """Return a warning for each local folder in which jobs could read and overwrite what belongs to the machine.
+
+    `private`: files and folders of our own, which no job should reach.
+    """
     wide = []
+    own = [os.path.realpath(path) + "/" for path in private]
     for name, server in servers.items():
-        base = posixpath.normpath(server.base_path or ".")
         spec = PROTOCOLS.get(server.type)
-        if spec is not None and spec.needs_base and f"{base}/".startswith(("//", *_OF_THE_MACHINE)):
-            wide.append(f"{name}_BASE_PATH is {base}: whoever may send jobs reads and writes this machine's own files")
+        if spec is None or not spec.needs_base or not server.base_path:
+            continue
+        base = os.path.realpath(server.base_path).rstrip("/") + "/"
+        if base.startswith(("//", *_OF_THE_MACHINE)) or base == "/":
+            shown = base.rstrip("/") or "/"
+            wide.append(f"{name}_BASE_PATH is {shown}: whoever may send jobs reads and writes this machine's own files")
+        elif any(path.startswith(base) or base.startswith(path) for path in own):
+            wide.append(
+                f"{name}_BASE_PATH holds, or lies in, the broker's data or files with passwords: jobs reach them"
+            )
     return wide
 
 

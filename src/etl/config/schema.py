@@ -293,6 +293,18 @@ class Settings:
     max_file_bytes: int = _setting(
         "ETL_MAX_FILE_BYTES", 0, whole(0, 1 << 50), "bytes: largest file that is copied; 0: no limit"
     )
+    result_retention_hours: float = _setting(
+        "RESULT_RETENTION_HOURS",
+        168.0,
+        number(0, 876000),
+        "hours that results are kept in topics that we create; 0: for ever",
+    )
+    dlq_retention_hours: float = _setting(
+        "DLQ_RETENTION_HOURS",
+        0.0,
+        number(0, 876000),
+        "hours that dead letters are kept in topics that we create; 0: until they are purged",
+    )
     ftp_passive_mode: bool = _setting(
         "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server opens them"
     )

@@ -163,6 +163,25 @@ def test_a_base_path_among_the_files_of_the_machine_is_warned_of(base):
     assert "whoever may send jobs" in warning
 
 
+@pytest.mark.parametrize("place", ["kafka", "kafka/logs", ".", "link"])
+def test_a_folder_that_holds_what_is_ours_is_warned_of(tmp_path, place):
+    """The broker's data, files with passwords: jobs would read and overwrite them."""
+    (tmp_path / "kafka/logs").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "kafka")
+    values = {"HERE_TYPE": "local", "HERE_BASE_PATH": str(tmp_path / place), "KAFKA_DATA_DIR": str(tmp_path / "kafka")}
+    (warning,) = load(values).warnings
+    assert warning.startswith("HERE_BASE_PATH holds, or lies in, the broker's data")
+    assert load(values, HERE_BASE_PATH=str(tmp_path / "kafkaesque")).warnings == []
+
+
+def test_a_folder_with_a_password_file_is_warned_of(tmp_path):
+    """Whoever may send jobs could copy it."""
+    (tmp_path / "password").write_text("secret")
+    (warning,) = load(FTP, SRC_PASS="", SRC_PASS_FILE=str(tmp_path / "password"), HERE_TYPE="local",
+                      HERE_BASE_PATH=str(tmp_path)).warnings  # fmt: skip
+    assert warning.startswith("HERE_BASE_PATH holds")
+
+
 @pytest.mark.parametrize("base", ["/srv", "/etcetera", "/data/etc"])
 def test_other_base_paths_are_not_warned_of(base):
     """Nor is the root folder of an FTP server."""
