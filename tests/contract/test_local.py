@@ -118,6 +118,17 @@ def test_a_partial_name_that_is_a_link_is_not_followed(session: LocalTransfer, r
     assert (root.parent / "victim").read_bytes() == b"old"
 
 
+def test_a_partial_name_that_is_another_files_is_not_written(
+    session: LocalTransfer, root: Path, buffer: memoryview
+) -> None:
+    """A hard link put there before."""
+    (root.parent / "victim").write_bytes(b"old")
+    (root / ".p").hardlink_to(root.parent / "victim")
+    with pytest.raises(IOFailure, match="of our own"):
+        session.write("/.p", Bytes(b"x"), buffer)
+    assert (root.parent / "victim").read_bytes() == b"old"
+
+
 @pytest.mark.parametrize("kind", ["link", "fifo"])
 def test_what_has_the_final_name_is_replaced_and_not_followed(
     session: LocalTransfer, root: Path, buffer: memoryview, kind: str

@@ -63,6 +63,24 @@ def make_folders(root: str, path: str) -> None:
             os.close(above)
 
 
+def unlink_if_there(name: str, folder: int) -> None:
+    """Delete a file of a folder, which is given as a descriptor."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def sync_to_disk(name: str, folder: int) -> None:
+    """Have the system write a file of a folder to the disk, or the folder itself (`.`), all of it."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems know no such thing of folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
 class _AbsoluteError(Exception):
     """Raised when only the path's real form can tell whether it leads out."""
 

@@ -30,7 +30,14 @@ from etl.errors import (
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
-from etl.transfer.beneath import LeadsOutError, make_folders, open_beneath, open_folder
+from etl.transfer.beneath import (
+    LeadsOutError,
+    make_folders,
+    open_beneath,
+    open_folder,
+    sync_to_disk,
+    unlink_if_there,
+)
 from etl.transfer.budget import LISTINGS
 from etl.transfer.paths import basename, parent, refuse_unusable
 from etl.transfer.streaming import FileParcel, Streaming, copy_whole, write_all
@@ -54,7 +61,7 @@ _KINDS: dict[int, type[EtlError]] = {
 }
 _TRIES = 5  # of making folders that somebody deletes at the same time
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # opening a FIFO nobody writes to would wait for ever
-_WRITING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_WRITING = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _ROOM_BYTES = 64 << 20  # written between two looks at what is free
 
 
@@ -150,8 +157,7 @@ class LocalTransfer(Streaming):
         with self._translated(partial):
             descriptor, folder = self._create(partial)
             try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise IOFailure(f"{self.server.hostname}:{partial} is no ordinary file")
+                self._require_own(descriptor, partial)
                 self._require_room(descriptor, parcel.facts.size_bytes or 0)
                 while count := parcel.readinto(buffer):
                     self.require_not_aborted()
@@ -190,7 +196,7 @@ class LocalTransfer(Streaming):
         # Nothing can be kept of a folder that somebody deleted since.
         gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
         with self._translated(path), gone, self._folder(path) as folder:
-            _sync(".", folder)
+            sync_to_disk(".", folder)
 
     def remove(self, path: str) -> bool:
         """Delete a file."""
@@ -265,6 +271,14 @@ class LocalTransfer(Streaming):
             raise NotAFile(f"{self.server.hostname}:{path} is no ordinary file", server=self.server.hostname)
         return Facts(found.st_size, found.st_mtime)
 
+    def _require_own(self, descriptor: int, path: str) -> None:
+        """Make a file empty that we write. Raises IOFailure if it is something else, or has another name, too."""
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or (found.st_nlink > 1 and self.server.publish != "direct"):
+            raise IOFailure(f"{self.server.hostname}:{path} is no ordinary file of our own")
+        if found.st_size:
+            os.ftruncate(descriptor, 0)
+
     def _require_room(self, descriptor: int, more_bytes: int) -> None:
         """Raise StorageFull unless as much stays free as it must once `more_bytes` are written."""
         if min_free_bytes := int(self.server.options.get("MIN_FREE", 0)):
@@ -315,7 +329,7 @@ class LocalTransfer(Streaming):
         with self._folder(target) as there:
             for name in self.names(parent(target) or "/", f"{before}{begin}-"):
                 if name.endswith(after):
-                    _unlink(name, there)
+                    unlink_if_there(name, there)
             try:
                 self._copy(source, partial, there)
                 os.replace(partial, basename(target), src_dir_fd=there, dst_dir_fd=there)
@@ -324,8 +338,8 @@ class LocalTransfer(Streaming):
                     raise
                 raise ConnectionLost(f"{partial} is gone: somebody else moves the same file") from error
             finally:
-                _unlink(partial, there)
-            _sync(".", there)
+                unlink_if_there(partial, there)
+            sync_to_disk(".", there)
         with self._folder(source) as here:
             os.unlink(basename(source), dir_fd=here)
 
@@ -359,7 +373,7 @@ class LocalTransfer(Streaming):
         except EtlError:
             raise
         except LeadsOutError as error:
-            raise PermissionRefused(f"{where} leads out of {self._root}", server=name) from error
+            raise PermissionRefused(f"{where} leads out of its BASE_PATH", server=name) from error
         except OSError as error:
             if error.errno == errno.ENOENT:
                 self.connect()  # else it is not the file that is gone
@@ -367,23 +381,6 @@ class LocalTransfer(Streaming):
             raise kind(f"{where}: {error.strerror or error}", server=name) from error
         except UnicodeError as error:
             raise InvalidPath(f"{where} is no name on this system: {error}", server=name) from error
-
-
-def _unlink(name: str, folder: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
-
-
-def _sync(name: str, folder: int) -> None:
-    """Have the system write a file or a folder to the disk, all of it."""
-    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems know no such thing of folders
-            raise
-    finally:
-        os.close(descriptor)
 
 
 class _Guarded(FileParcel):
