@@ -69,7 +69,7 @@ class InvalidPath(EtlError, ValueError):
     code = "INVALID_MESSAGE"
 
 
-class NotAllowed(EtlError, PermissionError):
+class Forbidden(EtlError, PermissionError):
     """Raised when the settings do not allow jobs what a job asks for."""
 
     code = "PERMISSION_DENIED"

@@ -16,7 +16,7 @@ CODES = {
     "INVALID_MESSAGE": {"InvalidMessage", "InvalidPath"},
     "INVALID_CONFIG": {"SettingsError", "UnknownServer", "UnknownType"},
     "FILE_NOT_FOUND": {"FileMissing"},
-    "PERMISSION_DENIED": {"PermissionRefused", "NotAllowed"},
+    "PERMISSION_DENIED": {"PermissionRefused", "Forbidden"},
     "ALREADY_EXISTS": {"AlreadyExists"},
     "AUTHENTICATION_FAILED": {"AuthenticationFailed", "HostKeyRefused"},
     "TRANSFER_TIMEOUT": {"TransferTimeout"},

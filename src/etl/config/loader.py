@@ -136,7 +136,7 @@ class ConfigLoader:
         return server
 
     def require_allowed(self, job: FileTransferJob) -> None:
-        """Raise NotAllowed, or UnknownServer, unless the settings let jobs do what this one asks for."""
+        """Raise Forbidden, or UnknownServer, unless the settings let jobs do what this one asks for."""
         if self._rights.are_limited:
             source, destination = (self.get_server_config(end.hostname) for end in (job.source, job.destination))
             self._rights.require(source, destination, job.options)

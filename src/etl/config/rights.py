@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from etl.errors import NotAllowed
+from etl.errors import Forbidden
 from etl.models.server import RIGHTS, ServerConfig
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ class Rights:
         return sorted({name for pair in self._pairs for name in pair} - {*self._servers, ANY})
 
     def require(self, source: ServerConfig, destination: ServerConfig, options: TransferOptions) -> None:
-        """Raise NotAllowed unless a job may do this."""
+        """Raise Forbidden unless a job may do this."""
         one, other = source.hostname, destination.hostname
         if self._pairs and self._pairs.isdisjoint({(one, other), (one, ANY), (ANY, other), (ANY, ANY)}):
-            raise NotAllowed(f"jobs from {one} to {other} are not allowed (ETL_ALLOWED_PAIRS)", server=one)
+            raise Forbidden(f"jobs from {one} to {other} are not allowed (ETL_ALLOWED_PAIRS)", server=one)
         action = "move" if options.move_to is not None else str(options.source_action)
         for server, right in ((source, "read"), (destination, "write"), (source, action)):
             if right != "keep" and right not in server.access:
                 name = server.hostname
-                raise NotAllowed(f"jobs may not {right} files of {name} ({name}_ACCESS)", server=name)
+                raise Forbidden(f"jobs may not {right} files of {name} ({name}_ACCESS)", server=name)
