@@ -261,8 +261,8 @@ def test_all_that_is_hostile_at_once_beside_honest_jobs(
     topics.send(work.add(JOBS - sent, "replace", "keep"))
     honest = {job.id for job in work.jobs}
     deadline = time.monotonic() + PATIENCE
-    while (missing := honest - topics.done) or topics.lag():
-        assert time.monotonic() < deadline, f"{len(missing)} jobs without a result, lag {topics.lag()}"
+    while missing := honest - topics.done:  # those of the hostile server may wait for it
+        assert time.monotonic() < deadline, f"{len(missing)} jobs without a result"
         topics.poll(0.5)
         for one in guarded:
             one.look()
