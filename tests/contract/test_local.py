@@ -55,8 +55,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run all of them on a system without openat2, too."""
     if request.param == "walk":
         monkeypatch.setattr(beneath, "_has_openat2", False)
-    else:
-        assert beneath._has_openat2, "these tests take Linux 5.6"
+    elif not beneath._has_openat2:
+        pytest.skip("openat2 takes Linux 5.6, and a container that lets it pass")
     return str(request.param)
 
 
