@@ -26,7 +26,7 @@ from etl.errors import (
 )
 from etl.models.task import Facts, Unpublished
 from etl.transfer.base import Stored
-from etl.transfer.partials import partial_path, remove_orphans
+from etl.transfer.partials import partial_path, remove_orphans, telling_the_name
 from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
 from etl.transfer.streaming import MemoryParcel, bounded, require_size
 
@@ -150,9 +150,12 @@ def deliver(
     file sure to come for this destination?
     """
     job = task.job
+    destination.require_name(job.destination.path)
     task.leaves_partial = not is_direct(destination)
+    hidden = partial_path(task, destination.server, token)
     content = bounded(parcel, destination.settings.max_file_bytes)
-    stored = destination.write(partial_path(task, destination.server, token), content, buffer)
+    with telling_the_name(task, hidden):
+        stored = destination.write(hidden, content, buffer)
     try:
         unchanged = confirmed(stored)
         if is_followed():
@@ -181,11 +184,10 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
     mtime = facts.mtime if options.preserve_mtime else None
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)
     publish = destination.publish_new if options.overwrite == "fail" else destination.publish
-    published = publish(stored, task.job.destination.path, mtime).result()
+    with telling_the_name(task, stored.partial):
+        published = publish(stored, task.job.destination.path, mtime).result()
     task.unpublished, task.leaves_partial = None, False
-    task.remarks = {}
-    if published.swapped:
-        task.remarks["swapped"] = True
+    task.remarks = {"swapped": True} if published.swapped else {}
     if is_direct(destination):
         task.remarks["published_by"] = "direct"
     if options.preserve_mtime and not published.stamped:
@@ -217,6 +219,8 @@ def _publish_known(task: Task, known: Unpublished, source: Session, destination:
         if final is None or final.size_bytes != known.size_bytes:
             return None
         task.leaves_partial = False
+        if task.job.options.preserve_mtime and not known.facts.same_file(final):
+            task.remarks = {"mtime_kept": False}
         return Receipt(known.size_bytes, known.verified_by, facts=known.facts)
     if there.size_bytes not in {None, known.size_bytes} or known.facts.size_bytes not in {None, known.size_bytes}:
         return None

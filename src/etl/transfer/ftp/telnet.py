@@ -9,7 +9,7 @@ import secrets
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from etl.errors import InvalidPath
+from etl.errors import InvalidPath, TransferTimeout
 from etl.transfer.paths import DROPPED_BYTES, SEPARATOR_BYTES
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ IAC = b"\xff"
 _NOP = b"\xff\xf1"  # the command of Telnet that does nothing
 _BEGIN, _END = b"\xff\xfa", b"\xff\xf0"  # of a command of any length
 _ENOUGH_DOTS = 2
+_ACCIDENTS = 1  # silences; the next one is the server's answer
 
 
 def written(control: Control, quirks: ServerQuirks, path: bytes, *, may_make: bool = True) -> bytes:
@@ -29,20 +30,29 @@ def written(control: Control, quirks: ServerQuirks, path: bytes, *, may_make: bo
     Where none may be made (`may_make`: are we allowed to?) the file tells, if it is there: by its name with two it is
     found only by a server that takes them for one.
     """
+    doubled, name = path.replace(IAC, IAC + IAC), control.server
     if _may_climb(path):
-        name = control.server
         raise InvalidPath(f"{name}:{path!r} may be read as a path that climbs above its start", server=name)
-    doubled = path.replace(IAC, IAC + IAC)
-    if quirks.follows_telnet is None and may_make:
-        quirks.follows_telnet = _by_folder(control, path.rpartition(b"/")[0])
+    if quirks.silences_at_ff > _ACCIDENTS:
+        raise InvalidPath(f"{name}:{path!r}: the server gives no answer to a name with byte 0xFF", server=name)
     if quirks.follows_telnet is None:
-        plain, twice = control.send("SIZE", path), control.send("SIZE", doubled)
-        if twice.result().is_success or plain.result().is_success:
-            quirks.follows_telnet = twice.result().is_success
+        try:
+            quirks.follows_telnet = _found_out(control, path, doubled, may_make=may_make)
+        except TransferTimeout:
+            quirks.silences_at_ff += 1
+            raise
     if quirks.follows_telnet is None:
-        name = control.server
         raise InvalidPath(f"{name}:{path!r}: how byte 0xFF is to be written could not be found out", server=name)
     return doubled if quirks.follows_telnet else path
+
+
+def _found_out(control: Control, path: bytes, doubled: bytes, *, may_make: bool) -> bool | None:
+    follows = _by_folder(control, path.rpartition(b"/")[0]) if may_make else None
+    if follows is None:
+        plain, twice = control.send("SIZE", path), control.send("SIZE", doubled)
+        if twice.result().is_success or plain.result().is_success:
+            follows = twice.result().is_success
+    return follows
 
 
 def _by_folder(control: Control, folder: bytes) -> bool | None:
