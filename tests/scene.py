@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from etl.models.wire import Batch, Message, Partition
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
+from etl.outcomes.seal import Seal
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.topics.names import Topics
@@ -88,10 +89,10 @@ class FakePartitions:
 class Scene:
     """A process in which the test itself accepts records, runs jobs one by one, and commits."""
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, **values: Any) -> None:
         self.clock = pretend.Clock(NOW)
         self.settings = pretend.settings(workers=2, **values)
-        config = ConfigLoader(environ=ENVIRONMENT)
+        config = ConfigLoader(environ={**ENVIRONMENT, **(environ or {})})
         self.world = pretend.World()
         self.world.configs = config.servers
         self.pools = Pools(config.get_server_config, self.settings, create=self.world.create)
@@ -99,7 +100,8 @@ class Scene:
         self.dispatcher = Dispatcher(self.pools, self.settings, lambda: time.monotonic() + self.passed())
         self.ledger = Ledger("token")
         self.topics = Topics.of("jobs", self.settings)
-        self.builder = MessageBuilder(self.topics, "group", 1, self.clock)
+        seal = Seal(self.settings.group_secret) if self.settings.group_secret else None
+        self.builder = MessageBuilder(self.topics, "group", 1, self.clock, seal)
         self.partitions = FakePartitions(self.ledger)
         for partition in (P0, *(Partition("jobs-retry", number) for number in range(4))):
             self.partitions.held[partition] = self.ledger.assign(partition, 0)

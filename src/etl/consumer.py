@@ -29,6 +29,7 @@ from etl.outcomes.evidence import Witness
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
+from etl.outcomes.seal import Seal
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.status.health import Health
@@ -199,7 +200,8 @@ class FileTransferConsumer:
         pools = Pools(self.config.get_server_config, settings)
         pools.register(self.config.servers.values())
         dispatcher = Dispatcher(pools, settings)
-        builder = MessageBuilder(names, self.group_id, retry_blocks)
+        seal = Seal(settings.group_secret) if settings.group_secret else None
+        builder = MessageBuilder(names, self.group_id, retry_blocks, seal=seal)
         reporter = Reporter(me.name, dispatcher, ledger, Policy.of(settings), builder, lambda: self._is_stopping)
         runner = Runner(settings, me.token, pools, dispatcher, reporter, Store(settings.store_bytes))
         lanes = Lanes(

@@ -69,6 +69,12 @@ class InvalidPath(EtlError, ValueError):
     code = "INVALID_MESSAGE"
 
 
+class Forbidden(EtlError, PermissionError):
+    """Raised when the settings do not allow jobs what a job asks for."""
+
+    code = "PERMISSION_DENIED"
+
+
 class FileMissing(EtlError, FileNotFoundError):
     """Raised when the file, or a folder of its path, does not exist."""
 
@@ -138,6 +144,12 @@ class StorageFull(EtlError, OSError):
 
     code = "STORAGE_FULL"
     fate = Fate.RETRY
+
+
+class TooLarge(EtlError, OSError):
+    """Raised when a file is larger than `ETL_MAX_FILE_BYTES` allows."""
+
+    code = "STORAGE_FULL"
 
 
 class SizeMismatch(EtlError):

@@ -27,7 +27,9 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 HIDDEN = "***"
 _MIN_CHARS_INSIDE_TEXT = 4  # shorter secrets are hidden only as a whole value: within text they would match everywhere
 _RESERVED = frozenset({"time", "level", "process"})  # fields that every line has; an event's own get an underscore
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_ODD = re.compile(r"[^ -~]")
+# Signs that count as printable and show nothing: fillers, selectors of variants, and the like.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 _NEEDS_QUOTES = re.compile(r"[\s\"'=\\\x00-\x1f\x7f-\x9f]")
 
 _json = json.JSONEncoder(ensure_ascii=False).encode  # created once, because every job writes a line
@@ -119,18 +121,27 @@ def _text_of(value: Any) -> str:
     return str(value)
 
 
-def _escaped(text: str, keep: str = "") -> str:
-    """Return `text` without characters that break a line or control a terminal: file names come from strangers."""
-    if text.isprintable():
+def escaped(text: str, keep: str = "") -> str:
+    """Return `text` with the signs escaped, as in JSON, that are not what they show: names come from strangers.
+
+    Those break a line, control a terminal, turn the direction of what follows, or show nothing or a blank.
+    """
+    if text.isprintable() and (text.isascii() or _BLANK.search(text) is None):
         return text
-    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+    return _ODD.sub(lambda found: found[0] if found[0] in keep else _escaped_sign(found[0]), text)
+
+
+def _escaped_sign(sign: str) -> str:
+    if sign.isprintable() and _BLANK.match(sign) is None:
+        return sign
+    return f"\\u{ord(sign):04x}" if sign <= "\uffff" else json.dumps(sign)[1:-1]
 
 
 def render_json(event: Event) -> str:
     """Return the event as a JSON object on one line."""
     line = _json(event)
     # JSON escapes C0 controls, but not DEL and C1. They are rare, so an ordinary line pays for a quick test alone.
-    return line if line.isascii() and "\x7f" not in line else _escaped(line)
+    return line if line.isascii() and "\x7f" not in line else escaped(line)
 
 
 def render_text(event: Event) -> str:
@@ -139,9 +150,9 @@ def render_text(event: Event) -> str:
     process = rest.pop("process", "")
     head = f"{rest.pop('time')} {rest.pop('level').upper():7} {process}{' ' if process else ''}{rest.pop('event')}"
     trace = rest.pop("exception", None)
-    lines = [_escaped(" ".join([head, *[f"{key}={_shown(value)}" for key, value in rest.items()]]))]
+    lines = [escaped(" ".join([head, *[f"{key}={_shown(value)}" for key, value in rest.items()]]))]
     if trace:
-        text = _escaped(str(trace), keep="\n\t")
+        text = escaped(str(trace), keep="\n\t")
         lines += [f"{process} {line}" for line in text.split("\n")] if process else [text]
     return "\n".join(lines)
 

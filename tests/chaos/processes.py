@@ -73,6 +73,12 @@ class Consumer:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """Its process id, in its last life."""
+        assert self._process is not None, f"consumer {self.name} was never started"
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """Its last exit code; None while it runs."""
         return None if self._process is None else self._process.poll()

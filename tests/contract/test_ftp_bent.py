@@ -193,3 +193,34 @@ def test_a_bent_folder_is_found_too(fake, session) -> None:
     with pytest.raises(NameNotKept, match="another name"):
         session(server).dispose("/in", "/한글/plain").result()
     assert server.files == {f"{bent}/other": b"1", "/in": b"1"}
+
+
+MISREAD = [
+    ("cp1251", "/.ят./secret/f"),
+    ("latin-1", "/.ÿò./secret/f"),
+    ("utf-8", r"/a/..\..\secret\f"),
+    ("utf-8", "/\uff0e\uff0e/f"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "path"), MISREAD)
+@pytest.mark.parametrize("may_make", [True, False])
+def test_no_name_is_sent_that_some_server_reads_as_a_path_above_the_base(
+    fake, session, buffer, encoding: str, path: str, may_make: bool
+) -> None:
+    """Neither to read, nor to write, rename, delete or list, and whether 0xFF could be tried out or not."""
+    server = fake(files={"/base/.p": b"new", "/base/a": b"1"}, answers={} if may_make else {"MKD": "550 No."})
+    ftp = session(server, encoding=encoding, base_path="/base")
+    for attempt in (
+        lambda: ftp.look(path),
+        lambda: ftp.read(path),
+        lambda: ftp.write(path, Bytes(b"1"), buffer),
+        lambda: ftp.publish(Stored("/.p", 3, 3), path, None).result(),
+        lambda: ftp.dispose("/a", path).result(),
+        lambda: ftp.remove(path),
+        lambda: ftp.names(path),
+    ):
+        with pytest.raises(InvalidPath):
+            attempt()
+    assert not [command for command in server.commands if "secret" in command or "\uff0e" in command]
+    assert server.files == {"/base/.p": b"new", "/base/a": b"1"}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import io
 import os
 import resource
-import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +28,11 @@ from etl.errors import (
     ServerUnavailable,
     StorageFull,
 )
-from etl.transfer import LocalTransfer, TransferFactory
+from etl.models.task import Facts
+from etl.transfer import LocalTransfer, TransferFactory, beneath, local
 from etl.transfer.base import Stored
+from etl.transfer.streaming import MemoryParcel
+from mounts import small_disk
 
 pytestmark = pytest.mark.contract
 
@@ -42,6 +48,16 @@ def session(root: Path) -> LocalTransfer:
     transfer = LocalTransfer(ServerConfig("HERE", "local", base_path=str(root)))
     transfer.connect()
     return transfer
+
+
+@pytest.fixture(params=["openat2", "walk"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run all of them on a system without openat2, too."""
+    if request.param == "walk":
+        monkeypatch.setattr(beneath, "_has_openat2", False)
+    elif not beneath._has_openat2:
+        pytest.skip("openat2 takes Linux 5.6, and a container that lets it pass")
+    return str(request.param)
 
 
 @pytest.fixture
@@ -99,6 +115,33 @@ def test_a_partial_name_that_is_a_link_is_not_followed(session: LocalTransfer, r
     (root / ".p").symlink_to(root.parent / "victim")
     with pytest.raises(EtlError):
         session.write("/.p", Bytes(b"x"), buffer)
+    assert (root.parent / "victim").read_bytes() == b"old"
+
+
+def test_a_partial_name_that_is_another_files_is_not_written(
+    session: LocalTransfer, root: Path, buffer: memoryview
+) -> None:
+    """A hard link put there before."""
+    (root.parent / "victim").write_bytes(b"old")
+    (root / ".p").hardlink_to(root.parent / "victim")
+    with pytest.raises(IOFailure, match="of our own"):
+        session.write("/.p", Bytes(b"x"), buffer)
+    assert (root.parent / "victim").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_has_the_final_name_is_replaced_and_not_followed(
+    session: LocalTransfer, root: Path, buffer: memoryview, kind: str
+) -> None:
+    """By the rename."""
+    (root.parent / "victim").write_bytes(b"old")
+    if kind == "link":
+        (root / "f").symlink_to(root.parent / "victim")
+    else:
+        os.mkfifo(root / "f")
+    session.publish(session.write("/.p", Bytes(b"new"), buffer), "/f", 1000.0)
+    assert (root / "f").read_bytes() == b"new"
+    assert not (root / "f").is_symlink()
     assert (root.parent / "victim").read_bytes() == b"old"
 
 
@@ -221,26 +264,26 @@ def test_what_a_killed_move_left_goes_with_the_next(
     (root / "a").write_bytes(b"content")
     (root / "sub").mkdir()
     (root / "sub/.other").write_bytes(b"")
-    copy = shutil.copy2
+    copy = session._copy
     began: list[Path] = []
 
-    def copy_twice(source: str, target: Path) -> None:
-        began.append(target)
-        target.write_bytes(b"con")
+    def copy_twice(source: str, name: str, folder: int) -> None:
+        began.append(root / "sub" / name)
         if len(began) == 1:
+            began[0].write_bytes(b"con")
             session.dispose("/a", "/sub/b").result()
         else:
             assert not began[0].exists()
-            copy(source, target)
+            copy(source, name, folder)
 
     monkeypatch.setattr(session, "_rename", refuse_to_rename)
-    monkeypatch.setattr(shutil, "copy2", copy_twice)
+    monkeypatch.setattr(session, "_copy", copy_twice)
     with pytest.raises(FileMissing):
         session.dispose("/a", "/sub/b").result()
     assert sorted(path.name for path in root.rglob("*") if path.is_file()) == [".other", "b"]
     assert (root / "sub/b").read_bytes() == b"content"
     (root / "a").write_bytes(b"again")
-    monkeypatch.setattr(shutil, "copy2", lambda source, target: None)  # its copy is taken away while it is made
+    monkeypatch.setattr(session, "_copy", lambda *_: None)  # its copy is taken away while it is made
     with pytest.raises(ConnectionLost, match="somebody else"):
         session.dispose("/a", "/sub/b").result()
     assert (root / "a").exists()
@@ -281,13 +324,13 @@ def test_an_aborted_session_reads_no_further(session: LocalTransfer, root: Path,
     parcel.close(complete=False)
 
 
-def test_a_file_that_grows_is_read_to_its_end(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
-    """`load` takes no more than its limit, whatever the file becomes."""
+def test_a_file_that_grows_is_read_one_byte_too_far(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """That shows it; one that grows for ever fills no disk. `load` takes no more than its limit."""
     (root / "f").write_bytes(b"12345")
     parcel = session.read("/f")
     (root / "f").write_bytes(b"1234567890")
     assert not parcel.load(7)
-    assert drain(parcel, buffer) == b"1234567890"
+    assert drain(parcel, buffer) == b"123456"
     parcel.close(complete=True)
 
 
@@ -316,3 +359,91 @@ def test_a_base_path_that_went_away_is_an_outage(session: LocalTransfer, root: P
     away.rename(root)
     assert session.look("/a") is not None
     assert session.look("/b") is None
+
+
+def test_links_inside_are_followed_whatever_their_form(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """With absolute paths and with `..`, as folders and as files."""
+    (root / "real/sub").mkdir(parents=True)
+    (root / "real/f").write_bytes(b"content")
+    (root / "absolute").symlink_to(root / "real")
+    (root / "real/sub/up").symlink_to("../../real")
+    (root / "file").symlink_to(root / "real/f")
+    assert content_of(session, "/absolute/f", buffer) == b"content"
+    assert content_of(session, "/real/sub/up/f", buffer) == b"content"
+    assert content_of(session, "/file", buffer) == b"content"
+    assert sorted(session.names("/absolute")) == ["f", "sub"]
+    session.publish(session.write("/absolute/new/.p", Bytes(b"x"), buffer), "/absolute/new/f", 1000.0)
+    assert (root / "real/new/f").read_bytes() == b"x"
+    assert session.dispose("/absolute/f", "/real/sub/up/moved").result() is None
+    assert (root / "real/moved").read_bytes() == b"content"
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two names in one step (renameat2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    folder, swap = ctypes.c_int(-100), ctypes.c_uint(2)
+    if libc.renameat2(folder, bytes(one), folder, bytes(other), swap):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def test_a_link_swapped_in_at_any_moment_leads_nowhere(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
+    """Somebody who may write in the base swaps a folder and a link to elsewhere while jobs read, write and move."""
+    outside = root.parent / "outside"
+    outside.mkdir()
+    for folder in (outside, root / "d"):
+        folder.mkdir(exist_ok=True)
+        (folder / "f").write_bytes(b"outside" if folder is outside else b"inside")
+    (root / "link").symlink_to(outside)
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            exchange(root / "d", root / "link")
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        reads = 0
+        for number in range(1500):
+            with contextlib.suppress(EtlError):
+                assert content_of(session, "/d/f", buffer) == b"inside"
+                reads += 1
+            with contextlib.suppress(EtlError):
+                stored = session.write(f"/d/.p{number}", Bytes(b"x"), buffer)
+                session.publish(stored, f"/d/n{number}", 1000.0)
+            with contextlib.suppress(EtlError):
+                session.dispose(f"/d/n{number}", f"/d/new/m{number}").result()
+    finally:
+        stop.set()
+        swapper.join()
+    assert reads
+    assert [path.name for path in outside.iterdir()] == ["f"]
+
+
+def test_a_move_to_another_file_system_copies_no_file_from_outside(session: LocalTransfer, root: Path) -> None:
+    """A link is moved by a rename; its content is not brought inside."""
+    (root.parent / "secret").write_bytes(b"secret")
+    (root / "a").symlink_to(root.parent / "secret")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_rename", refuse_to_rename)
+        with pytest.raises(PermissionRefused, match="leads out"):
+            session.dispose("/a", "/b").result()
+    assert not (root / "b").exists()
+
+
+@pytest.mark.parametrize("size_bytes", [None, 600_000])
+def test_a_disk_keeps_what_must_stay_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int | None
+) -> None:
+    """Whether the file's size is known before, or it goes on and on; what was written is removed."""
+    monkeypatch.setattr(local, "_ROOM_BYTES", 64 * 1024)
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        session = LocalTransfer(
+            ServerConfig("HERE", "local", base_path=str(disk), options={"MIN_FREE": str(512 * 1024)})
+        )
+        parcel = MemoryParcel("/a", Facts(size_bytes, None), io.BytesIO(bytes(600_000)))
+        with pytest.raises(StorageFull, match="HERE_MIN_FREE"):
+            session.write("/.p", parcel, memoryview(bytearray(10_000)))
+        assert list(disk.iterdir()) == []
+        small = MemoryParcel("/a", Facts(None, None), io.BytesIO(bytes(1000)))
+        assert session.write("/.p", small, memoryview(bytearray(10_000))).sent_bytes == 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -188,6 +189,24 @@ def test_what_a_killed_process_left_is_removed_by_the_next(spools: Path) -> None
     first.remove()
     second.remove()
     assert list(spools.iterdir()) == []
+
+
+def test_spool_folders_that_others_put_there_are_left_alone(spools: Path) -> None:
+    """Whoever may write beside them has nothing of ours locked, opened or deleted: no link is followed."""
+    victim = spools.parent / "victim"
+    victim.mkdir()
+    (victim / "lock").write_bytes(b"precious")
+    (spools / "etl-spool-link").symlink_to(victim)
+    for name in ("lock", "fifo"):
+        (spools / f"etl-spool-{name}").mkdir()
+    (spools / "etl-spool-lock" / "lock").symlink_to(victim / "lock")
+    os.mkfifo(spools / "etl-spool-fifo" / "lock")
+    os.chown(spools / "etl-spool-fifo", 65534, 65534) if os.geteuid() == 0 else (
+        spools / "etl-spool-fifo/lock"
+    ).unlink()
+    SpoolFolder().remove()
+    assert sorted(path.name for path in spools.iterdir()) == ["etl-spool-fifo", "etl-spool-link", "etl-spool-lock"]
+    assert (victim / "lock").read_bytes() == b"precious"
 
 
 def test_files_larger_than_the_spool_may_be_are_refused(wrapped: Staged, spools: Path, buffer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from kafka.admin import (
 import stack
 from etl.broker import Admin, NotAllowed
 from etl.errors import BrokerUnavailable
+from etl.models.task import Record
 from etl.models.wire import Partition
+from etl.outcomes.seal import Seal
 from stack import wait_until
 from workbench import Desk, consuming, folder, job, login
 
@@ -109,3 +112,20 @@ def test_where_groups_may_be_hidden_nothing_is_deleted(guarded: stack.Broker) ->
         client.create_acls([ACL("User:ANONYMOUS", "*", ACLOperation.DESCRIBE, ACLPermissionType.DENY, cluster)])
     with pytest.raises(NotAllowed, match="DESCRIBE on the cluster"):
         admin.committed_by_all(set(), 1)
+
+
+@pytest.mark.usefixtures("short_tiers")
+def test_a_deferred_job_carries_a_proof_that_another_member_checks(desk: Desk, tmp_path: Path) -> None:
+    """By way of Kafka; a member without the secret does it all the same."""
+    settings = desk.settings(folder("A", tmp_path / "a"), folder("B", tmp_path / "b"))
+    secret = {"ETL_GROUP_SECRET": "secret-of-the-group"}
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    soon = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
+    desk.send(*[job("A:/one", f"B:/{number}", str(number), not_before=soon) for number in range(2)])
+    with desk.consuming(settings, secret):
+        desk.wait(lambda: len(desk.deferred()) == 2, what="deferred jobs")
+    seal = Seal("secret-of-the-group")
+    for raw in desk.deferred():
+        assert seal.proves(Record(desk.retry, raw.partition, raw.offset, raw.key, raw.value, tuple(raw.headers)))
+    with desk.consuming(settings):
+        assert [desk.outcome(name, 40)["status"] for name in ("0", "1")] == ["SUCCESS", "SUCCESS"]

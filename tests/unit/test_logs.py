@@ -76,7 +76,12 @@ def test_no_value_breaks_a_line_or_drives_a_terminal(log_format):
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("control", ["\x00", "\x1b", "\x7f", "\x80", "\x85", "\x9b", "\x9f", "\u2028"])
+INVISIBLE = ["\u202e", "\u2066", "\u200b", "\u00ad", "\ufeff", "\u3164", "\ufe0f", "\u2800", "\U000e0041", "\u00a0"]
+
+
+@pytest.mark.parametrize(
+    "control", ["\x00", "\x1b", "\x7f", "\x80", "\x85", "\x9b", "\x9f", "\u2028", "\u2029", *INVISIBLE]
+)
 def test_json_escapes_every_control_character(control):
     """A CSI of one character (U+009B) drives a terminal as ESC [ does."""
     stream = configured()

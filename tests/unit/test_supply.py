@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import http.server
 import json
 import os
@@ -187,3 +188,26 @@ def test_what_could_not_be_asked_is_said(osv: Callable[..., str], answer: Callab
     done = run("osv.py", "--endpoint", osv(answer))
     assert done.returncode == 3, done.stderr
     assert "0 of " in done.stdout
+
+
+def test_nothing_that_is_read_is_ever_run() -> None:
+    """No message, setting or file can become code: none of the modules and calls that would do so is used."""
+    for path in (REPOSITORY / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            imported = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom):
+                imported = {str(node.module)}
+            assert not imported & {"pickle", "marshal", "shelve", "yaml", "dill", "code"}, path
+            if isinstance(node, ast.Call):
+                called = node.func.id if isinstance(node.func, ast.Name) else ""
+                assert called not in {"eval", "exec", "compile", "__import__"}, path
+                assert not any(word.arg == "shell" for word in node.keywords), path
+
+
+def test_supervisord_listens_on_no_port() -> None:
+    """Its socket is in the run folder, for its user alone."""
+    conf = (REPOSITORY / "docker" / "supervisord.conf").read_text(encoding="utf-8")
+    assert "inet_http_server" not in conf
+    assert re.search(r"^\[unix_http_server\]\nfile=%\(ENV_APPLIANCE_RUN_DIR\)s/\S+\nchmod=0700$", conf, re.MULTILINE), (
+        conf
+    )

@@ -9,7 +9,7 @@ import click
 from etl.cli import terminal
 from etl.cli.options import with_servers
 from etl.config import ConfigLoader
-from etl.models.server import ServerConfig
+from etl.models.server import RIGHTS, ServerConfig
 from etl.sessions.pools import Pools
 
 
@@ -49,10 +49,11 @@ def _servers(servers: Mapping[str, ServerConfig], processes: int) -> object:
                 f"{server.host}:{server.port}" if server.port else server.host,
                 server.username,
                 server.base_path,
+                ",".join(right for right in RIGHTS if right in server.access),
                 f"{limit} x {processes} = {limit * processes}" if first == name else f"shared with {first}",
             )
         )
-    return terminal.table(["server", "type", "address", "user", "base", "sessions"], rows)
+    return terminal.table(["server", "type", "address", "user", "base", "jobs may", "sessions"], rows)
 
 
 def _limits(servers: Mapping[str, ServerConfig]) -> dict[tuple[object, ...], tuple[str, int]]:

@@ -42,7 +42,7 @@ class Trial:
     server: ServerConfig
     ms: dict[str, float] = field(default_factory=dict)  # milliseconds of each step that succeeded
     names: int | None = None  # number of names in the base folder; None if it was not listed
-    unchecked: dict[str, str] = field(default_factory=dict)  # step: the method that a user's protocol lacks
+    unchecked: dict[str, str] = field(default_factory=dict)  # step: why; often the method that a class lacks
     failed: str | None = None  # the step that failed
     error: str | None = None
     error_code: str | None = None
@@ -72,7 +72,7 @@ class Trial:
         if self.failed:
             return f"{self.error_code}: {self.error}"
         found = "connect() succeeded" if self.names is None else f"{terminal.plural(self.names, 'name')} in its folder"
-        missing = ", ".join(f"{step} (no {method}())" for step, method in self.unchecked.items())
+        missing = ", ".join(f"{step} ({why})" for step, why in self.unchecked.items())
         return f"ok, {found}" + (f"; not checked: {missing}" if missing else "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,11 +137,13 @@ def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Tria
         trial.run("login", session.connect)
         lacks = session.lacks()
         if "names" in lacks:
-            trial.unchecked["list"] = "names"
+            trial.unchecked["list"] = "no names()"
         else:
             trial.names = trial.run("list", lambda: _count(session))
-        if write and "remove" in lacks:  # the file could not be removed again
-            trial.unchecked["write"] = "remove"
+        if write and "write" not in server.access:
+            trial.unchecked["write"], write = f"{server.hostname}_ACCESS", False
+        elif write and "remove" in lacks:  # the file could not be removed again
+            trial.unchecked["write"] = "no remove()"
         elif write:
             _write(trial, session, limits)
     except Exception as error:  # noqa: BLE001 - a user's own protocol may raise anything; report it for this server
@@ -190,7 +192,7 @@ def _round(trial: Trial, session: Session, partial: str, final: str) -> None:
     stored = session.write(partial, probe, memoryview(bytearray(64 * 1024)))
     session.publish(stored, final, None).result()
     if "size" in session.lacks():
-        trial.unchecked["size"] = "size"
+        trial.unchecked["size"] = "no size()"
     else:
         facts = session.look(final)
         found = facts.size_bytes if facts is not None else 0

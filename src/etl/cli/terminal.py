@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,19 +14,17 @@ from rich.text import Text
 from etl import logs
 from etl.models import document
 
-# C0 and C1 control characters: an escape sequence in a file name could rewrite the screen.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _WIDE = 200  # columns of a file or a pipe
 
 
 def visible(text: object) -> str:
-    """Return `text` without passwords, and with control characters written as escapes."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], logs.redact(document.printable(str(text))))
+    """Return `text` without passwords, and with control characters and invisible ones written as escapes."""
+    return logs.escaped(logs.redact(document.printable(str(text))))
 
 
 def json_line(data: object) -> str:
     """Return `data` as one line of JSON that is safe to print."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", logs.redact(document.write(data)))
+    return logs.escaped(logs.redact(document.write(data)))
 
 
 def console(*, error: bool = False) -> Console:

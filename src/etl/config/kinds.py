@@ -6,10 +6,13 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from etl.models.server import zone_of
+from etl.models.server import RIGHTS, zone_of
 
+_ASCII = "".join(map(chr, range(128)))
+_STRUCTURE = {*range(32), *b"./", 127}
 MAX_TOPIC_CHARS = 249  # org.apache.kafka.common.internals.Topic
 
 
@@ -89,6 +92,23 @@ def _parse_modules(text: str) -> tuple[str, ...]:
     return modules
 
 
+def _parse_rights(text: str) -> frozenset[str]:
+    rights = frozenset(part.strip().lower() for part in text.split(","))
+    if not rights <= set(RIGHTS):
+        raise ValueError(text)
+    return rights
+
+
+def _parse_pairs(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for pair in text.split(","):
+        source, destination = (side.strip().upper() for side in pair.split(":"))
+        if not source or not destination:
+            raise ValueError(text)
+        pairs.append((source, destination))
+    return tuple(pairs)
+
+
 def _parse_topic(text: str) -> str:
     if text in {".", ".."} or not re.fullmatch(rf"[A-Za-z0-9._-]{{1,{MAX_TOPIC_CHARS}}}", text):
         raise ValueError(text)
@@ -105,14 +125,24 @@ def _parse_host(text: str) -> str:
 
 
 def _parse_encoding(text: str) -> str:
-    # FTP commands are ASCII with names in between: an encoding that changes ASCII cannot be used.
+    # Paths are ASCII with names in between: no other sign may have bytes that mean a separator or the end of a command.
     try:
-        usable = "/a\r\n".encode(text) == b"/a\r\n"
-    except LookupError:
+        usable = _ASCII.encode(text) == _ASCII.encode("ascii") and not _has_structure_in_names(text)
+    except (LookupError, UnicodeError):
         usable = False
     if not usable:
         raise ValueError(text)
     return text
+
+
+@cache
+def _has_structure_in_names(encoding: str) -> bool:
+    """Does a sign beyond ASCII begin like ASCII in this encoding, or hold a slash, a dot or a control character?"""
+    for code in (*range(0x80, 0xD800), *range(0xE000, 0x11000)):
+        sign = chr(code).encode(encoding, "ignore")
+        if sign and (sign[0] < 0x80 or not _STRUCTURE.isdisjoint(sign)):
+            return True
+    return False
 
 
 def _parse_time_zone(text: str) -> str:
@@ -128,6 +158,10 @@ def _parse_partial_pattern(text: str) -> str:
 
 
 TEXT = matching(r"[^\x00-\x1f\x7f]+", "text without control characters")
+GROUP_SECRET_CHARACTERS = 16
+SECRET = matching(
+    rf"[^\x00-\x1f\x7f]{{{GROUP_SECRET_CHARACTERS},}}", f"a secret of at least {GROUP_SECRET_CHARACTERS} characters"
+)
 LABEL = matching(r"[A-Za-z0-9._-]{1,200}", "a name of at most 200 characters A-Z a-z 0-9 . _ -")
 SUFFIX = matching(r"[A-Za-z0-9._-]{1,200}", "a suffix of 1 to 200 characters A-Z a-z 0-9 . _ -")
 TOPIC = Kind(
@@ -142,4 +176,6 @@ TIME_ZONE = Kind("a time zone (Asia/Seoul) or an offset (+09:00)", _parse_time_z
 ENCODING = Kind("a text encoding that includes ASCII (utf-8, euc-kr, cp949 ...)", _parse_encoding)
 PARTIAL_PATTERN = Kind("a file name with {id} once and no slash", _parse_partial_pattern)
 ADDRESSES = Kind("host:port, several separated by commas", _parse_addresses)
+RIGHTS_OF_JOBS = Kind(f"one or more of {', '.join(RIGHTS)}, separated by commas", _parse_rights)
+PAIRS = Kind("SOURCE:DESTINATION, several separated by commas, * for any server", _parse_pairs)
 MODULES = Kind("names of Python modules separated by commas", _parse_modules)

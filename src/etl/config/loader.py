@@ -5,18 +5,26 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from etl.config.rights import Rights
 from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
-from etl.config.sources import merged, read_env_file, refuse_of_others, unquoted, without_links
+from etl.config.sources import is_open_to_read, merged, read_env_file, refuse_of_others, unquoted, without_links
 from etl.config.validation import SECRET_NAME, Validation, nearest
 from etl.errors import SettingsError, UnknownServer
 from etl.models.server import PROTOCOLS, ServerConfig
 
+if TYPE_CHECKING:
+    from etl.models.message import FileTransferJob
+
 _OF_THE_MACHINE = ("/dev/", "/etc/", "/proc/", "/sys/")
+_NAMES_PRIVATE = re.compile(
+    r"^(KAFKA_DATA_DIR|KAFKA_USERS_FILE|APPLIANCE_RUN_DIR)$|_(PASS|PASSWORD|PASSPHRASE|SECRET|KEY)_FILE$"
+)
 
 
 class ConfigLoader:
@@ -49,6 +57,11 @@ class ConfigLoader:
                 if found:
                     refuse_of_others(found)
                 in_file, self.warnings, problems = read_env_file(env_file)
+                has_secrets = any(value and SECRET_NAME.search(name.upper()) for name, value in in_file.items())
+                if has_secrets and is_open_to_read(Path(env_file)):
+                    self.warnings.append(
+                        f"env file {env_file}: every user may read its passwords: chmod 600 {env_file}"
+                    )
             except SettingsError as error:
                 problems["env file"] = str(error).removeprefix("env file ")
         file_names = {name.upper() for name in in_file}
@@ -69,11 +82,18 @@ class ConfigLoader:
         self.servers: dict[str, ServerConfig] = {
             name: validation.server(name, of_server) for name, of_server in properties.items()
         }
+        self._rights = Rights(self.settings.allowed_pairs, self.servers)
+        if unknown := self._rights.unknown():
+            validation.wrong("ETL_ALLOWED_PAIRS", f"no such server: {', '.join(unknown)}")
         problems.update(validation.problems)
         self.warnings += _idle_keys(in_file, properties, env_file, values)
         self.warnings += _unquoted_names(quoted, properties)
         self.warnings += _torn_logins(self.servers)
-        self.warnings += _wide_bases(self.servers)
+        private = [path for name, path in values.items() if path and "\0" not in path and _NAMES_PRIVATE.search(name)]
+        self.warnings += _wide_bases(self.servers, [*private, *([str(env_file)] if env_file else [])])
+        kafka_login = (self.settings.kafka_security_protocol, self.settings.kafka_sasl_mechanism)
+        if kafka_login == ("SASL_PLAINTEXT", "PLAIN"):
+            self.warnings.append("ETL_KAFKA_SASL_MECHANISM is PLAIN without TLS: whoever listens reads the password")
         for name, server in self.servers.items():
             if f"{name}_PORT" in environ and f"{name}_PORT" not in values:
                 self.warnings.append(f"{name}_PORT is a service link, not a port number: {server.port} is used")
@@ -90,7 +110,8 @@ class ConfigLoader:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every password and every secret option, for redaction in logs."""
-        found = {server.password for server in self.servers.values()} | {self.settings.kafka_password}
+        found = {server.password for server in self.servers.values()}
+        found |= {self.settings.kafka_password, self.settings.group_secret}
         for server in self.servers.values():
             found |= {value for name, value in server.options.items() if SECRET_NAME.search(f"_{name}")}
         return tuple(sorted(found - {""}))
@@ -115,6 +136,12 @@ class ConfigLoader:
             hint = f" (nearest: {', '.join(near)})" if near else ""
             raise UnknownServer(f"unknown server {hostname[:100]!r}{hint}", server=hostname)
         return server
+
+    def require_allowed(self, job: FileTransferJob) -> None:
+        """Raise Forbidden, or UnknownServer, unless the settings let jobs do what this one asks for."""
+        if self._rights.are_limited:
+            source, destination = (self.get_server_config(end.hostname) for end in (job.source, job.destination))
+            self._rights.require(source, destination, job.options)
 
     def get_dlq_topic(self, topic: str) -> str:
         """Return the name of the dead-letter topic for `topic`."""
@@ -209,14 +236,25 @@ def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:
     return torn
 
 
-def _wide_bases(servers: Mapping[str, ServerConfig]) -> list[str]:
-    """Return a warning for each local folder in which jobs could read and overwrite what belongs to the machine."""
+def _wide_bases(servers: Mapping[str, ServerConfig], private: Iterable[str]) -> list[str]:
+    """Return a warning for each local folder in which jobs could read and overwrite what belongs to the machine.
+
+    `private`: files and folders of our own, which no job should reach.
+    """
     wide = []
+    own = [os.path.realpath(path) + "/" for path in private]
     for name, server in servers.items():
-        base = posixpath.normpath(server.base_path or ".")
         spec = PROTOCOLS.get(server.type)
-        if spec is not None and spec.needs_base and f"{base}/".startswith(("//", *_OF_THE_MACHINE)):
-            wide.append(f"{name}_BASE_PATH is {base}: whoever may send jobs reads and writes this machine's own files")
+        if spec is None or not spec.needs_base or not server.base_path:
+            continue
+        base = os.path.realpath(server.base_path).rstrip("/") + "/"
+        if base.startswith(("//", *_OF_THE_MACHINE)) or base == "/":
+            shown = base.rstrip("/") or "/"
+            wide.append(f"{name}_BASE_PATH is {shown}: whoever may send jobs reads and writes this machine's own files")
+        elif any(path.startswith(base) or base.startswith(path) for path in own):
+            wide.append(
+                f"{name}_BASE_PATH holds, or lies in, the broker's data or files with passwords: jobs reach them"
+            )
     return wide
 
 

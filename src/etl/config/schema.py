@@ -13,7 +13,10 @@ from etl.config.kinds import (
     LABEL,
     LIMIT,
     MODULES,
+    PAIRS,
     PARTIAL_PATTERN,
+    RIGHTS_OF_JOBS,
+    SECRET,
     SIZE,
     SUFFIX,
     SWITCH,
@@ -76,6 +79,12 @@ SERVER_PROPERTIES: dict[str, Setting] = {
             one_of("rename", "direct"),
             "rename: files are written under a hidden name; direct: under their own, where nothing may be renamed",
         ),
+        Setting(
+            "ACCESS",
+            "read,write,move,delete",
+            RIGHTS_OF_JOBS,
+            "what jobs may do: read (source), write (destination), move and delete (sources, after copying)",
+        ),
         Setting("EPSV", "auto", one_of("auto", "off"), "auto: PASV only where EPSV does not work; off: PASV at once"),
         Setting("TIME_ZONE", "", TIME_ZONE, "zone of the times it tells (Asia/Seoul, +09:00); unset: UTC"),
     )
@@ -98,6 +107,16 @@ class Settings:
     """The parsed global settings. The only place for their names, defaults, limits and units."""
 
     topic: str = _setting("ETL_TOPIC", "file-transfer-jobs", TOPIC, "topic of the jobs")
+    group_secret: str = _setting(
+        "ETL_GROUP_SECRET",
+        "",
+        SECRET,
+        "secret of at least 16 characters that all consumers of the group share: proves which deferred jobs are theirs",
+        secret=True,
+    )
+    group_secret_file: str = _setting(
+        "ETL_GROUP_SECRET_FILE", "", TEXT, "file that contains it, instead of ETL_GROUP_SECRET (a mounted secret)"
+    )
     group_id: str = _setting("ETL_GROUP_ID", "etl-worker-group", TEXT, "consumer group")
     bootstrap_servers: str = _setting(
         "ETL_BOOTSTRAP_SERVERS",
@@ -272,6 +291,27 @@ class Settings:
         TOPIC,
         "topic for the results of jobs that failed, instead of the results topic",
     )
+    allowed_pairs: tuple[tuple[str, str], ...] = _setting(
+        "ETL_ALLOWED_PAIRS",
+        (),
+        PAIRS,
+        "pairs of servers that jobs may name, SOURCE:DESTINATION, separated by commas, * for any; unset: all",
+    )
+    max_file_bytes: int = _setting(
+        "ETL_MAX_FILE_BYTES", 0, whole(0, 1 << 50), "bytes: largest file that is copied; 0: no limit"
+    )
+    result_retention_hours: float = _setting(
+        "RESULT_RETENTION_HOURS",
+        168.0,
+        number(0, 876000),
+        "hours that results are kept in topics that we create; 0: for ever",
+    )
+    dlq_retention_hours: float = _setting(
+        "DLQ_RETENTION_HOURS",
+        0.0,
+        number(0, 876000),
+        "hours that dead letters are kept in topics that we create; 0: until they are purged",
+    )
     ftp_passive_mode: bool = _setting(
         "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server opens them"
     )
@@ -297,6 +337,7 @@ class Settings:
             min_bytes_per_second=self.min_bytes_per_second,
             passive=self.ftp_passive_mode,
             spool_limit_bytes=self.spool_limit_bytes,
+            max_file_bytes=self.max_file_bytes,
         )
 
 

@@ -50,14 +50,22 @@ def _why_read_differently(value: str) -> str | None:
 def refuse_of_others(path: Path) -> None:
     """Refuse a file of settings that was only found, and that another user could have written.
 
-    It could send passwords that are set elsewhere to that user's server. Raises SettingsError.
+    It could send passwords that are set elsewhere to that user's server. In a folder of another user, or one that every
+    user may write (unless it is sticky, as /tmp), the file may be replaced at any moment. Raises SettingsError.
     """
-    found = path.stat()
-    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+    found, folder = path.stat(), path.absolute().parent.stat()
+    is_open = folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX
+    if {found.st_uid, folder.st_uid} - {0, os.geteuid()} or found.st_mode & stat.S_IWOTH or is_open:
         raise SettingsError(
-            f"env file {path.absolute()}: belongs to another user, or every user may write it: "
+            f"env file {path.absolute()}: it or its folder belongs to another user, or every user may write it: "
             "name it with --env-file if you trust it"
         )
+
+
+def is_open_to_read(path: Path) -> bool:
+    """May every user of the machine read this file, and could we change that?"""
+    found = path.stat()
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and bool(found.st_mode & stat.S_IROTH)
 
 
 def read_env_file(path: str | Path) -> tuple[dict[str, str], list[str], dict[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from etl.config.kinds import ADDRESS, MAX_TOPIC_CHARS, SUFFIX, TEXT, Kind
+from etl.config.kinds import ADDRESS, GROUP_SECRET_CHARACTERS, MAX_TOPIC_CHARS, SUFFIX, TEXT, Kind
 from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
 from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig
 
@@ -65,6 +65,8 @@ class Validation:
             if row.kind is SUFFIX and not self.values.get(row.name, row.default).strip():
                 self.wrong(row.name, "must not be empty: the topic would be the topic of the jobs")
         fields["kafka_password"] = self._kafka_password(fields)
+        if path := fields["group_secret_file"]:
+            fields["group_secret"] = self._group_secret(fields["group_secret"], path)
         if fields["kafka_ca_file"]:
             self._check_authorities(fields["kafka_ca_file"])
         settings = Settings(**fields, instance_id_is_set=bool(self.values.get("ETL_INSTANCE_ID", "").strip()))
@@ -87,6 +89,14 @@ class Validation:
             if not password:
                 self.wrong("ETL_KAFKA_PASSWORD", "is missing (or ETL_KAFKA_PASSWORD_FILE)")
         return password
+
+    def _group_secret(self, secret: str, path: str) -> str:
+        if secret:
+            self.wrong("ETL_GROUP_SECRET", "only one of ETL_GROUP_SECRET and ETL_GROUP_SECRET_FILE may be set")
+        secret = self._secret_of("ETL_GROUP_SECRET_FILE", path)
+        if secret and len(secret) < GROUP_SECRET_CHARACTERS:
+            self.wrong("ETL_GROUP_SECRET_FILE", f"the file contains less than {GROUP_SECRET_CHARACTERS} characters")
+        return secret
 
     def _check_authorities(self, path: str) -> None:
         """Record what is wrong with the file in ETL_KAFKA_CA_FILE, without its path: that may be a secret."""
@@ -210,6 +220,7 @@ class Validation:
             base_path=parsed("BASE_PATH", ""),
             partial_pattern=parsed("PARTIAL_PATTERN", ServerConfig.partial_pattern),
             publish=parsed("PUBLISH", ServerConfig.publish),
+            access=parsed("ACCESS", ServerConfig.access),
             epsv=parsed("EPSV", ServerConfig.epsv),
             time_zone=parsed("TIME_ZONE", ""),
             options=self._options(name, properties, spec),

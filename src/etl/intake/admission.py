@@ -19,8 +19,9 @@ from etl.models import header
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin
 from etl.models.wire import Partition
+from etl.outcomes.foreign import require_few_headers
 from etl.outcomes.ledger import Outcome
-from etl.outcomes.messages import Carried, require_few_headers
+from etl.outcomes.messages import Carried
 from etl.outcomes.offsets import RecordState
 from etl.retry.tiers import DEFERRED_READS_PER_SECOND, due_at, tier_for
 
@@ -153,8 +154,8 @@ class Admission:
             raise InvalidMessage(f"options.not_before: is more than {days} away", job_id=job.job_id)
         task = carried.task(record, job)
         task.epoch = epoch
-        # Here it is decided what is believed: the group's own commit proves a publication, a header alone does not.
-        task.unproven = task.published and not published
+        # Here it is decided what is believed: the group's commit or seal proves a publication, headers alone do not.
+        task.unproven = task.published and not (published or carried.proven)
         task.published = task.published or published
         if carried.leaves_orphans or task.attempts or task.outages > 0:
             task.orphan_scan_since = time.monotonic()
@@ -170,6 +171,7 @@ class Admission:
         earliest = options.not_before.timestamp() if isinstance(options.not_before, datetime) else now
         remaining = max(carried.not_before or now, earliest) - now
         try:
+            self.config.require_allowed(task.job)
             if tier_for(remaining) is not None:
                 for end in (task.job.source, task.job.destination):
                     self.config.get_server_config(end.hostname)  # reject unknown servers now, not when the job is due

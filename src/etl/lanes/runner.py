@@ -18,6 +18,7 @@ from etl.models.task import SCAN_ANEW, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
 from etl.transfer.base import CrossThread
+from etl.transfer.budget import LISTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,7 @@ class Runner:
     store: Store
     orphans: partials.OrphanIndex = field(default_factory=partials.OrphanIndex)
 
+    @LISTINGS.room()
     def execute(self, run: Run) -> None:
         """Run one job alone; if the lease has one side only, open it and have the job run again. Never raises."""
         task, lease = run.task, run.lease
@@ -69,6 +71,8 @@ class Runner:
                 return
             self.dispatcher.answered(task)
             self.reporter.succeeded(task, receipt, start)
+        finally:
+            self._end_writing(run)
 
     def _transfer(self, run: Run) -> relay.Receipt:
         task, lease = run.task, run.lease
@@ -78,7 +82,8 @@ class Runner:
         limits = relay.Limits(
             run.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )
-        return relay.run(task, lease.source, lease.destination, self._token(run), limits, self.orphans)
+        token = self._begin_writing(run)
+        return relay.run(task, lease.source, lease.destination, token, limits, self.orphans)
 
     # --- the same in two stages, of the jobs of one lease (`delivery.Stages`)
 
@@ -150,6 +155,7 @@ class Runner:
             except Exception as error:  # noqa: BLE001 - the session is broken: this error is the next file's
                 lease.lost, lease.destination_is_reusable = error, False
 
+    @LISTINGS.room()
     def deliver(self, run: Run, is_followed: Callable[[], bool]) -> None:
         """Bring a fetched file to its destination, and report."""
         task, lease, parcel, held = run.task, run.lease, run.parcel, run.unchanged
@@ -172,7 +178,7 @@ class Runner:
                 if held is None
                 else (lambda _stored: held),
                 destination,
-                self._token(run),
+                self._begin_writing(run),
                 run.buffer,
                 is_followed,
             )
@@ -185,6 +191,7 @@ class Runner:
             self.dispatcher.answered(task)
             self.reporter.succeeded(task, receipt, run.start)
         finally:
+            self._end_writing(run)
             if held is None:
                 parcel.close(complete=False)
             self.store.give(run.held_bytes)
@@ -222,6 +229,15 @@ class Runner:
     def _token(self, run: Run) -> str:
         """Return a name of the run that no other has, in any process."""
         return f"{self.token}{run.number:x}"
+
+    def _begin_writing(self, run: Run) -> str:
+        """Return the token of a run that may write a partial file from now on, until `_end_writing`."""
+        token = self._token(run)
+        self.orphans.live.add(token)
+        return token
+
+    def _end_writing(self, run: Run) -> None:
+        self.orphans.live.discard(self._token(run))
 
     def _may_go_on(self, task: Task, error: BaseException) -> bool:
         """Is the partial file kept, since only its rename failed, and will be tried again?"""

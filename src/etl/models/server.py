@@ -31,6 +31,8 @@ class ProtocolSpec:
     problems: Callable[[ServerConfig], Mapping[str, str]] | None = None
 
 
+RIGHTS = ("read", "write", "move", "delete")  # what jobs may do at a server
+
 PROTOCOLS: dict[str, ProtocolSpec] = {}  # by type in lower case; filled by TransferFactory.register
 
 
@@ -45,6 +47,7 @@ class TransferSettings:
     min_bytes_per_second: float = 10.0  # average over `stall_timeout` seconds of waiting; 0: no minimum
     passive: bool = True  # FTP_PASSIVE_MODE; overridden by a server's own PASSIVE
     spool_limit_bytes: int = 10 << 30  # the largest file that may go through a temporary file
+    max_file_bytes: int = 0  # the largest file that may be copied; 0: no limit
 
 
 def zone_of(text: str) -> tzinfo:
@@ -80,6 +83,7 @@ class ServerConfig:
     epsv: str = "auto"  # or "off"
     time_zone: str = ""  # of the times that the server tells, see `zone_of`; empty: UTC, as RFC 3659 wants it
     publish: str = "rename"  # or "direct"
+    access: frozenset[str] = frozenset(RIGHTS)  # those that jobs have here
     options: Mapping[str, str] = field(default_factory=dict, repr=False)  # properties of the protocol; may be secret
 
     @property

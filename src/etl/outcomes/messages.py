@@ -20,6 +20,8 @@ from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
+from etl.outcomes.foreign import select_foreign
+from etl.outcomes.seal import Seal
 from etl.retry import tiers
 from etl.topics.names import Topics
 
@@ -37,7 +39,6 @@ ATTEMPT_LIMIT = 500  # characters of an attempt in a header
 HEADER_LIMIT_BYTES = 4096  # of ours that are read, except the attempts: two names of servers take half of it at most
 ATTEMPTS_LIMIT, ATTEMPTS_LIMIT_BYTES = 1000, 1 << 20  # that are read: as many as ETL_RETRY_MAX_ATTEMPTS allows
 NUMBER_LIMIT = 1 << 63
-FOREIGN_LIMIT, FOREIGN_LIMIT_BYTES = 100, 64 << 10  # of a producer's own headers: they wait and travel with the job
 # Fields that are left out of a result, step by step, until its topic takes it.
 RESULT_LEFT_OUT = (("metadata",), ("source", "destination", "error"))
 
@@ -55,6 +56,7 @@ class MessageBuilder:
     group: str
     retry_blocks: int = 1
     clock: Callable[[], float] = wall_clock.now
+    seal: Seal | None = None  # made of the group's secret, if there is one
 
     def result(self, source: Task | Carried, result: TransferResult) -> tuple[Message, ...]:
         """Build the result of a job, keyed by its id.
@@ -94,7 +96,7 @@ class MessageBuilder:
         if not isinstance(error, InvalidMessage):  # all of that one's text is from the message
             told = source.job.words if isinstance(source, Task) else ()
             letter = letter.model_copy(update={"error": redact(letter.error, told)})
-        headers = _select_foreign(record) + _build_headers(carried._replace(attempts=()))
+        headers = select_foreign(record) + _build_headers(carried._replace(attempts=()))
         if len(record.value or b"") > document.MESSAGE.size_bytes:  # what waits for its commit takes memory
             letter = letter.shortened(SHORT_FORMS_BYTES[0])
         # Never without a key: a compacted topic refuses such messages.
@@ -111,24 +113,34 @@ class MessageBuilder:
             not_before=not_before, recallable=task.recallable, leaves_orphans=task.orphan_scan_since is not None
         )
         tier = tiers.tier_until(self.clock(), not_before)
-        headers = _select_foreign(task.record) + _build_headers(carried)
         key = task.record.key
+        headers = _build_headers(carried)
+        if self.seal is not None:
+            headers = self.seal.sign(self.topics.retry, key, task.record.value, headers)
         spread_by = key if key is not None else str(task.origin).encode()
         partition = tiers.partition_for(tier, spread_by, self.retry_blocks, recallable=task.recallable)
         value = task.record.value
+        headers = select_foreign(task.record) + headers
         return (Message(self.topics.retry, key, value, headers, partition, lambda: self._replace_deferral(task)),)
 
     def read(self, record: Record) -> Carried:
         """Read what the headers of a record say about its job. Malformed headers count as absent.
 
-        Outside `T-retry` only the id and the number of replays are trusted: producers could forge the rest.
+        Outside `T-retry` only the id and the number of replays are trusted: producers could forge the rest. In it, if
+        the group has a secret, only a member's headers name another origin, or orphans.
         """
         carried = Carried(
             origin=Origin(record.topic, record.partition, record.offset),
             job_id=_read_label(record, header.JOB_ID),
             replays=_parse_count(_read_text(record, header.REPLAYS)),
         )
-        return _read_deferral(record, carried) if record.topic == self.topics.retry else carried
+        if record.topic != self.topics.retry:
+            return carried
+        deferred = _read_deferral(record, carried)
+        proven = self.seal is not None and self.seal.proves(record)
+        if proven or self.seal is None:
+            return deferred._replace(proven=proven)
+        return deferred._replace(origin=carried.origin, leaves_orphans=False)
 
     def _replace_deferral(self, task: Task) -> tuple[Message, ...]:
         error = InvalidMessage(f"message: is too large to be deferred to {self.topics.retry}")
@@ -179,6 +191,7 @@ class Carried(NamedTuple):
     published: bool = False
     verified_by: str | None = None
     facts: Facts | None = None
+    proven: bool = False  # a member of the group wrote all that
 
     def task(self, record: Record, job: FileTransferJob) -> Task:
         """Create the task of a record. A job without an id is named after its origin."""
@@ -227,27 +240,6 @@ def _encode(values: dict[str, str]) -> Headers:
 def _describe_publication(carried: Carried) -> dict[str, Any]:
     facts = {"size_bytes": carried.facts.size_bytes, "mtime": carried.facts.mtime} if carried.facts else {}
     return {"verified_by": carried.verified_by, **facts}
-
-
-def _select_foreign(record: Record) -> Headers:
-    """Return the producer's own headers, which belong to the message; none if they are too many or too large."""
-    try:
-        return require_few_headers(record)
-    except InvalidMessage:
-        return ()
-
-
-def require_few_headers(record: Record) -> Headers:
-    """Return the producer's own headers of a record. Raises InvalidMessage if they are too many or too large."""
-    foreign = tuple([pair for pair in record.headers if not pair[0].startswith("etl-")])
-    if len(foreign) > FOREIGN_LIMIT:
-        raise InvalidMessage(f"message: has {len(foreign)} headers, more than {FOREIGN_LIMIT}: they are left out")
-    size_bytes = sum([len(name) + len(content) for name, content in foreign])
-    if size_bytes > FOREIGN_LIMIT_BYTES:
-        raise InvalidMessage(
-            f"message: has headers of {size_bytes} bytes, more than {FOREIGN_LIMIT_BYTES}: they are left out"
-        )
-    return foreign
 
 
 def _dump_json(data: object) -> str:

@@ -82,15 +82,20 @@ def tell(problems: Iterable[Problem]) -> None:
 
 
 def _define(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str, str]]]:
-    """Return the number of partitions and the settings of each topic. Deferrals and dead letters never expire."""
+    """Return the number of partitions and the settings of each topic. Deferrals never expire."""
     large = {"max.message.bytes": str(OUTCOME_MAX_BYTES)} | TIMES
     keep = {"retention.ms": "-1", "retention.bytes": "-1", **large}
-    week = {"retention.ms": str(7 * DAY_MS), **large}
+    results = {"retention.ms": _milliseconds(settings.result_retention_hours), **large}
     count = settings.num_partitions
     return {
         topics.source: (count, {"retention.ms": str(30 * DAY_MS)} | TIMES),
-        topics.results: (count, week),
-        topics.failed: (count, week),
+        topics.results: (count, results),
+        topics.failed: (count, results),
         topics.retry: (tiers.PARTITIONS, keep | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
-        topics.dlq: (count, keep),
+        topics.dlq: (count, keep | {"retention.ms": _milliseconds(settings.dlq_retention_hours)}),
     }
+
+
+def _milliseconds(hours: float) -> str:
+    """Return a retention as Kafka writes it: -1 is for ever."""
+    return str(int(hours * 3_600_000)) if hours else "-1"

@@ -5,6 +5,7 @@ Pure: asks nobody and logs nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -110,7 +111,8 @@ def _of_outcomes(topics: Topics, settings: Settings, found: Mapping[str, TopicFa
         why = f"deferred jobs could be lost before ETL_OUTAGE_PATIENCE_HOURS ({_days(patience_ms)}) have passed"
         yield Problem(topics.retry, "retention.ms", _days(retention_ms), why)
     retention_ms = float(found[topics.dlq].settings.get("retention.ms", "-1"))
-    if retention_ms >= 0:
+    wanted_ms = settings.dlq_retention_hours * HOUR_MS or math.inf
+    if 0 <= retention_ms < wanted_ms:
         yield Problem(topics.dlq, "retention.ms", _days(retention_ms), "older dead letters are deleted")
 
 

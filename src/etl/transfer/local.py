@@ -1,6 +1,7 @@
 """Files of this machine, or of a mounted share, as a server: the protocol `local`.
 
-Below its base path; a symbolic link that leads out of a base path is refused.
+Below its base path; a symbolic link that leads out of a base path is refused, however quickly it is put in place:
+files are opened, renamed and deleted by descriptors of their folders.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,8 +30,17 @@ from etl.errors import (
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
-from etl.transfer.paths import below, parent
-from etl.transfer.streaming import FileParcel, Streaming, write_all
+from etl.transfer.beneath import (
+    LeadsOutError,
+    make_folders,
+    open_beneath,
+    open_folder,
+    sync_to_disk,
+    unlink_if_there,
+)
+from etl.transfer.budget import LISTINGS
+from etl.transfer.paths import basename, parent, refuse_unusable
+from etl.transfer.streaming import FileParcel, Streaming, copy_whole, write_all
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
@@ -51,13 +60,27 @@ _KINDS: dict[int, type[EtlError]] = {
     errno.ESTALE: ConnectionLost,
 }
 _TRIES = 5  # of making folders that somebody deletes at the same time
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # opening a FIFO nobody writes to would wait for ever
+_WRITING = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_ROOM_BYTES = 64 << 20  # written between two looks at what is free
+
+
+def _problems(server: ServerConfig) -> Mapping[str, str]:
+    text = server.options.get("MIN_FREE", "0")
+    is_size = text.isascii() and text.isdigit() and len(text) <= 18
+    return {} if is_size else {"MIN_FREE": "is no whole number of bytes"}
 
 
 class LocalTransfer(Streaming):
     """A folder of this machine."""
 
     spec: ClassVar[ProtocolSpec] = ProtocolSpec(
-        needs_host=False, needs_login=False, needs_base=True, base_is_absolute=True
+        needs_host=False,
+        needs_login=False,
+        needs_base=True,
+        base_is_absolute=True,
+        settings={"MIN_FREE": "bytes that must stay free on its disk; a file that would take them fails"},
+        problems=_problems,
     )
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
@@ -66,9 +89,8 @@ class LocalTransfer(Streaming):
 
     def connect(self) -> None:
         """Look whether the base path is there: a share may not be mounted yet, or not any more."""
-        base = self.server.base_path or "/"
-        if not Path(base).is_dir():
-            raise ServerUnavailable(f"{self.server.hostname}: {base} is no folder", server=self.server.hostname)
+        if not Path(self._root).is_dir():
+            raise ServerUnavailable(f"{self.server.hostname}: {self._root} is no folder", server=self.server.hostname)
 
     def disconnect(self) -> None:
         """Nothing is open between calls."""
@@ -89,16 +111,19 @@ class LocalTransfer(Streaming):
         """Return size and time."""
         with self._translated(path):
             try:
-                found = Path(self._inside(path, follow=True)).stat()
+                found = self._open(path, os.O_PATH)
             except (FileNotFoundError, NotADirectoryError):
                 self.connect()  # else it is not the file that is gone
                 return None
-            return self._facts(path, found)
+            try:
+                return self._facts(path, os.fstat(found))
+            finally:
+                os.close(found)
 
     def read(self, path: str) -> Parcel:
         """Open a file."""
         with self._translated(path):
-            return _Guarded(self, self._inside(path, follow=True), path)
+            return _Guarded(self, self._open(path, _READING), path)
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Compare size and time."""
@@ -113,13 +138,14 @@ class LocalTransfer(Streaming):
             self.remove(path)
             return Settled(None)
         with self._translated(path):
-            source, target = self._inside(path), self._inside(move_to)
             try:
-                self._rename(source, target)
+                self._rename(path, move_to)
+            except LeadsOutError:
+                raise
             except OSError as error:
                 if error.errno == errno.EXDEV:
-                    self._move_across(source, target)
-                elif os.path.lexists(source):
+                    self._move_across(path, move_to)
+                elif self._is_there(path):
                     raise
                 else:
                     self.connect()
@@ -127,36 +153,38 @@ class LocalTransfer(Streaming):
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Write a parcel to a new file; what is there of it after a failure is removed."""
-        sent_bytes = 0
+        sent_bytes, looked_bytes = 0, 0
         with self._translated(partial):
-            real = self._inside(partial)
-            descriptor = self._create(real)
+            descriptor, folder = self._create(partial)
             try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise IOFailure(f"{self.server.hostname}:{partial} is no ordinary file")
+                self._require_own(descriptor, partial)
+                self._require_room(descriptor, parcel.facts.size_bytes or 0)
                 while count := parcel.readinto(buffer):
                     self.require_not_aborted()
                     write_all(descriptor, buffer[:count])
                     sent_bytes += count
+                    if sent_bytes - looked_bytes >= _ROOM_BYTES:
+                        looked_bytes = sent_bytes
+                        self._require_room(descriptor, 0)
                 # Before the rename: else a power cut may leave an empty file under the final name (ext4, XFS). The
                 # folder is not synced: the rename may be lost then, as may the broker's record of it; no half file is.
                 os.fsync(descriptor)
                 size_bytes = os.fstat(descriptor).st_size
             except BaseException:
                 with contextlib.suppress(OSError):
-                    Path(real).unlink()
+                    os.unlink(basename(partial), dir_fd=folder)
                 raise
             finally:
                 os.close(descriptor)
+                os.close(folder)
         return Stored(partial, sent_bytes, size_bytes)
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp, then rename."""
         with self._translated(final):
-            partial, target = self._inside(stored.partial), self._inside(final)
-            stamped = mtime is not None and self._stamp(partial, mtime)
+            stamped = mtime is not None and self._stamp(stored.partial, mtime)
             try:
-                self._rename(partial, target)
+                self._rename(stored.partial, final)
             except FileNotFoundError as error:
                 self.connect()
                 # Not FileMissing: it is our own partial file that is gone, and another attempt makes a new one.
@@ -166,14 +194,16 @@ class LocalTransfer(Streaming):
     def sync(self, path: str) -> None:
         """Have the folder know the file's name."""
         # Nothing can be kept of a folder that somebody deleted since.
-        with self._translated(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            _sync(parent(self._inside(path)))
+        gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with self._translated(path), gone, self._folder(path) as folder:
+            sync_to_disk(".", folder)
 
     def remove(self, path: str) -> bool:
         """Delete a file."""
         with self._translated(path):
             try:
-                Path(self._inside(path)).unlink()
+                with self._folder(path) as folder:
+                    os.unlink(basename(path), dir_fd=folder)
             except (FileNotFoundError, NotADirectoryError):
                 self.connect()
                 return False
@@ -181,11 +211,10 @@ class LocalTransfer(Streaming):
 
     def remove_folder(self, path: str) -> bool:
         """Remove an empty folder."""
-        try:
-            Path(self._inside(path)).rmdir()
-        except OSError:
-            return False
-        return True
+        with self._translated(path), contextlib.suppress(OSError), self._folder(path) as folder:
+            os.rmdir(basename(path), dir_fd=folder)
+            return True
+        return False
 
     def require_base(self) -> None:
         """Look for the base path."""
@@ -194,90 +223,143 @@ class LocalTransfer(Streaming):
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """List a folder."""
         with self._translated(folder):
-            inside = self._inside(folder, follow=True) if folder.strip("/.") else self.server.base_path or "/"
             try:
-                with os.scandir(inside) as entries:
-                    return [entry.name for entry in entries if entry.name.startswith(prefix)]
+                opened = self._open(folder if folder.strip("/.") else "/.", os.O_RDONLY | os.O_DIRECTORY)
             except (FileNotFoundError, NotADirectoryError):
                 return []
+            try:
+                with os.scandir(opened) as entries:
+                    return LISTINGS.kept(entry.name for entry in entries if entry.name.startswith(prefix))
+            finally:
+                os.close(opened)
 
     def require_not_aborted(self) -> None:
         """Raise ConnectionLost once the session was aborted."""
         if self._is_aborted:
             raise ConnectionLost(f"{self.server.hostname}: the session was aborted", server=self.server.hostname)
 
-    def _inside(self, path: str, *, follow: bool = False) -> str:
-        """Return the real place of a path. `follow`: the last part may be a link, and must lead inside too."""
-        base = self.server.base_path
-        place = below(base or "/", path)
-        if not base.strip("/"):
-            return place
-        root = os.path.realpath(base)
-        folder = os.path.realpath(place if follow else parent(place))
-        if os.path.commonpath([root, folder]) != root:
-            raise PermissionRefused(f"{self.server.hostname}:{path} leads out of {base}", server=self.server.hostname)
-        return place
+    @property
+    def _root(self) -> str:
+        return self.server.base_path or "/"
+
+    def _open(self, path: str, flags: int) -> int:
+        """Open what is there; the last part may be a link, and must lead inside, too."""
+        refuse_unusable(path)
+        return open_beneath(self._root, path.lstrip("/"), flags)
+
+    @contextlib.contextmanager
+    def _folder(self, path: str) -> Iterator[int]:
+        """Open the folder that a path's last part is in."""
+        refuse_unusable(path)
+        opened = open_folder(self._root, parent(path).lstrip("/") or ".")
+        try:
+            yield opened
+        finally:
+            os.close(opened)
+
+    def _is_there(self, path: str) -> bool:
+        """Is there anything of that name?"""
+        try:
+            with self._folder(path) as folder:
+                os.lstat(basename(path), dir_fd=folder)
+        except OSError:
+            return False
+        return True
 
     def _facts(self, path: str, found: os.stat_result) -> Facts:
         if not stat.S_ISREG(found.st_mode):
             raise NotAFile(f"{self.server.hostname}:{path} is no ordinary file", server=self.server.hostname)
         return Facts(found.st_size, found.st_mtime)
 
-    def _create(self, real: str) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        for _ in range(_TRIES):
+    def _require_own(self, descriptor: int, path: str) -> None:
+        """Make a file empty that we write. Raises IOFailure if it is something else, or has another name, too."""
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or (found.st_nlink > 1 and self.server.publish != "direct"):
+            raise IOFailure(f"{self.server.hostname}:{path} is no ordinary file of our own")
+        if found.st_size:
+            os.ftruncate(descriptor, 0)
+
+    def _require_room(self, descriptor: int, more_bytes: int) -> None:
+        """Raise StorageFull unless as much stays free as it must once `more_bytes` are written."""
+        if min_free_bytes := int(self.server.options.get("MIN_FREE", 0)):
+            disk = os.fstatvfs(descriptor)
+            if disk.f_bavail * disk.f_frsize - more_bytes < min_free_bytes:
+                name = self.server.hostname
+                raise StorageFull(f"{name}: less than {min_free_bytes} bytes stay free ({name}_MIN_FREE)", server=name)
+
+    def _create(self, path: str) -> tuple[int, int]:
+        """Make a file; return its descriptor and that of its folder."""
+        refuse_unusable(path)
+        for tries_left in reversed(range(_TRIES + 1)):
             try:
-                return os.open(real, flags, 0o666)
+                with self._folder(path) as folder:
+                    created = os.open(basename(path), _WRITING, 0o666, dir_fd=folder)
+                    return created, os.dup(folder)
             except FileNotFoundError:
-                self._make_folder(parent(real))
-        return os.open(real, flags, 0o666)
+                if not tries_left:
+                    raise
+                self._make_folder(parent(path))
+        raise AssertionError("the last try returns or raises")
 
     def _make_folder(self, folder: str) -> None:
         self.connect()  # a base path that is gone is not made: files would land on the disk below a lost mount
         # FileNotFoundError: somebody deletes folders as we make them; the caller tries again
         with contextlib.suppress(FileNotFoundError):
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            make_folders(self._root, folder.strip("/") or ".")
 
     def _rename(self, source: str, target: str) -> None:
-        for _ in range(_TRIES):
+        for tries_left in reversed(range(_TRIES + 1)):
             try:
-                Path(source).replace(target)
+                with self._folder(source) as here, self._folder(target) as there:
+                    os.replace(basename(source), basename(target), src_dir_fd=here, dst_dir_fd=there)
+                    return
             except FileNotFoundError:
-                if not os.path.lexists(source):
+                if not (tries_left and self._is_there(source)):
                     raise
                 self._make_folder(parent(target))
-            else:
-                return
-        Path(source).replace(target)
 
     def _move_across(self, source: str, target: str) -> None:
         """Move to another file system: copy under a hidden name, rename, delete.
 
         First goes what an earlier try left; one that still runs somewhere fails then, and finds the file moved.
         """
-        folder = Path(parent(target))
         begin = hashlib.blake2b(f"{source}\0{target}".encode(errors="surrogateescape"), digest_size=8).hexdigest()
         before, after = self.server.partial_pattern.split("{id}")
-        for path in folder.iterdir():
-            if path.name.startswith(f"{before}{begin}-") and path.name.endswith(after):
-                path.unlink(missing_ok=True)
-        partial = folder / f"{before}{begin}-{uuid.uuid4().hex}{after}"
-        try:
-            shutil.copy2(source, partial)
-            _sync(str(partial))
-            partial.replace(target)
-        except FileNotFoundError as error:
-            if not os.path.lexists(source):
-                raise
-            raise ConnectionLost(f"{partial.name} is gone: somebody else moves the same file") from error
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync(parent(target))
-        Path(source).unlink()
+        partial = f"{before}{begin}-{uuid.uuid4().hex}{after}"
+        with self._folder(target) as there:
+            for name in self.names(parent(target) or "/", f"{before}{begin}-"):
+                if name.endswith(after):
+                    unlink_if_there(name, there)
+            try:
+                self._copy(source, partial, there)
+                os.replace(partial, basename(target), src_dir_fd=there, dst_dir_fd=there)
+            except FileNotFoundError as error:
+                if not self._is_there(source):
+                    raise
+                raise ConnectionLost(f"{partial} is gone: somebody else moves the same file") from error
+            finally:
+                unlink_if_there(partial, there)
+            sync_to_disk(".", there)
+        with self._folder(source) as here:
+            os.unlink(basename(source), dir_fd=here)
 
-    def _stamp(self, real: str, mtime: float) -> bool:
+    def _copy(self, source: str, name: str, folder: int) -> None:
+        """Copy a file with its mode, times and attributes."""
+        opened = [self._open(source, _READING)]
         try:
-            os.utime(real, (mtime, mtime))
+            found = os.fstat(opened[0])
+            self._facts(source, found)
+            opened.append(os.open(name, _WRITING | os.O_EXCL, 0o600, dir_fd=folder))
+            self._require_room(opened[1], found.st_size)
+            copy_whole(opened[0], opened[1], found)
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def _stamp(self, path: str, mtime: float) -> bool:
+        try:
+            with self._folder(path) as folder:
+                os.utime(basename(path), (mtime, mtime), dir_fd=folder, follow_symlinks=False)
         except (OSError, OverflowError, ValueError):
             return False
         return True
@@ -290,6 +372,8 @@ class LocalTransfer(Streaming):
             yield
         except EtlError:
             raise
+        except LeadsOutError as error:
+            raise PermissionRefused(f"{where} leads out of its BASE_PATH", server=name) from error
         except OSError as error:
             if error.errno == errno.ENOENT:
                 self.connect()  # else it is not the file that is gone
@@ -299,23 +383,11 @@ class LocalTransfer(Streaming):
             raise InvalidPath(f"{where} is no name on this system: {error}", server=name) from error
 
 
-def _sync(real: str) -> None:
-    """Have the system write a file or a folder to the disk, all of it."""
-    descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems know no such thing of folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
 class _Guarded(FileParcel):
     """A local file whose reading stops when its session is aborted."""
 
-    def __init__(self, session: LocalTransfer, local_path: str, path: str) -> None:
-        super().__init__(local_path, path)
+    def __init__(self, session: LocalTransfer, descriptor: int, path: str) -> None:
+        super().__init__(descriptor, path)
         self._session = session
 
     def readinto(self, buffer: memoryview) -> int:

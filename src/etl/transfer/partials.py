@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 FOLDERS_KEPT = 1000
 ORPHANS_KEPT = 10_000  # in all folders, some 2 MB; a folder with more is listed by each job that asks
+ORPHANS_REMOVED = 10_000  # of one job
 
 APART_SECONDS = 600.0  # for which two folders that were seen to be different count as such
 
@@ -114,6 +115,7 @@ class OrphanIndex:
         self._folders: OrderedDict[tuple[str, str], _Listed] = OrderedDict()  # used last last
         self._kept = 0  # names in all of them
         self.apart = FoldersApart(clock)
+        self.live: set[str] = set()  # tokens of the runs of this process: what they write is no orphan
 
     def known(self, task: Task) -> list[str] | None:
         """Return the names that the job's earlier runs left, as far as a listing is known that tells; None: ask."""
@@ -132,19 +134,20 @@ class OrphanIndex:
         before, after = destination.server.partial_pattern.split("{id}")
         begins = re.compile(re.escape(before) + "([0-9a-f]{%d})-" % (2 * _JOB_HASH_BYTES))  # noqa: UP031 - braces
         found: dict[str, list[str]] = {}
-        asked_at = self._clock()
+        asked_at, count, own = self._clock(), 0, _job_hash(task.origin)
         for name in destination.names(parent(task.job.destination.path), before):
             if (match := begins.match(name)) and name.endswith((after, after + ASIDE)):
-                found.setdefault(match[1], []).append(name)
-        self._keep(_folder(task), _Listed(asked_at, found))
-        return found.get(_job_hash(task.origin), [])
+                count += 1
+                if count <= ORPHANS_KEPT or (match[1] == own and len(found.get(own, ())) < ORPHANS_REMOVED):
+                    found.setdefault(match[1], []).append(name)
+        if count <= ORPHANS_KEPT:
+            self._keep(_folder(task), _Listed(asked_at, found))
+        return found.get(own, [])
 
     def _keep(self, folder: tuple[str, str], listed: _Listed) -> None:
         with self._lock:
             if (former := self._folders.pop(folder, None)) is not None:
                 self._kept -= former.size
-            if listed.size > ORPHANS_KEPT:
-                return
             self._folders[folder] = listed
             self._kept += listed.size
             while len(self._folders) > FOLDERS_KEPT or self._kept > ORPHANS_KEPT:
@@ -170,6 +173,8 @@ def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> No
     refusal: PermissionRefused | None = None
     _, after = destination.server.partial_pattern.split("{id}")
     for name in orphans.of(task, destination):
+        if name.removesuffix(ASIDE).removesuffix(after).rpartition("-")[2] in orphans.live:
+            continue  # another record says that it is the same job
         path = beside(final, name)
         if name.endswith(after + ASIDE) and destination.look(final) is None:
             destination.dispose(path, final).result()

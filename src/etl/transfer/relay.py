@@ -28,7 +28,7 @@ from etl.models.task import Facts, Unpublished
 from etl.transfer.base import Stored
 from etl.transfer.partials import partial_path, remove_orphans, telling_the_name
 from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
-from etl.transfer.streaming import MemoryParcel
+from etl.transfer.streaming import MemoryParcel, bounded, require_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,8 +119,10 @@ def require_disposal(task: Task, source: Session) -> None:
 
 
 def fetch(task: Task, source: Session) -> Parcel:
-    """Open the job's source file."""
-    return source.read(task.job.source.path)
+    """Open the job's source file. Raises FileMissing, PermissionRefused, TooLarge ..."""
+    parcel = source.read(task.job.source.path)
+    require_size(parcel, source.settings.max_file_bytes)
+    return parcel
 
 
 def confirm(
@@ -151,8 +153,9 @@ def deliver(
     destination.require_name(job.destination.path)
     task.leaves_partial = not is_direct(destination)
     hidden = partial_path(task, destination.server, token)
+    content = bounded(parcel, destination.settings.max_file_bytes)
     with telling_the_name(task, hidden):
-        stored = destination.write(hidden, parcel, buffer)
+        stored = destination.write(hidden, content, buffer)
     try:
         unchanged = confirmed(stored)
         if is_followed():

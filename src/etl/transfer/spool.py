@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -40,7 +41,17 @@ class SpoolFolder:
 def remove_abandoned() -> None:
     """Delete folders of processes that were killed: those whose lock nobody holds."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        # A folder without its lock file yet belongs to a process that is just making it.
-        with contextlib.suppress(OSError), (folder / _LOCK).open("r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises BlockingIOError while its process lives
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():  # others' may hold anything
+                _remove_unless_locked(folder)
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    # A folder without its lock file yet belongs to a process that is just making it: FileNotFoundError.
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises BlockingIOError while its process lives
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)

@@ -32,6 +32,7 @@ from etl.errors import (
 )
 from etl.models.task import Facts
 from etl.transfer.base import BaseTransfer, Promise, Published, Session, Settled, Stored
+from etl.transfer.budget import LISTINGS
 from etl.transfer.paths import below
 from etl.transfer.spool import SpoolFolder
 from etl.transfer.streaming import FileParcel, write_all
@@ -189,7 +190,7 @@ class Staged(Session):
         with self._translated(folder):
             try:
                 found = names(self._whole(folder) if folder.strip("/.") else self.server.base_path or "/")
-                return [name for name in found if name.startswith(prefix)]
+                return LISTINGS.kept(name for name in found if name.startswith(prefix))
             except FileNotFoundError:
                 return []
 

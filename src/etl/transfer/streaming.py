@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import stat
+import sys
 import uuid
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from etl.errors import FileMissing, NotAFile, SizeMismatch
+from etl.errors import FileMissing, NotAFile, SizeMismatch, TooLarge
 from etl.models.task import Facts
 from etl.transfer.base import Session
 from etl.transfer.paths import beside
@@ -20,18 +23,19 @@ _BUFFER_BYTES = 1 << 20
 
 
 class FileParcel:
-    """A file of this disk as a parcel; opening it never hangs, whatever it is. Raises OSError."""
+    """A file of this disk, by name or descriptor, as a parcel. Opening never hangs, whatever it is; raises OSError."""
 
-    def __init__(self, local_path: str, path: str | None = None, facts: Facts | None = None) -> None:
-        self.path = path if path is not None else local_path
+    def __init__(self, file: str | int, path: str | None = None, facts: Facts | None = None) -> None:
+        self.path = path if path is not None else str(file)
         # O_NONBLOCK: opening a FIFO nobody writes to, or a device, would wait for ever
-        descriptor = os.open(local_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        how = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        descriptor = os.open(file, how) if isinstance(file, str) else file
         try:
             self.stat = os.fstat(descriptor)
             if stat.S_ISDIR(self.stat.st_mode):
-                raise NotAFile(f"{local_path} is a folder")
+                raise NotAFile(f"{self.path} is a folder")
             if not stat.S_ISREG(self.stat.st_mode):
-                raise NotAFile(f"{local_path} is no ordinary file")
+                raise NotAFile(f"{self.path} is no ordinary file")
             self._file = os.fdopen(descriptor, "rb", buffering=0)
         except BaseException:
             os.close(descriptor)
@@ -39,6 +43,9 @@ class FileParcel:
         self.facts = facts or Facts(self.stat.st_size, self.stat.st_mtime)
         self.held: memoryview | None = None
         self._left = memoryview(b"")  # of `held`: what `readinto` did not give out yet
+        size_bytes = self.facts.size_bytes
+        # One byte more than there should be shows that it grew; a file that never stops growing would fill a disk.
+        self._readable_bytes = sys.maxsize if size_bytes is None else size_bytes + 1
 
     def load(self, limit_bytes: int) -> bool:
         """Take the file into memory if it is small enough."""
@@ -59,7 +66,9 @@ class FileParcel:
     def readinto(self, buffer: memoryview) -> int:
         """Read once."""
         if self.held is None:
-            return self._file.readinto(buffer) or 0
+            count = self._file.readinto(buffer[: self._readable_bytes]) or 0
+            self._readable_bytes -= count
+            return count
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]
@@ -88,6 +97,47 @@ class MemoryParcel:
 
     def close(self, *, complete: bool) -> None:
         """Nothing is open at the source."""
+
+
+class _Bounded:
+    """A parcel of unknown size, of which at most `limit_bytes` come: a server that sends on and on fills no disk."""
+
+    def __init__(self, parcel: Parcel, limit_bytes: int) -> None:
+        self.path, self.facts, self.held = parcel.path, parcel.facts, parcel.held
+        self._parcel = parcel
+        self._limit_bytes = self._left_bytes = limit_bytes
+
+    def load(self, limit_bytes: int) -> bool:
+        """Pass on."""
+        return self._parcel.load(limit_bytes)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read once."""
+        count = self._parcel.readinto(buffer)
+        self._left_bytes -= count
+        if self._left_bytes < 0:
+            raise _too_large(self._parcel, self._limit_bytes)
+        return count
+
+    def close(self, *, complete: bool) -> None:
+        """Pass on."""
+        self._parcel.close(complete=complete)
+
+
+def require_size(parcel: Parcel, limit_bytes: int) -> None:
+    """Close a parcel and raise TooLarge if it is known to be larger than allowed. 0: there is no limit."""
+    if limit_bytes and (parcel.facts.size_bytes or 0) > limit_bytes:
+        parcel.close(complete=False)
+        raise _too_large(parcel, limit_bytes)
+
+
+def bounded(parcel: Parcel, limit_bytes: int) -> Parcel:
+    """Return a parcel whose reading raises TooLarge beyond the limit, if its size is not known."""
+    return _Bounded(parcel, limit_bytes) if limit_bytes and parcel.facts.size_bytes is None else parcel
+
+
+def _too_large(parcel: Parcel, limit_bytes: int) -> TooLarge:
+    return TooLarge(f"{parcel.path} has more than {limit_bytes} bytes (ETL_MAX_FILE_BYTES)")
 
 
 class Streaming(Session):
@@ -142,3 +192,15 @@ def write_all(descriptor: int, block: memoryview) -> None:
     """Write a block to a file descriptor, however many calls that takes."""
     while block:
         block = block[os.write(descriptor, block) :]
+
+
+def copy_whole(source: int, target: int, found: os.stat_result) -> None:
+    """Copy an open file to another one, with mode, times and attributes, and have all of it on the disk."""
+    with os.fdopen(source, "rb", closefd=False) as content, os.fdopen(target, "wb", closefd=False) as copy:
+        shutil.copyfileobj(content, copy, _BUFFER_BYTES)
+    with contextlib.suppress(OSError):  # some file systems know none
+        for attribute in os.listxattr(source):
+            os.setxattr(target, attribute, os.getxattr(source, attribute))
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.fsync(target)

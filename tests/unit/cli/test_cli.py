@@ -230,7 +230,7 @@ def test_unchecked_lines_are_sent_whatever_they_are(kafka: Kafka) -> None:
         result = jobs("submit", "--file", "-", "--no-check", "--wait", given=b"\xff\n{}\n" + json.dumps(JOB).encode())
         assert result.exit_code == 1
         assert "3 jobs: 0 done, 3 failed" in result.stdout
-        assert "INVALID_MESSAGE: no \\x1b job" in result.stderr
+        assert "INVALID_MESSAGE: no \\u001b job" in result.stderr
     assert [record.value for record in kafka.topics["jobs"]][:3] == [b"\xff", b"{}", json.dumps(JOB).encode()]
 
 
@@ -792,6 +792,18 @@ def test_what_a_users_protocol_cannot_show_is_said(
     assert kind.uploaded == []
 
 
+def test_a_server_that_jobs_may_only_read_is_not_written_to(folder: Path) -> None:
+    """Claim: --write tells why it did not."""
+    with Path(".env").open("a") as file:
+        file.write(f"SHUT_TYPE=local\nSHUT_BASE_PATH={folder}\nSHUT_ACCESS=read\n")
+    before = sorted(folder.rglob("*"))
+    result = etl("servers", "check", "--write", "SHUT", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["unchecked"] == ["write"]
+    assert sorted(folder.rglob("*")) == before
+    assert "write (SHUT_ACCESS)" in etl("servers", "check", "--write", "SHUT").stdout
+
+
 def test_an_unknown_server_is_wrong_usage(folder: Path) -> None:
     """Claim: exit code 2 and the nearest name."""
     result = etl("servers", "check", "GOD")
@@ -804,12 +816,13 @@ def test_the_settings_are_checked(folder: Path) -> None:
     with Path(".env").open("a") as file:
         file.write(
             "ALSO_TYPE=ftp\nALSO_HOST=127.0.0.1\nALSO_PORT=1\nALSO_USER=u\nALSO_PASS=p\nALSO_MAX_CONNECTIONS=3\n"
+            "ALSO_ACCESS=write,read\n"
         )
         file.write("NOTHING_AT_ALL=1\n")
     result = etl("config", "check", "--topic", "t")
     assert result.exit_code == 0
     assert "topic t, group etl-worker-group" in result.stdout
-    assert re.search(r"ALSO +ftp +127.0.0.1:1 +u +3 x 2 = 6", result.stdout)
+    assert re.search(r"ALSO +ftp +127.0.0.1:1 +u +read,write +3 x 2 = 6", result.stdout)
     assert re.search(r"DEAF .* shared with ALSO", result.stdout)
     assert "at most 38 sessions" in result.stdout
     assert "NOTHING_AT_ALL" in result.stderr
@@ -858,3 +871,13 @@ def test_what_one_tries_first_is_no_topic(word: str) -> None:
     told = CliRunner().invoke(main, [word])
     assert told.exit_code == 2
     assert "the commands are consume, submit, dlq, offsets, servers, config" in told.output
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\x9b", "\u202e", "\u2067", "\u200b", "\u2028", "\u3164", "\U000e0041"])
+def test_what_a_terminal_does_not_show_as_it_is_is_escaped(sign: str) -> None:
+    """Claim: signs that turn the direction of a line, and invisible ones, make no name look like another."""
+    escape = json.dumps(sign)[1:-1]
+    assert terminal.visible(f"/in/한글{sign}gnp.exe") == f"/in/한글{escape}gnp.exe"
+    line = terminal.json_line({"path": f"/in/é{sign}x"})
+    assert sign not in line
+    assert json.loads(line) == {"path": f"/in/é{sign}x"}

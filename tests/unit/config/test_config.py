@@ -163,6 +163,25 @@ def test_a_base_path_among_the_files_of_the_machine_is_warned_of(base):
     assert "whoever may send jobs" in warning
 
 
+@pytest.mark.parametrize("place", ["kafka", "kafka/logs", ".", "link"])
+def test_a_folder_that_holds_what_is_ours_is_warned_of(tmp_path, place):
+    """The broker's data, files with passwords: jobs would read and overwrite them."""
+    (tmp_path / "kafka/logs").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "kafka")
+    values = {"HERE_TYPE": "local", "HERE_BASE_PATH": str(tmp_path / place), "KAFKA_DATA_DIR": str(tmp_path / "kafka")}
+    (warning,) = load(values).warnings
+    assert warning.startswith("HERE_BASE_PATH holds, or lies in, the broker's data")
+    assert load(values, HERE_BASE_PATH=str(tmp_path / "kafkaesque")).warnings == []
+
+
+def test_a_folder_with_a_password_file_is_warned_of(tmp_path):
+    """Whoever may send jobs could copy it."""
+    (tmp_path / "password").write_text("secret")
+    (warning,) = load(FTP, SRC_PASS="", SRC_PASS_FILE=str(tmp_path / "password"), HERE_TYPE="local",
+                      HERE_BASE_PATH=str(tmp_path)).warnings  # fmt: skip
+    assert warning.startswith("HERE_BASE_PATH holds")
+
+
 @pytest.mark.parametrize("base", ["/srv", "/etcetera", "/data/etc"])
 def test_other_base_paths_are_not_warned_of(base):
     """Nor is the root folder of an FTP server."""
@@ -267,6 +286,15 @@ def test_pass_and_pass_file_exclude_each_other(tmp_path):
         ("SRC_ENCODING", "utf-16"),
         ("SRC_ENCODING", "rot13"),
         ("SRC_ENCODING", "base64"),
+        *[("SRC_ENCODING", odd) for odd in ("idna", "punycode", "utf-7", "hz", "iso2022_jp", "raw_unicode_escape")],
+        ("SRC_ACCESS", "read,execute"),
+        ("SRC_ACCESS", "none"),
+        ("ETL_ALLOWED_PAIRS", "SRC"),
+        ("ETL_ALLOWED_PAIRS", "SRC:"),
+        ("ETL_ALLOWED_PAIRS", "SRC:SRC:SRC"),
+        ("ETL_ALLOWED_PAIRS", "SRC:ELSEWHERE"),
+        ("ETL_MAX_FILE_BYTES", "-1"),
+        ("SRC_MIN_FREE", "1"),
         ("SRC_PARTIAL_PATTERN", "fixed"),
         ("SRC_PARTIAL_PATTERN", "a/{id}"),
         ("SRC_PARTIAL_PATTERN", "{id}{id}"),
@@ -314,6 +342,14 @@ def test_a_wrong_value_is_reported_by_the_name_of_its_setting(name, value):
 def test_a_missing_host_or_user_is_an_error(missing):
     """A server of type ftp cannot do without."""
     assert f"SRC_{missing}: is missing" in complaint({**FTP, f"SRC_{missing}": ""})
+
+
+@pytest.mark.parametrize("value", ["1G", "-1", "1.5", "9" * 30])
+def test_what_must_stay_free_is_a_number_of_bytes(value):
+    """Of a local server only: others tell nothing of their disks."""
+    assert "HERE_MIN_FREE: is no whole number" in complaint(
+        HERE_TYPE="local", HERE_BASE_PATH="/in", HERE_MIN_FREE=value
+    )
 
 
 def test_the_base_of_a_local_server_is_absolute():

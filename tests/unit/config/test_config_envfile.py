@@ -65,20 +65,39 @@ def test_without_a_name_the_env_of_the_folder_is_read_if_there(tmp_path):
     assert ConfigLoader(environ={}).settings.workers == 2
 
 
-@pytest.mark.parametrize("how", ["writable", "another's"])
+@pytest.mark.parametrize("how", ["writable", "another's", "in a writable folder", "in another's folder"])
 def test_a_file_that_another_user_could_have_written_is_only_read_if_it_is_named(tmp_path, how):
     """In whatever folder one stands: it could send a password that is set elsewhere to a stranger's broker."""
     path = tmp_path / ".env"
     path.write_text("ETL_BOOTSTRAP_SERVERS=stranger:9092\n")
-    if how == "writable":
-        path.chmod(0o666)
+    if "writable" in how:
+        (tmp_path if "folder" in how else path).chmod(0o777)
     elif os.geteuid() == 0:
-        os.chown(path, 65534, 65534)
+        os.chown(tmp_path if "folder" in how else path, 65534, 65534)
     else:
         pytest.skip("only root can give a file away")
-    with pytest.raises(SettingsError, match=r"/\.env: belongs to another user, or every user may write it"):
+    with pytest.raises(SettingsError, match=r"/\.env: it or its folder belongs to another user, or every user may"):
         ConfigLoader(environ={})
     assert ConfigLoader(path, environ={}).settings.bootstrap_servers == "stranger:9092"
+
+
+def test_a_file_in_the_folder_for_temporary_files_is_ours_alone(tmp_path):
+    """It is sticky: nobody else can replace what is in it."""
+    (tmp_path / ".env").write_text("ETL_WORKERS=2\n")
+    tmp_path.chmod(0o1777)
+    assert ConfigLoader(environ={}).settings.workers == 2
+
+
+def test_passwords_that_every_user_may_read_are_warned_of(tmp_path):
+    """But no other settings, and no file that is for us to read only."""
+    path = tmp_path / "my.env"
+    path.write_text("SRC_TYPE=ftp\nSRC_HOST=x\nSRC_USER=u\nSRC_PASS=p\n")
+    assert ConfigLoader(path, {}).warnings == []
+    path.chmod(0o644)
+    (warning,) = ConfigLoader(path, {}).warnings
+    assert warning == f"env file {path}: every user may read its passwords: chmod 600 {path}"
+    path.write_text("ETL_WORKERS=2\n")
+    assert ConfigLoader(path, {}).warnings == []
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbfETL_WORKERS=2\r\nETL_TOPIC=x\r\n", b"ETL_WORKERS=2\nETL_TOPIC=x"])

@@ -34,9 +34,16 @@ def test_every_setting_is_there_once_with_its_default():
 def test_every_property_of_a_server_is_there_once():
     """The common ones, and those of the protocols that come with us."""
     importlib.import_module("etl.transfer")
-    own = {f"{SHOWN}_{name}" for kind in ("ftp", "local") if kind in PROTOCOLS for name in PROTOCOLS[kind].settings}
+    own = {f"{SHOWN}_{name}" for name in PROTOCOLS["ftp"].settings}
     shown = [name for _, name, _ in lines() if name.startswith(SHOWN)]
     assert sorted(shown) == sorted({f"{SHOWN}_{name}" for name in SERVER_PROPERTIES} | own)
+
+
+def test_every_property_of_a_folder_is_there_with_its_help():
+    """A server of type local has an example of its own."""
+    importlib.import_module("etl.transfer")
+    for name, help_ in PROTOCOLS["local"].settings.items():
+        assert f"# {help_}\n#ARCHIVE_{name}=" in EXAMPLE.read_text(encoding="utf-8"), name
 
 
 def test_every_property_of_an_sftp_server_is_there_with_its_help():

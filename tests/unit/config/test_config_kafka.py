@@ -96,3 +96,30 @@ def test_what_is_missing_or_wrong_is_named(changed: dict[str, str], named: str) 
         ConfigLoader(environ=LOGIN | changed)
     assert named in str(raised.value)
     assert "Scram-7d21" not in str(raised.value)
+
+
+def test_a_password_that_is_sent_in_the_clear_is_warned_of() -> None:
+    """SCRAM sends none, and TLS hides it."""
+    plain = LOGIN | {"ETL_KAFKA_SASL_MECHANISM": "PLAIN"}
+    for protocol, count in (("SASL_PLAINTEXT", 1), ("SASL_SSL", 0)):
+        warnings = ConfigLoader(environ=plain | {"ETL_KAFKA_SECURITY_PROTOCOL": protocol}).warnings
+        assert [warning for warning in warnings if "PLAIN without TLS" in warning] == warnings
+        assert len(warnings) == count
+
+
+def test_the_groups_secret_may_be_in_a_file(tmp_path: Path) -> None:
+    """It is as secret as a password, and long enough not to be guessed."""
+    file = tmp_path / "secret"
+    file.write_text("file-secret-of-the-group\n")
+    config = ConfigLoader(environ={"ETL_GROUP_SECRET_FILE": str(file)})
+    assert config.settings.group_secret == "file-secret-of-the-group"
+    assert "file-secret-of-the-group" in config.secrets
+    for changed, named in (
+        ({"ETL_GROUP_SECRET": "file-secret-of-the-group"}, "only one of ETL_GROUP_SECRET and"),
+        ({"ETL_GROUP_SECRET_FILE": "", "ETL_GROUP_SECRET": "short"}, "ETL_GROUP_SECRET: its value is not a secret of"),
+    ):
+        with pytest.raises(SettingsError, match=named):
+            ConfigLoader(environ={"ETL_GROUP_SECRET_FILE": str(file)} | changed)
+    file.write_text("short")
+    with pytest.raises(SettingsError, match="ETL_GROUP_SECRET_FILE: the file contains less than 16"):
+        ConfigLoader(environ={"ETL_GROUP_SECRET_FILE": str(file)})

@@ -73,6 +73,17 @@ def test_missing_topics_are_created_with_their_settings() -> None:
     assert warnings == []
 
 
+def test_results_and_dead_letters_are_kept_as_long_as_the_settings_say() -> None:
+    """For ever where they say 0; deferred jobs always are."""
+    admin = FakeAdmin()
+    ensure(admin, result_retention_hours=0.0, dlq_retention_hours=1.5)
+    kept = {name: made[1]["retention.ms"] for name, made in admin.created.items()}
+    assert kept == {"jobs": str(30 * 86_400_000), "jobs-results": "-1", "jobs-retry": "-1", "jobs-dlq": "5400000"}
+    admin = FakeAdmin()
+    ensure(admin)
+    assert admin.created["jobs-results"][1]["retention.ms"] == str(7 * 86_400_000)
+
+
 def test_a_second_start_creates_nothing() -> None:
     """Idempotent."""
     admin = FakeAdmin()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import calendar
+import random
+import re
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from etl.errors import InvalidPath
 from etl.transfer import paths
-from etl.transfer.ftp import names
+from etl.transfer.ftp import names, telnet
 from etl.transfer.ftp.listing import LINE_BYTES, NAME_BYTES, GarbledListingError, Listing
 from etl.transfer.ftp.names import Names
 
@@ -138,3 +140,78 @@ def test_replies_are_read_for_what_they_tell() -> None:
     assert names.time_in(b"20200102030405") == calendar.timegm((2020, 1, 2, 3, 4, 5))
     assert names.quoted_path(b'"/a ""b""" is it') == b'/a "b"'
     assert names.quoted_path(b"no path") is None
+
+
+CLIMBING = [
+    (r"/a/..\..\secret", "utf-8"),
+    (r"/..\secret", "utf-8"),
+    ("/.. /x", "utf-8"),
+    ("/. ./x", "utf-8"),
+    ("/ ../x", "utf-8"),
+    ('/".."/x', "utf-8"),
+    ("/.'.'/x", "utf-8"),
+    ("/.\\./x", "utf-8"),
+    ("/.../x", "utf-8"),
+    ("/..:/x", "utf-8"),
+    ("/a/..*", "utf-8"),
+    ("/‥/x", "utf-8"),  # as Windows shows it in a code page that lacks it
+    ("/\uff0e\uff0e/x", "utf-8"),
+    ("/\u2024\u2024/x", "utf-8"),
+    ("/a\uff0f..\uff0f..\uff0fx", "utf-8"),
+    ("/a\uff3c..\uff3cx", "utf-8"),
+    ("/.\u200b./x", "utf-8"),
+    ("/.\u2066./x", "utf-8"),
+    ("/.\u00ad./x", "latin-1"),
+    ("/‥/x", "idna"),
+    ("/℀/x", "idna"),  # a/c
+    ("/表..\\x", "cp932"),
+    ("/表..", "cp932"),  # its second byte is a backslash
+]
+
+
+@pytest.mark.parametrize(("path", "encoding"), CLIMBING)
+def test_what_a_server_may_read_as_a_path_that_climbs_is_refused(path: str, encoding: str) -> None:
+    """The bytes count, not the text: separators of Windows, signs that are dropped, and signs that look like dots."""
+    with pytest.raises(InvalidPath):
+        paths.refuse_misread(path, path.encode(encoding))
+
+
+@pytest.mark.parametrize(
+    ("path", "encoding"),
+    [
+        ("/a/b.tif", "utf-8"),
+        ("/.etl-0011-22.part", "utf-8"),
+        ("/base/../other/a", "utf-8"),  # of a base path
+        ("/a/..b/c", "utf-8"),
+        ("/a/b../c", "utf-8"),
+        ('/quo"te..d/x', "utf-8"),
+        ("/보고.최종.자료/값", "cp949"),
+        ("/表/能.txt", "cp932"),
+        ("/пятница.ять", "cp1251"),
+    ],
+)
+def test_odd_names_that_climb_nowhere_are_not(path: str, encoding: str) -> None:
+    """Two dots beside letters, in any script, are a name."""
+    paths.refuse_misread(path, path.encode(encoding))
+
+
+def parts_by_telnet(path: bytes, draw: random.Random) -> list[bytes]:
+    """Return the parts that a server may see that drops Telnet's commands in one of many ways."""
+    seen, place = b"", 0
+    while place < len(path):
+        dropped = draw.choice([0, 1, 2, 3]) if path[place] == 0xFF else 0
+        seen += b"" if dropped else path[place : place + 1]
+        place += dropped or 1
+    return re.split(rb"[/\\]", seen)
+
+
+@given(
+    st.lists(st.sampled_from([b".", b"/", b"\xff", b"\xff\xf2", b"\xff\xfd", b"a", b" "]), max_size=12), st.randoms()
+)
+def test_no_way_of_dropping_telnets_commands_makes_a_path_climb(pieces: list[bytes], draw: random.Random) -> None:
+    """A command may be dropped alone, with its next byte, or with two: what is accepted is harmless in each case."""
+    path = b"/" + b"".join(pieces)
+    if not telnet._may_climb(path):
+        assert not {b"..", b"...", b".. "} & set(parts_by_telnet(path, draw))
+    else:
+        assert path.count(b".") >= 2

@@ -12,7 +12,7 @@ import pytest
 
 import pretend
 from etl import errors
-from etl.config import ServerConfig
+from etl.config import ServerConfig, TransferSettings
 from etl.models.message import Endpoint, FileTransferJob
 from etl.models.task import SCAN_ANEW, Facts, Origin, Record, Task
 from etl.transfer import partials, relay
@@ -433,6 +433,20 @@ def test_removing_orphans_removes_this_jobs_partials_and_no_others() -> None:
     assert sorted(scene.destination.files) == sorted([*others, "/out/a"])
 
 
+def test_what_a_run_of_this_process_writes_is_no_orphan() -> None:
+    """Not even if another record says that it is the same job."""
+    scene = Scene()
+    running = partials.partial_path(scene.task, scene.destination.server, "cafe00ff")
+    scene.destination.files[running] = File(b"half")
+    scene.task.orphan_scan_since = SCAN_ANEW
+    scene.orphans.live.add("cafe00ff")
+    scene.run()
+    assert sorted(scene.destination.files) == [running, "/out/a"]
+    scene.orphans.live.clear()
+    scene.run()
+    assert sorted(scene.destination.files) == ["/out/a"]
+
+
 @pytest.mark.parametrize("pattern", [".etl-{id}.part", ".etl-{id}", "{id}.old"])
 def test_removing_orphans_puts_back_what_an_attempt_moved_aside_whatever_partial_names_end_with(pattern: str) -> None:
     """It is the only copy of the file that was there; with one in its place it is a leftover."""
@@ -815,3 +829,22 @@ def test_what_was_not_as_usual_stands_in_the_result() -> None:
     assert scene.task.remarks["source_action_done"] is False
     assert "another file" in scene.task.remarks["source_action_error"]
     assert "/in/a" in scene.source.files
+
+
+@pytest.mark.parametrize("told", [Facts(11, 1000.0), Facts(None, None)])
+def test_a_file_that_is_too_large_is_not_copied(told: Facts) -> None:
+    """Neither one whose size is known, of which nothing is read, nor one that goes on and on."""
+    scene = Scene()
+    limits = TransferSettings(max_file_bytes=10)
+    scene.source.settings = scene.destination.settings = limits
+    scene.source.hooks["read"] = lambda: told
+    with pytest.raises(errors.TooLarge, match="ETL_MAX_FILE_BYTES") as caught:
+        scene.run()
+    assert caught.value.fate is errors.Fate.DEAD
+    assert scene.at_destination == {}
+    assert scene.said[-1] == "A close abort"
+    del scene.source.hooks["read"]
+    limits = TransferSettings(max_file_bytes=11)
+    scene.source.settings = scene.destination.settings = limits
+    scene.run()
+    assert scene.at_destination == {"/out/a": b"new content"}

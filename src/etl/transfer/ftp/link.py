@@ -14,7 +14,7 @@ from etl.models.server import zone_of
 from etl.transfer.ftp import known, telnet
 from etl.transfer.ftp.names import Names, check_encoding
 from etl.transfer.ftp.starting import Starting
-from etl.transfer.paths import basename, parent
+from etl.transfer.paths import basename, parent, refuse_misread
 from etl.transfer.promises import Lazy
 
 if TYPE_CHECKING:
@@ -73,7 +73,10 @@ class Link:
     def wire(self, whole_path: str) -> bytes:
         """Return the bytes of a whole path, as they are sent."""
         path = self.names.wire(whole_path)
-        return path if telnet.IAC not in path else telnet.written(self.control, self.quirks, path)
+        refuse_misread(whole_path, path)
+        if telnet.IAC not in path:
+            return path
+        return telnet.written(self.control, self.quirks, path, may_make="write" in self.server.access)
 
     def locate(self, whole_path: str) -> bytes:
         """Return how a command names a path: whole; or by its last part where a server takes no other.

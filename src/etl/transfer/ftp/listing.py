@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, IOFailure
+from etl.transfer.budget import LISTINGS
 from etl.transfer.ftp.longlist import Entry, entry_in
 from etl.transfer.ftp.names import facts_in
 from etl.transfer.ftp.refusals import NO_CONNECTION, UNKNOWN_COMMAND, plain_error
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 1 << 30  # read of one listing
 KEPT_BYTES = 64 << 20  # of its names
 LINE_BYTES = 16 * 1024  # of one of its lines
+_ENTRY_BYTES = 250  # half the memory of what LIST says of a name
 NAME_BYTES = 60  # memory of a name beside its bytes
 _BUFFER_BYTES = 64 * 1024
 _ALL = b"-a"
@@ -111,6 +113,7 @@ def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Re
         while count := running.data.readinto(buffer, lambda silent: link.has_ended(running.command, silent)):
             listing.feed(bytes(buffer[:count]))
     except (EtlError, GarbledListingError) as error:
+        listing.clear()  # the error, which the session keeps, refers to this frame
         running.data.reset()
         broken = error if isinstance(error, EtlError) else IOFailure(f"{link.name}: {error}", server=link.name)
         link.abandon(broken)
@@ -141,6 +144,11 @@ class Listing:
         self._prefix = prefix
         self._rest = b""  # a line whose end has not come
         self._taken_bytes, self._kept_bytes = 0, 0
+
+    def clear(self) -> None:
+        """Forget what was kept."""
+        self.names.clear()
+        self.entries.clear()
 
     def feed(self, piece: bytes) -> None:
         """Take a piece. Raises GarbledListingError for one that is too large altogether."""
@@ -180,6 +188,7 @@ class Listing:
         self.count += 1
         self._last = name
         if name.startswith(self._prefix):
+            LISTINGS.take(len(name) + (0 if entry is None else _ENTRY_BYTES))
             self.names.append(name)
             if entry is not None:
                 self.entries.setdefault(name, set()).add(entry)

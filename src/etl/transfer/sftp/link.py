@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from etl.errors import EtlError, InvalidPath
-from etl.transfer.paths import below
+from etl.transfer.paths import below, refuse_misread
 from etl.transfer.promises import Lazy
 from etl.transfer.sftp.handles import Handles
 from etl.transfer.sftp.options import LARGEST_BLOCK
@@ -87,9 +87,11 @@ class Link:
         """Return a path as the wire has it. Raises InvalidPath for what the server's encoding does not have."""
         encoding = self.server.encoding or "utf-8"
         try:
-            return string(whole.encode(encoding, "surrogateescape"))
+            name = whole.encode(encoding, "surrogateescape")
         except UnicodeError as error:
             raise InvalidPath(f"{self.name}:{whole!r} cannot be written in {encoding}", server=self.name) from error
+        refuse_misread(whole, name)
+        return string(name)
 
     def read_name(self, name: bytes) -> str:
         """Return a name that the server sent."""

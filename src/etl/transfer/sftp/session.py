@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import EtlError, FileMissing, NotAFile
+from etl.errors import EtlError, FileMissing, IOFailure, NotAFile
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
+from etl.transfer.budget import LISTINGS
 from etl.transfer.promises import Mapped
 from etl.transfer.sftp import login, options
 from etl.transfer.sftp.link import FSYNC, WANTED, Link
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from etl.transfer.sftp.packets import Answer
 
 _LISTS_AT_ONCE = 4  # READDIRs on their way
+_LISTS = 1_000_000  # of one folder at most; OpenSSH puts 100 names into each
 
 
 class SFTPTransfer(Streaming):
@@ -250,24 +252,29 @@ class SFTPTransfer(Streaming):
                 return []
             raise plain_error(link, whole, answer)
         names: list[str] = []
-        while True:
+        for _ in range(_LISTS // _LISTS_AT_ONCE):
             asked = [link.ask_handle(READDIR, handle) for _ in range(_LISTS_AT_ONCE)]
-            ends = [_names_in(link, pending.result(), names) for pending in asked]
+            ends = [_names_in(link, pending.result(), prefix, names) for pending in asked]
             if end := next(filter(None, ends), None):
                 break
+        else:
+            raise IOFailure(f"{link.name}:{whole}: a listing of more than {_LISTS} parts", server=link.name)
         link.handles.close(handle)
         if end.code != END_OF_FILE and not is_missing(end):  # some look at the folder only now
             raise plain_error(link, whole, end)
-        return [name for name in names if name.startswith(prefix) and name not in {".", ".."}]
+        return names
 
 
-def _names_in(link: Link, answer: Answer, names: list[str]) -> Answer | None:
-    """Take the names of one part of a listing; return the answer that ends it."""
+def _names_in(link: Link, answer: Answer, prefix: str, names: list[str]) -> Answer | None:
+    """Take the names of one part of a listing that begin with `prefix`; return the answer that ends it."""
     if answer.kind == STATUS:
         return answer
     reader = answer.expect(NAME)
     for _ in range(reader.u32()):
-        names.append(link.read_name(reader.string()))
+        name = link.read_name(reader.string())
+        if name.startswith(prefix) and name not in {".", ".."}:
+            LISTINGS.take(len(name))
+            names.append(name)
         reader.string()
         reader.attributes()
     return None

@@ -1,0 +1,136 @@
+"""Opening what lies below a folder, so that no link leads out of it, not even one that changes at the same moment.
+
+A path that was checked first and opened by its name afterwards may be another one by then. Here the system itself
+resolves it below the folder (openat2, Linux 5.6); elsewhere it is opened part by part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+
+_OPENAT2 = 437  # the number of the system call, on all machines that we know
+_RESOLVE_BENEATH = 0x08
+_TRIES = 16  # of a path of which parts are renamed at the same time
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LeadsOutError(PermissionError):
+    """Raised when a path leads out of its folder."""
+
+
+class _How(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def open_folder(root: str, path: str = ".") -> int:
+    """Return a descriptor of a folder below `root`, to be used as `dir_fd` only. Raises what `open_beneath` does."""
+    return open_beneath(root, path, os.O_PATH | os.O_DIRECTORY)
+
+
+def open_beneath(root: str, path: str, flags: int) -> int:
+    """Open an existing file or folder; return its descriptor. Links inside are followed. `path` is relative.
+
+    Raises LeadsOutError, and OSError as `os.open` does.
+    """
+    flags |= os.O_CLOEXEC
+    if not root.strip("/"):
+        return os.open(f"/{path}", flags)
+    top = os.open(root, _FOLDER)
+    try:
+        if _has_openat2:
+            # EXDEV: it leads out, or by a link with an absolute path, which may lead inside all the same.
+            with contextlib.suppress(_AbsoluteError):
+                return _openat2(top, path, flags)
+        return _walk(top, root, path, flags)
+    finally:
+        os.close(top)
+
+
+def make_folders(root: str, path: str) -> None:
+    """Make a folder and those above it, below `root`, which must exist; what exists may stay."""
+    parts = path.split("/")
+    for count in range(len(parts)):
+        above = open_folder(root, "/".join(parts[:count]) or ".")
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(parts[count] or ".", dir_fd=above)
+        finally:
+            os.close(above)
+
+
+def unlink_if_there(name: str, folder: int) -> None:
+    """Delete a file of a folder, which is given as a descriptor."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def sync_to_disk(name: str, folder: int) -> None:
+    """Have the system write a file of a folder to the disk, or the folder itself (`.`), all of it."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some file systems know no such thing of folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+class _AbsoluteError(Exception):
+    """Raised when only the path's real form can tell whether it leads out."""
+
+
+def _openat2(top: int, path: str, flags: int) -> int:
+    how = _How(flags, 0, _RESOLVE_BENEATH)
+    for _ in range(_TRIES):
+        opened = _libc.syscall(
+            ctypes.c_long(_OPENAT2),
+            ctypes.c_long(top),
+            ctypes.c_char_p(os.fsencode(path)),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        if opened >= 0:
+            return int(opened)
+        number = ctypes.get_errno()
+        if number == errno.EXDEV:
+            raise _AbsoluteError
+        if number not in {errno.EAGAIN, errno.EINTR}:
+            raise OSError(number, os.strerror(number), path)
+    raise LeadsOutError(errno.EAGAIN, "changes all the time", path)
+
+
+def _walk(top: int, root: str, path: str, flags: int) -> int:
+    """Open the real form of a path part by part, none of which may be a link by now."""
+    real_root, real = os.path.realpath(root), os.path.realpath(f"{root}/{path}")
+    if os.path.commonpath([real_root, real]) != real_root:
+        raise LeadsOutError(errno.EXDEV, "leads out", path)
+    *folders, last = os.path.relpath(real, real_root).split("/")
+    here = os.dup(top)
+    try:
+        for folder in folders:
+            above, here = here, os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
+            os.close(above)
+        return os.open(last, flags | os.O_NOFOLLOW, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _probe() -> bool:
+    """Has the system the call, and does a container's filter let it pass?"""
+    top = os.open("/", _FOLDER)
+    try:
+        os.close(_openat2(top, ".", _FOLDER))
+    except (OSError, _AbsoluteError):
+        return False
+    finally:
+        os.close(top)
+    return True
+
+
+_has_openat2 = _probe()
