@@ -144,8 +144,7 @@ class Control:
 
     def rest(self, seconds: float) -> None:
         """Wait, with nothing due; ends at once when the server says something, or the session is aborted."""
-        if seconds:
-            is_readable(self.sock, seconds)
+        is_readable(self.sock, seconds)
 
     def peek(self) -> None:
         """Read the replies that have come; wait for none, nor for the rest of one."""
@@ -183,7 +182,8 @@ class Control:
     def require_quiet(self) -> None:
         """Raise ConnectionLost when the server has sent something that nobody asked for (mostly: its farewell)."""
         self.flush()
-        if is_readable(self.sock) or not self._parser.is_empty:
+        if (data := self._received()) is not None or not self._parser.is_empty:
+            self._parser.feed(data or b"")
             # A 421 tells more than "spoke unasked": read it.
             deadline = self._deadline(self._reply_limit)
             while (reply := self._take()) is None:

@@ -1,0 +1,139 @@
+"""Opening data connections under TLS: the handshake, once the transfer's command was sent, and what it proves."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+from etl.errors import EtlError, SessionFault, TransferTimeout
+from etl.transfer.ftp.opening import DataConnections
+from etl.transfer.ftps import refusals
+from etl.transfer.ftps.data import SecureData
+from etl.transfer.ftps.tunnel import Tunnel
+from etl.transfer.watch import Watch
+
+if TYPE_CHECKING:
+    import socket
+
+    from etl.models.server import TransferSettings
+    from etl.transfer.ftp.control import Control
+    from etl.transfer.ftp.data import DataConnection
+    from etl.transfer.ftp.known import ServerQuirks
+    from etl.transfer.ftp.pending import Pending
+    from etl.transfer.ftps.security import Encrypted
+
+_WORD_SECONDS = 2.0  # for the server's reason of a handshake that failed
+_NO_CONNECTION = {425, 426, 522}
+_TRIES = 1  # with a login of its own, before a server is said to accept no session
+
+
+class SecureDataConnections(DataConnections):
+    """Opens the data connections of one session; each offers the control connection's TLS session."""
+
+    def __init__(
+        self,
+        security: Encrypted,
+        control: Control,
+        settings: TransferSettings,
+        quirks: ServerQuirks,
+        *,
+        passive: bool,
+        epsv: bool,
+    ) -> None:
+        super().__init__(control, security.sockets, settings, quirks, passive=passive, epsv=epsv)
+        self._security = security
+        self._resumed = False  # has a data connection taken up the control connection's session
+        self._doubtful: Pending | None = None  # the last transfer whose data connection did not
+        self.is_resumed: bool | None = None  # did the last one; None: there was none yet
+
+    def adopt(self, sock: socket.socket) -> DataConnection:
+        """Wrap a connected socket; its handshake waits for `secure`."""
+        watch = Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
+        tunnel = Tunnel(self._security.context, self._security.name, self._security.session())
+        return SecureData(sock, self.sockets, self.server, watch, tunnel, self._security.room)
+
+    def secure(self, data: DataConnection, command: Pending) -> bool:
+        """Do the handshake; False when `command` was refused meanwhile, or has failed for want of it.
+
+        Servers begin it once they have accepted the command. The reason for one that fails comes on the control
+        connection, a little later.
+        """
+        assert isinstance(data, SecureData)  # noqa: S101 - see `adopt`
+        deadline = time.monotonic() + self.settings.connect_timeout
+        data.sock.setblocking(False)
+        self.control.peek()  # the refusal may have come with the reply that named the port
+        try:
+            while not data.tunnel.shake_hands():
+                data.push_handshake()
+                if not self.wait(data.sock, select.POLLIN, command, deadline):
+                    return False
+                data.hear()
+            data.push_handshake()
+        except TimeoutError as error:
+            limit = self.settings.connect_timeout
+            raise TransferTimeout(
+                f"{self.server}: no TLS handshake on the data connection within {limit:g} s "
+                "(ETL_CONNECT_TIMEOUT_SECONDS)",
+                server=self.server,
+            ) from error
+        except ssl.SSLCertVerificationError as error:
+            raise refusals.another_one(self._security.server) from error
+        except OSError as error:
+            return self._is_over(data, command, error)
+        return self._is_accepted(data, command)
+
+    def _is_accepted(self, data: SecureData, command: Pending) -> bool:
+        """See that whoever took up the session, or shows the same certificate, is the server; False as in `secure`."""
+        self.is_resumed = bool(data.tunnel.tls.session_reused)
+        if self.is_resumed:
+            self._resumed, self.quirks.refused_sessions = True, 0
+            return True
+        if data.tunnel.tls.getpeercert(binary_form=True) != self._security.certificate:
+            raise refusals.another_one(self._security.server)
+        self._security.look_again()
+        if self._doubtful is not None and self._doubtful.reply is not None and self._doubtful.reply.is_success:
+            self.quirks.takes_any_session = True
+        self._doubtful = command
+        if self.quirks.takes_any_session and not self._resumed:
+            return True
+        # Such a handshake may be done, and be refused all the same: the word on that is on its way.
+        deadline = time.monotonic() + _WORD_SECONDS
+        with contextlib.suppress(TimeoutError):
+            while command.reply is None and not data.has_something():
+                if self.wait(data.sock, select.POLLIN, command, deadline):
+                    data.hear()
+        return self._is_over(data, command, None) if data.tunnel.has_ended or command.has_failed else True
+
+    def _is_over(self, data: SecureData, command: Pending, error: OSError | None) -> bool:
+        """Find out what it means that a data connection ended so early. True: there was nothing to send.
+
+        The server's word on the transfer tells, as the control connection is encrypted.
+        """
+        if self.sockets.is_cut:
+            raise self.lost("") from error
+        with contextlib.suppress(EtlError):
+            self.control.settle(command, limit=_WORD_SECONDS)
+        reply = command.reply
+        if reply is None:
+            if error is None:  # some say it only once our side is closed, too
+                return True
+            raise self.lost(f"no TLS on the data connection: {error}") from error
+        if reply.is_success:
+            return data.tunnel.has_ended
+        if reply.code in _NO_CONNECTION and (self._resumed or refusals.says_reuse(reply)):
+            raise self._why_not_taken_up(reply.text) from error
+        return False
+
+    def _why_not_taken_up(self, text: str) -> EtlError:
+        """Return the error for a session that was offered and not accepted: it has aged, or that never works."""
+        self.quirks.refused_sessions += 1
+        if self._resumed or self.quirks.refused_sessions <= _TRIES:
+            return SessionFault(f"{self.server}: its TLS session is not accepted any more: {text}", server=self.server)
+        return refusals.refused(
+            self._security.server,
+            "the server wants data connections to take up the TLS session of the control connection, and does not "
+            f"accept the one that it gave ({text}); {self.server}_TLS_MAX=1.2 may help",
+        )
