@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from etl.errors import EtlError, SessionFault, TransferTimeout
 from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftps import refusals
-from etl.transfer.ftps.data import SecureData
-from etl.transfer.ftps.tunnel import Tunnel
+from etl.transfer.ftps.data import ROOM_BYTES, SecureData
 from etl.transfer.watch import Watch
 
 if TYPE_CHECKING:
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.known import ServerQuirks
     from etl.transfer.ftp.pending import Pending
-    from etl.transfer.ftps.security import Encrypted
+    from etl.transfer.ftp.sockets import Sockets
+    from etl.transfer.ftps.agreement import Agreement
 
 _WORD_SECONDS = 2.0  # for the server's reason of a handshake that failed
 _NO_CONNECTION = {425, 426, 522}
@@ -35,7 +35,8 @@ class SecureDataConnections(DataConnections):
 
     def __init__(
         self,
-        security: Encrypted,
+        agreement: Agreement,
+        sockets: Sockets,
         control: Control,
         settings: TransferSettings,
         quirks: ServerQuirks,
@@ -43,8 +44,9 @@ class SecureDataConnections(DataConnections):
         passive: bool,
         epsv: bool,
     ) -> None:
-        super().__init__(control, security.sockets, settings, quirks, passive=passive, epsv=epsv)
-        self._security = security
+        super().__init__(control, sockets, settings, quirks, passive=passive, epsv=epsv)
+        self._agreement = agreement
+        self._room = memoryview(bytearray(ROOM_BYTES))
         self._resumed = False  # has a data connection taken up the control connection's session
         self._doubtful: Pending | None = None  # the last transfer whose data connection did not
         self.is_resumed: bool | None = None  # did the last one; None: there was none yet
@@ -52,8 +54,8 @@ class SecureDataConnections(DataConnections):
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket; its handshake waits for `secure`."""
         watch = Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
-        tunnel = Tunnel(self._security.context, self._security.name, self._security.session())
-        return SecureData(sock, self.sockets, self.server, watch, tunnel, self._security.room)
+        tunnel = self._agreement.new_tunnel(self._agreement.session())
+        return SecureData(sock, self.sockets, self.server, watch, tunnel, self._room)
 
     def secure(self, data: DataConnection, command: Pending) -> bool:
         """Do the handshake; False when `command` was refused meanwhile, or has failed for want of it.
@@ -80,7 +82,7 @@ class SecureDataConnections(DataConnections):
                 server=self.server,
             ) from error
         except ssl.SSLCertVerificationError as error:
-            raise refusals.another_one(self._security.server) from error
+            raise refusals.another_one(self._agreement.server) from error
         except OSError as error:
             return self._is_over(data, command, error)
         return self._is_accepted(data, command)
@@ -91,9 +93,9 @@ class SecureDataConnections(DataConnections):
         if self.is_resumed:
             self._resumed, self.quirks.refused_sessions = True, 0
             return True
-        if data.tunnel.tls.getpeercert(binary_form=True) != self._security.certificate:
-            raise refusals.another_one(self._security.server)
-        self._security.look_again()
+        if data.tunnel.tls.getpeercert(binary_form=True) != self._agreement.certificate:
+            raise refusals.another_one(self._agreement.server)
+        self._agreement.look_again()
         if self._doubtful is not None and self._doubtful.reply is not None and self._doubtful.reply.is_success:
             self.quirks.takes_any_session = True
         self._doubtful = command
@@ -133,7 +135,7 @@ class SecureDataConnections(DataConnections):
         if self._resumed or self.quirks.refused_sessions <= _TRIES:
             return SessionFault(f"{self.server}: its TLS session is not accepted any more: {text}", server=self.server)
         return refusals.refused(
-            self._security.server,
+            self._agreement.server,
             "the server wants data connections to take up the TLS session of the control connection, and does not "
             f"accept the one that it gave ({text}); {self.server}_TLS_MAX=1.2 may help",
         )

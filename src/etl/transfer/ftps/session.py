@@ -14,6 +14,7 @@ from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.session import FTPTransfer
 from etl.transfer.ftp.sockets import Sockets, dial
 from etl.transfer.ftps import refusals
+from etl.transfer.ftps.agreement import name_of
 from etl.transfer.ftps.options import SECRETS, SETTINGS, Options, context_of, problems
 from etl.transfer.ftps.security import Encrypted
 from etl.transfer.ftps.tunnel import SecureSocket, Tunnel
@@ -48,15 +49,17 @@ class FTPSTransfer(FTPTransfer):
         if security is None or self._sockets.is_cut:
             return error
         if isinstance(error.__cause__, ssl.SSLError):  # with TLS 1.3 a refusal comes behind the handshake
-            return refusals.no_handshake(self.server, error.__cause__, is_implicit=security.options.is_implicit)
-        if not (security.was_welcomed or security.options.is_implicit):
+            return refusals.no_handshake(
+                self.server, error.__cause__, is_implicit=security.agreement.options.is_implicit
+            )
+        if not (security.was_welcomed or security.agreement.options.is_implicit):
             hint = f"if TLS is expected from the first byte on, set {self.server.hostname}_TLS=implicit"
             return type(error)(f"{error}; {hint}", server=error.server)
         return error
 
     def lifetime_seconds(self) -> float:
         """Return for how long data connections may offer the TLS session of this login."""
-        return super().lifetime_seconds() if self._security is None else self._security.lifetime_seconds()
+        return super().lifetime_seconds() if self._security is None else self._security.agreement.lifetime_seconds()
 
     def _certificate_shown(self) -> bytes | None:
         """Ask the server for its certificate only: nothing is sent in that connection, nor believed."""
@@ -70,7 +73,7 @@ class FTPSTransfer(FTPTransfer):
                 control = Control(sock, sockets, self.server.hostname, Pipelining(self.server), **limits)
                 control.expect_welcome().result()
                 control.send("AUTH", b"TLS").result()
-            secure = SecureSocket(sock, Tunnel(context_of(options), Encrypted.name_of(options, self.server)))
+            secure = SecureSocket(sock, Tunnel(context_of(options), name_of(options, self.server)))
             sockets.replace(sock, secure)
             with contextlib.suppress(TimeoutError):
                 secure.shake_hands(settings.login_timeout)
@@ -80,4 +83,4 @@ class FTPSTransfer(FTPTransfer):
 
     def traits(self) -> dict[str, str]:
         """Ask what the server is like, and tell what was agreed on."""
-        return super().traits() | (self._security.traits() if self._security is not None else {})
+        return super().traits() | (self._security.agreement.traits() if self._security is not None else {})
