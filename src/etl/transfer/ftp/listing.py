@@ -73,6 +73,8 @@ def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Re
     try:
         while count := running.data.readinto(buffer):
             listing.feed(bytes(buffer[:count]))
+        if running.data.is_cut_off:
+            raise GarbledListingError("a listing that was cut off: TLS was not ended")
     except (EtlError, GarbledListingError) as error:
         running.data.reset()
         broken = error if isinstance(error, EtlError) else IOFailure(f"{link.name}: {error}", server=link.name)

@@ -124,7 +124,8 @@ class SecureDataConnections(DataConnections):
                 return True
             raise self.lost(f"no TLS on the data connection: {error}") from error
         if reply.is_success:
-            return data.tunnel.has_ended
+            data.tunnel.is_closed = True
+            return True
         if reply.code in _NO_CONNECTION and (self._resumed or refusals.says_reuse(reply)):
             raise self._why_not_taken_up(reply.text) from error
         return False

@@ -21,8 +21,8 @@ SETTINGS = {
     "TLS_CA_FILE": "file of the certificates (PEM) of whom to trust; unset: the system's",
     "TLS_FINGERPRINT": "SHA-256 of the server's certificate, which alone is trusted then; several with spaces between",
     "TLS_NAME": "name that the certificate must have, if it is not HOST; -: none is sent (needs TLS_FINGERPRINT)",
-    "TLS_MIN": "oldest version of TLS: 1.0, 1.1, 1.2 or 1.3; unset: 1.2",
-    "TLS_MAX": "newest version of TLS; unset: the newest that there is",
+    "TLS_MIN": "oldest version of TLS: 1.0 (with weak ciphers, too), 1.2 or 1.3; unset: 1.2",
+    "TLS_MAX": "newest version of TLS: 1.2 or 1.3; unset: the newest that there is",
     "TLS_CIPHERS": "ciphers of TLS before 1.3, as OpenSSL lists them",
     "TLS_CERT_FILE": "file of our own certificate (PEM), for servers that ask for one",
     "TLS_KEY_FILE": "file of its private key; unset: it is in TLS_CERT_FILE",
@@ -31,12 +31,9 @@ SETTINGS = {
 }
 SECRETS = ("TLS_KEY_PASSPHRASE",)
 
-_VERSIONS = {
-    "1.0": ssl.TLSVersion.TLSv1,
-    "1.1": ssl.TLSVersion.TLSv1_1,
-    "1.2": ssl.TLSVersion.TLSv1_2,
-    "1.3": ssl.TLSVersion.TLSv1_3,
-}
+_OLD = ssl.TLSVersion.MINIMUM_SUPPORTED
+_OLDEST = {"1.0": _OLD, "1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_NEWEST = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _MODES = ("explicit", "implicit")
 _FINGERPRINT = re.compile(r"[0-9A-F]{64}")
@@ -93,7 +90,7 @@ def context_of(options: Options) -> ssl.SSLContext:
     """Return what TLS connections are made of. Raises OptionError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.options |= ssl.OP_NO_RENEGOTIATION
-    is_old = options.oldest < ssl.TLSVersion.TLSv1_2
+    is_old = options.oldest is _OLD
     if is_old:  # such servers know no secure renegotiation; ssl.OP_LEGACY_SERVER_CONNECT has a name from 3.12 on
         context.options |= 0x4
     context.minimum_version, context.maximum_version = options.oldest, options.newest
@@ -151,16 +148,16 @@ class _Parsed:
             authorities=self._file("TLS_CA_FILE"),
             fingerprints=tuple(self._fingerprints()),
             name=self._text("TLS_NAME"),
-            oldest=self._version("TLS_MIN", ssl.TLSVersion.TLSv1_2),
-            newest=self._version("TLS_MAX", ssl.TLSVersion.MAXIMUM_SUPPORTED),
+            oldest=self._version("TLS_MIN", _OLDEST, ssl.TLSVersion.TLSv1_2),
+            newest=self._version("TLS_MAX", _NEWEST, ssl.TLSVersion.MAXIMUM_SUPPORTED),
             ciphers=self._text("TLS_CIPHERS"),
             certificate=self._file("TLS_CERT_FILE"),
             key=self._file("TLS_KEY_FILE"),
             passphrase=self._values.get("TLS_KEY_PASSPHRASE", ""),
             encrypts_data=self._switch("TLS_DATA"),
         )
-        if ssl.TLSVersion.MAXIMUM_SUPPORTED != options.newest < options.oldest:
-            self.problems.setdefault("TLS_MAX", "is older than TLS_MIN (unset: 1.2)")
+        if self._text("TLS_MIN") == "1.3" and self._text("TLS_MAX") == "1.2":
+            self.problems.setdefault("TLS_MAX", "is older than TLS_MIN")
         if options.fingerprints:
             for name in ("TLS_CA_FILE", "TLS_VERIFY"):
                 if self._text(name):
@@ -201,11 +198,11 @@ class _Parsed:
             self.problems.setdefault(name, "is neither true nor false")
         return _SWITCHES.get(text, True)
 
-    def _version(self, name: str, default: ssl.TLSVersion) -> ssl.TLSVersion:
+    def _version(self, name: str, versions: Mapping[str, ssl.TLSVersion], default: ssl.TLSVersion) -> ssl.TLSVersion:
         text = self._text(name)
-        if text and text not in _VERSIONS:
-            self.problems.setdefault(name, f"is none of {', '.join(_VERSIONS)}")
-        return _VERSIONS.get(text, default)
+        if text and text not in versions:
+            self.problems.setdefault(name, f"is none of {', '.join(versions)}")
+        return versions.get(text, default)
 
     def _fingerprints(self) -> list[str]:
         found = []
