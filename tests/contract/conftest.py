@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +165,10 @@ def subject(
         root = real.root / base
         root.mkdir(mode=0o777)
         settings = {key.lower(): value for key, value in resident.settings.items()}
-        config = _ftp_config(real, base_path=f"{real.base_path}/{base}", **settings)
-        make = _ftp
+        config, make = _ftp_config(real, base_path=f"{real.base_path}/{base}", **settings), _ftp
+        if real.ours:
+            options = {key: value for key, value in real.ours.items() if key != "TYPE"}
+            config, make = replace(config, type=real.ours["TYPE"], options=options), _ftps
     else:
         quirks: dict[str, Any] = {"encoding": "euc-kr"} if name == "ftp-euckr" else {}
         if name == "ftp-no-replace":

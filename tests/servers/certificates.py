@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 
 DAY = timedelta(days=1)
@@ -22,6 +23,31 @@ class Certificate:
 
     pem: Path
     fingerprint: str  # SHA-256, as the product shows it
+
+    def with_passphrase(self, passphrase: str) -> Path:
+        """Write it with its key encrypted."""
+        both = self.pem.read_bytes()
+        secret = serialization.BestAvailableEncryption(passphrase.encode())
+        key = serialization.load_pem_private_key(both, None).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret
+        )
+        certificate = x509.load_pem_x509_certificate(both).public_bytes(serialization.Encoding.PEM)
+        path = self.pem.with_suffix(".secret.pem")
+        path.write_bytes(key + certificate)
+        return path
+
+    def as_pkcs12(self, password: str) -> Path:
+        """Write it as Java reads it."""
+        both = self.pem.read_bytes()
+        key = serialization.load_pem_private_key(both, None)
+        assert isinstance(key, rsa.RSAPrivateKey)
+        secret = serialization.BestAvailableEncryption(password.encode())
+        store = pkcs12.serialize_key_and_certificates(
+            b"server", key, x509.load_pem_x509_certificate(both), None, secret
+        )
+        path = self.pem.with_suffix(".p12")
+        path.write_bytes(store)
+        return path
 
 
 class Authority:

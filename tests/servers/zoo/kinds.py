@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from servers.zoo.encrypted import ApacheTLS, FtpSrvTLS, ProFTPDTLS, PureFTPdTLS, VsftpdTLS
 from servers.zoo.server import (
     Aioftp,
     Apache,
@@ -126,6 +127,16 @@ KINDS = {
             contract=False,
         ),
         Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv, lacks=TIMELESS),
+        Kind("tls-vsftpd", "vsftpd", "TLS, `require_ssl_reuse`, `strict_ssl_read_eof`", VsftpdTLS, contract=False),
+        Kind("tls-proftpd", "ProFTPD", "mod_tls, `TLSProtocol TLSv1.2`, `TLSRequired on`", ProFTPDTLS),
+        Kind("tls-pure-ftpd", "Pure-FTPd", "`-Y 3`", PureFTPdTLS),
+        Kind("tls-apache", "Apache FtpServer 1.2.1", "TLS", lambda folder: ApacheTLS(folder, "50"), DOTLESS),
+        Kind("tls-ftp-srv", "ftp-srv 4.6.3", "TLS", FtpSrvTLS, lacks=TIMELESS),
     )
 }
-QUICK = ("proftpd", "pure-ftpd")  # those that run with every change; all others only when there is time
+QUICK = (
+    "proftpd",
+    "pure-ftpd",
+    "tls-proftpd",
+    "tls-pure-ftpd",
+)  # those that run with every change; all others only when there is time

@@ -51,6 +51,7 @@ class Resident(stack.Server):
     needs: Path  # what tests/fetch-zoo.sh brings
     owner = os.geteuid()  # of the files in `root`, as which the server works
     base_path = ""  # of the product's settings
+    ours: Mapping[str, str] = {}  # more of them, that only the server knows
     leaves = ""  # a pattern of what the server itself leaves when it dies
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -128,6 +129,7 @@ class Vsftpd(stack.Vsftpd):
     """Debian's vsftpd, which the other tests have, too; but its account is no root."""
 
     base_path = ""
+    ours: Mapping[str, str] = {}
     leaves = ""
 
     def __init__(self, folder: Path, **settings: str) -> None:

@@ -29,6 +29,7 @@ class FTPSTransfer(FTPTransfer):
         settings=SETTINGS,
         secrets=SECRETS,
         problems=problems,
+        guards_sessions=True,
     )
     _security: Encrypted | None = None
 
