@@ -58,7 +58,7 @@ class Encrypted(Security):
         reply = control.send("AUTH", b"TLS").result()
         if reply.code != _ENCRYPTED:
             raise refusals.no_auth(self._server, reply)
-        control.require_quiet()  # what came with the reply may not be taken for an answer that was encrypted
+        control.require_silence()  # what came with the reply may not be taken for an answer that was encrypted
         control.sock = self._encrypt(control.sock)
 
     def after_login(self, control: Control) -> None:
