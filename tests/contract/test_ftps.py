@@ -16,7 +16,7 @@ import pytest
 from contract_parts import LONG, Bytes, a_task, content_of, ftps_config, moved
 
 import stack
-from etl.config import TransferSettings
+from etl.config import ServerConfig, TransferSettings
 from etl.errors import (
     AuthenticationFailed,
     CertificateRefused,
@@ -34,6 +34,8 @@ from etl.transfer import FTPSTransfer
 from etl.transfer.ftp import known
 from servers.certificates import Authority, Certificate
 from servers.fake_tls import FakeTLS, Polite, Rude, TLSSession
+from servers.zoo import place
+from servers.zoo.encrypted import ProFTPDTLS
 
 pytestmark = pytest.mark.contract
 
@@ -399,6 +401,35 @@ def test_a_session_lives_as_long_as_its_ticket(serve, session) -> None:
     bare = serve(version="1.3")
     bare.tls.control.num_tickets = 0
     assert session(bare).lifetime_seconds() == float("inf")
+
+
+@pytest.fixture
+def forgetful() -> Iterator[ProFTPDTLS]:
+    """A ProFTPD whose sessions of TLS live for 5 seconds, not for half an hour."""
+    with place() as folder:
+        server = ProFTPDTLS(folder, "TLSSessionCache internal: 5")
+        server.start()
+        yield server
+        server.kill()
+        known.forget()
+
+
+def test_a_session_ends_before_proftpd_forgets_it(forgetful: ProFTPDTLS, buffer: memoryview) -> None:
+    """The pool is told how long it lives; whoever goes on all the same loses a session, and no attempt."""
+    (forgetful.root / "a").write_bytes(CONTENT)
+    options = {"TLS_CA_FILE": forgetful.ours["TLS_CA_FILE"]}
+    config = ServerConfig("FILES", "ftps", forgetful.host, forgetful.port, "zoo", forgetful.password, options=options)
+    with FTPSTransfer(config, LONG) as opened:
+        assert 0 < opened.lifetime_seconds() <= 4
+        assert content_of(opened, "/a", buffer) == CONTENT
+        stack.wait_until(lambda: not opened.lifetime_seconds(), 10, "its life is over")
+        assert content_of(opened, "/a", buffer) == CONTENT  # a fifth of it was left for jobs that run
+        born = time.monotonic()
+        stack.wait_until(lambda: time.monotonic() - born > 2, 10, "the server has forgotten it")
+        with pytest.raises(SessionFault, match="not accepted any more"):
+            content_of(opened, "/a", buffer)
+    with FTPSTransfer(config, LONG) as opened:
+        assert content_of(opened, "/a", buffer) == CONTENT
 
 
 # --- ends -----------------------------------------------------------------------------------------------------

@@ -58,11 +58,18 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self._name = _name(name)
+        self._known: dict[str, Certificate] = {}
         builder = _builder(self._name, self._name, self._key, datetime.now(UTC) + DAY)
         own = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         certificate = own.sign(self._key, hashes.SHA256())
         self.ca = folder / f"{name.replace(' ', '-')}.pem"
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def known(self, name: str) -> Certificate:
+        """Return the certificate of a host, which is made once: a key takes a while."""
+        if name not in self._known:
+            self._known[name] = self.sign(name, name)
+        return self._known[name]
 
     def sign(self, name: str, *names: str, ends: timedelta = DAY, self_signed: bool = False) -> Certificate:
         """Make a certificate for host names or addresses (`names`) that ends so long from now."""

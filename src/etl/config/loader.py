@@ -70,7 +70,6 @@ class ConfigLoader:
             name: validation.server(name, of_server) for name, of_server in properties.items()
         }
         problems.update(validation.problems)
-        problems.update(_torn_trust(self.servers))
         self.warnings += _idle_keys(in_file, properties, env_file, values)
         self.warnings += _unquoted_names(quoted, properties)
         self.warnings += _torn_logins(self.servers)
@@ -207,21 +206,6 @@ def _torn_logins(servers: Mapping[str, ServerConfig]) -> list[str]:
                 f"{other} and {name} are one login, {server.username} at {server.host}:{server.port}, with two"
                 " passwords: when one is refused, jobs of both names wait"
             )
-    return torn
-
-
-def _torn_trust(servers: Mapping[str, ServerConfig]) -> dict[str, str]:
-    """Return what is wrong with names of one login that do not trust alike: one would use what the other let in."""
-    first: dict[tuple[str, str, int, str], str] = {}
-    torn = {}
-    for name, server in servers.items():
-        spec = PROTOCOLS.get(server.type)
-        if spec is not None and spec.guards_sessions:
-            other = first.setdefault(server.address, name)
-            for key in sorted(spec.settings):
-                if server.options.get(key) != servers[other].options.get(key):
-                    torn[f"{name}_{key}"] = f"must be that of {other}: both names are one login, which shares sessions"
-                    break
     return torn
 
 

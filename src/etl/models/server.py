@@ -30,9 +30,6 @@ class ProtocolSpec:
     settings: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     problems: Callable[[ServerConfig], Mapping[str, str]] | None = None
-    guards_sessions: bool = (
-        False  # `settings` say whom to trust: names of one login, which share sessions, agree on them
-    )
 
     def port(self, properties: Mapping[str, str]) -> int:
         """Return the default port of a server with these properties, 0: it has none."""

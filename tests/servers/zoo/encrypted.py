@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import stack
 from servers.certificates import Authority, Certificate
-from servers.zoo.server import DEBIAN, HERE, ZOO, Apache, FtpSrv, ProFTPD, PureFTPd, Vsftpd
+from servers.zoo.server import DEBIAN, Apache, ProFTPD, PureFTPd, Vsftpd
 
 KEYSTORE_PASSWORD = "Key-4711"
 
@@ -92,13 +91,3 @@ class ApacheTLS(Encrypts, Apache):
         assert plain in text
         configuration.write_text(text.replace(plain, secure))
         return command
-
-
-class FtpSrvTLS(Encrypts, FtpSrv):
-    """ftp-srv, whose own command knows no TLS."""
-
-    def program(self) -> list[str]:
-        """Return the program and its arguments."""
-        main = str(HERE / "node" / "encrypted.js")
-        listens: list[Any] = [self.host, self.port, self.root, self.username, self.password, self.prepare().pem]
-        return ["node", main, str(ZOO / "node" / "node_modules" / "ftp-srv"), *map(str, listens)]

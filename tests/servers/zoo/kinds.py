@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers.zoo.encrypted import ApacheTLS, FtpSrvTLS, ProFTPDTLS, PureFTPdTLS, VsftpdTLS
+from servers.zoo.encrypted import ApacheTLS, ProFTPDTLS, PureFTPdTLS, VsftpdTLS
 from servers.zoo.server import (
     Aioftp,
     Apache,
@@ -131,7 +131,6 @@ KINDS = {
         Kind("tls-proftpd", "ProFTPD", "mod_tls, `TLSProtocol TLSv1.2`, `TLSRequired on`", ProFTPDTLS),
         Kind("tls-pure-ftpd", "Pure-FTPd", "`-Y 3`", PureFTPdTLS),
         Kind("tls-apache", "Apache FtpServer 1.2.1", "TLS", lambda folder: ApacheTLS(folder, "50"), DOTLESS),
-        Kind("tls-ftp-srv", "ftp-srv 4.6.3", "TLS", FtpSrvTLS, lacks=TIMELESS),
     )
 }
 QUICK = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,12 +21,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("certificates"))
 
 
-def loaded(*names: str, **properties: str) -> ConfigLoader:
-    """Load the settings of one server, under some names."""
+def loaded(**properties: str) -> ConfigLoader:
+    """Load the settings of one server."""
     values = {"TYPE": "ftps", "HOST": "ftps.example.com", "USER": "u", "PASS": "p"} | properties
-    return ConfigLoader(
-        environ={f"{name}_{key}": value for name in names or ("BANK",) for key, value in values.items()}
-    )
+    return ConfigLoader(environ={f"BANK_{key}": value for key, value in values.items()})
 
 
 def test_the_port_follows_the_mode() -> None:
@@ -94,13 +91,3 @@ def test_a_key_with_a_pass_phrase_is_opened_and_asks_nobody(authority: Authority
         assert "4712" not in str(refused.value)
     (tmp_path / "secret").write_text("Pass-4711\n")
     assert loaded(TLS_CERT_FILE=str(ours), TLS_KEY_PASSPHRASE_FILE=str(tmp_path / "secret")).servers
-
-
-def test_names_of_one_login_trust_alike() -> None:
-    """Their sessions are shared: one that checks nothing would open them for the other."""
-    same: dict[str, Any] = {"TLS_FINGERPRINT": PRINT}
-    assert len(loaded("BANK", "BANK2", **same).servers) == 2
-    environ = {f"BANK_{key}": value for key, value in {"TYPE": "ftps", "HOST": "h", "USER": "u", "PASS": "p"}.items()}
-    environ |= {name.replace("BANK_", "BANK2_"): value for name, value in environ.items()}
-    with pytest.raises(SettingsError, match="BANK2_TLS_VERIFY: must be that of BANK"):
-        ConfigLoader(environ=environ | {"BANK2_TLS_VERIFY": "false"})

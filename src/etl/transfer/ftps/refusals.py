@@ -61,11 +61,9 @@ def no_auth(server: ServerConfig, reply: Reply) -> EtlError:
 def no_handshake(server: ServerConfig, error: OSError, *, is_implicit: bool) -> EtlError:
     """Return the error for a control connection that was not encrypted. Not for certificates."""
     reason = (getattr(error, "reason", None) or "") if isinstance(error, ssl.SSLError) else ""
-    if reason in _NO_TLS:
-        other = "explicit" if is_implicit else "implicit"
-        return refused(
-            server, f"what the server answers is no TLS; {server.hostname}_TLS={other} may be right ({reason})"
-        )
+    if reason in _NO_TLS and is_implicit:
+        what = f"what the server says is no TLS; {server.hostname}_TLS=explicit may be right ({reason})"
+        return refused(server, what)
     if reason in _NO_COMMON_VERSION:
         what = f"no version of TLS that both allow ({reason}); old servers need {server.hostname}_TLS_MIN=1.0"
         return refused(server, what)

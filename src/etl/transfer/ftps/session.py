@@ -29,7 +29,6 @@ class FTPSTransfer(FTPTransfer):
         settings=SETTINGS,
         secrets=SECRETS,
         problems=problems,
-        guards_sessions=True,
     )
     _security: Encrypted | None = None
 
