@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from contract_parts import LONG, Bytes, a_task, content_of, ftps_config, moved
 
 import stack
@@ -474,6 +475,32 @@ def test_a_listing_that_is_cut_off_is_none(serve, session) -> None:
     server = serve(files={"/a": CONTENT}, answers={"NLST": cut_off(3)})
     with pytest.raises(IOFailure, match="TLS was not ended"):
         session(server).names("/")
+
+
+def test_nothing_at_all_is_no_empty_file_of_unknown_size(serve, session, buffer: memoryview) -> None:
+    """A handshake, the bare end, and a word that all is well: whoever stands between could have made that end."""
+    server = serve(files={"/a": CONTENT}, answers={"SIZE": "500 What?", "RETR": cut_off(0)})
+    server.tls.data = server.tls.context(server.tls.certificate)  # no session is taken up: its first word is waited for
+    with pytest.raises(ConnectionLost, match="TLS was not ended"):
+        content_of(session(server), "/a", buffer)
+
+
+def test_a_server_that_crashes_behind_downloads_is_told_of(serve, session, buffer: memoryview) -> None:
+    """ProFTPD does with TLS 1.3: the second time in a row the log says what to set."""
+
+    def die(session: TLSSession, argument: str) -> None:
+        session.reply("150 Here it comes.")
+        session.send_data(CONTENT)
+        session.drop()
+
+    server = serve(version="1.3", files={"/a": CONTENT}, answers={"RETR": die})
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(2):
+            opened = session(server)
+            with pytest.raises(ConnectionLost):
+                content_of(opened, "/a", buffer)
+            opened.disconnect()
+    assert [line["hint"] for line in lines if "behind downloads" in line["event"]] == ["FILES_TLS_MAX=1.2"]
 
 
 @pytest.mark.parametrize("verb", ["RETR", "NLST"])

@@ -13,6 +13,7 @@ from servers.zoo.server import (
     FtpSrv,
     Inetutils,
     ProFTPD,
+    ProFTPDSftp,
     PureFTPd,
     PyFTPDlib,
     Resident,
@@ -131,6 +132,7 @@ KINDS = {
         Kind("tls-proftpd", "ProFTPD", "mod_tls, `TLSProtocol TLSv1.2`, `TLSRequired on`", ProFTPDTLS),
         Kind("tls-pure-ftpd", "Pure-FTPd", "`-Y 3`", PureFTPdTLS),
         Kind("tls-apache", "Apache FtpServer 1.2.1", "TLS", lambda folder: ApacheTLS(folder, "50"), DOTLESS),
+        Kind("sftp-proftpd", "ProFTPD", "SFTP, by mod_sftp", ProFTPDSftp, contract=False),
     )
 }
 QUICK = (

@@ -104,7 +104,7 @@ CONTRACT: dict[str, list[tuple[str, str]]] = {
 
 
 def _like(kind: str) -> str:
-    """Return the kind whose names and ways one under TLS shares."""
+    """Return the kind whose ways one that encrypts shares."""
     return kind.removeprefix("tls-")
 
 

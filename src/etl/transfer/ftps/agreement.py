@@ -38,6 +38,7 @@ class Agreement:
         self.context = _context(server, self.options)
         self.name = name_of(self.options, server)
         self.certificate = b""  # the server's, DER
+        self.version = ""
         self._control: ssl.SSLObject | None = None
         self._session: ssl.SSLSession | None = None
         self._looked = -math.inf  # when for the newest session
@@ -54,7 +55,7 @@ class Agreement:
 
     def met(self, control: ssl.SSLObject) -> None:
         """Take note of the control connection's handshake. Raises CertificateRefused for one that is not pinned."""
-        self._control = control
+        self._control, self.version = control, control.version() or ""
         self.certificate = control.getpeercert(binary_form=True) or b""
         seen = refusals.fingerprint_of(self.certificate)
         if self.options.fingerprints and seen.replace(":", "") not in self.options.fingerprints:
@@ -74,7 +75,7 @@ class Agreement:
     def lifetime_seconds(self) -> float:
         """Return for how long the session may be offered."""
         session = self.session() if self.options.encrypts_data else None
-        if session is None or not (session.has_ticket or self.control.version() != "TLSv1.3"):
+        if session is None or not (session.has_ticket or self.version != "TLSv1.3"):
             return math.inf
         told = session.ticket_lifetime_hint if session.has_ticket else 0
         lives = float(told or _UNTOLD_SECONDS)
@@ -84,7 +85,7 @@ class Agreement:
         """Return what was agreed on: topic -> words."""
         tls = self.control
         cipher = tls.cipher()
-        told = {"TLS": f"{tls.version()}, {cipher[0] if cipher else 'no cipher'}"}
+        told = {"TLS": f"{self.version}, {cipher[0] if cipher else 'no cipher'}"}
         if shown := tls.getpeercert():
             told["certificate"] = (
                 f"{_name(shown['subject'])}, by {_name(shown['issuer'])}, valid until {shown['notAfter']}"

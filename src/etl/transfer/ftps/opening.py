@@ -8,8 +8,9 @@ import ssl
 import time
 from typing import TYPE_CHECKING
 
-from etl.errors import EtlError, SessionFault, TransferTimeout
+from etl.errors import ConnectionLost, EtlError, SessionFault, TransferTimeout
 from etl.transfer.ftp.opening import DataConnections
+from etl.transfer.ftp.sockets import is_readable
 from etl.transfer.ftps import refusals
 from etl.transfer.ftps.data import ROOM_BYTES, SecureData
 from etl.transfer.watch import Watch
@@ -49,7 +50,7 @@ class SecureDataConnections(DataConnections):
         self._room = memoryview(bytearray(ROOM_BYTES))
         self._resumed = False  # has a data connection taken up the control connection's session
         self._doubtful: Pending | None = None  # the last transfer whose data connection did not
-        self.is_resumed: bool | None = None  # did the last one; None: there was none yet
+        self._last: tuple[SecureData, Pending] | None = None
 
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket; its handshake waits for `secure`."""
@@ -65,6 +66,9 @@ class SecureDataConnections(DataConnections):
         """
         assert isinstance(data, SecureData)  # noqa: S101 - see `adopt`
         deadline = time.monotonic() + self.settings.connect_timeout
+        if self._last is not None and self._last[1].reply is not None:
+            self.quirks.crashes = 0
+        self._last = data, command
         data.sock.setblocking(False)
         self.control.peek()  # the refusal may have come with the reply that named the port
         try:
@@ -89,8 +93,7 @@ class SecureDataConnections(DataConnections):
 
     def _is_accepted(self, data: SecureData, command: Pending) -> bool:
         """See that whoever took up the session, or shows the same certificate, is the server; False as in `secure`."""
-        self.is_resumed = bool(data.tunnel.tls.session_reused)
-        if self.is_resumed:
+        if data.tunnel.tls.session_reused:
             self._resumed, self.quirks.refused_sessions = True, 0
             return True
         if data.tunnel.tls.getpeercert(binary_form=True) != self._agreement.certificate:
@@ -110,25 +113,35 @@ class SecureDataConnections(DataConnections):
         return self._is_over(data, command, None) if data.tunnel.has_ended or command.has_failed else True
 
     def _is_over(self, data: SecureData, command: Pending, error: OSError | None) -> bool:
-        """Find out what it means that a data connection ended so early. True: there was nothing to send.
+        """Find out what it means that a data connection ended so early; `error`: before its handshake was done.
 
-        The server's word on the transfer tells, as the control connection is encrypted.
+        The server's word on the transfer tells, as the control connection is encrypted. True: all is well, there was
+        nothing to send.
         """
         if self.sockets.is_cut:
             raise self.lost("") from error
-        with contextlib.suppress(EtlError):
-            self.control.settle(command, limit=_WORD_SECONDS)
+        deadline = time.monotonic() + _WORD_SECONDS
+        while command.reply is None and is_readable(self.control.sock, max(0.0, deadline - time.monotonic())):
+            self.control.peek()
         reply = command.reply
-        if reply is None:
-            if error is None:  # some say it only once our side is closed, too
-                return True
+        if reply is None and error is not None:
             raise self.lost(f"no TLS on the data connection: {error}") from error
+        if reply is None:  # some say it only once our side is closed, too
+            return True
         if reply.is_success:
-            data.tunnel.is_closed = True
+            data.tunnel.is_closed = data.tunnel.is_closed or (error is not None and data.tunnel.has_ended)
             return True
         if reply.code in _NO_CONNECTION and (self._resumed or refusals.says_reuse(reply)):
             raise self._why_not_taken_up(reply.text) from error
         return False
+
+    @property
+    def has_died_behind_data(self) -> bool:
+        """Did the session end between the end of a download and the word on it? ProFTPD crashes there with TLS 1.3."""
+        if self._last is None or self.sockets.is_cut:
+            return False
+        data, command = self._last
+        return data.tunnel.is_closed and command.reply is None and isinstance(command.error, ConnectionLost)
 
     def _why_not_taken_up(self, text: str) -> EtlError:
         """Return the error for a session that was offered and not accepted: it has aged, or that never works."""

@@ -42,6 +42,7 @@ class Encrypted(Security):
         super().__init__(sockets)
         self.agreement = Agreement(server)
         self.was_welcomed = False
+        self.secure_ways: SecureDataConnections | None = None
         self._server = server
         self._ask = ask
         self._limit = settings.login_timeout
@@ -76,9 +77,10 @@ class Encrypted(Security):
         """Return what opens data connections."""
         if not self.agreement.options.encrypts_data:
             return super().ways(control, settings, quirks, passive=passive, epsv=epsv)
-        return SecureDataConnections(
+        self.secure_ways = SecureDataConnections(
             self.agreement, self.sockets, control, settings, quirks, passive=passive, epsv=epsv
         )
+        return self.secure_ways
 
     def _encrypt(self, sock: socket.socket) -> SecureSocket:
         secure = SecureSocket(sock, self.agreement.new_tunnel())

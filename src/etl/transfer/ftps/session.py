@@ -7,8 +7,11 @@ import ssl
 from dataclasses import replace
 from typing import ClassVar
 
+import structlog
+
 from etl.errors import EtlError, ServerUnavailable
 from etl.models.server import ProtocolSpec
+from etl.transfer.ftp import known
 from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.session import FTPTransfer
@@ -18,6 +21,10 @@ from etl.transfer.ftps.agreement import name_of
 from etl.transfer.ftps.options import SECRETS, SETTINGS, Options, context_of, problems
 from etl.transfer.ftps.security import Encrypted
 from etl.transfer.ftps.tunnel import SecureSocket, Tunnel
+
+_CRASHES = 2  # in a row, after which they are no accident
+
+log = structlog.get_logger(__name__)
 
 
 class FTPSTransfer(FTPTransfer):
@@ -56,6 +63,18 @@ class FTPSTransfer(FTPTransfer):
             hint = f"if TLS is expected from the first byte on, set {self.server.hostname}_TLS=implicit"
             return type(error)(f"{error}; {hint}", server=error.server)
         return error
+
+    def disconnect(self) -> None:
+        """Close everything, and note a server that seems to crash."""
+        security = self._security
+        if security is not None and security.secure_ways is not None and security.secure_ways.has_died_behind_data:
+            quirks = known.of(self.server.address)
+            quirks.crashes += 1
+            if quirks.crashes == _CRASHES and security.agreement.version == "TLSv1.3":
+                name = self.server.hostname
+                log.warning("server ends its sessions behind downloads", server=name, hint=f"{name}_TLS_MAX=1.2")
+            security.secure_ways = None  # it is counted once
+        super().disconnect()
 
     def lifetime_seconds(self) -> float:
         """Return for how long data connections may offer the TLS session of this login."""
