@@ -376,8 +376,9 @@ def test_a_server_that_demands_a_session_it_does_not_accept_is_named(
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("refusal", ["425 Unable to build data connection: Operation not permitted", ""])
+@pytest.mark.parametrize("begins", ["150 Yes.", ""])
 def test_a_session_that_has_aged_costs_no_attempt(
-    serve, session, buffer: memoryview, version: str, refusal: str
+    serve, session, buffer: memoryview, version: str, refusal: str, begins: str
 ) -> None:
     """Refused because it is not taken up any more, the session is of no use; where that is no matter all goes on."""
     server = serve(version=version, files={"/a": CONTENT})
@@ -385,7 +386,14 @@ def test_a_session_that_has_aged_costs_no_attempt(
     assert content_of(opened, "/a", buffer) == CONTENT
     server.tls.data = server.tls.context(server.tls.certificate)
     if refusal:
-        server.answers["RETR"] = lambda session, _: (session.reply("150 Yes."), session.data().close(), refusal)[2]
+
+        def refuse(session: TLSSession, _: str) -> str:
+            if begins:
+                session.reply(begins)
+            session.data().close()
+            return refusal
+
+        server.answers["RETR"] = refuse
         with pytest.raises(SessionFault, match="not accepted any more: 425"):
             content_of(opened, "/a", buffer)
         del server.answers["RETR"]
@@ -408,7 +416,7 @@ def test_a_session_lives_as_long_as_its_ticket(serve, session) -> None:
 def forgetful() -> Iterator[ProFTPDTLS]:
     """A ProFTPD whose sessions of TLS live for 5 seconds, not for half an hour."""
     with place() as folder:
-        server = ProFTPDTLS(folder, "TLSSessionCache internal: 5")
+        server = ProFTPDTLS(folder, "TLSSessionCache internal: 5", "TLSSessionTickets on")
         server.start()
         yield server
         server.kill()
@@ -427,7 +435,7 @@ def test_a_session_ends_before_proftpd_forgets_it(forgetful: ProFTPDTLS, buffer:
         assert content_of(opened, "/a", buffer) == CONTENT  # a fifth of it was left for jobs that run
         born = time.monotonic()
         stack.wait_until(lambda: time.monotonic() - born > 2, 10, "the server has forgotten it")
-        with pytest.raises(SessionFault, match="not accepted any more"):
+        with pytest.raises(SessionFault, match="has aged"):
             content_of(opened, "/a", buffer)
     with FTPSTransfer(config, LONG) as opened:
         assert content_of(opened, "/a", buffer) == CONTENT

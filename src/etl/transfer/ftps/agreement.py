@@ -73,13 +73,23 @@ class Agreement:
         self._looked = -math.inf
 
     def lifetime_seconds(self) -> float:
-        """Return for how long the session may be offered."""
+        """Return for how long jobs may begin that offer the session."""
+        age, life = self._age_and_life()
+        return max(0.0, life * _LIFETIME_PART - age)
+
+    @property
+    def has_aged(self) -> bool:
+        """Is the session one that no server may know any more?"""
+        age, life = self._age_and_life()
+        return age > life
+
+    def _age_and_life(self) -> tuple[float, float]:
+        """Return the session's age, and how old it may become, in seconds."""
         session = self.session() if self.options.encrypts_data else None
         if session is None or not (session.has_ticket or self.version != "TLSv1.3"):
-            return math.inf
+            return 0.0, math.inf
         told = session.ticket_lifetime_hint if session.has_ticket else 0
-        lives = float(told or _UNTOLD_SECONDS)
-        return max(0.0, session.time + lives * _LIFETIME_PART - time.time())
+        return time.time() - session.time, float(told or _UNTOLD_SECONDS)
 
     def traits(self) -> dict[str, str]:
         """Return what was agreed on: topic -> words."""

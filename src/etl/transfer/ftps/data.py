@@ -82,14 +82,19 @@ class SecureData(DataConnection):
     def wait(self, control: socket.socket | None, seconds: float) -> bool:
         """Wait until there is something to receive, or the end."""
         deadline = time.monotonic() + seconds
+        while not self._heard_something():
+            if not super().wait(control, max(0.0, deadline - time.monotonic())):
+                return False
+        return True
+
+    def _heard_something(self) -> bool:
+        """Take what has come; is there a byte, or the end?"""
         try:
-            while not self.has_something():
-                if not super().wait(control, max(0.0, deadline - time.monotonic())):
-                    return False
+            if not self.has_something():
                 self.hear()
+            return self.has_something()
         except OSError as error:
             raise self._fault(error) from error
-        return True
 
     def wait_for_end(self, control: socket.socket, seconds: float) -> bool | None:
         """After `finish_writing`: wait until the server has ended its side, too."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.control import Control
     from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.known import ServerQuirks
+    from etl.transfer.ftp.opening import Opening
     from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.sockets import Sockets
     from etl.transfer.ftps.agreement import Agreement
@@ -52,6 +53,12 @@ class SecureDataConnections(DataConnections):
         self._doubtful: Pending | None = None  # the last transfer whose data connection did not
         self._last: tuple[SecureData, Pending] | None = None
 
+    def open(self) -> Opening:
+        """Queue the opening command; in a session that has aged some servers would take up its TLS, and refuse it."""
+        if self._agreement.has_aged:
+            raise SessionFault(f"{self.server}: its TLS session has aged", server=self.server)
+        return super().open()
+
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket; its handshake waits for `secure`."""
         watch = Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
@@ -75,9 +82,11 @@ class SecureDataConnections(DataConnections):
             while not data.tunnel.shake_hands():
                 data.push_handshake()
                 if not self.wait(data.sock, select.POLLIN, command, deadline):
-                    return False
+                    return self._is_over(data, command, None)
                 data.hear()
             data.push_handshake()
+        except EtlError:  # of the control connection: what it says already is all there is to say
+            raise
         except TimeoutError as error:
             limit = self.settings.connect_timeout
             raise TransferTimeout(
@@ -121,7 +130,9 @@ class SecureDataConnections(DataConnections):
         if self.sockets.is_cut:
             raise self.lost("") from error
         deadline = time.monotonic() + _WORD_SECONDS
-        while command.reply is None and is_readable(self.control.sock, max(0.0, deadline - time.monotonic())):
+        while (command.reply or command.error) is None and is_readable(
+            self.control.sock, max(0.0, deadline - time.monotonic())
+        ):
             self.control.peek()
         reply = command.reply
         if reply is None and error is not None:

@@ -121,9 +121,16 @@ class SecureSocket(socket.socket):
         return data
 
     def sendall(self, data: bytes, flags: int = 0, /) -> None:  # type: ignore[override]  # bytes will do
-        """Send all."""
+        """Send all; where the other side has closed the connection, raise the reason that it gave, if it did."""
         self.tunnel.write(data)
-        super().sendall(self.tunnel.take(), flags)
+        try:
+            super().sendall(self.tunnel.take(), flags)
+        except ConnectionError:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                while not self.tunnel.has_ended:
+                    self.tunnel.put(super().recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT))
+                    self.tunnel.read_into(self._room)
+            raise
 
     def send(self, data: bytes, flags: int = 0, /) -> int:  # type: ignore[override]  # bytes will do
         """Send something short, once: what the kernel does not take is lost."""
