@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import uuid
@@ -21,6 +22,8 @@ from etl.transfer.base import Session
 from etl.transfer.ftp import known
 from servers.certificates import Authority
 from servers.passing import Passing
+from servers.pyftpd import PyFTPD, under_tls
+from servers.sftp import SFTPServer
 
 pytestmark = pytest.mark.contract
 
@@ -33,22 +36,39 @@ SFTP_CUTS = [10, 1500, 3000, 4500, 6000, 50_000, 1_000_000, 1_503_000]
 FTPS_CUTS = [10, 100, 1500, 2300, 2800, 3200, 3500]
 
 
-@pytest.fixture(params=["sshd", "vsftpd_tls"])
+@pytest.fixture(params=["sshd", "asyncssh", "vsftpd_tls", "pyftpdlib"])
 def far(
-    request: pytest.FixtureRequest, authority: Authority
+    request: pytest.FixtureRequest, authority: Authority, tmp_path: Path
 ) -> Iterator[tuple[Callable[[TransferSettings], Session], Passing, Path]]:
     """Give a way to open sessions through a proxy, the proxy, and where `/` is."""
-    server: Any = request.getfixturevalue(request.param)
-    root = server.root / f"cuts-{uuid.uuid4().hex[:8]}"
-    root.mkdir()
+    with contextlib.ExitStack() as ending:
+        if request.param == "asyncssh":
+            server: Any = ending.enter_context(contextlib.closing(SFTPServer(tmp_path / "root")))
+        elif request.param == "pyftpdlib":
+            encrypted = under_tls(authority.known("127.0.0.1"))
+            server = ending.enter_context(contextlib.closing(PyFTPD(tmp_path / "root", **encrypted)))
+        else:
+            server = request.getfixturevalue(request.param)
+        yield from _through_proxy(server, authority, tmp_path)
+    known.forget()
+
+
+def _through_proxy(
+    server: Any, authority: Authority, tmp_path: Path
+) -> Iterator[tuple[Callable[[TransferSettings], Session], Passing, Path]]:
+    top = tmp_path / "root" if isinstance(server, SFTPServer) else server.root
+    root = top / f"cuts-{uuid.uuid4().hex[:8]}"
+    root.mkdir(parents=True)
     with Passing(server.port) as way:
-        if isinstance(server, stack.Sshd):
+        if isinstance(server, SFTPServer):
+            config = replace(sftp_config(server, f"/{root.name}", server.password), port=way.port)
+            yield lambda limits: SFTPTransfer(config, limits), way, root
+        elif isinstance(server, stack.Sshd):
             config = replace(sftp_config(server, base_path=str(root)), port=way.port)
             yield lambda limits: SFTPTransfer(config, limits), way, root
         else:
             config = replace(ftps_config(server, authority, base_path=f"/{root.name}"), port=way.port)
             yield lambda limits: FTPSTransfer(config, limits), way, root
-    known.forget()
 
 
 @pytest.mark.parametrize("fault", ["cut", "end", "stall"])

@@ -48,31 +48,31 @@ class Passing:
         with client, socket.create_connection((self.host, self._target)) as server, selectors.DefaultSelector() as both:
             both.register(client, selectors.EVENT_READ, server)
             both.register(server, selectors.EVENT_READ, client)
-            left = self.after
+            fault, left = self.fault, self.after
             while both.get_map() and not self._is_closed.is_set():
                 for key, _ in both.select(0.05):
                     source = key.fileobj
                     assert isinstance(source, socket.socket)
-                    limit = min(65536, left) if self.fault else 65536
+                    limit = min(65536, left) if fault else 65536
                     try:
                         piece = source.recv(limit) if limit else b""
                         key.data.sendall(piece)
                     except OSError:
                         return
                     left -= len(piece)
-                    if self.fault and left <= 0:
+                    if fault and left <= 0:
                         self.happened += 1
-                        self._go_wrong(client, server)
+                        self._go_wrong(fault, client, server)
                         return
                     if not piece:
                         both.unregister(source)
                         with contextlib.suppress(OSError):
                             key.data.shutdown(socket.SHUT_WR)
 
-    def _go_wrong(self, *ends: socket.socket) -> None:
-        if self.fault == "stall":
+    def _go_wrong(self, fault: str, *ends: socket.socket) -> None:
+        if fault == "stall":
             self._is_closed.wait()
-        elif self.fault == "cut":
+        elif fault == "cut":
             for end in ends:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
