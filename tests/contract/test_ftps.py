@@ -219,7 +219,7 @@ def test_files_in_clear_are_a_setting(serve, session, buffer: memoryview) -> Non
         session(serve(answers={"PROT": lambda _, level: "200 Ok." if level == "P" else "534 No."}), TLS_DATA="false")
 
 
-@pytest.mark.parametrize("behind", [b"331 Go on.\r\n", b"230 Welcome.\r\n", b"3"])
+@pytest.mark.parametrize("behind", [b"331 Go on.\r\n", b"530 No.\r\n", b"230 Wel", b"3"])
 def test_what_was_said_in_clear_is_no_answer_to_what_is_encrypted(serve, session, behind: bytes) -> None:
     """Whoever puts replies behind the one to AUTH gets no password."""
     server = serve()
@@ -227,6 +227,16 @@ def test_what_was_said_in_clear_is_no_answer_to_what_is_encrypted(serve, session
     with pytest.raises((SessionFault, ServerUnavailable, EncryptionRefused)):
         session(server)
     assert not [line for line in server.commands if line.startswith(("USER", "PASS"))]
+
+
+def test_a_second_greeting_is_no_answer_either(serve, session, buffer: memoryview) -> None:
+    """Some servers give two: what was said in clear is dropped, and the password goes to whoever has the certificate."""
+    server = serve(files={"/a": CONTENT}, answers={"PASS": "530 Login incorrect."})
+    server.tls.behind_auth = b"230 Welcome.\r\n"
+    with pytest.raises(AuthenticationFailed):
+        session(server)
+    del server.answers["PASS"]
+    assert content_of(session(server), "/a", buffer) == CONTENT
 
 
 def test_the_password_is_told_nowhere(serve, session) -> None:

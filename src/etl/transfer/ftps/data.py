@@ -12,6 +12,8 @@ from etl.transfer.ftp.data import DataConnection
 from etl.transfer.ftps.tunnel import RECORD_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from etl.transfer.ftp.sockets import Sockets
     from etl.transfer.ftps.tunnel import Tunnel
     from etl.transfer.watch import Watch
@@ -58,14 +60,14 @@ class SecureData(DataConnection):
 
     # --- receiving ------------------------------------------------------------------------------------------
 
-    def _receive(self, buffer: memoryview, flags: int) -> int:
+    def _receive(self, buffer: memoryview, has_ended: Callable[[float], bool], flags: int) -> int:
         filled = len(self._ahead)
         buffer[:filled], self._ahead = self._ahead, b""
         while True:
             filled += self.tunnel.read_into(buffer[filled:])
             if filled == len(buffer) or (filled and not flags & socket.MSG_WAITALL) or self.tunnel.has_ended:
                 return filled
-            self.tunnel.put(self._room[: super()._receive(self._room, 0)])
+            self.tunnel.put(self._room[: super()._receive(self._room, has_ended, 0)])
 
     def hear(self) -> None:
         """Take what has come, if anything has. Raises OSError."""
