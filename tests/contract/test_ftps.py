@@ -230,7 +230,7 @@ def test_what_was_said_in_clear_is_no_answer_to_what_is_encrypted(serve, session
 
 
 def test_a_second_greeting_is_no_answer_either(serve, session, buffer: memoryview) -> None:
-    """Some servers give two: what was said in clear is dropped, and the password goes to whoever has the certificate."""
+    """Some servers give two: what was said in clear is dropped, and the password goes to who has the certificate."""
     server = serve(files={"/a": CONTENT}, answers={"PASS": "530 Login incorrect."})
     server.tls.behind_auth = b"230 Welcome.\r\n"
     with pytest.raises(AuthenticationFailed):
