@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from etl import clock as wall_clock
 from etl.errors import InvalidMessage
 from etl.models import header
 from etl.models.message import FileTransferJob
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from etl.outcomes.ledger import Ledger
     from etl.outcomes.messages import MessageBuilder
     from etl.outcomes.reporter import Reporter
-    from etl.topics.companions import Topics
+    from etl.topics.names import Topics
 
 
 # Pause of a partition whose next record would be deferred too soon; resuming refetches its buffered records.
@@ -77,7 +78,9 @@ class Admission:
     ledger: Ledger
     dispatcher: Dispatcher
     reporter: Reporter
-    clock: Callable[[], float] = time.time  # wall clock
+    clock: Callable[[], float] = wall_clock.now
+    # Does an outcome show that a record is done, where the group's offsets do not tell?
+    is_done: Callable[[Partition, Record, Origin], bool] = lambda *_: False
     deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
     # Offset of the last record of T-retry that was met in each partition, and when that was (wall clock).
     _first_seen: dict[Partition, tuple[int, float]] = field(default_factory=dict)
@@ -108,7 +111,7 @@ class Admission:
             return  # revoked by another thread since `epoch` was read
         if state is RecordState.DONE:
             return
-        if not is_for_this_group:
+        if not is_for_this_group or (bug is None and self.is_done(partition, record, carried.origin)):
             self.ledger.add(Outcome(partition, record.offset, epoch))
             return
         try:
