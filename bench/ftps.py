@@ -42,9 +42,17 @@ class FtpsRclone(Rclone):
 
 
 class FtpsLftp(Lftp):
-    """lftp's `mirror` from one URL to the other, all of it encrypted."""
+    """lftp's `mirror` from one URL to the other, all of it encrypted, with TLS 1.2: with 1.3 it loses connections."""
 
-    variables = (*Lftp.variables, "ftp:ssl-force yes", "ftp:ssl-protect-data yes", "ssl:verify-certificate no")
+    variables = (
+        *Lftp.variables,
+        "net:max-retries 20",
+        "net:reconnect-interval-base 1",
+        "ftp:ssl-force yes",
+        "ftp:ssl-protect-data yes",
+        "ssl:verify-certificate no",
+        "ssl:priority NORMAL:-VERS-TLS1.3",
+    )
     settings = f"lftp: mirror {Lftp.arguments} URL URL; set " + ", ".join(variables)
 
 
