@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import threading
 import time
@@ -521,13 +522,20 @@ def test_a_server_that_crashes_behind_downloads_is_told_of(serve, session, buffe
     assert [line["hint"] for line in lines if "behind downloads" in line["event"]] == ["FILES_TLS_MAX=1.2"]
 
 
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("verb", ["RETR", "NLST"])
-def test_an_empty_file_may_come_without_a_handshake(serve, session, buffer: memoryview, verb: str) -> None:
+def test_an_empty_file_may_come_without_a_handshake(
+    serve, session, buffer: memoryview, verb: str, is_reset: bool
+) -> None:
     """Some servers begin none where there is nothing to send: their word says so, and that came encrypted."""
 
     def answer(session: TLSSession, _: str) -> str:
         session.reply("150 Here it comes.")
-        session.plain_data().close()
+        with session.plain_data() as sock:
+            if is_reset:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            else:
+                sock.recv(65536)
         return "226 Done."
 
     server = serve(files={"/a": b""}, answers={verb: answer})

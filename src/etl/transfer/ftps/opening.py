@@ -140,7 +140,9 @@ class SecureDataConnections(DataConnections):
         if reply is None:  # some say it only once our side is closed, too
             return True
         if reply.is_success:
-            data.tunnel.is_closed = data.tunnel.is_closed or (error is not None and data.tunnel.has_ended)
+            if isinstance(error, (ConnectionError, ssl.SSLEOFError)):  # closed, or reset as our greeting was not read
+                data.tunnel.put(b"")
+                data.tunnel.is_closed = True
             return True
         if reply.code in _NO_CONNECTION and (self._resumed or refusals.says_reuse(reply)):
             raise self._why_not_taken_up(reply.text) from error

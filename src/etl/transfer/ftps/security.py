@@ -63,7 +63,7 @@ class Encrypted(Security):
         control.sock = self._encrypt(control.sock)
 
     def after_login(self, control: Control) -> None:
-        """Have data connections encrypted; and take the TLS session that they shall offer: its tickets have come."""
+        """Have data connections encrypted, or not, as it is set."""
         control.send("PBSZ", b"0").result()
         level = b"P" if self.agreement.options.encrypts_data else b"C"
         reply = control.send("PROT", level).result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from dataclasses import replace
 from typing import ClassVar
@@ -15,7 +14,7 @@ from etl.transfer.ftp import known
 from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.session import FTPTransfer
-from etl.transfer.ftp.sockets import Sockets, dial
+from etl.transfer.ftp.sockets import dial
 from etl.transfer.ftps import refusals
 from etl.transfer.ftps.agreement import name_of
 from etl.transfer.ftps.options import SECRETS, SETTINGS, Options, context_of, problems
@@ -83,22 +82,18 @@ class FTPSTransfer(FTPTransfer):
     def _certificate_shown(self) -> bytes | None:
         """Ask the server for its certificate only: nothing is sent in that connection, nor believed."""
         options = replace(Options.of(self.server), verifies=False, fingerprints=())
-        settings, sockets = self.settings, Sockets()
+        settings, sockets = self.settings, self._sockets  # closed by whoever found the certificate wanting
         port = self.server.port or self.spec.port(self.server.options)
-        try:
-            sock = dial(sockets, self.server.host, port, settings.connect_timeout, settings.reply_timeout)
-            if not options.is_implicit:
-                limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
-                control = Control(sock, sockets, self.server.hostname, Pipelining(self.server), **limits)
-                control.expect_welcome().result()
-                control.send("AUTH", b"TLS").result()
-            secure = SecureSocket(sock, Tunnel(context_of(options), name_of(options, self.server)))
-            sockets.replace(sock, secure)
-            with contextlib.suppress(TimeoutError):
-                secure.shake_hands(settings.login_timeout)
-            return secure.tunnel.tls.getpeercert(binary_form=True)
-        finally:
-            sockets.close_all()
+        sock = dial(sockets, self.server.host, port, settings.connect_timeout, settings.reply_timeout)
+        if not options.is_implicit:
+            limits = {"login": settings.login_timeout, "reply": settings.reply_timeout}
+            control = Control(sock, sockets, self.server.hostname, Pipelining(self.server), **limits)
+            control.expect_welcome().result()
+            control.send("AUTH", b"TLS").result()
+        secure = SecureSocket(sock, Tunnel(context_of(options), name_of(options, self.server)))
+        sockets.replace(sock, secure)
+        secure.shake_hands(settings.login_timeout)
+        return secure.tunnel.tls.getpeercert(binary_form=True)
 
     def traits(self) -> dict[str, str]:
         """Ask what the server is like, and tell what was agreed on."""
