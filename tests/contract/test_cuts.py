@@ -22,7 +22,6 @@ from etl.transfer.base import Session
 from etl.transfer.ftp import known
 from servers.certificates import Authority
 from servers.passing import Passing
-from servers.pyftpd import PyFTPD, under_tls
 from servers.sftp import SFTPServer
 
 pytestmark = pytest.mark.contract
@@ -36,7 +35,7 @@ SFTP_CUTS = [10, 1500, 3000, 4500, 6000, 50_000, 1_000_000, 1_503_000]
 FTPS_CUTS = [10, 100, 1500, 2300, 2800, 3200, 3500]
 
 
-@pytest.fixture(params=["sshd", "asyncssh", "vsftpd_tls", "pyftpdlib"])
+@pytest.fixture(params=["sshd", "asyncssh", "vsftpd_tls"])
 def far(
     request: pytest.FixtureRequest, authority: Authority, tmp_path: Path
 ) -> Iterator[tuple[Callable[[TransferSettings], Session], Passing, Path]]:
@@ -44,9 +43,6 @@ def far(
     with contextlib.ExitStack() as ending:
         if request.param == "asyncssh":
             server: Any = ending.enter_context(contextlib.closing(SFTPServer(tmp_path / "root")))
-        elif request.param == "pyftpdlib":
-            encrypted = under_tls(authority.known("127.0.0.1"))
-            server = ending.enter_context(contextlib.closing(PyFTPD(tmp_path / "root", **encrypted)))
         else:
             server = request.getfixturevalue(request.param)
         yield from _through_proxy(server, authority, tmp_path)
