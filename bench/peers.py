@@ -86,7 +86,7 @@ class Rclone(Peer):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         # Here and not in a round: each takes a process, which would be counted as rclone's time and processor time.
-        self._hidden = {end.password: _obscured(end.password) for end in world.ends()}
+        self._hidden = {end.password: obscured(end.password) for end in world.ends()}
 
     def _run(self, pair: Pair, files: Files, out: str) -> None:
         program = found(self.name) or self.name
@@ -98,7 +98,7 @@ class Rclone(Peer):
         self._do([program, "copy", f"SOURCE:/{files.folder}", f"TARGET:/{out}", *self.arguments], environment)
 
 
-def _obscured(password: str) -> str:
+def obscured(password: str) -> str:
     """Return a password as rclone wants to have it."""
     command = [found(Rclone.name) or Rclone.name, "obscure", "-"]
     return subprocess.run(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import backlog
+import ftps
 import isolation
 import large
 import peers
@@ -23,8 +24,28 @@ import trips
 from table import Row, as_json, render
 from world import OutOfTimeError, World, world
 
-PARTS = ("rate-0", "rate-10", "rate-40", "sftp-0", "sftp-10", "large", "trips", "backlog", "group", "isolation")
-NEEDS_MS = {"rate-10": 10, "sftp-10": 10, "rate-40": 40, "group": 10, "isolation": 10}  # the link that a part runs on
+PARTS = (
+    "rate-0",
+    "rate-10",
+    "rate-40",
+    "ftps-0",
+    "ftps-10",
+    "sftp-0",
+    "sftp-10",
+    "large",
+    "trips",
+    "backlog",
+    "group",
+    "isolation",
+)
+NEEDS_MS = {
+    "rate-10": 10,
+    "ftps-10": 10,
+    "sftp-10": 10,
+    "rate-40": 40,
+    "group": 10,
+    "isolation": 10,
+}  # the link that a part runs on
 
 
 def arguments() -> argparse.Namespace:
@@ -62,6 +83,8 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return rate.compare(made, 10, lanes[-1:], options.rounds, say)
     if part == "rate-40":
         return rate.compare(made, 40, lanes[-1:], options.far_rounds, say)
+    if part.startswith("ftps-"):
+        return ftps.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, say)
     if part.startswith("sftp-"):
         return sftp.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, options.large_mib, say)
     if part == "large":

@@ -78,13 +78,11 @@ def server_lines(servers: Servers, local: str) -> list[str]:
     return lines
 
 
-class SftpConsumers(Consumers):
-    """Consumers whose jobs are between servers of given names."""
+class ConsumersBetween(Consumers):
+    """Consumers whose jobs are between servers of given names, SOURCE and TARGET, with settings of their own."""
 
-    def __init__(self, world: World, name: str, lanes: int, servers: Servers) -> None:
-        self.local = world.folder / f"{name}-local"
-        self.local.mkdir()
-        super().__init__(world, name, lanes, more=server_lines(servers, str(self.local)))
+    def __init__(self, world: World, name: str, lanes: int, lines: Sequence[str]) -> None:
+        super().__init__(world, name, lanes, more=lines)
 
     def move(self, pair: Pair, files: Files, count: int | None = None) -> Run:  # noqa: ARG002 - as all contenders
         """Have files copied from one to the other; they are compared afterwards, outside the measured time."""
@@ -104,6 +102,15 @@ class SftpConsumers(Consumers):
             seconds = time.monotonic() - started
             used = {who: value - cpu[who] for who, value in self.cpu().items()}
         return Run(len(jobs), len(jobs) * files.size_bytes, seconds, used)
+
+
+class SftpConsumers(ConsumersBetween):
+    """Consumers with two servers of SFTP and a folder."""
+
+    def __init__(self, world: World, name: str, lanes: int, servers: Servers) -> None:
+        self.local = world.folder / f"{name}-local"
+        self.local.mkdir()
+        super().__init__(world, name, lanes, server_lines(servers, str(self.local)))
 
 
 class SftpRclone(Rclone):

@@ -20,6 +20,7 @@ import structlog
 
 import stack
 from etl import logs
+from servers.certificates import Authority
 
 # How long an example takes says nothing of the code on a busy machine; a test has its limit as all others have.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -155,6 +156,21 @@ def vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Vsftpd]:
     """Debian's vsftpd that tests share; each test works in a folder of its own below `root`."""
     stack.sweep_pam_services()
     with stack.Vsftpd(tmp_path_factory.mktemp("vsftpd")).for_the_session() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The authority that signs the certificates of tests."""
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def vsftpd_tls(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[stack.Vsftpd]:
+    """Debian's vsftpd as strict about TLS as it can be, that tests share."""
+    certificate = authority.sign("vsftpd", "127.0.0.1", "localhost")
+    settings = stack.STRICT_TLS | {"rsa_cert_file": str(certificate.pem)}
+    with stack.Vsftpd(tmp_path_factory.mktemp("vsftpd"), settings).for_the_session() as server:
         yield server
 
 

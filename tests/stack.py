@@ -495,6 +495,16 @@ class Sshd(Server):
         return f'{mounts}mount -t tmpfs tmpfs /run; mkdir -m 755 /run/sshd; exec "$@"'
 
 
+STRICT_TLS = {
+    "ssl_enable": "YES",
+    "force_local_logins_ssl": "YES",
+    "force_local_data_ssl": "YES",
+    "require_ssl_reuse": "YES",
+    "strict_ssl_read_eof": "YES",
+    "ssl_ciphers": "HIGH",
+}
+
+
 def _libraries(unpacked: Path) -> dict[str, str]:
     """Return the environment in which an unpacked server finds the libraries that came with it."""
     return {"LD_LIBRARY_PATH": os.pathsep.join(sorted({str(found.parent) for found in unpacked.rglob("lib*.so.*")}))}

@@ -105,6 +105,14 @@ class HostKeyRefused(AuthenticationFailed):
     """Raised when a server's key is not known, or not the one that is: the message has its fingerprint."""
 
 
+class CertificateRefused(AuthenticationFailed):
+    """Raised when a server's certificate is not trusted: the message has its fingerprint."""
+
+
+class EncryptionRefused(AuthenticationFailed):
+    """Raised when a server and the settings do not agree on how to encrypt; nothing is sent in clear instead."""
+
+
 class ServerUnavailable(EtlError, ConnectionError):
     """Raised before the login, when a server cannot be reached, refuses the connection, or sends no welcome."""
 

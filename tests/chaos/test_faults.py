@@ -17,6 +17,8 @@ from chaos.processes import Consumer
 from chaos.topics import Topics
 from chaos.watcher import Watcher
 from chaos.work import Job, Work, ftp_place, local_place
+from servers.certificates import Authority
+from servers.fake_tls import FaultyTLS
 from servers.faulty import FAULTS, GROWTH, FaultyFTP, Plan
 from stack import wait_until
 
@@ -54,13 +56,16 @@ PERMANENT = {
 
 
 @pytest.fixture
-def flaky(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Work, list[FaultyFTP]]]:
-    """Work between two servers that go wrong and a local folder."""
-    servers = [FaultyFTP(tmp_path / name, Plan(FAULTS, chance=CHANCE)) for name in ("one", "two")]
+def flaky(tmp_path: Path, authority: Authority) -> Iterator[tuple[Work, list[FaultyFTP]]]:
+    """Work between two servers that go wrong, one of them under TLS, and a local folder."""
+    one = FaultyFTP(tmp_path / "one", Plan(FAULTS, chance=CHANCE))
+    two = FaultyTLS(authority.known("127.0.0.1"), tmp_path / "two", Plan(FAULTS, chance=CHANCE))
+    trusted = {"TYPE": "ftps", "TLS_FINGERPRINT": two.tls.certificate.fingerprint}
     places = [
-        ftp_place(name, server, CONNECTS_PER_MINUTE="10000")
-        for name, server in zip(("ONE", "TWO"), servers, strict=True)
+        ftp_place("ONE", one, CONNECTS_PER_MINUTE="10000"),
+        ftp_place("TWO", two, CONNECTS_PER_MINUTE="10000", **trusted),
     ]
+    servers: list[FaultyFTP] = [one, two]
     yield Work([*places, local_place("HERE", tmp_path / "here")]), servers
     for server in servers:
         server.close()

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, POOR, Four, Rich, sftp_config
+from contract_parts import LONG, POOR, Four, Rich, ftps_config, sftp_config
 
 from etl.config import ServerConfig, TransferSettings
-from etl.transfer import FTPTransfer, LocalTransfer, SFTPTransfer
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer
 from etl.transfer.base import BaseTransfer, Session
 from etl.transfer.ftp import known, pipelining
 from etl.transfer.staged import Staged
+from servers.certificates import Authority
 from servers.fake import FakeFTP
-from servers.pyftpd import NoReplaceHandler, PyFTPD
+from servers.pyftpd import NoReplaceHandler, PyFTPD, under_tls
 from servers.sftp import SFTPServer
 from servers.zoo import KINDS as ZOO
 from servers.zoo import QUICK, place, unfit
@@ -59,6 +60,10 @@ KINDS = {
     "ftp-no-replace": ALL,
     "vsftpd": ALL,
     "vsftpd-far": ALL,
+    "vsftpd_tls": ALL,
+    "vsftpd_tls-far": ALL,
+    "vsftpd_tls-1.2": ALL,
+    "ftps-pyftpdlib": ALL,
     "sshd": ALL,
     "sshd-one": ALL,
     "asyncssh": ALL,
@@ -106,12 +111,14 @@ def kind(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
         with place() as folder, ZOO[name.removeprefix("zoo-")].make(folder).for_the_session() as server:
             yield name, server
     else:
-        shared = next((server for server in ("vsftpd", "sshd") if name.startswith(server)), None)
+        shared = next((server for server in ("vsftpd_tls", "vsftpd", "sshd") if name.startswith(server)), None)
         yield name, shared and request.getfixturevalue(shared)
 
 
 @pytest.fixture
-def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
+def subject(
+    kind: tuple[str, Any], tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Subject]:
     """Give each protocol in turn; every session that a test opened is closed after it."""
     sessions: list[Session] = []
     root = tmp_path / "root"
@@ -128,12 +135,17 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         wrapped = Rich if name == "staged-rich" else Four
         config, make = ServerConfig("OWN", "own", base_path=str(root)), _staged(wrapped)
     elif name.startswith("vsftpd"):
-        monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0 if name == "vsftpd-far" else 60.0)
+        monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0 if name.endswith("-far") else 60.0)
         base = f"/contract-{uuid.uuid4().hex[:8]}"
         root = real.root / base.lstrip("/")
         root.mkdir()
-        config = _ftp_config(real, base_path=base)
-        make = _ftp
+        config, make = _ftp_config(real, base_path=base), _ftp
+        if name.startswith("vsftpd_tls"):
+            newest = {"TLS_MAX": "1.2"} if name.endswith("1.2") else {}
+            config, make = ftps_config(real, authority, base_path=base, **newest), _ftps
+    elif name == "ftps-pyftpdlib":
+        server = PyFTPD(root, **under_tls(authority.sign("pyftpdlib", "127.0.0.1")))
+        config, make = ftps_config(server, authority), _ftps
     elif name.startswith("sshd"):
         root = real.root / f"contract-{uuid.uuid4().hex[:8]}"
         root.mkdir()
@@ -153,8 +165,10 @@ def subject(kind: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         root = real.root / base
         root.mkdir(mode=0o777)
         settings = {key.lower(): value for key, value in resident.settings.items()}
-        config = _ftp_config(real, base_path=f"{real.base_path}/{base}", **settings)
-        make = _ftp
+        config, make = _ftp_config(real, base_path=f"{real.base_path}/{base}", **settings), _ftp
+        if real.ours:
+            options = {key: value for key, value in real.ours.items() if key != "TYPE"}
+            config, make = replace(config, type=real.ours["TYPE"], options=options), _ftps
     else:
         quirks: dict[str, Any] = {"encoding": "euc-kr"} if name == "ftp-euckr" else {}
         if name == "ftp-no-replace":
@@ -183,6 +197,10 @@ def _local(config: ServerConfig) -> Session:
 
 def _ftp(config: ServerConfig) -> Session:
     return FTPTransfer(config, LIMITS)
+
+
+def _ftps(config: ServerConfig) -> Session:
+    return FTPSTransfer(config, LIMITS)
 
 
 def _sftp(config: ServerConfig) -> Session:

@@ -13,6 +13,7 @@ from etl.models.message import FileTransferJob
 from etl.models.task import Facts, Origin, Record, Task
 from etl.transfer import partials, relay
 from etl.transfer.base import BaseTransfer
+from servers.certificates import Authority
 from servers.fake import FakeFTP
 
 SHORT = TransferSettings(connect_timeout=0.3, login_timeout=0.3, reply_timeout=0.3, stall_timeout=0.3)
@@ -117,6 +118,14 @@ def sftp_config(server: Any, base_path: str = "", password: str = "", **options:
     given = {"HOST_KEY": server.fingerprint} | ({} if password else {"KEY_FILE": str(server.key)}) | options
     return ServerConfig(
         "FILES", "sftp", server.host, server.port, server.username, password, base_path=base_path, options=given
+    )
+
+
+def ftps_config(server: Any, authority: Authority, base_path: str = "", **options: str) -> ServerConfig:
+    """Return the settings of a server of TLS, trusted by its authority."""
+    given = {"TLS_CA_FILE": str(authority.ca)} | options
+    return ServerConfig(
+        "FILES", "ftps", server.host, server.port, server.username, server.password, base_path=base_path, options=given
     )
 
 

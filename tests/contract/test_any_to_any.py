@@ -12,23 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, POOR, Rich, sftp_config
+from contract_parts import LONG, POOR, Rich, ftps_config, sftp_config
 
 import stack
 from etl.config import ServerConfig
 from etl.errors import AlreadyExists
 from etl.models.message import Endpoint, FileTransferJob, TransferOptions
 from etl.models.task import Origin, Record, Task
-from etl.transfer import FTPTransfer, LocalTransfer, SFTPTransfer, relay
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer, relay
 from etl.transfer.base import Session
 from etl.transfer.partials import OrphanIndex
 from etl.transfer.staged import Staged
+from servers.certificates import Authority
 from servers.sftp import SFTPServer
 
 pytestmark = pytest.mark.contract
 
-KINDS = ["local", "vsftpd", "sshd", "asyncssh-poor", "own"]
-PAIRS = [pair for pair in itertools.product(KINDS, KINDS) if {"sshd", "asyncssh-poor"} & set(pair)]
+KINDS = ["local", "vsftpd", "vsftpd_tls", "sshd", "asyncssh-poor", "own"]
+PAIRS = [pair for pair in itertools.product(KINDS, KINDS) if {"vsftpd_tls", "sshd", "asyncssh-poor"} & set(pair)]
 OVERWRITES = ["replace", "fail", "skip", "newer"]
 ACTIONS: list[Any] = ["keep", "delete", {"move": "/done/moved"}]
 OLD, NEW = 1_500_000_000, 1_600_000_000
@@ -43,18 +44,24 @@ class Side:
 
 
 @pytest.fixture
-def open_side(tmp_path: Path, vsftpd: stack.Vsftpd, sshd: stack.Sshd) -> Iterator[Callable[[str, str], Side]]:
+def open_side(
+    tmp_path: Path, vsftpd: stack.Vsftpd, vsftpd_tls: stack.Vsftpd, authority: Authority, sshd: stack.Sshd
+) -> Iterator[Callable[[str, str], Side]]:
     """Open a session of a kind under a name."""
     sides: list[Side] = []
     servers: list[SFTPServer] = []
 
     def start(kind: str, name: str) -> Side:
-        root = (vsftpd.root if kind == "vsftpd" else tmp_path) / f"{name}-{uuid.uuid4().hex[:8]}"
+        roots = {"vsftpd": vsftpd.root, "vsftpd_tls": vsftpd_tls.root}
+        root = roots.get(kind, tmp_path) / f"{name}-{uuid.uuid4().hex[:8]}"
         root.mkdir()
         session: Session
         if kind == "vsftpd":
             login = (vsftpd.host, vsftpd.port, vsftpd.username, vsftpd.password)
             session = FTPTransfer(ServerConfig(name, "ftp", *login, base_path=f"/{root.name}"), LONG)
+        elif kind == "vsftpd_tls":
+            config = ftps_config(vsftpd_tls, authority, base_path=f"/{root.name}")
+            session = FTPSTransfer(replace(config, hostname=name), LONG)
         elif kind == "sshd":
             session = SFTPTransfer(replace(sftp_config(sshd, base_path=str(root)), hostname=name), LONG)
         elif kind == "asyncssh-poor":

@@ -13,8 +13,10 @@ from etl.config import ServerConfig, TransferSettings
 from etl.errors import EtlError, Fate
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
-from etl.transfer import FTPTransfer, partials, relay
+from etl.transfer import FTPSTransfer, FTPTransfer, partials, relay
 from etl.transfer.ftp import known, pipelining
+from servers.certificates import Authority
+from servers.fake_tls import FaultyTLS
 from servers.faulty import FAULTS, GROWTH, FaultyFTP, Plan
 
 pytestmark = pytest.mark.contract
@@ -61,17 +63,20 @@ TRUTH = {
 }
 
 
-@pytest.fixture(params=["", PATIENT], ids=["plain", "patient"])
+@pytest.fixture(params=["", PATIENT, "TLS"], ids=["plain", "patient", "tls"])
 def servers(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str, Plan], FaultyFTP]]:
     """Start faulty servers; they are closed after the test. Patient ones get commands before their last word."""
     made: list[FaultyFTP] = []
     monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0)
-    more = {"welcome": request.param, "lingers": 0.05} if request.param else {}
+    more = {"welcome": PATIENT, "lingers": 0.05} if request.param == PATIENT else {}
 
     def start(name: str, plan: Plan) -> FaultyFTP:
-        made.append(FaultyFTP(tmp_path / name, plan, **more))
+        if request.param == "TLS":
+            made.append(FaultyTLS(authority.known("127.0.0.1"), tmp_path / name, plan))
+        else:
+            made.append(FaultyFTP(tmp_path / name, plan, **more))
         return made[-1]
 
     yield start
@@ -113,7 +118,11 @@ def attempt(source: FaultyFTP, destination: FaultyFTP, buffer: memoryview, *, wa
 
 
 def session_of(name: str, server: FaultyFTP) -> FTPTransfer:
-    return FTPTransfer(ServerConfig(name, "ftp", server.host, server.port, server.username, server.password), BRISK)
+    login = (server.host, server.port, server.username, server.password)
+    if isinstance(server, FaultyTLS):
+        trusted = {"TLS_FINGERPRINT": server.tls.certificate.fingerprint}
+        return FTPSTransfer(ServerConfig(name, "ftps", *login, options=trusted), BRISK)
+    return FTPTransfer(ServerConfig(name, "ftp", *login), BRISK)
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])

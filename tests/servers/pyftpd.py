@@ -14,9 +14,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from pyftpdlib.authorizers import DummyAuthorizer
     from pyftpdlib.filesystems import AbstractedFS
-    from pyftpdlib.handlers import FTPHandler
+    from pyftpdlib.handlers import FTPHandler, TLS_FTPHandler
     from pyftpdlib.ioloop import IOLoop
     from pyftpdlib.servers import ThreadedFTPServer
+
+from servers.certificates import Certificate
 
 ALL_RIGHTS = "elradfmwMT"
 
@@ -73,6 +75,20 @@ class DeafHandler(FTPHandler):
         super().close()
         for file in opened:
             file.close()
+
+
+class TLSHandler(DeafHandler, TLS_FTPHandler):
+    """The same, encrypted."""
+
+
+def under_tls(certificate: Certificate) -> dict[str, Any]:
+    """Return what makes a server one that insists on TLS."""
+    return {
+        "handler": TLSHandler,
+        "certfile": str(certificate.pem),
+        "tls_control_required": True,
+        "tls_data_required": True,
+    }
 
 
 class NoReplaceHandler(DeafHandler):

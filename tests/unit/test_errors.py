@@ -18,7 +18,7 @@ CODES = {
     "FILE_NOT_FOUND": {"FileMissing"},
     "PERMISSION_DENIED": {"PermissionRefused", "Forbidden"},
     "ALREADY_EXISTS": {"AlreadyExists"},
-    "AUTHENTICATION_FAILED": {"AuthenticationFailed", "HostKeyRefused"},
+    "AUTHENTICATION_FAILED": {"AuthenticationFailed", "CertificateRefused", "EncryptionRefused", "HostKeyRefused"},
     "TRANSFER_TIMEOUT": {"TransferTimeout"},
     "STORAGE_FULL": {"StorageFull", "TooLarge"},
     "SIZE_MISMATCH": {"SizeMismatch"},
@@ -27,7 +27,14 @@ CODES = {
     "IO_ERROR": {"IOFailure", "NotAFile", "NameNotKept"},
 }
 FATES = {
-    Fate.OUTAGE: {"AuthenticationFailed", "HostKeyRefused", "ServerUnavailable", "ServerBusy"},
+    Fate.OUTAGE: {
+        "AuthenticationFailed",
+        "CertificateRefused",
+        "EncryptionRefused",
+        "HostKeyRefused",
+        "ServerUnavailable",
+        "ServerBusy",
+    },
     Fate.RETRY: {
         "PermissionRefused",
         "SessionFault",

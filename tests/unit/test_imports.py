@@ -144,7 +144,14 @@ def test_the_listing_shows_the_rooms() -> None:
         ("pydantic", ("etl.models",)),
         (
             "socket",
-            ("etl.transfer.ftp", "etl.transfer.sftp", "etl.config", "etl.broker.connection", "etl.broker.network"),
+            (
+                "etl.transfer.ftp",
+                "etl.transfer.ftps",
+                "etl.transfer.sftp",
+                "etl.config",
+                "etl.broker.connection",
+                "etl.broker.network",
+            ),
         ),  # the host's name; is it there
         ("subprocess", ("etl.transfer.sftp",)),
         ("asyncio", ()),
@@ -158,7 +165,7 @@ def test_a_library_stays_in_its_room(library: str, rooms: tuple[str, ...]) -> No
 
 def test_only_the_factory_knows_protocols() -> None:
     """`transfer/__init__` registers them; everybody else sees sessions."""
-    protocols = ("etl.transfer.ftp", "etl.transfer.local", "etl.transfer.sftp")
+    protocols = ("etl.transfer.ftp", "etl.transfer.ftps", "etl.transfer.local", "etl.transfer.sftp")
     users = {
         found.importer
         for found in INNER

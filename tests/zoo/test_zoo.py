@@ -45,7 +45,7 @@ def desk(broker: stack.Broker, topic: str) -> Iterator[Desk]:
 
 def settings_of(kind: Kind, server: Server, name: str = SERVER, **more: str) -> dict[str, str]:
     """Return the product's settings for one server of the zoo."""
-    return SETTINGS | login(name, server, BASE_PATH=server.base_path, **{**kind.settings, **more})
+    return SETTINGS | login(name, server, BASE_PATH=server.base_path, **{**server.ours, **kind.settings, **more})
 
 
 def run(desk: Desk, messages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -193,7 +193,7 @@ def test_a_restart_loses_nothing(kind: Kind, resident: Server, desk: Desk, tmp_p
 
 def test_a_check_beforehand_tells_the_settings_and_leaves_nothing(kind: Kind, resident: Server, tmp_path: Path) -> None:
     """`etl servers check --write` with nothing set: quick, and it finds what the jobs above need."""
-    environment = login(SERVER, resident, BASE_PATH=resident.base_path)
+    environment = login(SERVER, resident, BASE_PATH=resident.base_path, **resident.ours)
     started = time.monotonic()
     with Command(tmp_path, "servers", "check", "--write", "--json", environment=environment) as command:
         command.wait()

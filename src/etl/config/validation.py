@@ -209,7 +209,7 @@ class Validation:
             hostname=name,
             type=kind,
             host=host,
-            port=parsed("PORT", spec.default_port or 0),
+            port=parsed("PORT", spec.port(properties)),
             username=user,
             password=password,
             max_connections=parsed("MAX_CONNECTIONS", ServerConfig.max_connections),

@@ -21,6 +21,7 @@ class ProtocolSpec:
     """
 
     default_port: int | None = None
+    other_ports: Mapping[tuple[str, str], int] = field(default_factory=dict)  # default ports where a property says so
     needs_host: bool = True
     needs_login: bool = True
     needs_base: bool = False  # BASE_PATH must be set: without one, jobs would reach every file there is
@@ -29,6 +30,13 @@ class ProtocolSpec:
     settings: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     problems: Callable[[ServerConfig], Mapping[str, str]] | None = None
+
+    def port(self, properties: Mapping[str, str]) -> int:
+        """Return the default port of a server with these properties, 0: it has none."""
+        for (name, value), port in self.other_ports.items():
+            if properties.get(name, "").strip().lower() == value:
+                return port
+        return self.default_port or 0
 
 
 RIGHTS = ("read", "write", "move", "delete")  # what jobs may do at a server

@@ -212,8 +212,9 @@ class Lease:
                 lender.refused(server, reason)
             raise reason from error
         now = lender.now()
+        expires = min(lender.expiry(), now + session.lifetime_seconds())
         with self._lock:
-            slot.pooled, slot.attempt = PooledSession(session, server, lender.expiry(), used=now, proven=now), None
+            slot.pooled, slot.attempt = PooledSession(session, server, expires, used=now, proven=now), None
         lender.opened(slot)
         if removes_orphans and not self._remove_orphans(slot, session):
             self._discard(slot)  # it saw an error: it is not even used for the job that it was opened for

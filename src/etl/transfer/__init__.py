@@ -2,13 +2,15 @@
 
 from etl.transfer.base import BaseTransfer, Session, TransferFactory
 from etl.transfer.ftp import FTPTransfer
+from etl.transfer.ftps import FTPSTransfer
 from etl.transfer.local import LocalTransfer
 from etl.transfer.plugins import register_installed
 from etl.transfer.sftp import SFTPTransfer
 
 TransferFactory.register("ftp", FTPTransfer)
+TransferFactory.register("ftps", FTPSTransfer)
 TransferFactory.register("local", LocalTransfer)
 TransferFactory.register("sftp", SFTPTransfer)
 register_installed()
 
-__all__ = ["BaseTransfer", "FTPTransfer", "LocalTransfer", "SFTPTransfer", "Session", "TransferFactory"]
+__all__ = ["BaseTransfer", "FTPSTransfer", "FTPTransfer", "LocalTransfer", "SFTPTransfer", "Session", "TransferFactory"]

@@ -6,6 +6,7 @@ Knows settings and errors; knows no protocol, no Kafka, no thread.
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -246,6 +247,13 @@ class Session(BaseTransfer):
     def round_trip_seconds(self) -> float | None:
         """Return how long a round trip to the server takes, as far as known. Does not block, never raises."""
         return None
+
+    def lifetime_seconds(self) -> float:
+        """Return how long from now jobs may begin in this session, as far as that depends on what was agreed with it.
+
+        Does not block, never raises.
+        """
+        return math.inf
 
     @abstractmethod
     def look(self, path: str) -> Facts | None:

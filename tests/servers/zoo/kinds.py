@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from servers.zoo.encrypted import ApacheTLS, ProFTPDTLS, PureFTPdTLS, VsftpdTLS
 from servers.zoo.server import (
     Aioftp,
     Apache,
     FtpSrv,
     Inetutils,
     ProFTPD,
+    ProFTPDSftp,
     PureFTPd,
     PyFTPDlib,
     Resident,
@@ -128,6 +130,12 @@ KINDS = {
             contract=False,
         ),
         Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv, lacks=TIMELESS, slow=DISORDERLY),
+        Kind("tls-vsftpd", "vsftpd", "TLS, `require_ssl_reuse`, `strict_ssl_read_eof`", VsftpdTLS, contract=False),
+        Kind("tls-proftpd", "ProFTPD", "mod_tls, `TLSProtocol TLSv1.2`, `TLSRequired on`", ProFTPDTLS),
+        Kind("tls-pure-ftpd", "Pure-FTPd", "`-Y 3`", PureFTPdTLS),
+        Kind("tls-apache", "Apache FtpServer 1.2.1", "TLS", lambda folder: ApacheTLS(folder, "50"), DOTLESS),
+        Kind("sftp-proftpd", "ProFTPD", "SFTP, by mod_sftp", ProFTPDSftp, contract=False),
     )
 }
-QUICK = ("proftpd", "pure-ftpd")  # those that run with every change; all others only when there is time
+# Those that run with every change; all others only when there is time.
+QUICK = ("proftpd", "pure-ftpd", "tls-proftpd", "tls-pure-ftpd")

@@ -108,10 +108,15 @@ CONTRACT: dict[str, list[tuple[str, str]]] = {
 }
 
 
+def _like(kind: str) -> str:
+    """Return the kind whose ways one that encrypts shares."""
+    return kind.removeprefix("tls-")
+
+
 def reason(kind: str, job: str) -> Own | None:
     """Return why a job cannot succeed on a server, and how it ends; None: as everywhere."""
     for kinds, known in KNOWN.items():
-        for own in known if fnmatchcase(kind, kinds) else ():
+        for own in known if fnmatchcase(_like(kind), kinds) else ():
             if job in own.jobs:
                 return own
     return None
@@ -120,7 +125,7 @@ def reason(kind: str, job: str) -> Own | None:
 def unfit(kind: str, test: str) -> str | None:
     """Return why a test of the suite of all protocols fails on a server; None: it does not."""
     for kinds, known in CONTRACT.items():
-        for tests, why in known if fnmatchcase(kind, kinds) else ():
+        for tests, why in known if fnmatchcase(_like(kind), kinds) else ():
             if fnmatchcase(test, tests):
                 return why
     return None

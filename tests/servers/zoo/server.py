@@ -51,6 +51,7 @@ class Resident(stack.Server):
     needs: Path  # what tests/fetch-zoo.sh brings
     owner = os.geteuid()  # of the files in `root`, as which the server works
     base_path = ""  # of the product's settings
+    ours: Mapping[str, str] = {}  # more of them, that only the server knows
     leaves = ""  # a pattern of what the server itself leaves when it dies
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -128,6 +129,7 @@ class Vsftpd(stack.Vsftpd):
     """Debian's vsftpd, which the other tests have, too; but its account is no root."""
 
     base_path = ""
+    ours: Mapping[str, str] = {}
     leaves = ""
 
     def __init__(self, folder: Path, **settings: str) -> None:
@@ -192,9 +194,9 @@ class ProFTPDSftp(ProFTPD):
     def command(self) -> list[str]:
         """Return the program and its arguments; makes the host key."""
         self.host_key = self.folder / "host"
-        self.host_key.unlink(missing_ok=True)
-        make = ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f", str(self.host_key)]
-        subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
+        if not self.host_key.exists():
+            make = ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f", str(self.host_key)]
+            subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
         lines = {
             "ModulePath": str(self.needs.parent),
             "LoadModule": "mod_sftp.c",
@@ -206,6 +208,11 @@ class ProFTPDSftp(ProFTPD):
         }
         self.options = tuple(f"{name} {value}" for name, value in lines.items())
         return [str(ProFTPD.needs), *super().command()[1:]]
+
+    @property
+    def ours(self) -> dict[str, str]:  # type: ignore[override]  # known once it has started
+        """The product's settings."""
+        return {"TYPE": "sftp", "HOST_KEY": self.fingerprint}
 
     @property
     def fingerprint(self) -> str:

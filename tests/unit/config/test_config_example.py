@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 EXAMPLE = Path(__file__).parents[3] / ".env.example"
 LINE = re.compile(r"(#?)([A-Z][A-Z0-9_]*)=(.*)")
 SHOWN = "SRC_FTP_SERVER1"  # the server on which every property is shown
-OTHERS = ("DST_FTP_SERVER1_", "ARCHIVE_", "VAULT_")
+OTHERS = ("DST_FTP_SERVER1_", "ARCHIVE_", "BANK_", "VAULT_")
 
 
 def lines() -> list[tuple[bool, str, str]]:
@@ -46,14 +46,15 @@ def test_every_property_of_a_folder_is_there_with_its_help():
         assert f"# {help_}\n#ARCHIVE_{name}=" in EXAMPLE.read_text(encoding="utf-8"), name
 
 
-def test_every_property_of_an_sftp_server_is_there_with_its_help():
+@pytest.mark.parametrize(("kind", "server"), [("sftp", "VAULT"), ("ftps", "BANK")])
+def test_every_property_of_a_protocol_is_there_with_its_help(kind, server):
     """Beside those that it needs; its secrets may come from files."""
     importlib.import_module("etl.transfer")
-    spec = PROTOCOLS["sftp"]
+    spec = PROTOCOLS[kind]
     text = EXAMPLE.read_text(encoding="utf-8")
     for name, help_ in spec.settings.items():
-        assert f"# {help_}\n#VAULT_{name}=" in text, name
-    shown = {name.removeprefix("VAULT_") for _, name, _ in lines() if name.startswith("VAULT_")}
+        assert f"# {help_}\n#{server}_{name}=" in text, name
+    shown = {name.removeprefix(f"{server}_") for _, name, _ in lines() if name.startswith(f"{server}_")}
     files = {f"{name}_FILE" for name in spec.secrets}
     assert shown == {"TYPE", "HOST", "USER", "PASS"} | set(spec.settings) | files
 

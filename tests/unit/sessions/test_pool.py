@@ -519,6 +519,22 @@ def test_a_session_past_its_lifetime_is_not_kept() -> None:
         assert not world["A"].sessions[0].aborted.is_set()  # a polite farewell
 
 
+def test_a_session_may_live_for_less_than_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was agreed with its server ends it: jobs get another one, and notice nothing."""
+    world, clock = World(A=1), Clock()
+    monkeypatch.setattr(pretend.PretendSession, "lifetime_seconds", lambda _: 50.0)
+    with pools_of(world, clock, session_lifetime_seconds=100.0) as pools:
+        first = lease(pools, "A", None)
+        session = first.source
+        clock.pass_(49)
+        first.release(reusable=True)
+        second = lease(pools, "A", None)
+        assert second.source is session
+        clock.pass_(2)
+        second.release(reusable=True)
+        assert world["A"].open == 0
+
+
 def test_sessions_that_are_opened_together_do_not_end_together() -> None:
     """Each lives up to 5 % less or more than the setting says: a server gets no storm of logins once an hour."""
     world, clock = World(A=3), Clock()

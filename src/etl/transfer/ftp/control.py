@@ -146,8 +146,7 @@ class Control:
 
     def rest(self, seconds: float) -> None:
         """Wait, with nothing due; ends at once when the server says something, or the session is aborted."""
-        if seconds:
-            is_readable(self.sock, seconds)
+        is_readable(self.sock, seconds)
 
     def peek(self) -> None:
         """Read the replies that have come; wait for none, nor for the rest of one."""

@@ -30,6 +30,16 @@ class DataConnection:
         self._unsent_bytes: int | None = None  # when last looked at
         self._receives = False  # set up to: who sends never blocks
 
+    @property
+    def holds(self) -> bool:
+        """Is something of what was sent not with the kernel yet, so that `send` must be called again?"""
+        return False
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Did it end in a way that anybody on the network could have ended it, so that this proves nothing?"""
+        return False
+
     def readinto(self, buffer: memoryview, has_ended: Callable[[float], bool], *, fill: bool = False) -> int:
         """Receive once; 0 at the end of the file. Raises TransferTimeout, ConnectionLost.
 

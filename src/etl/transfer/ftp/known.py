@@ -39,6 +39,9 @@ class ServerQuirks:
     ended_at_epsv: int = 0
     forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer
     takes_epsv: bool | None = None  # answers it with a port that can be reached; None: not asked yet
+    takes_any_session: bool = False  # of TLS, in a data connection: also another one than the control connection's
+    refused_sessions: int = 0  # of TLS, in a row
+    crashes: int = 0  # behind a download under TLS, in a row
     refuses_to_replace: bool = False  # does not rename over a file
     refuses_renames: bool = False  # refused the last one for longer than we wait
     confusions: int = 0  # how often that was found out

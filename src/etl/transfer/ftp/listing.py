@@ -112,6 +112,8 @@ def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Re
     try:
         while count := running.data.readinto(buffer, lambda silent: link.has_ended(running.command, silent)):
             listing.feed(bytes(buffer[:count]))
+        if running.data.is_cut_off:
+            raise GarbledListingError("a listing that was cut off: TLS was not ended")
     except (EtlError, GarbledListingError) as error:
         listing.clear()  # the error, which the session keeps, refers to this frame
         running.data.reset()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.control import Control
     from etl.transfer.ftp.known import ServerQuirks
     from etl.transfer.ftp.replies import Reply
+    from etl.transfer.ftp.security import Security
 
 _CODE = re.compile(rb"^211[- ]")  # some put it on each line of FEAT
 _FEAT_SECONDS = 10.0  # it is optional, and some never answer it
@@ -30,7 +31,9 @@ _SAYS_A_LIMIT = ("too many", "maximum", "limit", "connections")
 _SAYS_THE_LOGIN = ("incorrect", "attempt", "fail", "lock", "password", "tls", "ssl")  # "too many failed logins"
 
 
-def log_in(control: Control, server: ServerConfig, encoding: str, *, passive: bool) -> tuple[Names, frozenset[str]]:
+def log_in(
+    control: Control, server: ServerConfig, encoding: str, security: Security, *, passive: bool
+) -> tuple[Names, frozenset[str]]:
     """Log in; return how names are written there, and what FEAT offers (upper case).
 
     Raises ServerUnavailable, ServerBusy, AuthenticationFailed.
@@ -39,11 +42,13 @@ def log_in(control: Control, server: ServerConfig, encoding: str, *, passive: bo
     if not welcome.is_success:
         raise _not_welcome(server, welcome)
     control.pipelining.meet(b" ".join(welcome.lines), round_trip(control.sock))
+    security.before_login(control)
     reply = control.send("USER", _credential(server, server.username, encoding)).result()
     if reply.code == 331:
         reply = control.send("PASS", _credential(server, server.password, encoding)).result()
     if not reply.is_success:
         raise _refused(server, reply)
+    security.after_login(control)
     quirks = known.of(server.address)
     features: frozenset[str] = frozenset()
     if quirks.answers_feat:

@@ -117,6 +117,10 @@ class DataConnections:
         watch = Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
         return DataConnection(sock, self.sockets, self.server, watch)
 
+    def secure(self, data: DataConnection, command: Pending) -> bool:  # noqa: ARG002 - for those who encrypt
+        """Make a connection ready for the bytes of `command`, which was sent; False when that was refused meanwhile."""
+        return True
+
     def wait(self, own: socket.socket, event: int, command: Pending | None, deadline: float) -> bool:
         """Wait for something to happen to a socket; False when `command` was refused first. Raises TimeoutError."""
         poll = select.poll()

@@ -181,10 +181,22 @@ class FTPParcel:
             self._cut(error)
             raise
         if count == 0:
+            if self.facts.size_bytes is None:
+                self._require_end()
             self._at_end = True
             # Before the final reply is waited for: vsftpd lingers on its side until ours is closed (FTP.md section 4).
             self._data.close()
         return count
+
+    def _require_end(self) -> None:
+        """Raise for the end of a file of unknown size that anybody may have made."""
+        if self._data.is_cut_off:
+            where, server = f"{self._link.name}:{self.path}", self._link.name
+            error = ConnectionLost(
+                f"{where}: cut off, as far as is known: TLS was not ended, no size told", server=server
+            )
+            self._cut(error)
+            raise error
 
     def _cut(self, error: EtlError) -> None:
         self._is_closed = True

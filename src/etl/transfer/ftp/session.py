@@ -21,13 +21,13 @@ from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.link import Link
 from etl.transfer.ftp.login import log_in
 from etl.transfer.ftp.names import check_encoding, size_in
-from etl.transfer.ftp.opening import DataConnections
 from etl.transfer.ftp.parcel import FTPParcel
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND, vanished
 from etl.transfer.ftp.replies import Reply
+from etl.transfer.ftp.security import Security
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
 from etl.transfer.ftp.telnet import IAC
 from etl.transfer.ftp.traits import traits_of
@@ -93,17 +93,24 @@ class FTPTransfer(Streaming):
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that is none
             raise ServerUnavailable(f"{name}: no connection to {server.host}:{port}: {error}", server=name) from error
         try:
+            security = self._new_security()
+            sock = security.meet(sock)
             control = Control(
                 sock, self._sockets, name, pipelining, login=settings.login_timeout, reply=settings.reply_timeout
             )
             self._control = control
             passive = settings.passive if server.passive is None else server.passive
-            names, features = log_in(control, server, self._encoding, passive=passive and server.epsv != "off")
-            ways = DataConnections(control, self._sockets, settings, quirks, passive=passive, epsv=server.epsv != "off")
+            names, features = log_in(
+                control, server, self._encoding, security, passive=passive and server.epsv != "off"
+            )
+            ways = security.ways(control, settings, quirks, passive=passive, epsv=server.epsv != "off")
             self._link = Link(server, control, names, features, ways)
         except BaseException:
             self.disconnect()
             raise
+
+    def _new_security(self) -> Security:
+        return Security(self._sockets)
 
     def disconnect(self) -> None:
         """Close everything; QUIT is sent, its reply not waited for."""

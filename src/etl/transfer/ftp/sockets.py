@@ -50,6 +50,12 @@ class Sockets:
         sock.close()
         raise CutError("the session was aborted")
 
+    def replace(self, sock: socket.socket, successor: socket.socket) -> None:
+        """Take in the socket that another one was made into. Raises CutError as `add` does."""
+        with self._lock:
+            self._open.discard(sock)
+        self.add(successor)
+
     def close(self, sock: socket.socket, *, reset: bool = False) -> None:
         """Close a socket; `reset`: by RST, so that the other side does not take it for the end of a file."""
         with self._lock:

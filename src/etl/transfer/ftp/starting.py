@@ -109,7 +109,7 @@ class Starting:
             opening.agree()
             self._settle_answered()
             data = data or opening.connection(command)
-            if data is None:
+            if data is None or not ways.secure(data, command):
                 opening.cancel()
                 return command
         except BaseException as error:

@@ -123,7 +123,7 @@ class Upload:
         """Send a piece, and the end of the file after the last one; False when the STOR has failed."""
         data, stor, control = running.data, running.command, self._link.control
         try:
-            while piece and stor.reply is None:
+            while (piece or data.holds) and stor.reply is None:
                 count = data.send(piece, is_last=is_last)
                 self._sent_bytes += count
                 piece = piece[count:]
