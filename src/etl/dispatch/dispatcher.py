@@ -1,18 +1,5 @@
 """The jobs' way through this process, behind one lock: they come, go to lanes, wait again, or are too many.
 
-    Dispatcher(pools, settings, clock=time.monotonic, jitter=random.random)     sets pools.on_release
-    .offer(task, delay=0.0)   raises UnknownServer, SettingsError: dead letters
-    .take(timeout) -> (task, lease) | None      for a lane; the lease may be of one side, to be opened
-    .another(task) -> task | None               one more for the same lease
-    .finish(task, again_in=None)                ends its run; with `again_in` it waits so long and keeps its destination
-    .worked(name)             a server let us in;   .answered(task)   a job's servers did
-    .failed(name, error, task=None) -> seconds  a server met a job with an error; how long nobody tries it
-    .overflow() -> [Overflow(task, seconds, outage)]   to T-retry: they are not here any more
-    .would_defer(names) -> bool              would a job of theirs be among these at once?
-    .has_capacity(names, part=1.0) -> bool   would one that was, run soon?
-    .drop(predicate) -> [task]               those not running are gone; running ones go when they finish
-    .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
-
 Owns the lock, and what is known of servers and their pairs; `scheduling` decides which job runs, `overflow` which are
 too many. Knows tasks, pools and breakers; knows no Kafka, no protocol. Logs, outside the lock, that a server is down or
 back; does no other I/O.
@@ -24,6 +11,7 @@ import posixpath
 import random
 import threading
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -38,7 +26,7 @@ from etl.errors import Fate, UnknownServer, fate_of
 from etl.retry.backoff import Doubling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from etl.config import Settings
     from etl.models.message import FileTransferJob
@@ -50,6 +38,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
+
+
+class Room(Enum):
+    """Whether there is room here for one more job of a pair of servers."""
+
+    SCARCE = "scarce"  # there is, and few of its jobs are here
+    FREE = "free"
+    PROBE = "probe"  # a server is down: for its next probes
+    CROWDED = "crowded"  # the pair has its share of the window
+    DOWN = "down"  # a server is down, and has its probes: one more would be deferred
 
 
 class _Pair(NamedTuple):
@@ -210,7 +208,7 @@ class Dispatcher:
             server.is_back()
             for queue in self._queues.values():
                 if server in queue.servers:
-                    queue.restart(now)
+                    queue.concurrency.restart()
             self._possible.notify()
         log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), deferred=deferred)
 
@@ -250,43 +248,41 @@ class Dispatcher:
             log.warning("server is down", server=config.hostname, error=str(error), next_probe_seconds=round(wait, 1))
         return wait if fate is Fate.OUTAGE else 0.0
 
-    # --- overflow ---------------------------------------------------------------------------------------------
+    # --- room -------------------------------------------------------------------------------------------------
 
     def overflow(self) -> list[Overflow]:
-        """Take out the jobs that would fill the window for everybody else, those served last first.
-
-        A server whose breaker is open keeps a few; the slow queues of one server keep a quarter of the window, and all
-        slow queues together half of it. Queues that are not slow keep everything.
-        """
-        deferred: list[Overflow] = []
+        """Take out what is beyond a few jobs of each server whose breaker is open, those served last first."""
+        if not self._outages:  # hardly ever is one
+            return []
         with self._lock:  # critical section: what is picked is not here any more
             now = self._clock()
-            for pick in (overflow.beyond_breakers, overflow.beyond_share):
-                picked = pick(self._servers.values(), self._queues.values(), self._settings, now)
-                for task, _, _ in picked:
-                    self._backlog.remove(self._backlog.entries[task], now)
-                deferred += picked
-            if deferred:
+            picked = overflow.beyond_breakers(self._servers.values(), self._queues.values(), self._settings, now)
+            for task, _, _ in picked:
+                self._backlog.remove(self._backlog.entries[task], now)
+            if picked:
                 self._possible.notify()
-        return deferred
+        return picked
 
-    def would_defer(self, names: Iterable[str]) -> bool:
-        """Would a job between these servers be deferred at once, as one is down and its quota of kept jobs is full?"""
-        if not self._outages:  # hardly ever is one; the answer is old a moment later anyway
-            return False
-        with self._lock:
-            down = [server for config in self._known(names) if not (server := self._server(config)).breaker.closed]
-            most = overflow.kept(self._outages, self._settings)
-            return any(overflow.waiting(server, self._queues.values()) >= most for server in down)
+    def room(self, names: Sequence[str]) -> Room:
+        """Return whether there is room for one more job from the one server to the other.
 
-    def has_capacity(self, names: Sequence[str], part: float = 1.0) -> bool:
-        """Would a job of this pair start soon? Both breakers are closed, and less than `part` of a stock waits."""
+        There is for a pair that is not known: its job fails.
+        """
+        try:
+            sides = [self._pools.server(name) for name in names]
+        except UnknownServer:
+            return Room.FREE
         with self._lock:
-            configs = self._known(names)
-            if len(configs) != 2 or any(not self._server(config).breaker.closed for config in configs):
-                return False
-            queue = self._queues.get(tuple(self._pools.key(config) for config in configs))
-            return queue is None or overflow.is_short(queue, self._settings, self._clock(), part)
+            down = [server for side in sides if not (server := self._server(side)).breaker.closed]
+            if down:
+                most, queues = overflow.kept(self._outages, self._settings), self._queues.values()
+                has_probes = any(overflow.waiting(server, queues) >= most for server in down)
+                return Room.DOWN if has_probes else Room.PROBE
+            queue = self._queues.get(tuple(self._pools.key(side) for side in sides))
+            if queue is None:
+                return Room.SCARCE
+            self._backlog.measure(queue, self._settings)
+            return Room.CROWDED if queue.is_crowded else Room.SCARCE if queue.is_scarce else Room.FREE
 
     @property
     def unfinished(self) -> tuple[int, int]:
@@ -320,13 +316,6 @@ class Dispatcher:
             }
 
     # --- under the lock ---------------------------------------------------------------------------------------
-
-    def _known(self, names: Iterable[str]) -> list[ServerConfig]:
-        """Return the servers of these names; none if one is not configured any more: its job fails when due."""
-        try:
-            return [self._pools.server(name) for name in names]
-        except UnknownServer:
-            return []
 
     def _server(self, config: ServerConfig) -> Server:
         key = self._pools.key(config)

@@ -9,8 +9,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etl.retry.tiers import DeferralPacer
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -133,7 +131,6 @@ class Server:
     breaker: Breaker
     lanes: int = 0  # that hold a session of it
     deferred: int = 0  # jobs deferred untried since it has been down
-    pacer: DeferralPacer = field(default_factory=DeferralPacer)
     _runs: DecayingCount = field(default_factory=DecayingCount)
     _failures: DecayingCount = field(default_factory=DecayingCount)
 
@@ -149,11 +146,6 @@ class Server:
         self._runs.add(now)
         if failed:
             self._failures.add(now)
-
-    def defer_one(self, now: float) -> float:
-        """Count a job that is deferred untried; return for how many seconds."""
-        self.deferred += 1
-        return self.pacer.seconds(self.breaker.age(now), self.breaker.open_for(now), now)
 
     def is_back(self) -> None:
         """Note that it answered."""
