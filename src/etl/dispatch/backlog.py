@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from etl.models.task import Task
 
 RANKS = {"high": 0, "normal": 1, "low": 2}
-PASSED_OVER = 8  # times that others were served first, before a queue has its turn or a session reserved
-RESERVED_SECONDS = 2.0  # how long a session stays idle for a queue whose other server is full
+STARVING_SECONDS = 1.0  # without a session that others got, before a queue has its turn and sessions are reserved
+RESERVED_SECONDS = 2.0  # how long they may stay idle: its other server may be stuck
 
 
 class JobState(Enum):
@@ -53,30 +53,20 @@ class PairQueue:
     size_bytes: int = 0  # of all its jobs
     is_crowded: bool = False  # it took its share of the window, and still has half of that or more
     is_scarce: bool = True  # it had less than a quarter of its share, and has not got three quarters since
-    passed_over: dict[Server, int] = field(default_factory=dict)  # since its last turn
-    reserved: set[Server] = field(default_factory=set)
-    reserved_since: float = math.inf  # since when a reserved session stays idle
+    refused_since: float = math.inf  # since when it has found one of its servers full
     yielded_to: float = -math.inf  # when a lane of another queue ended its lease for it, since its last turn
 
     def __repr__(self) -> str:
         names = " to ".join(server.config.hostname for server in self.servers)
         return (
             f"<PairQueue {names} lanes={self.lanes} running={self.running} ready={self.ready} "
-            f"waiting={len(self.waiting)} reserved={len(self.reserved)} {self.concurrency}>"
+            f"waiting={len(self.waiting)} {self.concurrency}>"
         )
-
-    @property
-    def is_starving(self) -> bool:
-        """Were others served first so often that it is its turn, whoever has fewer lanes?"""
-        return max(self.passed_over.values(), default=0) >= PASSED_OVER
 
     def push(self, entry: QueuedJob) -> None:
         """Make a job ready."""
         entry.state = JobState.READY
         self.ready += 1
-        if len(self.heap) > 64 + 2 * self.ready:  # mostly jobs that were dropped or deferred
-            self.heap = [item for item in self.heap if item[2].state is JobState.READY]
-            heapq.heapify(self.heap)
         heapq.heappush(self.heap, (*entry.turn, entry))
 
     def head(self) -> QueuedJob:
@@ -85,33 +75,18 @@ class PairQueue:
             heapq.heappop(self.heap)
         return self.heap[0][2]
 
-    def pass_over(self, other: PairQueue) -> None:
-        """Note that this queue was served while `other`, without lanes and before it in turn, was not."""
-        for server in self.servers:
-            if server in other.servers:
-                other.passed_over[server] = other.passed_over.get(server, 0) + 1
+    def refuse(self, now: float) -> None:
+        """Note that one of its servers is full."""
+        self.refused_since = min(self.refused_since, now)
+        if now - self.refused_since > STARVING_SECONDS + RESERVED_SECONDS:
+            self.refused_since = now
 
-    def reserve(self, full: set[Server], now: float) -> set[Server]:
-        """Return the servers whose next free session is reserved for this queue, which finds some of them `full`.
+    def is_starving(self, now: float) -> bool:
+        """Is it its turn, whoever has fewer lanes? Then free sessions of its servers are reserved for it.
 
-        Two servers with few sessions are hardly ever free in the same instant while others use both. A queue that was
-        passed over often at both (so both move) reserves the one that is full now, then the other. No session stays
-        idle for long: the other server may be stuck.
+        Two servers with few sessions are hardly ever free in the same instant while others use both.
         """
-        if any(self.passed_over.get(server, 0) < PASSED_OVER for server in self.servers):
-            return self.reserved
-        self.reserved |= full
-        if self.reserved - full:
-            self.reserved_since = min(self.reserved_since, now)
-            if now - self.reserved_since > RESERVED_SECONDS:
-                self.end_reservation()
-        return self.reserved
-
-    def end_reservation(self) -> None:
-        """Begin anew: it was served, or the reservation did not help."""
-        self.passed_over.clear()
-        self.reserved.clear()
-        self.reserved_since = math.inf
+        return now - self.refused_since > STARVING_SECONDS
 
 
 @dataclass(eq=False)

@@ -93,8 +93,6 @@ class Dispatcher:
             state = "stopped" if self._stopped else "running"
             return f"<Dispatcher {state} jobs={len(self._backlog.entries)} down={self._outages} {self._scheduler}>"
 
-    # --- jobs come --------------------------------------------------------------------------------------------
-
     def offer(self, task: Task, delay: float = 0.0) -> None:
         """Accept a job, to run after `delay` seconds at the earliest. Never blocks.
 
@@ -118,8 +116,6 @@ class Dispatcher:
                 queue = self._queue(*sides)
             pair = self._pairs[names] = _Pair(sides, queue, self._pools.key(sides[1]), f"/{sides[1].base_path}")
         return pair
-
-    # --- jobs go ----------------------------------------------------------------------------------------------
 
     def take(self, timeout: float) -> tuple[Task, Lease] | None:
         """Return the next job and its lease; blocks for `timeout` seconds at most. None: no job, or stopped."""
@@ -191,8 +187,6 @@ class Dispatcher:
         with self._possible:
             self._possible.notify()
 
-    # --- servers ----------------------------------------------------------------------------------------------
-
     def worked(self, name: str) -> None:
         """Note that a server let us in: its breaker closes, and its lanes come back a few at a time."""
         if not self._outages:  # nearly always so, and asked for each lease
@@ -205,7 +199,8 @@ class Dispatcher:
             now = self._clock()
             seconds, deferred = server.breaker.age(now), server.deferred
             self._outages -= 1
-            server.is_back()
+            server.breaker.reset()
+            server.deferred = 0
             for queue in self._queues.values():
                 if server in queue.servers:
                     queue.concurrency.restart()
@@ -220,7 +215,7 @@ class Dispatcher:
             if entry is not None:
                 entry.queue.concurrency.answered(now)
                 for server in entry.queue.servers:
-                    server.count(now, failed=False)
+                    server.runs += 1
 
     def failed(self, name: str, error: BaseException, task: Task | None = None) -> float:
         """Note that a server met a job with an error; return for how many seconds an outage keeps jobs from it.
@@ -234,7 +229,7 @@ class Dispatcher:
         with self._lock:  # critical section: decide whether an outage begins
             now = self._clock()
             server = self._server(config)
-            server.count(now, failed=True)
+            server.runs, server.failures = server.runs + 1, server.failures + 1
             is_news = is_outage and server.breaker.closed
             if is_outage:
                 server.breaker.trip(now, error, rest)
@@ -247,8 +242,6 @@ class Dispatcher:
         if is_news:
             log.warning("server is down", server=config.hostname, error=str(error), next_probe_seconds=round(wait, 1))
         return wait if fate is Fate.OUTAGE else 0.0
-
-    # --- room -------------------------------------------------------------------------------------------------
 
     def overflow(self) -> list[Overflow]:
         """Take out what is beyond a few jobs of each server whose breaker is open, those served last first."""
@@ -276,7 +269,7 @@ class Dispatcher:
             down = [server for side in sides if not (server := self._server(side)).breaker.closed]
             if down:
                 most, queues = overflow.kept(self._outages, self._settings), self._queues.values()
-                has_probes = any(overflow.waiting(server, queues) >= most for server in down)
+                has_probes = any(len(overflow.waiting(server, queues)) >= most for server in down)
                 return Room.DOWN if has_probes else Room.PROBE
             queue = self._queues.get(tuple(self._pools.key(side) for side in sides))
             if queue is None:
@@ -296,16 +289,6 @@ class Dispatcher:
         records, size_bytes = self.unfinished
         return records >= self._settings.window_records or size_bytes >= self._settings.window_bytes
 
-    def stats(self) -> dict[str, int]:
-        """Return how many jobs wait, and how many run."""
-        with self._lock:
-            running = sum(queue.running for queue in self._queues.values())
-            return {
-                "running": running,
-                "waiting": len(self._backlog.entries) - running,
-                "queues": len(self._backlog.ready),
-            }
-
     def servers(self) -> dict[str, Report]:
         """Return the state of each server and how it has done lately, by one of its names."""
         with self._lock:
@@ -314,8 +297,6 @@ class Dispatcher:
                 server.config.hostname: server.report(now, self._pools.round_trip(server.config))
                 for server in self._servers.values()
             }
-
-    # --- under the lock ---------------------------------------------------------------------------------------
 
     def _server(self, config: ServerConfig) -> Server:
         key = self._pools.key(config)

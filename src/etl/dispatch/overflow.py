@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from etl.dispatch.backlog import JobState
-from etl.retry.tiers import wait_after
+from etl.retry.tiers import TIERS, wait_after
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -36,30 +36,28 @@ def kept(outages: int, settings: Settings) -> int:
     return min(DOWN_KEEPS, max(1, settings.window_records // (4 * max(1, outages))))
 
 
-def waiting(server: Server, queues: Iterable[PairQueue]) -> int:
-    """Return how many jobs wait here for a server."""
-    return sum(len(queue.waiting) for queue in queues if server in queue.servers)
+def waiting(server: Server, queues: Iterable[PairQueue]) -> list[QueuedJob]:
+    """Return the jobs that wait here for a server, in the order of service."""
+    its = (queue for queue in queues if server in queue.servers)
+    return sorted((entry for queue in its for entry in queue.waiting.values()), key=lambda entry: entry.turn)
 
 
 def beyond_breakers(
     servers: Collection[Server], queues: Collection[PairQueue], settings: Settings, now: float
 ) -> list[Overflow]:
-    """Return what is beyond a few jobs of each server that is down, those served last first; count it there."""
+    """Return what is beyond a few jobs of each server that is down, those served last first; count it there.
+
+    After the first seconds those few are ones that were deferred before: others would keep the offsets of their
+    partitions, and with them the lag, where they are. While a probe is due, any job may be it.
+    """
     down = [server for server in servers if not server.breaker.closed]
     most = kept(len(down), settings)
     picked: dict[QueuedJob, Overflow] = {}
     for server in down:
-        if waiting(server, queues) <= most:
-            continue
-        entries = [
-            entry
-            for queue in queues
-            if server in queue.servers
-            for entry in queue.waiting.values()
-            if entry not in picked
-        ]
-        entries.sort(key=lambda entry: entry.turn)
-        for entry in reversed(entries[most:]):
+        any_may_stay = server.breaker.age(now) < TIERS[0] or server.breaker.admits(now)
+        entries = waiting(server, queues)
+        stay = {*[entry for entry in entries if any_may_stay or entry.task.recallable][:most], *picked}
+        for entry in reversed([entry for entry in entries if entry not in stay]):
             server.deferred += 1
             seconds = wait_after(server.breaker.age(now))
             if entry.state is JobState.DELAYED:

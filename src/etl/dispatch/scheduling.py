@@ -1,11 +1,5 @@
 """Which job a lane takes next, when it ends its lease for others, how many lanes there are.
 
-    Scheduler(pools, backlog, workers)
-    .select(now) -> (task, lease) | None        a lane begins a lease: the sessions of a pair of servers
-    .next_for(last, now) -> task | None         it keeps its lease for one more job, or ends it
-    .leave(entry, now)                          a run is over: what it held is free
-    .seconds_to_next(now)                       for how long `select` finds nothing more by time alone
-
 **Least loaded first** (max-min fairness): of the pairs that could run, the next lane goes to the one whose busier
 server has the fewest lanes; among equals they take turns. A lane ends its lease where that helps a pair with fewer. So
 a server alone gets all lanes, two get half each, and one that just came is first.
@@ -25,7 +19,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etl.dispatch.servers import RECENT_SECONDS
 from etl.sessions.pool import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -40,6 +33,7 @@ if TYPE_CHECKING:
 
 SHORT_LEASE_SECONDS, LONG_LEASE_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
 SPARE_LANES, CONNECTING_LANES = 8, 16  # threads beyond ETL_WORKERS
+RECENT_SECONDS = 60.0  # for so long a pair that ran is expected to have jobs again
 LONG_SECONDS = 3.0  # a lane that is at one job for longer does not count as active
 
 
@@ -126,7 +120,6 @@ class _Look:
     """What one look for the next job has found so far."""
 
     load: Load
-    waiting: list[PairQueue] = field(default_factory=list)  # those that could run with sessions of both sides, in turn
     is_full: dict[Server, bool] = field(default_factory=dict)
     reserved: set[Server] = field(default_factory=set)  # whose free sessions are kept for a queue
 
@@ -144,8 +137,6 @@ class Scheduler:
     def __repr__(self) -> str:
         return f"<Scheduler {self._budget} {list(self._backlog.ready.values())}>"
 
-    # --- a lease begins ---------------------------------------------------------------------------------------
-
     def select(self, now: float) -> tuple[Task, Lease] | None:
         """Select the next job and reserve its sessions, or only that of a server which must be connected to first."""
         self._look_at = math.inf
@@ -159,13 +150,13 @@ class Scheduler:
             if not self._budget.has_room(look.load, newcomer=newcomer, connects=side is not None):
                 continue
             level = look.load.level(queue)
-            if side is None:
-                look.waiting.append(queue)
-                if full := self._full_of(queue, look):
-                    look.reserved |= queue.reserve(full, now)
-                    continue
+            if side is None and self._is_full(queue, look):
+                queue.refuse(now)
+                if queue.is_starving(now):
+                    look.reserved.update(queue.servers)
+                continue
             if any(level):
-                able.append((not queue.is_starving, level, turn, queue, side))
+                able.append((not queue.is_starving(now), level, turn, queue, side))
             elif (taken := self._begin(queue, side, look, now)) is not None:
                 return taken  # nobody can have fewer
         for _, _, _, queue, side in sorted(able):
@@ -173,12 +164,12 @@ class Scheduler:
                 return taken
         return None
 
-    def _full_of(self, queue: PairQueue, look: _Look) -> set[Server]:
-        """Return which servers of a queue have no session to lend."""
+    def _is_full(self, queue: PairQueue, look: _Look) -> bool:
+        """Has one of its servers no session to lend?"""
         for side, server in _ends(queue):
             if server not in look.is_full:
                 look.is_full[server] = self._pools.refusal(side) is Reason.FULL
-        return {server for server in queue.servers if look.is_full[server]}
+        return any(look.is_full[server] for server in queue.servers)
 
     def seconds_to_next(self, now: float) -> float:
         """Return how long nothing becomes possible by time alone: the next delayed job, probe, or lane of a queue."""
@@ -235,19 +226,14 @@ class Scheduler:
         for server in entry.held:
             server.breaker.half_open(entry)
         if side is None:
-            for other in look.waiting[: look.waiting.index(queue)]:
-                if not other.lanes:
-                    queue.pass_over(other)
+            queue.refused_since = math.inf
         self._backlog.ready.move_to_end(queue.key)
         self._backlog.begin(entry)
-        queue.end_reservation()
         queue.yielded_to = -math.inf
         entry.has_lane, entry.lease_since = True, now
         self._budget.enter(entry, now, connects=not lease.is_pair)
         self._count_lanes(entry, 1, now)
         return entry.task, lease
-
-    # --- it goes on -------------------------------------------------------------------------------------------
 
     def next_for(self, last: QueuedJob, now: float) -> Task | None:
         """Return the next job of a running one's queue, for the same sessions; None: its lease ends."""
@@ -301,8 +287,6 @@ class Scheduler:
             return False  # a connect needs none of these sessions, and has lanes of its own
         refusals = {self._pools.refusal(side) for side, server in _ends(queue) if server not in shared} - {None}
         return not refusals or (is_starving and refusals == {Reason.FULL})
-
-    # --- it ends ----------------------------------------------------------------------------------------------
 
     def leave(self, entry: QueuedJob, now: float) -> None:
         """Free what a run held: its lane, unless the next job of the lease has it; and its being a probe."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # How far ahead a job may ask for its time: until then it is written to T-retry anew each hour.
 HORIZON_SECONDS = 366 * 86400
-ROOMY = (Room.SCARCE, Room.FREE)
+ROOMY = (Room.SCARCE, Room.FREE, Room.PROBE)
 
 
 class Turn(Enum):
@@ -130,9 +130,9 @@ class Admission:
         earliest = _earliest(task.job) or now
         seconds = max(carried.not_before or now, earliest) - now
         if carried.recallable and room in ROOMY:
-            seconds = max(0.0, earliest - now)  # only its servers kept it from running
+            seconds = max(0.0, earliest - now)  # only its servers keep it from running
         elif is_deferred and (due := self._due(task.record, carried, now)) > now:
-            may_go = partial(self._has_room, names, ROOMY) if carried.recallable else None
+            may_go = partial(self._has_room, names) if carried.recallable else None
             self.partitions.delay(
                 task.partition, task.record.offset, due, seen_by_predecessor=carried.recallable, may_go=may_go
             )
@@ -166,11 +166,11 @@ class Admission:
         # Not later than it was first seen: a time in the future, forged or of another clock, would hold the partition.
         return tiers.due_at(record.partition, min(record.timestamp, since), carried.not_before)
 
-    def _has_room(self, names: tuple[str, str], kinds: Container[Room]) -> bool:
-        return self.dispatcher.room(names) in kinds
+    def _has_room(self, names: tuple[str, str]) -> bool:
+        return self.dispatcher.room(names) in ROOMY
 
     def _may_go(self, names: tuple[str, str], partition: Partition, offset: int) -> bool:
-        return self._has_room(names, (*ROOMY, Room.PROBE)) or self._is_in_the_way(partition, offset)
+        return self._has_room(names) or self._is_in_the_way(partition, offset)
 
     def _is_in_the_way(self, partition: Partition, offset: int) -> bool:
         """Do jobs of a pair that may soon have nothing to do here stand behind the one at this offset?"""

@@ -183,16 +183,19 @@ def test_jobs_of_another_group_are_nobody_elses(crowded: Scene) -> None:
 
 
 def test_other_jobs_and_those_of_a_server_that_is_down_wait_until_they_are_due(scene: Scene) -> None:
-    """A job that is not recallable is never admitted early, a recallable one not while its server is down."""
+    """A job that is not recallable is never admitted early, of a server that is down only a few probes are."""
     late = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 8), "servers": "A B"}
     scene.accept(JOB, headers(**late), retry(0))
     assert retry(0) in scene.partitions.delayed
     assert not scene.partitions.seen_by_predecessor
     assert scene.partitions.may_go is None
     scene.dispatcher.failed("B", DOWN)
+    for _ in range(DOWN_KEEPS):
+        scene.accept(JOB, headers(**late, recallable="1"), retry(1))
+    assert retry(1) not in scene.partitions.delayed
     scene.accept(JOB, headers(**late, recallable="1"), retry(1))
     assert retry(1) in scene.partitions.delayed
-    assert scene.dispatcher.unfinished[0] == 0
+    assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
 
 
 def test_a_recalled_job_that_is_done_delays_no_partition(scene: Scene) -> None:

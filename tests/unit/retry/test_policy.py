@@ -139,6 +139,16 @@ def test_a_job_deferred_untried_spends_no_attempt_and_its_patience_begins() -> N
     assert again.not_before == NOW + 600.0  # the last look is at the end of the patience, not beyond
 
 
+def test_a_probe_that_was_deferred_before_waits_here() -> None:
+    """It leaves no record of each try."""
+    task = tried(outages=9, waiting_since=NOW - 60)
+    task.recallable = True
+    assert isinstance(policy().verdict(task, DOWN, NOW, 100.0), RetryHere)
+    assert isinstance(policy().verdict(task, DOWN, NOW, 0.0), Defer)
+    task.recallable = False
+    assert isinstance(policy().verdict(task, DOWN, NOW, 100.0), Defer)
+
+
 @pytest.mark.parametrize("met", [0.0, 0.5, 9.9, 30.0, 59.9, 61.0, 599.0, 3000.0])
 def test_a_job_is_written_five_times_in_the_first_hour_of_an_outage_at_most_then_each_hour(met: float) -> None:
     """Even if it makes way whenever its time comes."""
