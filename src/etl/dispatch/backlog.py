@@ -58,10 +58,8 @@ class PairQueue:
 
     def __repr__(self) -> str:
         names = " to ".join(server.config.hostname for server in self.servers)
-        return (
-            f"<PairQueue {names} lanes={self.lanes} running={self.running} ready={self.ready} "
-            f"waiting={len(self.waiting)} {self.concurrency}>"
-        )
+        jobs = f"running={self.running} ready={self.ready} waiting={len(self.waiting)}"
+        return f"<PairQueue {names} lanes={self.lanes} {jobs} {self.concurrency}>"
 
     def push(self, entry: QueuedJob) -> None:
         """Make a job ready."""
@@ -95,10 +93,9 @@ class QueuedJob:
 
     task: Task
     number: int  # in the order of arrival
-    rank: int
+    turn: tuple[int, int]  # its place in the order of service: rank, then number
     queue: PairQueue
-    source: ServerConfig
-    destination: ServerConfig
+    sides: tuple[ServerConfig, ServerConfig]  # source and destination
     destination_key: object  # of the file it writes
     state: JobState = JobState.FOLLOWING
     due: float = 0.0  # when it may run
@@ -106,16 +103,6 @@ class QueuedJob:
     held: tuple[Server, ...] = ()  # whose sessions its lane holds: of both, or of the one that it connects to
     lease_since: float = 0.0  # since when its lane has had these sessions
     dropped: bool = False  # running, and not to run again
-
-    @property
-    def sides(self) -> tuple[ServerConfig, ServerConfig]:
-        """Source and destination."""
-        return (self.source, self.destination)
-
-    @property
-    def turn(self) -> tuple[int, int]:
-        """Its place in the order of service."""
-        return (self.rank, self.number)
 
 
 class Backlog:
@@ -140,8 +127,9 @@ class Backlog:
         now: float,
     ) -> None:
         """Take in a job, behind all others of its destination."""
-        rank = RANKS[task.job.priority]
-        entry = QueuedJob(task, next(self._numbers), rank, queue, *sides, destination_key, due=due)
+        number = next(self._numbers)
+        turn = RANKS[task.job.priority], number
+        entry = QueuedJob(task, number, turn, queue, sides, destination_key, due=due)
         self.entries[task] = entry
         self.size_bytes += task.size_bytes
         queue.size_bytes += task.size_bytes

@@ -112,9 +112,14 @@ class Dispatcher:
         pair = self._pairs.get(names)
         if pair is None:
             self._pools.check(*sides)
+            keys = (self._pools.key(sides[0]), self._pools.key(sides[1]))
             with self._lock:
-                queue = self._queue(*sides)
-            pair = self._pairs[names] = _Pair(sides, queue, self._pools.key(sides[1]), f"/{sides[1].base_path}")
+                queue = self._queues.get(keys)
+                if queue is None:
+                    servers = tuple(dict.fromkeys((self._server(sides[0]), self._server(sides[1]))))
+                    most = min(self._settings.workers, sides[0].max_connections, sides[1].max_connections)
+                    queue = self._queues[keys] = PairQueue(keys, servers, ConcurrencyLimit(most, self._first_lanes))
+            pair = self._pairs[names] = _Pair(sides, queue, keys[1], f"/{sides[1].base_path}")
         return pair
 
     def take(self, timeout: float) -> tuple[Task, Lease] | None:
@@ -134,11 +139,7 @@ class Dispatcher:
         return None
 
     def another(self, task: Task) -> Task | None:
-        """Return one more job for the lease of a running one; None: give the lease back.
-
-        A lane that keeps its sessions is faster than one that gives them back between two jobs. It gives them back all
-        the same as soon as another pair of servers needs the lane, or the sessions, more.
-        """
+        """Return one more job for the lease of a running one; None: give the lease back, as others need it more."""
         with self._lock:  # critical section: decide whether the lane keeps its lease
             now = self._clock()
             self._backlog.promote(now)
@@ -162,10 +163,7 @@ class Dispatcher:
             self._backlog.end_run(entry, now, now + (again_in or 0.0) if again else None)
 
     def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
-        """Forget the jobs that match; return those that were not running.
-
-        A running one stays until `finish`, and does not run again then.
-        """
+        """Forget the jobs that match; return those that were not running. Running ones do not run again."""
         with self._lock:  # critical section: none of them begins, or begins again, from here on
             now = self._clock()
             picked = [entry for task, entry in self._backlog.entries.items() if predicate(task)]
@@ -210,10 +208,9 @@ class Dispatcher:
     def answered(self, task: Task) -> None:
         """Note that a running job got a final answer of its servers: the file has arrived, or never can."""
         with self._lock:
-            now = self._clock()
             entry = self._backlog.entries.get(task)
             if entry is not None:
-                entry.queue.concurrency.answered(now)
+                entry.queue.concurrency.answered(self._clock())
                 for server in entry.queue.servers:
                     server.runs += 1
 
@@ -252,30 +249,25 @@ class Dispatcher:
             picked = overflow.beyond_breakers(self._servers.values(), self._queues.values(), self._settings, now)
             for task, _, _ in picked:
                 self._backlog.remove(self._backlog.entries[task], now)
-            if picked:
-                self._possible.notify()
         return picked
 
     def room(self, names: Sequence[str]) -> Room:
-        """Return whether there is room for one more job from the one server to the other.
-
-        There is for a pair that is not known: its job fails.
-        """
+        """Return whether there is room for one more job from the one server to the other."""
         try:
             sides = [self._pools.server(name) for name in names]
         except UnknownServer:
-            return Room.FREE
+            return Room.FREE  # the job fails as soon as it is here
         with self._lock:
             down = [server for side in sides if not (server := self._server(side)).breaker.closed]
             if down:
                 most, queues = overflow.kept(self._outages, self._settings), self._queues.values()
                 has_probes = any(len(overflow.waiting(server, queues)) >= most for server in down)
                 return Room.DOWN if has_probes else Room.PROBE
-            queue = self._queues.get(tuple(self._pools.key(side) for side in sides))
-            if queue is None:
+            pair = self._pairs.get((sides[0].hostname, sides[1].hostname))
+            if pair is None:
                 return Room.SCARCE
-            self._backlog.measure(queue, self._settings)
-            return Room.CROWDED if queue.is_crowded else Room.SCARCE if queue.is_scarce else Room.FREE
+            self._backlog.measure(pair.queue, self._settings)
+            return Room.CROWDED if pair.queue.is_crowded else Room.SCARCE if pair.queue.is_scarce else Room.FREE
 
     @property
     def unfinished(self) -> tuple[int, int]:
@@ -304,12 +296,3 @@ class Dispatcher:
         if server is None:
             server = self._servers[key] = Server(config, Breaker(self._wait))
         return server
-
-    def _queue(self, source: ServerConfig, destination: ServerConfig) -> PairQueue:
-        key = (self._pools.key(source), self._pools.key(destination))
-        queue = self._queues.get(key)
-        if queue is None:
-            servers = tuple(dict.fromkeys((self._server(source), self._server(destination))))
-            most = min(self._settings.workers, source.max_connections, destination.max_connections)
-            queue = self._queues[key] = PairQueue(key, servers, ConcurrencyLimit(most, self._first_lanes))
-        return queue

@@ -37,9 +37,8 @@ def kept(outages: int, settings: Settings) -> int:
 
 
 def waiting(server: Server, queues: Iterable[PairQueue]) -> list[QueuedJob]:
-    """Return the jobs that wait here for a server, in the order of service."""
-    its = (queue for queue in queues if server in queue.servers)
-    return sorted((entry for queue in its for entry in queue.waiting.values()), key=lambda entry: entry.turn)
+    """Return the jobs that wait here for a server."""
+    return [entry for queue in queues if server in queue.servers for entry in queue.waiting.values()]
 
 
 def beyond_breakers(
@@ -55,7 +54,7 @@ def beyond_breakers(
     picked: dict[QueuedJob, Overflow] = {}
     for server in down:
         any_may_stay = server.breaker.age(now) < TIERS[0] or server.breaker.admits(now)
-        entries = waiting(server, queues)
+        entries = sorted(waiting(server, queues), key=lambda entry: entry.turn)
         stay = {*[entry for entry in entries if any_may_stay or entry.task.recallable][:most], *picked}
         for entry in reversed([entry for entry in entries if entry not in stay]):
             server.deferred += 1
