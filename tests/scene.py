@@ -111,7 +111,13 @@ class Scene:
         self.reporter = Reporter("worker/1", self.dispatcher, self.ledger, policy, self.builder, self.stopping.is_set)
         self.runner = Runner(self.settings, "cafe", self.pools, self.dispatcher, self.reporter, Store(1 << 20))
         self.ahead: list[Record] = []
-        self.look_ahead = LookAhead(lambda _most: self, self.topics.retry, "group", config)  # type: ignore[arg-type,return-value]
+        self.look_ahead = LookAhead(
+            lambda _most: self,  # type: ignore[arg-type,return-value]
+            self.topics.retry,
+            "group",
+            config,
+            self.ledger.is_done,
+        )
         self.admission = Admission(
             self.topics,
             "group",
@@ -215,7 +221,7 @@ def fail_leaving_a_partial_file(
 
 def deferred_record(*more: tuple[str, bytes]) -> dict[str, Any]:
     """Return the arguments with which `Scene.accept` takes a due job from T-retry; `more`: headers."""
-    headers = ((header.GROUP, b"group"), (header.ORIGIN, b"jobs-0-7"), ("etl-servers", b"A B"), *more)
+    headers = ((header.GROUP, b"group"), (header.ORIGIN, b"jobs-0-7"), *more)
     return {"headers": headers, "partition": Partition("jobs-retry", 1), "timestamp": NOW - 3600}
 
 

@@ -210,7 +210,9 @@ class FileTransferConsumer:
             stages=runner,
         )
 
-        look_ahead = LookAhead(partial(AheadReader, self.bootstrap_servers), names.retry, self.group_id, self.config)
+        look_ahead = LookAhead(
+            partial(AheadReader, self.bootstrap_servers), names.retry, self.group_id, self.config, ledger.is_done
+        )
 
         def revoke(gone: list[Partition]) -> None:
             taken = set(gone)

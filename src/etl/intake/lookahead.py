@@ -37,12 +37,21 @@ class LookAhead:
     """Reads ahead in the thread `look-ahead`.
 
     `connect` makes the client when it is needed first. `retry`: the topic whose records belong to a group each.
+    `is_done`: does a commit cover this record?
     """
 
-    def __init__(self, connect: Callable[[int], AheadReader], retry: str, group_id: str, config: ConfigLoader) -> None:
+    def __init__(
+        self,
+        connect: Callable[[int], AheadReader],
+        retry: str,
+        group_id: str,
+        config: ConfigLoader,
+        is_done: Callable[[Partition, int], bool],
+    ) -> None:
         self._connect = connect
         self._retry, self._group = retry, group_id.encode()
         self._config = config
+        self._is_done = is_done
         self._lock = threading.Lock()  # guards the three below
         self._standing: dict[Partition, int] = {}  # where to look, and the offset of the job that waits
         self._next: dict[Partition, int] = {}  # the next offset to read
@@ -106,7 +115,8 @@ class LookAhead:
 
     def _pair_of(self, record: Record) -> Pair | None:
         """Return whose job a record is; None: nobody's that could run here."""
-        if record.topic == self._retry and record.header(header.GROUP) != self._group:
+        is_foreign = record.topic == self._retry and record.header(header.GROUP) != self._group
+        if is_foreign or self._is_done(Partition(record.topic, record.partition), record.offset):
             return None
         pair = servers_of(record.value)
         try:

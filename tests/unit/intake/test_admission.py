@@ -37,7 +37,6 @@ def headers(**values: str) -> tuple[tuple[str, bytes], ...]:
         "origin": header.ORIGIN,
         "not_before": header.NOT_BEFORE,
         "attempts": header.ATTEMPTS,
-        "servers": messages.SERVERS,
         "recallable": messages.RECALLABLE,
     }
     return tuple((names[name], value.encode()) for name, value in values.items())
@@ -110,7 +109,7 @@ def crowded() -> Scene:
 
 def test_a_recallable_job_is_admitted_as_soon_as_there_is_room_for_it(scene: Scene, crowded: Scene) -> None:
     """Before it is due, but never before its producer's not_before."""
-    early = headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 500), recallable="1", servers="A B")
+    early = headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 500), recallable="1")
     scene.accept(JOB, early, retry(2))
     assert scene.dispatcher.unfinished[0] == 1
     scene = crowded
@@ -184,7 +183,7 @@ def test_jobs_of_another_group_are_nobody_elses(crowded: Scene) -> None:
 
 def test_other_jobs_and_those_of_a_server_that_is_down_wait_until_they_are_due(scene: Scene) -> None:
     """A job that is not recallable is never admitted early, of a server that is down only a few probes are."""
-    late = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 8), "servers": "A B"}
+    late = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 8)}
     scene.accept(JOB, headers(**late), retry(0))
     assert retry(0) in scene.partitions.delayed
     assert not scene.partitions.seen_by_predecessor
@@ -206,8 +205,8 @@ def test_a_recalled_job_that_is_done_delays_no_partition(scene: Scene) -> None:
     commit = book.snapshot({1}, (), 1, "x")
     scene.partitions.held[retry(3)] = scene.ledger.assign(retry(3), commit.offset, commit.metadata)
     scene.dispatcher.failed("A", DOWN)
-    scene.accept(JOB, headers(group="group", origin="jobs-0-5", servers="B B"), retry(3), NOW - 4000)
-    early = headers(group="group", origin="jobs-0-6", not_before=utc(NOW + 500), recallable="1", servers="A B")
+    scene.accept(JOB, headers(group="group", origin="jobs-0-5"), retry(3), NOW - 4000)
+    early = headers(group="group", origin="jobs-0-6", not_before=utc(NOW + 500), recallable="1")
     scene.accept(JOB, early, retry(3))
     assert scene.partitions.delayed == {}
     assert scene.ledger.outstanding == 1
@@ -357,7 +356,7 @@ def test_a_bug_that_a_record_meets_ends_the_record_alone(
         raise ZeroDivisionError("a test's bug")
 
     deferred = Partition("jobs-retry", 0)
-    headers = ((header.GROUP, b"group"), (messages.RECALLABLE, b"1"), (messages.SERVERS, b"A B"))
+    headers = ((header.GROUP, b"group"), (messages.RECALLABLE, b"1"))
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
         patch.setattr(owner, where, stumble)
         scene.accept(JOB, headers, deferred, NOW - 7200)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.unit
 
 P0, P1, RETRY = Partition("jobs", 0), Partition("jobs", 1), Partition("jobs-retry", 5)
 CONFIG = ConfigLoader(environ=ENVIRONMENT)
+DONE = {(P0, 10)}  # by an earlier owner
 
 
 def message(source: str, destination: str) -> bytes:
@@ -59,7 +60,7 @@ def reader() -> FakeReader:
 def ahead(reader: FakeReader, monkeypatch: pytest.MonkeyPatch) -> Iterator[LookAhead]:
     monkeypatch.setattr(lookahead, "PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(lookahead, "BROKER_PAUSE_SECONDS", 0.001)
-    made = LookAhead(lambda _most: reader, "jobs-retry", "group", CONFIG)  # type: ignore[arg-type,return-value]
+    made = LookAhead(lambda _most: reader, "jobs-retry", "group", CONFIG, lambda *at: at in DONE)  # type: ignore[arg-type,return-value]
     yield made
     made.stop(5.0)
 
@@ -74,6 +75,7 @@ def test_it_knows_whose_jobs_stand_behind_which_offset(ahead: LookAhead, reader:
         Record(*P0, 7, None, message("A", "GONE")),
         Record(*P0, 8, None, b"nonsense"),
         Record(*P0, 9, None, None),
+        Record(*P0, 10, None, message("B", "A")),
     ]
     ahead.look(reader)  # type: ignore[arg-type]
     assert ahead.behind(P0, 3) == [("A", "B"), ("B", "A")]

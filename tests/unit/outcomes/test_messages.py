@@ -277,7 +277,6 @@ def test_a_job_id_in_a_header_counts_only_if_a_message_could_have_it(job_id: byt
         ("etl-origin", b"two\nlines-3-4"),
         ("etl-origin", b"t" * 300 + b"-3-4"),
         ("etl-attempts", b"[" + b"{}," * 400_000 + b"{}]"),
-        ("etl-servers", b" ".join([b"A"] * 100_000)),
     ],
 )
 def test_a_malformed_header_counts_as_absent(name: str, value: bytes) -> None:

@@ -203,14 +203,12 @@ def test_a_job_whose_wait_no_breaker_ends_is_not_recallable(scene: Scene) -> Non
     assert messages.RECALLABLE not in dict(scene.messages()["jobs-retry"].headers)
 
 
-def test_a_deferral_names_its_servers(scene: Scene) -> None:
-    """So its pair is known before the job is parsed."""
+def test_a_deferral_of_a_job_that_did_not_run_says_since_when_it_waits(scene: Scene) -> None:
     scene.dispatcher.failed("B", DOWN)
     for _ in range(DOWN_KEEPS + 1):
         scene.accept()
     scene.defer_overflow()
     headers = dict(scene.messages()["jobs-retry"].headers)
-    assert headers["etl-servers"] == b"A B"
     assert "etl-waiting-since" in headers
     assert header.ATTEMPTS not in headers
 
