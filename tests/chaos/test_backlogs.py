@@ -91,7 +91,7 @@ class Scene:
         return (self.done(pair) - before) / (time.monotonic() - started)
 
     def rate_of(self, jobs: list[bytes], pair: str, count: int) -> float:
-        """Send jobs; return how many of a pair are done per second: of so many, without the first and the last tenth."""
+        """Send jobs; return how many of a pair are done per second, of so many but the first and the last tenth."""
         before, times = self.done(pair), []
         self.send(jobs)
         while len(times) < count:
