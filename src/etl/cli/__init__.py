@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import sys
 from collections.abc import Iterable
+from typing import cast
 
 import click
 
-from etl.cli import config, consume, dlq, servers, submit
 from etl.errors import BrokerUnavailable, SettingsError
 
+# Each is a module of this package with a command of its name, imported when it is called: all of them take longer to
+# import than `etl submit` takes to send a job.
+COMMANDS = ("consume", "submit", "dlq", "servers", "config")
 # Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
 NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "status", "stop", "topics", "version"}
 EXIT_FAILED = 1
@@ -20,11 +24,29 @@ EXIT_WRONG_SETTINGS = 2
 class DefaultGroup(click.Group):
     """A group with the default command `consume`, which gets a first word that does not name a command."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        return cast("click.Command", getattr(importlib.import_module(f"etl.cli.{cmd_name}"), cmd_name))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the options of the default command too: `etl --topic T` needs no command."""
+        super().format_options(ctx, formatter)
+        consume = cast("click.Command", self.get_command(ctx, "consume"))
+        records = [option.get_help_record(ctx) for option in consume.params if isinstance(option, click.Option)]
+        with formatter.section("Options without a command"):
+            formatter.write_dl([record for record in records if record])
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert `consume` unless the first word names a command or asks for help."""
-        if args and (instead := refusal(args[0], self.commands)):
+        if args and (instead := refusal(args[0], COMMANDS)):
             raise click.UsageError(instead, ctx)
-        if not args or (args[0] not in self.commands and args[0] not in {"--help", "--version"}):
+        if not args or (args[0] not in COMMANDS and args[0] not in {"--help", "--version"}):
             args = ["consume", *args]
         return super().parse_args(ctx, args)
 
@@ -59,10 +81,3 @@ def main() -> None:
 
     Without a command, consume jobs: `etl --topic T --group-id G`, or `etl T G HOST:PORT`.
     """
-
-
-main.add_command(consume.consume)
-main.add_command(submit.submit)
-main.add_command(dlq.dlq)
-main.add_command(servers.servers)
-main.add_command(config.config)

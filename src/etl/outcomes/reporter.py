@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,8 @@ class Reporter:
     leaves_orphans: bool = False  # an orphan may remain at a server that no job of this process will look for
     done: int = 0  # finished jobs; approximate, as lanes count without a lock
     bugs: int = 0  # jobs and records that met a bug of ours, of those; as approximate
+    # Bound once, as every job writes a line: binding takes nearly as long as the line itself.
+    _log: Any = field(default_factory=log.bind)
 
     def __repr__(self) -> str:
         return f"Reporter({self.worker}, {self.done} done, leaves_orphans={self.leaves_orphans})"
@@ -90,7 +92,9 @@ class Reporter:
         if (why := task.remarks.get("source_action_error")) is not None:
             log.warning("source action not done", **context(task), error=why)
         seconds = round(span.seconds, 3)
-        log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at)
+        self._log.info(
+            "job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at
+        )
         return messages
 
     def _start_action(self, task: Task) -> None:
