@@ -25,16 +25,20 @@ from etl.intake.partitions import MAX_POLL_RECORDS, Partitions
 from etl.lanes.lanes import Lanes
 from etl.lanes.run import Store
 from etl.lanes.runner import Runner
+from etl.outcomes.claims import Claims
 from etl.outcomes.committer import Committer
+from etl.outcomes.evidence import Witness
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
 from etl.retry import tiers
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
+from etl.status.health import Health
 from etl.status.reports import Reports
 from etl.topics import companions
-from etl.topics.companions import Topics
+from etl.topics.checking import Checker
+from etl.topics.names import Topics
 from etl.topics.trimming import Trimmer
 
 if TYPE_CHECKING:
@@ -52,7 +56,7 @@ LISTENING_PAUSE_SECONDS = 0.2  # at the start, while nothing listens at the brok
 BROKER_PAUSE_SECONDS = 1.0  # at the start, after a request to the broker that failed
 RESET_SECONDS = 0.7  # limit for lanes to end and remove their partial files once the grace time is over
 COMMIT_SECONDS = 1.5  # limit of the last commit
-BYSTANDER_SECONDS = 0.2  # limit for the trimmer, and for looking ahead, to finish a request
+BYSTANDER_SECONDS = 0.2  # limit for trimmer, checker and looking ahead to finish a request
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ class Parts:
     producer: TransactionalProducer
     look_ahead: LookAhead
     trimmer: Trimmer
+    checker: Checker
     reports: Reports
+    health: Health
 
     def start(self) -> None:
         """Start the threads."""
@@ -83,6 +89,7 @@ class Parts:
         self.lanes.start()
         self.look_ahead.start()
         self.trimmer.start()
+        self.checker.start()
 
 
 class FileTransferConsumer:
@@ -168,7 +175,7 @@ class FileTransferConsumer:
         try:
             parts.start()
             while not self._is_stopping:
-                me.beat(polls=True)
+                me.beat(polls=True, problem=parts.health.problem)
                 self._iterate(parts)
         except BrokerUnavailable as error:
             self._fail(error)
@@ -189,6 +196,7 @@ class FileTransferConsumer:
         now = time.monotonic()
         parts.lanes.tick(now)
         parts.reports.tick(now)
+        parts.health.tick(now)
 
     def _assemble(self, me: Identity, names: Topics, retry_blocks: int) -> Parts | None:
         """Build the parts, from the servers to the topics; return None if stopped before the broker answers."""
@@ -236,11 +244,24 @@ class FileTransferConsumer:
         )
         if group is None:
             return None
+        witness = Witness(names, self.group_id, self.bootstrap_servers)
+        claims = Claims(names, self.group_id, settings.on_lost_offsets, witness.ask, self._fail)
+        group.decide = claims.decide
         partitions = Partitions(group, ledger, settings.window_records)
         admission = Admission(
-            names, self.group_id, self.config, builder, partitions, ledger, dispatcher, reporter, look_ahead
+            names,
+            self.group_id,
+            self.config,
+            builder,
+            partitions,
+            ledger,
+            dispatcher,
+            reporter,
+            look_ahead,
+            is_done=claims.is_done,
         )
         producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
+        checker = Checker(names, settings, Admin(self.bootstrap_servers))
         committer = Committer(
             ledger,
             producer,
@@ -248,6 +269,7 @@ class FileTransferConsumer:
             self._fail,
             interval_seconds=settings.commit_interval_seconds,
             max_records=settings.commit_max_records,
+            on_refused=checker.hurry,
         )
         ledger.on_complete = committer.hurry
         return Parts(
@@ -262,7 +284,9 @@ class FileTransferConsumer:
             producer=producer,
             look_ahead=look_ahead,
             trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
+            checker=checker,
             reports=Reports(names, group, partitions, dispatcher),
+            health=Health([group.problem, committer.problem, lambda _now: checker.problem]),
         )
 
     def _shut_down(self, parts: Parts) -> None:
@@ -280,12 +304,13 @@ class FileTransferConsumer:
         clean = drained and parts.reporter.drop_unscanned() and parts.partitions.has_scanned()
         if self._fatal is None and not parts.committer.flush(time.monotonic() + COMMIT_SECONDS, clean=clean):
             log.warning("last commit not confirmed: its jobs may be repeated")
-        if parts.committer.stop(time.monotonic() + COMMIT_SECONDS):
-            with logs.together():
-                parts.reporter.ledger.write()  # log the jobs that finished without a commit: their files are in place
+        parts.committer.stop(time.monotonic() + COMMIT_SECONDS)
+        if waiting := parts.reporter.ledger.waiting:
+            log.warning("outcomes not committed: their jobs are repeated", count=waiting)
         parts.lanes.stop(RESET_SECONDS)
         parts.group.close()
         parts.look_ahead.stop(BYSTANDER_SECONDS)
+        parts.checker.stop(BYSTANDER_SECONDS)
         parts.trimmer.stop(BYSTANDER_SECONDS)
         parts.producer.close()
         parts.pools.close()

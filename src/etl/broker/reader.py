@@ -71,6 +71,15 @@ class Reader:
                 if record.offset < until.get(record.partition, 0):
                     yield record
 
+    def first(self, partition: int) -> Record | None:
+        """Return the first record of a partition; None if there is none. Raises BrokerUnavailable."""
+        end = self.ends().get(partition, 0)
+        ends = {partition: end}
+        for record in self.scan(ends):
+            if record.partition == partition:
+                return record
+        return None
+
     def follow(self, start: dict[int, int]) -> Iterator[Record | None]:
         """Yield records from `start` (partition to offset) for ever, and None about every half second without any."""
         self._assign(start)

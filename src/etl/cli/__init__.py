@@ -14,7 +14,7 @@ from etl.errors import BrokerUnavailable, SettingsError
 
 # Each is a module of this package with a command of its name, imported when it is called: all of them take longer to
 # import than `etl submit` takes to send a job.
-COMMANDS = ("consume", "submit", "dlq", "servers", "config")
+COMMANDS = ("consume", "submit", "dlq", "offsets", "servers", "config")
 # Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
 NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "status", "stop", "topics", "version"}
 EXIT_FAILED = 1

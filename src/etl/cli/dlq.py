@@ -19,7 +19,7 @@ from etl.config import ConfigLoader
 from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage, known_codes
 from etl.models import FileTransferJob, document, header
 from etl.models.wire import Message, Partition
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 # Most dead letters, and most bytes, in one transaction: it must end well within its time limit.
 BATCH_LETTERS = 1000

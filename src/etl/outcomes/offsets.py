@@ -77,6 +77,16 @@ class _View(NamedTuple):
         return size
 
 
+def is_ours(commit: Commit) -> bool:
+    """Was this commit written by a consumer, for this very offset?"""
+    return _decode(commit.offset, commit.metadata) is not None
+
+
+def accept(offset: int) -> Commit:
+    """Return a commit that says: everything before `offset` is done, nothing beyond it, nobody is at work."""
+    return _encode(_View(offset, [], []), 0, "accepted", clean=True)
+
+
 class OffsetTracker:
     """One partition, from its committed offset on: which records were received, published and done.
 
