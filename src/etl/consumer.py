@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from etl import identity, logs
-from etl.broker import Admin, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
+from etl.broker import Admin, AheadReader, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
 from etl.config import ConfigLoader
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.scheduling import CONNECTING_LANES, SPARE_LANES
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.intake.admission import Admission
+from etl.intake.lookahead import LookAhead
 from etl.intake.partitions import MAX_POLL_RECORDS, Partitions
 from etl.lanes.lanes import Lanes
 from etl.lanes.run import Store
@@ -30,6 +32,7 @@ from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
 from etl.outcomes.seal import Seal
+from etl.retry import tiers
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.status.health import Health
@@ -54,7 +57,7 @@ LISTENING_PAUSE_SECONDS = 0.2  # at the start, while nothing listens at the brok
 BROKER_PAUSE_SECONDS = 1.0  # at the start, after a request to the broker that failed
 RESET_SECONDS = 0.7  # limit for lanes to end and remove their partial files once the grace time is over
 COMMIT_SECONDS = 1.5  # limit of the last commit
-TRIMMER_SECONDS = 0.2  # limit for trimmer and checker to finish a request
+BYSTANDER_SECONDS = 0.2  # limit for trimmer, checker and looking ahead to finish a request
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Parts:
     reporter: Reporter
     committer: Committer
     producer: TransactionalProducer
+    look_ahead: LookAhead
     trimmer: Trimmer
     checker: Checker
     reports: Reports
@@ -84,6 +88,7 @@ class Parts:
         self.pools.start()
         self.committer.start()
         self.lanes.start()
+        self.look_ahead.start()
         self.trimmer.start()
         self.checker.start()
 
@@ -188,6 +193,7 @@ class FileTransferConsumer:
             for overflow in parts.dispatcher.overflow():
                 parts.reporter.defer_untried(*overflow)
         parts.partitions.steer(window_full=parts.dispatcher.full)
+        parts.look_ahead.watch(parts.partitions.standing())
         now = time.monotonic()
         parts.lanes.tick(now)
         parts.reports.tick(now)
@@ -214,11 +220,16 @@ class FileTransferConsumer:
             stages=runner,
         )
 
+        look_ahead = LookAhead(
+            partial(AheadReader, self.bootstrap_servers), names.retry, self.group_id, self.config, ledger.is_done
+        )
+
         def revoke(gone: list[Partition]) -> None:
             taken = set(gone)
             partitions.revoke(taken)
             lanes.abort(lambda task: task.partition in taken, OwnershipLost("the partition was taken away"))
             dispatcher.drop(lambda task: task.partition in taken)
+            look_ahead.forget(taken)
 
         group = self._once_reachable(
             me,
@@ -230,6 +241,7 @@ class FileTransferConsumer:
                 instance_id=me.group_instance_id if settings.instance_id_is_set else None,
                 leave_on_stop=settings.leave_on_stop,
                 max_poll_records=MAX_POLL_RECORDS,
+                kind_of=lambda topic, number: tiers.kind_of(number, retry_blocks) if topic == names.retry else topic,
             ),
         )
         if group is None:
@@ -238,6 +250,18 @@ class FileTransferConsumer:
         claims = Claims(names, self.group_id, settings.on_lost_offsets, witness.ask, self._fail)
         group.decide = claims.decide
         partitions = Partitions(group, ledger, settings.window_records)
+        admission = Admission(
+            names,
+            self.group_id,
+            self.config,
+            builder,
+            partitions,
+            ledger,
+            dispatcher,
+            reporter,
+            look_ahead,
+            is_done=claims.is_done,
+        )
         producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
         checker = Checker(names, settings, Admin(self.bootstrap_servers))
         committer = Committer(
@@ -253,23 +277,14 @@ class FileTransferConsumer:
         return Parts(
             group=group,
             partitions=partitions,
-            admission=Admission(
-                names,
-                self.group_id,
-                self.config,
-                builder,
-                partitions,
-                ledger,
-                dispatcher,
-                reporter,
-                is_done=claims.is_done,
-            ),
+            admission=admission,
             dispatcher=dispatcher,
             pools=pools,
             lanes=lanes,
             reporter=reporter,
             committer=committer,
             producer=producer,
+            look_ahead=look_ahead,
             trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
             checker=checker,
             reports=Reports(names, group, partitions, dispatcher),
@@ -296,8 +311,9 @@ class FileTransferConsumer:
             log.warning("outcomes not committed: their jobs are repeated", count=waiting)
         parts.lanes.stop(RESET_SECONDS)
         parts.group.close()
-        parts.checker.stop(TRIMMER_SECONDS)
-        parts.trimmer.stop(TRIMMER_SECONDS)
+        parts.look_ahead.stop(BYSTANDER_SECONDS)
+        parts.checker.stop(BYSTANDER_SECONDS)
+        parts.trimmer.stop(BYSTANDER_SECONDS)
         parts.producer.close()
         parts.pools.close()
 

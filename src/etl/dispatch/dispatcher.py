@@ -1,18 +1,5 @@
 """The jobs' way through this process, behind one lock: they come, go to lanes, wait again, or are too many.
 
-    Dispatcher(pools, settings, clock=time.monotonic, jitter=random.random)     sets pools.on_release
-    .offer(task, delay=0.0)   raises UnknownServer, SettingsError: dead letters
-    .take(timeout) -> (task, lease) | None      for a lane; the lease may be of one side, to be opened
-    .another(task) -> task | None               one more for the same lease
-    .finish(task, again_in=None)                ends its run; with `again_in` it waits so long and keeps its destination
-    .worked(name)             a server let us in;   .answered(task)   a job's servers did
-    .failed(name, error, task=None) -> seconds  a server met a job with an error; how long nobody tries it
-    .overflow() -> [Overflow(task, seconds, outage)]   to T-retry: they are not here any more
-    .would_defer(names) -> bool              would a job of theirs be among these at once?
-    .has_capacity(names, part=1.0) -> bool   would one that was, run soon?
-    .drop(predicate) -> [task]               those not running are gone; running ones go when they finish
-    .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
-
 Owns the lock, and what is known of servers and their pairs; `scheduling` decides which job runs, `overflow` which are
 too many. Knows tasks, pools and breakers; knows no Kafka, no protocol. Logs, outside the lock, that a server is down or
 back; does no other I/O.
@@ -24,6 +11,7 @@ import posixpath
 import random
 import threading
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -38,7 +26,7 @@ from etl.errors import Fate, UnknownServer, fate_of
 from etl.retry.backoff import Doubling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from etl.config import Settings
     from etl.models.message import FileTransferJob
@@ -50,6 +38,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
+
+
+class Room(Enum):
+    """Whether there is room here for one more job of a pair of servers."""
+
+    SCARCE = "scarce"  # there is, and few of its jobs are here
+    FREE = "free"
+    PROBE = "probe"  # a server is down: for its next probes
+    CROWDED = "crowded"  # the pair has its share of the window
+    DOWN = "down"  # a server is down, and has its probes: one more would be deferred
 
 
 class _Pair(NamedTuple):
@@ -95,8 +93,6 @@ class Dispatcher:
             state = "stopped" if self._stopped else "running"
             return f"<Dispatcher {state} jobs={len(self._backlog.entries)} down={self._outages} {self._scheduler}>"
 
-    # --- jobs come --------------------------------------------------------------------------------------------
-
     def offer(self, task: Task, delay: float = 0.0) -> None:
         """Accept a job, to run after `delay` seconds at the earliest. Never blocks.
 
@@ -116,12 +112,15 @@ class Dispatcher:
         pair = self._pairs.get(names)
         if pair is None:
             self._pools.check(*sides)
+            keys = (self._pools.key(sides[0]), self._pools.key(sides[1]))
             with self._lock:
-                queue = self._queue(*sides)
-            pair = self._pairs[names] = _Pair(sides, queue, self._pools.key(sides[1]), f"/{sides[1].base_path}")
+                queue = self._queues.get(keys)
+                if queue is None:
+                    servers = tuple(dict.fromkeys((self._server(sides[0]), self._server(sides[1]))))
+                    most = min(self._settings.workers, sides[0].max_connections, sides[1].max_connections)
+                    queue = self._queues[keys] = PairQueue(keys, servers, ConcurrencyLimit(most, self._first_lanes))
+            pair = self._pairs[names] = _Pair(sides, queue, keys[1], f"/{sides[1].base_path}")
         return pair
-
-    # --- jobs go ----------------------------------------------------------------------------------------------
 
     def take(self, timeout: float) -> tuple[Task, Lease] | None:
         """Return the next job and its lease; blocks for `timeout` seconds at most. None: no job, or stopped."""
@@ -140,11 +139,7 @@ class Dispatcher:
         return None
 
     def another(self, task: Task) -> Task | None:
-        """Return one more job for the lease of a running one; None: give the lease back.
-
-        A lane that keeps its sessions is faster than one that gives them back between two jobs. It gives them back all
-        the same as soon as another pair of servers needs the lane, or the sessions, more.
-        """
+        """Return one more job for the lease of a running one; None: give the lease back, as others need it more."""
         with self._lock:  # critical section: decide whether the lane keeps its lease
             now = self._clock()
             self._backlog.promote(now)
@@ -168,10 +163,7 @@ class Dispatcher:
             self._backlog.end_run(entry, now, now + (again_in or 0.0) if again else None)
 
     def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
-        """Forget the jobs that match; return those that were not running.
-
-        A running one stays until `finish`, and does not run again then.
-        """
+        """Forget the jobs that match; return those that were not running. Running ones do not run again."""
         with self._lock:  # critical section: none of them begins, or begins again, from here on
             now = self._clock()
             picked = [entry for task, entry in self._backlog.entries.items() if predicate(task)]
@@ -193,8 +185,6 @@ class Dispatcher:
         with self._possible:
             self._possible.notify()
 
-    # --- servers ----------------------------------------------------------------------------------------------
-
     def worked(self, name: str) -> None:
         """Note that a server let us in: its breaker closes, and its lanes come back a few at a time."""
         if not self._outages:  # nearly always so, and asked for each lease
@@ -207,22 +197,22 @@ class Dispatcher:
             now = self._clock()
             seconds, deferred = server.breaker.age(now), server.deferred
             self._outages -= 1
-            server.is_back()
+            server.breaker.reset()
+            server.deferred = 0
             for queue in self._queues.values():
                 if server in queue.servers:
-                    queue.restart(now)
+                    queue.concurrency.restart()
             self._possible.notify()
         log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), deferred=deferred)
 
     def answered(self, task: Task) -> None:
         """Note that a running job got a final answer of its servers: the file has arrived, or never can."""
         with self._lock:
-            now = self._clock()
             entry = self._backlog.entries.get(task)
             if entry is not None:
-                entry.queue.concurrency.answered(now)
+                entry.queue.concurrency.answered(self._clock())
                 for server in entry.queue.servers:
-                    server.count(now, failed=False)
+                    server.runs += 1
 
     def failed(self, name: str, error: BaseException, task: Task | None = None) -> float:
         """Note that a server met a job with an error; return for how many seconds an outage keeps jobs from it.
@@ -236,7 +226,7 @@ class Dispatcher:
         with self._lock:  # critical section: decide whether an outage begins
             now = self._clock()
             server = self._server(config)
-            server.count(now, failed=True)
+            server.runs, server.failures = server.runs + 1, server.failures + 1
             is_news = is_outage and server.breaker.closed
             if is_outage:
                 server.breaker.trip(now, error, rest)
@@ -250,43 +240,34 @@ class Dispatcher:
             log.warning("server is down", server=config.hostname, error=str(error), next_probe_seconds=round(wait, 1))
         return wait if fate is Fate.OUTAGE else 0.0
 
-    # --- overflow ---------------------------------------------------------------------------------------------
-
     def overflow(self) -> list[Overflow]:
-        """Take out the jobs that would fill the window for everybody else, those served last first.
-
-        A server whose breaker is open keeps a few; the slow queues of one server keep a quarter of the window, and all
-        slow queues together half of it. Queues that are not slow keep everything.
-        """
-        deferred: list[Overflow] = []
+        """Take out what is beyond a few jobs of each server whose breaker is open, those served last first."""
+        if not self._outages:  # hardly ever is one
+            return []
         with self._lock:  # critical section: what is picked is not here any more
             now = self._clock()
-            for pick in (overflow.beyond_breakers, overflow.beyond_share):
-                picked = pick(self._servers.values(), self._queues.values(), self._settings, now)
-                for task, _, _ in picked:
-                    self._backlog.remove(self._backlog.entries[task], now)
-                deferred += picked
-            if deferred:
-                self._possible.notify()
-        return deferred
+            picked = overflow.beyond_breakers(self._servers.values(), self._queues.values(), self._settings, now)
+            for task, _, _ in picked:
+                self._backlog.remove(self._backlog.entries[task], now)
+        return picked
 
-    def would_defer(self, names: Iterable[str]) -> bool:
-        """Would a job between these servers be deferred at once, as one is down and its quota of kept jobs is full?"""
-        if not self._outages:  # hardly ever is one; the answer is old a moment later anyway
-            return False
+    def room(self, names: Sequence[str]) -> Room:
+        """Return whether there is room for one more job from the one server to the other."""
+        try:
+            sides = [self._pools.server(name) for name in names]
+        except UnknownServer:
+            return Room.FREE  # the job fails as soon as it is here
         with self._lock:
-            down = [server for config in self._known(names) if not (server := self._server(config)).breaker.closed]
-            most = overflow.kept(self._outages, self._settings)
-            return any(overflow.waiting(server, self._queues.values()) >= most for server in down)
-
-    def has_capacity(self, names: Sequence[str], part: float = 1.0) -> bool:
-        """Would a job of this pair start soon? Both breakers are closed, and less than `part` of a stock waits."""
-        with self._lock:
-            configs = self._known(names)
-            if len(configs) != 2 or any(not self._server(config).breaker.closed for config in configs):
-                return False
-            queue = self._queues.get(tuple(self._pools.key(config) for config in configs))
-            return queue is None or overflow.is_short(queue, self._settings, self._clock(), part)
+            down = [server for side in sides if not (server := self._server(side)).breaker.closed]
+            if down:
+                most, queues = overflow.kept(self._outages, self._settings), self._queues.values()
+                has_probes = any(len(overflow.waiting(server, queues)) >= most for server in down)
+                return Room.DOWN if has_probes else Room.PROBE
+            pair = self._pairs.get((sides[0].hostname, sides[1].hostname))
+            if pair is None:
+                return Room.SCARCE
+            self._backlog.measure(pair.queue, self._settings)
+            return Room.CROWDED if pair.queue.is_crowded else Room.SCARCE if pair.queue.is_scarce else Room.FREE
 
     @property
     def unfinished(self) -> tuple[int, int]:
@@ -300,16 +281,6 @@ class Dispatcher:
         records, size_bytes = self.unfinished
         return records >= self._settings.window_records or size_bytes >= self._settings.window_bytes
 
-    def stats(self) -> dict[str, int]:
-        """Return how many jobs wait, and how many run."""
-        with self._lock:
-            running = sum(queue.running for queue in self._queues.values())
-            return {
-                "running": running,
-                "waiting": len(self._backlog.entries) - running,
-                "queues": len(self._backlog.ready),
-            }
-
     def servers(self) -> dict[str, Report]:
         """Return the state of each server and how it has done lately, by one of its names."""
         with self._lock:
@@ -319,27 +290,9 @@ class Dispatcher:
                 for server in self._servers.values()
             }
 
-    # --- under the lock ---------------------------------------------------------------------------------------
-
-    def _known(self, names: Iterable[str]) -> list[ServerConfig]:
-        """Return the servers of these names; none if one is not configured any more: its job fails when due."""
-        try:
-            return [self._pools.server(name) for name in names]
-        except UnknownServer:
-            return []
-
     def _server(self, config: ServerConfig) -> Server:
         key = self._pools.key(config)
         server = self._servers.get(key)
         if server is None:
             server = self._servers[key] = Server(config, Breaker(self._wait))
         return server
-
-    def _queue(self, source: ServerConfig, destination: ServerConfig) -> PairQueue:
-        key = (self._pools.key(source), self._pools.key(destination))
-        queue = self._queues.get(key)
-        if queue is None:
-            servers = tuple(dict.fromkeys((self._server(source), self._server(destination))))
-            most = min(self._settings.workers, source.max_connections, destination.max_connections)
-            queue = self._queues[key] = PairQueue(key, servers, ConcurrencyLimit(most, self._first_lanes))
-        return queue

@@ -1,52 +1,17 @@
-"""One server as the dispatcher sees it: may it get jobs, how many lanes it holds, how it has done lately.
+"""One server as the dispatcher sees it: may it get jobs, how many lanes it holds, how it has done.
 
 State with hardly a decision, guarded by the dispatcher's lock; the clock is handed in. Knows no pool, no job, no Kafka.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from etl.retry.tiers import DeferralPacer
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.models.server import ServerConfig
-
-RECENT_SECONDS = 60.0  # what happened longer ago says little of now
-
-
-class DecayingCount:
-    """A count of events of which those longer ago than `fade_seconds` hardly count.
-
-    `at` is in seconds of any clock that does not run backwards; counting begins at `began`, or with the first event.
-    """
-
-    def __init__(self, fade_seconds: float = RECENT_SECONDS, began: float | None = None) -> None:
-        self._fade_seconds = fade_seconds
-        self._began = began
-        self._count = 0.0  # as of `last`
-        self.last = 0.0  # when the last event was counted
-
-    def add(self, at: float) -> None:
-        """Count an event."""
-        self._began = at if self._began is None else self._began
-        self._count, self.last = 1.0 + self.value(at), at
-
-    def value(self, at: float) -> float:
-        """Return the count, faded."""
-        return self._count * math.exp((self.last - at) / self._fade_seconds)
-
-    def per_second(self, at: float, shortest: float = 1.0) -> float:
-        """Return the recent rate, as if it had been counted for `shortest` seconds at least; 0: there was no event."""
-        if self._began is None:
-            return 0.0
-        # A count that fades and has run for a short time only has seen less than `fade_seconds`.
-        seen = self._fade_seconds * -math.expm1((self._began - at) / self._fade_seconds)
-        return self.value(at) / max(seen, shortest)
 
 
 class Breaker:
@@ -112,15 +77,14 @@ class Breaker:
         return 0.0 if self.closed else now - self._opened_at
 
 
-@dataclass(frozen=True)
-class Report:
-    """How a server is and has done lately, for display."""
+class Report(NamedTuple):
+    """How a server is, for display, and what it has done so far."""
 
     state: str  # of its breaker: closed, open, or half open
     next_probe_seconds: float
     lanes: int
-    jobs_per_second: float
-    error_share: float  # 0 to 1, of the runs of the last minute or so
+    runs: int
+    failures: int  # of these
     round_trip_seconds: float | None
     deferred: int  # jobs deferred untried since it has been down
 
@@ -132,10 +96,9 @@ class Server:
     config: ServerConfig  # under the name that it was met by first
     breaker: Breaker
     lanes: int = 0  # that hold a session of it
+    runs: int = 0  # of jobs, that ended
+    failures: int = 0  # of these
     deferred: int = 0  # jobs deferred untried since it has been down
-    pacer: DeferralPacer = field(default_factory=DeferralPacer)
-    _runs: DecayingCount = field(default_factory=DecayingCount)
-    _failures: DecayingCount = field(default_factory=DecayingCount)
 
     def __repr__(self) -> str:
         return f"<Server {self.config.hostname} lanes={self.lanes} deferred={self.deferred} {self.breaker}>"
@@ -144,31 +107,8 @@ class Server:
         """May it get a job now: any, or one probe while it has no other?"""
         return self.breaker.closed or (self.breaker.admits(now) and self.lanes == 0)
 
-    def count(self, now: float, *, failed: bool) -> None:
-        """Count the end of a job's run."""
-        self._runs.add(now)
-        if failed:
-            self._failures.add(now)
-
-    def defer_one(self, now: float) -> float:
-        """Count a job that is deferred untried; return for how many seconds."""
-        self.deferred += 1
-        return self.pacer.seconds(self.breaker.age(now), self.breaker.open_for(now), now)
-
-    def is_back(self) -> None:
-        """Note that it answered."""
-        self.breaker.reset()
-        self.deferred = 0
-
     def report(self, now: float, round_trip_seconds: float | None) -> Report:
         """Return how it is."""
-        wait, runs = self.breaker.open_for(now), self._runs.value(now)
-        return Report(
-            state="closed" if self.breaker.closed else "open" if wait else "half open",
-            next_probe_seconds=wait,
-            lanes=self.lanes,
-            jobs_per_second=self._runs.per_second(now),
-            error_share=self._failures.value(now) / runs if runs else 0.0,
-            round_trip_seconds=round_trip_seconds,
-            deferred=self.deferred,
-        )
+        wait = self.breaker.open_for(now)
+        state = "closed" if self.breaker.closed else "open" if wait else "half open"
+        return Report(state, wait, self.lanes, self.runs, self.failures, round_trip_seconds, self.deferred)

@@ -7,7 +7,7 @@ from test_dispatcher import DOWN, room, tasks_of
 
 import pretend
 from etl import errors
-from etl.dispatch.servers import Breaker, DecayingCount, Server
+from etl.dispatch.servers import Breaker
 
 pytestmark = pytest.mark.unit
 
@@ -111,42 +111,7 @@ def test_whoever_is_not_the_probe_releases_none(breaker: Breaker) -> None:
     assert breaker.admits(11.0)
 
 
-# --- what is measured
-
-
-def test_nothing_counted_is_no_rate() -> None:
-    count = DecayingCount()
-    assert count.per_second(1000.0) == 0.0
-    assert count.value(1000.0) == 0.0
-
-
-def test_a_steady_rate_is_told_from_the_first_seconds_on() -> None:
-    count, now = DecayingCount(), 1000.0
-    for number in range(3000):
-        count.add(now)
-        now += 0.1
-        if number > 50:
-            assert count.per_second(now) == pytest.approx(10.0, rel=0.03)
-
-
-def test_what_is_long_ago_fades() -> None:
-    count = DecayingCount()
-    for _ in range(600):
-        count.add(1000.0)
-    assert count.value(1000.0) == pytest.approx(600.0)
-    assert count.per_second(1600.0) < 0.001
-    assert count.value(1600.0) < 0.03
-
-
-def test_the_share_of_errors_is_that_of_the_last_minute() -> None:
-    server = Server(pretend.server("A"), Breaker(lambda _: 1.0))
-    assert server.report(1000.0, None).error_share == 0.0
-    for number in range(3000):
-        server.count(1000.0 + 0.1 * number, failed=number % 4 == 0)
-    assert server.report(1300.0, None).error_share == pytest.approx(0.25, rel=0.02)
-    for number in range(600):
-        server.count(1300.0 + number, failed=False)
-    assert server.report(1900.0, None).error_share < 0.01
+# --- what is counted
 
 
 def test_each_server_is_told_with_its_breaker_lanes_and_measures() -> None:
@@ -160,12 +125,12 @@ def test_each_server_is_told_with_its_breaker_lanes_and_measures() -> None:
         r.dispatcher.overflow()
         told = r.dispatcher.servers()
         assert set(told) == set("ABCD")
-        assert (told["A"].state, told["A"].lanes, told["A"].error_share) == ("closed", 2, 0.0)
-        assert (told["B"].error_share, told["B"].jobs_per_second) == (0.5, 2.0)
+        assert (told["A"].state, told["A"].lanes, told["A"].runs, told["A"].failures) == ("closed", 2, 1, 0)
+        assert (told["B"].runs, told["B"].failures) == (2, 1)
         assert (told["C"].state, told["C"].next_probe_seconds, told["C"].deferred) == ("open", 1.0, 12)
         r.clock.pass_(1.0)
         assert r.dispatcher.servers()["C"].state == "half open"
-        assert told["D"].jobs_per_second == 0.0
+        assert told["D"].runs == 0
 
 
 def test_the_round_trip_is_what_a_session_told_last() -> None:
