@@ -9,11 +9,12 @@ from etl.broker.connection import MAX_MESSAGE_BYTES, is_listening, secure
 from etl.broker.group import GroupConsumer, TakenOver
 from etl.broker.producer import TransactionalProducer
 from etl.broker.reader import Reader
-from etl.broker.writer import Writer
+from etl.broker.writer import Beacon, Writer
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "Admin",
+    "Beacon",
     "GroupConsumer",
     "NotAllowed",
     "Reader",

@@ -14,6 +14,7 @@ from etl.config.kinds import (
     LIMIT,
     MODULES,
     PARTIAL_PATTERN,
+    PREFIX,
     SIZE,
     SUFFIX,
     SWITCH,
@@ -265,6 +266,13 @@ class Settings:
         TOPIC,
         "topic for the results of jobs that failed, instead of the results topic",
     )
+    system_topic_prefix: str = _setting(
+        "ETL_SYSTEM_TOPIC_PREFIX",
+        "etl-",
+        PREFIX,
+        "prefix of the topics that all processes share: etl-status",
+    )
+    status: bool = _setting("ETL_STATUS", True, SWITCH, "true: the process tells its state in etl-status")
     ftp_passive_mode: bool = _setting(
         "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server opens them"
     )
