@@ -6,6 +6,7 @@ time limit or does not tell what we need, a private one is used instead, with th
 
 from etl.broker.admin import Admin, NotAllowed, TopicFacts
 from etl.broker.connection import MAX_MESSAGE_BYTES, is_listening, secure
+from etl.broker.follower import Follower
 from etl.broker.group import GroupConsumer, TakenOver
 from etl.broker.producer import TransactionalProducer
 from etl.broker.reader import Reader
@@ -14,6 +15,7 @@ from etl.broker.writer import Writer
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "Admin",
+    "Follower",
     "GroupConsumer",
     "NotAllowed",
     "Reader",
