@@ -5,25 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import click
 
 from etl import broker
-from etl.cli import letters, terminal
-from etl.cli.letters import Filters, Letter
+from etl.cli import terminal
 from etl.cli.options import with_config
 from etl.config import ConfigLoader
-from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage, known_codes
-from etl.models import FileTransferJob, document, header
-from etl.models.wire import Message, Partition
+from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, known_codes
+from etl.models import document
+from etl.models.wire import Partition
+from etl.topics import letters
 from etl.topics.companions import Topics
+from etl.topics.letters import Filters, Letter
 
-# Most dead letters, and most bytes, in one transaction: it must end well within its time limit.
-BATCH_LETTERS = 1000
-BATCH_BYTES = 8 * 1024 * 1024
 ERROR_SHOWN = 120  # characters of an error in a table
 
 
@@ -79,7 +77,7 @@ def dlq() -> None:
 
 @dlq.command("list")
 @_with_filters
-@click.option("--replayed", "all_", is_flag=True, help="Include those that were already replayed.")
+@click.option("--replayed", "all_", is_flag=True, help="Include those that were already replayed or discarded.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @with_config
 def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> None:
@@ -91,7 +89,7 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
     matching = [letter for letter in found if filters.match(letter)]
 
     def shown(some: list[Letter]) -> list[Letter]:
-        return some if all_ else [letter for letter in some if not letter.replayed]
+        return some if all_ else [letter for letter in some if not letter.settled]
 
     chosen = shown(matching)
     _report_strangers(strangers)
@@ -102,7 +100,8 @@ def list_(config: ConfigLoader, filters: Filters, all_: bool, as_json: bool) -> 
     if chosen:
         terminal.console().print(_table(chosen))
     hidden = len(matching) - len(chosen)
-    note = f" ({hidden} already replayed: see --replayed)" if hidden else ""
+    states = " or ".join(sorted({letter.state for letter in matching if letter.settled}, reverse=True))
+    note = f" ({hidden} already {states}: see --replayed)" if hidden else ""
     part = f"{len(chosen)} of " if filters.are_given else ""
     print(f"{part}{terminal.plural(len(shown(found)), 'dead letter')} in {topics.dlq}{note}")
 
@@ -155,7 +154,7 @@ def replay(
         return
     # Open the producer before reading. That ends the transaction of a concurrent replay, and a replay that starts later
     # fences us. So a dead letter that we read as not replayed stays so until our own transaction.
-    producer = broker.TransactionalProducer(settings.bootstrap_servers, f"etl-replay-{topics.dlq}")
+    producer = broker.TransactionalProducer(settings.bootstrap_servers, letters.transactional_id(topics.dlq))
     try:
         producer.open()
         chosen = _choose(settings.bootstrap_servers, topics, filters, names)
@@ -191,7 +190,7 @@ def purge(config: ConfigLoader, older_than: timedelta | None, keep: int | None, 
     chosen = [letter for letter in found if letter.place[1] < cuts.get(letter.place[0], 0)]
     if chosen:
         terminal.console().print(_table(chosen))
-    waiting = sum(not letter.replayed for letter in chosen)
+    waiting = sum(not letter.settled for letter in chosen)
     what = f"{terminal.plural(len(chosen), 'dead letter')} of {len(found)}, {waiting} of them not replayed,"
     if dry_run or not chosen:
         print(f"{what} would be deleted from {topics.dlq}")
@@ -225,8 +224,8 @@ def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Seq
     chosen = [letter for letter in found if filters.match(letter)]
     _report_strangers(strangers)
     for letter in found:
-        if letter.replayed and (letter.place in places or letter.job_id in names):
-            click.echo(f"{letter.name} was already replayed", err=True)
+        if letter.settled and (letter.place in places or letter.job_id in names):
+            click.echo(f"{letter.name} was already {letter.state}", err=True)
     known = {letter.place for letter in found}, {letter.job_id for letter in found}
     for missing in sorted([f"{p}:{o}" for p, o in places - known[0]] + [n for n in names if n not in known[1]]):
         click.echo(f"{topics.dlq} holds no dead letter {terminal.visible(missing)}", err=True)
@@ -246,8 +245,8 @@ def _send(producer: broker.TransactionalProducer, topics: Topics, chosen: Sequen
     """Send dead letters and their markers, each batch in one transaction; return the number sent."""
     sent = 0
     try:
-        for batch in _batches(chosen):
-            producer.transact([message for letter in batch for message in _messages(letter, topics)])
+        for batch in letters.batches(chosen):
+            producer.transact([message for letter in batch for message in letters.replay(letter, topics.source)])
             sent += len(batch)
     except Fenced:
         raise click.ClickException(f"another replay started and took over; this one replayed {sent}") from None
@@ -258,48 +257,6 @@ def _send(producer: broker.TransactionalProducer, topics: Topics, chosen: Sequen
     except BrokerUnavailable as error:
         raise BrokerUnavailable(f"{error}: {sent} of {len(chosen)} replayed") from error
     return sent
-
-
-def _batches(chosen: Sequence[Letter]) -> Iterator[list[Letter]]:
-    batch: list[Letter] = []
-    size = 0
-    for letter in chosen:
-        weight = len(letter.record.value or b"")
-        if batch and (len(batch) >= BATCH_LETTERS or size + weight > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(letter)
-        size += weight
-    if batch:
-        yield batch
-
-
-def _messages(letter: Letter, topics: Topics) -> tuple[Message, Message]:
-    """Return the original message, byte for byte, and the note that it was replayed."""
-    original = letter.message.original_bytes()
-    # Keep the producer's own headers, which belong to the message. Of ours, only these two outlast a replay.
-    headers = [pair for pair in letter.record.headers if not pair[0].startswith("etl-")]
-    if letter.job_id:
-        headers.append((header.JOB_ID, letter.job_id.encode("utf-8", "replace")))
-    headers.append((header.REPLAYS, str(letter.replays + 1).encode()))
-    return (
-        Message(topics.source, _key(original), original, tuple(headers)),
-        Message(
-            topics.dlq,
-            letter.record.key,
-            letters.marker(letter),
-            ((header.MARKER, header.REPLAYED),),
-            partition=letter.record.partition,
-        ),
-    )
-
-
-def _key(original: bytes | None) -> bytes | None:
-    """Return the key that keeps jobs of one destination in order; None if the message is not a job."""
-    try:
-        return FileTransferJob.from_json(original).ordering_key
-    except InvalidMessage:
-        return None
 
 
 def _report_strangers(strangers: Sequence[str]) -> None:
@@ -322,7 +279,7 @@ def _table(chosen: Sequence[Letter]) -> object:
                 letter.job_id or "",
                 letter.shown("source"),
                 letter.shown("destination"),
-                ("replayed; " if letter.replayed else "")
+                (f"{letter.state}; " if letter.settled else "")
                 + (error if len(error) <= ERROR_SHOWN else error[:ERROR_SHOWN] + "…"),
             )
         )
@@ -336,6 +293,7 @@ def _print_whole(letter: Letter) -> None:
     facts = {
         "place": letter.name,
         "replayed": "yes" if letter.replayed else "no",
+        "discarded": "yes" if letter.discarded else None,
         "when": document.iso(message.timestamp),
         "job": letter.job_id,
         "from": letter.shown("source") or None,

@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl import broker
-from etl.cli import letters, main, terminal
+from etl.cli import main, terminal
 from etl.config import PROTOCOLS, ProtocolSpec
 from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, InvalidMessage
 from etl.models import DLQMessage, FileTransferJob, TransferResult, header
 from etl.models.task import Attempt, Origin, Record
 from etl.models.wire import Message, Partition
+from etl.topics import letters
 from etl.transfer import BaseTransfer, TransferFactory
 
 pytestmark = pytest.mark.unit
@@ -589,7 +590,7 @@ def test_no_forged_record_ends_a_look_at_the_dead_letters(values: list[tuple[boo
         headers = ((header.MARKER, b"replayed"),) if is_marker else ()
         record = Record("jobs-dlq", 0, 0, None, value, headers)
         if is_marker:
-            assert len(letters._marked(record)) <= 1
+            letters.read_marker(record)  # raises nothing
             continue
         with contextlib.suppress(InvalidMessage):
             letter = letters.Letter(record, DLQMessage.from_json(record.value), False)
