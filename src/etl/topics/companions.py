@@ -55,11 +55,13 @@ class SystemTopics:
     """The names of the topics that all consumers, groups and commands of an installation share."""
 
     status: str  # what each process says of itself; compacted
+    control: str  # what operators tell the consumers; compacted
+    audit: str  # every act of an operator
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Derive the names from the settings."""
-        return cls(status=f"{settings.system_topic_prefix}status")
+        return cls(*(f"{settings.system_topic_prefix}{name}" for name in ("status", "control", "audit")))
 
 
 # The active segment is never compacted, and a reader starts at the beginning: segments must be small, and close soon.
@@ -77,9 +79,19 @@ STATUS_SETTINGS = {
 }
 
 
+CONTROL_SETTINGS = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(16 * 1024 * 1024),
+    "segment.ms": str(3600 * 1000),
+    "min.cleanable.dirty.ratio": "0.1",
+    "message.timestamp.type": "LogAppendTime",
+}
+AUDIT_SETTINGS = {"retention.ms": str(365 * DAY_MS), "retention.bytes": "-1"}
+
+
 def ensure_system(topics: SystemTopics, admin: Admin) -> None:
     """Create the system's topics that are missing. Idempotent. Raises NotAllowed, BrokerUnavailable."""
-    definitions = {topics.status: STATUS_SETTINGS}
+    definitions = {topics.status: STATUS_SETTINGS, topics.control: CONTROL_SETTINGS, topics.audit: AUDIT_SETTINGS}
     found = admin.describe(list(definitions))
     for name, config in definitions.items():
         if name not in found and admin.create(name, 1, config):
