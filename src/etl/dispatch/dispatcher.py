@@ -198,12 +198,7 @@ class Dispatcher:
                 return
             now = self._clock()
             seconds, deferred = server.breaker.age(now), server.deferred
-            server.is_back()
-            self._count_outages()
-            for queue in self._queues.values():
-                if server in queue.servers:
-                    queue.restart(now)
-            self._possible.notify()
+            self._let_in(server, now)
         log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), deferred=deferred)
 
     def answered(self, task: Task) -> None:
@@ -259,11 +254,10 @@ class Dispatcher:
             self._possible.notify_all()
 
     def try_now(self, name: str) -> None:
-        """Let the next probe of a server go at once, if it is down."""
+        """Take a server that is down for one that is back, so that its jobs come here and one of them tries it."""
         with self._lock:
             for config in self._known([name]):
-                self._server(config).breaker.open_until = 0.0
-            self._possible.notify()
+                self._let_in(self._server(config), self._clock())
 
     # --- overflow ---------------------------------------------------------------------------------------------
 
@@ -347,6 +341,15 @@ class Dispatcher:
             return [self._pools.server(name) for name in names]
         except UnknownServer:
             return []
+
+    def _let_in(self, server: Server, now: float) -> None:
+        """End an outage: its lanes come back a few at a time."""
+        server.is_back()
+        self._count_outages()
+        for queue in self._queues.values():
+            if server in queue.servers:
+                queue.restart(now)
+        self._possible.notify()
 
     def _count_outages(self) -> None:
         self._outages = sum(not server.breaker.closed for server in self._servers.values())
