@@ -212,12 +212,12 @@ def test_a_delayed_partition_resumes_when_it_is_due_and_delays_no_other() -> Non
 
 def test_a_record_that_may_be_recalled_ends_its_partitions_delay() -> None:
     """Not while the window is full, as the record could not be processed."""
-    scene, may_recall = Scene(P0), [False]
+    scene, may_go = Scene(P0), [False]
     scene.take_over()
-    scene.partitions.delay(P0, 7, scene.clock() + 600, seen_by_predecessor=True, may_recall=lambda: may_recall[0])
+    scene.partitions.delay(P0, 7, scene.clock() + 600, seen_by_predecessor=True, may_go=lambda: may_go[0])
     scene.partitions.steer(window_full=False)
     assert scene.group.paused == {P0}
-    may_recall[0] = True
+    may_go[0] = True
     scene.partitions.steer(window_full=True)
     assert scene.partitions.is_delayed(P0)
     scene.partitions.steer(window_full=False)
