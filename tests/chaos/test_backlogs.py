@@ -228,7 +228,7 @@ def test_jobs_of_a_server_that_is_down_cost_the_others_nothing(
         assert scene.pods()[0] == PARTITIONS
     else:
         scene.topics.wait_until(lambda: scene.done("FAST") == scene.sent["FAST"], 60, "all that can be done")
-        scene.topics.wait_until(lambda: scene.pods() == [1, 0], 30, "no reason for more pods")
+        scene.topics.wait_until(lambda: max(scene.pods()) <= 1, 30, "no reason for more pods")
     deferred = scene.deferred()
     records = Counter(deferred.values())
     print(

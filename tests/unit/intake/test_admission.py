@@ -490,3 +490,18 @@ def test_a_job_may_ask_for_a_time_within_a_year(scene: Scene) -> None:
         assert topic in (told := scene.messages())
     assert DLQMessage.from_json(told["jobs-dlq"].value).error == "options.not_before: is more than 366 days away"
     assert result_in(told["jobs-results"]).job_id == "in 367"
+
+
+def test_what_an_earlier_version_deferred_is_read(scene: Scene) -> None:
+    """It named the servers in a header, and had jobs that must wait in each block of the lower half."""
+    ours = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 50)}
+    named = (("etl-servers", b"A B"),)
+    block_1 = Partition("jobs-retry", 6)
+    scene.partitions.held[block_1] = scene.ledger.assign(block_1, 0)
+    scene.accept(JOB, headers(**ours) + named, block_1)
+    assert scene.partitions.delayed.pop(block_1) == (0, NOW + 50)
+    scene.accept({**JOB, "job_id": "j2"}, headers(**ours, recallable="1") + named, retry(3))
+    assert scene.run(succeed).job.job_id == "j2"
+    scene.clock.pass_(50)
+    scene.accept(JOB, headers(**ours) + named, block_1)
+    assert scene.run(succeed).job.job_id == "j1"
