@@ -22,6 +22,7 @@ from etl.models.status import (
 )
 from etl.status.fleet import Process
 from etl.status.summary import Summary, summarise
+from etl.status.unheld import Unheld
 
 pytestmark = pytest.mark.unit
 
@@ -121,6 +122,18 @@ def test_servers_and_topics_are_added_up_over_processes() -> None:
     (topic,) = summary.topics
     assert (topic.unfinished, topic.parked, topic.processes, topic.jobs_per_second) == (200, 7, 2, 5.0)
     assert (topic.clear_seconds, topic.oldest_at) == (40.0, ago(5))
+
+
+def test_jobs_that_nobody_holds_are_counted_and_told() -> None:
+    """Without any consumer, too: they are what somebody should know first."""
+    unheld = {("t", "g"): Unheld(70, ago(60))}
+    summary = summarise([], NOW, unheld=unheld)
+    assert [(need.kind, need.jobs) for need in summary.needs] == [("no-consumer", 70)]
+    assert "70 jobs wait, none lost" in status.words(summary.needs[0], NOW)
+    (topic,) = summary.topics
+    assert (topic.unfinished, topic.oldest_at, topic.processes, topic.clear_seconds) == (70, ago(60), 0, None)
+    (topic,) = summarise([process(window=Window(jobs=3))], NOW, unheld=unheld).topics
+    assert (topic.unfinished, topic.processes) == (73, 1)
 
 
 def test_strangers_text_is_never_printed_raw() -> None:
