@@ -20,7 +20,7 @@ ROWS = [
     ("models", "+"),
     ("transfer", "+"),
     ("config", "+"),
-    ("identity", "logs"),
+    ("identity", "logs", "clock"),
     ("retry", "+"),
     ("sessions", "+"),
     ("dispatch", "+"),
@@ -145,7 +145,7 @@ def test_the_listing_shows_the_rooms() -> None:
         ("pydantic", ("etl.models",)),
         (
             "socket",
-            ("etl.transfer.ftp", "etl.transfer.sftp", "etl.config", "etl.broker.connection"),
+            ("etl.transfer.ftp", "etl.transfer.sftp", "etl.config", "etl.broker.connection", "etl.broker.network"),
         ),  # the host's name; is it there
         ("subprocess", ("etl.transfer.sftp",)),
         ("asyncio", ()),
