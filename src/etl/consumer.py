@@ -6,6 +6,7 @@ The main thread owns the Kafka client and never waits for a transfer. Knows no p
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ import structlog
 from etl import identity, logs
 from etl.broker import Admin, AheadReader, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
 from etl.config import ConfigLoader
+from etl.control.book import Book
+from etl.control.operations import Operations
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.scheduling import CONNECTING_LANES, SPARE_LANES
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
@@ -37,6 +40,7 @@ from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.status.health import Health
 from etl.status.reports import Reports
+from etl.status.snapshot import Snapshots
 from etl.topics import companions
 from etl.topics.checking import Checker
 from etl.topics.names import Topics
@@ -77,6 +81,7 @@ class Parts:
     trimmer: Trimmer
     checker: Checker
     reports: Reports
+    operations: Operations
     health: Health
 
     def start(self) -> None:
@@ -91,6 +96,7 @@ class Parts:
         self.look_ahead.start()
         self.trimmer.start()
         self.checker.start()
+        self.operations.start()
 
 
 class FileTransferConsumer:
@@ -111,13 +117,20 @@ class FileTransferConsumer:
         self.bootstrap_servers = bootstrap_servers
         self.config = config or ConfigLoader()
         self._is_stopping = False  # without a lock, as a signal handler sets it, whose thread might hold that lock
+        self._is_draining = False
         self._stop_reason = ""
         self._fatal: BaseException | None = None
 
     def stop(self, reason: str = "stop()") -> None:
         """Request the end: running transfers may finish within the grace time. Any thread, or a signal handler."""
         self._stop_reason = reason
+        self._is_draining = False  # whoever wants the end after a drain began gets the usual grace time
         self._is_stopping = True
+
+    def drain(self, reason: str) -> None:
+        """Request the end, for which running transfers may take as long as they need. Main thread."""
+        self.stop(reason)
+        self._is_draining = True
 
     def start(self) -> None:
         """Consume until `stop` is called; return once everything is committed and closed.
@@ -186,13 +199,14 @@ class FileTransferConsumer:
 
     def _iterate(self, parts: Parts) -> None:
         """Run one iteration of the main thread: take over, poll, admit, defer the overflow, pause and resume."""
+        parts.operations.hands.tick()
         parts.partitions.take_over_new()
         for record in parts.group.poll(POLL_SECONDS):
             parts.admission.accept(record)
         with logs.together():
             for overflow in parts.dispatcher.overflow():
                 parts.reporter.defer_untried(*overflow)
-        parts.partitions.steer(window_full=parts.dispatcher.full)
+        parts.partitions.steer(window_full=parts.dispatcher.full or parts.operations.hands.takes_nothing)
         parts.look_ahead.watch(parts.partitions.standing())
         now = time.monotonic()
         parts.lanes.tick(now)
@@ -209,7 +223,16 @@ class FileTransferConsumer:
         seal = Seal(settings.group_secret) if settings.group_secret else None
         builder = MessageBuilder(names, self.group_id, retry_blocks, seal=seal)
         reporter = Reporter(me.name, dispatcher, ledger, Policy.of(settings), builder, lambda: self._is_stopping)
-        runner = Runner(settings, me.token, pools, dispatcher, reporter, Store(settings.store_bytes))
+        book = Book()
+        runner = Runner(
+            settings,
+            me.token,
+            pools,
+            dispatcher,
+            reporter,
+            Store(settings.store_bytes),
+            require_wanted=book.require_wanted,
+        )
         lanes = Lanes(
             dispatcher,
             runner.execute,
@@ -261,6 +284,7 @@ class FileTransferConsumer:
             reporter,
             look_ahead,
             is_done=claims.is_done,
+            require_wanted=book.require_wanted,
         )
         producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
         checker = Checker(names, settings, Admin(self.bootstrap_servers))
@@ -271,9 +295,23 @@ class FileTransferConsumer:
             self._fail,
             interval_seconds=settings.commit_interval_seconds,
             max_records=settings.commit_max_records,
+            totals=reporter.totals,
             on_refused=checker.hurry,
         )
         ledger.on_complete = committer.hurry
+        snapshots = Snapshots(
+            me=me,
+            topics=names,
+            config=self.config,
+            group=group,
+            partitions=partitions,
+            ledger=ledger,
+            dispatcher=dispatcher,
+            pools=pools,
+            lanes=lanes,
+            totals=reporter.totals,
+            retry_blocks=retry_blocks,
+        )
         return Parts(
             group=group,
             partitions=partitions,
@@ -288,6 +326,9 @@ class FileTransferConsumer:
             trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
             checker=checker,
             reports=Reports(names, group, partitions, dispatcher),
+            operations=Operations.of(
+                self.bootstrap_servers, settings, snapshots, book, dispatcher, pools, lanes, reporter, self.drain
+            ),
             health=Health([group.problem, committer.problem, lambda _now: checker.problem]),
         )
 
@@ -295,9 +336,10 @@ class FileTransferConsumer:
         """Stop in order: start no job, let running ones finish, reset the rest, commit once more, leave the group."""
         grace = self.config.settings.shutdown_grace_seconds
         running = len(parts.lanes.runs())
+        parts.operations.begin_end(self._stop_reason)
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
         parts.dispatcher.stop()  # jobs that have not started are left to the next owners of their partitions
-        drained = self._drain(parts, time.monotonic() + grace)
+        drained = self._drain(parts, grace)
         if not drained:
             count = parts.lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)
@@ -310,17 +352,21 @@ class FileTransferConsumer:
         if waiting := parts.reporter.ledger.waiting:
             log.warning("outcomes not committed: their jobs are repeated", count=waiting)
         parts.lanes.stop(RESET_SECONDS)
-        parts.group.close()
+        parts.operations.stop()
+        parts.group.close(leave=self._is_draining)
         parts.look_ahead.stop(BYSTANDER_SECONDS)
         parts.checker.stop(BYSTANDER_SECONDS)
         parts.trimmer.stop(BYSTANDER_SECONDS)
         parts.producer.close()
         parts.pools.close()
 
-    def _drain(self, parts: Parts, end: float) -> bool:
-        """Let running transfers finish until `end` (monotonic); return whether all have ended."""
-        drained = False
+    def _drain(self, parts: Parts, grace: float) -> bool:
+        """Let running transfers finish, for `grace` seconds unless this is a drain; return whether all have ended."""
+        drained, end = False, math.inf
         while not drained and time.monotonic() < end and self._fatal is None:
+            if not self._is_draining:
+                end = min(end, time.monotonic() + grace)
+            parts.operations.snapshots.me.beat(polls=True)  # a drain may take hours
             drained = parts.lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
             parts.partitions.pause_all()
             with contextlib.suppress(BrokerUnavailable):

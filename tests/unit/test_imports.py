@@ -30,6 +30,7 @@ ROWS = [
     ("lanes", "+"),
     ("intake", "+"),
     ("status", "+"),
+    ("control", "+"),
     ("consumer",),
     ("process",),
     ("cli", "+"),

@@ -6,15 +6,18 @@ time limit or does not tell what we need, a private one is used instead, with th
 
 from etl.broker.admin import Admin, NotAllowed, TopicFacts
 from etl.broker.connection import MAX_MESSAGE_BYTES, is_listening, secure
+from etl.broker.follower import Follower
 from etl.broker.group import GroupConsumer, TakenOver
 from etl.broker.producer import TransactionalProducer
 from etl.broker.reader import AheadReader, Reader
-from etl.broker.writer import Writer
+from etl.broker.writer import Beacon, Writer
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "Admin",
     "AheadReader",
+    "Beacon",
+    "Follower",
     "GroupConsumer",
     "NotAllowed",
     "Reader",

@@ -353,11 +353,14 @@ class GroupConsumer:
             return f"not confirmed as a member of group {self._group_id} for {outside:.0f} s"
         return str(self._client.describe_obstacle(now))
 
-    def close(self, timeout: float = 3.0) -> None:
-        """Leave the group within `timeout` seconds; a static member only disconnects, except with `leave_on_stop`."""
+    def close(self, timeout: float = 3.0, *, leave: bool = False) -> None:
+        """Leave the group within `timeout` seconds.
+
+        A static member only disconnects, except with `leave` or `leave_on_stop`.
+        """
         with contextlib.suppress(kafka_errors.KafkaError, RuntimeError):
             self._client.close(autocommit=False, timeout_ms=int(timeout * 1000))
-        if self._leave_on_stop and self._instance_id is not None:
+        if (leave or self._leave_on_stop) and self._instance_id is not None:
             self._leave()
 
     def _leave(self) -> None:

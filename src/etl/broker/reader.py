@@ -71,6 +71,14 @@ class Reader:
                 if record.offset < until.get(record.partition, 0):
                     yield record
 
+    def offsets_at(self, moment: float) -> dict[int, int]:
+        """Return, by partition, the first offset whose record is not older than `moment` (wall clock), else the end."""
+        with translate_errors(f"topic {self._topic} cannot be read"):
+            tps = self._partitions()
+            found = self._client.offsets_for_times(dict.fromkeys(tps, int(moment * 1000)))
+            ends = self._client.end_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
+            return {tp.partition: int(found[tp].offset if found.get(tp) else ends[tp]) for tp in tps}
+
     def first(self, partition: int) -> Record | None:
         """Return the first record of a partition; None if there is none. Raises BrokerUnavailable."""
         end = self.ends().get(partition, 0)

@@ -12,11 +12,12 @@ import click
 
 from etl.errors import BrokerUnavailable, SettingsError
 
-# Each is a module of this package with a command of its name, imported when it is called: all of them take longer to
-# import than `etl submit` takes to send a job.
-COMMANDS = ("consume", "submit", "dlq", "offsets", "servers", "config")
+# The module of this package that has the command, imported when it is called: all of them take longer to import than
+# `etl submit` takes to send a job.
+COMMANDS = {name: name for name in ("consume", "submit", "status", "jobs", "dlq", "offsets", "servers", "config")}
+COMMANDS |= dict.fromkeys(("hold", "release", "cancel", "drain", "try-now"), "hands")
 # Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
-NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "status", "stop", "topics", "version"}
+NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "stop", "topics", "version"}
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
 
@@ -32,7 +33,8 @@ class DefaultGroup(click.Group):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        return cast("click.Command", getattr(importlib.import_module(f"etl.cli.{cmd_name}"), cmd_name))
+        module = importlib.import_module(f"etl.cli.{COMMANDS[cmd_name]}")
+        return cast("click.Command", getattr(module, cmd_name.replace("-", "_")))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show the options of the default command too: `etl --topic T` needs no command."""

@@ -6,7 +6,8 @@ themselves in `PROTOCOLS`.
 
 from etl.config.kinds import Kind
 from etl.config.loader import ConfigLoader, get_config
-from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Setting, Settings
+from etl.config.rows import Setting
+from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
 from etl.config.sources import read_env_file
 from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 

@@ -164,6 +164,7 @@ SECRET = matching(
 )
 LABEL = matching(r"[A-Za-z0-9._-]{1,200}", "a name of at most 200 characters A-Z a-z 0-9 . _ -")
 SUFFIX = matching(r"[A-Za-z0-9._-]{1,200}", "a suffix of 1 to 200 characters A-Z a-z 0-9 . _ -")
+PREFIX = matching(r"[A-Za-z0-9._-]{1,200}", "a prefix of 1 to 200 characters A-Z a-z 0-9 . _ -")
 TOPIC = Kind(
     f"a topic name (1 to {MAX_TOPIC_CHARS} characters A-Z a-z 0-9 . _ -, and neither '.' nor '..')",
     _parse_topic,

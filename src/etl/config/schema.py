@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import socket
 from dataclasses import dataclass, field
-from typing import Any
 
 from etl.config.kinds import (
     ADDRESSES,
@@ -15,6 +14,7 @@ from etl.config.kinds import (
     MODULES,
     PAIRS,
     PARTIAL_PATTERN,
+    PREFIX,
     RIGHTS_OF_JOBS,
     SECRET,
     SIZE,
@@ -23,24 +23,13 @@ from etl.config.kinds import (
     TEXT,
     TIME_ZONE,
     TOPIC,
-    Kind,
     number,
     one_of,
     whole,
 )
+from etl.config.rows import Setting, setting
+from etl.config.serving import ApiSettings
 from etl.models.server import TransferSettings
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of `SETTINGS` or `SERVER_PROPERTIES`."""
-
-    name: str
-    default: str  # as a user would write it; empty if there is none
-    kind: Kind
-    help: str  # one line; names the unit
-    field: str = ""  # the field of `Settings` that holds the value
-
 
 SERVER_PROPERTIES: dict[str, Setting] = {
     row.name: row
@@ -91,78 +80,67 @@ SERVER_PROPERTIES: dict[str, Setting] = {
 }
 
 
-def _setting(name: str, default: Any, kind: Kind, help_: str, *, secret: bool = False) -> Any:
-    """Create a field of `Settings` that is also a row of `SETTINGS`."""
-    if isinstance(default, bool):
-        shown = str(default).lower()
-    elif isinstance(default, float):
-        shown = f"{default:g}"
-    else:
-        shown = "" if default in {None, ()} else str(default)
-    return field(default=default, repr=not secret, metadata={"row": Setting(name, shown, kind, help_)})
-
-
 @dataclass(frozen=True)
-class Settings:
+class Settings(ApiSettings):
     """The parsed global settings. The only place for their names, defaults, limits and units."""
 
-    topic: str = _setting("ETL_TOPIC", "file-transfer-jobs", TOPIC, "topic of the jobs")
-    group_secret: str = _setting(
+    topic: str = setting("ETL_TOPIC", "file-transfer-jobs", TOPIC, "topic of the jobs")
+    group_secret: str = setting(
         "ETL_GROUP_SECRET",
         "",
         SECRET,
         "secret of at least 16 characters that all consumers of the group share: proves which deferred jobs are theirs",
         secret=True,
     )
-    group_secret_file: str = _setting(
+    group_secret_file: str = setting(
         "ETL_GROUP_SECRET_FILE", "", TEXT, "file that contains it, instead of ETL_GROUP_SECRET (a mounted secret)"
     )
-    group_id: str = _setting("ETL_GROUP_ID", "etl-worker-group", TEXT, "consumer group")
-    bootstrap_servers: str = _setting(
+    group_id: str = setting("ETL_GROUP_ID", "etl-worker-group", TEXT, "consumer group")
+    bootstrap_servers: str = setting(
         "ETL_BOOTSTRAP_SERVERS",
         "localhost:9092",
         ADDRESSES,
         "address of the Kafka broker, host:port; several separated by commas",
     )
-    kafka_security_protocol: str = _setting(
+    kafka_security_protocol: str = setting(
         "ETL_KAFKA_SECURITY_PROTOCOL",
         "PLAINTEXT",
         one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
         "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL: how to connect to Kafka",
     )
-    kafka_sasl_mechanism: str = _setting(
+    kafka_sasl_mechanism: str = setting(
         "ETL_KAFKA_SASL_MECHANISM",
         "SCRAM-SHA-512",
         one_of("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"),
         "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN: how to log in to Kafka",
     )
-    kafka_username: str = _setting("ETL_KAFKA_USERNAME", "", TEXT, "user name of the login to Kafka")
-    kafka_password: str = _setting("ETL_KAFKA_PASSWORD", "", TEXT, "password of the login to Kafka", secret=True)
-    kafka_password_file: str = _setting(
+    kafka_username: str = setting("ETL_KAFKA_USERNAME", "", TEXT, "user name of the login to Kafka")
+    kafka_password: str = setting("ETL_KAFKA_PASSWORD", "", TEXT, "password of the login to Kafka", secret=True)
+    kafka_password_file: str = setting(
         "ETL_KAFKA_PASSWORD_FILE",
         "",
         TEXT,
         "file that contains the password, instead of ETL_KAFKA_PASSWORD (a mounted secret)",
     )
-    kafka_ca_file: str = _setting(
+    kafka_ca_file: str = setting(
         "ETL_KAFKA_CA_FILE",
         "",
         TEXT,
         "PEM file of the authorities that signed Kafka's certificates; unset: the system's",
     )
-    kafka_check_hostname: bool = _setting(
+    kafka_check_hostname: bool = setting(
         "ETL_KAFKA_CHECK_HOSTNAME", True, SWITCH, "true: the broker's certificate must name its host"
     )
-    consumer_count: int = _setting(
+    consumer_count: int = setting(
         "ETL_CONSUMER_COUNT", 2, whole(1, 100), "consumer processes that the appliance starts"
     )
-    num_partitions: int = _setting(
+    num_partitions: int = setting(
         "ETL_NUM_PARTITIONS",
         8,
         whole(1, 10000),
         "partitions of a topic that we create: at most as many processes can share it",
     )
-    workers: int = _setting("ETL_WORKERS", 8, whole(1, 1000), "lanes (simultaneous transfers) of one consumer process")
+    workers: int = setting("ETL_WORKERS", 8, whole(1, 1000), "lanes (simultaneous transfers) of one consumer process")
     instance_id: str = field(
         default_factory=socket.gethostname,
         metadata={
@@ -175,151 +153,164 @@ class Settings:
         },
     )
     instance_id_is_set: bool = False
-    leave_on_stop: bool = _setting(
+    leave_on_stop: bool = setting(
         "ETL_LEAVE_ON_STOP",
         False,
         SWITCH,
         "true: a process with an ETL_INSTANCE_ID leaves the group when it stops, for scaling in rather than restarting",
     )
-    slot: int | None = _setting(
+    slot: int | None = setting(
         "ETL_SLOT",
         None,
         whole(0, 99),
         "number of this process on its host, set by supervisord; unset: the first free one",
     )
-    outage_patience_hours: float = _setting(
+    outage_patience_hours: float = setting(
         "ETL_OUTAGE_PATIENCE_HOURS",
         72.0,
         number(0, 87600),
         "hours that jobs wait for a server that is down",
     )
-    on_lost_offsets: str = _setting(
+    on_lost_offsets: str = setting(
         "ETL_ON_LOST_OFFSETS",
         "stop",
         one_of("stop", "oldest", "newest"),
         "where Kafka has forgotten the group's offsets although results show that it has worked: stop with a message, "
         "do all jobs that no result shows (oldest), or only those that come from now on (newest)",
     )
-    retry_max_attempts: int = _setting("ETL_RETRY_MAX_ATTEMPTS", 5, whole(1, 1000), "attempts of a job in all")
-    retry_backoff_seconds: float = _setting(
+    retry_max_attempts: int = setting("ETL_RETRY_MAX_ATTEMPTS", 5, whole(1, 1000), "attempts of a job in all")
+    retry_backoff_seconds: float = setting(
         "ETL_RETRY_BACKOFF_SECONDS", 1.0, number(0, 86400), "seconds: first back-off, which doubles each time"
     )
-    retry_backoff_max_seconds: float = _setting(
+    retry_backoff_max_seconds: float = setting(
         "ETL_RETRY_BACKOFF_MAX_SECONDS", 300.0, number(0, 86400), "seconds: longest back-off"
     )
-    connect_timeout_seconds: float = _setting("ETL_CONNECT_TIMEOUT_SECONDS", 10.0, LIMIT, "seconds to connect")
-    login_timeout_seconds: float = _setting("ETL_LOGIN_TIMEOUT_SECONDS", 30.0, LIMIT, "seconds for welcome and login")
-    reply_timeout_seconds: float = _setting("ETL_REPLY_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds to wait for a reply")
-    stall_timeout_seconds: float = _setting(
+    connect_timeout_seconds: float = setting("ETL_CONNECT_TIMEOUT_SECONDS", 10.0, LIMIT, "seconds to connect")
+    login_timeout_seconds: float = setting("ETL_LOGIN_TIMEOUT_SECONDS", 30.0, LIMIT, "seconds for welcome and login")
+    reply_timeout_seconds: float = setting("ETL_REPLY_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds to wait for a reply")
+    stall_timeout_seconds: float = setting(
         "ETL_STALL_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds that a transfer may wait without a byte moving"
     )
-    min_bytes_per_second: float = _setting(
+    min_bytes_per_second: float = setting(
         "ETL_MIN_BYTES_PER_SECOND",
         10.0,
         number(0, 1e9),
         "bytes per second that a transfer must move, on average over ETL_STALL_TIMEOUT_SECONDS; 0: no minimum",
     )
-    transfer_timeout_seconds: float = _setting(
+    transfer_timeout_seconds: float = setting(
         "ETL_TRANSFER_TIMEOUT_SECONDS", 0.0, number(0, 8640000), "seconds for a whole transfer; 0: no limit"
     )
-    shutdown_grace_seconds: float = _setting(
+    shutdown_grace_seconds: float = setting(
         "ETL_SHUTDOWN_GRACE_SECONDS",
         5.0,
         number(0, 86400),
         "seconds that running transfers may take to finish after SIGTERM",
     )
-    window_records: int = _setting(
+    window_records: int = setting(
         "ETL_WINDOW_RECORDS",
         1000,
         whole(1, 1000000),
         "records: most unfinished jobs that a process holds",
     )
-    window_bytes: int = _setting("ETL_WINDOW_BYTES", 64 << 20, SIZE, "bytes: most that the messages of those jobs take")
-    store_bytes: int = _setting(
+    window_bytes: int = setting("ETL_WINDOW_BYTES", 64 << 20, SIZE, "bytes: most that the messages of those jobs take")
+    store_bytes: int = setting(
         "ETL_STORE_BYTES", 16 << 20, whole(0, 1 << 40), "bytes: memory of a process for small files, each held whole"
     )
-    buffer_bytes: int = _setting(
+    buffer_bytes: int = setting(
         "ETL_BUFFER_BYTES",
         1 << 20,
         whole(4096, 1 << 30),
         "bytes: buffer of a lane for files that are larger than the buffer",
     )
-    spool_limit_bytes: int = _setting(
+    spool_limit_bytes: int = setting(
         "ETL_SPOOL_LIMIT_BYTES",
         10 << 30,
         whole(0, 1 << 50),
         "bytes: largest file that may go through our own disk, if one session must both read and write",
     )
-    idle_timeout_seconds: float = _setting(
+    idle_timeout_seconds: float = setting(
         "ETL_IDLE_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds after which an unused session is closed"
     )
-    session_lifetime_seconds: float = _setting(
+    session_lifetime_seconds: float = setting(
         "ETL_SESSION_LIFETIME_SECONDS", 3600.0, number(1, 864000), "seconds that a session is used, give or take 5 %"
     )
-    ping_timeout_seconds: float = _setting(
+    ping_timeout_seconds: float = setting(
         "ETL_PING_TIMEOUT_SECONDS", 5.0, LIMIT, "seconds that an unused session may take to answer a ping"
     )
-    login_backoff_seconds: float = _setting(
+    login_backoff_seconds: float = setting(
         "ETL_LOGIN_BACKOFF_SECONDS",
         60.0,
         LIMIT,
         "seconds before the next login after a refused one; doubles each time, up to an hour",
     )
-    ping_interval_seconds: float = _setting(
+    ping_interval_seconds: float = setting(
         "ETL_PING_INTERVAL_SECONDS", 20.0, LIMIT, "seconds between pings of an unused session"
     )
-    commit_interval_seconds: float = _setting(
+    commit_interval_seconds: float = setting(
         "ETL_COMMIT_INTERVAL_SECONDS", 0.1, number(0.001, 60), "seconds between commits of finished jobs"
     )
-    commit_max_records: int = _setting(
+    commit_max_records: int = setting(
         "ETL_COMMIT_MAX_RECORDS", 500, whole(1, 100000), "records: most finished jobs in one commit"
     )
-    dlq_topic_suffix: str = _setting("DLQ_TOPIC_SUFFIX", "-dlq", SUFFIX, "suffix of the dead-letter topic")
-    result_topic_suffix: str = _setting("RESULT_TOPIC_SUFFIX", "-results", SUFFIX, "suffix of the results topic")
-    retry_topic_suffix: str = _setting(
+    dlq_topic_suffix: str = setting("DLQ_TOPIC_SUFFIX", "-dlq", SUFFIX, "suffix of the dead-letter topic")
+    result_topic_suffix: str = setting("RESULT_TOPIC_SUFFIX", "-results", SUFFIX, "suffix of the results topic")
+    retry_topic_suffix: str = setting(
         "RETRY_TOPIC_SUFFIX", "-retry", SUFFIX, "suffix of the retry topic, which holds deferred jobs"
     )
-    result_topic: str | None = _setting(
+    result_topic: str | None = setting(
         "RESULT_TOPIC",
         None,
         TOPIC,
         "topic for the results of jobs that succeeded, instead of the results topic",
     )
-    fail_topic: str | None = _setting(
+    fail_topic: str | None = setting(
         "FAIL_TOPIC",
         None,
         TOPIC,
         "topic for the results of jobs that failed, instead of the results topic",
     )
-    allowed_pairs: tuple[tuple[str, str], ...] = _setting(
+    allowed_pairs: tuple[tuple[str, str], ...] = setting(
         "ETL_ALLOWED_PAIRS",
         (),
         PAIRS,
         "pairs of servers that jobs may name, SOURCE:DESTINATION, separated by commas, * for any; unset: all",
     )
-    max_file_bytes: int = _setting(
+    max_file_bytes: int = setting(
         "ETL_MAX_FILE_BYTES", 0, whole(0, 1 << 50), "bytes: largest file that is copied; 0: no limit"
     )
-    result_retention_hours: float = _setting(
+    result_retention_hours: float = setting(
         "RESULT_RETENTION_HOURS",
         168.0,
         number(0, 876000),
         "hours that results are kept in topics that we create; 0: for ever",
     )
-    dlq_retention_hours: float = _setting(
+    dlq_retention_hours: float = setting(
         "DLQ_RETENTION_HOURS",
         0.0,
         number(0, 876000),
         "hours that dead letters are kept in topics that we create; 0: until they are purged",
     )
-    ftp_passive_mode: bool = _setting(
+    system_topic_prefix: str = setting(
+        "ETL_SYSTEM_TOPIC_PREFIX",
+        "etl-",
+        PREFIX,
+        "prefix of the topics that all processes share: etl-status, etl-control, etl-audit",
+    )
+    status: bool = setting("ETL_STATUS", True, SWITCH, "true: the process tells its state in etl-status")
+    metrics_port: int = setting(
+        "ETL_METRICS_PORT",
+        0,
+        whole(0, 65000),
+        "TCP port of a consumer's own metrics, plus its slot's number; 0: it listens nowhere",
+    )
+    ftp_passive_mode: bool = setting(
         "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server opens them"
     )
-    log_format: str = _setting("ETL_LOG_FORMAT", "text", one_of("text", "json"), "text (for a terminal) or json")
-    log_level: str = _setting(
+    log_format: str = setting("ETL_LOG_FORMAT", "text", one_of("text", "json"), "text (for a terminal) or json")
+    log_level: str = setting(
         "ETL_LOG_LEVEL", "INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR"
     )
-    plugins: tuple[str, ...] = _setting(
+    plugins: tuple[str, ...] = setting(
         "ETL_PLUGINS",
         (),
         MODULES,

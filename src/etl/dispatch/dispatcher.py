@@ -11,6 +11,7 @@ import posixpath
 import random
 import threading
 import time
+from collections import Counter
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,12 +22,13 @@ from etl.dispatch.backlog import Backlog, JobState, PairQueue
 from etl.dispatch.concurrency import FIRST_LANES, ConcurrencyLimit
 from etl.dispatch.overflow import Overflow
 from etl.dispatch.scheduling import Scheduler
-from etl.dispatch.servers import Breaker, Report, Server
+from etl.dispatch.servers import Report, Server
 from etl.errors import Fate, UnknownServer, fate_of
 from etl.retry.backoff import Doubling
+from etl.retry.breaker import Breaker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from etl.config import Settings
     from etl.models.message import FileTransferJob
@@ -81,11 +83,12 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._possible = threading.Condition(self._lock)  # a job may have become possible: one lane looks
         self._servers: dict[object, Server] = {}
-        self._outages = 0  # servers whose breaker is not closed; also read without the lock
+        self._outages = 0  # servers that are down or on hold; also read without the lock
         self._queues: dict[object, PairQueue] = {}
         self._backlog = Backlog(self._possible.notify)
         self._scheduler = Scheduler(pools, self._backlog, settings.workers)
         self._stopped = False
+        self._paused = False
         pools.on_release = self._wake
 
     def __repr__(self) -> str:
@@ -129,7 +132,7 @@ class Dispatcher:
             while not self._stopped:  # critical section: decide which job runs, and reserve its sessions
                 now = self._clock()
                 self._backlog.promote(now)
-                if (taken := self._scheduler.select(now)) is not None:
+                if not self._paused and (taken := self._scheduler.select(now)) is not None:
                     self._possible.notify()  # more than one may be possible: the next lane looks
                     return taken
                 left = end - time.monotonic()
@@ -144,7 +147,8 @@ class Dispatcher:
             now = self._clock()
             self._backlog.promote(now)
             last = self._backlog.entries.get(task)
-            return None if self._stopped or last is None else self._scheduler.next_for(last, now)
+            ends = self._stopped or self._paused
+            return None if ends or last is None else self._scheduler.next_for(last, now)
 
     def finish(self, task: Task, again_in: float | None = None) -> None:
         """End a job's run, and forget the job; or have it run again after `again_in` seconds at the earliest.
@@ -162,11 +166,15 @@ class Dispatcher:
             again = again_in is not None and not entry.dropped
             self._backlog.end_run(entry, now, now + (again_in or 0.0) if again else None)
 
-    def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
-        """Forget the jobs that match; return those that were not running. Running ones do not run again."""
+    def drop(self, predicate: Callable[[Task], bool], *, running: bool = True) -> list[Task]:
+        """Forget the jobs that match; return those that were not running.
+
+        A running one stays until `finish`, and does not run again then; unless `running` is false: it is left alone.
+        """
         with self._lock:  # critical section: none of them begins, or begins again, from here on
             now = self._clock()
             picked = [entry for task, entry in self._backlog.entries.items() if predicate(task)]
+            picked = [entry for entry in picked if running or entry.state is not JobState.RUNNING]
             gone = [entry for entry in picked if entry.state is not JobState.RUNNING]
             for entry in picked:
                 entry.dropped = True
@@ -192,17 +200,11 @@ class Dispatcher:
         config = self._pools.server(name)
         with self._lock:  # critical section: decide whether that ends an outage
             server = self._server(config)
-            if server.breaker.closed:
+            if not server.breaker.fails:
                 return
             now = self._clock()
             seconds, deferred = server.breaker.age(now), server.deferred
-            self._outages -= 1
-            server.breaker.reset()
-            server.deferred = 0
-            for queue in self._queues.values():
-                if server in queue.servers:
-                    queue.concurrency.restart()
-            self._possible.notify()
+            self._let_in(server)
         log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), deferred=deferred)
 
     def answered(self, task: Task) -> None:
@@ -227,10 +229,10 @@ class Dispatcher:
             now = self._clock()
             server = self._server(config)
             server.runs, server.failures = server.runs + 1, server.failures + 1
-            is_news = is_outage and server.breaker.closed
+            is_news = is_outage and not server.breaker.fails
             if is_outage:
                 server.breaker.trip(now, error, rest)
-                self._outages += is_news
+                self._count_outages()
             wait = server.breaker.open_for(now)
             entry = None if task is None else self._backlog.entries.get(task)
             if entry is not None and fate is Fate.RETRY:
@@ -239,6 +241,28 @@ class Dispatcher:
         if is_news:
             log.warning("server is down", server=config.hostname, error=str(error), next_probe_seconds=round(wait, 1))
         return wait if fate is Fate.OUTAGE else 0.0
+
+    def hold(self, holds: Mapping[str, BaseException]) -> None:
+        """Have the jobs of these servers wait, and of no others, like those of a server that is down."""
+        with self._lock:  # critical section: no job of theirs begins from here on
+            now = self._clock()
+            wanted = {self._server(config): holds[name] for name in holds for config in self._known([name])}
+            for server in self._servers.values():
+                server.breaker.put_on_hold(now, wanted.get(server))
+            self._count_outages()
+            self._possible.notify()
+
+    def pause(self, *, paused: bool) -> None:
+        """Give no more jobs to lanes, or give them again."""
+        with self._lock:
+            self._paused = paused
+            self._possible.notify_all()
+
+    def try_now(self, name: str) -> None:
+        """Take a server that is down for one that is back, so that its jobs come here and one of them tries it."""
+        with self._lock:
+            for config in self._known([name]):
+                self._let_in(self._server(config))
 
     def overflow(self) -> list[Overflow]:
         """Take out what is beyond a few jobs of each server whose breaker is open, those served last first."""
@@ -281,14 +305,49 @@ class Dispatcher:
         records, size_bytes = self.unfinished
         return records >= self._settings.window_records or size_bytes >= self._settings.window_bytes
 
+    def stats(self) -> dict[str, int]:
+        """Return how many jobs wait, and how many run."""
+        with self._lock:
+            running = sum(queue.running for queue in self._queues.values())
+            return {
+                "running": running,
+                "waiting": len(self._backlog.entries) - running,
+                "ready": sum(queue.ready for queue in self._queues.values()),
+                "queues": len(self._backlog.ready),
+                "down": self._outages,
+            }
+
     def servers(self) -> dict[str, Report]:
         """Return the state of each server and how it has done lately, by one of its names."""
         with self._lock:
-            now = self._clock()
+            now, waiting = self._clock(), Counter[Server]()
+            for queue in self._queues.values():
+                for server in queue.servers:
+                    waiting[server] += len(queue.waiting)
             return {
-                server.config.hostname: server.report(now, self._pools.round_trip(server.config))
+                server.config.hostname: server.report(now, self._pools.round_trip(server.config), waiting[server])
                 for server in self._servers.values()
             }
+
+    def _known(self, names: Iterable[str]) -> list[ServerConfig]:
+        """Return the servers of these names; none if one is not configured any more: its job fails when due."""
+        try:
+            return [self._pools.server(name) for name in names]
+        except UnknownServer:
+            return []
+
+    def _let_in(self, server: Server) -> None:
+        """End an outage: its lanes come back a few at a time."""
+        server.breaker.reset()
+        server.deferred = 0
+        self._count_outages()
+        for queue in self._queues.values():
+            if server in queue.servers:
+                queue.concurrency.restart()
+        self._possible.notify()
+
+    def _count_outages(self) -> None:
+        self._outages = sum(not server.breaker.closed for server in self._servers.values())
 
     def _server(self, config: ServerConfig) -> Server:
         key = self._pools.key(config)

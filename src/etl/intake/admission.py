@@ -68,6 +68,7 @@ class Admission:
     clock: Callable[[], float] = wall_clock.now
     # Does an outcome show that a record is done, where the group's offsets do not tell?
     is_done: Callable[[Partition, Record, Origin], bool] = lambda *_: False
+    require_wanted: Callable[[Task], None] = lambda _task: None  # raises Cancelled
     # Offset of the last record of T-retry that was met in each partition, and when that was (wall clock).
     _first_seen: dict[Partition, tuple[int, float]] = field(default_factory=dict)
 
@@ -92,7 +93,7 @@ class Admission:
         if turn is Turn.WAIT:
             return
         try:
-            state = self.ledger.receive(partition, record.offset)
+            state = self.ledger.receive(partition, record.offset, record.timestamp)
         except KeyError:
             return  # revoked by another thread since `epoch` was read
         if state is RecordState.DONE:
@@ -194,6 +195,7 @@ class Admission:
 
     def _dispatch(self, task: Task, carried: Carried, turn: Turn, seconds: float) -> None:
         self.config.require_allowed(task.job)
+        self.require_wanted(task)
         if turn is Turn.RUN:
             self.dispatcher.offer(task, seconds)
         elif turn is Turn.MAKE_WAY:
@@ -206,6 +208,7 @@ class Admission:
             task.recallable = task.recallable and _earliest(task.job) <= now
             # The first deferral is logged at INFO, the next hops of the same wait at DEBUG.
             level = logging.INFO if carried.not_before is None else logging.DEBUG
+            self.reporter.totals.retried("not_before")
             self.reporter.defer(task, now + seconds, "not due yet", level=level)
 
 

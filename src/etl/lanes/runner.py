@@ -14,7 +14,7 @@ import structlog
 from etl import clock as wall_clock
 from etl.errors import ConnectionLost, DeadlineExceeded, EtlError, Fate, PermissionRefused, fate_of
 from etl.models import document
-from etl.models.task import SCAN_ANEW, Start
+from etl.models.task import SCAN_ANEW, Phase, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
 from etl.transfer.base import CrossThread
@@ -46,6 +46,7 @@ class Runner:
     reporter: Reporter
     store: Store
     orphans: partials.OrphanIndex = field(default_factory=partials.OrphanIndex)
+    require_wanted: Callable[[Task], None] = lambda _task: None  # raises Cancelled
 
     @LISTINGS.room()
     def execute(self, run: Run) -> None:
@@ -56,8 +57,10 @@ class Runner:
         log.debug("job taken", job_id=task.job.job_id, attempts=len(task.attempts), published=task.published)
         try:
             _require_ours_and_in_time(task)
+            self.require_wanted(task)
             lease.open()
             opened = True
+            task.progress.phase = Phase.READING
             self._say_let_in(lease)
             receipt = self._transfer(run) if lease.is_pair else None
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
@@ -77,6 +80,7 @@ class Runner:
     def _transfer(self, run: Run) -> relay.Receipt:
         task, lease = run.task, run.lease
         if task.published:
+            task.progress.phase = Phase.SOURCE_ACTION
             size_bytes = relay.finish(task, lease.source, lease.destination, task.facts)
             return relay.Receipt(size_bytes, task.verified_by or relay.NOTHING, facts=task.facts)
         limits = relay.Limits(
@@ -99,9 +103,11 @@ class Runner:
         run.start = Start.now()
         try:
             _require_ours_and_in_time(run.task)
+            self.require_wanted(run.task)
             if not run.lease.is_open:
                 run.lease.open()
                 self._say_let_in(run.lease)
+            run.task.progress.phase = Phase.READING
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             self._failed_in_stage(run, error, answered=False)
             return False

@@ -9,3 +9,4 @@ REPLAYS = "etl-replays"  # how often the job was replayed from the dead-letter t
 MARKER = "etl-marker"  # only in the dead-letter topic: the record is a note about another one, not a dead letter
 
 REPLAYED = b"replayed"  # value of MARKER: the dead letter that the note names was replayed
+DISCARDED = b"discarded"  # value of MARKER: that dead letter was given up

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from etl.models.wire import Batch, Commit, Message, Partition
-from etl.outcomes.offsets import CommitPlan, OffsetTracker, RecordState
+from etl.outcomes.offsets import CommitPlan, OffsetTracker, RecordState, Standing
 
 POSITION_INTERVAL_SECONDS = 1.0  # between two commits of a partition that contain nothing but a new position
 
@@ -26,8 +26,7 @@ class Outcome(NamedTuple):
     DONE: nothing remains. A record of another group has no message at all.
 
     `on_commit` is called once, without any lock, after the commit, if the partition is still assigned here.
-    `write`, if given, builds the messages in place of `messages`. The committer calls it once, without any lock, or the
-    main thread does while it stops.
+    `write`, if given, builds the messages in place of `messages`. The committer calls it once, without any lock.
     """
 
     partition: Partition
@@ -129,7 +128,7 @@ class Ledger:
                 if self._partitions.pop(partition, None) is not None:
                     self._order.remove(partition)
 
-    def receive(self, partition: Partition, offset: int) -> RecordState:
+    def receive(self, partition: Partition, offset: int, at: float = 0.0) -> RecordState:
         """Register a record; return what remains: all of it (NEW), its source action (PUBLISHED), or nothing (DONE).
 
         Raises:
@@ -139,7 +138,7 @@ class Ledger:
         with self._lock:  # critical section: decide how far the record has come; from here on it is outstanding
             state = self._partitions[partition]
             state.is_unchanged = False
-            return state.tracker.receive(offset)
+            return state.tracker.receive(offset, at)
 
     def is_done(self, partition: Partition, offset: int) -> bool:
         """Return whether a commit covers this record. To be called before the record is received."""
@@ -192,6 +191,11 @@ class Ledger:
         """Number of received records whose outcome is not committed."""
         with self._lock:
             return sum(state.tracker.outstanding for state in self._partitions.values())
+
+    def standings(self) -> list[Standing]:
+        """Return how far each assigned partition is."""
+        with self._lock:
+            return [one.tracker.standing(tp, one.committed_offset) for tp, one in self._partitions.items()]
 
     # --- called by lanes
 

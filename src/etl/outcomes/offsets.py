@@ -14,7 +14,7 @@ from enum import Enum
 from itertools import groupby
 from typing import NamedTuple
 
-from etl.models.wire import Commit
+from etl.models.wire import Commit, Partition
 
 METADATA_LIMIT_BYTES = 4096  # the broker's default `offset.metadata.max.bytes`; exceeding it is fatal to a producer
 
@@ -50,6 +50,17 @@ class CommitPlan(NamedTuple):
 
     done: frozenset[int]
     published: frozenset[int]
+
+
+class Standing(NamedTuple):
+    """How far a partition is, for display. Times are wall clock, by the broker or the producer of the record."""
+
+    partition: Partition
+    committed: int  # everything before this offset is done and committed
+    read: int  # the offset of the next record to be received
+    unfinished: int  # received records without a committed outcome
+    first: int | None  # the first of them
+    first_at: float | None
 
 
 class _View(NamedTuple):
@@ -108,6 +119,7 @@ class OffsetTracker:
         self._ranges: list[OffsetRange] = known.ranges if known else []
         self._published: set[int] = set(known.published) if known else set()
         self._outstanding: list[int] = []  # received and not done; sorted
+        self._times: dict[int, float] = {}  # of these, in the same order
         self._worst_bytes = 0  # upper limit of the metadata's size: as if every second outstanding record were done
 
     def __repr__(self) -> str:
@@ -156,8 +168,15 @@ class OffsetTracker:
         at = bisect_right(self._ranges, offset, key=lambda span: span.start)
         return offset < self._watermark or bool(at and offset < self._ranges[at - 1].end)
 
-    def receive(self, offset: int) -> RecordState:
+    def standing(self, partition: Partition, committed: int) -> Standing:
+        """Return how far the partition is."""
+        first, at = next(iter(self._times.items()), (None, None))
+        return Standing(partition, committed, self._position, len(self._outstanding), first, at)
+
+    def receive(self, offset: int, at: float = 0.0) -> RecordState:
         """Register a record that was read; return how far it has come. Offsets must rise, and may have gaps.
+
+        `at`: the time of the record (wall clock), for display.
 
         Raises:
             ValueError: the offset is before the position: processing it would repeat the record.
@@ -171,6 +190,7 @@ class OffsetTracker:
         if self._outstanding:
             self._worst_bytes += _gap_size(self._outstanding[-1], offset)
         self._outstanding.append(offset)
+        self._times[offset] = at
         return RecordState.PUBLISHED if offset in self._published else RecordState.NEW
 
     def plan(self, ready: Mapping[int, RecordState], at_most: int) -> CommitPlan:
@@ -263,7 +283,7 @@ class OffsetTracker:
             return
         before = self._outstanding[at - 1] if at else None
         after = self._outstanding[at + 1] if at + 1 < len(self._outstanding) else None
-        del self._outstanding[at]
+        del self._outstanding[at], self._times[offset]
         if before is not None:
             self._worst_bytes -= _gap_size(before, offset)
         if after is not None:

@@ -1,9 +1,10 @@
-"""The topics that belong to a source topic: how they are created where they are missing, and looked at."""
+"""The topics that belong to a source topic, and those of the whole installation: how they are created and looked at."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
@@ -26,6 +27,54 @@ RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # trimming frees disk space in whole seg
 TIMES = {"message.timestamp.type": "LogAppendTime"}
 # A dead letter holds the original message, perhaps in base64, and its history.
 OUTCOME_MAX_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SystemTopics:
+    """The names of the topics that all consumers, groups and commands of an installation share."""
+
+    status: str  # what each process says of itself; compacted
+    control: str  # what operators tell the consumers; compacted
+    audit: str  # every act of an operator
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Derive the names from the settings."""
+        return cls(*(f"{settings.system_topic_prefix}{name}" for name in ("status", "control", "audit")))
+
+
+# The active segment is never compacted, and a reader starts at the beginning: segments must be small, and close soon.
+# Records of processes that are gone for good go after a week.
+STATUS_SETTINGS = {
+    "cleanup.policy": "compact,delete",
+    "retention.ms": str(7 * DAY_MS),
+    "segment.bytes": str(16 * 1024 * 1024),
+    "segment.ms": str(10 * 60 * 1000),
+    "min.cleanable.dirty.ratio": "0.1",
+    "max.compaction.lag.ms": str(10 * 60 * 1000),
+    "delete.retention.ms": str(3600 * 1000),
+    "message.timestamp.type": "LogAppendTime",
+    "compression.type": "lz4",
+}
+
+
+CONTROL_SETTINGS = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(16 * 1024 * 1024),
+    "segment.ms": str(3600 * 1000),
+    "min.cleanable.dirty.ratio": "0.1",
+    "message.timestamp.type": "LogAppendTime",
+}
+AUDIT_SETTINGS = {"retention.ms": str(365 * DAY_MS), "retention.bytes": "-1"}
+
+
+def ensure_system(topics: SystemTopics, admin: Admin) -> None:
+    """Create the system's topics that are missing. Idempotent. Raises NotAllowed, BrokerUnavailable."""
+    definitions = {topics.status: STATUS_SETTINGS, topics.control: CONTROL_SETTINGS, topics.audit: AUDIT_SETTINGS}
+    found = admin.describe(list(definitions))
+    for name, config in definitions.items():
+        if name not in found and admin.create(name, 1, config):
+            log.info("topic created", topic=name, partitions=1)
 
 
 def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:

@@ -24,11 +24,11 @@ from etl.errors import (
     SourceChanged,
     StorageFull,
 )
-from etl.models.task import Facts, Unpublished
+from etl.models.task import Facts, Phase, Unpublished
 from etl.transfer.base import Stored
 from etl.transfer.partials import partial_path, remove_orphans, telling_the_name
 from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
-from etl.transfer.streaming import MemoryParcel, bounded, require_size
+from etl.transfer.streaming import MemoryParcel, bounded, counted, require_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,9 +113,8 @@ def can_pipeline(task: Task, orphans: OrphanIndex) -> bool:
 
 def require_disposal(task: Task, source: Session) -> None:
     """Raise SettingsError when the source's protocol can never do the job's source action: before a file is copied."""
-    options = task.job.options
-    if options.source_action != "keep":
-        source.require_disposal(move=options.move_to is not None)
+    if task.job.options.source_action != "keep":
+        source.require_disposal(move=task.job.options.move_to is not None)
 
 
 def fetch(task: Task, source: Session) -> Parcel:
@@ -153,7 +152,7 @@ def deliver(
     destination.require_name(job.destination.path)
     task.leaves_partial = not is_direct(destination)
     hidden = partial_path(task, destination.server, token)
-    content = bounded(parcel, destination.settings.max_file_bytes)
+    content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
     with telling_the_name(task, hidden):
         stored = destination.write(hidden, content, buffer)
     try:
@@ -180,6 +179,7 @@ def deliver(
 
 def _publish(task: Task, destination: Session, stored: Stored, verified_by: str, facts: Facts) -> Receipt:
     """Give a partial file its final name. What is proven is noted first: if this fails only this is done again."""
+    task.progress.phase = Phase.PUBLISHING
     options = task.job.options
     mtime = facts.mtime if options.preserve_mtime else None
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)

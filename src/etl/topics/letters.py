@@ -1,35 +1,51 @@
-"""The dead letters of a topic as commands see them: their place, whether they were replayed, and how to choose some."""
+"""The dead letters of a topic: their place, whether they are settled, how to choose some, and how to settle them."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from etl import broker
 from etl.errors import InvalidMessage
-from etl.models import DLQMessage, header
+from etl.models import DLQMessage, FileTransferJob, header
 from etl.models.message import FLAT_FIELDS
 from etl.models.task import Record
+from etl.models.wire import Message
 
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PLACE = re.compile(r"\d{1,9}:\d{1,19}")
+
+# Most dead letters, and most bytes, in one transaction: it must end well within its time limit.
+BATCH_LETTERS = 1000
+BATCH_BYTES = 8 * 1024 * 1024
 
 Place = tuple[int, int]  # partition, offset
 
 
 @dataclass(frozen=True)
 class Letter:
-    """A dead letter in its place. `replayed` is true once it was sent back to its topic."""
+    """A dead letter in its place. `replayed` is true once it was sent back to its topic, `discarded` once given up."""
 
     record: Record
     message: DLQMessage
     replayed: bool
+    discarded: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Is nothing left to be done about it?"""
+        return self.replayed or self.discarded
+
+    @property
+    def state(self) -> str:
+        """What became of it, in a word."""
+        return "discarded" if self.discarded else "replayed" if self.replayed else "waiting"
 
     @property
     def place(self) -> Place:
@@ -78,6 +94,7 @@ class Letter:
             "partition": self.record.partition,
             "offset": self.record.offset,
             "replayed": self.replayed,
+            "discarded": self.discarded,
             "replays": self.replays,
             **self.message.to_dict(),
         }
@@ -95,7 +112,7 @@ class Filters:
     names: frozenset[str] = frozenset()  # job ids
     older_than: timedelta | None = None
     newer_than: timedelta | None = None
-    replayed: bool = False  # include those that were already replayed
+    replayed: bool = False  # include those that were already replayed or discarded
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -109,7 +126,7 @@ class Filters:
         age = self.now - letter.message.timestamp
         named = bool(self.places or self.names)
         return (
-            (self.replayed or not letter.replayed)
+            (self.replayed or not letter.settled)
             and (not self.codes or letter.message.error_code.upper() in self.codes)
             and (not self.servers or any(server.upper() in self.servers for server, _ in ends))
             and (self.path is None or any(fnmatch.fnmatchcase(path, self.path) for _, path in ends))
@@ -131,18 +148,22 @@ def read(bootstrap_servers: str, topic: str) -> tuple[list[Letter], list[str]]:
     with broker.Reader(bootstrap_servers, topic, committed=False) as reader:
         ends = reader.ends()
     records: list[tuple[Record, DLQMessage]] = []
-    replayed: set[Place] = set()
+    settled: dict[Place, bytes] = {}
     strangers: list[str] = []
     with broker.Reader(bootstrap_servers, topic) as reader:
         for record in reader.scan(until=ends):
             if record.header(header.MARKER) is not None:
-                replayed |= _marked(record)
+                if (note := read_marker(record)) is not None:
+                    settled.setdefault(*note)
                 continue
             try:
                 records.append((record, DLQMessage.from_json(record.value)))
             except InvalidMessage:
                 strangers.append(f"{record.partition}:{record.offset}")
-    letters = [Letter(record, message, (record.partition, record.offset) in replayed) for record, message in records]
+    letters = []
+    for record, message in records:
+        how = settled.get((record.partition, record.offset))
+        letters.append(Letter(record, message, how == header.REPLAYED, how == header.DISCARDED))
     return sorted(letters, key=lambda letter: (letter.message.timestamp, letter.place)), strangers
 
 
@@ -166,19 +187,69 @@ def choose_cuts(found: Sequence[Letter], older_than: timedelta | None, keep: int
     return {partition: min(cut, first_kept.get(partition, cut)) for partition, cut in cuts.items()}
 
 
-def marker(letter: Letter) -> bytes:
-    """Return the value of the note that a dead letter was replayed."""
-    partition, offset = letter.place
-    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return json.dumps({"replayed": {"partition": partition, "offset": offset}, "timestamp": at}).encode()
+def replay(letter: Letter, source: str) -> tuple[Message, Message]:
+    """Return the original message for the topic `source`, byte for byte, and the note that it was replayed."""
+    original = letter.message.original_bytes()
+    # Keep the producer's own headers, which belong to the message. Of ours, only these two outlast a replay.
+    headers = [pair for pair in letter.record.headers if not pair[0].startswith("etl-")]
+    if letter.job_id:
+        headers.append((header.JOB_ID, letter.job_id.encode("utf-8", "replace")))
+    headers.append((header.REPLAYS, str(letter.replays + 1).encode()))
+    return Message(source, _key(original), original, tuple(headers)), _note(letter, header.REPLAYED)
 
 
-def _marked(record: Record) -> set[Place]:
+def discard(letter: Letter, reason: str) -> Message:
+    """Return the note that a dead letter was given up, and why."""
+    return _note(letter, header.DISCARDED, reason=reason)
+
+
+def transactional_id(topic: str) -> str:
+    """Return the transactional id of everybody who settles dead letters of this topic: the next one fences the last."""
+    return f"etl-replay-{topic}"
+
+
+def batches(chosen: Iterable[Letter]) -> Iterator[list[Letter]]:
+    """Yield the dead letters in batches that fit into one transaction each."""
+    batch: list[Letter] = []
+    size = 0
+    for letter in chosen:
+        weight = len(letter.record.value or b"")
+        if batch and (len(batch) >= BATCH_LETTERS or size + weight > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(letter)
+        size += weight
+    if batch:
+        yield batch
+
+
+def _key(original: bytes | None) -> bytes | None:
+    """Return the key that keeps jobs of one destination in order; None if the message is not a job."""
     try:
-        named: Mapping[str, Any] = json.loads(record.value or b"")["replayed"]
-        return {(int(named["partition"]), int(named["offset"]))}
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return set()  # another program's record
+        return FileTransferJob.from_json(original).ordering_key
+    except InvalidMessage:
+        return None
+
+
+def _note(letter: Letter, how: bytes, **more: str) -> Message:
+    """Return the record beside a dead letter, in its partition, which says that it is settled and how."""
+    record = letter.record
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    value = {how.decode(): {"partition": record.partition, "offset": record.offset}, "timestamp": at, **more}
+    headers = ((header.MARKER, how),)
+    return Message(record.topic, record.key, json.dumps(value).encode(), headers, partition=record.partition)
+
+
+def read_marker(record: Record) -> tuple[Place, bytes] | None:
+    """Return the place of the dead letter that a note settles, and how; None for another program's record."""
+    try:
+        found: Mapping[str, Any] = json.loads(record.value or b"")
+        for how in (header.REPLAYED, header.DISCARDED):
+            if named := found.get(how.decode()):
+                return (int(named["partition"]), int(named["offset"])), how
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        pass
+    return None
 
 
 def parse_age(text: str) -> timedelta:
