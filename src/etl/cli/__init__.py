@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import click
 
-from etl.cli import config, consume, dlq, servers, submit
+from etl.cli import api, config, consume, dlq, servers, submit
 from etl.errors import BrokerUnavailable, SettingsError
 
 # Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
@@ -62,6 +62,7 @@ def main() -> None:
 
 
 main.add_command(consume.consume)
+main.add_command(api.api)
 main.add_command(submit.submit)
 main.add_command(dlq.dlq)
 main.add_command(servers.servers)

@@ -1,0 +1,197 @@
+"""All that handlers use: views, access, and what acts. Built once, started and stopped as one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from etl import broker
+from etl.api.access.guard import Guard
+from etl.api.access.vault import Vault
+from etl.api.audit import Audit
+from etl.api.paging import Cursors
+from etl.api.problems import Problem
+from etl.api.views.following import Following
+from etl.api.views.live import Live
+from etl.api.views.rows import Rows
+from etl.api.views.search import Search
+from etl.api.views.store import Store
+from etl.errors import SettingsError
+from etl.models import document
+from etl.topics.companions import Topics
+
+if TYPE_CHECKING:
+    from etl.config import ConfigLoader
+    from etl.models.task import Record
+    from etl.models.wire import Partition
+
+log = structlog.get_logger(__name__)
+
+STATUS, CONTROL, AUDIT, MARKS = "etl-status", "etl-control", "etl-audit", "etl-marks"
+_APPENDED = {"message.timestamp.type": "LogAppendTime"}
+_NEWEST = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1", **_APPENDED}
+TOPICS = {
+    STATUS: {**_NEWEST, "cleanup.policy": "compact,delete", "retention.ms": str(7 * 24 * 3600 * 1000)},
+    CONTROL: _NEWEST,
+    MARKS: {**_NEWEST, "max.message.bytes": str(4 << 20)},
+    AUDIT: {"retention.ms": str(365 * 24 * 3600 * 1000), **_APPENDED},
+}
+STALE_SECONDS = 20.0  # without an answer of the broker
+JOBS_READ = 200_000  # records of T that are read at most when the cache is built: the newest
+
+
+@dataclass
+class Services:
+    """What one API process is made of."""
+
+    config: ConfigLoader
+    topics: Topics
+    store: Store
+    search: Search
+    live: Live
+    vault: Vault
+    guard: Guard
+    cursors: Cursors
+    audit: Audit
+    status: Following  # of what processes say and are told
+    history: Following  # of jobs and what became of them
+
+    @classmethod
+    def build(cls, config: ConfigLoader) -> Services:
+        """Open the files; connect to nothing yet. Raises SettingsError."""
+        settings = config.settings
+        topics = Topics.of(settings.topic, settings)
+        identity = f"{settings.bootstrap_servers} {topics}"
+        folder = data_folder(settings.api_data_dir, identity)
+        vault = Vault(folder / "access.db")
+        guard = Guard.of(settings, vault)
+        store = Store(folder / "cache.db", identity)
+        live = Live()
+        rows = Rows(topics, CONTROL, MARKS, AUDIT)
+
+        def start(partition: Partition, first: int, end: int) -> int:
+            known = store.positions().get(partition)
+            if known is not None and first <= known <= end:
+                return known
+            if partition.topic == topics.source:
+                return max(first, end - JOBS_READ // settings.num_partitions)
+            return first
+
+        def start_status(partition: Partition, first: int, end: int) -> int:
+            return first if partition.topic == STATUS else start(partition, first, end)
+
+        def take(records: Sequence[Record], positions: Mapping[Partition, int], _caught_up: bool) -> None:
+            with store.writing() as connection:
+                rows.write(connection, records)
+                connection.executemany(
+                    "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", [(*p, at) for p, at in positions.items()]
+                )
+
+        def take_status(records: Sequence[Record], positions: Mapping[Partition, int], caught_up: bool) -> None:
+            live.take([record for record in records if record.topic == STATUS], caught_up=caught_up)
+            others = [record for record in records if record.topic != STATUS]
+            take(others, {p: at for p, at in positions.items() if p.topic != STATUS}, caught_up)
+
+        def prepare() -> None:
+            try:
+                ensure(broker.Admin(settings.bootstrap_servers))
+            except broker.NotAllowed as error:  # then somebody else creates them
+                log.warning("topics of the API cannot be created", error=str(error))
+
+        companions = (topics.source, topics.results, topics.failed, topics.retry, topics.dlq)
+        return cls(
+            config,
+            topics,
+            store,
+            Search(store),
+            live,
+            vault,
+            guard,
+            Cursors(vault.secret("cursors")),
+            Audit(settings.bootstrap_servers, AUDIT, f"api/{settings.instance_id}"),
+            Following(
+                "status",
+                settings.bootstrap_servers,
+                (STATUS, CONTROL, AUDIT, MARKS),
+                start_status,
+                take_status,
+                prepare,
+            ),
+            Following("history", settings.bootstrap_servers, companions, start, take),
+        )
+
+    def start(self) -> None:
+        """Begin to follow the topics."""
+        self.status.start()
+        self.history.start()
+        self.audit.start()
+
+    def stop(self) -> None:
+        """Stop following, and close the files."""
+        stops = [threading.Thread(target=part.stop) for part in (self.status, self.history, self.audit)]
+        for stop in stops:
+            stop.start()
+        for stop in stops:
+            stop.join()
+        self.store.close()
+        self.vault.close()
+
+    @property
+    def stale(self) -> bool:
+        """Has the broker not answered for a while, so that the views may be old?"""
+        silences = [part.silence() for part in (self.status, self.history)]
+        return any(silence is None or silence > STALE_SECONDS for silence in silences)
+
+    @property
+    def ready(self) -> bool:
+        """Is all of the topics in the views, and the broker there?"""
+        return self.status.caught_up and self.history.caught_up and not self.stale
+
+    def require_broker(self) -> None:
+        """Raise Problem if the broker is known to be away: nothing may be written then."""
+        if self.stale:
+            raise Problem("broker-away", "nothing is written until Kafka answers again")
+
+    def envelope(self) -> dict[str, Any]:
+        """Return when a view was true, and whether it may be old."""
+        stale = self.stale
+        silence = max((part.silence() or 0.0) for part in (self.status, self.history))
+        at = datetime.now(UTC).timestamp() - (silence if stale else 0.0)
+        return {"as_of": document.iso(datetime.fromtimestamp(at, UTC)), "stale": stale}
+
+
+def ensure(admin: broker.Admin) -> None:
+    """Create those of the API's topics that are missing. Raises BrokerUnavailable."""
+    found = admin.describe(list(TOPICS))
+    for name, settings in TOPICS.items():
+        if name not in found and admin.create(name, 1, settings):
+            log.info("topic created", topic=name)
+
+
+def data_folder(setting: str, identity: str) -> Path:
+    """Return the folder of the API's files, made if need be. Raises SettingsError if others may use it.
+
+    Who may write there decides who is let in.
+    """
+    name = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    folder = Path(setting) if setting else Path(tempfile.gettempdir()) / f"etl-api-{os.getuid()}-{name}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise SettingsError(f"ETL_API_DATA_DIR: {folder} cannot be made: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise SettingsError(
+            f"ETL_API_DATA_DIR: {folder} must be a folder of this user's that nobody else may read or write (mode 0700)"
+        )
+    return folder

@@ -1,0 +1,91 @@
+"""What tests of the API work with: the process itself, asked over HTTP as a program or a page would."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+import stack
+from workbench import INHERITED, SOURCES
+
+TOKENS = {role: f"token-of-the-{role}-0123456789" for role in ("viewer", "operator", "admin")}
+
+
+class Api(stack.Server):
+    """`etl api` as a process of its own, on a free port; `folder` keeps its log, its cache and its tokens."""
+
+    def __init__(self, folder: Path, bootstrap_servers: str, topic: str, **settings: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self.log = folder / "api.log"
+        self.log.touch()
+        self.port = stack.free_port()
+        tokens = folder / "tokens"
+        tokens.write_text("".join(f"{role}-1:{role}:{token}\n" for role, token in TOKENS.items()))
+        self.settings = {
+            "ETL_BOOTSTRAP_SERVERS": bootstrap_servers,
+            "ETL_TOPIC": topic,
+            "ETL_API_PORT": str(self.port),
+            "ETL_API_DATA_DIR": str(folder / "data"),
+            "ETL_API_TOKENS_FILE": str(tokens),
+            **settings,
+        }
+        self.settings = {name: value for name, value in self.settings.items() if value}
+        self.clients: dict[str, httpx.Client] = {}
+
+    def start(self) -> Self:
+        """Start it, again after a kill, too; return when it answers."""
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        environment |= {"PYTHONPATH": str(SOURCES), **self.settings}
+        command = [sys.executable, "-P", "-m", "etl.main", "api"]
+
+        def listens(process: subprocess.Popen[bytes]) -> bool:
+            return stack.listens(process, self.port)
+
+        self._launch(command, environment, listens)
+        return self
+
+    def wait_ready(self, limit: float = 30.0) -> Self:
+        """Wait until its views are built."""
+        stack.wait_until(lambda: self.get("/ready", role=None).status_code == 200, limit, "the API ready")
+        return self
+
+    def client(self, role: str | None = "admin") -> httpx.Client:
+        """Return a client with the token of a role; None: without any."""
+        key = role or ""
+        if key not in self.clients:
+            headers = {"Authorization": f"Bearer {TOKENS[role]}"} if role else {}
+            self.clients[key] = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return self.clients[key]
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str, role: str | None = "viewer", **more: Any) -> httpx.Response:
+        """Ask."""
+        return self.client(role).get(path, **more)
+
+    def post(self, path: str, json: Any = None, role: str | None = "operator", **more: Any) -> httpx.Response:
+        """Act."""
+        return self.client(role).post(path, json=json, **more)
+
+    def close(self) -> None:
+        """Close the clients, and stop the process in good order."""
+        for client in self.clients.values():
+            client.close()
+        if self.running:
+            self.stop()
+
+    def link(self) -> str:
+        """Return the token of the login link in its log."""
+        found = re.search(r"/login\?token=([\w-]+)", self.log.read_text())
+        assert found, self.log.read_text()
+        return found[1]
