@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from etl import identity, logs
-from etl.broker import Admin, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
+from etl.broker import Admin, Beacon, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
 from etl.config import ConfigLoader
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.scheduling import CONNECTING_LANES, SPARE_LANES
@@ -29,9 +29,11 @@ from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
+from etl.status.publisher import Publisher
 from etl.status.reports import Reports
+from etl.status.snapshot import Snapshots
 from etl.topics import companions
-from etl.topics.companions import Topics
+from etl.topics.companions import SystemTopics, Topics
 from etl.topics.trimming import Trimmer
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ class Parts:
     producer: TransactionalProducer
     trimmer: Trimmer
     reports: Reports
+    snapshots: Snapshots
+    publisher: Publisher | None  # None: ETL_STATUS is off
 
     def start(self) -> None:
         """Start the threads."""
@@ -78,6 +82,8 @@ class Parts:
         self.committer.start()
         self.lanes.start()
         self.trimmer.start()
+        if self.publisher is not None:
+            self.publisher.start()
 
 
 class FileTransferConsumer:
@@ -233,8 +239,21 @@ class FileTransferConsumer:
             self._fail,
             interval_seconds=settings.commit_interval_seconds,
             max_records=settings.commit_max_records,
+            totals=reporter.totals,
         )
         ledger.on_complete = committer.hurry
+        snapshots = Snapshots(
+            me=me,
+            topics=names,
+            config=self.config,
+            group=group,
+            partitions=partitions,
+            ledger=ledger,
+            dispatcher=dispatcher,
+            pools=pools,
+            lanes=lanes,
+            totals=reporter.totals,
+        )
         return Parts(
             group=group,
             partitions=partitions,
@@ -247,12 +266,24 @@ class FileTransferConsumer:
             producer=producer,
             trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
             reports=Reports(names, group, partitions, dispatcher),
+            snapshots=snapshots,
+            publisher=self._publisher(snapshots) if settings.status else None,
         )
+
+    def _publisher(self, snapshots: Snapshots) -> Publisher:
+        topics = SystemTopics.of(self.config.settings)
+
+        def connect(bootstrap_servers: str) -> Beacon:
+            companions.ensure_system(topics, Admin(bootstrap_servers))
+            return Beacon(bootstrap_servers)
+
+        return Publisher(self.bootstrap_servers, topics.status, snapshots, connect)
 
     def _shut_down(self, parts: Parts) -> None:
         """Stop in order: start no job, let running ones finish, reset the rest, commit once more, leave the group."""
         grace = self.config.settings.shutdown_grace_seconds
         running = len(parts.lanes.runs())
+        parts.snapshots.state, parts.snapshots.reason = "draining", self._stop_reason
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
         parts.dispatcher.stop()  # jobs that have not started are left to the next owners of their partitions
         drained = self._drain(parts, time.monotonic() + grace)
@@ -268,6 +299,9 @@ class FileTransferConsumer:
             with logs.together():
                 parts.reporter.ledger.write()  # log the jobs that finished without a commit: their files are in place
         parts.lanes.stop(RESET_SECONDS)
+        parts.snapshots.state = "stopped"
+        if parts.publisher is not None:
+            parts.publisher.stop()
         parts.group.close()
         parts.trimmer.stop(TRIMMER_SECONDS)
         parts.producer.close()

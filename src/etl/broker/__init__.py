@@ -10,11 +10,12 @@ from etl.broker.follower import Follower
 from etl.broker.group import GroupConsumer, TakenOver
 from etl.broker.producer import TransactionalProducer
 from etl.broker.reader import Reader
-from etl.broker.writer import Writer
+from etl.broker.writer import Beacon, Writer
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "Admin",
+    "Beacon",
     "Follower",
     "GroupConsumer",
     "NotAllowed",

@@ -17,6 +17,8 @@ from etl.broker.connection import (
     translate_errors,
 )
 
+BEACON_BYTES = 1 << 20  # most that a Beacon sends at once
+
 
 class Delivery:
     """A message in flight."""
@@ -32,6 +34,50 @@ class Delivery:
         with translate_errors("message was not acknowledged"):
             told = self._future.get(timeout=timeout)
         return told.partition, told.offset
+
+
+class Beacon:
+    """Sends the newest state of something, outside transactions, and never waits for an acknowledgement.
+
+    One thread at a time. While a message is on its way a further one is dropped: the next one is newer anyway.
+    """
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        """Connect. Raises BrokerUnavailable."""
+        with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
+            self._producer = create_client(
+                KafkaProducer,
+                **common(bootstrap_servers),
+                acks=1,
+                enable_idempotence=False,
+                retries=0,
+                compression_type="lz4",
+                max_block_ms=2000,
+                delivery_timeout_ms=10_000,
+                linger_ms=0,
+                max_request_size=BEACON_BYTES,
+                allow_auto_create_topics=False,
+            )
+        self._last: Any = None
+
+    def send(self, topic: str, key: bytes, value: bytes) -> bool:
+        """Send a message; return False if it was dropped. May block for two seconds. Raises BrokerUnavailable.
+
+        What is raised may be the fate of the last message.
+        """
+        with translate_errors(f"message to {topic} was not sent"):
+            if self._last is not None:
+                if not self._last.is_done:
+                    return False
+                last, self._last = self._last, None
+                last.get(timeout=0)
+            self._last = self._producer.send(topic, value=value, key=key)
+            return True
+
+    def close(self, timeout: float) -> None:
+        """Send what is on its way, for `timeout` seconds at most, and disconnect. Never raises."""
+        with contextlib.suppress(kafka_errors.KafkaError):
+            self._producer.close(timeout=timeout)
 
 
 class Writer:

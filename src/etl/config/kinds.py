@@ -130,6 +130,7 @@ def _parse_partial_pattern(text: str) -> str:
 TEXT = matching(r"[^\x00-\x1f\x7f]+", "text without control characters")
 LABEL = matching(r"[A-Za-z0-9._-]{1,200}", "a name of at most 200 characters A-Z a-z 0-9 . _ -")
 SUFFIX = matching(r"[A-Za-z0-9._-]{1,200}", "a suffix of 1 to 200 characters A-Z a-z 0-9 . _ -")
+PREFIX = matching(r"[A-Za-z0-9._-]{1,200}", "a prefix of 1 to 200 characters A-Z a-z 0-9 . _ -")
 TOPIC = Kind(
     f"a topic name (1 to {MAX_TOPIC_CHARS} characters A-Z a-z 0-9 . _ -, and neither '.' nor '..')",
     _parse_topic,

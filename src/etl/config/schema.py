@@ -13,6 +13,7 @@ from etl.config.kinds import (
     LIMIT,
     MODULES,
     PARTIAL_PATTERN,
+    PREFIX,
     SIZE,
     SUFFIX,
     SWITCH,
@@ -242,6 +243,13 @@ class Settings(ApiSettings):
         TOPIC,
         "topic for the results of jobs that failed, instead of the results topic",
     )
+    system_topic_prefix: str = setting(
+        "ETL_SYSTEM_TOPIC_PREFIX",
+        "etl-",
+        PREFIX,
+        "prefix of the topics that all processes share: etl-status, etl-control, etl-audit",
+    )
+    status: bool = setting("ETL_STATUS", True, SWITCH, "true: the process tells its state in etl-status")
     ftp_passive_mode: bool = setting(
         "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server opens them"
     )

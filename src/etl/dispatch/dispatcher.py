@@ -24,6 +24,7 @@ import posixpath
 import random
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -33,7 +34,7 @@ from etl.dispatch.backlog import Backlog, JobState, PairQueue
 from etl.dispatch.concurrency import FIRST_LANES, ConcurrencyLimit
 from etl.dispatch.overflow import Overflow
 from etl.dispatch.scheduling import Scheduler
-from etl.dispatch.servers import Breaker, Report, Server
+from etl.dispatch.servers import Breaker, Server
 from etl.errors import Fate, UnknownServer, fate_of
 from etl.retry.backoff import Doubling
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from etl.config import Settings
     from etl.models.message import FileTransferJob
+    from etl.models.report import Report
     from etl.models.server import ServerConfig
     from etl.models.task import Task
     from etl.sessions.lease import Lease
@@ -307,15 +309,20 @@ class Dispatcher:
             return {
                 "running": running,
                 "waiting": len(self._backlog.entries) - running,
+                "ready": sum(queue.ready for queue in self._queues.values()),
                 "queues": len(self._backlog.ready),
+                "down": self._outages,
             }
 
     def servers(self) -> dict[str, Report]:
         """Return the state of each server and how it has done lately, by one of its names."""
         with self._lock:
-            now = self._clock()
+            now, waiting = self._clock(), Counter[Server]()
+            for queue in self._queues.values():
+                for server in queue.servers:
+                    waiting[server] += len(queue.waiting)
             return {
-                server.config.hostname: server.report(now, self._pools.round_trip(server.config))
+                server.config.hostname: server.report(now, self._pools.round_trip(server.config), waiting[server])
                 for server in self._servers.values()
             }
 

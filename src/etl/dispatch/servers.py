@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from etl.models.report import Report
 from etl.retry.tiers import DeferralPacer
 
 if TYPE_CHECKING:
@@ -112,19 +113,6 @@ class Breaker:
         return 0.0 if self.closed else now - self._opened_at
 
 
-@dataclass(frozen=True)
-class Report:
-    """How a server is and has done lately, for display."""
-
-    state: str  # of its breaker: closed, open, or half open
-    next_probe_seconds: float
-    lanes: int
-    jobs_per_second: float
-    error_share: float  # 0 to 1, of the runs of the last minute or so
-    round_trip_seconds: float | None
-    deferred: int  # jobs deferred untried since it has been down
-
-
 @dataclass(eq=False)
 class Server:
     """One server, under all its names."""
@@ -160,7 +148,7 @@ class Server:
         self.breaker.reset()
         self.deferred = 0
 
-    def report(self, now: float, round_trip_seconds: float | None) -> Report:
+    def report(self, now: float, round_trip_seconds: float | None, waiting: int = 0) -> Report:
         """Return how it is."""
         wait, runs = self.breaker.open_for(now), self._runs.value(now)
         return Report(
@@ -171,4 +159,7 @@ class Server:
             error_share=self._failures.value(now) / runs if runs else 0.0,
             round_trip_seconds=round_trip_seconds,
             deferred=self.deferred,
+            waiting=waiting,
+            down_seconds=self.breaker.age(now),
+            error=self.breaker.error,
         )

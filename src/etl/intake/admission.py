@@ -103,7 +103,7 @@ class Admission:
             except Exception as error:  # noqa: BLE001 - or the same record would end every process, again and again
                 bug = error
         try:
-            state = self.ledger.receive(partition, record.offset)
+            state = self.ledger.receive(partition, record.offset, record.timestamp)
         except KeyError:
             return  # revoked by another thread since `epoch` was read
         if state is RecordState.DONE:
@@ -173,6 +173,7 @@ class Admission:
                 task.recallable = task.recallable and earliest <= now  # never before the time its producer asked for
                 # The first deferral is logged at INFO, the next hops of the same wait at DEBUG.
                 level = logging.INFO if carried.not_before is None else logging.DEBUG
+                self.reporter.totals.retried("not_before")
                 self.reporter.defer(task, now + remaining, "not due yet", level=level)
             else:
                 self.dispatcher.offer(task, max(0.0, remaining))

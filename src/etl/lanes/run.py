@@ -9,7 +9,7 @@ import itertools
 import threading
 from typing import TYPE_CHECKING
 
-from etl.models.task import Start
+from etl.models.task import Progress, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,7 @@ class Run:
     ) -> None:
         self.task = task
         self.lease = lease
+        task.progress = Progress()
         self.started = started  # by the lanes' clock, as is `deadline`
         self.deadline = deadline
         self.number = next(self._numbers)  # unique in the process

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.errors import ConnectionLost, DeadlineExceeded, EtlError, Fate, PermissionRefused, fate_of
-from etl.models.task import SCAN_ANEW, Start
+from etl.models.task import SCAN_ANEW, Phase, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
 from etl.transfer.base import CrossThread
@@ -55,6 +55,7 @@ class Runner:
             _require_ours_and_in_time(task)
             lease.open()
             opened = True
+            task.progress.phase = Phase.READING
             self._say_let_in(lease)
             receipt = self._transfer(run) if lease.is_pair else None
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
@@ -72,6 +73,7 @@ class Runner:
     def _transfer(self, run: Run) -> relay.Receipt:
         task, lease = run.task, run.lease
         if task.published:
+            task.progress.phase = Phase.SOURCE_ACTION
             size_bytes = relay.finish(task, lease.source, lease.destination, task.facts)
             return relay.Receipt(size_bytes, task.verified_by or relay.NOTHING, facts=task.facts)
         limits = relay.Limits(
@@ -96,6 +98,7 @@ class Runner:
             if not run.lease.is_open:
                 run.lease.open()
                 self._say_let_in(run.lease)
+            run.task.progress.phase = Phase.READING
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             self._failed_in_stage(run, error, answered=False)
             return False

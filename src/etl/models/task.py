@@ -113,6 +113,28 @@ class Start(NamedTuple):
         return Span(self.wall, time.time(), time.monotonic() - self.monotonic)
 
 
+class Phase:
+    """What a run is busy with."""
+
+    CONNECTING = "connecting"
+    READING = "reading"
+    STREAMING = "streaming"
+    VERIFYING = "verifying"
+    PUBLISHING = "publishing"
+    SOURCE_ACTION = "source-action"
+
+
+class Progress:
+    """How far one run of a job has come. Written by its lane, read by any thread without a lock: for display only."""
+
+    __slots__ = ("moved_bytes", "phase", "size_bytes")
+
+    def __init__(self) -> None:
+        self.phase = Phase.CONNECTING
+        self.size_bytes: int | None = None  # of the source, once it is known
+        self.moved_bytes = 0  # read at the source
+
+
 SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing that exists is new enough
 
 
@@ -154,6 +176,7 @@ class Task:
     orphan_scan_since: float | None = None
     owned: Callable[[], bool] = lambda: True  # is the record's partition still ours, as far as this process can know?
     size_bytes: int = 0  # weight of the record, counted against the window
+    progress: Progress = field(default_factory=Progress)  # of the run that is on, or was last
     partition: Partition = field(init=False)
 
     def __post_init__(self) -> None:

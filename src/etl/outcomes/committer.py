@@ -17,6 +17,7 @@ from etl import logs
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.wire import Batch, Partition
 from etl.outcomes.ledger import Ledger
+from etl.outcomes.totals import Totals
 
 log = structlog.get_logger(__name__)
 
@@ -73,8 +74,10 @@ class Committer:
         interval_seconds: float,
         max_records: int,
         clock: Callable[[], float] = time.monotonic,
+        totals: Totals | None = None,
     ) -> None:
         self._ledger = ledger
+        self._totals = totals or Totals()
         self._sink = sink
         self._membership = membership
         self._on_fatal = on_fatal
@@ -178,6 +181,12 @@ class Committer:
         return waiting == 0
 
     def _commit(self, batch: Batch, now: float) -> bool:
+        began = self._clock()
+        succeeded = self._try_commit(batch, now)
+        self._totals.committed(self._clock() - began, succeeded=succeeded)
+        return succeeded
+
+    def _try_commit(self, batch: Batch, now: float) -> bool:
         try:
             self._sink.commit(batch)
         except (CommitUnknown, OSError) as error:

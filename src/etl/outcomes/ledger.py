@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from etl.models.wire import Batch, Commit, Message, Partition
-from etl.outcomes.offsets import CommitPlan, OffsetTracker, RecordState
+from etl.outcomes.offsets import CommitPlan, OffsetTracker, RecordState, Standing
 
 POSITION_INTERVAL_SECONDS = 1.0  # between two commits of a partition that contain nothing but a new position
 
@@ -50,6 +50,7 @@ class PartitionState:
     marked_clean: bool = False  # the committed metadata states that the owner ended cleanly
     is_unchanged: bool = False  # this process committed that mark, and has received nothing since
     waiting: dict[int, Outcome] = field(default_factory=dict)  # by offset; not committed yet
+    times: dict[int, float] = field(default_factory=dict)  # wall clock, of records whose last outcome is missing
 
 
 @dataclass
@@ -109,8 +110,10 @@ class Ledger:
                 if self._partitions.pop(partition, None) is not None:
                     self._order.remove(partition)
 
-    def receive(self, partition: Partition, offset: int) -> RecordState:
+    def receive(self, partition: Partition, offset: int, at: float = 0.0) -> RecordState:
         """Register a record; return what remains: all of it (NEW), its source action (PUBLISHED), or nothing (DONE).
+
+        `at`: the time of the record, for display.
 
         Raises:
             KeyError: the partition is not assigned.
@@ -119,7 +122,10 @@ class Ledger:
         with self._lock:  # critical section: decide how far the record has come; from here on it is outstanding
             state = self._partitions[partition]
             state.is_unchanged = False
-            return state.tracker.receive(offset)
+            progress = state.tracker.receive(offset)
+            if progress is not RecordState.DONE:
+                state.times[offset] = at
+            return progress
 
     def is_done(self, partition: Partition, offset: int) -> bool:
         """Return whether a commit covers this record. To be called before the record is received."""
@@ -172,6 +178,20 @@ class Ledger:
         """Number of received records whose outcome is not committed."""
         with self._lock:
             return sum(state.tracker.outstanding for state in self._partitions.values())
+
+    def standings(self) -> list[Standing]:
+        """Return how far each assigned partition is."""
+        with self._lock:
+            return [
+                Standing(
+                    partition,
+                    state.committed_offset,
+                    state.tracker.position,
+                    state.tracker.outstanding,
+                    *next(iter(state.times.items()), (None, None)),  # records are received in order
+                )
+                for partition, state in self._partitions.items()
+            ]
 
     # --- called by lanes
 
@@ -280,6 +300,8 @@ class Ledger:
                     state.tracker.mark_committed(*part.plan)
                     state.committed_offset = batch.offsets[partition].offset
                     state.marked_clean = state.is_unchanged = batch.clean
+                    for offset in part.plan.done:
+                        state.times.pop(offset, None)
                     ended += [state.waiting.pop(offset) for offset in sorted(part.plan.done | part.plan.published)]
         for outcome in ended:
             if outcome.on_commit is not None:

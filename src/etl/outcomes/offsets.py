@@ -14,7 +14,7 @@ from enum import Enum
 from itertools import groupby
 from typing import NamedTuple
 
-from etl.models.wire import Commit
+from etl.models.wire import Commit, Partition
 
 METADATA_LIMIT_BYTES = 4096  # the broker's default `offset.metadata.max.bytes`; exceeding it is fatal to a producer
 
@@ -50,6 +50,17 @@ class CommitPlan(NamedTuple):
 
     done: frozenset[int]
     published: frozenset[int]
+
+
+class Standing(NamedTuple):
+    """How far a partition is, for display. Times are wall clock, by the broker or the producer of the record."""
+
+    partition: Partition
+    committed: int  # everything before this offset is done and committed
+    read: int  # the offset of the next record to be received
+    unfinished: int  # received records without a committed outcome
+    first: int | None  # the first of them
+    first_at: float | None
 
 
 class _View(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,11 @@ from etl.models.task import SCAN_ANEW, Attempt, Start
 from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.offsets import RecordState
+from etl.outcomes.totals import Totals
 from etl.retry.policy import Abandon, DeadLetter, Defer, RetryHere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from etl.dispatch.dispatcher import Dispatcher
     from etl.models.task import Record, Span, Task
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 ABANDONED_PAUSE_SECONDS = 1.0  # until an abandoned job is tried again, if its partition is still assigned here
 ATTEMPT_CHARACTERS = 2000  # longer errors are cut in a job's list of attempts
+ERROR_SHOWN = 300  # characters of the last error in the status of a process
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Reporter:
     leaves_orphans: bool = False  # an orphan may remain at a server that no job of this process will look for
     done: int = 0  # finished jobs; approximate, as lanes count without a lock
     bugs: int = 0  # jobs and records that met a bug of ours, of those; as approximate
+    totals: Totals = field(default_factory=Totals)
 
     def __repr__(self) -> str:
         return f"Reporter({self.worker}, {self.done} done, leaves_orphans={self.leaves_orphans})"
@@ -63,6 +66,7 @@ class Reporter:
         has_action = task.job.options.source_action != "keep" and not receipt.skipped and not task.published
         task.verified_by = receipt.verified_by
         task.facts = receipt.facts
+        self.totals.moved(task)
         task.start = start if has_action else None
         if has_action:
             self._add(task, RecordState.PUBLISHED, on_commit=lambda: self._start_action(task))
@@ -85,10 +89,12 @@ class Reporter:
             messages = self.builder.result(task, result)
         except Exception as error:  # a job that hits a bug must not stop the process at every restart
             log.exception("job failed", **context(task), error=str(error), error_code=code_of(error))
+            self._count_failure(error, _place(task.record), task.job.words)
             return self._build_failure(task, error, span)
         skipped = {"skipped": True} if receipt.skipped else {}
         if (why := task.remarks.get("source_action_error")) is not None:
             log.warning("source action not done", **context(task), error=why)
+        self.totals.succeeded(task, receipt.size_bytes, span, skipped=receipt.skipped)
         seconds = round(span.seconds, 3)
         log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at)
         return messages
@@ -104,6 +110,7 @@ class Reporter:
         which the job is to run again in this process, or None if it is over here.
         """
         now = time.time()
+        self.totals.moved(task)
         # Unless this process still owns the partition, the error proves nothing: the new owner may have finished the
         # job and removed its source.
         verdict = self.policy.verdict(task, error, now, breaker_wait) if task.owned() else Abandon()
@@ -112,6 +119,7 @@ class Reporter:
                 self._add_attempt(task, error)
             task.waiting_since, task.outages = verdict.waiting_since, verdict.outages
             task.free_runs += not verdict.spent and not verdict.outages
+            self.totals.retried("outage" if verdict.outages else "attempt")
             if isinstance(verdict, Defer):
                 task.recallable = breaker_wait > 0  # a job that waits for the breaker may run as soon as it closes
                 self.defer(task, verdict.not_before, str(error))
@@ -147,6 +155,7 @@ class Reporter:
         task.recallable = True
         if outage is None:
             task.waiting_since, task.outages = None, 0  # both servers are up: an outage is over
+            self.totals.retried("busy")
             self.defer(task, now + seconds, "server busy", level=level)
             return
         verdict = self.policy.defer_untried(task, outage, now, seconds)
@@ -154,6 +163,7 @@ class Reporter:
             self.dead(task, verdict.error)
             return
         task.waiting_since = verdict.waiting_since
+        self.totals.retried("outage")
         self.defer(task, verdict.not_before, str(outage), level=level)
 
     def dead(self, task: Task, error: BaseException, start: Start | None = None) -> None:
@@ -161,6 +171,7 @@ class Reporter:
         span = (start or Start.now()).until_now()
         if self._add(task, RecordState.DONE, self._build_failure(task, error, span)):
             self.done += 1
+            self._count_failure(error, _place(task.record), task.job.words)
             bug = self._trace_bug(error)
             log.error("job failed", **context(task), error=str(error), error_code=code_of(error), **bug)
 
@@ -195,6 +206,7 @@ class Reporter:
         partition = Partition(record.topic, record.partition)
         if self.ledger.add(Outcome(partition, record.offset, epoch, RecordState.DONE, messages)):
             self.done += 1
+            self._count_failure(error, _place(record))
             log.error(
                 "invalid message dead-lettered" if isinstance(error, EtlError) else "record dead-lettered after a bug",
                 job_id=job_id,
@@ -205,6 +217,10 @@ class Reporter:
                 error_code=code_of(error),
                 **self._trace_bug(error),
             )
+
+    def _count_failure(self, error: BaseException, place: str, words: Collection[str] = ()) -> None:
+        text = document.printable(redact(str(error), words))[:ERROR_SHOWN]
+        self.totals.failed(code_of(error), _format_utc(time.time()), text, place)
 
     def _trace_bug(self, error: BaseException) -> dict[str, Any]:
         """Count a bug; return what the log says of it: nothing if the error is none."""
@@ -266,6 +282,10 @@ def context(task: Task) -> dict[str, object]:
         "partition": task.record.partition,
         "offset": task.record.offset,
     }
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}-{record.partition}-{record.offset}"
 
 
 def _format_utc(wall: float) -> str:

@@ -128,6 +128,8 @@ class Pool:
     connect_tokens: float = math.inf  # connects allowed now, as of `tokens_at`
     tokens_at: float = 0.0
     refused_logins: int = 0  # in a row
+    connects: int = 0  # that succeeded, since the start
+    logins_refused: int = 0  # since the start
     no_login_before: float = 0.0
     no_warming_before: float = 0.0
     warm: ServerConfig | None = None  # the name whose sessions are opened ahead of need, if any
@@ -142,6 +144,21 @@ class Pool:
             f"<Pool {'/'.join(sorted(self.names))} limit={self.limit} shrunk_to={self.shrunk_to} open={self.connected} "
             f"idle={len(self.idle)} taken={self.taken} connecting={self.connecting} orphans={len(self.orphans)}>"
         )
+
+    def stats(self, now: float) -> dict[str, int]:
+        """Return its counts."""
+        return {
+            "limit": self.limit,
+            "limit_now": self.limit_at(now),
+            "open": self.connected,
+            "idle": len(self.idle),
+            "taken": self.taken,
+            "connecting": self.connecting,
+            "connects_left": int(self.connects_left(now)),
+            "orphans": len(self.orphans),
+            "connects": self.connects,
+            "logins_refused": self.logins_refused,
+        }
 
     def register(self, server: ServerConfig) -> None:
         """Add a name of this server: the smallest limit of all its names counts."""
@@ -168,6 +185,7 @@ class Pool:
         rest = 0.0
         if isinstance(error, AuthenticationFailed):
             self.refused_logins += 1
+            self.logins_refused += 1
             rest = Doubling(self.ages.login_backoff, LONGEST_LOGIN_WAIT)(self.refused_logins)
         self.no_login_before = max(self.no_login_before, now + rest)
         self.no_warming_before = max(self.no_warming_before, now + max(rest, WARM_SECONDS))
@@ -192,6 +210,7 @@ class Pool:
     def welcomed(self) -> None:
         """Note that a connect succeeded."""
         self.connected += 1
+        self.connects += 1
         self.refused_logins = 0
 
     @property

@@ -192,19 +192,7 @@ class Pools:
         """Return the counts of each pool, by its names."""
         now = self.now()
         with self._lock:
-            return {
-                "/".join(sorted(pool.names)): {
-                    "limit": pool.limit,
-                    "limit_now": pool.limit_at(now),
-                    "open": pool.connected,
-                    "idle": len(pool.idle),
-                    "taken": pool.taken,
-                    "connecting": pool.connecting,
-                    "connects_left": int(pool.connects_left(now)),
-                    "orphans": len(pool.orphans),
-                }
-                for pool in self._by_key.values()
-            }
+            return {"/".join(sorted(pool.names)): pool.stats(now) for pool in self._by_key.values()}
 
     def _pool(self, server: ServerConfig) -> Pool:
         key = self.key(server)

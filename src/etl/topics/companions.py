@@ -1,4 +1,7 @@
-"""The topics that belong to a source topic: their names and settings; created at the start where they are missing."""
+"""The topics beside a source topic, and those of the whole installation: names and settings.
+
+They are created at the start where they are missing.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,42 @@ class Topics:
             retry=topic + settings.retry_topic_suffix,
             dlq=topic + settings.dlq_topic_suffix,
         )
+
+
+@dataclass(frozen=True)
+class SystemTopics:
+    """The names of the topics that all consumers, groups and commands of an installation share."""
+
+    status: str  # what each process says of itself; compacted
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Derive the names from the settings."""
+        return cls(status=f"{settings.system_topic_prefix}status")
+
+
+# The active segment is never compacted, and a reader starts at the beginning: segments must be small, and close soon.
+# Records of processes that are gone for good go after a week.
+STATUS_SETTINGS = {
+    "cleanup.policy": "compact,delete",
+    "retention.ms": str(7 * DAY_MS),
+    "segment.bytes": str(16 * 1024 * 1024),
+    "segment.ms": str(10 * 60 * 1000),
+    "min.cleanable.dirty.ratio": "0.1",
+    "max.compaction.lag.ms": str(10 * 60 * 1000),
+    "delete.retention.ms": str(3600 * 1000),
+    "message.timestamp.type": "LogAppendTime",
+    "compression.type": "lz4",
+}
+
+
+def ensure_system(topics: SystemTopics, admin: Admin) -> None:
+    """Create the system's topics that are missing. Idempotent. Raises NotAllowed, BrokerUnavailable."""
+    definitions = {topics.status: STATUS_SETTINGS}
+    found = admin.describe(list(definitions))
+    for name, config in definitions.items():
+        if name not in found and admin.create(name, 1, config):
+            log.info("topic created", topic=name, partitions=1)
 
 
 def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:

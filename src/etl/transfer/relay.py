@@ -24,11 +24,11 @@ from etl.errors import (
     SourceChanged,
     StorageFull,
 )
-from etl.models.task import Facts, Unpublished
+from etl.models.task import Facts, Phase, Unpublished
 from etl.transfer.base import Stored
 from etl.transfer.partials import partial_path, remove_orphans
 from etl.transfer.sameness import is_direct, look_if_possible, may_be_itself, refuse_itself, same_content
-from etl.transfer.streaming import MemoryParcel
+from etl.transfer.streaming import MemoryParcel, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +149,7 @@ def deliver(
     """
     job = task.job
     task.leaves_partial = not is_direct(destination)
-    stored = destination.write(partial_path(task, destination.server, token), parcel, buffer)
+    stored = destination.write(partial_path(task, destination.server, token), counted(parcel, task.progress), buffer)
     try:
         unchanged = confirmed(stored)
         if is_followed():
@@ -174,6 +174,7 @@ def deliver(
 
 def _publish(task: Task, destination: Session, stored: Stored, verified_by: str, facts: Facts) -> Receipt:
     """Give a partial file its final name. What is proven is noted first: if this fails only this is done again."""
+    task.progress.phase = Phase.PUBLISHING
     options = task.job.options
     mtime = facts.mtime if options.preserve_mtime else None
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from etl.errors import FileMissing, NotAFile, SizeMismatch
-from etl.models.task import Facts
+from etl.models.task import Facts, Phase
 from etl.transfer.base import Session
 from etl.transfer.paths import beside
 
 if TYPE_CHECKING:
+    from etl.models.task import Progress
     from etl.transfer.base import Parcel
 
 _BUFFER_BYTES = 1 << 20
@@ -88,6 +89,34 @@ class MemoryParcel:
 
     def close(self, *, complete: bool) -> None:
         """Nothing is open at the source."""
+
+
+class _Counted:
+    """A parcel that is streamed, and whose bytes are counted on their way."""
+
+    held: memoryview | None = None
+
+    def __init__(self, parcel: Parcel, progress: Progress) -> None:
+        self.path, self.facts = parcel.path, parcel.facts
+        self.load, self.close = parcel.load, parcel.close
+        self._readinto, self._progress = parcel.readinto, progress
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read once."""
+        count, progress = self._readinto(buffer), self._progress
+        progress.moved_bytes += count
+        if not count or progress.moved_bytes == progress.size_bytes:
+            progress.phase = Phase.VERIFYING
+        return count
+
+
+def counted(parcel: Parcel, progress: Progress) -> Parcel:
+    """Return a parcel to be written; `progress` says from now on how much of it has been."""
+    progress.phase, progress.size_bytes = Phase.STREAMING, parcel.facts.size_bytes
+    if parcel.held is None:
+        return _Counted(parcel, progress)
+    progress.moved_bytes = len(parcel.held)
+    return parcel
 
 
 class Streaming(Session):

@@ -842,7 +842,7 @@ def test_the_window_counts_what_waits_is_delayed_and_runs() -> None:
         r.take()
         assert r.dispatcher.unfinished == (4, 400)
         assert r.dispatcher.full
-        assert r.dispatcher.stats() == {"running": 1, "waiting": 3, "queues": 1}
+        assert r.dispatcher.stats() == {"running": 1, "waiting": 3, "queues": 1, "ready": 2, "down": 0}
         r.end(next(iter(r.leases)))
         assert not r.dispatcher.full
         r.offer(pretend.task(60, size_bytes=700))

@@ -47,7 +47,7 @@ def test_a_row_holds_one_lane_and_two_jobs_at_most_count_as_running() -> None:
         r.offer(first, second)
         assert r.must_take() is first
         assert r.dispatcher.another(first) is second
-        assert r.dispatcher.stats() == {"running": 2, "waiting": 0, "queues": 0}
+        assert r.dispatcher.stats() == {"running": 2, "waiting": 0, "queues": 0, "ready": 0, "down": 0}
         assert {server.lanes for server in r.dispatcher._servers.values()} == {1}
         r.dispatcher.finish(first)
         assert {server.lanes for server in r.dispatcher._servers.values()} == {1}
