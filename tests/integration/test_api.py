@@ -79,12 +79,20 @@ def speak(broker: stack.Broker, instance: str, **told: Any) -> None:
         "id": f"{instance}/1",
         "incarnation": "a",
         "seq": 1,
+        "at": "2026-03-02T07:00:00Z",
+        "started_at": "2026-03-02T06:00:00Z",
         "interval_seconds": 2,
         "state": "running",
         **told,
     }
     with Writer(broker.bootstrap_servers) as writer:
-        writer.send("etl-status", f"consumer/g/t/{instance}/1".encode(), json.dumps(value).encode())
+        writer.send("etl-status", f"consumer///{instance}/1".encode(), json.dumps(value).encode())
+
+
+def transfer(place: str, **told: Any) -> dict[str, Any]:
+    """Return a running transfer as a process tells it."""
+    ends = {"source": "SRC:/in/a.tif", "destination": "DST:/out/a.tif", "began_at": "2026-03-02T07:00:00Z"}
+    return {"place": place, "phase": "streaming", "size": 10, **ends, **told}
 
 
 def submit(broker: stack.Broker, topic: str, **job: Any) -> tuple[int, int]:
@@ -126,7 +134,7 @@ def test_views_are_rebuilt_from_topics(broker: stack.Broker, topics: str, make_a
     speak(
         broker,
         topics,
-        transfers=[{"place": f"{topics}-{second[0]}-{second[1]}", "moved": 5, "size": 10}],
+        transfers=[transfer(f"{topics}-{second[0]}-{second[1]}", moved=5)],
         servers=[{"name": "SRC", "breaker": "half-open", "sessions": {"open": 2, "idle": 1, "limit": 8}}],
     )
     jobs = eventually(lambda: api.get(f"{V1}/jobs?state=running").json()["items"], lambda items: items)

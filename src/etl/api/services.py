@@ -28,7 +28,7 @@ from etl.api.views.search import Search
 from etl.api.views.store import Store
 from etl.errors import SettingsError
 from etl.models import document
-from etl.topics.companions import Topics
+from etl.topics.companions import SystemTopics, Topics, ensure_system
 
 if TYPE_CHECKING:
     from etl.config import ConfigLoader
@@ -37,15 +37,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-STATUS, CONTROL, AUDIT, MARKS = "etl-status", "etl-control", "etl-audit", "etl-marks"
-_APPENDED = {"message.timestamp.type": "LogAppendTime"}
-_NEWEST = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1", **_APPENDED}
-TOPICS = {
-    STATUS: {**_NEWEST, "cleanup.policy": "compact,delete", "retention.ms": str(7 * 24 * 3600 * 1000)},
-    CONTROL: _NEWEST,
-    MARKS: {**_NEWEST, "max.message.bytes": str(4 << 20)},
-    AUDIT: {"retention.ms": str(365 * 24 * 3600 * 1000), **_APPENDED},
-}
 STALE_SECONDS = 20.0  # without an answer of the broker
 JOBS_READ = 200_000  # records of T that are read at most when the cache is built: the newest
 
@@ -56,6 +47,7 @@ class Services:
 
     config: ConfigLoader
     topics: Topics
+    system: SystemTopics
     store: Store
     search: Search
     live: Live
@@ -70,14 +62,14 @@ class Services:
     def build(cls, config: ConfigLoader) -> Services:
         """Open the files; connect to nothing yet. Raises SettingsError."""
         settings = config.settings
-        topics = Topics.of(settings.topic, settings)
-        identity = f"{settings.bootstrap_servers} {topics}"
+        topics, system = Topics.of(settings.topic, settings), SystemTopics.of(settings)
+        identity = f"{settings.bootstrap_servers} {topics} {system}"
         folder = data_folder(settings.api_data_dir, identity)
         vault = Vault(folder / "access.db")
         guard = Guard.of(settings, vault)
         store = Store(folder / "cache.db", identity)
         live = Live()
-        rows = Rows(topics, CONTROL, MARKS, AUDIT)
+        rows = Rows(topics, system)
 
         def start(partition: Partition, first: int, end: int) -> int:
             known = store.positions().get(partition)
@@ -88,7 +80,7 @@ class Services:
             return first
 
         def start_status(partition: Partition, first: int, end: int) -> int:
-            return first if partition.topic == STATUS else start(partition, first, end)
+            return first if partition.topic == system.status else start(partition, first, end)
 
         def take(records: Sequence[Record], positions: Mapping[Partition, int], _caught_up: bool) -> None:
             with store.writing() as connection:
@@ -98,13 +90,13 @@ class Services:
                 )
 
         def take_status(records: Sequence[Record], positions: Mapping[Partition, int], caught_up: bool) -> None:
-            live.take([record for record in records if record.topic == STATUS], caught_up=caught_up)
-            others = [record for record in records if record.topic != STATUS]
-            take(others, {p: at for p, at in positions.items() if p.topic != STATUS}, caught_up)
+            live.take([record for record in records if record.topic == system.status], caught_up=caught_up)
+            others = [record for record in records if record.topic != system.status]
+            take(others, {p: at for p, at in positions.items() if p.topic != system.status}, caught_up)
 
         def prepare() -> None:
             try:
-                ensure(broker.Admin(settings.bootstrap_servers))
+                ensure_system(system, broker.Admin(settings.bootstrap_servers))
             except broker.NotAllowed as error:  # then somebody else creates them
                 log.warning("topics of the API cannot be created", error=str(error))
 
@@ -112,17 +104,18 @@ class Services:
         return cls(
             config,
             topics,
+            system,
             store,
             Search(store),
             live,
             vault,
             guard,
             Cursors(vault.secret("cursors")),
-            Audit(settings.bootstrap_servers, AUDIT, f"api/{settings.instance_id}"),
+            Audit(settings.bootstrap_servers, system.audit, f"api/{settings.instance_id}"),
             Following(
                 "status",
                 settings.bootstrap_servers,
-                (STATUS, CONTROL, AUDIT, MARKS),
+                (system.status, system.control, system.audit, system.marks),
                 start_status,
                 take_status,
                 prepare,
@@ -168,14 +161,6 @@ class Services:
         silence = max((part.silence() or 0.0) for part in (self.status, self.history))
         at = datetime.now(UTC).timestamp() - (silence if stale else 0.0)
         return {"as_of": document.iso(datetime.fromtimestamp(at, UTC)), "stale": stale}
-
-
-def ensure(admin: broker.Admin) -> None:
-    """Create those of the API's topics that are missing. Raises BrokerUnavailable."""
-    found = admin.describe(list(TOPICS))
-    for name, settings in TOPICS.items():
-        if name not in found and admin.create(name, 1, settings):
-            log.info("topic created", topic=name)
 
 
 def data_folder(setting: str, identity: str) -> Path:

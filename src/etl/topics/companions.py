@@ -55,11 +55,14 @@ class SystemTopics:
     """The names of the topics that all consumers, groups and commands of an installation share."""
 
     status: str  # what each process says of itself; compacted
+    control: str  # what consumers are told: holds, cancels; compacted
+    audit: str  # who did what
+    marks: str  # what the API is at: operations, idempotency keys; compacted
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Derive the names from the settings."""
-        return cls(status=f"{settings.system_topic_prefix}status")
+        return cls(*(settings.system_topic_prefix + name for name in ("status", "control", "audit", "marks")))
 
 
 # The active segment is never compacted, and a reader starts at the beginning: segments must be small, and close soon.
@@ -76,10 +79,24 @@ STATUS_SETTINGS = {
     "compression.type": "lz4",
 }
 
+# The last word on each key stays.
+NOTES_SETTINGS = {
+    **STATUS_SETTINGS,
+    "cleanup.policy": "compact",
+    "retention.ms": "-1",
+    "max.message.bytes": str(OUTCOME_MAX_BYTES),
+}
+AUDIT_SETTINGS = {"retention.ms": str(365 * DAY_MS), "message.timestamp.type": "LogAppendTime"}
+
 
 def ensure_system(topics: SystemTopics, admin: Admin) -> None:
     """Create the system's topics that are missing. Idempotent. Raises NotAllowed, BrokerUnavailable."""
-    definitions = {topics.status: STATUS_SETTINGS}
+    definitions = {
+        topics.status: STATUS_SETTINGS,
+        topics.control: NOTES_SETTINGS,
+        topics.audit: AUDIT_SETTINGS,
+        topics.marks: NOTES_SETTINGS,
+    }
     found = admin.describe(list(definitions))
     for name, config in definitions.items():
         if name not in found and admin.create(name, 1, config):

@@ -78,11 +78,7 @@ def server(name: str, services: Served, _who: Viewer) -> dict[str, Any]:
 @router.get("/transfers", response_model=Transfers, responses=NOT_MODIFIED)
 def transfers(request: Request, services: Served, _who: Viewer) -> Response:
     """List the running transfers."""
-    more = 0
-    for one in services.live.consumers():
-        left_out = one.told.get("more")
-        count = left_out.get("transfers") if isinstance(left_out, dict) else 0
-        more += count if isinstance(count, int) else 0
+    more = sum(one.told["more"]["transfers"] for one in services.live.consumers())
     return _answer(request, services, {"items": services.live.transfers(), "more": more})
 
 

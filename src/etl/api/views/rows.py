@@ -12,7 +12,7 @@ from etl.errors import InvalidMessage
 from etl.models import DLQMessage, FileTransferJob, TransferResult, document, header
 from etl.models.task import Record
 from etl.topics import letters
-from etl.topics.companions import Topics
+from etl.topics.companions import SystemTopics, Topics
 from etl.topics.letters import Letter
 
 PREVIEW_CHARACTERS = 500  # of an error, in a list
@@ -21,10 +21,10 @@ PREVIEW_CHARACTERS = 500  # of an error, in a list
 class Rows:
     """Writes the records of a topic and its companions into the cache's tables."""
 
-    def __init__(self, topics: Topics, control: str, marks: str, audit: str) -> None:
+    def __init__(self, topics: Topics, system: SystemTopics) -> None:
         self._topics = topics
-        self._notes = {control, marks}
-        self._audit = audit
+        self._notes = {system.control, system.marks}
+        self._audit = system.audit
 
     def write(self, connection: sqlite3.Connection, records: Sequence[Record]) -> None:
         """Write these records, in their order."""
