@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from importlib import metadata, resources
 from pathlib import Path
@@ -15,7 +16,8 @@ from starlette.staticfiles import StaticFiles
 from etl.api import problems
 from etl.api.access.gate import Gate
 from etl.api.problems import ProblemDetails
-from etl.api.routes import jobs, letters, pool, root, session
+from etl.api.routes import audit as audit_routes
+from etl.api.routes import events, jobs, letters, operations, pool, root, session, submitting
 from etl.api.routes.asking import Viewer
 from etl.api.services import Services
 
@@ -27,9 +29,21 @@ def build(services: Services, audit: Callable[[dict[str, Any]], None]) -> FastAP
     """Return the application around these services."""
     app = FastAPI(title="etl-file-sync", version=metadata.version("etl-file-sync"), openapi_url=None)
     app.state.services = services
+    app.state.feed = events.Feed(services)
+    app.state.stopping = threading.Event()  # ends the streams, which otherwise end only when their clients leave
     problems.install(app)
     v1 = APIRouter(prefix=PREFIX)
-    for router in (root.stats_router, pool.router, jobs.router, letters.router, session.router):
+    for router in (
+        root.stats_router,
+        pool.router,
+        submitting.router,
+        jobs.router,
+        operations.router,  # before the letters: `replays` is no place of a letter
+        letters.router,
+        audit_routes.router,
+        events.router,
+        session.router,
+    ):
         v1.include_router(router)
     for router in (root.router, root.old, v1):
         app.include_router(router)

@@ -8,11 +8,13 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from etl import broker, logs
@@ -71,7 +73,9 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         )
         broker.secure(settings)
         services = Services.build(config)
-        server = Server(_configure(settings, services))
+        app = build(services, services.audit.write)
+        stopping: threading.Event = app.state.stopping
+        server = Server(_configure(settings, app))
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging may not be set up yet
         return EXIT_WRONG_SETTINGS
@@ -83,7 +87,7 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         )
         return EXIT_FAILED
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        signal.signal(number, lambda *_: _stop(server, stopping))
     services.start()
     _say_where(settings, services)
     try:
@@ -95,7 +99,13 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
     return EXIT_OK
 
 
-def _configure(settings: Settings, services: Services) -> uvicorn.Config:
+def _stop(server: Server, stopping: threading.Event) -> None:
+    """End the streams and then the server; called by a signal."""
+    stopping.set()
+    server.should_exit = True
+
+
+def _configure(settings: Settings, app: FastAPI) -> uvicorn.Config:
     """Return the server's configuration. Raises SettingsError for certificates that cannot be used."""
     tls: dict[str, Any] = {}
     if settings.api_tls_cert_file:
@@ -103,7 +113,7 @@ def _configure(settings: Settings, services: Services) -> uvicorn.Config:
         if settings.api_tls_client_ca_file:
             tls |= {"ssl_ca_certs": settings.api_tls_client_ca_file, "ssl_cert_reqs": ssl.CERT_OPTIONAL}
     config = uvicorn.Config(
-        build(services, services.audit.write),
+        app,
         http=Protocol,
         ws="none",
         lifespan="off",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import stat
@@ -18,6 +19,9 @@ import structlog
 from etl import broker
 from etl.api.access.guard import Guard
 from etl.api.access.vault import Vault
+from etl.api.acts.engine import Engine
+from etl.api.acts.marks import Marks
+from etl.api.acts.submitting import Submitter
 from etl.api.audit import Audit
 from etl.api.paging import Cursors
 from etl.api.problems import Problem
@@ -55,6 +59,9 @@ class Services:
     guard: Guard
     cursors: Cursors
     audit: Audit
+    marks: Marks
+    engine: Engine
+    submitter: Submitter
     status: Following  # of what processes say and are told
     history: Following  # of jobs and what became of them
 
@@ -101,26 +108,26 @@ class Services:
                 log.warning("topics of the API cannot be created", error=str(error))
 
         companions = (topics.source, topics.results, topics.failed, topics.retry, topics.dlq)
+        address, search = settings.bootstrap_servers, Search(store)
+        status = Following("status", address, dataclasses.astuple(system), start_status, take_status, prepare)
+        history = Following("history", address, companions, start, take)
+        marks = Marks(address, system.marks, search, status)
         return cls(
-            config,
-            topics,
-            system,
-            store,
-            Search(store),
-            live,
-            vault,
-            guard,
-            Cursors(vault.secret("cursors")),
-            Audit(settings.bootstrap_servers, system.audit, f"api/{settings.instance_id}"),
-            Following(
-                "status",
-                settings.bootstrap_servers,
-                (system.status, system.control, system.audit, system.marks),
-                start_status,
-                take_status,
-                prepare,
-            ),
-            Following("history", settings.bootstrap_servers, companions, start, take),
+            config=config,
+            topics=topics,
+            system=system,
+            store=store,
+            search=search,
+            live=live,
+            vault=vault,
+            guard=guard,
+            cursors=Cursors(vault.secret("cursors")),
+            audit=Audit(address, system.audit, f"api/{settings.instance_id}"),
+            marks=marks,
+            engine=Engine(address, topics, marks, search, history),
+            submitter=Submitter(address, topics.source, marks),
+            status=status,
+            history=history,
         )
 
     def start(self) -> None:
@@ -128,9 +135,12 @@ class Services:
         self.status.start()
         self.history.start()
         self.audit.start()
+        self.engine.start()
 
     def stop(self) -> None:
         """Stop following, and close the files."""
+        self.engine.stop()
+        self.submitter.close()
         stops = [threading.Thread(target=part.stop) for part in (self.status, self.history, self.audit)]
         for stop in stops:
             stop.start()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
@@ -29,6 +29,9 @@ from etl.broker.connection import (
 )
 from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.wire import Batch, Commit, Message, Partition
+
+Place = tuple[Partition, int]  # of a message: its partition and offset
+Note = Callable[[list[Place]], Sequence[Message]]
 
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
@@ -118,13 +121,20 @@ class TransactionalProducer:
         """
         self._transact(batch.messages, batch.offsets, batch.membership)
 
-    def transact(self, messages: Sequence[Message]) -> None:
-        """Send messages in one transaction, without offsets. Raises what `commit` raises."""
-        self._transact(messages, None, None)
+    def transact(self, messages: Sequence[Message], note: Note | None = None) -> list[Place]:
+        """Send messages in one transaction, without offsets; return their places. Raises what `commit` raises.
+
+        `note` is told the places before the commit, and returns further messages for the same transaction.
+        """
+        return self._transact(messages, None, None, note)
 
     def _transact(
-        self, messages: Sequence[Message], offsets: Mapping[Partition, Commit] | None, membership: object
-    ) -> None:
+        self,
+        messages: Sequence[Message],
+        offsets: Mapping[Partition, Commit] | None,
+        membership: object,
+        note: Note | None = None,
+    ) -> list[Place]:
         try:
             self.open()
         except BrokerUnavailable as error:
@@ -134,7 +144,9 @@ class TransactionalProducer:
         # Until the commit is requested, an error proves that nothing was committed. After that only a reply does.
         try:
             producer.begin_transaction()
-            self._send(producer, messages)
+            places = self._send(producer, messages)
+            if note is not None:
+                self._send(producer, note(places))
             if offsets:
                 producer.send_offsets_to_transaction(
                     {ClientPartition(*tp): OffsetAndMetadata(at, said) for tp, (at, said) in offsets.items()},
@@ -157,8 +169,9 @@ class TransactionalProducer:
         except (kafka_errors.KafkaError, OSError) as error:
             self.discard()
             raise CommitUnknown(in_words(error)) from error
+        return places
 
-    def _send(self, producer: _Producer, messages: Sequence[Message]) -> None:
+    def _send(self, producer: _Producer, messages: Sequence[Message]) -> list[Place]:
         futures: list[Any] = []
         try:
             for index, message in enumerate(messages):
@@ -175,8 +188,8 @@ class TransactionalProducer:
                 futures.append(future)
             # Wait for each message, not with flush(): that fails when the client splits a batch that is too large.
             end = time.monotonic() + TRANSACTION_TIMEOUT_SECONDS
-            for future in futures:
-                future.get(timeout=max(0.0, end - time.monotonic()))
+            told = [future.get(timeout=max(0.0, end - time.monotonic())) for future in futures]
+            return [(Partition(one.topic, one.partition), int(one.offset)) for one in told]
         except kafka_errors.KafkaError as error:
             # One refused message makes later ones fail with other errors: look for the refusal among all of them.
             refused = {

@@ -95,7 +95,9 @@ class Writer:
                 allow_auto_create_topics=False,
             )
 
-    def send(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Delivery:
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> Delivery:
         """Queue one message; `result` of the returned delivery waits for its acknowledgement.
 
         May block while the topic's metadata is fetched. Raises BrokerUnavailable.

@@ -121,6 +121,10 @@ class Vault:
                 connection.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now, row["id"]))
         return Identity(row["name"], ROLES[row["role"]], "session", row["id"], row["origin"])
 
+    def has_session(self, id_: str) -> bool:
+        """Is this session still open? Does not renew it."""
+        return any(one["id"] == id_ for one in self.sessions())
+
     def sessions(self) -> list[dict[str, Any]]:
         """Return the open sessions without their secrets."""
         now = self._wall()

@@ -114,6 +114,11 @@ def _checks(services: Services) -> list[Check]:
 @stats_router.get("/stats")
 def stats(services: Served, _who: Viewer, window: When = "24h") -> Stats:
     """Tell what was done within a window, such as 1h or 24h, and what is left to do."""
+    return collect(services, window)
+
+
+def collect(services: Services, window: str | None) -> Stats:
+    """Return what was done within a window, and what is left to do."""
     now = time.time()
     since = moment("window", window or "24h") or now
     rows = services.search.finished(since)
