@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
 import stack
+from etl.broker import TransactionalProducer, Writer
+from etl.models import DLQMessage, TransferResult, header
+from etl.models.task import Record
+from etl.models.wire import Message
 from workbench import INHERITED, SOURCES
 
+JOB = {"source": {"hostname": "SRC", "path": "/in/a.tif"}, "destination": {"hostname": "DST", "path": "/out/a.tif"}}
+V1 = "/api/v1"
 TOKENS = {role: f"token-of-the-{role}-0123456789" for role in ("viewer", "operator", "admin")}
 
 
@@ -89,3 +97,66 @@ class Api(stack.Server):
         found = re.search(r"/login\?token=([\w-]+)", self.log.read_text())
         assert found, self.log.read_text()
         return found[1]
+
+
+def bury(broker: stack.Broker, topic: str, count: int, first: int = 0, **job: Any) -> None:
+    """Write dead letters as a consumer does: in transactions, so that there are gaps in the offsets."""
+    producer = TransactionalProducer(broker.bootstrap_servers, f"test-{topic}-{first}")
+    batch = []
+    for number in range(first, first + count):
+        original = json.dumps({**JOB, **job, "job_id": f"j{number}"}).encode()
+        record = Record(topic, 0, number, None, original)
+        letter = DLQMessage.from_record(record, FileNotFoundError(f"no such file {number}"), f"j{number}")
+        batch.append(Message(f"{topic}-dlq", b"k%d" % number, letter.to_json().encode()))
+        if len(batch) == 1000:
+            producer.transact(batch)
+            batch = []
+    producer.transact(batch)
+    producer.close()
+
+
+def speak(broker: stack.Broker, instance: str, **told: Any) -> None:
+    """Write a process's word to etl-status."""
+    value = {
+        "v": 1,
+        "kind": "consumer",
+        "id": f"{instance}/1",
+        "incarnation": "a",
+        "seq": 1,
+        "at": "2026-03-02T07:00:00Z",
+        "started_at": "2026-03-02T06:00:00Z",
+        "interval_seconds": 2,
+        "state": "running",
+        **told,
+    }
+    with Writer(broker.bootstrap_servers) as writer:
+        writer.send("etl-status", f"consumer///{instance}/1".encode(), json.dumps(value).encode())
+
+
+def transfer(place: str, **told: Any) -> dict[str, Any]:
+    """Return a running transfer as a process tells it."""
+    ends = {"source": "SRC:/in/a.tif", "destination": "DST:/out/a.tif", "began_at": "2026-03-02T07:00:00Z"}
+    return {"place": place, "phase": "streaming", "size": 10, **ends, **told}
+
+
+def submit(broker: stack.Broker, topic: str, **job: Any) -> tuple[int, int]:
+    with Writer(broker.bootstrap_servers) as writer:
+        return writer.send(topic, b"key", json.dumps({**JOB, **job}).encode()).result()
+
+
+def finish(broker: stack.Broker, topic: str, place: tuple[int, int], job_id: str, **result: Any) -> None:
+    told = TransferResult(job_id=job_id, **{"status": "SUCCESS", "bytes": 1000, **result})
+    headers = [(header.ORIGIN, f"{topic}-{place[0]}-{place[1]}".encode())]
+    with Writer(broker.bootstrap_servers) as writer:
+        writer.send(f"{topic}-results", job_id.encode(), told.to_json().encode(), headers)
+
+
+def eventually(ask: Callable[[], Any], wanted: Callable[[Any], object], limit: float = 20.0) -> Any:
+    found: list[Any] = []
+
+    def happened() -> bool:
+        found[:] = [ask()]
+        return bool(wanted(found[0]))
+
+    stack.wait_until(happened, limit, "the view that was waited for")
+    return found[0]
