@@ -6,15 +6,20 @@ The main thread owns the Kafka client and never waits for a transfer. Knows no p
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from etl import identity, logs
-from etl.broker import Admin, Beacon, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
+from etl.broker import Admin, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
 from etl.config import ConfigLoader
+from etl.control.book import Book
+from etl.control.hands import Hands
+from etl.control.listener import Listener
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.scheduling import CONNECTING_LANES, SPARE_LANES
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
@@ -71,6 +76,8 @@ class Parts:
     reports: Reports
     snapshots: Snapshots
     publisher: Publisher | None  # None: ETL_STATUS is off
+    listener: Listener
+    hands: Hands
 
     def start(self) -> None:
         """Start the threads."""
@@ -82,6 +89,7 @@ class Parts:
         self.committer.start()
         self.lanes.start()
         self.trimmer.start()
+        self.listener.start()
         if self.publisher is not None:
             self.publisher.start()
 
@@ -104,13 +112,20 @@ class FileTransferConsumer:
         self.bootstrap_servers = bootstrap_servers
         self.config = config or ConfigLoader()
         self._is_stopping = False  # without a lock, as a signal handler sets it, whose thread might hold that lock
+        self._is_draining = False
         self._stop_reason = ""
         self._fatal: BaseException | None = None
 
     def stop(self, reason: str = "stop()") -> None:
         """Request the end: running transfers may finish within the grace time. Any thread, or a signal handler."""
         self._stop_reason = reason
+        self._is_draining = False  # whoever wants the end after a drain began gets the usual grace time
         self._is_stopping = True
+
+    def drain(self, reason: str) -> None:
+        """Request the end, for which running transfers may take as long as they need. Main thread."""
+        self.stop(reason)
+        self._is_draining = True
 
     def start(self) -> None:
         """Consume until `stop` is called; return once everything is committed and closed.
@@ -179,13 +194,14 @@ class FileTransferConsumer:
 
     def _iterate(self, parts: Parts) -> None:
         """Run one iteration of the main thread: take over, poll, admit, defer the overflow, pause and resume."""
+        parts.hands.tick()
         parts.partitions.take_over_new()
         for record in parts.group.poll(POLL_SECONDS):
             parts.admission.accept(record)
         with logs.together():
             for overflow in parts.dispatcher.overflow():
                 parts.reporter.defer_untried(*overflow)
-        parts.partitions.steer(window_full=parts.dispatcher.full)
+        parts.partitions.steer(window_full=parts.dispatcher.full or parts.hands.takes_nothing)
         now = time.monotonic()
         parts.lanes.tick(now)
         parts.reports.tick(now)
@@ -199,7 +215,16 @@ class FileTransferConsumer:
         dispatcher = Dispatcher(pools, settings)
         builder = MessageBuilder(names, self.group_id, retry_blocks)
         reporter = Reporter(me.name, dispatcher, ledger, Policy.of(settings), builder, lambda: self._is_stopping)
-        runner = Runner(settings, me.token, pools, dispatcher, reporter, Store(settings.store_bytes))
+        book = Book()
+        runner = Runner(
+            settings,
+            me.token,
+            pools,
+            dispatcher,
+            reporter,
+            Store(settings.store_bytes),
+            require_wanted=book.require_wanted,
+        )
         lanes = Lanes(
             dispatcher,
             runner.execute,
@@ -242,6 +267,9 @@ class FileTransferConsumer:
             totals=reporter.totals,
         )
         ledger.on_complete = committer.hurry
+        system, admin = SystemTopics.of(settings), Admin(self.bootstrap_servers)
+        prepare = partial(companions.ensure_system, system, admin)
+        listener = Listener(self.bootstrap_servers, system.control, book, prepare)
         snapshots = Snapshots(
             me=me,
             topics=names,
@@ -257,7 +285,17 @@ class FileTransferConsumer:
         return Parts(
             group=group,
             partitions=partitions,
-            admission=Admission(names, self.group_id, self.config, builder, partitions, ledger, dispatcher, reporter),
+            admission=Admission(
+                names,
+                self.group_id,
+                self.config,
+                builder,
+                partitions,
+                ledger,
+                dispatcher,
+                reporter,
+                require_wanted=book.require_wanted,
+            ),
             dispatcher=dispatcher,
             pools=pools,
             lanes=lanes,
@@ -267,17 +305,19 @@ class FileTransferConsumer:
             trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
             reports=Reports(names, group, partitions, dispatcher),
             snapshots=snapshots,
-            publisher=self._publisher(snapshots) if settings.status else None,
+            publisher=Publisher(self.bootstrap_servers, system.status, snapshots, prepare) if settings.status else None,
+            listener=listener,
+            hands=Hands(
+                book=book,
+                snapshots=snapshots,
+                ready=listener.ready,
+                dispatcher=dispatcher,
+                pools=pools,
+                lanes=lanes,
+                reporter=reporter,
+                drain=self.drain,
+            ),
         )
-
-    def _publisher(self, snapshots: Snapshots) -> Publisher:
-        topics = SystemTopics.of(self.config.settings)
-
-        def connect(bootstrap_servers: str) -> Beacon:
-            companions.ensure_system(topics, Admin(bootstrap_servers))
-            return Beacon(bootstrap_servers)
-
-        return Publisher(self.bootstrap_servers, topics.status, snapshots, connect)
 
     def _shut_down(self, parts: Parts) -> None:
         """Stop in order: start no job, let running ones finish, reset the rest, commit once more, leave the group."""
@@ -286,7 +326,7 @@ class FileTransferConsumer:
         parts.snapshots.state, parts.snapshots.reason = "draining", self._stop_reason
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
         parts.dispatcher.stop()  # jobs that have not started are left to the next owners of their partitions
-        drained = self._drain(parts, time.monotonic() + grace)
+        drained = self._drain(parts, grace)
         if not drained:
             count = parts.lanes.abort(lambda _task: True, OwnershipLost("the process stops"))
             log.warning("transfers reset", count=count)
@@ -302,15 +342,18 @@ class FileTransferConsumer:
         parts.snapshots.state = "stopped"
         if parts.publisher is not None:
             parts.publisher.stop()
-        parts.group.close()
+        parts.listener.stop(TRIMMER_SECONDS)
+        parts.group.close(leave=self._is_draining)
         parts.trimmer.stop(TRIMMER_SECONDS)
         parts.producer.close()
         parts.pools.close()
 
-    def _drain(self, parts: Parts, end: float) -> bool:
-        """Let running transfers finish until `end` (monotonic); return whether all have ended."""
-        drained = False
+    def _drain(self, parts: Parts, grace: float) -> bool:
+        """Let running transfers finish, for `grace` seconds unless this is a drain; return whether all have ended."""
+        drained, end = False, math.inf
         while not drained and time.monotonic() < end and self._fatal is None:
+            if not self._is_draining:
+                end = min(end, time.monotonic() + grace)
             drained = parts.lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
             parts.partitions.pause_all()
             with contextlib.suppress(BrokerUnavailable):

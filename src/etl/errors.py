@@ -160,6 +160,18 @@ class DeadlineExceeded(EtlError):
     code = "DEADLINE_EXCEEDED"
 
 
+class Cancelled(EtlError):
+    """Raised when an operator cancelled the job."""
+
+    code = "CANCELLED"
+
+
+class OnHold(EtlError):
+    """Raised, in place of an outage, for a server that an operator put on hold: its jobs wait."""
+
+    fate = Fate.OUTAGE
+
+
 class IOFailure(EtlError, OSError):
     """Raised for any other failure of a server or of a disk."""
 

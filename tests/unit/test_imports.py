@@ -32,6 +32,7 @@ ROWS = [
     ("lanes", "+"),
     ("intake", "+"),
     ("status", "+"),
+    ("control", "+"),
     ("api", "+"),
     ("consumer",),
     ("process",),

@@ -323,11 +323,14 @@ class GroupConsumer:
         since = min(self._client.confirmed_at, self._polled_at)
         return bool(time.monotonic() - since < SESSION_TIMEOUT_SECONDS and self._client.is_member(self._member))
 
-    def close(self, timeout: float = 3.0) -> None:
-        """Leave the group within `timeout` seconds; a static member only disconnects, except with `leave_on_stop`."""
+    def close(self, timeout: float = 3.0, *, leave: bool = False) -> None:
+        """Leave the group within `timeout` seconds.
+
+        A static member only disconnects, except with `leave` or `leave_on_stop`.
+        """
         with contextlib.suppress(kafka_errors.KafkaError, RuntimeError):
             self._client.close(autocommit=False, timeout_ms=int(timeout * 1000))
-        if self._leave_on_stop and self._instance_id is not None:
+        if (leave or self._leave_on_stop) and self._instance_id is not None:
             self._leave()
 
     def _leave(self) -> None:

@@ -1,18 +1,5 @@
 """The jobs' way through this process, behind one lock: they come, go to lanes, wait again, or are too many.
 
-    Dispatcher(pools, settings, clock=time.monotonic, jitter=random.random)     sets pools.on_release
-    .offer(task, delay=0.0)   raises UnknownServer, SettingsError: dead letters
-    .take(timeout) -> (task, lease) | None      for a lane; the lease may be of one side, to be opened
-    .another(task) -> task | None               one more for the same lease
-    .finish(task, again_in=None)                ends its run; with `again_in` it waits so long and keeps its destination
-    .worked(name)             a server let us in;   .answered(task)   a job's servers did
-    .failed(name, error, task=None) -> seconds  a server met a job with an error; how long nobody tries it
-    .overflow() -> [Overflow(task, seconds, outage)]   to T-retry: they are not here any more
-    .would_defer(names) -> bool              would a job of theirs be among these at once?
-    .has_capacity(names, part=1.0) -> bool   would one that was, run soon?
-    .drop(predicate) -> [task]               those not running are gone; running ones go when they finish
-    .unfinished -> (records, bytes)  .full -> bool  .stats()  .servers() -> {name: Report}  .stop()
-
 Owns the lock, and what is known of servers and their pairs; `scheduling` decides which job runs, `overflow` which are
 too many. Knows tasks, pools and breakers; knows no Kafka, no protocol. Logs, outside the lock, that a server is down or
 back; does no other I/O.
@@ -39,7 +26,7 @@ from etl.errors import Fate, UnknownServer, fate_of
 from etl.retry.backoff import Doubling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from etl.config import Settings
     from etl.models.message import FileTransferJob
@@ -85,11 +72,12 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._possible = threading.Condition(self._lock)  # a job may have become possible: one lane looks
         self._servers: dict[object, Server] = {}
-        self._outages = 0  # servers whose breaker is not closed; also read without the lock
+        self._outages = 0  # servers that are down or on hold; also read without the lock
         self._queues: dict[object, PairQueue] = {}
         self._backlog = Backlog(self._possible.notify)
         self._scheduler = Scheduler(pools, self._backlog, settings.workers)
         self._stopped = False
+        self._paused = False
         pools.on_release = self._wake
 
     def __repr__(self) -> str:
@@ -132,7 +120,7 @@ class Dispatcher:
             while not self._stopped:  # critical section: decide which job runs, and reserve its sessions
                 now = self._clock()
                 self._backlog.promote(now)
-                if (taken := self._scheduler.select(now)) is not None:
+                if not self._paused and (taken := self._scheduler.select(now)) is not None:
                     self._possible.notify()  # more than one may be possible: the next lane looks
                     return taken
                 left = end - time.monotonic()
@@ -151,7 +139,8 @@ class Dispatcher:
             now = self._clock()
             self._backlog.promote(now)
             last = self._backlog.entries.get(task)
-            return None if self._stopped or last is None else self._scheduler.next_for(last, now)
+            ends = self._stopped or self._paused
+            return None if ends or last is None else self._scheduler.next_for(last, now)
 
     def finish(self, task: Task, again_in: float | None = None) -> None:
         """End a job's run, and forget the job; or have it run again after `again_in` seconds at the earliest.
@@ -169,14 +158,15 @@ class Dispatcher:
             again = again_in is not None and not entry.dropped
             self._backlog.end_run(entry, now, now + (again_in or 0.0) if again else None)
 
-    def drop(self, predicate: Callable[[Task], bool]) -> list[Task]:
+    def drop(self, predicate: Callable[[Task], bool], *, running: bool = True) -> list[Task]:
         """Forget the jobs that match; return those that were not running.
 
-        A running one stays until `finish`, and does not run again then.
+        A running one stays until `finish`, and does not run again then; unless `running` is false: it is left alone.
         """
         with self._lock:  # critical section: none of them begins, or begins again, from here on
             now = self._clock()
             picked = [entry for task, entry in self._backlog.entries.items() if predicate(task)]
+            picked = [entry for entry in picked if running or entry.state is not JobState.RUNNING]
             gone = [entry for entry in picked if entry.state is not JobState.RUNNING]
             for entry in picked:
                 entry.dropped = True
@@ -204,12 +194,12 @@ class Dispatcher:
         config = self._pools.server(name)
         with self._lock:  # critical section: decide whether that ends an outage
             server = self._server(config)
-            if server.breaker.closed:
+            if not server.breaker.fails:
                 return
             now = self._clock()
             seconds, deferred = server.breaker.age(now), server.deferred
-            self._outages -= 1
             server.is_back()
+            self._count_outages()
             for queue in self._queues.values():
                 if server in queue.servers:
                     queue.restart(now)
@@ -239,10 +229,10 @@ class Dispatcher:
             now = self._clock()
             server = self._server(config)
             server.count(now, failed=True)
-            is_news = is_outage and server.breaker.closed
+            is_news = is_outage and not server.breaker.fails
             if is_outage:
                 server.breaker.trip(now, error, rest)
-                self._outages += is_news
+                self._count_outages()
             wait = server.breaker.open_for(now)
             entry = None if task is None else self._backlog.entries.get(task)
             if entry is not None and fate is Fate.RETRY:
@@ -251,6 +241,29 @@ class Dispatcher:
         if is_news:
             log.warning("server is down", server=config.hostname, error=str(error), next_probe_seconds=round(wait, 1))
         return wait if fate is Fate.OUTAGE else 0.0
+
+    def hold(self, holds: Mapping[str, BaseException]) -> None:
+        """Have the jobs of these servers wait, and of no others, like those of a server that is down."""
+        with self._lock:  # critical section: no job of theirs begins from here on
+            now = self._clock()
+            wanted = {self._server(config): holds[name] for name in holds for config in self._known([name])}
+            for server in self._servers.values():
+                server.breaker.put_on_hold(now, wanted.get(server))
+            self._count_outages()
+            self._possible.notify()
+
+    def pause(self, *, paused: bool) -> None:
+        """Give no more jobs to lanes, or give them again."""
+        with self._lock:
+            self._paused = paused
+            self._possible.notify_all()
+
+    def try_now(self, name: str) -> None:
+        """Let the next probe of a server go at once, if it is down."""
+        with self._lock:
+            for config in self._known([name]):
+                self._server(config).breaker.open_until = 0.0
+            self._possible.notify()
 
     # --- overflow ---------------------------------------------------------------------------------------------
 
@@ -334,6 +347,9 @@ class Dispatcher:
             return [self._pools.server(name) for name in names]
         except UnknownServer:
             return []
+
+    def _count_outages(self) -> None:
+        self._outages = sum(not server.breaker.closed for server in self._servers.values())
 
     def _server(self, config: ServerConfig) -> Server:
         key = self._pools.key(config)

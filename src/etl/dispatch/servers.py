@@ -62,7 +62,9 @@ class Breaker:
         self._probe: object = None  # whoever probes now
         self._opened_at = 0.0  # when it opened first
         self.open_until = 0.0
-        self.error: BaseException | None = None  # the outage it saw last; None while it is closed
+        self._error: BaseException | None = None  # the outage it saw last
+        self._held_at = 0.0
+        self.hold: BaseException | None = None  # an operator's: nothing is admitted, not even a probe
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"open until {self.open_until:.1f}, {self._failures} failures"
@@ -70,12 +72,27 @@ class Breaker:
 
     @property
     def closed(self) -> bool:
-        """Did the last attempt reach the server?"""
-        return self._failures == 0
+        """May its jobs run: did the last attempt reach the server, and is it not on hold?"""
+        return self._failures == 0 and self.hold is None
+
+    @property
+    def fails(self) -> bool:
+        """Is the server down?"""
+        return self._failures > 0
+
+    @property
+    def error(self) -> BaseException | None:
+        """The hold, or the outage that it saw last; None while it is closed."""
+        return self.hold or self._error
+
+    def put_on_hold(self, now: float, hold: BaseException | None) -> None:
+        """Begin a hold, or end it."""
+        self._held_at = now if self.hold is None else self._held_at
+        self.hold = hold
 
     def admits(self, now: float) -> bool:
         """May a job be released now? Of an open breaker one may after its wait: the probe."""
-        return self.closed or (now >= self.open_until and self._probe is None)
+        return self.closed or (self.hold is None and now >= self.open_until and self._probe is None)
 
     def half_open(self, probe: object) -> None:
         """Note that `probe` is tried; does nothing while the breaker is closed."""
@@ -91,9 +108,9 @@ class Breaker:
 
         What jobs meet that were released before the breaker opened is the same outage: counted once.
         """
-        self.error = error
-        if self.closed or now >= self.open_until:
-            self._opened_at = now if self.closed else self._opened_at
+        self._error = error
+        if not self._failures or now >= self.open_until:
+            self._opened_at = self._opened_at if self._failures else now
             self._failures += 1
             self._probe = None
             self.open_until = now + self._wait(self._failures)
@@ -102,7 +119,7 @@ class Breaker:
     def reset(self) -> None:
         """Close: the server answered."""
         self._failures, self._probe = 0, None
-        self.open_until, self.error = 0.0, None
+        self.open_until, self._error = 0.0, None
 
     def open_for(self, now: float) -> float:
         """Return the seconds until a probe is due; 0 when one is, or the breaker is closed."""
@@ -110,7 +127,7 @@ class Breaker:
 
     def age(self, now: float) -> float:
         """Return for how many seconds it has not been closed."""
-        return 0.0 if self.closed else now - self._opened_at
+        return 0.0 if self.closed else now - (self._opened_at if self._failures else self._held_at)
 
 
 @dataclass(eq=False)
@@ -152,7 +169,7 @@ class Server:
         """Return how it is."""
         wait, runs = self.breaker.open_for(now), self._runs.value(now)
         return Report(
-            state="closed" if self.breaker.closed else "open" if wait else "half open",
+            state="closed" if not self.breaker.fails else "open" if wait else "half open",
             next_probe_seconds=wait,
             lanes=self.lanes,
             jobs_per_second=self._runs.per_second(now),

@@ -78,6 +78,7 @@ class Admission:
     dispatcher: Dispatcher
     reporter: Reporter
     clock: Callable[[], float] = time.time  # wall clock
+    require_wanted: Callable[[Task], None] = lambda _task: None  # raises Cancelled
     deferred_reads: TokenBucket = field(default_factory=lambda: TokenBucket(DEFERRED_READS_PER_SECOND))
     # Offset of the last record of T-retry that was met in each partition, and when that was (wall clock).
     _first_seen: dict[Partition, tuple[int, float]] = field(default_factory=dict)
@@ -167,6 +168,7 @@ class Admission:
         earliest = options.not_before.timestamp() if isinstance(options.not_before, datetime) else now
         remaining = max(carried.not_before or now, earliest) - now
         try:
+            self.require_wanted(task)
             if tier_for(remaining) is not None:
                 for end in (task.job.source, task.job.destination):
                     self.config.get_server_config(end.hostname)  # reject unknown servers now, not when the job is due

@@ -44,6 +44,7 @@ class Runner:
     reporter: Reporter
     store: Store
     orphans: partials.OrphanIndex = field(default_factory=partials.OrphanIndex)
+    require_wanted: Callable[[Task], None] = lambda _task: None  # raises Cancelled
 
     def execute(self, run: Run) -> None:
         """Run one job alone; if the lease has one side only, open it and have the job run again. Never raises."""
@@ -53,6 +54,7 @@ class Runner:
         log.debug("job taken", job_id=task.job.job_id, attempts=len(task.attempts), published=task.published)
         try:
             _require_ours_and_in_time(task)
+            self.require_wanted(task)
             lease.open()
             opened = True
             task.progress.phase = Phase.READING
@@ -95,6 +97,7 @@ class Runner:
         run.start = Start.now()
         try:
             _require_ours_and_in_time(run.task)
+            self.require_wanted(run.task)
             if not run.lease.is_open:
                 run.lease.open()
                 self._say_let_in(run.lease)

@@ -214,6 +214,7 @@ class Snapshot(Part):
     interval_seconds: Annotated[float, Field(gt=0, le=3600)]  # the next record comes within that time
     state: State
     reason: Text | None = None
+    held_by: Text | None = None  # whoever holds its topic or its group back
     version: Text = ""
     host: Text = ""
     pid: Count = 0

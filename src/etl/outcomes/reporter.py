@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from etl.errors import EtlError, InvalidMessage, code_of
+from etl.errors import EtlError, InvalidMessage, OnHold, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models.message import TransferResult
@@ -153,10 +153,10 @@ class Reporter:
         # Only the first deferral is logged at INFO: a million jobs may be deferred again and again.
         level = logging.DEBUG if task.recallable else logging.INFO
         task.recallable = True
-        if outage is None:
-            task.waiting_since, task.outages = None, 0  # both servers are up: an outage is over
-            self.totals.retried("busy")
-            self.defer(task, now + seconds, "server busy", level=level)
+        if outage is None or isinstance(outage, OnHold):
+            task.waiting_since, task.outages = None, 0  # it waits for no server that is down
+            self.totals.retried("busy" if outage is None else "held")
+            self.defer(task, now + seconds, "server busy" if outage is None else str(outage), level=level)
             return
         verdict = self.policy.defer_untried(task, outage, now, seconds)
         if isinstance(verdict, DeadLetter):

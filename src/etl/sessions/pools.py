@@ -15,6 +15,7 @@ Knows settings and sessions; knows no job, no queue, no Kafka.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import Fate, SettingsError, fate_of
+from etl.errors import Fate, SettingsError, UnknownServer, fate_of
 from etl.sessions.lease import Lease, as_our_error, disconnect
 from etl.sessions.maintenance import Maintenance
 from etl.sessions.pool import Ages, Pool, Reason, Refusal, fits, same_view
@@ -156,6 +157,13 @@ class Pools:
         now = self.now()
         with self._lock:
             return max(0.0, self._pool(server).no_login_before - now)
+
+    def try_now(self, name: str) -> None:
+        """Forget that a server refused logins: an operator wants it tried at once."""
+        with contextlib.suppress(UnknownServer):
+            config = self.server(name)
+            with self._lock:
+                self._pool(config).no_login_before = 0.0
 
     def remember_orphan(self, server: ServerConfig, path: str) -> None:
         """Remember a partial file that could not be removed; the next new session with its server removes it."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from etl.broker import Beacon
 from etl.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from etl.broker import Beacon
     from etl.models.status import Snapshot
 
 STEP_SECONDS = 1.0  # at most one record in that time
@@ -47,7 +47,7 @@ class Source(Protocol):
 class Publisher:
     """Publishes the snapshots of `source` to `topic`, from `start` until `stop`.
 
-    `connect` makes sure that the topic is there, and returns a connection. Raises BrokerUnavailable.
+    `prepare` sees to it that the topic is there.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Publisher:
         bootstrap_servers: str,
         topic: str,
         source: Source,
-        connect: Callable[[str], Beacon],
+        prepare: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bootstrap_servers = bootstrap_servers
         self._topic = topic
         self._source = source
         self._clock = clock
-        self._connect = connect
+        self._prepare = prepare
         self._beacon: Beacon | None = None
         self._due = 0.0
         self._news: object = None
@@ -96,7 +96,9 @@ class Publisher:
             if now < self._due and (news == self._news or self._last_error):
                 return
             snapshot = self._source.build()
-            self._beacon = self._beacon or self._connect(self._bootstrap_servers)
+            if self._beacon is None:
+                self._prepare()
+                self._beacon = Beacon(self._bootstrap_servers)
             self._beacon.send(self._topic, self._source.key.encode(), snapshot.to_json())
         except BrokerUnavailable as error:
             self._fail(now, error)

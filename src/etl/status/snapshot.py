@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import code_of
+from etl.errors import OnHold, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models import status as record
@@ -88,6 +88,7 @@ class Snapshots:
     totals: Totals
     state: record.State = "running"
     reason: str | None = None
+    held_by: str | None = None  # the hold of its topic or group
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     _seq: int = 0
@@ -104,7 +105,7 @@ class Snapshots:
 
     def news(self) -> object:
         """Return what is told at once when it changes, and is cheap to know."""
-        return self.state, self.dispatcher.stats()["down"], bool(self.lanes.runs())
+        return self.state, self.held_by, self.dispatcher.stats()["down"], bool(self.lanes.runs())
 
     def build(self) -> record.Snapshot:
         """Return the snapshot of this moment."""
@@ -128,6 +129,7 @@ class Snapshots:
             at=_time(wall),
             started_at=_time(self._started_at),
             interval_seconds=BUSY_SECONDS if busy else IDLE_SECONDS,
+            held_by=self.held_by and _middle(self.held_by),
             state=self._state(busy=busy),
             reason=self.reason,
             version=self._version,
@@ -186,13 +188,14 @@ class Snapshots:
             limit, limit_now = pool.get("limit", 0), pool.get("limit_now", 0)
             speed = self._server_speeds.get(name)
             is_down = report.state != "closed"
+            hold = str(report.error) if isinstance(report.error, OnHold) else None
             rows.append(
                 record.ServerStatus(
                     name=name,
                     breaker=STATES[report.state],
                     since=_time(wall - report.down_seconds) if is_down else None,
                     next_probe_at=_time(wall + report.next_probe_seconds) if is_down else None,
-                    error=None if report.error is None else _fault(report.error),
+                    error=None if report.error is None or hold else _fault(report.error),
                     lanes=report.lanes,
                     waiting=report.waiting,
                     deferred=report.deferred,
@@ -205,6 +208,7 @@ class Snapshots:
                     jobs_per_second=round(report.jobs_per_second, 2),
                     bytes_per_second=0.0 if speed is None else round(speed.per_second, 1),
                     error_share=round(min(1.0, report.error_share), 3),
+                    held_by=hold and _middle(hold),
                     round_trip_seconds=report.round_trip_seconds and round(report.round_trip_seconds, 6),
                 )
             )

@@ -55,14 +55,14 @@ class SystemTopics:
     """The names of the topics that all consumers, groups and commands of an installation share."""
 
     status: str  # what each process says of itself; compacted
-    control: str  # what consumers are told: holds, cancels; compacted
-    audit: str  # who did what
-    marks: str  # what the API is at: operations, idempotency keys; compacted
+    control: str  # what operators tell the consumers; compacted
+    audit: str  # every act of an operator
+    marks: str  # what the API is at: its operations, the requests that it has answered; compacted
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Derive the names from the settings."""
-        return cls(*(settings.system_topic_prefix + name for name in ("status", "control", "audit", "marks")))
+        return cls(*(f"{settings.system_topic_prefix}{name}" for name in ("status", "control", "audit", "marks")))
 
 
 # The active segment is never compacted, and a reader starts at the beginning: segments must be small, and close soon.
@@ -79,23 +79,28 @@ STATUS_SETTINGS = {
     "compression.type": "lz4",
 }
 
-# The last word on each key stays.
-NOTES_SETTINGS = {
-    **STATUS_SETTINGS,
+
+CONTROL_SETTINGS = {
     "cleanup.policy": "compact",
-    "retention.ms": "-1",
-    "max.message.bytes": str(OUTCOME_MAX_BYTES),
+    "segment.bytes": str(16 * 1024 * 1024),
+    "segment.ms": str(3600 * 1000),
+    "min.cleanable.dirty.ratio": "0.1",
+    "message.timestamp.type": "LogAppendTime",
 }
-AUDIT_SETTINGS = {"retention.ms": str(365 * DAY_MS), "message.timestamp.type": "LogAppendTime"}
+MARKS_SETTINGS = {
+    **CONTROL_SETTINGS,
+    "max.message.bytes": str(OUTCOME_MAX_BYTES),
+}  # a set of an operation is one record
+AUDIT_SETTINGS = {"retention.ms": str(365 * DAY_MS), "retention.bytes": "-1"}
 
 
 def ensure_system(topics: SystemTopics, admin: Admin) -> None:
     """Create the system's topics that are missing. Idempotent. Raises NotAllowed, BrokerUnavailable."""
     definitions = {
         topics.status: STATUS_SETTINGS,
-        topics.control: NOTES_SETTINGS,
+        topics.control: CONTROL_SETTINGS,
         topics.audit: AUDIT_SETTINGS,
-        topics.marks: NOTES_SETTINGS,
+        topics.marks: MARKS_SETTINGS,
     }
     found = admin.describe(list(definitions))
     for name, config in definitions.items():
