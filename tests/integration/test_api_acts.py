@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import stack
-from apiwork import JOB, V1, Api, bury, eventually, finish
+from apiwork import JOB, V1, Api, bury, eventually, finish, speak, submit
 from etl.broker import Admin, Reader
 from etl.cli import main
 from etl.models.task import Record
@@ -241,3 +241,44 @@ def test_a_stream_tells_what_changes_and_ends_with_the_process(broker: stack.Bro
     assert "Traceback" not in api.log.read_text()
     unknown = api.start().wait_ready().get(f"{V1}/events?topics=everything")
     assert unknown.status_code == 422
+
+
+def test_orders_are_given_and_taken_back(broker: stack.Broker, api_topics: str, make_api: Callable[..., Api]) -> None:
+    """Claim: a hold is shown with author, reason and end, until it is released; a cancel is one record of its job."""
+    name = f"SRC{api_topics[-8:]}".upper()
+    api = make_api(**{f"{name}_TYPE": "local", f"{name}_BASE_PATH": "/tmp"}).wait_ready()
+    path = f"{V1}/holds/server/{name.lower()}"
+    client = api.client("operator")
+    assert client.put(path, json={"reason": ""}).status_code == 422
+    assert client.put(f"{V1}/holds/server/UNKNOWN", json={"reason": "x"}).status_code == 404
+    made = client.put(path, json={"reason": "disk is changed", "until": "2035-01-01T00:00:00+09:00"})
+    assert made.status_code == 200, made.text
+    mine = [hold for hold in api.get(f"{V1}/holds").json()["items"] if hold["name"] == name]
+    assert mine[0]["author"] == "operator-1"
+    assert mine[0]["until"] == "2034-12-31T15:00:00Z"
+    with Reader(broker.bootstrap_servers, "etl-control") as reader:
+        keys = [record.key for record in reader.scan() if record.value is not None]
+    assert f"hold/server/{name}".encode() in keys
+    assert client.delete(path).status_code == 204
+    assert client.delete(path).status_code == 404
+    assert api.get(path).status_code == 404
+
+    partition, offset = submit(broker, api_topics, job_id="one")
+    job = f"{V1}/jobs/{api_topics}/{partition}/{offset}"
+    eventually(lambda: api.get(job).status_code, lambda code: code == 200)
+    assert client.post(f"{job}/cancel", json={"reason": "wrong file"}).status_code == 202
+    told = eventually(lambda: api.get(f"{job}/events").json(), lambda events: len(events) == 2)
+    assert [(event["what"], event["who"]) for event in told] == [("submitted", None), ("cancel", "operator-1")]
+    finish(broker, api_topics, (partition, offset), "one")
+    eventually(lambda: api.get(job).json()["job"]["state"], lambda state: state == "done")
+    assert client.post(f"{job}/cancel", json={}).status_code == 409
+
+    begun = client.post(f"{V1}/pool/servers/{name}/check")
+    assert begun.status_code == 202
+    told = eventually(lambda: api.get(begun.headers["location"]).json(), lambda check: check["state"] == "done")
+    assert told["result"]["ok"] is True
+    speak(broker, api_topics)
+    process = f"{V1}/pool/processes/{api_topics}/1"
+    eventually(lambda: api.get(process).status_code, lambda code: code == 200)
+    assert client.post(f"{process}/drain", json={"reason": "upgrade"}).status_code == 202
+    assert client.post(f"{V1}/pool/servers/{name}/try", json={}).status_code == 202

@@ -19,8 +19,10 @@ import structlog
 from etl import broker
 from etl.api.access.guard import Guard
 from etl.api.access.vault import Vault
+from etl.api.acts.checking import Checks
 from etl.api.acts.engine import Engine
 from etl.api.acts.marks import Marks
+from etl.api.acts.orders import Orders
 from etl.api.acts.submitting import Submitter
 from etl.api.audit import Audit
 from etl.api.paging import Cursors
@@ -61,6 +63,8 @@ class Services:
     audit: Audit
     marks: Marks
     engine: Engine
+    orders: Orders
+    checks: Checks
     submitter: Submitter
     status: Following  # of what processes say and are told
     history: Following  # of jobs and what became of them
@@ -122,8 +126,10 @@ class Services:
             vault=vault,
             guard=guard,
             cursors=Cursors(vault.secret("cursors")),
-            audit=Audit(address, system.audit, f"api/{settings.instance_id}"),
+            audit=Audit(address, system.audit, f"api/{settings.instance_id}", vault),
             marks=marks,
+            orders=Orders(address, system.control, search, status),
+            checks=Checks(config),
             engine=Engine(address, topics, marks, search, history),
             submitter=Submitter(address, topics.source, marks),
             status=status,
@@ -141,6 +147,7 @@ class Services:
         """Stop following, and close the files."""
         self.engine.stop()
         self.submitter.close()
+        self.checks.close()
         stops = [threading.Thread(target=part.stop) for part in (self.status, self.history, self.audit)]
         for stop in stops:
             stop.start()

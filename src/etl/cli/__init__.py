@@ -62,8 +62,8 @@ def main() -> None:
 
 
 main.add_command(consume.consume)
-main.add_command(api.api)
 main.add_command(submit.submit)
 main.add_command(dlq.dlq)
 main.add_command(servers.servers)
 main.add_command(config.config)
+main.add_command(api.api)

@@ -82,7 +82,6 @@ class Gate:
             await self._admit(visit)
             await self._app(scope, _limited(receive), answer)
         except Problem as problem:
-            visit.state.setdefault("audit", {}).setdefault("detail", problem.detail or problem.code)
             await problem.response(visit.id)(scope, receive, answer)  # type: ignore[arg-type]  # the same callables
         except Exception:
             log.exception("request failed", request_id=visit.id, method=scope["method"], path=scope["path"])
@@ -91,7 +90,7 @@ class Gate:
             await Problem("bug", "it is in the log").response(visit.id)(scope, receive, answer)  # type: ignore[arg-type]  # the same callables
         finally:
             if visit.is_act:
-                self._audit(visit.record())
+                await asyncio.to_thread(self._audit, visit.record())
 
     async def _admit(self, visit: Visit) -> None:
         """Raise Problem unless the request may go on."""
@@ -188,7 +187,7 @@ class Visit:
     async def fail_login(self, guard: Guard) -> None:
         """Count a login that failed. Raises Problem."""
         wait = guard.failures.take(self.address)
-        self.state["audit"] |= {"action": "login", "detail": "refused"}
+        self.state["audit"] |= {"action": "login"}
         if wait:
             raise Problem("too-many", "too many logins failed", headers={"Retry-After": str(int(wait) + 1)})
         raise Problem("login-failed")
@@ -206,7 +205,6 @@ class Visit:
             "action": f"{self.method} {getattr(route, 'path', self.scope['path'])}",
             "target": self.scope["path"],
             "result": "done" if self.status < 400 else "refused" if self.status < 500 else "failed",
-            "status": self.status,
             **told,
         }
 

@@ -1,4 +1,6 @@
-"""Tokens and sessions, of which only hashes are kept, and the secret that signs cursors: one file, for this user alone.
+"""What must outlive a restart and is in no topic: hashes of tokens and sessions, secrets, acts not in the audit yet.
+
+One file, for this user alone.
 
 Deleting the file ends every session, revokes every token that was made here, and makes a new first one.
 """
@@ -31,6 +33,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, hash TEXT UNIQUE, name TEXT, role TEXT, origin TEXT, address TEXT,
     opened_at REAL, used_at REAL, ends_at REAL);
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB);
+CREATE TABLE IF NOT EXISTS acts (id INTEGER PRIMARY KEY AUTOINCREMENT, line BLOB);
 """
 
 
@@ -140,6 +143,31 @@ class Vault:
         """End a session; False if there is none."""
         with self._using() as connection:
             return connection.execute("DELETE FROM sessions WHERE id = ?", (id_,)).rowcount > 0
+
+    # --- acts that Kafka does not have yet ----------------------------------------------------------------------
+
+    def last_act(self) -> str:
+        """Return the hash of the last act, which the next one names."""
+        with self._using() as connection:
+            row = connection.execute("SELECT value FROM secrets WHERE name = 'last act'").fetchone()
+            return "" if row is None else str(row["value"])
+
+    def keep_act(self, line: bytes, hashed: str) -> None:
+        """Keep an act, as the last one."""
+        with self._using() as connection:
+            connection.execute("INSERT INTO acts (line) VALUES (?)", (line,))
+            connection.execute("INSERT OR REPLACE INTO secrets VALUES ('last act', ?)", (hashed,))
+
+    def acts(self, most: int) -> list[tuple[int, bytes]]:
+        """Return the oldest acts, with their numbers."""
+        with self._using() as connection:
+            rows = connection.execute("SELECT id, line FROM acts ORDER BY id LIMIT ?", (most,)).fetchall()
+            return [(row["id"], bytes(row["line"])) for row in rows]
+
+    def drop_acts(self, last: int) -> None:
+        """Forget the acts up to this number."""
+        with self._using() as connection:
+            connection.execute("DELETE FROM acts WHERE id <= ?", (last,))
 
     def close(self) -> None:
         """Close the file."""

@@ -45,14 +45,8 @@ class Marks:
 
     def put(self, marks: Mapping[str, str | None]) -> None:
         """Set marks, in their order, and wait until they can be read here."""
-        with broker.Writer(self._bootstrap_servers) as writer:
-            deliveries = [
-                writer.send(self.topic, key.encode(), None if value is None else value.encode())
-                for key, value in marks.items()
-            ]
-            places = [delivery.result() for delivery in deliveries]
-        ends = {Partition(self.topic, partition): offset + 1 for partition, offset in places}
-        self._following.wait_until(ends, CATCH_UP_SECONDS)
+        values = {key: None if value is None else value.encode() for key, value in marks.items()}
+        put(self._bootstrap_servers, self.topic, values, self._following)
 
     def catch_up(self) -> None:
         """Wait until all that was written by now can be read here. Raises BrokerUnavailable."""
@@ -69,3 +63,11 @@ def catch_up(
     while not following.wait_until(ends, 1.0):
         if is_stopping() or time.monotonic() > deadline:
             raise BrokerUnavailable(f"topic {topic} cannot be read to its end: a transaction may be open")
+
+
+def put(bootstrap_servers: str, topic: str, values: Mapping[str, bytes | None], following: Following) -> None:
+    """Write records to a compacted topic, in order, and wait until the view has them. Raises BrokerUnavailable."""
+    with broker.Writer(bootstrap_servers) as writer:
+        deliveries = [writer.send(topic, key.encode(), value) for key, value in values.items()]
+        places = [delivery.result() for delivery in deliveries]
+    following.wait_until({Partition(topic, partition): offset + 1 for partition, offset in places}, CATCH_UP_SECONDS)

@@ -38,6 +38,12 @@ class Health(BaseModel):
     checks: list[Check] | None = None
 
 
+class State(BaseModel):
+    """Is it so?"""
+
+    status: str = Field(description="pass or fail")
+
+
 class Column(BaseModel):
     """What was finished in one column of a time line."""
 
@@ -66,12 +72,14 @@ class Stats(View):
 
 
 @router.get("/live")
-def live() -> dict[str, str]:
+def live() -> State:
     """Answer if the process works. Kafka is not asked: its absence is no reason to restart the API."""
-    return {"status": "pass"}
+    return State(status="pass")
 
 
-@router.get("/ready", responses=describe(503))
+@router.get(
+    "/ready", responses={503: {"description": "Not yet, or not any more", "model": State}}, response_model=State
+)
 def ready(services: Served) -> Response:
     """Answer 200 once the views are built and while Kafka answers, else 503."""
     is_ready = services.ready
