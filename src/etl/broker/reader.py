@@ -77,6 +77,14 @@ class Reader:
                 return record if record.offset == offset else None
         return None
 
+    def offsets_at(self, moment: float) -> dict[int, int]:
+        """Return, by partition, the first offset whose record is not older than `moment` (wall clock), else the end."""
+        with translate_errors(f"topic {self._topic} cannot be read"):
+            tps = self._partitions()
+            found = self._client.offsets_for_times(dict.fromkeys(tps, int(moment * 1000)))
+            ends = self._client.end_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
+            return {tp.partition: int(found[tp].offset if found.get(tp) else ends[tp]) for tp in tps}
+
     def follow(self, start: dict[int, int]) -> Iterator[Record | None]:
         """Yield records from `start` (partition to offset) for ever, and None about every half second without any."""
         self._assign(start)

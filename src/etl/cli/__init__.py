@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 import click
 
-from etl.cli import api, config, consume, dlq, servers, submit
+from etl.cli import api, config, consume, dlq, hands, jobs, servers, status, submit
 from etl.errors import BrokerUnavailable, SettingsError
 
 # Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
-NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "status", "stop", "topics", "version"}
+NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "stop", "topics", "version"}
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
 
@@ -63,7 +63,11 @@ def main() -> None:
 
 main.add_command(consume.consume)
 main.add_command(submit.submit)
+main.add_command(jobs.jobs)
 main.add_command(dlq.dlq)
 main.add_command(servers.servers)
+main.add_command(status.status)
+for command in (hands.hold, hands.release, hands.cancel, hands.drain, hands.try_now):
+    main.add_command(command)
 main.add_command(config.config)
 main.add_command(api.api)

@@ -1,4 +1,4 @@
-"""`etl dlq`: reads the dead letters of a topic, and replays chosen ones, each at most once."""
+"""`etl dlq`: reads the dead letters of a topic, and replays or discards chosen ones, each at most once."""
 
 from __future__ import annotations
 
@@ -13,28 +13,19 @@ import click
 
 from etl import broker
 from etl.cli import terminal
-from etl.cli.options import with_config
-from etl.config import ConfigLoader
+from etl.cli.options import Age, with_config
+from etl.config import ConfigLoader, Settings
+from etl.control.operator import Operator, user_at_host
 from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, known_codes
+from etl.logs import redact
 from etl.models import document
-from etl.models.wire import Partition
+from etl.models.wire import Message, Partition
 from etl.topics import letters
-from etl.topics.companions import Topics
+from etl.topics.companions import SystemTopics, Topics
 from etl.topics.letters import Filters, Letter
 
+NAMES_RECORDED = 100  # of dead letters that were named, in the audit
 ERROR_SHOWN = 120  # characters of an error in a table
-
-
-class _Age(click.ParamType[timedelta]):
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        try:
-            return letters.parse_age(value)
-        except (ValueError, OverflowError) as error:
-            self.fail(str(error), param, ctx)
 
 
 def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,8 +34,8 @@ def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--code", multiple=True, help="Only those with this error code; repeatable.")
     @click.option("--server", multiple=True, help="Only those from or to this server; repeatable.")
     @click.option("--path", help="Only those whose source or destination path matches a pattern, such as '/in/*.tif'.")
-    @click.option("--older-than", type=_Age(), help="Only those older than 30m, 2h, 3d ...")
-    @click.option("--newer-than", type=_Age(), help="Only those newer than 30m, 2h, 3d ...")
+    @click.option("--older-than", type=Age(), help="Only those older than 30m, 2h, 3d ...")
+    @click.option("--newer-than", type=Age(), help="Only those newer than 30m, 2h, 3d ...")
     @click.option("--job-id", multiple=True, help="Only those of the job with this id; repeatable.")
     @functools.wraps(command)
     def wrapped(
@@ -72,7 +63,7 @@ def _with_filters(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def dlq() -> None:
-    """Read, replay and delete dead letters."""
+    """Read, replay, discard and delete dead letters."""
 
 
 @dlq.command("list")
@@ -160,16 +151,54 @@ def replay(
         chosen = _choose(settings.bootstrap_servers, topics, filters, names)
         if chosen and not yes and _asks():
             click.confirm(f"replay {terminal.plural(len(chosen), 'dead letter')} to {topics.source}?", abort=True)
-        sent = _send(producer, topics, chosen)
+        sent = _settle(producer, chosen, lambda letter: letters.replay(letter, topics.source), "replayed")
     finally:
         producer.close()
+    _record(settings, "replay", topics, filters, names, None, sent)
     print(f"{terminal.plural(sent, 'dead letter')} replayed to {topics.source}")
     if names and not sent:
         sys.exit(1)
 
 
 @dlq.command()
-@click.option("--older-than", type=_Age(), help="Delete those older than 30m, 2h, 3d ...")
+@click.argument("names", metavar="[ID|PARTITION:OFFSET]...", nargs=-1)
+@_with_filters
+@click.option("--reason", required=True, help="Why they are given up; kept beside each of them.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be discarded.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@with_config
+def discard(
+    config: ConfigLoader, names: tuple[str, ...], filters: Filters, reason: str, dry_run: bool, yes: bool
+) -> None:
+    """Settle dead letters without a replay: those named, or chosen by filters. They can still be read."""
+    if not (names or filters.are_given):
+        raise click.UsageError("name dead letters, or choose them by a filter")
+    if not (dry_run or yes or _asks()):
+        raise click.UsageError("nobody can be asked here: add --yes, or look with --dry-run")
+    _require_known(filters.codes)
+    settings = config.settings
+    topics = Topics.of(settings.topic, settings)
+    if dry_run:
+        _choose(settings.bootstrap_servers, topics, filters, names, "discard")
+        return
+    producer = broker.TransactionalProducer(settings.bootstrap_servers, letters.transactional_id(topics.dlq))
+    try:
+        producer.open()  # before reading, as for a replay
+        chosen = _choose(settings.bootstrap_servers, topics, filters, names, "discard")
+        if chosen and not yes:
+            click.confirm(f"discard {terminal.plural(len(chosen), 'dead letter')} of {topics.dlq}?", abort=True)
+        reason = redact(reason)
+        settled = _settle(producer, chosen, lambda letter: (letters.discard(letter, reason),), "discarded")
+    finally:
+        producer.close()
+    _record(settings, "discard", topics, filters, names, reason, settled)
+    print(f"{terminal.plural(settled, 'dead letter')} of {topics.dlq} discarded")
+    if names and not settled:
+        sys.exit(1)
+
+
+@dlq.command()
+@click.option("--older-than", type=Age(), help="Delete those older than 30m, 2h, 3d ...")
 @click.option("--keep", type=click.IntRange(min=0), metavar="COUNT", help="Keep the newest ones, so many.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
@@ -200,6 +229,8 @@ def purge(config: ConfigLoader, older_than: timedelta | None, keep: int | None, 
     broker.Admin(settings.bootstrap_servers).delete_before(
         {Partition(topics.dlq, partition): cut for partition, cut in cuts.items()}
     )
+    audit = Filters(older_than=older_than)
+    _record(settings, "purge", topics, audit, () if keep is None else (f"keep {keep}",), None, len(chosen))
     print(f"{what} deleted from {topics.dlq}")
 
 
@@ -211,13 +242,39 @@ def _require_known(codes: Iterable[str]) -> None:
         raise click.BadParameter(f"no error has the code {names} (known: {', '.join(known)})", param_hint="--code")
 
 
+def _record(
+    settings: Settings,
+    action: str,
+    topics: Topics,
+    filters: Filters,
+    names: Sequence[str],
+    reason: str | None,
+    count: int,
+) -> None:
+    """Write an act into the audit."""
+    told = {name: _plain(value) for name, value in vars(filters).items() if value and name not in {"now", "replayed"}}
+    if names:
+        told["named"] = list(names[:NAMES_RECORDED])
+    with Operator(settings.bootstrap_servers, SystemTopics.of(settings), user_at_host()) as operator:
+        operator.record(action, target=topics.dlq, filter=told or None, reason=reason, count=count)
+
+
+def _plain(value: object) -> object:
+    """Return the value of a filter as JSON has it."""
+    if isinstance(value, frozenset):
+        return sorted(str(item) for item in value)
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
 def _asks() -> bool:
     """Is there a user who can answer?"""
     return sys.stdin.isatty()
 
 
-def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Sequence[str]) -> list[Letter]:
-    """Print and return the dead letters to replay; report those that were named but cannot be replayed."""
+def _choose(
+    bootstrap_servers: str, topics: Topics, filters: Filters, texts: Sequence[str], act: str = "replay"
+) -> list[Letter]:
+    """Print and return the dead letters to replay or discard; report those that were named but cannot be."""
     places, names = letters.parse_names(texts)
     filters = dataclasses.replace(filters, places=places, names=names)
     found, strangers = letters.read(bootstrap_servers, topics.dlq)
@@ -229,33 +286,38 @@ def _choose(bootstrap_servers: str, topics: Topics, filters: Filters, texts: Seq
     known = {letter.place for letter in found}, {letter.job_id for letter in found}
     for missing in sorted([f"{p}:{o}" for p, o in places - known[0]] + [n for n in names if n not in known[1]]):
         click.echo(f"{topics.dlq} holds no dead letter {terminal.visible(missing)}", err=True)
-    for letter in chosen:
+    for letter in chosen if act == "replay" else ():
         if letter.message.truncated:
             kept = "it was not read" if letter.message.original_bytes_count is None else "only its start was kept"
             click.echo(f"{letter.name} skipped: the message was too large, and {kept}", err=True)
-    chosen = [letter for letter in chosen if not letter.message.truncated]
+    chosen = [letter for letter in chosen if act != "replay" or not letter.message.truncated]
     if chosen:
         terminal.console().print(_table(chosen))
     else:
-        print(f"nothing to replay in {topics.dlq}")
+        print(f"nothing to {act} in {topics.dlq}")
     return chosen
 
 
-def _send(producer: broker.TransactionalProducer, topics: Topics, chosen: Sequence[Letter]) -> int:
-    """Send dead letters and their markers, each batch in one transaction; return the number sent."""
-    sent = 0
+def _settle(
+    producer: broker.TransactionalProducer,
+    chosen: Sequence[Letter],
+    messages: Callable[[Letter], Sequence[Message]],
+    done: str,
+) -> int:
+    """Send what settles dead letters, each batch in one transaction; return how many are `done`."""
+    sent, other = 0, "" if done == "replayed" else " or discard"
     try:
         for batch in letters.batches(chosen):
-            producer.transact([message for letter in batch for message in letters.replay(letter, topics.source)])
+            producer.transact([message for letter in batch for message in messages(letter)])
             sent += len(batch)
     except Fenced:
-        raise click.ClickException(f"another replay started and took over; this one replayed {sent}") from None
+        raise click.ClickException(f"another replay{other} started and took over; this one {done} {sent}") from None
     except CommitUnknown as error:
         raise BrokerUnavailable(
-            f"{error}: {sent} replayed, and the next ones perhaps; run the command again, none is sent twice"
+            f"{error}: {sent} {done}, and the next ones perhaps; run the command again, none is {done} twice"
         ) from error
     except BrokerUnavailable as error:
-        raise BrokerUnavailable(f"{error}: {sent} of {len(chosen)} replayed") from error
+        raise BrokerUnavailable(f"{error}: {sent} of {len(chosen)} {done}") from error
     return sent
 
 

@@ -5,12 +5,29 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import click
 
 from etl import broker, logs
 from etl.config import ConfigLoader
+from etl.topics import letters
+
+
+class Age(click.ParamType[timedelta]):
+    """A length of time: 30m, 2h, 3d."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read a length of time."""
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return letters.parse_age(value)
+        except (ValueError, OverflowError) as error:
+            self.fail(str(error), param, ctx)
 
 
 def with_config(command: Callable[..., None], *, needs_servers: bool = False) -> Callable[..., None]:

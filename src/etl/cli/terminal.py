@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -15,19 +16,23 @@ from rich.text import Text
 from etl import logs
 from etl.models import document
 
-# C0 and C1 control characters: an escape sequence in a file name could rewrite the screen.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# An escape sequence in a file name could rewrite the screen; an invisible letter could make two names look
+# the same, and one that changes the direction of writing could hide where a name ends.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    "\U000e0000-\U000e0fff]"
+)
 _WIDE = 200  # columns of a file or a pipe
 
 
 def visible(text: object) -> str:
-    """Return `text` without passwords, and with control characters written as escapes."""
+    """Return `text` without passwords, and with control characters and invisible ones written as escapes."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], logs.redact(document.printable(str(text))))
 
 
 def json_line(data: object) -> str:
     """Return `data` as one line of JSON that is safe to print."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", logs.redact(document.write(data)))
+    return _CONTROL.sub(lambda found: json.dumps(found[0])[1:-1], logs.redact(document.write(data)))
 
 
 def console(*, error: bool = False) -> Console:

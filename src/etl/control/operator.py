@@ -11,7 +11,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from etl.broker import Admin, Reader, Writer
+from etl import broker
 from etl.control.book import Book
 from etl.logs import redact
 from etl.models.control import AuditRecord, Cancel
@@ -33,17 +33,13 @@ class Operator:
         self.actor = actor
         self._via = via
         self._address = address
-        companions.ensure_system(topics, Admin(bootstrap_servers))
-        self._writer = Writer(bootstrap_servers)
+        companions.ensure_system(topics, broker.Admin(bootstrap_servers))
+        self._writer = broker.Writer(bootstrap_servers)
         self._name = f"{via}:{actor}-{secrets.token_hex(4)}"  # a writer of the audit, which begins a chain of its own
 
     def orders(self) -> Book:
         """Return the orders that were given."""
-        book = Book()
-        with Reader(self._bootstrap_servers, self._topics.control, committed=False) as reader:
-            for record in reader.scan():
-                book.note(record)
-        return book
+        return read_book(self._bootstrap_servers, self._topics.control)
 
     def give(self, order: Order, action: str) -> None:
         """Give an order; return once it is written."""
@@ -85,6 +81,15 @@ class Operator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_book(bootstrap_servers: str, topic: str) -> Book:
+    """Return the orders that were given by now. Raises BrokerUnavailable, also if the topic does not exist."""
+    book = Book()
+    with broker.Reader(bootstrap_servers, topic, committed=False) as reader:
+        for record in reader.scan():
+            book.note(record)
+    return book
 
 
 def user_at_host() -> str:

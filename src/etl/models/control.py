@@ -13,7 +13,8 @@ Values are JSON, with times in ISO 8601. Readers ignore fields that they do not 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -94,6 +95,7 @@ class TryNow(_Order):
 
 
 Order = Hold | Cancel | Drain | TryNow
+AnyOrder = TypeVar("AnyOrder", Hold, Cancel, Drain, TryNow)
 _ORDER: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
 
 
@@ -102,11 +104,23 @@ def read_order(key: str, value: bytes | None) -> Order:
     try:
         order = _ORDER.validate_python(document.parse(value, BOUNDS))
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        raise InvalidMessage(f"{'.'.join(map(str, fault['loc']))[:100]}: {fault['msg'][:200]}") from None
+        raise _refusal(error) from None
     if order.key != key:
         raise InvalidMessage("key: belongs to another order")
     return order
+
+
+def new_order(kind: type[AnyOrder], author: str, reason: str, **fields: Any) -> AnyOrder:
+    """Return an order given now. Raises InvalidMessage, which names the field."""
+    try:
+        return kind(author=author, at=datetime.now(UTC), reason=reason, **fields)
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _refusal(error: ValidationError) -> InvalidMessage:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return InvalidMessage(f"{'.'.join(map(str, fault['loc']))[:100]}: {fault['msg'][:200]}")
 
 
 class AuditRecord(BaseModel):

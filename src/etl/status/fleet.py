@@ -85,6 +85,10 @@ class Fleet:
         self._heard[key] = _Heard(snapshot, record.timestamp, None if self._caught_up_at is None else now)
         return True
 
+    def appended_at(self, key: str) -> float:
+        """Return when the broker got the last record of a process, by its clock."""
+        return self._heard[key].appended
+
     def caught_up(self, now: float) -> None:
         """Note that the topic was read to its end. `now`: monotonic."""
         if self._caught_up_at is None:

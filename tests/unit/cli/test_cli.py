@@ -23,6 +23,7 @@ from etl.cli import main, terminal
 from etl.config import PROTOCOLS, ProtocolSpec
 from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, InvalidMessage
 from etl.models import DLQMessage, FileTransferJob, TransferResult, header
+from etl.models.control import AuditRecord
 from etl.models.task import Attempt, Origin, Record
 from etl.models.wire import Message, Partition
 from etl.topics import letters
@@ -37,7 +38,9 @@ class Kafka:
     """Topics in memory; `answer` is the consumer: what it says to a job."""
 
     def __init__(self) -> None:
-        self.topics: dict[str, list[Record]] = {"jobs": [], "jobs-results": [], "jobs-dlq": []}
+        names = ("jobs", "jobs-results", "jobs-dlq", "etl-status", "etl-control", "etl-audit")
+        self.topics: dict[str, list[Record]] = {name: [] for name in names}
+        self.deleted: list[dict[Partition, int]] = []
         self.answer: Callable[[Record], TransferResult | None] = lambda record: None
         self.failure: BrokerUnavailable | None = None
         self.calls: list[str] = []
@@ -149,7 +152,18 @@ def kafka(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kafka:
         def close(self) -> None:
             kafka.calls.append("close")
 
-    for name, fake in {"Reader": Reader, "Writer": Writer, "TransactionalProducer": TransactionalProducer}.items():
+    class Admin:
+        def __init__(self, bootstrap_servers: str) -> None:
+            pass
+
+        def describe(self, names: Sequence[str]) -> dict[str, None]:
+            return dict.fromkeys(names)
+
+        def delete_before(self, offsets: dict[Partition, int]) -> None:
+            kafka.deleted.append(offsets)
+
+    fakes = {"Admin": Admin, "Reader": Reader, "Writer": Writer, "TransactionalProducer": TransactionalProducer}
+    for name, fake in fakes.items():
         monkeypatch.setattr(broker, name, fake)
     monkeypatch.chdir(tmp_path)
     for name in ("ETL_TOPIC", "ETL_BOOTSTRAP_SERVERS", "ETL_GROUP_ID"):
@@ -459,7 +473,7 @@ def test_a_replay_sends_originals_and_markers_together(dead: Kafka) -> None:
     result = jobs("dlq", "replay", "--all", "--yes")
     assert result.exit_code == 0, result.output
     assert dead.calls[:2] == ["producer etl-replay-jobs-dlq", "open"]
-    assert dead.calls[-2:] == ["transact 6", "close"]
+    assert dead.calls[-3:] == ["transact 6", "close", "send etl-audit"]
     third, second, first = dead.topics["jobs"]  # the oldest went first
     assert second.value == b"\x1b[2J"
     assert (first.key, second.key, third.key) == (b"DST:/b", None, b"DST:/c")
@@ -624,19 +638,55 @@ def test_a_purge_deletes_nothing_that_is_to_stay(
         assert any(p == partition and o < offset for p, o in stays)
 
 
+def acts(kafka: Kafka) -> list[AuditRecord]:
+    return [AuditRecord.from_json(record.value) for record in kafka.topics["etl-audit"]]
+
+
+def test_what_is_discarded_is_settled_and_can_still_be_read(dead: Kafka) -> None:
+    """Claim: with its reason; it is not replayed afterwards, and is listed only when asked for."""
+    done = jobs("dlq", "discard", "j0", "--reason", "double", "--yes")
+    assert done.stdout.splitlines()[-1] == "1 dead letter of jobs-dlq discarded"
+    assert json.loads(dead.topics["jobs-dlq"][-1].value or b"")["reason"] == "double"
+    again = jobs("dlq", "replay", "j0", "--yes")
+    assert again.exit_code == 1
+    assert "0:0 was already discarded" in again.stderr
+    assert "j0" not in jobs("dlq", "list").stdout
+    assert "discarded" in jobs("dlq", "list", "--replayed").stdout
+    assert dead.topics["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--reason", "x", "--yes"), ("j0", "--yes"), ("j0", "--reason", "x"), ("--code", "NONE", "--reason", "x")],
+)
+def test_discarding_without_a_choice_a_reason_or_an_answer_is_wrong_usage(
+    dead: Kafka, arguments: tuple[str, ...]
+) -> None:
+    """Claim: nothing is settled by accident."""
+    count = len(dead.topics["jobs-dlq"])
+    assert jobs("dlq", "discard", *arguments).exit_code == 2
+    assert len(dead.topics["jobs-dlq"]) == count
+
+
+def test_each_act_on_dead_letters_is_in_the_audit(dead: Kafka, deleted: list[dict[Partition, int]]) -> None:
+    """Claim: who, what, which, why and how many; a dry run is no act, and no password is told."""
+    Path(".env").write_text("A_TYPE=ftp\nA_HOST=127.0.0.1\nA_USER=u\nA_PASS=Distinctive-7\n")
+    assert jobs("dlq", "discard", "j0", "--reason", "like Distinctive-7", "--yes").exit_code == 0
+    assert jobs("dlq", "replay", "--server", "a", "--yes").exit_code == 0
+    assert jobs("dlq", "purge", "--keep", "1", "--yes").exit_code == 0
+    assert jobs("dlq", "purge", "--keep", "0", "--dry-run").exit_code == 0
+    discarded, replayed, purged = acts(dead)
+    assert (discarded.action, discarded.target, discarded.count) == ("discard", "jobs-dlq", 1)
+    assert (discarded.filter, discarded.reason, discarded.via) == ({"named": ["j0"]}, "like ***", "cli")
+    assert "@" in discarded.actor
+    assert (replayed.action, replayed.filter) == ("replay", {"servers": ["A"]})
+    assert (purged.action, purged.filter) == ("purge", {"named": ["keep 1"]})
+    assert not any(b"Distinctive-7" in (record.value or b"") for record in dead.topics["etl-audit"])
+
+
 @pytest.fixture
-def deleted(monkeypatch: pytest.MonkeyPatch) -> list[dict[Partition, int]]:
-    asked: list[dict[Partition, int]] = []
-
-    class Admin:
-        def __init__(self, bootstrap_servers: str) -> None:
-            pass
-
-        def delete_before(self, offsets: dict[Partition, int]) -> None:
-            asked.append(offsets)
-
-    monkeypatch.setattr(broker, "Admin", Admin)
-    return asked
+def deleted(kafka: Kafka) -> list[dict[Partition, int]]:
+    return kafka.deleted
 
 
 def test_a_purge_says_what_it_deletes(dead: Kafka, deleted: list[dict[Partition, int]]) -> None:
@@ -853,9 +903,9 @@ def test_a_mistyped_command_is_no_topic(word: str, meant: str) -> None:
     assert f"did you mean {meant}?" in told.output
 
 
-@pytest.mark.parametrize("word", ["status", "help", "list"])
+@pytest.mark.parametrize("word", ["topics", "help", "list"])
 def test_what_one_tries_first_is_no_topic(word: str) -> None:
     """There is no such command, and the message says which there are."""
     told = CliRunner().invoke(main, [word])
     assert told.exit_code == 2
-    assert "the commands are consume, submit, dlq, servers, config" in told.output
+    assert "the commands are consume, submit, jobs, dlq, servers, status, hold, release" in told.output
