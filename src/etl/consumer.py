@@ -34,6 +34,7 @@ from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
+from etl.status.port import MetricsPort
 from etl.status.publisher import Publisher
 from etl.status.reports import Reports
 from etl.status.snapshot import Snapshots
@@ -78,6 +79,7 @@ class Parts:
     publisher: Publisher | None  # None: ETL_STATUS is off
     listener: Listener
     hands: Hands
+    port: MetricsPort | None  # None: no ETL_METRICS_PORT
 
     def start(self) -> None:
         """Start the threads."""
@@ -90,6 +92,8 @@ class Parts:
         self.lanes.start()
         self.trimmer.start()
         self.listener.start()
+        if self.port is not None:
+            self.port.start()
         if self.publisher is not None:
             self.publisher.start()
 
@@ -281,6 +285,7 @@ class FileTransferConsumer:
             pools=pools,
             lanes=lanes,
             totals=reporter.totals,
+            retry_blocks=retry_blocks,
         )
         return Parts(
             group=group,
@@ -317,6 +322,7 @@ class FileTransferConsumer:
                 reporter=reporter,
                 drain=self.drain,
             ),
+            port=MetricsPort(settings.metrics_port + me.slot, snapshots.build) if settings.metrics_port else None,
         )
 
     def _shut_down(self, parts: Parts) -> None:
@@ -343,6 +349,8 @@ class FileTransferConsumer:
         if parts.publisher is not None:
             parts.publisher.stop()
         parts.listener.stop(TRIMMER_SECONDS)
+        if parts.port is not None:
+            parts.port.stop()
         parts.group.close(leave=self._is_draining)
         parts.trimmer.stop(TRIMMER_SECONDS)
         parts.producer.close()

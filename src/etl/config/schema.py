@@ -250,6 +250,12 @@ class Settings(ApiSettings):
         "prefix of the topics that all processes share: etl-status, etl-control, etl-audit",
     )
     status: bool = setting("ETL_STATUS", True, SWITCH, "true: the process tells its state in etl-status")
+    metrics_port: int = setting(
+        "ETL_METRICS_PORT",
+        0,
+        whole(0, 65000),
+        "TCP port of a consumer's own metrics, plus its slot's number; 0: it listens nowhere",
+    )
     ftp_passive_mode: bool = setting(
         "FTP_PASSIVE_MODE", True, SWITCH, "true: we open the data connections; false: the FTP server opens them"
     )

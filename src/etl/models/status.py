@@ -55,9 +55,14 @@ class Window(Part):
 
 
 class Parked(Part):
-    """What waits in T-retry, in the partitions of this process; `next_due_at`: when the next of them is read."""
+    """What waits in T-retry, in the partitions of this process; `next_due_at`: when the next of them is read.
+
+    `busy` of them wait for a server that is up, and has no room. While a server is down it is 0: nothing tells then
+    which of them wait for that one.
+    """
 
     jobs: Count = 0
+    busy: Count = 0
     next_due_at: Moment | None = None
 
 

@@ -50,6 +50,11 @@ def partition_for(tier: int, key: bytes, blocks: int, *, recallable: bool) -> in
     return block * len(TIERS) + (tier + block) % len(TIERS)
 
 
+def holds_recallable(partition: int, blocks: int) -> bool:
+    """Does a partition hold jobs that only wait for their servers? `blocks`: how many T-retry has."""
+    return partition // len(TIERS) >= blocks // 2
+
+
 def tier_of(partition: int) -> int:
     """Return the tier of a partition. Adding partitions to the topic does not change it.
 

@@ -21,6 +21,7 @@ from etl.models import document
 from etl.models import status as record
 from etl.models.task import Phase
 from etl.outcomes.totals import OTHER, SERVERS_NAMED
+from etl.retry import tiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -86,11 +87,13 @@ class Snapshots:
     pools: Pools
     lanes: Lanes
     totals: Totals
+    retry_blocks: int = 1
     state: record.State = "running"
     reason: str | None = None
     held_by: str | None = None  # the hold of its topic or group
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # guards what follows
     _seq: int = 0
     _speeds: dict[int, Speed] = field(default_factory=dict)  # of transfers, by the number of the run
     _server_speeds: dict[str, Speed] = field(default_factory=dict)
@@ -108,7 +111,11 @@ class Snapshots:
         return self.state, self.held_by, self.dispatcher.stats()["down"], bool(self.lanes.runs())
 
     def build(self) -> record.Snapshot:
-        """Return the snapshot of this moment."""
+        """Return the snapshot of this moment. Any thread."""
+        with self._lock:
+            return self._build()
+
+    def _build(self) -> record.Snapshot:
         now, wall = self.clock(), self.wall()
         self._seq += 1
         runs = self.lanes.runs()
@@ -143,7 +150,7 @@ class Snapshots:
                 delayed=stats["waiting"] - stats["ready"],
                 behind=sum(max(0, row.end - row.read) for row in partitions if row.topic == self.topics.source),
             ),
-            parked=self._parked(),
+            parked=self._parked(partitions, reports),
             partitions=tuple(sorted(partitions, key=_by_trouble)),
             servers=tuple(self._servers(reports, wall)),
             transfers=tuple(self._transfers(runs, now)),
@@ -176,9 +183,16 @@ class Snapshots:
             )
         return rows
 
-    def _parked(self) -> record.Parked:
+    def _parked(self, partitions: Iterable[record.PartitionStatus], reports: Mapping[str, Report]) -> record.Parked:
         count, due = self.partitions.count_deferred(self.topics.retry)
-        return record.Parked(jobs=count, next_due_at=None if due is None else _time(due))
+        busy = 0
+        if all(report.error is None for report in reports.values()):
+            busy = sum(
+                row.end - row.read
+                for row in partitions
+                if row.topic == self.topics.retry and tiers.holds_recallable(row.partition, self.retry_blocks)
+            )
+        return record.Parked(jobs=count, busy=busy, next_due_at=None if due is None else _time(due))
 
     def _servers(self, reports: Mapping[str, Report], wall: float) -> list[record.ServerStatus]:
         pools = {name: pool for names, pool in self.pools.stats().items() for name in names.split("/")}
