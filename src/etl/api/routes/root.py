@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
 from etl.api.problems import describe
@@ -15,8 +16,13 @@ from etl.api.routes.asking import Served, Viewer, When, moment, when
 from etl.api.routes.session import enter
 from etl.api.routes.shapes import Open, View
 from etl.api.services import Services
+from etl.models import document
+from etl.status import metrics
+from etl.status.metrics import DeadLetters
 
 router = APIRouter(tags=["state"], responses=describe(400, 429))
+# The paths of the first version of this product.
+old = APIRouter(tags=["state"], responses=describe(401, 403, 422, 429))
 stats_router = APIRouter(tags=["state"], responses=describe(401, 403, 422, 429))
 
 PAGE = "/ui/"
@@ -177,6 +183,20 @@ def _count(words: Any) -> dict[str, int]:
     return found
 
 
+@old.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {}}, "description": "The text format of Prometheus"}},
+)
+def show_metrics(services: Served, _who: Viewer) -> Response:
+    """Give the metrics of all processes, from what they said last; docs/metrics.md lists them."""
+    search = services.search
+    oldest = search.oldest_letter()
+    letters = DeadLetters(search.waiting_letters(), None if oldest is None else document.moment(oldest))
+    text = metrics.render(services.live.fleet(), datetime.now(UTC), {services.topics.dlq: letters})
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
 @router.get("/login", include_in_schema=False)
 def login(request: Request, services: Served, token: Annotated[str, Query(max_length=8192)]) -> Response:
     """Follow the login link of the log: open a session and go to the page."""
@@ -191,8 +211,6 @@ def index() -> Response:
     return RedirectResponse(PAGE, 307)
 
 
-# The paths of the first version of this product.
-old = APIRouter(tags=["state"], responses=describe(401, 403, 422, 429))
 old.add_api_route("/stats", stats, response_model=Stats, operation_id="stats_at_root")
 old.add_api_route("/pool/sessions", pool.sessions, response_model=Open, operation_id="sessions_at_root")
 old.add_api_route(

@@ -12,7 +12,7 @@ from typing import Any
 from etl.models import document
 from etl.models.status import Snapshot
 from etl.models.task import Record
-from etl.status.fleet import Fleet
+from etl.status import fleet
 
 BREAKERS = ("closed", "half_open", "open")  # from good to bad
 GONE_SECONDS = 3600.0  # a process that stopped or fell silent is shown for so long
@@ -35,7 +35,7 @@ class Live:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()  # guards what follows
-        self._fleet = Fleet()
+        self._fleet = fleet.Fleet()
         self._told: dict[str, tuple[Snapshot, dict[str, Any]]] = {}  # what was said last, and that as a JSON object
         self._version = 0
         self._newest = 0.0  # time stamp of the newest record, by the broker's clock
@@ -68,6 +68,11 @@ class Live:
                 if one.state not in ("silent", "stopped") or one.age_seconds < GONE_SECONDS:
                     found.append(Process(one.key, one.snapshot.id, one.state, round(one.age_seconds, 1), told))
             return found
+
+    def fleet(self) -> list[fleet.Process]:
+        """Return the processes as snapshots, for metrics."""
+        with self._lock:
+            return self._fleet.processes(self._clock())
 
     def consumers(self) -> list[Process]:
         """Return the consumers that speak."""

@@ -14,7 +14,7 @@ from etl.api.views.store import Store
 
 LETTER_FIELDS = (
     "partition, offset, at, code, job_id, source, source_path, destination, destination_path, error, replays,"
-    " truncated, topic, origin, settled, settled_at, note"
+    " truncated, topic, origin, timestamp, settled, settled_at, note"
 )
 JOB_FIELDS = (
     "topic, partition, offset, at, job_id, submitted_at, source, source_path, destination, destination_path, priority,"
