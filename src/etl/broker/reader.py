@@ -10,7 +10,13 @@ from kafka import KafkaConsumer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 
-from etl.broker.connection import REQUEST_TIMEOUT_MS, common_of_consumers, create_client, translate_errors
+from etl.broker.connection import (
+    METADATA_PACE_MS,
+    REQUEST_TIMEOUT_MS,
+    common_of_consumers,
+    create_client,
+    translate_errors,
+)
 from etl.broker.records import as_record
 from etl.errors import BrokerUnavailable
 from etl.models.task import Record
@@ -29,6 +35,7 @@ class Reader:
             self._client = create_client(
                 KafkaConsumer,
                 **common_of_consumers(bootstrap_servers),
+                retry_backoff_ms=METADATA_PACE_MS,
                 group_id=None,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed" if committed else "read_uncommitted",
