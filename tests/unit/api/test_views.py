@@ -158,6 +158,15 @@ def test_a_set_is_kept_as_it_is(places: set[tuple[int, int]]) -> None:
     assert unpack(pack(places)) == sorted(places)
 
 
+def test_the_oldest_jobs_that_are_over_are_forgotten(filled: World) -> None:
+    """Claim: beyond the newest ones, and never a job that is still to be done."""
+    store = filled.services.store
+    assert store.prune(100) == 0
+    assert store.prune(10) == 10
+    left = {row["offset"] for row in store.rows("SELECT offset FROM jobs")}
+    assert left == set(range(10, 20))
+
+
 def test_a_cache_of_another_topic_or_version_is_not_taken(tmp_path: Path) -> None:
     """Claim: it is built anew; so is one that is no database."""
     path = tmp_path / "cache.db"
