@@ -322,6 +322,17 @@ class TransferResult(BaseModel):
         return cls.from_dict(document.parse(text, document.OURS))
 
 
+def servers_of(text: Text) -> tuple[str, str] | None:
+    """Return the names of source and destination of a job, of which nothing else is looked at; None: it is not one."""
+    try:
+        data = document.parse(text)
+        ends = [_nest(data)[side] if "src_id" in data else data[side] for side in ("source", "destination")]
+        source, destination = (end["hostname"] for end in ends)
+    except (InvalidMessage, KeyError, TypeError):
+        return None
+    return (source, destination) if isinstance(source, str) and isinstance(destination, str) else None
+
+
 def _require_few_fields(data: Mapping[str, Any]) -> None:
     """Raise InvalidMessage if an object whose fields we know has so many that most must be unknown."""
     for name, value in (("message", data), *((name, data.get(name)) for name in ("source", "destination", "options"))):
