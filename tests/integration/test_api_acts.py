@@ -21,7 +21,7 @@ from etl.broker import Admin, Reader
 from etl.cli import main
 from etl.models.task import Record
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
 def records(broker: stack.Broker, topic: str) -> list[Record]:
