@@ -60,6 +60,10 @@ test-zoo: zoo-servers ## run the contract and 169 jobs on each server of the zoo
 servers-table: zoo-servers ## write docs/servers.md anew, from the zoo
 	ZOO_TABLE=docs/servers.md $(PYTHON) -m pytest tests/zoo $(ARGS)
 
+.PHONY: openapi
+openapi: bootstrap ## write docs/openapi.json anew, from the API
+	WRITE_OPENAPI=1 $(PYTHON) -m pytest tests/unit/api/test_description.py -k committed
+
 .PHONY: test-long
 test-long: zoo-servers ## run the long tests: more kills, more faults, more files
 	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)

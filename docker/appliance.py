@@ -1,4 +1,4 @@
-"""Start the appliance: check the settings, then become supervisord, which runs the broker and the consumers.
+"""Start the appliance: check the settings, then become supervisord, which runs the broker, the consumers and the API.
 
 Takes the options of `etl consume`; with the word `broker` only the broker runs. A broker of our own runs when the
 bootstrap server is this machine's loopback address, unless KAFKA_AUTOSTART (true or false) says otherwise; see
@@ -141,8 +141,10 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], folder: Pa
     backoff = str(HOME / "docker" / "backoff.sh")
     broker = [backoff, str(HOME / "kafka" / "bin" / "kafka-appliance.sh")]
     consumer = [backoff, sys.executable, "-P", "-m", "etl.main"]  # -P: no module of the folder that it is started in
+    api = [*consumer, "api"]
     if env_file := overrides.pop("APPLIANCE_ENV_FILE", None):
         consumer += ["--env-file", env_file]
+        api += ["--env-file", env_file]
     if own_broker and not settings.instance_id_is_set:
         # Nobody else on this broker has this name: after a kill, or in a new container on the same volume, the
         # consumers are the same static members again, and nobody waits for their former selves.
@@ -151,6 +153,7 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], folder: Pa
         "KAFKA_AUTOSTART": str(own_broker).lower(),
         "KAFKA_PORT": os.environ.get("KAFKA_PORT", "9092"),
         "ETL_CONSUMER_COUNT": str(settings.consumer_count),
+        "ETL_API": str(settings.api and not broker_only).lower(),
         "APPLIANCE_CONSUMERS": str(not broker_only).lower(),
     }
     os.environ.update(
@@ -160,6 +163,7 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], folder: Pa
         APPLIANCE_BROKER=shlex.join(broker),
         APPLIANCE_CONSUMER=shlex.join(consumer),
         APPLIANCE_WATCH=shlex.join([sys.executable, str(HOME / "docker" / "watch.py")]),
+        APPLIANCE_API=shlex.join(api),
         APPLIANCE_STOP_SECONDS=str(math.ceil(settings.shutdown_grace_seconds) + LAST_COMMIT_SECONDS),
     )
     for left in folder.glob("*.starts"):

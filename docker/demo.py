@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -119,18 +120,19 @@ def run() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     FOLDER.chmod(0o700)
-    ports = free_ports(4)
+    ports = free_ports(5)
     source = FtpServer("SRC_FTP_SERVER1", FOLDER / "source", ports[0], "reader", secrets.token_urlsafe(12))
     target = FtpServer("DST_FTP_SERVER1", FOLDER / "destination", ports[1], "writer", secrets.token_urlsafe(12))
-    write_settings((source, target), kafka_port=ports[2])
+    write_settings((source, target), kafka_port=ports[2], api_port=ports[4])
     jobs, total = write_jobs(source, target)
 
-    step("starting two FTP servers, the broker and two consumers")
+    step("starting two FTP servers, the broker, two consumers and the API")
     for server in (source, target):
         start_ftp_server(server)
     start_appliance(kafka_port=ports[2], controller_port=ports[3])
     wait_until_consuming()
 
+    step(f"the page is at {login_link()}")
     step(f"submitting {GOOD_JOBS} good and {BAD_JOBS} bad jobs")
     command = ["submit", "--file", str(jobs), "--no-check", "--wait", "--timeout", str(WAIT_SECONDS)]
     # In a session of its own: Ctrl-C is for us alone, and we end it.
@@ -166,7 +168,7 @@ def free_ports(count: int) -> list[int]:
     return list(ports)
 
 
-def write_settings(servers: tuple[FtpServer, ...], kafka_port: int) -> None:
+def write_settings(servers: tuple[FtpServer, ...], kafka_port: int, api_port: int) -> None:
     """Write the `.env` that the consumers read, and the user afterwards."""
     lines = [
         "ETL_TOPIC=demo-jobs",
@@ -174,6 +176,8 @@ def write_settings(servers: tuple[FtpServer, ...], kafka_port: int) -> None:
         f"ETL_BOOTSTRAP_SERVERS=127.0.0.1:{kafka_port}",
         "ETL_CONSUMER_COUNT=2",
         "ETL_NUM_PARTITIONS=4",
+        f"ETL_API_PORT={api_port}",
+        f"ETL_API_DATA_DIR={FOLDER / 'api'}",
     ]
     for server in servers:
         lines += [
@@ -290,6 +294,18 @@ def wait_until_consuming() -> None:
         time.sleep(0.2)
 
 
+def login_link() -> str:
+    """Return the page's address that logs in, once the API has written it to the log."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = re.search(r"https?://\S+/login\?token=[\w-]+", (FOLDER / "appliance.log").read_text(errors="replace"))
+        if found:
+            return found[0]
+        if time.monotonic() > deadline:
+            raise DemoError(f"the API does not start; the end of the log:\n{log_end()}")
+        time.sleep(0.2)
+
+
 def log_end() -> str:
     """Return the end of the appliance's log."""
     return (FOLDER / "appliance.log").read_text(errors="replace")[-3000:]
@@ -386,6 +402,7 @@ def say_how_to_go_on_up() -> None:
     python = Path(sys.executable).parent
     print(f"""
 == it is still running
+page          {login_link()}
 broker        {values["ETL_BOOTSTRAP_SERVERS"]}
 source        ftp://{values["SRC_FTP_SERVER1_USER"]}@127.0.0.1:{values["SRC_FTP_SERVER1_PORT"]}/
 destination   ftp://{values["DST_FTP_SERVER1_USER"]}@127.0.0.1:{values["DST_FTP_SERVER1_PORT"]}/

@@ -157,7 +157,7 @@ class Container:
         """Return the consumers' process ids by their slot, of those that run."""
         found: dict[int, int] = {}
         for _user, pid, command in self.processes():
-            if "-m etl.main" in command:
+            if "-m etl.main" in command and "etl.main api" not in command:
                 environment = self.exec("cat", f"/proc/{pid}/environ", check=False)
                 slots = [part for part in environment.split("\0") if part.startswith("ETL_SLOT=")]
                 if slots:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2 as httpx
 import psutil
 import pytest
 
@@ -60,7 +62,15 @@ def test_the_demo_moves_every_file_and_can_be_left_running(folder: Path) -> None
     assert "3 dead letters" in done.stdout
     assert "CURRENT-OFFSET" in done.stdout
     running = working_for(folder)
-    assert sum("-P -m etl.main" in line for line in running) == 2  # -P: no module of the current folder is run
+    # -P: no module of the current folder is run
+    assert sum("-P -m etl.main --env-file" in line for line in running) == 2
+    assert sum("-P -m etl.main api --env-file" in line for line in running) == 1
+    link = re.search(r"^page +(\S+/login\?token=\S+)$", done.stdout, re.MULTILINE)
+    assert link, done.stdout
+    with httpx.Client(follow_redirects=True) as browser:
+        assert browser.get(link[1]).status_code == 200
+        stats = browser.get(httpx.URL(link[1]).join("/api/v1/stats")).json()
+    assert stats["jobs"] == {"done": 200, "failed": 3}
     assert sum("ftp_server.py" in line for line in running) == 2
     assert sum("kafka.Kafka" in line for line in running) == 1
     secrets = [line.split("=", 1)[1] for line in (folder / ".env").read_text().splitlines() if "_PASS=" in line]

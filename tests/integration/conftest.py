@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import stack
+from apiwork import Api
+from etl.broker import Admin
 from workbench import Desk, folder, login
 
 
@@ -88,3 +90,38 @@ def places(vsftpd: stack.Vsftpd, ftpd: stack.Ftpd, tmp_path: Path, topic: str) -
         root.mkdir()
     settings = login("SRC", vsftpd, BASE_PATH=f"/{topic}") | login("DST", ftpd, BASE_PATH=f"/{topic}")
     return Places(roots, settings | folder("HERE", roots["HERE"]))
+
+
+# --- the API ---
+
+
+@pytest.fixture
+def api_topics(broker: stack.Broker, topic: str) -> str:
+    """The topics of a test, as a consumer would have made them."""
+    admin = Admin(broker.bootstrap_servers)
+    for name in (topic, f"{topic}-results", f"{topic}-dlq", f"{topic}-retry"):
+        admin.create(name, 2, {"message.timestamp.type": "LogAppendTime"})
+    return topic
+
+
+@pytest.fixture
+def make_api(broker: stack.Broker, api_topics: str, tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    """Start the API: `make_api(ETL_API_TOKENS_FILE="")`."""
+    made: list[Api] = []
+
+    def make(**settings: str) -> Api:
+        folder = tmp_path / f"api{len(made)}"
+        folder.mkdir()
+        made.append(
+            Api(folder, settings.pop("ETL_BOOTSTRAP_SERVERS", broker.bootstrap_servers), api_topics, **settings)
+        )
+        return made[-1].start()
+
+    yield make
+    for api in made:
+        api.close()
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    return make_api().wait_ready()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +33,7 @@ ROWS = [
     ("intake", "+"),
     ("status", "+"),
     ("control", "+"),
+    ("api", "+"),
     ("consumer",),
     ("process",),
     ("cli", "+"),
@@ -142,7 +145,12 @@ def test_the_listing_shows_the_rooms() -> None:
         ("click", ("etl.cli",)),
         ("rich", ("etl.cli",)),
         ("dotenv", ("etl.config",)),
-        ("pydantic", ("etl.models",)),
+        ("pydantic", ("etl.models", "etl.api")),
+        ("fastapi", ("etl.api",)),
+        ("starlette", ("etl.api",)),
+        ("uvicorn", ("etl.api",)),
+        ("jwt", ("etl.api",)),
+        ("sqlite3", ("etl.api",)),
         (
             "socket",
             (
@@ -152,16 +160,30 @@ def test_the_listing_shows_the_rooms() -> None:
                 "etl.config",
                 "etl.broker.connection",
                 "etl.broker.network",
+                "etl.api",
             ),
-        ),  # the host's name; is it there
+        ),  # the host's name; is it there; to listen
         ("subprocess", ("etl.transfer.sftp",)),
-        ("asyncio", ()),
+        ("asyncio", ("etl.api",)),
     ],
 )
 def test_a_library_stays_in_its_room(library: str, rooms: tuple[str, ...]) -> None:
-    """Only broker knows the Kafka client, only the protocol its own library; nobody an event loop."""
+    """Only broker knows the Kafka client, only the protocol its own library; only the API an event loop."""
     users = {found.importer for found in imports() if found.imported.split(".")[0] == library}
     assert {user for user in users if not f"{user}.".startswith(tuple(f"{room}." for room in rooms))} == set()
+
+
+def test_only_the_command_starts_the_api() -> None:
+    """No consumer imports the API, which takes five times its memory in libraries alone."""
+    users = {found.importer for found in INNER if room(found.imported) == "api" and room(found.importer) != "api"}
+    assert users == {"etl.cli.api"}
+
+
+def test_a_consumer_loads_no_library_of_the_api() -> None:
+    """Not by way of another library, either; nor does a command that is not the API."""
+    script = "import sys, etl.main, etl.process, etl.cli; print(*sorted({n.split('.')[0] for n in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"fastapi", "starlette", "uvicorn", "jwt", "sqlite3"} & set(loaded)
 
 
 def test_only_the_factory_knows_protocols() -> None:

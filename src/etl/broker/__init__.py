@@ -8,7 +8,7 @@ from etl.broker.admin import Admin, NotAllowed, TopicFacts
 from etl.broker.connection import MAX_MESSAGE_BYTES, is_listening, secure
 from etl.broker.follower import Follower
 from etl.broker.group import GroupConsumer, TakenOver
-from etl.broker.producer import TransactionalProducer
+from etl.broker.producer import Place, TransactionalProducer
 from etl.broker.reader import AheadReader, Reader
 from etl.broker.writer import Beacon, Writer
 
@@ -20,6 +20,7 @@ __all__ = [
     "Follower",
     "GroupConsumer",
     "NotAllowed",
+    "Place",
     "Reader",
     "TakenOver",
     "TopicFacts",

@@ -9,7 +9,7 @@ import contextlib
 import re
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -42,6 +42,9 @@ from etl.errors import (
     TopicRefused,
 )
 from etl.models.wire import Batch, Commit, Message, Partition
+
+Place = tuple[Partition, int]  # of a message: its partition and offset
+Note = Callable[[list[Place]], Sequence[Message]]
 
 # What the broker says of a topic, or of one of its partitions, whatever the message is.
 _NO_SUCH_TOPIC = (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.InvalidTopicError)
@@ -175,13 +178,21 @@ class TransactionalProducer:
         """
         self._transact(batch.messages, batch.offsets, batch.membership)
 
-    def transact(self, messages: Sequence[Message]) -> None:
-        """Send messages in one transaction, without offsets. Raises what `commit` raises."""
-        self._transact(messages, None, None)
+    def transact(self, messages: Sequence[Message], note: Note | None = None) -> list[Place]:
+        """Send messages in one transaction, without offsets; return their places. Raises what `commit` raises.
+
+        `note` is told the places before the commit, and returns further messages for the same transaction, whose places
+        are the last ones.
+        """
+        return self._transact(messages, None, None, note)
 
     def _transact(
-        self, messages: Sequence[Message], offsets: Mapping[Partition, Commit] | None, membership: object
-    ) -> None:
+        self,
+        messages: Sequence[Message],
+        offsets: Mapping[Partition, Commit] | None,
+        membership: object,
+        note: Note | None = None,
+    ) -> list[Place]:
         try:
             self.open()
         except BrokerUnavailable as error:
@@ -191,7 +202,13 @@ class TransactionalProducer:
         # Until the commit is requested, an error proves that nothing was committed. After that only a reply does.
         try:
             producer.begin_transaction()
-            self._send(producer, messages)
+            places = self._send(producer, messages)
+            if note is not None:
+                try:
+                    places += self._send(producer, note(list(places)))
+                except MessageRefused as error:
+                    error.index += len(messages)
+                    raise
             if offsets:
                 producer.send_offsets_to_transaction(
                     {ClientPartition(*tp): OffsetAndMetadata(at, said) for tp, (at, said) in offsets.items()},
@@ -214,8 +231,9 @@ class TransactionalProducer:
         except (kafka_errors.KafkaError, OSError) as error:
             self.discard()
             raise CommitUnknown(in_words(error)) from error
+        return places
 
-    def _send(self, producer: _Producer, messages: Sequence[Message]) -> None:
+    def _send(self, producer: _Producer, messages: Sequence[Message]) -> list[Place]:
         futures: list[Any] = []
         stamp_ms = int((clock.now() - self._behind_seconds) * 1000)
         try:
@@ -237,11 +255,11 @@ class TransactionalProducer:
                 futures.append(future)
             # Wait for each message, not with flush(): that fails when the client splits a batch that is too large.
             end = time.monotonic() + TRANSACTION_TIMEOUT_SECONDS
-            for future in futures:
-                told = future.get(timeout=max(0.0, end - time.monotonic()))
-            if futures and told.timestamp != stamp_ms:  # the topic has the broker's time
-                clock.hear(told.timestamp / 1000)
+            told = [future.get(timeout=max(0.0, end - time.monotonic())) for future in futures]
+            if told and told[-1].timestamp != stamp_ms:  # the topic has the broker's time
+                clock.hear(told[-1].timestamp / 1000)
                 self._behind_seconds = 0.0
+            return [(Partition(one.topic, one.partition), int(one.offset)) for one in told]
         except kafka_errors.KafkaError:
             failures = {index: future.exception for index, future in enumerate(futures) if future.failed()}
             if not (self._adjust(failures.values()) or self._avoid(producer, messages, futures)):

@@ -71,6 +71,23 @@ class Reader:
                 if record.offset < until.get(record.partition, 0):
                     yield record
 
+    def one(self, partition: int, offset: int) -> Record | None:
+        """Return one record; None if it is not there (any more)."""
+        with translate_errors(f"topic {self._topic} cannot be read"):
+            tp = ClientPartition(self._topic, partition)
+            if tp not in self._partitions():
+                return None
+            self._client.assign([tp])
+            first = self._client.beginning_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)[tp]
+            end = self._client.end_offsets([tp], timeout_ms=REQUEST_TIMEOUT_MS)[tp]
+            if not first <= offset < end:
+                return None
+            self._client.seek(tp, offset)
+        while self._at(tp) <= offset:
+            for record in self._poll(0.5):
+                return record if record.offset == offset else None
+        return None
+
     def offsets_at(self, moment: float) -> dict[int, int]:
         """Return, by partition, the first offset whose record is not older than `moment` (wall clock), else the end."""
         with translate_errors(f"topic {self._topic} cannot be read"):

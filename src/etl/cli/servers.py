@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,15 +13,15 @@ from typing import Any, TypeVar
 
 import click
 
-from etl import logs
 from etl.cli import terminal
 from etl.cli.options import with_servers
 from etl.cli.probing import Survey, probe
 from etl.config import ConfigLoader
-from etl.errors import EtlError, ServerUnavailable, SizeMismatch, code_of
+from etl.errors import EtlError, SizeMismatch
 from etl.models.server import ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.sessions.pools import create_session
+from etl.sessions.trial import Trial as PlainTrial
 from etl.transfer.base import Session
 from etl.transfer.streaming import MemoryParcel
 
@@ -36,27 +35,11 @@ STEPS = ("reach", "login", "list", "write")
 
 
 @dataclass
-class Trial:
-    """The test of one server: how long each step took, and which one failed and why."""
+class Trial(PlainTrial):
+    """The trial of one server, with --write: whether it can be written to, and what it can do."""
 
-    server: ServerConfig
-    ms: dict[str, float] = field(default_factory=dict)  # milliseconds of each step that succeeded
-    names: int | None = None  # number of names in the base folder; None if it was not listed
-    unchecked: dict[str, str] = field(default_factory=dict)  # step: why; often the method that a class lacks
-    failed: str | None = None  # the step that failed
-    error: str | None = None
-    error_code: str | None = None
     left: list[str] = field(default_factory=list)  # names of files that could not be removed again
-    survey: Survey | None = None  # with --write: what the server can do
-
-    def run(self, step: str, action: Callable[[], T]) -> T:
-        """Run one step and record its time. If it raises, `failed` keeps its name."""
-        self.failed = step
-        started = time.perf_counter()
-        result = action()
-        self.ms[step] = (time.perf_counter() - started) * 1000
-        self.failed = None
-        return result
+    survey: Survey | None = None
 
     def shown(self, step: str) -> str:
         """Return the text for a step in the table."""
@@ -76,19 +59,8 @@ class Trial:
         return f"ok, {found}" + (f"; not checked: {missing}" if missing else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the test as a JSON object."""
-        return {
-            "server": self.server.hostname,
-            "type": self.server.type,
-            "ok": self.failed is None,
-            "ms": {step: round(ms, 1) for step, ms in self.ms.items()},
-            "names": self.names,
-            "unchecked": list(self.unchecked),
-            "failed": self.failed,
-            "error": self.error,
-            "error_code": self.error_code,
-            **({} if self.survey is None else self.survey.to_dict()),
-        }
+        """Return the trial as a JSON object."""
+        return super().to_dict() | ({} if self.survey is None else self.survey.to_dict())
 
 
 @click.group()
@@ -130,37 +102,24 @@ def _chosen(config: ConfigLoader, names: Sequence[str]) -> list[ServerConfig]:
 
 
 def _try(server: ServerConfig, limits: TransferSettings, *, write: bool) -> Trial:
-    trial = Trial(server)
-    session: Session | None = None
-    try:
-        session = create_session(server, limits)
-        trial.run("login", session.connect)
-        lacks = session.lacks()
-        if "names" in lacks:
-            trial.unchecked["list"] = "no names()"
+    tried = Trial(server)
+
+    def further(session: Session) -> None:
+        if "write" not in server.access:
+            tried.unchecked["write"] = f"{server.hostname}_ACCESS"
+        elif "remove" in session.lacks():  # the file could not be removed again
+            tried.unchecked["write"] = "no remove()"
         else:
-            trial.names = trial.run("list", lambda: _count(session))
-        if write and "write" not in server.access:
-            trial.unchecked["write"], write = f"{server.hostname}_ACCESS", False
-        elif write and "remove" in lacks:  # the file could not be removed again
-            trial.unchecked["write"] = "no remove()"
-        elif write:
-            _write(trial, session, limits)
-    except Exception as error:  # noqa: BLE001 - a user's own protocol may raise anything; report it for this server
-        trial.failed = trial.failed or "reach"
-        if isinstance(error, ServerUnavailable) and trial.failed == "login":
-            trial.failed = "reach"
-        trial.error = logs.redact(str(error) if isinstance(error, EtlError) else f"{type(error).__name__}: {error}")
-        trial.error_code = code_of(error)
-    finally:
-        if session is not None:
-            session.disconnect()
-    is_refused = trial.failed == "write" and trial.error_code != EtlError.code  # what can be done about it?
-    if write and session is not None and (trial.failed is None or is_refused) and not session.lacks():
+            _write(tried, session, limits)
+
+    tried.run(limits, *([further] if write else []))
+    write = write and "write" in server.access
+    is_refused = tried.failed == "write" and tried.error_code != EtlError.code  # what can be done about it?
+    if write and tried.lacks is not None and (tried.failed is None or is_refused) and not tried.lacks:
         quick = replace(limits, reply_timeout=min(PROBE_SECONDS, limits.reply_timeout))
-        trial.survey = probe(server, lambda config: _connected(config, quick))
-        trial.survey.left += trial.left
-    return trial
+        tried.survey = probe(server, lambda config: _connected(config, quick))
+        tried.survey.left += tried.left
+    return tried
 
 
 def _connected(server: ServerConfig, limits: TransferSettings) -> Session:
@@ -169,30 +128,24 @@ def _connected(server: ServerConfig, limits: TransferSettings) -> Session:
     return session
 
 
-def _count(session: Session) -> int:
-    """Return the number of names in the base folder, which must exist: `names` treats a missing folder as empty."""
-    session.require_base()
-    return len(session.names(""))
-
-
-def _write(trial: Trial, session: Session, limits: TransferSettings) -> None:
+def _write(tried: Trial, session: Session, limits: TransferSettings) -> None:
     token = secrets.token_hex(8)
-    partial = trial.server.partial_pattern.replace("{id}", f"check-{token}")
+    partial = tried.server.partial_pattern.replace("{id}", f"check-{token}")
     final = f"etl-check-{token}"
     try:
-        trial.run("write", lambda: _round(trial, session, partial, final))
+        tried.step("write", lambda: _round(tried, session, partial, final))
     except BaseException:
-        trial.left = _tidy(trial.server, limits, (partial, final))
+        tried.left = _tidy(tried.server, limits, (partial, final))
         raise
 
 
-def _round(trial: Trial, session: Session, partial: str, final: str) -> None:
+def _round(tried: Trial, session: Session, partial: str, final: str) -> None:
     """Write a file, rename it, compare its size, and remove it."""
     probe = MemoryParcel("probe", Facts(len(PROBE), None), io.BytesIO(PROBE))
     stored = session.write(partial, probe, memoryview(bytearray(64 * 1024)))
     session.publish(stored, final, None).result()
     if "size" in session.lacks():
-        trial.unchecked["size"] = "no size()"
+        tried.unchecked["size"] = "no size()"
     else:
         facts = session.look(final)
         found = facts.size_bytes if facts is not None else 0

@@ -36,11 +36,12 @@ class SystemTopics:
     status: str  # what each process says of itself; compacted
     control: str  # what operators tell the consumers; compacted
     audit: str  # every act of an operator
+    marks: str  # what the API is at: its operations, the requests that it has answered; compacted
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Derive the names from the settings."""
-        return cls(*(f"{settings.system_topic_prefix}{name}" for name in ("status", "control", "audit")))
+        return cls(*(f"{settings.system_topic_prefix}{name}" for name in ("status", "control", "audit", "marks")))
 
 
 # The active segment is never compacted, and a reader starts at the beginning: segments must be small, and close soon.
@@ -65,12 +66,21 @@ CONTROL_SETTINGS = {
     "min.cleanable.dirty.ratio": "0.1",
     "message.timestamp.type": "LogAppendTime",
 }
+MARKS_SETTINGS = {
+    **CONTROL_SETTINGS,
+    "max.message.bytes": str(OUTCOME_MAX_BYTES),
+}  # a set of an operation is one record
 AUDIT_SETTINGS = {"retention.ms": str(365 * DAY_MS), "retention.bytes": "-1"}
 
 
 def ensure_system(topics: SystemTopics, admin: Admin) -> None:
     """Create the system's topics that are missing. Idempotent. Raises NotAllowed, BrokerUnavailable."""
-    definitions = {topics.status: STATUS_SETTINGS, topics.control: CONTROL_SETTINGS, topics.audit: AUDIT_SETTINGS}
+    definitions = {
+        topics.status: STATUS_SETTINGS,
+        topics.control: CONTROL_SETTINGS,
+        topics.audit: AUDIT_SETTINGS,
+        topics.marks: MARKS_SETTINGS,
+    }
     found = admin.describe(list(definitions))
     for name, config in definitions.items():
         if name not in found and admin.create(name, 1, config):

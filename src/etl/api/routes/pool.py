@@ -1,0 +1,112 @@
+"""What the processes do now: processes, servers, running transfers, partitions."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from etl.api.problems import Problem, describe
+from etl.api.routes.asking import Served, Viewer
+from etl.api.routes.shapes import Open, View
+from etl.api.services import Services
+
+router = APIRouter(prefix="/pool", tags=["pool"], responses=describe(401, 403, 429))
+
+
+class Processes(View):
+    """The processes, by name."""
+
+    items: list[Open]
+
+
+class Servers(View):
+    """The servers, those in trouble first."""
+
+    items: list[Open]
+
+
+class Transfers(View):
+    """The running transfers: those that stand still first, then the oldest."""
+
+    items: list[Open]
+    more: int
+
+
+class Partitions(View):
+    """The partitions of jobs."""
+
+    items: list[Open]
+
+
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Nothing has changed since that ETag"}}
+
+
+@router.get("/processes", response_model=Processes, responses=NOT_MODIFIED)
+def processes(request: Request, services: Served, _who: Viewer) -> Response:
+    """List the processes; a silent one has missed three of its own intervals."""
+    return _answer(request, services, {"items": services.live.processes()})
+
+
+@router.get("/processes/{name:path}", response_model=Open, responses=describe(404))
+def process(name: str, services: Served, _who: Viewer) -> dict[str, Any]:
+    """Show all that one process says, by its id or key."""
+    for found in services.live.processes():
+        if name in (found["id"], found["key"]):
+            told = next(one.told for one in services.live.all() if one.key == found["key"])
+            return {**told, **found}
+    raise Problem("not-found")
+
+
+@router.get("/servers", response_model=Servers, responses=NOT_MODIFIED)
+def servers(request: Request, services: Served, _who: Viewer) -> Response:
+    """List the servers: those of the settings, and those that processes speak of."""
+    return _answer(request, services, {"items": services.live.servers(services.config.servers)})
+
+
+@router.get("/servers/{name}", response_model=Open, responses=describe(404))
+def server(name: str, services: Served, _who: Viewer) -> dict[str, Any]:
+    """Show one server."""
+    for found in services.live.servers(services.config.servers):
+        if found["name"].upper() == name.upper():
+            return found
+    raise Problem("not-found")
+
+
+@router.get("/transfers", response_model=Transfers, responses=NOT_MODIFIED)
+def transfers(request: Request, services: Served, _who: Viewer) -> Response:
+    """List the running transfers."""
+    more = sum(one.told["more"]["transfers"] for one in services.live.consumers())
+    return _answer(request, services, {"items": services.live.transfers(), "more": more})
+
+
+@router.get("/partitions", response_model=Partitions, responses=NOT_MODIFIED)
+def partitions(request: Request, services: Served, _who: Viewer) -> Response:
+    """List the partitions with their first unfinished record and its age, as their owners see them."""
+    return _answer(request, services, {"items": services.live.partitions()})
+
+
+@router.get("/sessions", response_model=Open)
+def sessions(services: Served, _who: Viewer) -> dict[str, Any]:
+    """List the sessions with each server, of all processes."""
+    found = services.live.servers(services.config.servers)
+    return {"sessions": {one["name"]: one["sessions"] for one in found}, **services.envelope()}
+
+
+@router.get("/circuit-breakers", response_model=Open)
+def circuit_breakers(services: Served, _who: Viewer) -> dict[str, Any]:
+    """List the state of each server's circuit breaker: closed, open or half_open."""
+    found = services.live.servers(services.config.servers)
+    return {"circuit_breakers": {one["name"]: one["breaker"] for one in found}}
+
+
+def _answer(request: Request, services: Services, content: dict[str, Any]) -> Response:
+    """Answer with the version of what the processes said last; with nothing if the asker has that already."""
+    stale = services.stale
+    said = f"{services.live.version} {stale} {[one['state'] for one in services.live.processes()]} {request.url.path}"
+    tag = f'"{hashlib.sha256(said.encode()).hexdigest()[:20]}"'
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"ETag": tag})
+    return JSONResponse({**content, **services.envelope()}, headers={"ETag": tag})

@@ -1,0 +1,221 @@
+"""The views: what records become, in whatever order they come; what is asked of them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apiwork import transfer
+from apiworld import NOW, World
+from etl.api.acts.operation import pack, unpack
+from etl.api.views.live import Live
+from etl.api.views.search import Search, Where
+from etl.api.views.store import Store
+from etl.models import DLQMessage, header
+from etl.models.task import Record
+from etl.topics import letters
+from pretend import Clock
+
+pytestmark = pytest.mark.unit
+
+
+def status(number: int = 1, at: float = NOW, **told: Any) -> Record:
+    value = {
+        "kind": "consumer", "id": f"host/{number}", "incarnation": "a", "seq": 1, "at": "2026-03-02T07:00:00Z",
+        "started_at": "2026-03-02T06:00:00Z", "interval_seconds": 2, "state": "running", **told,
+    }  # fmt: skip
+    return Record("etl-status", 0, 0, f"consumer///host/{number}".encode(), json.dumps(value).encode(), (), at)
+
+
+def test_a_job_is_told_the_same_in_whatever_order_its_records_are_read(world: World) -> None:
+    """Claim: job, result and dead letter come from topics that are read side by side."""
+    dead = [world.job(1), world.result(1, status="FAILED", error="no", error_code="IO_ERROR"), world.letter(1)]
+    told = []
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        with world.services.store.writing() as connection:
+            connection.execute("DELETE FROM jobs")
+        world.take(*(dead[n] for n in order))
+        (item,) = world.client("viewer").get("/api/v1/jobs").json()["items"]
+        told.append({name: item[name] for name in ("state", "at", "job_id", "source", "letter")})
+    assert told[0] == told[1] == told[2]
+    assert told[0]["state"] == "failed"
+    assert told[0]["letter"] == "0:1"
+
+
+def test_what_is_set_aside_waits_until_it_is_done(world: World) -> None:
+    """Claim: a deferral tells until when and why; a result ends it, and a late deferral does not bring it back."""
+    attempts = json.dumps([{"at": "2026-03-02T07:00:00Z", "where": "host/1", "what": "refused"}])
+    headers = (
+        (header.ORIGIN, f"{world.topic}-0-1".encode()),
+        (header.NOT_BEFORE, b"2026-03-02T07:10:00+00:00"),
+        (header.ATTEMPTS, attempts.encode()),
+    )
+    deferral = Record(f"{world.topic}-retry", 0, 0, None, world.job(1).value, headers, NOW)
+    world.take(world.job(1), deferral)
+    client = world.client("viewer")
+    (item,) = client.get("/api/v1/jobs?state=waiting").json()["items"]
+    assert (item["not_before"], item["waits"]) == ("2026-03-02T07:10:00Z", 1)
+    story = client.get(f"/api/v1/jobs/{world.topic}/0/1/events").json()
+    assert [event["what"] for event in story] == ["attempt", "submitted", "waiting"]
+    world.take(world.result(1), deferral)
+    assert client.get("/api/v1/jobs?state=waiting").json()["items"] == []
+    assert client.get("/api/v1/jobs?state=done").json()["items"][0]["not_before"] is None
+
+
+def test_the_first_note_of_a_letter_counts(world: World) -> None:
+    """Claim: a second one changes nothing; a discarded job is shown as that, and the story tells why."""
+    record = world.letter(3)
+    letter = letters.Letter(record, DLQMessage.from_json(record.value), False)
+    notes = [letters.discard(letter, "not needed"), letters.replay(letter, world.topic)[1]]
+    world.take(world.job(3), record)
+    for number, note in enumerate(notes):
+        world.take(Record(note.topic, 0, 10 + number, note.key, note.value, note.headers, NOW + 60))
+    client = world.client("viewer")
+    whole = client.get("/api/v1/dead-letters/0:3").json()
+    assert whole["letter"]["state"] == "discarded"
+    assert client.get("/api/v1/jobs?state=discarded").json()["items"][0]["job_id"] == "j3"
+    story = client.get(f"/api/v1/jobs/{world.topic}/0/3").json()
+    assert ("discarded", "not needed") in [(event["what"], event["detail"]) for event in story["events"]]
+    assert client.get("/api/v1/stats?window=3650d").json()["jobs"] == {"discarded": 1}
+
+
+@given(value=st.one_of(st.binary(max_size=80), st.none()), kind=st.integers(0, 5), headers=st.booleans())
+def test_no_record_stops_a_view(
+    tmp_path_factory: pytest.TempPathFactory, value: bytes | None, kind: int, headers: bool
+) -> None:
+    """Claim: whatever stands in a topic, the view goes on behind it."""
+    world = WORLD.setdefault("it", World(tmp_path_factory.mktemp("world")))
+    topics = world.services.topics
+    names = (topics.source, topics.results, topics.retry, topics.dlq, "etl-control", "etl-audit")
+    heads = ((header.ORIGIN, value or b""), (header.MARKER, value or b""), (header.REPLAYS, value or b""))
+    world.take(Record(names[kind], 0, 0, value, value, heads if headers else (), NOW))
+    world.services.live.take([Record("etl-status", 0, 0, value, value)], caught_up=False)
+
+
+WORLD: dict[str, World] = {}
+
+
+def test_a_silent_process_is_not_counted_on() -> None:
+    """Claim: three intervals without a word: it is silent, its transfers are marked, and its servers do not count."""
+    clock = Clock()
+    live = Live(clock)
+    live.take([status(1, transfers=[transfer("t-0-1")], servers=[{"name": "a", "breaker": "open"}])], caught_up=True)
+    live.take([status(2, servers=[{"name": "A", "breaker": "half-open", "sessions": {"open": 1}}])], caught_up=True)
+    assert live.servers(["B"])[0]["breaker"] == "open"
+    assert [one["name"] for one in live.servers(["B"])] == ["A", "B"]
+    clock.pass_(4)
+    live.take([status(2, seq=2)], caught_up=True)
+    clock.pass_(4)
+    assert {one["id"]: one["state"] for one in live.processes()} == {"host/1": "silent", "host/2": "running"}
+    assert live.transfers()[0]["process_state"] == "silent"
+    assert live.running() == {}
+    assert live.servers() == []
+    clock.pass_(4000)
+    assert live.processes() == []
+
+
+def test_metrics_are_those_of_all_processes(filled: World) -> None:
+    """Claim: what processes say, and what the API knows of dead letters."""
+    filled.services.live.take([status(1, lanes={"size": 8, "busy": 3})], caught_up=True)
+    text = filled.client("viewer").get("/metrics").text
+    assert 'etl_lanes_busy{process="host/1"} 3' in text
+    assert 'code="FILE_NOT_FOUND"} 7' in text or 'code="UNKNOWN_ERROR"} 7' in text
+    assert filled.client(None).get("/metrics").status_code == 401
+
+
+def test_the_summary_is_that_of_the_command(filled: World) -> None:
+    """Claim: what needs somebody comes from processes, holds and dead letters."""
+    down = {"name": "SRC", "breaker": "open", "since": "2026-03-02T06:00:00Z", "waiting": 3}
+    filled.services.live.take([status(1, servers=[down])], caught_up=True)
+    told = filled.client("viewer").get("/api/v1/summary").json()
+    assert {need["kind"]: need["jobs"] for need in told["needs"]} == {"server-down": 3, "dead-letters": 7}
+    assert not told["is_well"]
+
+
+def test_what_has_not_changed_is_not_sent_again(world: World) -> None:
+    """Claim: an ETag spares a page that asks again; a new word of a process makes another one."""
+    client = world.client("viewer")
+    first = client.get("/api/v1/pool/processes")
+    again = client.get("/api/v1/pool/processes", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    world.services.live.take([status()], caught_up=True)
+    assert client.get("/api/v1/pool/processes", headers={"If-None-Match": first.headers["etag"]}).status_code == 200
+
+
+def test_a_search_without_time_says_how_far_it_came(filled: World) -> None:
+    """Claim: it is cut off, told as not complete, and its cursor goes on to the end."""
+    search = Search(filled.services.store, budget=-1.0)
+    where = Where()
+    where.ends((), "/nowhere/*")
+    found, rounds = search.jobs(where, 10), 0
+    assert search.jobs(Where(), 3).rows
+    while not found.complete and rounds < 100:
+        found, rounds = search.jobs(where, 10, found.after), rounds + 1
+    assert found.complete
+    assert found.rows == []
+
+
+@given(places=st.sets(st.tuples(st.integers(0, 20), st.integers(0, 10**15)), max_size=50))
+def test_a_set_is_kept_as_it_is(places: set[tuple[int, int]]) -> None:
+    """Claim: packing loses nothing."""
+    assert unpack(pack(places)) == sorted(places)
+
+
+def test_the_oldest_jobs_that_are_over_are_forgotten(filled: World) -> None:
+    """Claim: beyond the newest ones, and never a job that is still to be done."""
+    store = filled.services.store
+    assert store.prune(100) == 0
+    assert store.prune(10) == 10
+    left = {row["offset"] for row in store.rows("SELECT offset FROM jobs")}
+    assert left == set(range(10, 20))
+
+
+def test_a_cache_of_another_topic_or_version_is_not_taken(tmp_path: Path) -> None:
+    """Claim: it is built anew; so is one that is no database."""
+    path = tmp_path / "cache.db"
+    store = Store(path, "one")
+    with store.writing() as connection:
+        connection.execute("INSERT INTO positions VALUES ('t', 0, 5)")
+    store.close()
+    same = Store(path, "one")
+    assert len(same.positions()) == 1
+    same.close()
+    other = Store(path, "two")
+    assert other.positions() == {}
+    with pytest.raises(sqlite3.OperationalError), other.reading() as connection:
+        connection.execute("DELETE FROM positions")
+    other.close()
+    path.write_bytes(b"\0" * 5000)
+    assert Store(path, "two").positions() == {}
+
+
+def test_a_set_holds_what_was_named_and_nothing_else(filled: World) -> None:
+    """Claim: by places or by filter; a place without a letter is told, a settled one is left out."""
+    client = filled.client("operator")
+    assert (
+        client.post("/api/v1/dead-letters/replays", json={"filter": {}, "dry_run": True}).json()["code"] == "not-ready"
+    )
+    filled.services.history._caught_up = True
+
+    def dry(**wanted: Any) -> Any:
+        return client.post("/api/v1/dead-letters/replays", json={**wanted, "dry_run": True})
+
+    assert dry(filter={}).json()["count"] == 7
+    assert [one["place"] for one in dry(places=["0:5", "0:7"]).json()["sample"]] == ["0:7", "0:5"]
+    assert dry(filter={"path": "/in/*", "server": ["dst"]}).json()["count"] == 7
+    assert dry(filter={"job_id": ["j6"]}).json()["count"] == 1
+    assert dry(places=["0:5", "0:99"]).status_code == 404
+    assert dry().status_code == 422
+    assert dry(filter={}, places=[]).status_code == 422
+    with filled.services.store.writing() as connection:
+        connection.execute("UPDATE letters SET settled = 'replayed' WHERE offset = 5")
+        connection.execute("UPDATE letters SET truncated = 1 WHERE offset = 6")
+    assert dry(places=["0:5", "0:6", "0:7"]).json() == {
+        "count": 1, "not_replayable": 1, "sample": dry(places=["0:7"]).json()["sample"],
+    }  # fmt: skip
