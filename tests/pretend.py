@@ -50,6 +50,8 @@ class PretendServer:
 class PretendSession(Session):
     """A session whose server is a count."""
 
+    is_over = False  # a test may say otherwise
+
     def __init__(self, server: ServerConfig, settings: TransferSettings, world: PretendServer) -> None:
         super().__init__(server, settings)
         self.world = world

@@ -23,7 +23,7 @@ from etl.errors import (
 from etl.models.server import TransferSettings
 from etl.transfer import relay
 from etl.transfer.base import Stored
-from etl.transfer.ftp import control, publishing, telnet
+from etl.transfer.ftp import publishing, telnet, wire
 from servers.fake import SILENCE, FakeFTP, FakeSession
 
 pytestmark = pytest.mark.contract
@@ -354,7 +354,7 @@ def test_a_list_ends_with_the_226(fake, session) -> None:
 def test_the_second_of_two_replies_does_not_wait_for_our_acknowledgement(fake, session, monkeypatch) -> None:
     """A server that leaves Nagle's algorithm on: 40 ms for each rename, were it not for TCP_QUICKACK."""
     times = [seconds_of_renames(fake, session)]
-    monkeypatch.setattr(control, "acknowledge_at_once", lambda _: None)
+    monkeypatch.setattr(wire, "acknowledge_at_once", lambda _: None)
     times.append(seconds_of_renames(fake, session))
     print(f"30 renames: {times[0] * 1000:.0f} ms, without {times[1] * 1000:.0f} ms")
     assert times[0] < times[1] / 2

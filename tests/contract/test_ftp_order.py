@@ -15,6 +15,7 @@ from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.transfer import FTPTransfer, partials, relay
 from etl.transfer.base import Stored
+from etl.transfer.ftp import known
 from servers.fake import FakeFTP, FakeSession, wait_for
 
 pytestmark = pytest.mark.contract
@@ -125,6 +126,7 @@ def test_a_reply_given_twice_is_never_another_commands(fake, session, buffer, st
     source = fake(files={"/a": b"12345"})
     server = fake(answers={"STOR": stor, "RNTO": "550 No."})
     for verify in ("auto", "none"):
+        known.forget()
         with pytest.raises(SessionFault):
             relay.run(
                 a_task("/a", "/b", verify=verify),
@@ -136,6 +138,19 @@ def test_a_reply_given_twice_is_never_another_commands(fake, session, buffer, st
             )
     assert "/b" not in server.files
     assert source.files == {"/a": b"12345"}
+
+
+def test_a_stray_reply_in_place_of_a_time_is_no_word_about_the_file(fake, session) -> None:
+    """A source whose time is not told would count as another file: it would stay, and the job be done."""
+
+    def mdtm(its: FakeSession, argument: str) -> str:
+        return f"200 Type set.\r\n{its.mdtm(argument)}"
+
+    server = fake(files={"/a": b"1"}, answers={"MDTM": mdtm})
+    with pytest.raises(SessionFault, match="answered MDTM with 200 Type set"):
+        session(server).look("/a")
+    server.answers["MDTM"] = "213 unknown"
+    assert session(server).look("/a").mtime is None
 
 
 def test_a_late_stray_is_seen_before_the_next_write(fake, session) -> None:

@@ -13,7 +13,7 @@ from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.transfer import partials, relay
 from etl.transfer.base import Stored
-from etl.transfer.ftp import publishing
+from etl.transfer.ftp import known, publishing
 from servers.fake import FakeSession
 
 pytestmark = pytest.mark.contract
@@ -70,6 +70,23 @@ def test_uploads_into_a_new_folder_work_whenever_the_server_says_that_it_is_miss
     stored = ftp.write("/new/deep/.p", Bytes(bytes(size)), buffer)
     assert stored.size_bytes == size
     assert server.files == {"/new/deep/.p": bytes(size)}
+
+
+def test_a_folder_that_another_job_made_meanwhile_is_no_reason_to_fail(fake, session, buffer) -> None:
+    """Missing at the STOR, whose refusal comes after its 150, and there when it is asked for: sent once more."""
+
+    def stor(its: FakeSession, argument: str) -> str:
+        if "/new" in its.server.folders:
+            return its.stor(argument)
+        its.reply("150 Go on.")
+        its.receive_data()
+        its.server.folders.add("/new")
+        return "551 Error on output file."
+
+    server = fake(answers={"STOR": stor})
+    ftp = session(server)
+    known.of(ftp.server.address).bare_names = False
+    assert ftp.write("/new/.p", Bytes(b"12345"), buffer).size_bytes == 5
 
 
 def test_a_file_too_large_to_be_sent_again_finds_its_folder_at_the_next_attempt(fake, session, buffer) -> None:

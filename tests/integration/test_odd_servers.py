@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,68 @@ class SaysGoodbye(HangsUp):
         super().end()
 
 
+class OneTransfer(Counting):
+    """Ends once a file was stored or sent."""
+
+    def serve(self, verb: str, argument: str) -> None:
+        """Serve."""
+        super().serve(verb, argument)
+        if verb in {"STOR", "RETR"}:
+            self.end()
+
+
+class OneTransferReset(OneTransfer):
+    """Ends by a reset: nobody reads what lies there still."""
+
+    def end(self) -> None:
+        """Cut."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.sock.close()
+
+
+class TwiceDone(FakeSession):
+    """Says twice how some commands ended."""
+
+    doubled = frozenset({"STOR"})
+
+    def serve(self, verb: str, argument: str) -> None:
+        """Serve, and remember what it was."""
+        self.verb = verb
+        super().serve(verb, argument)
+
+    def reply(self, text: str) -> None:
+        """Send a final reply twice."""
+        is_final = self.verb in self.doubled and text[0] != "1"
+        super().reply(f"{text}\r\n{text}" if is_final else text)
+
+    verb = ""
+
+
+class TwiceRenamed(TwiceDone):
+    """Doubles the reply to RNTO."""
+
+    doubled = frozenset({"RNTO"})
+
+
+class TwiceDeleted(TwiceDone):
+    """Doubles the reply to DELE."""
+
+    doubled = frozenset({"DELE"})
+
+
+class TwiceMeasured(TwiceDone):
+    """Doubles the reply to SIZE."""
+
+    doubled = frozenset({"SIZE"})
+
+
+class TwiceSent(TwiceDone):
+    """Doubles the reply to RETR."""
+
+    doubled = frozenset({"RETR"})
+
+
 class ForgetsLogins(Counting):
     """Wants a login again in the middle."""
 
@@ -78,7 +141,22 @@ class Shouts(FakeSession):
         super().reply(f"200 Type set.\r\n{text}" if Shouts.count % 41 == 0 else text)
 
 
-@pytest.mark.parametrize("sort", [HangsUp, SaysGoodbye, ForgetsLogins, Shouts])
+@pytest.mark.parametrize(
+    "sort",
+    [
+        HangsUp,
+        SaysGoodbye,
+        OneTransfer,
+        OneTransferReset,
+        TwiceDone,
+        TwiceRenamed,
+        TwiceDeleted,
+        TwiceMeasured,
+        TwiceSent,
+        ForgetsLogins,
+        Shouts,
+    ],
+)
 def test_every_file_arrives_though_sessions_do_not_last(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: type[FakeSession]
 ) -> None:

@@ -28,6 +28,7 @@ CODES = {
 }
 FATES = {
     Fate.OUTAGE: {
+        "OnHold",
         "AuthenticationFailed",
         "CertificateRefused",
         "EncryptionRefused",

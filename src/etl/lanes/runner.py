@@ -65,6 +65,7 @@ class Runner:
             receipt = self._transfer(run) if lease.is_pair else None
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too: a dead letter with its traceback
             cause = run.cause(error)
+            self._note_death(cause)
             lease.release(reusable=opened and (_survives(lease.source, error), self._remove_partial(run, error)))
             self._ended_badly(run, cause, start, answered=opened)
         else:
@@ -189,6 +190,8 @@ class Runner:
                 is_followed,
             )
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too
+            if not lease.aborted:
+                self._note_death(error)
             lease.destination_is_reusable = self._remove_partial(run, error)
             if held is None:
                 lease.source_is_reusable = False
@@ -206,19 +209,23 @@ class Runner:
         if run.aborted is None and run.lease.aborted:
             self._run_again(run)  # the lease was aborted for another job; this one did nothing wrong
         else:
+            self._note_death(run.cause(error))
             self._ended_badly(run, run.cause(error), run.start, answered=answered)
 
     def _ended_badly(self, run: Run, cause: BaseException, start: Start, *, answered: bool) -> None:
         """Tell dispatcher and reporter. `answered`: the sessions were open, so a final error is the servers' answer."""
         task, wait = run.task, 0.0
-        if isinstance(cause, ConnectionLost) and cause.server is not None:
-            self.pools.died(self.pools.server(cause.server))
         is_answer = fate_of(cause) is Fate.DEAD or isinstance(cause, PermissionRefused)
         if answered and is_answer:
             self.dispatcher.answered(task)
         elif isinstance(cause, EtlError) and cause.server is not None:
             wait = self.dispatcher.failed(cause.server, cause, task)
         run.again_in = self.reporter.failed(task, cause, start, wait)
+
+    def _note_death(self, error: BaseException) -> None:
+        """Note that a session is dead, before anybody connects in its place: a refusal is no limit then."""
+        if isinstance(error, ConnectionLost) and error.server is not None:
+            self.pools.died(self.pools.server(error.server))
 
     def _run_again(self, run: Run) -> None:
         """Have a job run again that only shared its sessions with one that failed."""

@@ -54,7 +54,7 @@ class Lender(Protocol):
         ...
 
     def discarded(self, slot: Slot) -> None:
-        """Count a session as closed whose slot a new one takes."""
+        """Count a session as closed, which turned out to be dead, and whose slot a new one takes."""
         ...
 
     def connect_ended(self, slot: Slot) -> None:
@@ -109,8 +109,8 @@ class Lease:
 
     @property
     def is_over(self) -> bool:
-        """Did a session fail, so that no job may begin with it?"""
-        return self._aborted or not all(self.reusable)
+        """Did a session fail or end, so that no job may begin with it?"""
+        return self._aborted or not all(self.reusable) or any(_is_over(slot) for slot in self._slots)
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -175,6 +175,7 @@ class Lease:
                 return
             self._released = True
             reusable = set() if self._aborted else reusable | {slot for slot in self._slots if not slot.is_touched}
+            reusable = {slot for slot in reusable if not _is_over(slot)}
         self._lender.checkin(self, [(slot, slot in reusable) for slot in self._slots])
 
     def _prepare(self, slot: Slot) -> None:
@@ -285,6 +286,10 @@ def is_alive(pooled: PooledSession, now: Callable[[], float], limit: float) -> b
         return False
     pooled.proven = now()
     return True
+
+
+def _is_over(slot: Slot) -> bool:
+    return slot.pooled is not None and slot.pooled.session.is_over
 
 
 def _session_of(slot: Slot) -> Session:

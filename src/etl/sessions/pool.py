@@ -136,6 +136,7 @@ class Pool:
     round_trip: float | None = None  # seconds, as measured last
     shrunk_to: int | None = None
     shrunk_until: float = 0.0
+    refused_at: float = -math.inf  # when a refusal that gave no reason made the pool smaller
     died_at: float = -math.inf  # when a session turned out to be dead
     orphans: OrderedDict[str, Orphan] = field(default_factory=OrderedDict)
 
@@ -193,13 +194,19 @@ class Pool:
             self.doubt_idle()
             if not self.connected or now - self.died_at < DEATH_SECONDS:
                 return False
+            self.refused_at = now
         is_news = now >= self.shrunk_until
         self.shrunk_to, self.shrunk_until = max(1, self.connected), now + max(rest, SHRINK_SECONDS)
         return is_news
 
     def died(self, now: float) -> None:
-        """Note that a session turned out to be dead: so may be those that idle, and a refusal is no limit then."""
+        """Note that a session turned out to be dead: so may be those that idle, and a refusal is no limit then.
+
+        Nor was one just before: a server that ends refuses connections first.
+        """
         self.died_at = now
+        if now - self.refused_at < DEATH_SECONDS:
+            self.shrunk_to, self.shrunk_until = None, 0.0
         self.doubt_idle()
 
     def doubt_idle(self) -> None:

@@ -6,8 +6,7 @@
     .reserve(source, destination=None) -> Lease | Refusal   never blocks: both sessions or none
     .refusal(server) -> Reason | None   .connected(server) -> int   .login_backoff_left(server) -> seconds
     .remember_orphan(server, path)   .remove_orphan(server, path) -> bool   .round_trip(server) -> seconds | None
-    .died(server)
-    .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
+    .died(server)  .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
     Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared .release(reusable) .abort() .aborted
 
 Knows settings and sessions; knows no job, no queue, no Kafka.
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import Fate, SettingsError, UnknownServer, fate_of
+from etl.errors import Fate, ServerBusy, SettingsError, UnknownServer, fate_of
 from etl.sessions.lease import Lease, as_our_error, disconnect
 from etl.sessions.maintenance import Maintenance
 from etl.sessions.pool import Ages, Pool, Reason, Refusal, fits, same_view
@@ -231,8 +230,9 @@ class Pools:
             slot.pool.connected -= 1
 
     def discarded(self, slot: Slot) -> None:
-        """Count a session as closed whose slot a new one takes: that is one more connect."""
+        """Count a session as closed, which turned out to be dead, and whose slot a new one takes: one more connect."""
         with self._lock:
+            slot.pool.died(self.now())
             slot.pool.connected -= 1
             slot.pool.connect_tokens -= 1
 
@@ -251,12 +251,12 @@ class Pools:
         """Note a connect that failed."""
         if fate_of(error) is not Fate.OUTAGE:
             return
-        now = self.now()
         with self._lock:  # critical section: decide whether the server wants fewer sessions
-            pool = self._pool(server)
+            pool, now = self._pool(server), self.now()
             has_shrunk, limit = pool.refused(error, now), pool.limit_at(now)
         if has_shrunk:
-            log.warning("pool limit lowered", server=server.hostname, limit=limit, error=str(error))
+            tell = log.warning if isinstance(error, ServerBusy) else log.info  # without a reason it may be a restart
+            tell("pool limit lowered", server=server.hostname, limit=limit, error=str(error))
 
     def take_orphans(self, slot: Slot) -> OrderedDict[str, Orphan]:
         """Return partial files for this session to remove, and forget them."""

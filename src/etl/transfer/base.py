@@ -338,6 +338,11 @@ class Session(BaseTransfer):
         """
         return False
 
+    @property
+    def is_over(self) -> bool:
+        """Is it known to be of no use any more, though its last job went well? Asks nothing; any thread may ask."""
+        return False
+
     def require_base(self) -> None:
         """Raise what keeps us from the base path, unless it is a folder; makes none. For protocols without: nothing."""
 

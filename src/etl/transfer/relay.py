@@ -73,8 +73,11 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     `source` may be `destination`: then the file goes through memory or a spool file.
     """
     require_disposal(task, source)
-    if (receipt := _go_on(task, source, destination)) is not None:
-        return receipt
+    if task.unpublished is not None:  # an earlier run of this process sent and proved a file
+        receipt = _publish_known(task, task.unpublished, source, destination, orphans)
+        task.unpublished = None
+        if receipt is not None:
+            return receipt
     if task.orphan_scan_since is not None:
         remove_orphans(task, destination, orphans)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
@@ -130,7 +133,12 @@ def confirm(
     """End the reading of a parcel and ask whether its file is still what it was; the answer is not waited for."""
     unchanged = source.confirm(parcel)
     source.push()
-    refuse_itself(task, source, destination, stored, orphans)
+    try:
+        refuse_itself(task, source, destination, stored, orphans)
+    except ConnectionLost:
+        if stored.is_ended and unchanged.result():  # the bytes are proven: a new session looks, and publishes
+            task.unpublished = Unpublished(stored.partial, stored.sent_bytes, NOTHING, parcel.facts)
+        raise
     return unchanged
 
 
@@ -171,7 +179,7 @@ def deliver(
         if isinstance(error, ConnectionLost) and error.server == destination.server.hostname and stored.is_ended:
             # All bytes and the last word came: a session that ends there says nothing of the file.
             task.unpublished = Unpublished(stored.partial, stored.sent_bytes, NOTHING, parcel.facts)
-        else:
+        elif task.unpublished is None:
             _remove_if_possible(task, destination, stored)
         raise
     return _publish(task, destination, stored, verified_by, parcel.facts)
@@ -195,17 +203,10 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
     return Receipt(stored.sent_bytes, verified_by, facts=facts)
 
 
-def _go_on(task: Task, source: Session, destination: Session) -> Receipt | None:
-    """Publish what an earlier run of this process sent and proved; None: there is nothing like that, begin anew."""
-    if task.unpublished is None:
-        return None
-    receipt = _publish_known(task, task.unpublished, source, destination)
-    task.unpublished = None
-    return receipt
-
-
-def _publish_known(task: Task, known: Unpublished, source: Session, destination: Session) -> Receipt | None:
-    """Look what became of the rename, and do it if need be.
+def _publish_known(
+    task: Task, known: Unpublished, source: Session, destination: Session, orphans: OrphanIndex
+) -> Receipt | None:
+    """Look what became of the rename, and do it if need be; None: begin anew.
 
     One that was not answered may have been carried out: then the partial file is gone, and the final name is as long.
     A source that is another file by now begins anew; one that is gone was read to its end.
@@ -225,10 +226,11 @@ def _publish_known(task: Task, known: Unpublished, source: Session, destination:
     if there.size_bytes not in {None, known.size_bytes} or known.facts.size_bytes not in {None, known.size_bytes}:
         return None
     verified_by = SIZE if there.size_bytes is not None and task.job.options.verify != "none" else known.verified_by
+    stored = Stored(known.partial, known.size_bytes, known.size_bytes)
+    refuse_itself(task, source, destination, stored, orphans)
     if task.job.options.overwrite != "replace":
         _look_again(task, known.facts, destination)
     require_owned(task)
-    stored = Stored(known.partial, known.size_bytes, known.size_bytes)
     return _publish(task, destination, stored, verified_by, known.facts)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 
 import pytest
+import structlog
 
 from etl import errors
 from etl.models.letter import DLQMessage
 from etl.models.task import SCAN_ANEW, Attempt, Facts, Task, Unpublished
+from etl.sessions.lease import Lease
 from etl.transfer import partials, relay
 from etl.transfer.base import Session
 from scene import DOWN, JOB, Scene, fail_leaving_a_partial_file, succeed
@@ -96,6 +98,24 @@ def test_a_dead_session_doubts_its_siblings(scene: Scene) -> None:
     assert task.attempts == []
     assert task.free_runs == 1
     assert scene.pools._pool(scene.pools.server("B")).died_at > 0
+
+
+def test_the_refusal_that_a_partial_files_removal_meets_in_a_restart_is_no_limit(scene: Scene) -> None:
+    """The death is noted before a new session is tried for it, while others seem to be open."""
+    kept = scene.pools.reserve(scene.pools.server("B"))
+    assert isinstance(kept, Lease)
+    kept.open()
+
+    def away() -> None:
+        scene.world["B"].refusal = errors.ServerUnavailable("refused", server="B")
+
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch, structlog.testing.capture_logs() as said:
+        patch.setattr(relay, "run", fail_leaving_a_partial_file(errors.ConnectionLost("cut", server="B"), away))
+        scene.run_next()
+    assert scene.pools.stats()["B"]["limit_now"] == scene.pools.stats()["B"]["limit"] > 1
+    assert "pool limit lowered" not in [line["event"] for line in said]
+    kept.release(reusable=False)
 
 
 def test_a_job_that_the_stop_ends_leaves_the_search_for_orphans_to_the_next_owner(

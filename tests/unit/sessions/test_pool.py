@@ -94,10 +94,8 @@ def test_a_release_counts_once() -> None:
         taken = lease(pools)
         taken.release(reusable=True)
         taken.release(reusable=False)
-        assert pools.stats()["A"] == {
-            "limit": 2, "limit_now": 2, "open": 1, "idle": 1, "taken": 0, "connecting": 0, "connects_left": 3,
-            "orphans": 0,
-        }  # fmt: skip
+        counted = {"limit": 2, "limit_now": 2, "open": 1, "idle": 1, "taken": 0, "connecting": 0, "orphans": 0}
+        assert pools.stats()["A"] == counted | {"connects": 1, "connects_left": 3, "logins_refused": 0}
 
 
 def test_names_of_one_server_share_its_pool_and_the_smallest_limit() -> None:
@@ -303,6 +301,54 @@ def test_a_restart_is_not_taken_for_a_limit() -> None:
         assert pools.stats()["A"]["limit_now"] == 1
         assert [line["log_level"] for line in said] == ["warning"]
         kept.release(reusable=False)
+
+
+def test_a_refusal_just_before_the_first_death_is_no_limit_either() -> None:
+    """A server that ends refuses connections before it ends its sessions; the breaker alone tells of it."""
+    world, clock = World(A=8), Clock()
+    with pools_of(world, clock) as pools, structlog.testing.capture_logs() as said:
+        kept = [lease(pools, "A", None) for _ in range(2)]
+        for _ in range(3):
+            pools.refused(pools.server("A"), errors.ServerUnavailable("refused"))
+        assert pools.stats()["A"]["limit_now"] == 2
+        clock.pass_(0.06)
+        pools.died(pools.server("A"))
+        assert pools.stats()["A"]["limit_now"] == 8
+        assert "warning" not in [line["log_level"] for line in said]
+        clock.pass_(6.0)
+        pools.refused(pools.server("A"), errors.ServerBusy("421 too many"))
+        clock.pass_(6.0)
+        pools.died(pools.server("A"))
+        assert pools.stats()["A"]["limit_now"] == 2
+        for one in kept:
+            one.release(reusable=False)
+
+
+def test_a_session_that_a_ping_finds_dead_is_a_death_too() -> None:
+    """The connect in its place is refused while sessions seem to be open: they are as dead."""
+    world, clock = World(A=8), Clock()
+    with pools_of(world, clock) as pools:
+        kept, idle = lease(pools, "A", None), lease(pools, "A", None)
+        idle.release(reusable=True)
+        clock.pass_(30)
+        world["A"].deaf, world["A"].refusal = True, errors.ServerUnavailable("refused")
+        with pytest.raises(errors.ServerUnavailable):
+            lease(pools, "A", None)
+        assert pools.stats()["A"]["open"] == 1
+        assert pools.stats()["A"]["limit_now"] == 8
+        kept.release(reusable=False)
+
+
+def test_a_session_that_is_over_reaches_no_other_job() -> None:
+    """Its own went well; the lease says so, and the session is closed though it is given back as reusable."""
+    world = World(A=2)
+    with pools_of(world) as pools:
+        taken = lease(pools, "A", None)
+        assert not taken.is_over
+        world["A"].sessions[0].is_over = True
+        assert taken.is_over
+        taken.release(reusable=True)
+        assert (pools.stats()["A"]["idle"], pools.stats()["A"]["open"]) == (0, 0)
 
 
 def test_while_nobody_may_log_in_an_idle_session_is_lent_only_once_it_proved_itself() -> None:

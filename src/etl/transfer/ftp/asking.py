@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CODE = re.compile(rb"^250[- ]")
 _NOT_THERE = 550
+_TELLS = 213
 
 
 class Kind(Enum):
@@ -88,10 +89,14 @@ def listed_facts(reply: Reply) -> Facts | None:
 
 
 def facts_of(link: Link, size: Reply, mdtm: Reply) -> Facts:
-    """Return what replies to SIZE and MDTM tell; what was refused is not known."""
-    return Facts(
-        size_in(size.line) if size.is_success else None, time_in(mdtm.line, link.zone) if mdtm.is_success else None
-    )
+    """Return what replies to SIZE and MDTM tell; what was refused is not known.
+
+    Raises SessionFault for a success without a time, or the code for one: it was another command's reply.
+    """
+    mtime = time_in(mdtm.line, link.zone) if mdtm.is_success else None
+    if mtime is None and mdtm.is_success and mdtm.code != _TELLS:
+        raise link.control.out_of_step(f"the server answered MDTM with {mdtm.text}")
+    return Facts(size_in(size.line) if size.is_success else None, mtime)
 
 
 def ask_entry(link: Link, path: str) -> Callable[[], bool]:

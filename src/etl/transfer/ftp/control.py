@@ -26,7 +26,9 @@ from etl.errors import (
 from etl.transfer.ftp.expected import can_answer, is_of_the_session
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
-from etl.transfer.ftp.sockets import acknowledge_at_once, is_readable, is_silent, limit_waits
+from etl.transfer.ftp.sockets import is_readable
+from etl.transfer.ftp.twins import TWIN_SECONDS, Twins
+from etl.transfer.ftp.wire import Wire
 from etl.transfer.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.pipelining import Pipelining
     from etl.transfer.ftp.sockets import Sockets
 
-_CHUNK_BYTES = 8 * 1024
 _BREAK = re.compile(rb"[\r\n\0]")
 _NOT_UNDERSTOOD = 500
 _FAREWELL = 421
@@ -49,9 +50,9 @@ class Control:
     def __init__(
         self, sock: socket.socket, sockets: Sockets, server: str, pipelining: Pipelining, *, login: float, reply: float
     ) -> None:
-        self.sock = sock
+        self.sock, self._wire = sock, Wire(sock)
         self.server = server
-        self.pipelining = pipelining
+        self.pipelining, self._twins = pipelining, Twins(pipelining.quirks)
         self._sockets = sockets
         self._login_limit, self._reply_limit = login, reply
         self._login_deadline: float | None = time.monotonic() + login  # None: logged in
@@ -63,11 +64,6 @@ class Control:
         self._overtaken: Pending | None = None  # a transfer whose last reply is due, while commands sent behind it are
         self._broken: EtlError | None = None
         self._has_rested = False  # nothing was answered since nothing was due: if it is dead now it was dead before
-        self._receive_limit = self._send_limit = 0.0  # of waits in the socket, as they are set now; 0: none
-        self._is_tcp = sock.family != socket.AF_UNIX
-        self._received_bytes = 0
-        self._has_heard = False  # something was received since the last write
-        sock.setblocking(True)
 
     def __repr__(self) -> str:
         return f"<Control {self.server} {self.state.value}, due: {[pending.command for pending in self._due]}>"
@@ -160,17 +156,6 @@ class Control:
             else:
                 raise self._ended()
 
-    def _received(self) -> bytes | None:
-        """Return what has come, None: nothing."""
-        try:
-            data = self.sock.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._failed(f"{error}{self._while()}") from error
-        self._received_bytes += len(data)
-        return data
-
     def flush(self) -> None:
         """Send what is corked and read every reply that is due.
 
@@ -185,18 +170,29 @@ class Control:
 
     def require_silence(self) -> None:
         """Raise when something came though nothing is due: the end of the session, a farewell, or a stray reply."""
+        if self._twins.is_due:
+            self._await_twin()
         self._has_rested = self._login_deadline is None
-        if self._parser.is_empty and is_silent(self.sock, self._received_bytes):
+        if self._parser.is_empty and self._wire.is_silent():
             return
         while (data := self._received()) is not None or not self._parser.is_empty:
             if data == b"":
                 raise self._ended()
             self._parser.feed(data or b"")
-            reply = self._take()
-            if reply is not None and reply.code == _FAREWELL:
-                raise self._said_421(reply)
-            if reply is None or reply.code not in _GREETINGS or not self._login_deadline:
-                raise self._out_of_step(f"the server spoke unasked: {'half a reply' if reply is None else reply.text}")
+            if (reply := self._take()) is None:
+                raise self.out_of_step("the server spoke unasked: half a reply")
+            if reply.code not in _GREETINGS or not self._login_deadline:
+                self._give(reply)  # nobody's: raises
+
+    def _await_twin(self) -> None:
+        """Read the second reply of a server that gives two, before anything is written that it could answer."""
+        deadline = time.monotonic() + TWIN_SECONDS
+        self.peek()
+        while self._twins.is_due:
+            if not is_readable(self.sock, max(0.0, deadline - time.monotonic())):
+                self._twins.unlearn()
+                raise self._fault("the server did not answer twice, as it did before")
+            self.peek()
 
     def abandon(self, error: EtlError) -> None:
         """Make this connection unusable; what is due will never be read."""
@@ -217,16 +213,20 @@ class Control:
         usual = time.monotonic() + limit
         return min(self._login_deadline, usual) if self._login_deadline else usual
 
+    @property
+    def _is_all_corked(self) -> bool:  # nothing was sent of what is due
+        return bool(self._corked) and self._corked[0][0] is self._due[0]
+
     def _write_corked(self) -> None:
-        batch = self._corked
+        batch, is_first = self._corked, self._is_all_corked
+        if is_first:
+            self.require_silence()
         if self.pipelining.is_one_by_one:
-            if batch[0][0] is not self._due[0]:
+            if not is_first:
                 return  # the one before it is not answered yet
             batch, self._corked = batch[:1], batch[1:]
         else:
             self._corked = []
-        if batch[0][0] is self._due[0]:
-            self.require_silence()
         data = batch[0][1]
         if len(batch) > 1:
             data = b"".join([line for _, line in batch])
@@ -235,11 +235,7 @@ class Control:
                 self._has_paired = self._has_paired or pending.begins
         limit = max(0.001, self._login_deadline - time.monotonic()) if self._login_deadline else self._reply_limit
         try:
-            if limit != self._send_limit:
-                limit_waits(self.sock, socket.SO_SNDTIMEO, limit)
-                self._send_limit = limit
-            self._has_heard = False
-            self.sock.sendall(data)
+            self._wire.send(data, limit)
         except (BlockingIOError, TimeoutError) as error:  # TimeoutError: TCP_USER_TIMEOUT, which may be as long
             raise self._timed_out(limit) from error
         except OSError as error:
@@ -249,12 +245,18 @@ class Control:
     def _read_farewell(self) -> None:
         """Read a 421 that came before the connection broke; raises what it says."""
         try:
-            self._parser.feed(self.sock.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT))
+            self._parser.feed(self._wire.receive_at_once() or b"")
             reply = self._parser.take()
         except (OSError, GarbledReplyError):
             return
         if reply is not None and reply.code == _FAREWELL:
             raise self._said_421(reply)
+
+    def _received(self) -> bytes | None:
+        try:
+            return self._wire.receive_at_once()
+        except OSError as error:
+            raise self._failed(f"{error}{self._while()}") from error
 
     def _take(self) -> Reply | None:
         try:
@@ -267,18 +269,23 @@ class Control:
         code = reply.code
         if code == _FAREWELL:
             raise self._said_421(reply)
-        if not self._due:
-            raise self._out_of_step(f"the server spoke unasked: {reply.text}")
+        if self._twins.is_due and self._twins.take(code):
+            return
+        if not self._due or self._is_all_corked:
+            self._twins.learn(code)
+            raise self.out_of_step(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
         if not can_answer(head.command, code):
             if self._login_deadline and code in _GREETINGS:
                 return
-            raise self._out_of_step(f"the server answered {head.command} with {reply.text}")
+            self._twins.explain(reply)
+            raise self.out_of_step(f"the server answered {head.command} with {reply.text}")
         if code >= 400 and not self._login_deadline and is_of_the_session(head.command, code):
             raise self._fault(f"the session is over: {head.command} was answered with {reply.text}")
         self._has_rested = False
         if code >= 200:
             head.reply = reply
+            self._twins.note(head.command, reply)
             self._due.popleft()
             if head is self._transfer:
                 self._transfer = None
@@ -289,7 +296,7 @@ class Control:
             head.preliminary = reply
             head.preliminaries += 1
         else:
-            raise self._out_of_step(f"the server answered {head.command} with {reply.text}")
+            raise self.out_of_step(f"the server answered {head.command} with {reply.text}")
         if head.follows and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
             self.pipelining.worked(transfers=head.begins)
 
@@ -301,12 +308,7 @@ class Control:
             if wait <= 0:
                 raise self._timed_out(limit)
             try:
-                if wait != self._receive_limit:
-                    limit_waits(self.sock, socket.SO_RCVTIMEO, wait)
-                    self._receive_limit = wait
-                if self._is_tcp and self._has_heard:  # the next command acknowledges a single reply
-                    acknowledge_at_once(self.sock)
-                data = self.sock.recv(_CHUNK_BYTES)
+                data = self._wire.receive(wait)
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
                     deadline = time.monotonic() + limit
@@ -318,8 +320,6 @@ class Control:
             except OSError as error:
                 raise self._failed(f"{error}{self._while()}") from error
             if data:
-                self._received_bytes += len(data)
-                self._has_heard = True
                 self._parser.feed(data)
                 return deadline
             raise self._ended()
@@ -335,7 +335,7 @@ class Control:
         return f" before its reply to {self._due[0].command}" if self._due else ""
 
     def _ended(self) -> EtlError:
-        if self._due and self._due[0].command == "CWD":
+        if self._due and self._due[0].command == "CWD" and not self._is_all_corked:
             self.pipelining.hung_up_on_cwd()
         return self._failed(f"the server closed the connection{self._while()}")
 
@@ -343,16 +343,16 @@ class Control:
         self._doubt_pipelining()
         if self._sockets.is_cut:
             what = "the session was aborted"
-        kind = ServerUnavailable if self._login_deadline else SessionFault if self._has_rested else ConnectionLost
+        lost = SessionFault if self._has_rested or not self._due else ConnectionLost
+        kind = ServerUnavailable if self._login_deadline else lost
         error = kind(f"{self.server}: {what}", server=self.server)
         self.abandon(error)
         return error
 
-    def _out_of_step(self, what: str) -> EtlError:
+    def out_of_step(self, what: str) -> EtlError:
         """Return the error for a reply that cannot be its command's: none that follows can be trusted.
 
-        Its server gets one command at a time at once, whatever it managed before: replies that change places can do
-        harm.
+        Its server gets one command at a time at once: replies that change places can do harm.
         """
         self.pipelining.out_of_step()
         return self._fault(what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Address = tuple[str, str, int, str]  # ServerConfig.address
@@ -45,6 +45,8 @@ class ServerQuirks:
     refuses_to_replace: bool = False  # does not rename over a file
     refuses_renames: bool = False  # refused the last one for longer than we wait
     confusions: int = 0  # how often that was found out
+    doubles: dict[tuple[str, int], bool] = field(default_factory=dict)  # (command, code): that reply comes twice
+    unmade: set[str] = field(default_factory=set)  # folders whose making the end of a session prevented
     vanished: int = 0  # uploads in a row that were gone once they were stored
     no_pipelining_until: float = 0.0  # its new sessions send one command at a time
     no_early_until: float = 0.0  # it gets no command before its last word

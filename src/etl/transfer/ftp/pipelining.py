@@ -32,7 +32,7 @@ class Pipelining:
 
     def __init__(self, server: ServerConfig) -> None:
         self._name = server.hostname
-        self._quirks = known.of(server.address)
+        self.quirks = known.of(server.address)
         self._is_slowed = False  # once a session writes one by one it keeps to it
         self._is_patient = False  # it takes commands before its last word, and a round trip is worth it
 
@@ -43,53 +43,54 @@ class Pipelining:
     @property
     def is_one_by_one(self) -> bool:
         """Does each command leave alone, once the one before it is answered?"""
-        if not self._is_slowed and self._quirks.no_pipelining_until:
-            self._is_slowed = self._quirks.no_pipelining_until > time.monotonic()
+        quirks = self.quirks
+        if not self._is_slowed and (quirks.no_pipelining_until or quirks.doubles):
+            self._is_slowed = quirks.no_pipelining_until > time.monotonic() or any(quirks.doubles.values())
         return self._is_slowed
 
     @property
     def is_order_known(self) -> bool:
         """Is it known whether the server answers in the order of the commands?"""
-        return self._quirks.keeps_order or self.is_one_by_one
+        return self.quirks.keeps_order or self.is_one_by_one
 
     @property
     def keeps_order(self) -> bool:
         """Has the server proven that it answers commands of one write in their order? Else a rename is two writes."""
-        return self._quirks.keeps_order and not self.is_one_by_one
+        return self.quirks.keeps_order and not self.is_one_by_one
 
     def kept_order(self) -> None:
         """Note that replies which cannot be mistaken came in their order, one of them from a slow command."""
-        self._quirks.keeps_order = True
+        self.quirks.keeps_order = True
 
     def out_of_step(self) -> None:
         """Note a reply that cannot be its command's."""
-        self._quirks.keeps_order = False
+        self.quirks.keeps_order = False
         self.slow_down()
 
     @property
     def may_overtake(self) -> bool:
         """May commands be sent before the last reply to a transfer whose data has ended?"""
-        return self._is_patient and not self.is_one_by_one and self._quirks.no_early_until <= time.monotonic()
+        return self._is_patient and not self.is_one_by_one and self.quirks.no_early_until <= time.monotonic()
 
     def overtook(self) -> None:
         """Note that such a command was answered."""
-        self._quirks.answers_early = True
+        self.quirks.answers_early = True
 
     def failed_to_overtake(self) -> None:
         """Note that a session ended before such a command was answered."""
-        if not self._quirks.answers_early:
-            self._quirks.no_early_until = time.monotonic() + NO_PIPELINING_SECONDS
+        if not self.quirks.answers_early:
+            self.quirks.no_early_until = time.monotonic() + NO_PIPELINING_SECONDS
 
     def hung_up_on_cwd(self) -> None:
         """Note that the session was ended in place of a reply to CWD."""
-        if not self._quirks.cwd_tells:
-            self._quirks.cwd_tells = False
+        if not self.quirks.cwd_tells:
+            self.quirks.cwd_tells = False
 
     def worked(self, *, transfers: bool) -> None:
         """Note that a command (that `transfers`) was answered that did not have a write of its own."""
-        self._quirks.takes_many = True
+        self.quirks.takes_many = True
         if transfers:
-            self._quirks.is_proven = self._quirks.keeps_order = True
+            self.quirks.is_proven = self.quirks.keeps_order = True
 
     def failed(self, *, transfers: bool) -> None:
         """Note that commands of one write were not answered as they are one by one, or not at all.
@@ -97,7 +98,7 @@ class Pipelining:
         Any server may fall silent: only one that never managed is taken to be confused by it. Not `transfers`: in that
         session no command that transfers ever shared a write, so it is enough that it managed questions.
         """
-        if not (self._quirks.is_proven or (self._quirks.takes_many and not transfers)):
+        if not (self.quirks.is_proven or (self.quirks.takes_many and not transfers)):
             self.slow_down()
 
     def slow_down(self) -> None:
@@ -105,9 +106,9 @@ class Pipelining:
         self._is_slowed = True
         with known.lock:
             now = time.monotonic()
-            is_news = self._quirks.no_pipelining_until <= now
-            self._quirks.confusions += is_news
-            seconds = NO_PIPELINING_SECONDS if self._quirks.confusions <= ACCIDENTS else LONG_SECONDS
-            self._quirks.no_pipelining_until = now + seconds
+            is_news = self.quirks.no_pipelining_until <= now
+            self.quirks.confusions += is_news
+            seconds = NO_PIPELINING_SECONDS if self.quirks.confusions <= ACCIDENTS else LONG_SECONDS
+            self.quirks.no_pipelining_until = now + seconds
         if is_news:
             log.info("pipelining disabled", server=self._name, seconds=seconds)

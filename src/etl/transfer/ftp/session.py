@@ -69,12 +69,11 @@ class FTPTransfer(Streaming):
         quirks = known.of(self.server.address)
         while True:
             pipelining = Pipelining(self.server)
-            before = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv, quirks.keeps_order
+            before = _ways_to_meet(pipelining, quirks)
             try:
                 return self._connect(pipelining)
             except (ServerUnavailable, SessionFault):
-                after = pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv, quirks.keeps_order
-                if before == after or self._sockets.is_cut:
+                if before == _ways_to_meet(pipelining, quirks) or self._sockets.is_cut:
                     raise
 
     def _connect(self, pipelining: Pipelining) -> None:
@@ -149,8 +148,13 @@ class FTPTransfer(Streaming):
 
     def push(self) -> None:
         """Send what is corked; in a session that is over nothing is, and whoever waits for an answer is told."""
-        if self.link.control.state is not State.BROKEN:
+        with contextlib.suppress(EtlError):
             self.link.control.push()
+
+    @property
+    def is_over(self) -> bool:
+        """Has an error ended it?"""
+        return self.link.control.state is State.BROKEN
 
     def prepare(self) -> None:
         """Queue the opening of a data connection."""
@@ -324,6 +328,12 @@ class FTPTransfer(Streaming):
         link.settle_all()
         whole = link.names.whole(folder) if folder.strip("/.") else link.names.top
         return listing.names_in(link, whole, prefix) or []
+
+
+def _ways_to_meet(pipelining: Pipelining, quirks: known.ServerQuirks) -> tuple[object, ...]:
+    """Return what is known of a server that changes how a login goes."""
+    known_pairs = tuple(quirks.doubles.items())
+    return pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv, quirks.keeps_order, known_pairs
 
 
 def _unless_over(parcel: Parcel, is_same: Callable[[], bool]) -> bool:

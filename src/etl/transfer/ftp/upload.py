@@ -15,6 +15,7 @@ from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.refusals import REFUSED
 from etl.transfer.ftp.starting import Running
+from etl.transfer.paths import parent
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
@@ -27,6 +28,7 @@ _END_SECONDS = 1.0  # for a server's end of a data connection, before its last w
 _TRIES = 3  # of a STOR whose folder somebody deletes again and again
 _MAY_MEAN_FULL = {426, 450, 451}  # final replies to an upload that the server ended
 _BLOCK_BYTES = 64 * 1024
+_UNMADE_LIMIT = 1000  # folders remembered
 _SAY_ENOUGH = {425, 452, 552}  # refusals that no missing folder explains
 
 
@@ -60,14 +62,27 @@ class Upload:
             self._held_bytes = len(self._buffer)
         else:
             self._held_bytes = self._parcel.readinto(self._buffer)
+        unmade, folder = self._link.quirks.unmade, parent(self._whole)
+        if folder in unmade:
+            make_folders(self._link, self._whole)
+            unmade.discard(folder)
         try:
             while (failed := self._try()) is not None:
-                if not self._may_try_again(failed):
+                if not self._is_put_right(failed):
                     raise self._reason(failed.result())
             self._link.takes_bare(self._link.tries_bare)
         finally:
             self._link.tries_bare = False
         return self._sent_bytes
+
+    def _is_put_right(self, failed: Pending) -> bool:
+        """Put right what can be; where a session ends at a refusal the next one makes the folder before all else."""
+        try:
+            return self._may_try_again(failed)
+        except ConnectionLost:
+            if len(self._link.quirks.unmade) < _UNMADE_LIMIT:
+                self._link.quirks.unmade.add(parent(self._whole))
+            raise
 
     def _may_try_again(self, stor: Pending) -> bool:
         """Put right what may have stood in the way of a STOR, and say whether to send the file once more."""
@@ -84,7 +99,8 @@ class Upload:
                 )
             return True
         # Once more even when nothing had to be made: another job may have made the folder just now.
-        if stor.is_refused and self._tries_left == _TRIES - 1:
+        is_path_refused = stor.is_refused or (self._can_resend and stor.result().code >= REFUSED)
+        if is_path_refused and self._tries_left == _TRIES - 1:
             return True
         if (
             stor.result().code < REFUSED
