@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
 from etl.api.problems import Problem, describe
-from etl.api.routes import root
+from etl.api.routes import root, summary
 from etl.api.routes.asking import Served, Viewer
 from etl.api.services import Services
 
@@ -34,6 +34,7 @@ SNAPSHOTS: dict[str, Callable[[Services], Any]] = {
     "processes": lambda services: services.live.processes(),
     "partitions": lambda services: services.live.partitions(),
     "operations": lambda services: [one.model_dump() for one in services.engine.operations()[:50]],
+    "summary": lambda services: summary.collect(services).model_dump(exclude={"as_of"}),
     "stats": lambda services: root.collect(services, None).model_dump(exclude={"as_of"}),
 }
 
@@ -74,7 +75,7 @@ async def events(
     who: Viewer,
     topics: Annotated[str, Query(max_length=200, description="kinds, separated by commas")] = "transfers,servers,stats",
 ) -> StreamingResponse:
-    """Stream snapshots of these kinds as they change: transfers, servers, processes, partitions, operations, stats."""
+    """Stream whole snapshots of these kinds, each as it changes and at most once a second."""
     names = list(dict.fromkeys(name.strip() for name in topics.split(",")))
     if unknown := [name for name in names if name not in SNAPSHOTS]:
         raise Problem("invalid", errors=[("topics", f"{unknown[0]!r} is not one of {', '.join(SNAPSHOTS)}")])
