@@ -22,12 +22,14 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
+from etl import cli
 from etl.config import ConfigLoader, Settings, read_env_file
 from etl.errors import SettingsError
 
 HOME = Path(__file__).resolve().parent.parent
 LOOPBACK = ("localhost", "127.0.0.1")
 EXIT_WRONG_SETTINGS = 2
+STANDARD_ERROR = 2  # its descriptor, the last of the standard streams
 LAST_COMMIT_SECONDS = 10  # that a consumer may need after its grace time, before supervisord kills it
 SHORTEST_POLL_LIMIT = 5  # seconds; supervisord asks as often
 MAX_SOCKET_PATH = 90  # a UNIX socket's path ends at 104 bytes (macOS) or 108 (Linux)
@@ -35,6 +37,7 @@ MAX_SOCKET_PATH = 90  # a UNIX socket's path ends at 104 bytes (macOS) or 108 (L
 
 def main() -> None:
     """Check, prepare, become supervisord."""
+    open_missing_streams()
     parser = argparse.ArgumentParser(prog="appliance", description="Run the broker and the consumers.")
     parser.add_argument("topic_", metavar="TOPIC", nargs="?", help="as --topic; `broker`: run the broker alone")
     parser.add_argument("group_id_", metavar="GROUP_ID", nargs="?", help="as --group-id")
@@ -78,11 +81,16 @@ def main() -> None:
     become_supervisord(config.settings, overrides, folder, broker_only=broker_only)
 
 
+def open_missing_streams() -> None:
+    """Open what is closed of the three standard streams (`>&-`): any file opened later would be taken for it."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= STANDARD_ERROR:
+        os.set_inheritable(opened, True)
+    os.close(opened)
+
+
 def refuse_misspelled(parser: argparse.ArgumentParser, word: str) -> None:
     """Refuse a first word that was hardly meant as a topic; as one it would run for ever."""
-    from etl import cli  # noqa: PLC0415 - loads every command: not for each start
-
-    if instead := cli.refusal(word, [*cli.main.commands, "broker"]):
+    if instead := cli.refusal(word, [*cli.COMMANDS, "broker"]):
         parser.error(instead)
 
 
@@ -130,7 +138,9 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], folder: Pa
         checked = subprocess.run([HOME / "kafka" / "bin" / "kafka-appliance.sh", "--check"], check=False)
         if checked.returncode:
             sys.exit(checked.returncode)
-    consumer = [sys.executable, "-P", "-m", "etl.main"]  # -P: no module of the folder that it is started in
+    backoff = str(HOME / "docker" / "backoff.sh")
+    broker = [backoff, str(HOME / "kafka" / "bin" / "kafka-appliance.sh")]
+    consumer = [backoff, sys.executable, "-P", "-m", "etl.main"]  # -P: no module of the folder that it is started in
     api = [*consumer, "api"]
     if env_file := overrides.pop("APPLIANCE_ENV_FILE", None):
         consumer += ["--env-file", env_file]
@@ -148,10 +158,11 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], folder: Pa
     }
     os.environ.update(
         started_with,
-        APPLIANCE_HOME=str(HOME),
         APPLIANCE_RUN_DIR=str(folder),
         APPLIANCE_PYTHON=sys.executable,
+        APPLIANCE_BROKER=shlex.join(broker),
         APPLIANCE_CONSUMER=shlex.join(consumer),
+        APPLIANCE_WATCH=shlex.join([sys.executable, str(HOME / "docker" / "watch.py")]),
         APPLIANCE_API=shlex.join(api),
         APPLIANCE_STOP_SECONDS=str(math.ceil(settings.shutdown_grace_seconds) + LAST_COMMIT_SECONDS),
     )
@@ -163,7 +174,7 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], folder: Pa
     command += [f"--configuration={HOME / 'docker' / 'supervisord.conf'}"]
     if os.geteuid() == 0:
         command += ["--user=root"]  # asked for, so it is no news to warn of
-    sys.stdout.flush()
+    print(end="", flush=True)
     os.execv(command[0], command)
 
 

@@ -21,6 +21,7 @@ from supervisor.xmlrpc import Faults
 from etl import identity
 
 POLL_LIMIT_SECONDS = float(os.environ.get("APPLIANCE_POLL_LIMIT_SECONDS") or 60)
+CONSUMERS = "etl-consumer"  # their group in supervisord.conf
 EXIT_CODE_FILE = Path(os.environ["APPLIANCE_RUN_DIR"]) / "exit-code"
 
 
@@ -44,14 +45,14 @@ def kill_hung(supervisor: Any) -> None:
     """Kill the consumers that have not come round for too long. SIGTERM would need the very thread that hangs."""
     beats = identity.beats()
     for process in supervisor.getAllProcessInfo():
-        if process["group"] != "consumer" or process["state"] != ProcessStates.RUNNING:
+        if process["group"] != CONSUMERS or process["state"] != ProcessStates.RUNNING:
             continue
         age = time.time() - process["start"]
         if beat := beats.get(process["pid"]):
             age = min(age, beat.age)
         if age > POLL_LIMIT_SECONDS:
             say(f"{process['name']} has not polled for {age:.0f} s; killing it")
-            supervisor.signalProcess(f"consumer:{process['name']}", "KILL")
+            supervisor.signalProcess(f"{CONSUMERS}:{process['name']}", "KILL")
 
 
 def end_if_no_use(supervisor: Any, event: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from etl import errors
 from etl.config import ConfigLoader
 from etl.dispatch.dispatcher import Dispatcher
 from etl.intake.admission import Admission
+from etl.intake.lookahead import LookAhead
 from etl.lanes.run import Run, Store
 from etl.lanes.runner import Runner
 from etl.models import header
@@ -55,8 +56,8 @@ class FakePartitions:
         self.ledger = ledger
         self.held: dict[Partition, int] = {}
         self.delayed: dict[Partition, tuple[int, float]] = {}
-        self.seen_by_predecessor = False  # of the last delay; so is `may_recall`
-        self.may_recall: Callable[[], bool] | None = None
+        self.seen_by_predecessor = self.stands = False  # of the last delay; so is `may_go`
+        self.may_go: Callable[[], bool] | None = None
         self.unclean = False  # jobs have to look for orphans of the last owner
         self.is_owner = True
 
@@ -73,10 +74,12 @@ class FakePartitions:
         until: float,
         *,
         seen_by_predecessor: bool,
-        may_recall: Callable[[], bool] | None = None,
+        may_go: Callable[[], bool] | None = None,
+        stands: bool = False,
     ) -> None:
         self.delayed[partition] = (offset, until)
-        self.seen_by_predecessor, self.may_recall = seen_by_predecessor, may_recall
+        self.stands = stands
+        self.seen_by_predecessor, self.may_go = seen_by_predecessor, may_go
 
     def orphan_scan_since(self, partition: Partition, offset: int) -> float | None:
         return 0.0 if self.unclean else None
@@ -107,6 +110,14 @@ class Scene:
         policy = Policy(2, 1.0, 300.0, 3600.0, jitter=lambda: 0.5)
         self.reporter = Reporter("worker/1", self.dispatcher, self.ledger, policy, self.builder, self.stopping.is_set)
         self.runner = Runner(self.settings, "cafe", self.pools, self.dispatcher, self.reporter, Store(1 << 20))
+        self.ahead: list[Record] = []
+        self.look_ahead = LookAhead(
+            lambda _most: self,  # type: ignore[arg-type,return-value]
+            self.topics.retry,
+            "group",
+            config,
+            self.ledger.is_done,
+        )
         self.admission = Admission(
             self.topics,
             "group",
@@ -116,6 +127,7 @@ class Scene:
             self.ledger,
             self.dispatcher,
             self.reporter,
+            self.look_ahead,
             self.clock,
         )
         self.offset = 0
@@ -133,6 +145,16 @@ class Scene:
         self.offset += 1
         self.admission.accept(record)
         return record
+
+    def stands_behind(self, value: object, partition: Partition = P0, *headers: tuple[str, bytes]) -> None:
+        """Have it known that far ahead in a partition there is this message."""
+        self.ahead = [Record(*partition, 10_000, b"key", json.dumps(value).encode(), headers)]
+        self.look_ahead.watch({partition: 0})
+        self.look_ahead.look(self)  # type: ignore[arg-type]
+
+    def read(self, _starts: object) -> list[Record]:
+        """Be the reader of what is ahead."""
+        return self.ahead
 
     def run(self, relayed: Callable[[], relay.Receipt]) -> Task:
         """Run the next job of the dispatcher as a lane would, with `relayed` in place of its relay."""
@@ -199,7 +221,7 @@ def fail_leaving_a_partial_file(
 
 def deferred_record(*more: tuple[str, bytes]) -> dict[str, Any]:
     """Return the arguments with which `Scene.accept` takes a due job from T-retry; `more`: headers."""
-    headers = ((header.GROUP, b"group"), (header.ORIGIN, b"jobs-0-7"), ("etl-servers", b"A B"), *more)
+    headers = ((header.GROUP, b"group"), (header.ORIGIN, b"jobs-0-7"), *more)
     return {"headers": headers, "partition": Partition("jobs-retry", 1), "timestamp": NOW - 3600}
 
 

@@ -49,6 +49,22 @@ check_file() {
     [[ -r ${!1} ]] || refuse "$1: ${!1} cannot be read"
 }
 
+# Kafka reads its settings as Latin-1 with escapes: `\` and what is not ASCII are written as \uXXXX.
+escaped() {
+    local LC_ALL=C.UTF-8 text=$1 letter number i
+    for ((i = 0; i < ${#text}; i++)); do
+        letter=${text:i:1}
+        printf -v number %d "'$letter"
+        if ((number > 0xffff)); then
+            printf '\\u%04x\\u%04x' $((0xd7c0 + (number >> 10))) $((0xdc00 + (number & 0x3ff)))
+        elif ((number > 126)) || [[ $letter == \\ ]]; then
+            printf '\\u%04x' "$number"
+        else
+            printf '%s' "$letter"
+        fi
+    done
+}
+
 check_port KAFKA_PORT "$port"
 check_port KAFKA_CONTROLLER_PORT "$controller_port"
 [[ -z ${KAFKA_HEAP:-} || $KAFKA_HEAP =~ ^[1-9][0-9]*[kKmMgG]?$ ]] ||
@@ -58,6 +74,7 @@ check_port KAFKA_CONTROLLER_PORT "$controller_port"
 { mkdir -p "$data" && [[ -w $data ]]; } 2>/dev/null ||
     refuse "user $(id -u), group $(id -g) cannot write to $data: give the folder to that user or group"
 data=$(cd "$data" && pwd)
+[[ $data != *,* ]] || refuse "$data has a comma in its name, which Kafka takes for two folders: use another (KAFKA_DATA_DIR)"
 # In it are jobs, dead letters and what logins are checked with; older files of it may be readable to all.
 chmod go= "$data" 2>/dev/null || true
 
@@ -71,9 +88,10 @@ fi
 free=$(df -Pk "$data" | awk 'NR == 2 { print int($4 / 1024) }')
 ((free >= minimum_free)) || refuse "$data has $free MB free, fewer than $minimum_free: make room there" 1
 
-version=$(basename "$(compgen -G "${KAFKA_LIBS:-$bin/../../build/kafka/libs}/kafka_2.13-*.jar" | head -n 1)" .jar)
-version=${version#kafka_2.13-}
-[[ -n $version ]] || refuse "no Kafka in ${KAFKA_LIBS:-build/kafka/libs}; run: make bootstrap"
+libs=${KAFKA_LIBS:-$bin/../../build/kafka/libs}
+version=$(cd "$libs" 2>/dev/null && compgen -G 'kafka_2.13-*.jar' | head -n 1) || true
+version=${version#kafka_2.13-} version=${version%.jar}
+[[ -n $version ]] || refuse "no Kafka in $libs; run: make bootstrap"
 if [[ -r $data/version ]]; then
     written_by=$(<"$data/version")
     [[ $(printf '%s\n' "$written_by" "$version" | sort -V | tail -n 1) == "$version" ]] ||
@@ -107,7 +125,7 @@ if [[ $protocol == *SSL ]]; then
     check_file KAFKA_TLS_KEY_FILE
     # Kafka reads the two files where they are: no copy of the key is written.
     # shellcheck disable=SC2016 # Kafka's own variables
-    from_file() { printf '${dir:%s:%s}\n' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
+    from_file() { printf '${dir:%s:%s}\n' "$(escaped "$(cd "$(dirname "$1")" && pwd)")" "$(escaped "$(basename "$1")")"; }
     security+="config.providers=dir"$'\n'
     security+="config.providers.dir.class=org.apache.kafka.common.config.provider.DirectoryConfigProvider"$'\n'
     security+="ssl.keystore.type=PEM"$'\n'
@@ -142,7 +160,7 @@ properties=$(
     echo "listeners=$listeners,CONTROLLER://127.0.0.1:$controller_port"
     echo "advertised.listeners=$advertised"
     echo "controller.quorum.voters=1@127.0.0.1:$controller_port"
-    echo "log.dirs=$data/log"
+    echo "log.dirs=$(escaped "$data/log")"
     echo "listener.security.protocol.map=CONTROLLER:PLAINTEXT,LOCAL:PLAINTEXT,NETWORK:$protocol,EXTERNAL:$protocol"
     printf '%s' "$security"
     [[ -z ${KAFKA_EXTRA_PROPERTIES:-} ]] || cat "$KAFKA_EXTRA_PROPERTIES"
@@ -152,6 +170,7 @@ property() { sed -n "s/^$2=//p" <<<"$1" | tail -n 1; }
 
 # The last of several wins, as with Kafka.
 folder=$(property "$properties" log.dirs)
+[[ $folder != "$(escaped "$data/log")" ]] || folder=$data/log
 node=$(property "$properties" node.id)
 meta=$folder/meta.properties
 if [[ -e $meta ]]; then
@@ -197,7 +216,7 @@ if ! [[ -e $meta ]]; then
     random_id() { echo "E$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 2-22)"; }
     cluster_id=${KAFKA_CLUSTER_ID:-$(random_id)}
     # What `kafka-storage.sh format` writes is always the same but for the ids; kafka-class-data.sh kept a copy.
-    formatted=$(dirname "${KAFKA_LIBS:-$bin/../../build/kafka/libs}")/bootstrap.checkpoint-$version
+    formatted=$(dirname "$libs")/bootstrap.checkpoint-$version
     if [[ -r $formatted ]]; then
         mkdir -p "$folder"
         cat "$formatted" >"$folder/bootstrap.checkpoint"

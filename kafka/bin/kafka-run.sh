@@ -106,7 +106,8 @@ case $command_name in
     *) fail "unknown command; known are: $(cd "$bin" && echo kafka-*.sh)" 2 ;;
 esac
 
-[[ -n $(compgen -G "$libs/kafka_2.13-*.jar") ]] || fail "no Kafka in $libs; run: make bootstrap" 2
+[[ $libs != *:* ]] || fail "$libs has a colon in its name, which Java takes for two folders: move it, or set KAFKA_LIBS" 2
+(cd "$libs" 2>/dev/null && compgen -G 'kafka_2.13-*.jar' >/dev/null) || fail "no Kafka in $libs; run: make bootstrap" 2
 java=$(find_java)
 
 options=(-Dlog4j2.configurationFile="$bin/../config/log4j2.xml" -Djava.awt.headless=true)
@@ -134,4 +135,6 @@ if $is_client && needs_bootstrap_server "$@"; then
     set -- --bootstrap-server "${ETL_BOOTSTRAP_SERVERS:-localhost:9092}" "$@"
 fi
 
+# Java finds no file whose name is not ASCII, unless the locale says UTF-8.
+[[ ${LC_ALL:-${LC_CTYPE:-${LANG:-}}} == *[Uu][Tt][Ff]* ]] || export LC_ALL=C.UTF-8
 exec "$java" "${options[@]}" -cp "$libs/*" "$main_class" "$@"

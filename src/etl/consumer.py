@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from etl import identity, logs
-from etl.broker import Admin, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
+from etl.broker import Admin, AheadReader, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
 from etl.config import ConfigLoader
 from etl.control.book import Book
 from etl.control.hands import Hands
@@ -24,6 +24,7 @@ from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.scheduling import CONNECTING_LANES, SPARE_LANES
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
 from etl.intake.admission import Admission
+from etl.intake.lookahead import LookAhead
 from etl.intake.partitions import MAX_POLL_RECORDS, Partitions
 from etl.lanes.lanes import Lanes
 from etl.lanes.run import Store
@@ -32,6 +33,7 @@ from etl.outcomes.committer import Committer
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
+from etl.retry import tiers
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.status.port import MetricsPort
@@ -57,7 +59,7 @@ LISTENING_PAUSE_SECONDS = 0.2  # at the start, while nothing listens at the brok
 BROKER_PAUSE_SECONDS = 1.0  # at the start, after a request to the broker that failed
 RESET_SECONDS = 0.7  # limit for lanes to end and remove their partial files once the grace time is over
 COMMIT_SECONDS = 1.5  # limit of the last commit
-TRIMMER_SECONDS = 0.2  # limit for the trimmer to finish a request
+BYSTANDER_SECONDS = 0.2  # limit for the trimmer, and for looking ahead, to finish a request
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Parts:
     reporter: Reporter
     committer: Committer
     producer: TransactionalProducer
+    look_ahead: LookAhead
     trimmer: Trimmer
     reports: Reports
     snapshots: Snapshots
@@ -90,6 +93,7 @@ class Parts:
         self.pools.start()
         self.committer.start()
         self.lanes.start()
+        self.look_ahead.start()
         self.trimmer.start()
         self.listener.start()
         if self.port is not None:
@@ -206,6 +210,7 @@ class FileTransferConsumer:
             for overflow in parts.dispatcher.overflow():
                 parts.reporter.defer_untried(*overflow)
         parts.partitions.steer(window_full=parts.dispatcher.full or parts.hands.takes_nothing)
+        parts.look_ahead.watch(parts.partitions.standing())
         now = time.monotonic()
         parts.lanes.tick(now)
         parts.reports.tick(now)
@@ -239,11 +244,16 @@ class FileTransferConsumer:
             stages=runner,
         )
 
+        look_ahead = LookAhead(
+            partial(AheadReader, self.bootstrap_servers), names.retry, self.group_id, self.config, ledger.is_done
+        )
+
         def revoke(gone: list[Partition]) -> None:
             taken = set(gone)
             partitions.revoke(taken)
             lanes.abort(lambda task: task.partition in taken, OwnershipLost("the partition was taken away"))
             dispatcher.drop(lambda task: task.partition in taken)
+            look_ahead.forget(taken)
 
         group = self._once_reachable(
             me,
@@ -255,11 +265,24 @@ class FileTransferConsumer:
                 instance_id=me.group_instance_id if settings.instance_id_is_set else None,
                 leave_on_stop=settings.leave_on_stop,
                 max_poll_records=MAX_POLL_RECORDS,
+                kind_of=lambda topic, number: tiers.kind_of(number, retry_blocks) if topic == names.retry else topic,
             ),
         )
         if group is None:
             return None
         partitions = Partitions(group, ledger, settings.window_records)
+        admission = Admission(
+            names,
+            self.group_id,
+            self.config,
+            builder,
+            partitions,
+            ledger,
+            dispatcher,
+            reporter,
+            look_ahead,
+            require_wanted=book.require_wanted,
+        )
         producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
         committer = Committer(
             ledger,
@@ -290,23 +313,14 @@ class FileTransferConsumer:
         return Parts(
             group=group,
             partitions=partitions,
-            admission=Admission(
-                names,
-                self.group_id,
-                self.config,
-                builder,
-                partitions,
-                ledger,
-                dispatcher,
-                reporter,
-                require_wanted=book.require_wanted,
-            ),
+            admission=admission,
             dispatcher=dispatcher,
             pools=pools,
             lanes=lanes,
             reporter=reporter,
             committer=committer,
             producer=producer,
+            look_ahead=look_ahead,
             trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
             reports=Reports(names, group, partitions, dispatcher),
             snapshots=snapshots,
@@ -348,11 +362,12 @@ class FileTransferConsumer:
         parts.snapshots.state = "stopped"
         if parts.publisher is not None:
             parts.publisher.stop()
-        parts.listener.stop(TRIMMER_SECONDS)
+        parts.listener.stop(BYSTANDER_SECONDS)
         if parts.port is not None:
             parts.port.stop()
         parts.group.close(leave=self._is_draining)
-        parts.trimmer.stop(TRIMMER_SECONDS)
+        parts.look_ahead.stop(BYSTANDER_SECONDS)
+        parts.trimmer.stop(BYSTANDER_SECONDS)
         parts.producer.close()
         parts.pools.close()
 

@@ -233,7 +233,7 @@ class Compose:
     def __init__(self, *files: str, environment: Mapping[str, str] | None = None) -> None:
         self.project = f"etl{uuid.uuid4().hex[:8]}"
         self._files = [part for file in files for part in ("--file", str(REPOSITORY / file))]
-        self.environment = dict(environment or {})
+        self.environment = {"ETL_TEST_NAME": f"{self.project}-broker"} | dict(environment or {})
 
     def __call__(self, *arguments: str, limit: float = 180.0, check: bool = True, stdin: str | None = None) -> str:
         """Run `docker compose …` on the project."""

@@ -103,6 +103,47 @@ def test_the_tools_of_kafka_need_no_bootstrap_server_and_accept_one(appliance: A
     assert '"source"' in read
 
 
+def test_the_tools_of_kafka_are_where_people_look_for_them(appliance: Appliance) -> None:
+    """`docker exec C /opt/kafka/bin/kafka-topics.sh --bootstrap-server localhost:9092 …`."""
+    folder, localhost = "/opt/kafka/bin", ["--bootstrap-server", "localhost:9092"]
+    appliance.exec(f"{folder}/kafka-topics.sh", *localhost, "--create", "--topic", "by-hand", "--partitions", "1")
+    assert "by-hand" in appliance.exec(f"{folder}/kafka-topics.sh", *localhost, "--list").split()
+    assert "etl-worker-group" in appliance.exec(f"{folder}/kafka-consumer-groups.sh", *localhost, "--list").split()
+    docker = ["exec", "-i", appliance.name, f"{folder}/kafka-console-producer.sh", *localhost, "--topic", "by-hand"]
+    containers.docker(*docker, stdin="a line\n")
+    read = appliance.exec(f"{folder}/kafka-console-consumer.sh", *localhost, "--topic", "by-hand", "--from-beginning",
+                          "--max-messages", "1", "--timeout-ms", "15000")  # fmt: skip
+    assert read == "a line\n"
+
+
+def test_supervisorctl_needs_no_options(appliance: Appliance) -> None:
+    """`docker exec C supervisorctl status`, `… restart etl-consumer`: all its processes, and nobody else's."""
+    states = dict(line.split()[:2] for line in appliance.exec("supervisorctl", "status").splitlines())
+    consumers = {"etl-consumer:consumer_00", "etl-consumer:consumer_01"}
+    assert states == dict.fromkeys({"kafka", "watch", *consumers}, "RUNNING")
+    named = appliance.exec("supervisorctl", "status", "etl-consumer")
+    assert {line.split()[0] for line in named.splitlines()} == consumers
+    before, java = appliance.consumers(), _java(appliance)
+    said = appliance.exec("supervisorctl", "restart", "etl-consumer")
+    assert said.count(": stopped") == said.count(": started") == 2
+    after = appliance.consumers()
+    assert len(after) == 2
+    assert not set(before.values()) & set(after.values())
+    assert _java(appliance) == java
+    appliance.submit("after-the-restart.txt")
+
+
+def test_the_log_of_a_start_holds_nothing_of_every_start(appliance: Appliance) -> None:
+    """No word of sockets without a login, of interfaces and of processes that stayed up."""
+    own = [line for line in appliance.logs().splitlines() if " supervisord " in line]
+    assert own
+    assert not [line for line in own if re.search(r"authentication|RPC|success|started with pid|CRIT", line)]
+
+
+def _java(appliance: Appliance) -> int:
+    return next(pid for _user, pid, command in appliance.processes() if "kafka.Kafka" in command)
+
+
 def test_a_first_word_that_is_a_commands_name_is_the_command(appliance: Appliance) -> None:
     """`docker run IMAGE servers check`, `config check`, `--version`."""
     env = ["--env-file", str(appliance.env_file), "--volumes-from", appliance.name]
@@ -188,7 +229,7 @@ def test_a_consumer_that_hangs_is_killed_and_started_again(appliance: Appliance)
 
 def test_a_health_check_notices_a_broker_that_does_not_answer(appliance: Appliance) -> None:
     """A frozen broker takes connections and says nothing."""
-    java = next(pid for _user, pid, command in appliance.processes() if "kafka.Kafka" in command)
+    java = _java(appliance)
     appliance.signal(java, "STOP")
     try:
         done = appliance.try_exec("/opt/etl/.venv/bin/python", "/opt/etl/docker/health.py")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from containers import Compose, Container, compose_up, docker, eventually
+from containers import ENVIRONMENT, REPOSITORY, Compose, Container, compose_up, docker, eventually
 
 import stack
 
@@ -15,6 +18,8 @@ pytestmark = [pytest.mark.container, pytest.mark.timeout(1500)]
 
 TOPICS = ("mem-dft-img", "fdry-dft-img", "mem-cdsem-img", "fdry-cdsem-img")
 FILES = 60  # per topic
+# The same program: a command of its own before, a plugin of Docker's since version 2.
+DOCKER_COMPOSE = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
 
 
 def test_the_test_stack_moves_files_between_real_ftp_servers_through_kills_and_scaling(
@@ -45,6 +50,30 @@ def test_the_test_stack_moves_files_between_real_ftp_servers_through_kills_and_s
         sums = [_sums(source, "."), _sums(destination, "in")]
         assert sums[0] == sums[1]
         assert destination.exec("bash", "-c", "find /home/ftp-files -name '*part*' | wc -l").strip() == "0"
+
+
+def test_the_container_etl_test_is_there_after_up(image: str, ftp_image: str) -> None:
+    """`docker-compose -f docker-compose.test.yml up -d`, then `docker exec etl-test …`, as people type it."""
+    compose = Compose("docker-compose.test.yml")
+    name = compose.environment["ETL_TEST_NAME"]
+    command = [*DOCKER_COMPOSE, "--project-name", compose.project, "-f", "docker-compose.test.yml", "up", "-d"]
+    try:
+        subprocess.run(
+            command, cwd=REPOSITORY, env=ENVIRONMENT | compose.environment, stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=240, check=True,
+        )  # fmt: skip
+        appliance = Container(name)
+        appliance.wait_healthy()
+        appliance.wait_until_consuming()
+        topics = appliance.exec("/opt/kafka/bin/kafka-topics.sh", "--bootstrap-server", "localhost:9092", "--list")
+        assert "test-jobs-results" in topics.split()
+        for process in ("kafka", "etl-consumer:consumer_00", "etl-consumer:consumer_01"):
+            assert re.search(rf"^{process} +RUNNING", appliance.exec("supervisorctl", "status"), re.MULTILINE)
+        compose.containers("source")[0].exec("sh", "-c", "echo hello >/home/ftp-files/hello.txt")
+        appliance.exec("etl", "submit", "SRC_FTP_SERVER1:/hello.txt", "DST_FTP_SERVER1:/in/hello.txt", "--wait",
+                       "--timeout", "60")  # fmt: skip
+    finally:
+        compose.down()
 
 
 @pytest.mark.long

@@ -24,6 +24,7 @@ from etl.errors import (
     SizeMismatch,
     StorageFull,
 )
+from etl.models.server import TransferSettings
 from etl.transfer import plugins
 from etl.transfer.base import BaseTransfer, TransferFactory
 from etl.transfer.spool import SpoolFolder
@@ -273,3 +274,88 @@ def test_a_source_action_that_the_class_lacks_is_refused_before_anything_is_copi
     """Four methods cannot delete: a job that asks for it must not be copied first and fail then."""
     with pytest.raises(SettingsError, match=rf"has no {missing}\(\)"):
         wrapped.require_disposal(move=move)
+
+
+class Plain(BaseTransfer):
+    """A class that knows its server alone, and keeps it itself."""
+
+    def __init__(self, config):
+        self.config = config
+        self.is_connected = False
+
+    def connect(self):
+        self.is_connected = bool(
+            self.config.host and self.config.port and self.config.username and self.config.password
+        )
+        return self.is_connected
+
+    def disconnect(self):
+        self.is_connected = False
+
+    def download(self, remote_path, local_path):
+        Path(local_path).write_bytes(self.files[remote_path])
+
+    def upload(self, local_path, remote_path):
+        self.files[remote_path] = Path(local_path).read_bytes()
+
+    files: dict[str, bytes] = {}  # noqa: RUF012 - the one server of all sessions
+
+
+class Calling(Plain):
+    def __init__(self, config: ServerConfig) -> None:
+        super().__init__(config)
+
+
+class WithDefaults(Plain):
+    def __init__(self, config, passive=True, chunk=8192):
+        BaseTransfer.__init__(self, config)
+        assert passive is True
+
+
+class WithOptions(Plain):
+    def __init__(self, config, **options):
+        BaseTransfer.__init__(self, config, **options)
+
+
+class WithoutInit(Plain):
+    __init__ = BaseTransfer.__init__
+
+
+@pytest.mark.parametrize("kind", [Plain, Calling, WithDefaults, WithOptions, WithoutInit])
+def test_a_class_that_knows_its_server_alone_works(
+    kind: type[Plain], spools: Path, buffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`__init__(self, config)` in any form: registered, made, connected; files go down and up; limits are known."""
+    monkeypatch.setattr(TransferFactory, "_classes", dict(TransferFactory._classes))
+    monkeypatch.setattr(Plain, "files", {"/in": b"content"})
+    TransferFactory.register("plain", kind)
+    monkeypatch.delitem(PROTOCOLS, "plain")
+    server = ServerConfig(hostname="S", type="plain", host="h", port=21, username="u", password="p")
+    limits = TransferSettings(reply_timeout=7)
+    made = TransferFactory.create(server, limits)
+    assert made.config is made.server is server
+    assert made.settings is limits or kind is WithOptions
+    session = Staged(made, 1 << 20)
+    session.connect()
+    parcel = session.read("/in")
+    stored = session.write("part", parcel, buffer)
+    parcel.close(complete=True)
+    session.publish(stored, "/out", None)
+    session.disconnect()
+    assert Plain.files == {"/in": b"content", "/out": b"content"}
+
+
+def test_false_is_a_failure(spools: Path, buffer) -> None:
+    """Some classes return it instead of raising: never a success without the file."""
+
+    class Saying(Plain):
+        def upload(self, local_path, remote_path):
+            return False
+
+    session = Staged(Saying(ServerConfig(hostname="S", type="plain")), 1 << 20)
+    with pytest.raises(ServerUnavailable, match="False"):
+        session.connect()
+    stored = session.write("part", Bytes(b"x"), buffer)
+    with pytest.raises(IOFailure, match="False"):
+        session.publish(stored, "/out", None)
+    session.disconnect()

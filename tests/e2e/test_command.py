@@ -166,6 +166,8 @@ def test_the_command_says_what_it_can_do(tmp_path: Path) -> None:
         )
         for word in ("consume", "submit", "dlq", "servers", "config"):
             assert word in done.stdout
+        for option in ("--topic", "--group-id", "--bootstrap-servers", "--env-file", "-v, --verbose"):
+            assert option in done.stdout
 
 
 def test_supervisord_runs_restarts_and_stops_consumers(desk: Desk, tmp_path: Path) -> None:

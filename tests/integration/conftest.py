@@ -11,7 +11,6 @@ import pytest
 import stack
 from apiwork import Api
 from etl.broker import Admin
-from etl.retry.tiers import DEFERRED_READS_PER_SECOND
 from workbench import Desk, folder, login
 
 
@@ -41,15 +40,6 @@ def short_tiers(monkeypatch: pytest.MonkeyPatch) -> tuple[float, ...]:
     tiers = (1.0, 2.0, 30.0, 3600.0)
     monkeypatch.setattr("etl.retry.tiers.TIERS", tiers)
     return tiers
-
-
-@pytest.fixture
-def short_pace(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Limit deferred reads to a fifth, so that a test reaches the limit with a fifth of the jobs."""
-    pace = DEFERRED_READS_PER_SECOND / 5
-    for module in ("retry.tiers", "intake.admission"):
-        monkeypatch.setattr(f"etl.{module}.DEFERRED_READS_PER_SECOND", pace)
-    return pace
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ import pytest
 
 import stack
 from apiwork import JOB, TOKENS, V1, Api, bury, eventually, finish, speak, submit, transfer
-from etl.broker import TransactionalProducer
+from etl.broker import Admin, Reader, TransactionalProducer
+from etl.models.wire import Partition
 from etl.topics import letters
 
 pytestmark = pytest.mark.integration
@@ -157,3 +158,13 @@ def test_a_settled_letter_is_shown_as_settled(broker: stack.Broker, api_topics: 
     original = api.get(f"{V1}/dead-letters/{found[1].name}/original")
     assert original.content == found[1].message.original_bytes()
     assert original.headers["content-disposition"].startswith("attachment")
+
+
+def test_letters_that_were_purged_are_gone(broker: stack.Broker, api_topics: str, api: Api) -> None:
+    """Claim: what `etl dlq purge` deletes is not shown, and cannot be replayed, any more."""
+    bury(broker, api_topics, 6)
+    eventually(lambda: api.get(f"{V1}/dead-letters").json()["items"], lambda items: len(items) == 6)
+    with Reader(broker.bootstrap_servers, f"{api_topics}-dlq") as reader:
+        ends = reader.ends()
+    Admin(broker.bootstrap_servers).delete_before({Partition(f"{api_topics}-dlq", p): end for p, end in ends.items()})
+    eventually(lambda: api.get(f"{V1}/dead-letters").json()["items"], lambda items: not items)

@@ -18,7 +18,7 @@ from kafka.errors import KafkaTimeoutError, UnknownBrokerIdError
 
 import stack
 from etl import broker as seam
-from etl.broker import GroupConsumer, Reader, TransactionalProducer, Writer
+from etl.broker import AheadReader, GroupConsumer, Reader, TransactionalProducer, Writer
 from etl.errors import BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
 from etl.models.task import Record
 from etl.models.wire import Batch, Commit, Message, Partition
@@ -552,6 +552,28 @@ with ThreadPoolExecutor(4) as threads:
     for tried in [threads.submit(make) for make in makes]:
         print(f"{type(tried.exception()).__name__}: {tried.exception()}")
 """
+
+
+def test_reading_ahead_goes_on_where_it_was(desk: Desk, producer: TransactionalProducer) -> None:
+    """From an offset on, each record once, of partitions of several topics that come and go; committed ones alone."""
+    desk.send(*(b"%d" % number for number in range(5)), partition=0)
+    desk.send(*(b"%d" % number for number in range(10, 15)), partition=1)
+    producer.transact([result(desk, b"r")])
+    results = Partition(desk.results_topic, 0)
+    reader = AheadReader(desk.bootstrap_servers, 2)
+
+    def read(starts: dict[Partition, int], count: int) -> list[bytes]:
+        found: list[Record] = []
+        wait_until(lambda: found.extend(reader.read(starts)) or len(found) >= count, 20, "records")
+        assert not reader.read(starts), "more than there are"
+        return sorted(record.value or b"" for record in found)
+
+    with contextlib.closing(reader):
+        assert read({p(desk): 2}, 3) == [b"2", b"3", b"4"]
+        desk.send(b"5", partition=0)
+        assert read({p(desk): 1, p(desk, 1): 4}, 2) == [b"14", b"5"]
+        assert read({p(desk, 1): 0, results: 0}, 1) == [b"r"]
+        assert read({p(desk): 5}, 1) == [b"5"]  # it was forgotten: who asks knows what was read
 
 
 def test_what_is_not_there_is_one_error(desk: Desk) -> None:

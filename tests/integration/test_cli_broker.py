@@ -130,6 +130,27 @@ def test_jobs_of_one_destination_share_a_partition(broker: Broker, topic: str) -
     assert len({job.job_id for job in jobs}) == 20
 
 
+def test_one_job_is_sent_in_no_time(broker: Broker, topic: str) -> None:
+    """Of its two clients none pauses: the library's pause before it asks for a topic's metadata is 0.1 s."""
+    took = []
+    for _ in range(6):
+        began = time.monotonic()
+        assert etl("submit", "SRC:/a", "DST:/b").exit_code == 0
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.15, took
+
+
+def test_a_command_imports_no_other(tmp_path: Path) -> None:
+    """They take longer to import than a job takes to be sent."""
+    script = "import sys, etl.cli; etl.cli.main.get_command(None, 'submit'); print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    imported = set(done.stdout.split())
+    assert "etl.cli.submit" in imported
+    assert not {"etl.cli.dlq", "etl.cli.servers", "etl.sessions", "etl.dispatch", "etl.consumer"} & imported
+
+
 def test_no_result_in_time_is_a_failure() -> None:
     """Claim: --timeout ends the wait, says how many are missing, and the exit code is 1."""
     result = etl("submit", "SRC:/a", "DST:/b", "--wait", "--timeout", "1.5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,10 @@ def starts(desk: Desk) -> dict[Partition, int]:
 def test_parked_jobs_of_two_groups_outlive_trimming(
     desk: Desk, make_ftpd: Callable[..., stack.Ftpd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server is down, both park and read again, one goes away: its jobs stay, and all are done when it is back."""
+    """Both defer jobs again and again until their time, one goes away: its jobs stay, and all are done in the end.
+
+    The server is down meanwhile.
+    """
     monkeypatch.setattr("etl.topics.trimming.LOOK_SECONDS", 0.5)
     monkeypatch.setattr("etl.topics.trimming.WORTHWHILE", 5)
     server = make_ftpd()
@@ -49,7 +53,8 @@ def test_parked_jobs_of_two_groups_outlive_trimming(
         for name in (left, right)
     ]
     server.kill()
-    jobs = [job(f"HERE:/{number}", f"THERE:/{number}", str(number)) for number in range(30)]
+    at = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
+    jobs = [job(f"HERE:/{number}", f"THERE:/{number}", str(number), not_before=at) for number in range(30)]
     for number in range(30):
         (tmp_path / "here" / str(number)).write_bytes(b"x")
     admin = Admin(desk.bootstrap_servers)

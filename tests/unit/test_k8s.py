@@ -9,7 +9,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from etl.api.access import keys
 from etl.config import ConfigLoader
+from etl.retry import tiers
 
 pytestmark = pytest.mark.unit
 
@@ -118,13 +120,46 @@ def test_the_scaled_object_scales_the_consumers_by_their_own_lag() -> None:
     }  # fmt: skip
     assert "replicas" not in target["spec"], "KEDA and the manifest would take turns"
     assert 1 <= spec["minReplicaCount"] <= spec["maxReplicaCount"] == int(settings["ETL_NUM_PARTITIONS"])
-    (trigger,) = spec["triggers"]
-    assert trigger["type"] == "kafka"
-    known = trigger["metadata"]
-    assert set(known) <= KAFKA_TRIGGER
-    assert all(isinstance(value, str) for value in known.values())
-    assert known["bootstrapServers"] == settings["ETL_BOOTSTRAP_SERVERS"]
-    assert known["topic"] == settings["ETL_TOPIC"]
-    assert known["consumerGroup"] == settings["ETL_GROUP_ID"]
-    assert known["offsetResetPolicy"] == "earliest", "as the consumers: a new group starts at the beginning"
-    assert int(known["lagThreshold"]) > 0
+    jobs, deferred = spec["triggers"]
+    for trigger, topic in ((jobs, settings["ETL_TOPIC"]), (deferred, settings["ETL_TOPIC"] + "-retry")):
+        assert trigger["type"] == "kafka"
+        known = trigger["metadata"]
+        assert set(known) <= KAFKA_TRIGGER
+        assert all(isinstance(value, str) for value in known.values())
+        assert known["bootstrapServers"] == settings["ETL_BOOTSTRAP_SERVERS"]
+        assert known["topic"] == topic
+        assert known["consumerGroup"] == settings["ETL_GROUP_ID"]
+        assert known["offsetResetPolicy"] == "earliest", "as the consumers: a new group starts at the beginning"
+        assert int(known["lagThreshold"]) > 0
+
+
+def test_of_deferred_jobs_only_those_that_could_run_ask_for_pods() -> None:
+    """The shortest tier of what is recallable: no jobs of a server that is down, and none that wait for a time."""
+    _, deferred = load("scaledobject.yaml")["spec"]["triggers"]
+    counted = {int(number) for number in deferred["metadata"]["partitionLimitation"].split(",")}
+    kinds = {number: tiers.kind_of(number, tiers.BLOCKS) for number in range(tiers.PARTITIONS)}
+    assert counted == {number for number, kind in kinds.items() if kind == (0, True)}
+
+
+def test_the_api_is_one_locked_down_pod_that_is_asked_by_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its selectors mean its pods, its probes are its own paths, and its tokens are in a secret of its own."""
+    monkeypatch.chdir(tmp_path)
+    pod = load("api-deployment.yaml")["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    assert load("api-deployment.yaml")["spec"]["selector"]["matchLabels"] == labels
+    assert load("api-service.yaml")["spec"]["selector"] == labels
+    assert load("api-networkpolicy.yaml")["spec"]["podSelector"]["matchLabels"] == labels
+    (found,) = pod["spec"]["containers"]
+    assert found["args"] == ["api"]
+    assert [found[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")] == [
+        "/live", "/ready", "/live",
+    ]  # fmt: skip
+    assert found["securityContext"] == container()["securityContext"]
+    assert pod["spec"]["securityContext"] == load("statefulset.yaml")["spec"]["template"]["spec"]["securityContext"]
+    given = {entry["name"]: entry["value"] for entry in found["env"]}
+    secrets = load("api-secret.yaml")
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert volumes["tokens"]["secret"]["secretName"] == secrets["metadata"]["name"] == "etl-api"
+    assert len(keys.read_tokens(secrets["stringData"]["tokens"])) == 2
+    loaded = ConfigLoader(environ=given)
+    assert loaded.settings.api_tokens_file == "/run/secrets/etl-api/tokens"

@@ -17,7 +17,7 @@ from etl.api import problems
 from etl.api.access.gate import Gate
 from etl.api.problems import ProblemDetails
 from etl.api.routes import audit as audit_routes
-from etl.api.routes import control, events, jobs, letters, operations, pool, root, session, submitting, summary
+from etl.api.routes import control, events, jobs, letters, operations, pool, root, session, submitting
 from etl.api.routes.asking import Viewer
 from etl.api.services import Services
 
@@ -35,7 +35,6 @@ def build(services: Services, audit: Callable[[dict[str, Any]], None]) -> FastAP
     v1 = APIRouter(prefix=PREFIX)
     for router in (
         root.stats_router,
-        summary.router,
         control.router,  # before the pool: a process's path may hold slashes
         pool.router,
         submitting.router,

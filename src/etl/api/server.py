@@ -27,6 +27,7 @@ EXIT_OK, EXIT_FAILED, EXIT_WRONG_SETTINGS = 0, 1, 2
 STOP_SECONDS = 3  # that answers under way may take when the process ends
 HEADERS_BYTES = 64 * 1024
 BACKLOG = 128
+CONNECTIONS = 500  # at the same time; more are answered with 503
 
 log = structlog.get_logger(__name__)
 
@@ -122,6 +123,7 @@ def _configure(settings: Settings, app: FastAPI) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=STOP_SECONDS,
         h11_max_incomplete_event_size=HEADERS_BYTES,
         **tls,

@@ -105,6 +105,11 @@ class Services:
             others = [record for record in records if record.topic != system.status]
             take(others, {p: at for p, at in positions.items() if p.topic != system.status}, caught_up)
 
+        def trim(firsts: Mapping[Partition, int]) -> None:
+            gone = [(p.partition, first) for p, first in firsts.items() if p.topic == topics.dlq and first > 0]
+            with store.writing() as connection:
+                connection.executemany("DELETE FROM letters WHERE partition = ? AND offset < ?", gone)
+
         def prepare() -> None:
             try:
                 ensure_system(system, broker.Admin(settings.bootstrap_servers))
@@ -113,8 +118,8 @@ class Services:
 
         companions = (topics.source, topics.results, topics.failed, topics.retry, topics.dlq)
         address, search = settings.bootstrap_servers, Search(store)
-        status = Following("status", address, dataclasses.astuple(system), start_status, take_status, prepare)
-        history = Following("history", address, companions, start, take)
+        status = Following("status", address, dataclasses.astuple(system), start_status, take_status, prepare=prepare)
+        history = Following("history", address, companions, start, take, trim)
         marks = Marks(address, system.marks, search, status)
         return cls(
             config=config,
@@ -130,7 +135,7 @@ class Services:
             marks=marks,
             orders=Orders(address, system.control, search, status),
             checks=Checks(config),
-            engine=Engine(address, topics, marks, search, history),
+            engine=Engine(address, topics, marks, search, history, store),
             submitter=Submitter(address, topics.source, marks),
             status=status,
             history=history,

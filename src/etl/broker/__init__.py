@@ -9,12 +9,13 @@ from etl.broker.connection import MAX_MESSAGE_BYTES, is_listening, secure
 from etl.broker.follower import Follower
 from etl.broker.group import GroupConsumer, TakenOver
 from etl.broker.producer import Place, TransactionalProducer
-from etl.broker.reader import Reader
+from etl.broker.reader import AheadReader, Reader
 from etl.broker.writer import Beacon, Writer
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "Admin",
+    "AheadReader",
     "Beacon",
     "Follower",
     "GroupConsumer",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 REQUEST_TIMEOUT_SECONDS = 8.0
 REQUEST_TIMEOUT_MS = int(REQUEST_TIMEOUT_SECONDS * 1000)
+# Clients of commands ask for the metadata of a topic so soon after their first; the library's 100 ms is felt there.
+METADATA_PACE_MS = 10
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # the largest message this client sends; topics set their own, lower limits
 _security: dict[str, Any] = {}  # login and encryption, shared by every client of this process
 
@@ -66,6 +68,8 @@ def create_client(kind: Any, **settings: Any) -> Any:
 
     def network(**told: Any) -> Any:
         networks.append(KafkaNetClient(**told))
+        if "retry_backoff_ms" in settings:  # the library does not pass it on to where it paces metadata
+            networks[-1]._manager.cluster.config["retry_backoff_ms"] = settings["retry_backoff_ms"]  # noqa: SLF001
         return networks[-1]
 
     try:

@@ -69,6 +69,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped lib
 class GroupConsumer:
     """A member of the consumer group: polls records, and knows which partitions are ours.
 
+    `kind_of` says of which kind a partition of a topic is: members share each kind evenly.
+
     Only one thread may call it, except `membership` and `is_member`, which any thread may call. `on_revoked` must not
     block: it is called on the client's I/O thread, before any other member can own the partitions, or by the calling
     thread, when it learns only afterwards that they were lost.
@@ -84,13 +86,14 @@ class GroupConsumer:
         instance_id: str | None = None,
         leave_on_stop: bool = False,
         max_poll_records: int = 200,
+        kind_of: Callable[[str, int], object] = lambda topic, _partition: topic,
     ) -> None:
         self._on_revoked = on_revoked
         self._instance_id = instance_id
         self._leave_on_stop = leave_on_stop
         self._bootstrap_servers = bootstrap_servers
         self._group_id = group_id
-        assignor = Assignor()
+        assignor = Assignor(kind_of)
         self._new: set[Partition] = set()  # assigned, and not taken over yet
         self._cut: dict[Partition, int] = {}  # offset from which on the broker lost records that we had read
         self._taking: Partition | None = None  # being taken over; None again as soon as it is revoked meanwhile

@@ -7,7 +7,7 @@ records.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,28 +189,47 @@ def _mend(fetcher: Any) -> None:
 
 
 class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped library
-    """A cooperative sticky assignor that balances each topic separately.
+    """A cooperative sticky assignor that balances each kind of partitions separately.
 
     The library's own balances the sum over all topics, so one process could get all jobs and another one all partitions
     of `T-retry`. It also lets an evicted member claim partitions that others own by now: see `forget`.
     """
 
+    def __init__(self, kind_of: Callable[[str, int], object] = lambda topic, _partition: topic) -> None:
+        super().__init__()
+        self._kind_of = kind_of
+
     def assign(self, cluster: Any, members: Any) -> dict[str, ConsumerProtocolAssignment]:
-        """Assign the partitions of every topic to the members that subscribe to it."""
-        shares: dict[str, list[tuple[str, list[int]]]] = {member.member_id: [] for member in members}
+        """Assign the partitions of each kind to the members that subscribe to their topic."""
+        shares: dict[str, dict[str, list[int]]] = {member.member_id: {} for member in members}
         for topic in sorted({topic for member in members for topic in member.metadata.topics}):
-            narrowed = [_narrowed(member, topic) for member in members if topic in member.metadata.topics]
-            for member_id, share in super().assign(cluster, narrowed).items():
-                shares[member_id] += share.assigned_partitions
-        return {who: ConsumerProtocolAssignment(self.version, share, b"") for who, share in shares.items()}
+            kinds: dict[object, set[int]] = {}
+            for partition in cluster.partitions_for_topic(topic) or ():
+                kinds.setdefault(self._kind_of(topic, partition), set()).add(partition)
+            for partitions in kinds.values():
+                narrowed = [
+                    _narrowed(member, topic, partitions) for member in members if topic in member.metadata.topics
+                ]
+                kind = SimpleNamespace(topics={topic: partitions}.keys, partitions_for_topic={topic: partitions}.get)
+                for member_id, share in super().assign(kind, narrowed).items():
+                    for _, assigned in share.assigned_partitions:
+                        shares[member_id].setdefault(topic, []).extend(assigned)
+        return {
+            who: ConsumerProtocolAssignment(self.version, [(topic, sorted(its)) for topic, its in share.items()], b"")
+            for who, share in shares.items()
+        }
 
     def forget(self) -> None:
         """Claim no partition at the next join."""
         self.member_assignment = None
 
 
-def _narrowed(member: Any, topic: str) -> SimpleNamespace:
+def _narrowed(member: Any, topic: str, partitions: set[int]) -> SimpleNamespace:
     said = member.metadata
-    owned = [claim for claim in said.owned_partitions or () if claim.topic == topic]
+    owned = [
+        SimpleNamespace(topic=topic, partitions=[number for number in claim.partitions if number in partitions])
+        for claim in said.owned_partitions or ()
+        if claim.topic == topic
+    ]
     narrow = SimpleNamespace(topics=[topic], owned_partitions=owned, generation_id=said.generation_id)
     return SimpleNamespace(member_id=member.member_id, metadata=narrow)

@@ -124,7 +124,8 @@ class TransactionalProducer:
     def transact(self, messages: Sequence[Message], note: Note | None = None) -> list[Place]:
         """Send messages in one transaction, without offsets; return their places. Raises what `commit` raises.
 
-        `note` is told the places before the commit, and returns further messages for the same transaction.
+        `note` is told the places before the commit, and returns further messages for the same transaction, whose places
+        are the last ones.
         """
         return self._transact(messages, None, None, note)
 
@@ -146,7 +147,7 @@ class TransactionalProducer:
             producer.begin_transaction()
             places = self._send(producer, messages)
             if note is not None:
-                self._send(producer, note(places))
+                places += self._send(producer, note(list(places)))
             if offsets:
                 producer.send_offsets_to_transaction(
                     {ClientPartition(*tp): OffsetAndMetadata(at, said) for tp, (at, said) in offsets.items()},

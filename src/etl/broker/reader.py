@@ -1,19 +1,29 @@
-"""Reads a topic outside any group, for the commands."""
+"""Reads topics outside any group: whole ones for the commands, and ahead of what a consumer has admitted."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 from kafka import KafkaConsumer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 
-from etl.broker.connection import REQUEST_TIMEOUT_MS, common_of_consumers, create_client, translate_errors
+from etl.broker.connection import (
+    METADATA_PACE_MS,
+    REQUEST_TIMEOUT_MS,
+    common_of_consumers,
+    create_client,
+    translate_errors,
+)
 from etl.broker.records import as_record
 from etl.errors import BrokerUnavailable
 from etl.models.task import Record
+from etl.models.wire import Partition
+
+AHEAD_SECONDS = 0.2  # how long a read ahead waits for records
+AHEAD_FETCH_BYTES, AHEAD_PARTITION_BYTES = 1 << 20, 128 << 10  # that are held of what is read ahead
 
 
 class Reader:
@@ -29,6 +39,7 @@ class Reader:
             self._client = create_client(
                 KafkaConsumer,
                 **common_of_consumers(bootstrap_servers),
+                retry_backoff_ms=METADATA_PACE_MS,
                 group_id=None,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed" if committed else "read_uncommitted",
@@ -122,3 +133,51 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class AheadReader:
+    """Reads partitions of any topics from given offsets on, at most `most` records at a time; commits nothing.
+
+    One thread at a time. Every method may block for seconds and raises BrokerUnavailable.
+    """
+
+    def __init__(self, bootstrap_servers: str, most: int) -> None:
+        self._at: dict[Partition, int] = {}  # the next offset of each assigned partition, at least
+        with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
+            self._client = create_client(
+                KafkaConsumer,
+                **common_of_consumers(bootstrap_servers),
+                group_id=None,
+                auto_offset_reset="earliest",  # of a partition that was trimmed beyond our offset
+                isolation_level="read_committed",
+                max_poll_records=most,
+                fetch_max_wait_ms=100,
+                fetch_max_bytes=AHEAD_FETCH_BYTES,
+                max_partition_fetch_bytes=AHEAD_PARTITION_BYTES,
+            )
+
+    def __repr__(self) -> str:
+        return f"AheadReader({self._at})"
+
+    def read(self, starts: Mapping[Partition, int]) -> list[Record]:
+        """Return some more records of these partitions, none before its start; of one that was read before, the next.
+
+        Partitions that are not named are forgotten. Blocks for AHEAD_SECONDS if there are none.
+        """
+        with translate_errors("cannot read ahead"):
+            if self._at.keys() != starts.keys():
+                self._client.assign([ClientPartition(*partition) for partition in starts])
+                self._at = {partition: at for partition, at in self._at.items() if partition in starts}
+            for partition, start in starts.items():
+                if self._at.get(partition, -1) < start:
+                    self._at[partition] = start
+                    self._client.seek(ClientPartition(*partition), start)
+            polled = self._client.poll(timeout_ms=int(AHEAD_SECONDS * 1000))
+        for tp, batch in polled.items():
+            self._at[Partition(*tp)] = batch[-1].offset + 1
+        return [as_record(raw) for batch in polled.values() for raw in batch]
+
+    def close(self) -> None:
+        """Disconnect."""
+        with contextlib.suppress(kafka_errors.KafkaError):
+            self._client.close(autocommit=False)

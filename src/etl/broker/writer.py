@@ -11,6 +11,7 @@ from kafka import errors as kafka_errors
 
 from etl.broker.connection import (
     MAX_MESSAGE_BYTES,
+    METADATA_PACE_MS,
     TRANSACTION_TIMEOUT_SECONDS,
     common,
     create_client,
@@ -88,6 +89,7 @@ class Writer:
             self._producer = create_client(
                 KafkaProducer,
                 **common(bootstrap_servers),
+                retry_backoff_ms=METADATA_PACE_MS,
                 max_request_size=MAX_MESSAGE_BYTES,
                 max_block_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
                 delivery_timeout_ms=30_000,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import sys
 from collections.abc import Iterable
+from typing import cast
 
 import click
 
-from etl.cli import api, config, consume, dlq, hands, jobs, servers, status, submit
 from etl.errors import BrokerUnavailable, SettingsError
 
+# The module of this package that has the command, imported when it is called: all of them take longer to import than
+# `etl submit` takes to send a job.
+COMMANDS = {name: name for name in ("consume", "submit", "status", "jobs", "dlq", "servers", "config")}
+COMMANDS |= dict.fromkeys(("hold", "release", "cancel", "drain", "try-now"), "hands") | {"api": "api"}
 # Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
 NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "stop", "topics", "version"}
 EXIT_FAILED = 1
@@ -20,11 +25,30 @@ EXIT_WRONG_SETTINGS = 2
 class DefaultGroup(click.Group):
     """A group with the default command `consume`, which gets a first word that does not name a command."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"etl.cli.{COMMANDS[cmd_name]}")
+        return cast("click.Command", getattr(module, cmd_name.replace("-", "_")))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the options of the default command too: `etl --topic T` needs no command."""
+        super().format_options(ctx, formatter)
+        consume = cast("click.Command", self.get_command(ctx, "consume"))
+        records = [option.get_help_record(ctx) for option in consume.params if isinstance(option, click.Option)]
+        with formatter.section("Options without a command"):
+            formatter.write_dl([record for record in records if record])
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert `consume` unless the first word names a command or asks for help."""
-        if args and (instead := refusal(args[0], self.commands)):
+        if args and (instead := refusal(args[0], COMMANDS)):
             raise click.UsageError(instead, ctx)
-        if not args or (args[0] not in self.commands and args[0] not in {"--help", "--version"}):
+        if not args or (args[0] not in COMMANDS and args[0] not in {"--help", "--version"}):
             args = ["consume", *args]
         return super().parse_args(ctx, args)
 
@@ -59,15 +83,3 @@ def main() -> None:
 
     Without a command, consume jobs: `etl --topic T --group-id G`, or `etl T G HOST:PORT`.
     """
-
-
-main.add_command(consume.consume)
-main.add_command(submit.submit)
-main.add_command(jobs.jobs)
-main.add_command(dlq.dlq)
-main.add_command(servers.servers)
-main.add_command(status.status)
-for command in (hands.hold, hands.release, hands.cancel, hands.drain, hands.try_now):
-    main.add_command(command)
-main.add_command(config.config)
-main.add_command(api.api)

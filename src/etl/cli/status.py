@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from etl.broker import Admin
+from etl.broker import Admin, is_listening
 from etl.cli import terminal
 from etl.cli.options import with_config
 from etl.control.operator import read_book
@@ -81,6 +81,8 @@ def status(config: ConfigLoader, watch: bool, as_json: bool, no_dead_letters: bo
 def _summaries(settings: Settings, *, watch: bool, with_letters: bool) -> Iterator[Summary]:
     """Yield one summary, or with `watch` one every two seconds for ever."""
     system = SystemTopics.of(settings)
+    if not is_listening(settings.bootstrap_servers):
+        raise BrokerUnavailable(f"nothing listens at {settings.bootstrap_servers}")
     if not Admin(settings.bootstrap_servers).describe([system.status]):
         yield summarise([], datetime.now(UTC), *_beside(settings, system, with_letters=with_letters))
         return

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Self
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from etl import broker
 from etl.cli import terminal
@@ -108,6 +107,15 @@ class Waiting:
 
     def results(self, expected: Expected, timeout: float | None, *, as_json: bool) -> list[TransferResult]:
         """Return the expected results that come within `timeout` seconds (None: no limit); print them if `as_json`."""
+        # Imported while the jobs are done.
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
         found: list[TransferResult] = []
         deadline = None if timeout is None else time.monotonic() + timeout
         columns = (

@@ -54,6 +54,7 @@ class ConfigLoader:
         file_names = {name.upper() for name in in_file}
         own = without_links(environ, lambda name: f"{name}_TYPE" in environ or f"{name}_TYPE" in file_names)
         # `docker --env-file` keeps the quotes around values in its file.
+        quoted = [name.upper() for name, value in own.items() if _may_mean_its_quotes(name.upper(), value)]
         own = {name: unquoted(value) for name, value in own.items()}
         values = merged((in_file, own, overrides or {}))
 
@@ -70,6 +71,7 @@ class ConfigLoader:
         }
         problems.update(validation.problems)
         self.warnings += _idle_keys(in_file, properties, env_file, values)
+        self.warnings += _unquoted_names(quoted, properties)
         self.warnings += _torn_logins(self.servers)
         self.warnings += _wide_bases(self.servers)
         for name, server in self.servers.items():
@@ -137,6 +139,28 @@ def _load_plugins(validation: Validation) -> None:
             hint = " (is its folder in PYTHONPATH?)" if isinstance(error, ModuleNotFoundError) else ""
             why = f"{type(error).__name__}: {error}{hint}"
             validation.wrong(row.name, f"module {module!r} cannot be imported: {why}")
+
+
+def _may_mean_its_quotes(name: str, value: str) -> bool:
+    """May the quotes around a value of the environment belong to it? In logins and relative paths they are possible.
+
+    Not if there are two pairs: then one is sure to be meant to be taken off.
+    """
+    inner = unquoted(value)
+    if inner == value or inner != unquoted(inner) or name.endswith("_FILE"):
+        return False
+    is_relative = name.endswith("_BASE_PATH") and not inner.startswith("/")
+    return is_relative or name.endswith(("_USER", "_USERNAME")) or SECRET_NAME.search(name) is not None
+
+
+def _unquoted_names(quoted: Iterable[str], servers: Iterable[str]) -> list[str]:
+    """Return a warning that names the variables whose quotes were taken off though they may belong to the value."""
+    owned = tuple(f"{name}_" for name in servers)
+    names = sorted(name for name in quoted if name in SETTINGS or name.startswith(owned))
+    if not names:
+        return []
+    why = "docker --env-file leaves those of its file there; if they belong to the value, put another pair around it"
+    return [f"{', '.join(names)}: the quotes around the value in the environment were taken off ({why})"]
 
 
 def _beside(warnings: Sequence[str], text: str) -> str:

@@ -1,8 +1,7 @@
 """The jobs that are not finished: ready in the queues of their pairs, delayed, or behind another of their destination.
 
-State and its bookkeeping, and what follows from one queue alone: its rate, how long it will take (`drain_seconds`),
-which sessions are reserved for it. Chooses nothing. Guarded by the dispatcher's lock; the clock is handed in. Knows no
-pool, no Kafka.
+State and its bookkeeping, and how much of the window each queue takes. Chooses nothing. Guarded by the dispatcher's
+lock; the clock is handed in. Knows no pool, no Kafka.
 """
 
 from __future__ import annotations
@@ -15,23 +14,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from etl.dispatch.servers import RECENT_SECONDS, DecayingCount
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from etl.config import Settings
     from etl.dispatch.concurrency import ConcurrencyLimit
     from etl.dispatch.servers import Server
     from etl.models.server import ServerConfig
     from etl.models.task import Task
 
 RANKS = {"high": 0, "normal": 1, "low": 2}
-SLOW_SECONDS = 30.0  # a queue that takes longer is slow: what is beyond its part of the window is deferred
-SURE_SECONDS = 3.0  # with jobs, before a rate says anything: the first job waits for logins
-QUIET_SECONDS = 10.0  # without a finished job for so long, a rate of the past says nothing
-PASSED_OVER = 8  # times that others were served first, before a queue has its turn or a session reserved
-RESERVED_SECONDS = 2.0  # how long a session stays idle for a queue whose other server is full
-RATE_SECONDS = 20.0  # over which a queue's rate is measured
+STARVING_SECONDS = 1.0  # without a session that others got, before a queue has its turn and sessions are reserved
+RESERVED_SECONDS = 2.0  # how long they may stay idle: its other server may be stuck
 
 
 class JobState(Enum):
@@ -42,42 +36,6 @@ class JobState(Enum):
     DELAYED = "delayed"
     RUNNING = "running"
     GONE = "gone"
-
-
-class Rate:
-    """Jobs finished per second in which the queue had any; a queue that idles keeps its rate.
-
-    While they waited for a lane or for sessions, too: a server with many partners is slow for each of them.
-    """
-
-    def __init__(self) -> None:
-        self._finished = DecayingCount(RATE_SECONDS, began=0.0)  # in busy seconds
-        self._busy = 0.0
-        self._since: float | None = None
-
-    def begin(self, now: float) -> None:
-        """Note that the queue has jobs from now on."""
-        self._since = now
-
-    def end(self, now: float) -> None:
-        """Note that the queue has no jobs from now on."""
-        self._busy, self._since = self.busy(now), None
-
-    def busy(self, now: float) -> float:
-        """Return for how many seconds the queue has had jobs."""
-        return self._busy + (0.0 if self._since is None else max(0.0, now - self._since))
-
-    def count(self, now: float) -> None:
-        """Count a finished job."""
-        self._finished.add(self.busy(now))
-
-    def quiet(self, now: float) -> float:
-        """Return for how many of those seconds nothing finished."""
-        return self.busy(now) - self._finished.last
-
-    def per_second(self, now: float) -> float:
-        """Return the recent rate; 0: nothing finished yet."""
-        return self._finished.per_second(self.busy(now), shortest=0.001)
 
 
 @dataclass(eq=False)
@@ -92,45 +50,21 @@ class PairQueue:
     ready: int = 0
     waiting: dict[int, QueuedJob] = field(default_factory=dict)  # ready, following and delayed, by their number
     running: int = 0
-    rate: Rate = field(default_factory=Rate)
-    passed_over: dict[Server, int] = field(default_factory=dict)  # since its last turn
-    reserved: set[Server] = field(default_factory=set)
-    reserved_since: float = math.inf  # since when a reserved session stays idle
-    overloaded_since: float = -math.inf  # since when it has been slow, and jobs of it are deferred
-    overloaded_until: float = -math.inf  # when one was, last
+    size_bytes: int = 0  # of all its jobs
+    is_crowded: bool = False  # it took its share of the window, and still has half of that or more
+    is_scarce: bool = True  # it had less than a quarter of its share, and has not got three quarters since
+    refused_since: float = math.inf  # since when it has found one of its servers full
     yielded_to: float = -math.inf  # when a lane of another queue ended its lease for it, since its last turn
 
     def __repr__(self) -> str:
         names = " to ".join(server.config.hostname for server in self.servers)
-        return (
-            f"<PairQueue {names} lanes={self.lanes} running={self.running} ready={self.ready} "
-            f"waiting={len(self.waiting)} reserved={len(self.reserved)} {self.concurrency}>"
-        )
-
-    @property
-    def is_starving(self) -> bool:
-        """Were others served first so often that it is its turn, whoever has fewer lanes?"""
-        return max(self.passed_over.values(), default=0) >= PASSED_OVER
-
-    @property
-    def is_idle(self) -> bool:
-        """Has it no jobs at all?"""
-        return not self.running and not self.waiting
-
-    def restart(self, now: float) -> None:
-        """Begin anew: one of its servers was down, and is back."""
-        self.concurrency.restart()
-        self.rate = Rate()
-        if not self.is_idle:
-            self.rate.begin(now)
+        jobs = f"running={self.running} ready={self.ready} waiting={len(self.waiting)}"
+        return f"<PairQueue {names} lanes={self.lanes} {jobs} {self.concurrency}>"
 
     def push(self, entry: QueuedJob) -> None:
         """Make a job ready."""
         entry.state = JobState.READY
         self.ready += 1
-        if len(self.heap) > 64 + 2 * self.ready:  # mostly jobs that were dropped or deferred
-            self.heap = [item for item in self.heap if item[2].state is JobState.READY]
-            heapq.heapify(self.heap)
         heapq.heappush(self.heap, (*entry.turn, entry))
 
     def head(self) -> QueuedJob:
@@ -139,53 +73,18 @@ class PairQueue:
             heapq.heappop(self.heap)
         return self.heap[0][2]
 
-    def pass_over(self, other: PairQueue) -> None:
-        """Note that this queue was served while `other`, without lanes and before it in turn, was not."""
-        for server in self.servers:
-            if server in other.servers:
-                other.passed_over[server] = other.passed_over.get(server, 0) + 1
+    def refuse(self, now: float) -> None:
+        """Note that one of its servers is full."""
+        self.refused_since = min(self.refused_since, now)
+        if now - self.refused_since > STARVING_SECONDS + RESERVED_SECONDS:
+            self.refused_since = now
 
-    def reserve(self, full: set[Server], now: float) -> set[Server]:
-        """Return the servers whose next free session is reserved for this queue, which finds some of them `full`.
+    def is_starving(self, now: float) -> bool:
+        """Is it its turn, whoever has fewer lanes? Then free sessions of its servers are reserved for it.
 
-        Two servers with few sessions are hardly ever free in the same instant while others use both. A queue that was
-        passed over often at both (so both move) reserves the one that is full now, then the other. No session stays
-        idle for long: the other server may be stuck.
+        Two servers with few sessions are hardly ever free in the same instant while others use both.
         """
-        if any(self.passed_over.get(server, 0) < PASSED_OVER for server in self.servers):
-            return self.reserved
-        self.reserved |= full
-        if self.reserved - full:
-            self.reserved_since = min(self.reserved_since, now)
-            if now - self.reserved_since > RESERVED_SECONDS:
-                self.end_reservation()
-        return self.reserved
-
-    def end_reservation(self) -> None:
-        """Begin anew: it was served, or the reservation did not help."""
-        self.passed_over.clear()
-        self.reserved.clear()
-        self.reserved_since = math.inf
-
-    def overloaded_for(self, now: float) -> float:
-        """Note that a job is deferred, as the queue is slow; return for how many seconds that has been so."""
-        if now - self.overloaded_until > RECENT_SECONDS:
-            self.overloaded_since = now
-        self.overloaded_until = now
-        return now - self.overloaded_since
-
-    def drain_seconds(self, now: float) -> float:
-        """Return how many seconds the queue will take; 0 while nothing is known against it.
-
-        Without any rate that is so until it had jobs for long; with one, while the queue is young.
-        """
-        rate, quiet = self.rate.per_second(now), self.rate.quiet(now)
-        if (not rate and quiet < SLOW_SECONDS) or self.rate.busy(now) < SURE_SECONDS:
-            return 0.0
-        if not rate or quiet >= QUIET_SECONDS:
-            bound = max(1, self.running) / quiet  # nothing finished for long: each lane does one job in it at most
-            rate = min(rate or bound, bound)
-        return len(self.waiting) / rate
+        return now - self.refused_since > STARVING_SECONDS
 
 
 @dataclass(eq=False)
@@ -194,10 +93,9 @@ class QueuedJob:
 
     task: Task
     number: int  # in the order of arrival
-    rank: int
+    turn: tuple[int, int]  # its place in the order of service: rank, then number
     queue: PairQueue
-    source: ServerConfig
-    destination: ServerConfig
+    sides: tuple[ServerConfig, ServerConfig]  # source and destination
     destination_key: object  # of the file it writes
     state: JobState = JobState.FOLLOWING
     due: float = 0.0  # when it may run
@@ -205,16 +103,6 @@ class QueuedJob:
     held: tuple[Server, ...] = ()  # whose sessions its lane holds: of both, or of the one that it connects to
     lease_since: float = 0.0  # since when its lane has had these sessions
     dropped: bool = False  # running, and not to run again
-
-    @property
-    def sides(self) -> tuple[ServerConfig, ServerConfig]:
-        """Source and destination."""
-        return (self.source, self.destination)
-
-    @property
-    def turn(self) -> tuple[int, int]:
-        """Its place in the order of service."""
-        return (self.rank, self.number)
 
 
 class Backlog:
@@ -239,12 +127,12 @@ class Backlog:
         now: float,
     ) -> None:
         """Take in a job, behind all others of its destination."""
-        rank = RANKS[task.job.priority]
-        entry = QueuedJob(task, next(self._numbers), rank, queue, *sides, destination_key, due=due)
+        number = next(self._numbers)
+        turn = RANKS[task.job.priority], number
+        entry = QueuedJob(task, number, turn, queue, sides, destination_key, due=due)
         self.entries[task] = entry
         self.size_bytes += task.size_bytes
-        if queue.is_idle:
-            queue.rate.begin(now)
+        queue.size_bytes += task.size_bytes
         queue.waiting[entry.number] = entry
         waiters = self.destinations.setdefault(destination_key, OrderedDict())
         waiters[entry.number] = entry
@@ -265,7 +153,6 @@ class Backlog:
         queue = entry.queue
         queue.running -= 1
         if due is None:
-            queue.rate.count(now)
             self.remove(entry, now)
         else:
             entry.due = due
@@ -278,10 +165,9 @@ class Backlog:
             self._unready(entry)
         entry.state = JobState.GONE
         entry.queue.waiting.pop(entry.number, None)
-        if entry.queue.is_idle:
-            entry.queue.rate.end(now)
         del self.entries[entry.task]
         self.size_bytes -= entry.task.size_bytes
+        entry.queue.size_bytes -= entry.task.size_bytes
         waiters = self.destinations[entry.destination_key]
         was_first = next(iter(waiters)) == entry.number
         del waiters[entry.number]
@@ -289,6 +175,17 @@ class Backlog:
             del self.destinations[entry.destination_key]
         elif was_first:
             self._admit(next(iter(waiters.values())), now)
+
+    def measure(self, queue: PairQueue, settings: Settings) -> None:
+        """See whether a queue is crowded, or scarce, by what it takes of the window and what is left of that.
+
+        Its share is as much as is left: half of the window for one queue, a third for each of two, and so on.
+        """
+        records = max(1, settings.window_records - len(self.entries))
+        size_bytes = max(1, settings.window_bytes - self.size_bytes)
+        part = max((len(queue.waiting) + queue.running) / records, queue.size_bytes / size_bytes)
+        queue.is_crowded = part >= (0.5 if queue.is_crowded else 1.0)
+        queue.is_scarce = part < (0.75 if queue.is_scarce else 0.25)
 
     def promote(self, now: float) -> None:
         """Make the delayed jobs ready whose time has come."""

@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -21,16 +22,16 @@ from etl.dispatch.backlog import Backlog, JobState, PairQueue
 from etl.dispatch.concurrency import FIRST_LANES, ConcurrencyLimit
 from etl.dispatch.overflow import Overflow
 from etl.dispatch.scheduling import Scheduler
-from etl.dispatch.servers import Breaker, Server
+from etl.dispatch.servers import Report, Server
 from etl.errors import Fate, UnknownServer, fate_of
 from etl.retry.backoff import Doubling
+from etl.retry.breaker import Breaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from etl.config import Settings
     from etl.models.message import FileTransferJob
-    from etl.models.report import Report
     from etl.models.server import ServerConfig
     from etl.models.task import Task
     from etl.sessions.lease import Lease
@@ -39,6 +40,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = 1.0  # a lane looks again at least this often: a pool may have grown back meanwhile
+
+
+class Room(Enum):
+    """Whether there is room here for one more job of a pair of servers."""
+
+    SCARCE = "scarce"  # there is, and few of its jobs are here
+    FREE = "free"
+    PROBE = "probe"  # a server is down: for its next probes
+    CROWDED = "crowded"  # the pair has its share of the window
+    DOWN = "down"  # a server is down, and has its probes: one more would be deferred
 
 
 class _Pair(NamedTuple):
@@ -85,8 +96,6 @@ class Dispatcher:
             state = "stopped" if self._stopped else "running"
             return f"<Dispatcher {state} jobs={len(self._backlog.entries)} down={self._outages} {self._scheduler}>"
 
-    # --- jobs come --------------------------------------------------------------------------------------------
-
     def offer(self, task: Task, delay: float = 0.0) -> None:
         """Accept a job, to run after `delay` seconds at the earliest. Never blocks.
 
@@ -106,12 +115,15 @@ class Dispatcher:
         pair = self._pairs.get(names)
         if pair is None:
             self._pools.check(*sides)
+            keys = (self._pools.key(sides[0]), self._pools.key(sides[1]))
             with self._lock:
-                queue = self._queue(*sides)
-            pair = self._pairs[names] = _Pair(sides, queue, self._pools.key(sides[1]), f"/{sides[1].base_path}")
+                queue = self._queues.get(keys)
+                if queue is None:
+                    servers = tuple(dict.fromkeys((self._server(sides[0]), self._server(sides[1]))))
+                    most = min(self._settings.workers, sides[0].max_connections, sides[1].max_connections)
+                    queue = self._queues[keys] = PairQueue(keys, servers, ConcurrencyLimit(most, self._first_lanes))
+            pair = self._pairs[names] = _Pair(sides, queue, keys[1], f"/{sides[1].base_path}")
         return pair
-
-    # --- jobs go ----------------------------------------------------------------------------------------------
 
     def take(self, timeout: float) -> tuple[Task, Lease] | None:
         """Return the next job and its lease; blocks for `timeout` seconds at most. None: no job, or stopped."""
@@ -130,11 +142,7 @@ class Dispatcher:
         return None
 
     def another(self, task: Task) -> Task | None:
-        """Return one more job for the lease of a running one; None: give the lease back.
-
-        A lane that keeps its sessions is faster than one that gives them back between two jobs. It gives them back all
-        the same as soon as another pair of servers needs the lane, or the sessions, more.
-        """
+        """Return one more job for the lease of a running one; None: give the lease back, as others need it more."""
         with self._lock:  # critical section: decide whether the lane keeps its lease
             now = self._clock()
             self._backlog.promote(now)
@@ -185,8 +193,6 @@ class Dispatcher:
         with self._possible:
             self._possible.notify()
 
-    # --- servers ----------------------------------------------------------------------------------------------
-
     def worked(self, name: str) -> None:
         """Note that a server let us in: its breaker closes, and its lanes come back a few at a time."""
         if not self._outages:  # nearly always so, and asked for each lease
@@ -198,23 +204,17 @@ class Dispatcher:
                 return
             now = self._clock()
             seconds, deferred = server.breaker.age(now), server.deferred
-            server.is_back()
-            self._count_outages()
-            for queue in self._queues.values():
-                if server in queue.servers:
-                    queue.restart(now)
-            self._possible.notify()
+            self._let_in(server)
         log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), deferred=deferred)
 
     def answered(self, task: Task) -> None:
         """Note that a running job got a final answer of its servers: the file has arrived, or never can."""
         with self._lock:
-            now = self._clock()
             entry = self._backlog.entries.get(task)
             if entry is not None:
-                entry.queue.concurrency.answered(now)
+                entry.queue.concurrency.answered(self._clock())
                 for server in entry.queue.servers:
-                    server.count(now, failed=False)
+                    server.runs += 1
 
     def failed(self, name: str, error: BaseException, task: Task | None = None) -> float:
         """Note that a server met a job with an error; return for how many seconds an outage keeps jobs from it.
@@ -228,7 +228,7 @@ class Dispatcher:
         with self._lock:  # critical section: decide whether an outage begins
             now = self._clock()
             server = self._server(config)
-            server.count(now, failed=True)
+            server.runs, server.failures = server.runs + 1, server.failures + 1
             is_news = is_outage and not server.breaker.fails
             if is_outage:
                 server.breaker.trip(now, error, rest)
@@ -259,49 +259,39 @@ class Dispatcher:
             self._possible.notify_all()
 
     def try_now(self, name: str) -> None:
-        """Let the next probe of a server go at once, if it is down."""
+        """Take a server that is down for one that is back, so that its jobs come here and one of them tries it."""
         with self._lock:
             for config in self._known([name]):
-                self._server(config).breaker.open_until = 0.0
-            self._possible.notify()
-
-    # --- overflow ---------------------------------------------------------------------------------------------
+                self._let_in(self._server(config))
 
     def overflow(self) -> list[Overflow]:
-        """Take out the jobs that would fill the window for everybody else, those served last first.
-
-        A server whose breaker is open keeps a few; the slow queues of one server keep a quarter of the window, and all
-        slow queues together half of it. Queues that are not slow keep everything.
-        """
-        deferred: list[Overflow] = []
+        """Take out what is beyond a few jobs of each server whose breaker is open, those served last first."""
+        if not self._outages:  # hardly ever is one
+            return []
         with self._lock:  # critical section: what is picked is not here any more
             now = self._clock()
-            for pick in (overflow.beyond_breakers, overflow.beyond_share):
-                picked = pick(self._servers.values(), self._queues.values(), self._settings, now)
-                for task, _, _ in picked:
-                    self._backlog.remove(self._backlog.entries[task], now)
-                deferred += picked
-            if deferred:
-                self._possible.notify()
-        return deferred
+            picked = overflow.beyond_breakers(self._servers.values(), self._queues.values(), self._settings, now)
+            for task, _, _ in picked:
+                self._backlog.remove(self._backlog.entries[task], now)
+        return picked
 
-    def would_defer(self, names: Iterable[str]) -> bool:
-        """Would a job between these servers be deferred at once, as one is down and its quota of kept jobs is full?"""
-        if not self._outages:  # hardly ever is one; the answer is old a moment later anyway
-            return False
+    def room(self, names: Sequence[str]) -> Room:
+        """Return whether there is room for one more job from the one server to the other."""
+        try:
+            sides = [self._pools.server(name) for name in names]
+        except UnknownServer:
+            return Room.FREE  # the job fails as soon as it is here
         with self._lock:
-            down = [server for config in self._known(names) if not (server := self._server(config)).breaker.closed]
-            most = overflow.kept(self._outages, self._settings)
-            return any(overflow.waiting(server, self._queues.values()) >= most for server in down)
-
-    def has_capacity(self, names: Sequence[str], part: float = 1.0) -> bool:
-        """Would a job of this pair start soon? Both breakers are closed, and less than `part` of a stock waits."""
-        with self._lock:
-            configs = self._known(names)
-            if len(configs) != 2 or any(not self._server(config).breaker.closed for config in configs):
-                return False
-            queue = self._queues.get(tuple(self._pools.key(config) for config in configs))
-            return queue is None or overflow.is_short(queue, self._settings, self._clock(), part)
+            down = [server for side in sides if not (server := self._server(side)).breaker.closed]
+            if down:
+                most, queues = overflow.kept(self._outages, self._settings), self._queues.values()
+                has_probes = any(len(overflow.waiting(server, queues)) >= most for server in down)
+                return Room.DOWN if has_probes else Room.PROBE
+            pair = self._pairs.get((sides[0].hostname, sides[1].hostname))
+            if pair is None:
+                return Room.SCARCE
+            self._backlog.measure(pair.queue, self._settings)
+            return Room.CROWDED if pair.queue.is_crowded else Room.SCARCE if pair.queue.is_scarce else Room.FREE
 
     @property
     def unfinished(self) -> tuple[int, int]:
@@ -339,14 +329,22 @@ class Dispatcher:
                 for server in self._servers.values()
             }
 
-    # --- under the lock ---------------------------------------------------------------------------------------
-
     def _known(self, names: Iterable[str]) -> list[ServerConfig]:
         """Return the servers of these names; none if one is not configured any more: its job fails when due."""
         try:
             return [self._pools.server(name) for name in names]
         except UnknownServer:
             return []
+
+    def _let_in(self, server: Server) -> None:
+        """End an outage: its lanes come back a few at a time."""
+        server.breaker.reset()
+        server.deferred = 0
+        self._count_outages()
+        for queue in self._queues.values():
+            if server in queue.servers:
+                queue.concurrency.restart()
+        self._possible.notify()
 
     def _count_outages(self) -> None:
         self._outages = sum(not server.breaker.closed for server in self._servers.values())
@@ -357,12 +355,3 @@ class Dispatcher:
         if server is None:
             server = self._servers[key] = Server(config, Breaker(self._wait))
         return server
-
-    def _queue(self, source: ServerConfig, destination: ServerConfig) -> PairQueue:
-        key = (self._pools.key(source), self._pools.key(destination))
-        queue = self._queues.get(key)
-        if queue is None:
-            servers = tuple(dict.fromkeys((self._server(source), self._server(destination))))
-            most = min(self._settings.workers, source.max_connections, destination.max_connections)
-            queue = self._queues[key] = PairQueue(key, servers, ConcurrencyLimit(most, self._first_lanes))
-        return queue

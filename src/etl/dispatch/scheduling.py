@@ -1,11 +1,5 @@
 """Which job a lane takes next, when it ends its lease for others, how many lanes there are.
 
-    Scheduler(pools, backlog, workers)
-    .select(now) -> (task, lease) | None        a lane begins a lease: the sessions of a pair of servers
-    .next_for(last, now) -> task | None         it keeps its lease for one more job, or ends it
-    .leave(entry, now)                          a run is over: what it held is free
-    .seconds_to_next(now)                       for how long `select` finds nothing more by time alone
-
 **Least loaded first** (max-min fairness): of the pairs that could run, the next lane goes to the one whose busier
 server has the fewest lanes; among equals they take turns. A lane ends its lease where that helps a pair with fewer. So
 a server alone gets all lanes, two get half each, and one that just came is first.
@@ -22,10 +16,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from etl.dispatch.servers import RECENT_SECONDS
 from etl.sessions.pool import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -40,6 +32,7 @@ if TYPE_CHECKING:
 
 SHORT_LEASE_SECONDS, LONG_LEASE_SECONDS = 0.5, 30.0  # how long a lane keeps its sessions while others wait, or do not
 SPARE_LANES, CONNECTING_LANES = 8, 16  # threads beyond ETL_WORKERS
+RECENT_SECONDS = 60.0  # for so long a pair that ran is expected to have jobs again
 LONG_SECONDS = 3.0  # a lane that is at one job for longer does not count as active
 
 
@@ -87,11 +80,6 @@ class LaneBudget:
         else:
             self._at_work[entry] = now
 
-    def pass_on(self, last: QueuedJob, entry: QueuedJob, now: float) -> None:
-        """Note that the lane of `last` took `entry`."""
-        self.leave(last)
-        self._at_work[entry] = now
-
     def leave(self, entry: QueuedJob) -> bool:
         """Count a lane as free. Return whether it had both sessions; it only connected otherwise."""
         had_both = self._at_work.pop(entry, None) is not None
@@ -105,10 +93,6 @@ class LaneBudget:
         active = [entry for entry, since in work if now - since <= LONG_SECONDS or entry is moving]
         return Load(active, self._at_work, self.half)
 
-    def holding(self, server: Server) -> int:
-        """Return how many lanes hold a session of a server, and one of its partner."""
-        return sum(server in entry.queue.servers for entry in self._at_work)
-
     def has_room(self, load: Load, *, newcomer: bool, connects: bool) -> bool:
         """May one more lane go to work? `newcomer`: for a server that has none; one lane more is kept for those."""
         if connects:
@@ -119,16 +103,6 @@ class LaneBudget:
         """Are there too many active lanes, since some that were long at one job go on?"""
         most = self._workers + 1
         return len(self._at_work) > most and self.load(now).lanes > most
-
-
-@dataclass
-class _Look:
-    """What one look for the next job has found so far."""
-
-    load: Load
-    waiting: list[PairQueue] = field(default_factory=list)  # those that could run with sessions of both sides, in turn
-    is_full: dict[Server, bool] = field(default_factory=dict)
-    reserved: set[Server] = field(default_factory=set)  # whose free sessions are kept for a queue
 
 
 class Scheduler:
@@ -144,41 +118,41 @@ class Scheduler:
     def __repr__(self) -> str:
         return f"<Scheduler {self._budget} {list(self._backlog.ready.values())}>"
 
-    # --- a lease begins ---------------------------------------------------------------------------------------
-
     def select(self, now: float) -> tuple[Task, Lease] | None:
         """Select the next job and reserve its sessions, or only that of a server which must be connected to first."""
         self._look_at = math.inf
-        look = _Look(self._budget.load(now))
+        load = self._budget.load(now)
+        is_full: dict[Server, bool] = {}  # as far as it was asked
+        reserved: set[Server] = set()  # whose free sessions are kept for a queue
         able: list[tuple[bool, list[int], int, PairQueue, ServerConfig | None]] = []
         for turn, queue in enumerate(self._backlog.ready.values()):
             if not self._may_run(queue, now):
                 continue
             side = self._needs_connect(queue)
             newcomer = not all(server.lanes for server in queue.servers)
-            if not self._budget.has_room(look.load, newcomer=newcomer, connects=side is not None):
+            if not self._budget.has_room(load, newcomer=newcomer, connects=side is not None):
                 continue
-            level = look.load.level(queue)
-            if side is None:
-                look.waiting.append(queue)
-                if full := self._full_of(queue, look):
-                    look.reserved |= queue.reserve(full, now)
-                    continue
+            level = load.level(queue)
+            if side is None and self._is_full(queue, is_full):
+                queue.refuse(now)
+                if queue.is_starving(now):
+                    reserved.update(queue.servers)
+                continue
             if any(level):
-                able.append((not queue.is_starving, level, turn, queue, side))
-            elif (taken := self._begin(queue, side, look, now)) is not None:
+                able.append((not queue.is_starving(now), level, turn, queue, side))
+            elif (taken := self._begin(queue, side, reserved, now)) is not None:
                 return taken  # nobody can have fewer
         for _, _, _, queue, side in sorted(able):
-            if (taken := self._begin(queue, side, look, now)) is not None:
+            if (taken := self._begin(queue, side, reserved, now)) is not None:
                 return taken
         return None
 
-    def _full_of(self, queue: PairQueue, look: _Look) -> set[Server]:
-        """Return which servers of a queue have no session to lend."""
+    def _is_full(self, queue: PairQueue, known: dict[Server, bool]) -> bool:
+        """Has one of its servers no session to lend?"""
         for side, server in _ends(queue):
-            if server not in look.is_full:
-                look.is_full[server] = self._pools.refusal(side) is Reason.FULL
-        return {server for server in queue.servers if look.is_full[server]}
+            if server not in known:
+                known[server] = self._pools.refusal(side) is Reason.FULL
+        return any(known[server] for server in queue.servers)
 
     def seconds_to_next(self, now: float) -> float:
         """Return how long nothing becomes possible by time alone: the next delayed job, probe, or lane of a queue."""
@@ -213,7 +187,7 @@ class Scheduler:
         """
         return any(
             server.lanes >= self._budget.half
-            and self._budget.holding(server) + 1 >= server.config.max_connections
+            and server.lanes + 1 >= server.config.max_connections
             and any(
                 server in other.servers and other is not queue and not other.lanes and now - at <= RECENT_SECONDS
                 for other, at in self._last_ran.items()
@@ -221,33 +195,29 @@ class Scheduler:
             for server in queue.servers
         )
 
-    def _begin(self, queue: PairQueue, side: ServerConfig | None, look: _Look, now: float) -> tuple[Task, Lease] | None:
+    def _begin(
+        self, queue: PairQueue, side: ServerConfig | None, reserved: set[Server], now: float
+    ) -> tuple[Task, Lease] | None:
         """Run the head of a queue with a lease of both sides, or of one; None: it cannot be had."""
         entry = queue.head()
-        if side is None and (not look.reserved.isdisjoint(queue.servers) or self._keeps_a_last(queue, now)):
+        if side is None and (not reserved.isdisjoint(queue.servers) or self._keeps_a_last(queue, now)):
             return None
         lease = self._pools.reserve(*(entry.sides if side is None else (side,)))
         if isinstance(lease, Refusal):
             return None
-        # A lane counts for, and probes, only the servers whose sessions its lease holds: what it learns at a silent one
-        # says nothing of the partner, which must not lose lanes to it.
+        # It counts for, and probes, only the servers whose sessions it holds: a silent one says nothing of its partner.
         entry.held = queue.servers if side is None else tuple(server for end, server in _ends(queue) if end is side)
         for server in entry.held:
             server.breaker.half_open(entry)
         if side is None:
-            for other in look.waiting[: look.waiting.index(queue)]:
-                if not other.lanes:
-                    queue.pass_over(other)
+            queue.refused_since = math.inf
         self._backlog.ready.move_to_end(queue.key)
         self._backlog.begin(entry)
-        queue.end_reservation()
         queue.yielded_to = -math.inf
         entry.has_lane, entry.lease_since = True, now
         self._budget.enter(entry, now, connects=not lease.is_pair)
         self._count_lanes(entry, 1, now)
         return entry.task, lease
-
-    # --- it goes on -------------------------------------------------------------------------------------------
 
     def next_for(self, last: QueuedJob, now: float) -> Task | None:
         """Return the next job of a running one's queue, for the same sessions; None: its lease ends."""
@@ -255,9 +225,11 @@ class Scheduler:
         if not last.has_lane or not queue.ready:
             return None
         entry = queue.head()
-        if entry.source is not last.source or entry.destination is not last.destination:
-            return None
-        if queue.concurrency.is_over or not all(server.breaker.closed for server in queue.servers):
+        if (
+            entry.sides != last.sides
+            or queue.concurrency.is_over
+            or not all(server.breaker.closed for server in queue.servers)
+        ):
             return None
         if self._budget.is_over(now) or self._yields(last, now):
             return None
@@ -265,7 +237,8 @@ class Scheduler:
         entry.lease_since = last.lease_since
         last.has_lane, entry.has_lane = False, True
         entry.held = last.held
-        self._budget.pass_on(last, entry, now)
+        self._budget.leave(last)
+        self._budget.enter(entry, now, connects=False)
         return entry.task
 
     def _yields(self, last: QueuedJob, now: float) -> bool:
@@ -301,8 +274,6 @@ class Scheduler:
             return False  # a connect needs none of these sessions, and has lanes of its own
         refusals = {self._pools.refusal(side) for side, server in _ends(queue) if server not in shared} - {None}
         return not refusals or (is_starving and refusals == {Reason.FULL})
-
-    # --- it ends ----------------------------------------------------------------------------------------------
 
     def leave(self, entry: QueuedJob, now: float) -> None:
         """Free what a run held: its lane, unless the next job of the lease has it; and its being a probe."""

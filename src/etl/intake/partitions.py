@@ -36,7 +36,9 @@ class _HeldPartition:
     scan_until: int  # offset: the last owners received no record at or after it
     paused_until: float | None = None  # wall clock: when its next record is due; None unless it is delayed
     paused_at: int = 0  # the offset of that record
-    may_recall: Callable[[], bool] | None = None  # whether that record may run before it is due
+    paused_since: float = 0.0  # wall clock
+    may_go: Callable[[], bool] | None = None  # whether that record need not wait so long
+    stands: bool = False  # it is due, and waits for room
 
 
 class Partitions:
@@ -149,12 +151,13 @@ class Partitions:
         until: float,
         *,
         seen_by_predecessor: bool,
-        may_recall: Callable[[], bool] | None = None,
+        may_go: Callable[[], bool] | None = None,
+        stands: bool = False,
     ) -> None:
-        """Pause a partition at `offset` until `until` (wall clock), or until `may_recall` returns True.
+        """Pause a partition at `offset` until `until` (wall clock), or until `may_go` returns True.
 
         `seen_by_predecessor=False`: no earlier owner can have received this record, so nothing from `offset` on can
-        have left orphans.
+        have left orphans. `stands`: the record is due, and waits for room.
         """
         with self._lock:  # critical section: decide whether the partition is still held; a revoked one is not delayed
             held = self._held.get(partition)
@@ -162,10 +165,17 @@ class Partitions:
                 return
             if not seen_by_predecessor:
                 held.scan_until = min(held.scan_until, offset)
-            held.paused_until, held.paused_at, held.may_recall = until, offset, may_recall
+            held.paused_until, held.paused_at, held.paused_since = until, offset, self._clock()
+            held.may_go, held.stands = may_go, stands
         self._group.pause([partition])
         self._paused.add(partition)
         self._group.seek(partition, offset)
+
+    def standing(self) -> dict[Partition, int]:
+        """Return the partitions whose next record is due and waits for room, and its offset."""
+        with self._lock:
+            held = self._held.items()
+            return {p: s.paused_at for p, s in held if s.stands and s.paused_until is not None}
 
     def steer(self, *, window_full: bool) -> None:
         """Fetch only what can be processed: pause and resume partitions; record their positions in the ledger."""
@@ -195,13 +205,21 @@ class Partitions:
                 self._ledger.advance(partition, position)
 
     def _end_delays(self, held: dict[Partition, _HeldPartition], *, window_full: bool) -> None:
-        """End the delays of partitions whose next record is due, or may be recalled."""
+        """End the delays of partitions whose next record is due; and one whose record may go, the oldest of these.
+
+        What one brings may take all the room there is: of the others it would be fetched in vain.
+        """
         now = self._clock()
-        for partition, state in held.items():
-            if state.paused_until is None:
-                continue
-            may_recall = state.may_recall is not None and not window_full and state.may_recall()
-            if may_recall or state.paused_until <= now:
+        delayed = [
+            (state.paused_since, partition) for partition, state in held.items() if state.paused_until is not None
+        ]
+        may_one_go = not window_full
+        for _, partition in sorted(delayed):
+            state = held[partition]
+            is_due = state.paused_until is not None and state.paused_until <= now
+            if not is_due and may_one_go and state.may_go is not None and state.may_go():
+                is_due, may_one_go = True, False
+            if is_due:
                 state.paused_until = None
                 self._group.seek(partition, state.paused_at)  # the client may have restored an older position
 
@@ -217,4 +235,5 @@ class Partitions:
         with self._lock:
             held = {p: s for p, s in self._held.items() if p.topic == topic}
         count = sum(self._group.behind(partition) for partition in held)
-        return count, min((s.paused_until for s in held.values() if s.paused_until is not None), default=None)
+        due = [s.paused_until for s in held.values() if s.paused_until is not None and not s.stands]
+        return count, min(due, default=None)

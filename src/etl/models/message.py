@@ -6,6 +6,7 @@ Reading returns a job or raises `InvalidMessage`, which names every wrong field;
 from __future__ import annotations
 
 import difflib
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -19,7 +20,7 @@ from pydantic import (
 )
 
 from etl.errors import InvalidMessage
-from etl.models import document
+from etl.models import document, wrapping
 from etl.models.field import Action, Label, Moment, Path, Verification, Version, is_label
 
 Text = bytes | bytearray | str | None  # a message as it arrives
@@ -34,6 +35,8 @@ FLAT_FIELDS = {
     "metadata": ("metadata",),
 }
 NESTED_FIELDS = ("job_id", "source", "destination", "message_version", "priority", "options", "metadata")
+# Those that no other message has.
+FIELDS_OF_JOBS = frozenset([*FLAT_FIELDS, "job_id", "source", "destination"]) - {"metadata"}
 
 FIELDS_LIMIT = 100  # fields of an object whose names we know
 PROBLEMS_SHOWN = 20  # wrong fields named in one error
@@ -52,6 +55,14 @@ class Endpoint(_Shape):
 
     def __str__(self) -> str:
         return f"{self.hostname}:{self.path}"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read both fields. Raises InvalidMessage."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise _refusal(_problems(error, flat=False, limit=PROBLEMS_SHOWN), error.error_count()) from None
 
     def to_dict(self) -> dict[str, str]:
         """Return both fields."""
@@ -93,9 +104,13 @@ class TransferOptions(_Shape):
 
 
 class FileTransferJob(_Shape):
-    """The job to copy one file. `flat` says in which of the two forms it came; its result has the same form."""
+    """The job to copy one file. `flat` says in which of the two forms it came; its result has the same form.
 
-    job_id: Label | None = None
+    A job that is made here without a `job_id` gets a new one. One that is read from a message keeps None: its record
+    names it.
+    """
+
+    job_id: Label | None = Field(default_factory=lambda: uuid.uuid4().hex)
     source: Endpoint
     destination: Endpoint
     message_version: Version = "1.0"
@@ -119,7 +134,12 @@ class FileTransferJob(_Shape):
     @classmethod
     def from_json(cls, text: Text) -> Self:
         """Read a job in either form. Raises InvalidMessage and nothing else."""
-        return cls._from_checked(document.parse(text))
+        try:
+            data = document.parse(text)
+        except InvalidMessage as error:
+            raw = text.encode("utf-8", "replace") if isinstance(text, str) else bytes(text or b"")
+            raise _recognised(error, wrapping.of_bytes(raw)) from None
+        return cls._from_checked(data)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -128,6 +148,13 @@ class FileTransferJob(_Shape):
 
     @classmethod
     def _from_checked(cls, data: dict[str, Any]) -> Self:
+        try:
+            return cls._from_fields(data)
+        except InvalidMessage as error:
+            raise _recognised(error, wrapping.of_object(data, FIELDS_OF_JOBS)) from None
+
+    @classmethod
+    def _from_fields(cls, data: dict[str, Any]) -> Self:
         is_nested = "source" in data or "destination" in data
         flat = not is_nested and any(name in data for name in FLAT_FIELDS if name != "metadata")
         _require_few_fields(data)
@@ -145,7 +172,7 @@ class FileTransferJob(_Shape):
                 if value is not None or name not in TransferOptions.model_fields
             }
         try:
-            job = cls.model_validate({**fields, "flat": flat})
+            job = cls.model_validate({"job_id": None, **fields, "flat": flat})
         except ValidationError as error:
             problems += _problems(error, flat=flat, limit=PROBLEMS_SHOWN - len(problems))
             count = len(unknown) + error.error_count()
@@ -295,6 +322,17 @@ class TransferResult(BaseModel):
         return cls.from_dict(document.parse(text, document.OURS))
 
 
+def servers_of(text: Text) -> tuple[str, str] | None:
+    """Return the names of source and destination of a job, of which nothing else is looked at; None: it is not one."""
+    try:
+        data = document.parse(text)
+        ends = [_nest(data)[side] if "src_id" in data else data[side] for side in ("source", "destination")]
+        source, destination = (end["hostname"] for end in ends)
+    except (InvalidMessage, KeyError, TypeError):
+        return None
+    return (source, destination) if isinstance(source, str) and isinstance(destination, str) else None
+
+
 def _require_few_fields(data: Mapping[str, Any]) -> None:
     """Raise InvalidMessage if an object whose fields we know has so many that most must be unknown."""
     for name, value in (("message", data), *((name, data.get(name)) for name in ("source", "destination", "options"))):
@@ -341,6 +379,13 @@ def _unknown(name: str, known: Iterable[str]) -> str:
         return f"{name}: is not supported yet"
     near = difflib.get_close_matches(last[:NAME_SHOWN], list(known), n=1)
     return f"{name[:NAME_SHOWN]}: is unknown" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _recognised(error: InvalidMessage, look: str | None) -> InvalidMessage:
+    """Return an error with what the message looks like, if that is known."""
+    if look is None:
+        return error
+    return InvalidMessage(document.printable(f"{error}; the message {look}"), job_id=error.job_id)
 
 
 def _refusal(shown: Sequence[str], count: int, job_id: object = None) -> InvalidMessage:

@@ -38,6 +38,11 @@ class Outcome(NamedTuple):
     on_commit: Callable[[], None] | None = None
     write: Callable[[], tuple[Message, ...]] | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of its messages: dead letters and deferrals hold whole ones."""
+        return sum([len(message.value or b"") for message in self.messages])
+
 
 @dataclass
 class PartitionState:
@@ -50,7 +55,20 @@ class PartitionState:
     marked_clean: bool = False  # the committed metadata states that the owner ended cleanly
     is_unchanged: bool = False  # this process committed that mark, and has received nothing since
     waiting: dict[int, Outcome] = field(default_factory=dict)  # by offset; not committed yet
-    times: dict[int, float] = field(default_factory=dict)  # wall clock, of records whose last outcome is missing
+    waiting_bytes: int = 0  # of the messages of those
+
+    def put(self, outcome: Outcome) -> None:
+        """Have an outcome wait for its commit, in place of an earlier form of it."""
+        if (earlier := self.waiting.get(outcome.offset)) is not None:
+            self.waiting_bytes -= earlier.size_bytes
+        self.waiting[outcome.offset] = outcome
+        self.waiting_bytes += outcome.size_bytes
+
+    def take(self, offset: int) -> Outcome:
+        """Take out the outcome of a record."""
+        outcome = self.waiting.pop(offset)
+        self.waiting_bytes -= outcome.size_bytes
+        return outcome
 
 
 @dataclass
@@ -113,8 +131,6 @@ class Ledger:
     def receive(self, partition: Partition, offset: int, at: float = 0.0) -> RecordState:
         """Register a record; return what remains: all of it (NEW), its source action (PUBLISHED), or nothing (DONE).
 
-        `at`: the time of the record, for display.
-
         Raises:
             KeyError: the partition is not assigned.
             ValueError: the offset is before the position.
@@ -122,10 +138,7 @@ class Ledger:
         with self._lock:  # critical section: decide how far the record has come; from here on it is outstanding
             state = self._partitions[partition]
             state.is_unchanged = False
-            progress = state.tracker.receive(offset)
-            if progress is not RecordState.DONE:
-                state.times[offset] = at
-            return progress
+            return state.tracker.receive(offset, at)
 
     def is_done(self, partition: Partition, offset: int) -> bool:
         """Return whether a commit covers this record. To be called before the record is received."""
@@ -188,7 +201,7 @@ class Ledger:
                     state.committed_offset,
                     state.tracker.position,
                     state.tracker.outstanding,
-                    *next(iter(state.times.items()), (None, None)),  # records are received in order
+                    *state.tracker.first,
                 )
                 for partition, state in self._partitions.items()
             ]
@@ -205,7 +218,7 @@ class Ledger:
             state = self._assigned(outcome.partition, outcome.epoch)
             if state is None or outcome.offset in state.waiting or not state.tracker.has(outcome.offset):
                 return False
-            state.waiting[outcome.offset] = outcome
+            state.put(outcome)
             if outcome.write is not None:
                 self._unwritten.append(outcome)
             complete = len(state.waiting) == state.tracker.outstanding and self._is_complete()
@@ -229,10 +242,9 @@ class Ledger:
 
     @property
     def waiting_bytes(self) -> int:
-        """Size of the messages of uncommitted outcomes: dead letters and deferrals hold whole messages."""
+        """Size of the messages of uncommitted outcomes."""
         with self._lock:
-            waiting = [outcome for state in self._partitions.values() for outcome in state.waiting.values()]
-        return sum(len(message.value or b"") for outcome in waiting for message in outcome.messages)
+            return sum(state.waiting_bytes for state in self._partitions.values())
 
     def write(self) -> None:
         """Build the messages of all outcomes that left it to the committer.
@@ -246,7 +258,7 @@ class Ledger:
         with self._lock:  # critical section: decide whose partitions are still assigned; other messages are dropped
             for outcome in written:
                 if (state := self._assigned(outcome.partition, outcome.epoch)) is not None:
-                    state.waiting[outcome.offset] = outcome
+                    state.put(outcome)
 
     def batch(
         self,
@@ -300,9 +312,7 @@ class Ledger:
                     state.tracker.mark_committed(*part.plan)
                     state.committed_offset = batch.offsets[partition].offset
                     state.marked_clean = state.is_unchanged = batch.clean
-                    for offset in part.plan.done:
-                        state.times.pop(offset, None)
-                    ended += [state.waiting.pop(offset) for offset in sorted(part.plan.done | part.plan.published)]
+                    ended += [state.take(offset) for offset in sorted(part.plan.done | part.plan.published)]
         for outcome in ended:
             if outcome.on_commit is not None:
                 outcome.on_commit()
@@ -336,11 +346,11 @@ class Ledger:
                 state = self._assigned(partition, part.epoch)
                 if state is None:
                     continue
-                for offset, outcome in state.waiting.items():
+                for outcome in state.waiting.values():
                     if any(candidate is message for candidate in outcome.messages):
                         at = next(i for i, candidate in enumerate(outcome.messages) if candidate is message)
                         messages = outcome.messages[:at] + shorter + outcome.messages[at + 1 :]
-                        state.waiting[offset] = outcome._replace(messages=messages)
+                        state.put(outcome._replace(messages=messages))
                         return True
         return True  # the partition was revoked meanwhile: its next owner meets the same message
 

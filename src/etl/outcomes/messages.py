@@ -24,7 +24,6 @@ from etl.retry import tiers
 from etl.topics.companions import Topics
 
 WAITING_SINCE = "etl-waiting-since"  # when the job began to wait for a server that is down: UTC, ISO 8601
-SERVERS = "etl-servers"  # names of source and destination, so that the job need not be parsed to know its pair
 RECALLABLE = "etl-recallable"  # the job only waits for its servers: it may run before it is due
 OUTAGES = "etl-outages"  # number of consecutive outages, decimal
 ORPHANS = "etl-orphans"  # earlier runs may have left orphans at the destination
@@ -153,7 +152,6 @@ class MessageBuilder:
             replays=task.replays,
             waiting_since=task.waiting_since,
             outages=task.outages,
-            servers=(task.job.source.hostname, task.job.destination.hostname),
             published=task.published,
             verified_by=task.verified_by if task.published else None,
             facts=task.facts if task.published else None,
@@ -171,7 +169,6 @@ class Carried(NamedTuple):
     replays: int = 0
     waiting_since: float | None = None  # wall clock, as WAITING_SINCE
     outages: int = 0
-    servers: tuple[str, ...] = ()
     recallable: bool = False
     leaves_orphans: bool = False
     published: bool = False
@@ -209,7 +206,6 @@ def _build_headers(carried: Carried) -> Headers:
         header.NOT_BEFORE: _format_time(carried.not_before),
         header.REPLAYS: str(carried.replays) if carried.replays else None,
         WAITING_SINCE: _format_time(carried.waiting_since),
-        SERVERS: " ".join(carried.servers) if carried.not_before is not None else None,
         OUTAGES: str(carried.outages) if carried.outages else None,
         RECALLABLE: "1" if carried.recallable else None,
         ORPHANS: "1" if carried.leaves_orphans else None,
@@ -269,7 +265,6 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         not_before=_parse_time(_read_text(record, header.NOT_BEFORE)),
         waiting_since=_parse_time(_read_text(record, WAITING_SINCE)),
         outages=_parse_count(_read_text(record, OUTAGES)),
-        servers=tuple((_read_text(record, SERVERS) or "").split()[:2]),
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
         published=published is not None,

@@ -109,6 +109,7 @@ class OffsetTracker:
         self._ranges: list[OffsetRange] = known.ranges if known else []
         self._published: set[int] = set(known.published) if known else set()
         self._outstanding: list[int] = []  # received and not done; sorted
+        self._times: dict[int, float] = {}  # of these, in the same order
         self._worst_bytes = 0  # upper limit of the metadata's size: as if every second outstanding record were done
 
     def __repr__(self) -> str:
@@ -157,8 +158,15 @@ class OffsetTracker:
         at = bisect_right(self._ranges, offset, key=lambda span: span.start)
         return offset < self._watermark or bool(at and offset < self._ranges[at - 1].end)
 
-    def receive(self, offset: int) -> RecordState:
+    @property
+    def first(self) -> tuple[int | None, float | None]:
+        """The first record that was received and is not done: its offset and its time."""
+        return next(iter(self._times.items()), (None, None))
+
+    def receive(self, offset: int, at: float = 0.0) -> RecordState:
         """Register a record that was read; return how far it has come. Offsets must rise, and may have gaps.
+
+        `at`: the time of the record (wall clock), for display.
 
         Raises:
             ValueError: the offset is before the position: processing it would repeat the record.
@@ -172,6 +180,7 @@ class OffsetTracker:
         if self._outstanding:
             self._worst_bytes += _gap_size(self._outstanding[-1], offset)
         self._outstanding.append(offset)
+        self._times[offset] = at
         return RecordState.PUBLISHED if offset in self._published else RecordState.NEW
 
     def plan(self, ready: Mapping[int, RecordState], at_most: int) -> CommitPlan:
@@ -264,7 +273,7 @@ class OffsetTracker:
             return
         before = self._outstanding[at - 1] if at else None
         after = self._outstanding[at + 1] if at + 1 < len(self._outstanding) else None
-        del self._outstanding[at]
+        del self._outstanding[at], self._times[offset]
         if before is not None:
             self._worst_bytes -= _gap_size(before, offset)
         if after is not None:

@@ -57,6 +57,8 @@ class Reporter:
     done: int = 0  # finished jobs; approximate, as lanes count without a lock
     bugs: int = 0  # jobs and records that met a bug of ours, of those; as approximate
     totals: Totals = field(default_factory=Totals)
+    # Bound once, as every job writes a line: binding takes nearly as long as the line itself.
+    _log: Any = field(default_factory=log.bind)
 
     def __repr__(self) -> str:
         return f"Reporter({self.worker}, {self.done} done, leaves_orphans={self.leaves_orphans})"
@@ -96,7 +98,9 @@ class Reporter:
             log.warning("source action not done", **context(task), error=why)
         self.totals.succeeded(task, receipt.size_bytes, span, skipped=receipt.skipped)
         seconds = round(span.seconds, 3)
-        log.info("job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at)
+        self._log.info(
+            "job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at
+        )
         return messages
 
     def _start_action(self, task: Task) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from etl.models.task import Task
 
 FREE_RUNS = 3  # of a job, that ended with a session of no use: then it may be the job that does it
-LONGEST_MEMORY_WAIT_SECONDS = 5.0  # longer waits are spent in T-retry, not in this process
+LONGEST_MEMORY_WAIT_SECONDS = 5.0  # longer waits are spent in T-retry, not in this process, but for those of probes
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ class Policy:
         if delay > LONGEST_MEMORY_WAIT_SECONDS:
             delay = round_down(delay)  # to a whole tier, so that one deferral is enough
         delay = min(delay, patience_left)  # the last run takes place when the patience ends, not a tier later
-        return self._wait(delay, now, spent=False, since=since, outages=outages)
+        # A probe that was deferred before stays: written again after each try, it would leave a record for each.
+        here = task.recallable and breaker_wait > 0
+        return self._wait(delay, now, spent=False, since=since, outages=outages, here=here)
 
     def defer_untried(self, task: Task, outage: BaseException, now: float, seconds: float) -> Defer | DeadLetter:
         """Decide what happens to a job that does not run, as another one met `outage` at its server. Changes nothing.
@@ -135,8 +137,10 @@ class Policy:
             return _end_patience(outage, now - since)
         return Defer(False, since, task.outages, now + min(seconds, patience_left))
 
-    def _wait(self, delay: float, now: float, *, spent: bool, since: float | None, outages: int) -> RetryHere | Defer:
-        if delay <= LONGEST_MEMORY_WAIT_SECONDS:
+    def _wait(
+        self, delay: float, now: float, *, spent: bool, since: float | None, outages: int, here: bool = False
+    ) -> RetryHere | Defer:
+        if here or delay <= LONGEST_MEMORY_WAIT_SECONDS:
             return RetryHere(spent, since, outages, delay)
         return Defer(spent, since, outages, now + delay)
 

@@ -1,21 +1,21 @@
 """The layout of T-retry: which tiers there are, and which partitions hold which of them.
 
 Each tier, a length of wait, has its own partitions, so that within a partition the first record in is the first one
-due. A block is one partition of each tier. The lower half of the blocks holds jobs that must not run before they are
-due, the upper half recallable ones, which therefore never stand behind the others.
+due. A block is one partition of each tier. The first quarter of the blocks holds jobs that must not run before they are
+due, the others recallable ones, which therefore never stand behind those. Members of a group share the partitions of
+each kind evenly (`kind_of`), so that one that comes later gets its part of each.
 
     tier_for(remaining) -> tier | None      None: wait in memory, as less than the shortest tier remains
     tier_until(now, not_before) -> tier     the tier in which a job waits next
     partition_for(tier, key, blocks, recallable=…) -> partition     tier_of(partition) -> tier
     due_at(partition, appended, not_before) -> wall clock
-    DeferralPacer().seconds(age, probe_in, now) -> how long another job of a server in trouble waits
+    wait_after(seconds) -> how long a job waits for a server that has been down for so long
 
 Pure: the caller supplies the clock. Knows no topic and no client.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
 from bisect import bisect_right
 
@@ -23,7 +23,6 @@ TIERS = (10.0, 60.0, 600.0, 3600.0)  # seconds
 BLOCKS = 4  # in a T-retry that a consumer creates
 PARTITIONS = BLOCKS * len(TIERS)
 TIER_TOLERANCE_SECONDS = 0.5  # by the time a wait of exactly one tier is recorded, slightly less remains
-DEFERRED_READS_PER_SECOND = 100.0  # per process: deferred jobs read although they can only be deferred again
 
 
 def tier_for(remaining: float) -> int | None:
@@ -44,15 +43,20 @@ def round_down(seconds: float) -> float:
 
 def partition_for(tier: int, key: bytes, blocks: int, *, recallable: bool) -> int:
     """Return the partition for a job of that tier; `blocks`: how many T-retry has. Equal keys share a block."""
-    middle = blocks // 2
-    first, count = (middle, blocks - middle) if recallable else (0, max(1, middle))
+    timed = _timed(blocks)
+    first, count = (timed, blocks - timed) if recallable else (0, max(1, timed))
     block = first + zlib.crc32(key) % count
     return block * len(TIERS) + (tier + block) % len(TIERS)
 
 
-def holds_recallable(partition: int, blocks: int) -> bool:
-    """Does a partition hold jobs that only wait for their servers? `blocks`: how many T-retry has."""
-    return partition // len(TIERS) >= blocks // 2
+def _timed(blocks: int) -> int:
+    """Return how many blocks are for jobs that must wait for their time; 0: the only one is for all."""
+    return min(blocks - 1, -(-blocks // 4))
+
+
+def kind_of(partition: int, blocks: int) -> tuple[int, bool]:
+    """Return what a partition holds: its tier, and whether its jobs are recallable."""
+    return tier_of(partition), partition // len(TIERS) >= _timed(blocks)
 
 
 def tier_of(partition: int) -> int:
@@ -74,38 +78,9 @@ def due_at(partition: int, appended: float, not_before: float | None) -> float:
     return hop if not_before is None else min(hop, not_before)
 
 
-class DeferralPacer:
-    """Chooses how long a job of a server that is down or busy is deferred: always a whole tier.
+def wait_after(seconds: float) -> float:
+    """Return how long a job waits for a server that has been down for so long: a whole tier, longer than that.
 
-    Roughly as long as the trouble has lasted so far, or twice the time to the next probe. A tier takes at most
-    DEFERRED_READS_PER_SECOND jobs per second of its length; once full, the next longer tier is used, so that no more
-    jobs come due than can be read and deferred again: a million of them keep no process busy.
+    Never the shortest tier, which is for jobs that could run.
     """
-
-    def __init__(self) -> None:
-        # By tier: `_count` jobs since `_started`, which is in seconds of the caller's clock.
-        self._started = [-math.inf] * len(TIERS)
-        self._count = [0] * len(TIERS)
-
-    def __repr__(self) -> str:
-        return (
-            "DeferralPacer(" + ", ".join(f"{tier:g} s: {n}" for tier, n in zip(TIERS, self._count, strict=True)) + ")"
-        )
-
-    def seconds(self, age: float, probe_in: float, now: float) -> float:
-        """Return how long to defer another job, and count it.
-
-        `age`: seconds since its server went down, or became busy. `probe_in`: seconds to the next probe. `now`: seconds
-        of any clock, always the same one.
-        """
-        tier = tier_for(max(age, 2 * probe_in, TIERS[0])) or 0
-        while tier < len(TIERS) - 1 and self._is_full(tier, now):
-            tier += 1
-        self._count[tier] += 1
-        return TIERS[tier]
-
-    def _is_full(self, tier: int, now: float) -> bool:
-        """Return whether a tier has taken all the jobs it may within its length; once that has passed, start anew."""
-        if now - self._started[tier] >= TIERS[tier]:
-            self._started[tier], self._count[tier] = now, 0
-        return self._count[tier] >= TIERS[tier] * DEFERRED_READS_PER_SECOND
+    return TIERS[min(max(1, bisect_right(TIERS, seconds)), len(TIERS) - 1)]

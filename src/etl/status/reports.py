@@ -34,6 +34,7 @@ class Reports:
         now = time.monotonic()
         self._deferred_due = now + DEFERRED_SECONDS
         self._servers_due = now + SERVERS_SECONDS
+        self._counted: dict[str, tuple[int, int]] = {}  # runs and failures of each server at the last report
         self._idle_since = now
         self._has_reported_idle = False
 
@@ -58,7 +59,10 @@ class Reports:
     def _report_servers(self) -> None:
         """Log the state of each server that has work or is down."""
         for name, report in self._dispatcher.servers().items():
-            if report.lanes or report.jobs_per_second >= 1 / SERVERS_SECONDS or report.state != "closed":
+            runs, failures = self._counted.get(name, (0, 0))
+            self._counted[name] = report.runs, report.failures
+            runs, failures = report.runs - runs, report.failures - failures
+            if report.lanes or runs or report.state != "closed":
                 trip = report.round_trip_seconds
                 log.info(
                     "server",
@@ -66,8 +70,8 @@ class Reports:
                     breaker=report.state,
                     next_probe_seconds=round(report.next_probe_seconds, 1),
                     lanes=report.lanes,
-                    jobs_per_second=round(report.jobs_per_second, 2),
-                    error_share=round(report.error_share, 3),
+                    jobs_per_second=round(runs / SERVERS_SECONDS, 2),
+                    error_share=round(failures / runs, 3) if runs else 0.0,
                     round_trip_ms=None if trip is None else round(trip * 1000, 1),
                     deferred=report.deferred,
                 )

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from etl.broker import GroupConsumer
     from etl.config import ConfigLoader
     from etl.dispatch.dispatcher import Dispatcher
+    from etl.dispatch.servers import Report
     from etl.identity import Identity
     from etl.intake.partitions import Partitions
     from etl.lanes.lanes import Lanes
     from etl.lanes.run import Run
-    from etl.models.report import Report
     from etl.models.server import ServerConfig
     from etl.outcomes.ledger import Ledger
     from etl.outcomes.totals import Totals
@@ -96,7 +96,8 @@ class Snapshots:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # guards what follows
     _seq: int = 0
     _speeds: dict[int, Speed] = field(default_factory=dict)  # of transfers, by the number of the run
-    _server_speeds: dict[str, Speed] = field(default_factory=dict)
+    _server_speeds: dict[str, Speed] = field(default_factory=dict)  # of their bytes
+    _job_speeds: dict[tuple[str, str], Speed] = field(default_factory=dict)  # of their runs, and of those that failed
     _started_at: float = field(default_factory=time.time)
     _hash: str = ""
     _version: str = field(default_factory=lambda: importlib.metadata.version("etl-file-sync"))
@@ -152,7 +153,7 @@ class Snapshots:
             ),
             parked=self._parked(partitions, reports),
             partitions=tuple(sorted(partitions, key=_by_trouble)),
-            servers=tuple(self._servers(reports, wall)),
+            servers=tuple(self._servers(reports, now, wall)),
             transfers=tuple(self._transfers(runs, now)),
             totals=totals,
             last_error=None if self.totals.last_error is None else record.LastError(**self.totals.last_error),
@@ -190,17 +191,21 @@ class Snapshots:
             busy = sum(
                 row.end - row.read
                 for row in partitions
-                if row.topic == self.topics.retry and tiers.holds_recallable(row.partition, self.retry_blocks)
+                if row.topic == self.topics.retry and tiers.kind_of(row.partition, self.retry_blocks)[1]
             )
         return record.Parked(jobs=count, busy=busy, next_due_at=None if due is None else _time(due))
 
-    def _servers(self, reports: Mapping[str, Report], wall: float) -> list[record.ServerStatus]:
+    def _servers(self, reports: Mapping[str, Report], now: float, wall: float) -> list[record.ServerStatus]:
         pools = {name: pool for names, pool in self.pools.stats().items() for name in names.split("/")}
         rows = []
         for name, report in reports.items():
             pool = pools.get(name, {})
             limit, limit_now = pool.get("limit", 0), pool.get("limit_now", 0)
             speed = self._server_speeds.get(name)
+            runs, failures = (self._job_speeds.setdefault((name, what), Speed()) for what in ("runs", "failures"))
+            runs.note(now, report.runs)
+            failures.note(now, report.failures)
+            share = failures.per_second / runs.per_second if runs.per_second else 0.0
             is_down = report.state != "closed"
             hold = str(report.error) if isinstance(report.error, OnHold) else None
             rows.append(
@@ -219,9 +224,9 @@ class Snapshots:
                         limit=limit,
                         shrunk_to=limit_now if limit_now < limit else None,
                     ),
-                    jobs_per_second=round(report.jobs_per_second, 2),
+                    jobs_per_second=round(runs.per_second, 2),
                     bytes_per_second=0.0 if speed is None else round(speed.per_second, 1),
-                    error_share=round(min(1.0, report.error_share), 3),
+                    error_share=round(min(1.0, share), 3),
                     held_by=hold and _middle(hold),
                     round_trip_seconds=report.round_trip_seconds and round(report.round_trip_seconds, 6),
                 )

@@ -5,6 +5,7 @@ Knows settings and errors; knows no protocol, no Kafka, no thread.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -181,10 +182,21 @@ class BaseTransfer(ABC):
     """
 
     spec: ClassVar[ProtocolSpec] = ProtocolSpec()
+    server: ServerConfig
+    settings: TransferSettings = TransferSettings()  # of a class that never calls our __init__
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         self.server = server
         self.settings = settings or TransferSettings()
+
+    @property
+    def config(self) -> ServerConfig:
+        """The server, by the name that classes with `__init__(self, config)` use."""
+        return self.server
+
+    @config.setter
+    def config(self, server: ServerConfig) -> None:
+        self.server = server
 
     @abstractmethod
     def connect(self) -> None:
@@ -359,4 +371,17 @@ class TransferFactory:
             raise UnknownType(
                 f"server {server.hostname}: unknown type {server.type!r} (known: {known})", server=server.hostname
             ) from None
-        return transfer(server, settings)
+        if _takes_settings(transfer):
+            return transfer(server, settings)
+        made = transfer(server)
+        made.server = server
+        made.settings = settings or TransferSettings()
+        return made
+
+
+def _takes_settings(transfer: type[BaseTransfer]) -> bool:
+    """Does a class take the settings as second argument? One that knows the server alone gets them afterwards."""
+    _, *others = inspect.signature(transfer).parameters.values()
+    return any(one.name == "settings" or one.kind is one.VAR_POSITIONAL for one in others) or (
+        bool(others) and others[0].kind is others[0].POSITIONAL_OR_KEYWORD and others[0].default is others[0].empty
+    )

@@ -56,7 +56,7 @@ class Staged(Session):
     def connect(self) -> None:
         """Connect the wrapped transfer. Raises ServerUnavailable for any failure to reach its server."""
         with self._translated("connect", unreachable=True):
-            self.transfer.connect()
+            _require_done(self.transfer.connect())
 
     def disconnect(self) -> None:
         """Disconnect the wrapped transfer, whatever it says to that; remove the temporary folder."""
@@ -70,12 +70,12 @@ class Staged(Session):
     def download(self, remote_path: str, local_path: str) -> None:
         """Pass on."""
         with self._translated(remote_path):
-            self.transfer.download(self._whole(remote_path), local_path)
+            _require_done(self.transfer.download(self._whole(remote_path), local_path))
 
     def upload(self, local_path: str, remote_path: str) -> None:
         """Pass on."""
         with self._translated(remote_path):
-            self.transfer.upload(local_path, self._whole(remote_path))
+            _require_done(self.transfer.upload(local_path, self._whole(remote_path)))
 
     # --- the session ----------------------------------------------------------------------------------------
 
@@ -282,3 +282,9 @@ class Staged(Session):
             if unreachable and isinstance(error, (OSError, EOFError)):
                 raise ServerUnavailable(f"{message}: {error!r}", server=name) from error
             raise IOFailure(f"{message}: {error!r}", server=name) from error
+
+
+def _require_done(answer: object) -> None:
+    """Raise OSError when a user's method returned False: some tell a failure so instead of raising."""
+    if answer is False:
+        raise OSError("it returned False")

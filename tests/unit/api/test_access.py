@@ -219,3 +219,25 @@ def test_a_cursor_that_was_changed_is_refused(filled: World) -> None:
     for index in range(len(cursor) - 1):
         wrong = cursor[:index] + ("A" if cursor[index] != "A" else "B") + cursor[index + 1 :]
         assert client.get("/api/v1/jobs", params={"limit": 5, "cursor": wrong}).status_code == 400, index
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000", "\\u0085", " ", "\\ud83d\\ude00"])
+def test_no_text_of_a_body_makes_the_api_fail(world: World, text: str) -> None:
+    """Claim: halves of surrogate pairs, controls and blanks are an answer or a problem, never a bug."""
+    client = world.client("admin")
+    body = (
+        f'{{"reason": "{text}", "name": "{text}", "role": "viewer", "token": "{text}", "filter": {{"path": "{text}"}}}}'
+    )
+    for method, url in (
+        ("PUT", "/api/v1/holds/group/x"),
+        ("PUT", "/api/v1/holds/group/%20"),
+        ("PUT", "/api/v1/holds/topic/%C2%85"),
+        ("POST", f"/api/v1/jobs/{world.topic}/0/0/cancel"),
+        ("POST", "/api/v1/dead-letters/replays"),
+        ("POST", "/api/v1/tokens"),
+        ("POST", "/api/v1/session"),
+        ("POST", "/api/v1/jobs"),
+    ):
+        sent = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+        answer = client.request(method, url, content=body.encode(), headers=sent)
+        assert answer.status_code in (401, 404, 422, 503), (method, url, answer.text)

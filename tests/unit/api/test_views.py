@@ -129,6 +129,15 @@ def test_metrics_are_those_of_all_processes(filled: World) -> None:
     assert filled.client(None).get("/metrics").status_code == 401
 
 
+def test_the_summary_is_that_of_the_command(filled: World) -> None:
+    """Claim: what needs somebody comes from processes, holds and dead letters."""
+    down = {"name": "SRC", "breaker": "open", "since": "2026-03-02T06:00:00Z", "waiting": 3}
+    filled.services.live.take([status(1, servers=[down])], caught_up=True)
+    told = filled.client("viewer").get("/api/v1/summary").json()
+    assert {need["kind"]: need["jobs"] for need in told["needs"]} == {"server-down": 3, "dead-letters": 7}
+    assert not told["is_well"]
+
+
 def test_what_has_not_changed_is_not_sent_again(world: World) -> None:
     """Claim: an ETag spares a page that asks again; a new word of a process makes another one."""
     client = world.client("viewer")
@@ -156,6 +165,15 @@ def test_a_search_without_time_says_how_far_it_came(filled: World) -> None:
 def test_a_set_is_kept_as_it_is(places: set[tuple[int, int]]) -> None:
     """Claim: packing loses nothing."""
     assert unpack(pack(places)) == sorted(places)
+
+
+def test_the_oldest_jobs_that_are_over_are_forgotten(filled: World) -> None:
+    """Claim: beyond the newest ones, and never a job that is still to be done."""
+    store = filled.services.store
+    assert store.prune(100) == 0
+    assert store.prune(10) == 10
+    left = {row["offset"] for row in store.rows("SELECT offset FROM jobs")}
+    assert left == set(range(10, 20))
 
 
 def test_a_cache_of_another_topic_or_version_is_not_taken(tmp_path: Path) -> None:

@@ -187,6 +187,32 @@ def test_one_pair_of_quotes_that_docker_left_is_stripped():
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("SRC_PASS", '"a b"', "a b"),
+        ("SRC_USER", "'me'", "me"),
+        ("SRC_BASE_PATH", '"inbox"', "inbox"),
+        ("ETL_KAFKA_PASSWORD", '"secret"', "secret"),
+    ],
+)
+def test_quotes_that_may_belong_to_a_value_are_told(name, value, read):
+    """They are taken off, and a warning names the variable and the way to keep them; it shows no value."""
+    (warning,) = load(FTP, **{name: value}).warnings
+    assert warning.startswith(f"{name}: the quotes")
+    assert read not in warning.split()
+    kept = load(FTP, **{name: f"'{value}'"})
+    assert kept.warnings == []
+    server = kept.servers["SRC"]
+    assert value in {server.password, server.username, server.base_path, kept.settings.kafka_password}
+
+
+def test_quotes_that_cannot_belong_to_a_value_are_no_news():
+    """Of numbers, words, hosts, absolute paths, and what is nobody's: no warning at each start."""
+    more = {"ETL_WORKERS": "'3'", "SRC_BASE_PATH": "'/data/b'", "SRC_HOST": '"h"', "OTHER_PASS": '"x"', "PS1": '"$ "'}
+    assert load(FTP, **more).warnings == []
+
+
+@pytest.mark.parametrize(
     ("content", "password"), [(b"pw\n", "pw"), (b"pw\r\n", "pw"), (b"pw", "pw"), (b"p w \n", "p w ")]
 )
 def test_a_mounted_secret_loses_only_its_last_line_break(tmp_path, content, password):

@@ -92,24 +92,10 @@ def test_it_never_exceeds_its_most() -> None:
     assert max(far(most=1).run(10.0)) == 1
 
 
-def test_without_latency_it_finds_the_number_that_is_fastest() -> None:
-    link = near(best=2)
-    link.run(20.0)
-    seen = link.run(100.0)
-    assert sum(lanes == 2 for lanes in seen) > 0.85 * len(seen)
-    link = near(best=4)
-    link.run(20.0)
-    seen = link.run(100.0)
-    assert sum(lanes == 4 for lanes in seen) > 0.85 * len(seen)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_noise_costs_little(seed: int) -> None:
-    """Measured against the fastest number of lanes, whatever is tried meanwhile."""
-    link = near(best=4, noise=0.25, seed=seed)
-    seen = link.run(120.0)
-    done = sum(link.rate(lanes) for lanes in seen) / len(seen)
-    assert done > 0.85 * link.rate(4)
+def test_without_latency_it_stays_small() -> None:
+    """A busy process whose jobs take no time has nothing to wait for."""
+    link = near(best=2, noise=0.25)
+    assert set(link.run(100.0)[10:]) == {2}
 
 
 def test_a_busy_process_whose_lanes_help_keeps_them() -> None:
@@ -188,7 +174,7 @@ def test_it_says_when_time_alone_may_bring_another_lane() -> None:
 
 
 def test_who_waits_for_a_lane_never_spins() -> None:
-    """Also while numbers of lanes are compared, which takes longer than a step."""
+    """Also while nothing changes."""
     link = near(best=2)
     for _ in range(300):
         link.run(0.05)
@@ -206,11 +192,3 @@ def test_what_is_due_is_never_in_the_past(share: float) -> None:
         concurrency.answered(now)
         concurrency.admits(now)
         assert concurrency.due(now) > now
-
-
-def test_where_more_lanes_are_neither_faster_nor_slower_there_are_more() -> None:
-    """In doubt: whatever else the servers wait for, lanes hide it."""
-    link = Link(lambda lanes: 2000.0 if lanes > 1 else 1500.0, lambda _: 1.0)
-    link.run(20.0)
-    seen = link.run(100.0)
-    assert sum(lanes == 8 for lanes in seen) > 0.85 * len(seen)

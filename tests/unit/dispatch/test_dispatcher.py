@@ -1,6 +1,5 @@
-"""The dispatcher: turns, shares, priorities, order by destination, and what waits too long is set aside."""
+"""The dispatcher: turns, shares, priorities, order by destination, and for whose jobs there is room."""
 
-import heapq
 import itertools
 import sys
 import threading
@@ -13,9 +12,9 @@ import structlog.testing
 import pretend
 from etl import errors
 from etl.dispatch.dispatcher import Dispatcher
+from etl.dispatch.dispatcher import Room as Space
 from etl.dispatch.overflow import DOWN_KEEPS
 from etl.models.task import Task
-from etl.retry.tiers import DEFERRED_READS_PER_SECOND, TIERS
 from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
 from pretend import Clock, World
@@ -262,13 +261,15 @@ def test_no_place_is_kept_for_long_for_a_queue_whose_other_server_is_stuck() -> 
         r.offer(*tasks_of("A", "C", 200), *tasks_of("D", "B", 200, 1000))
         at_a, at_b = r.must_take(), r.must_take()
         r.offer(pretend.task(9999, "A", "B"))
-        for _ in range(9):  # both move, and A→B is passed over at both
+        for _ in range(9):  # both move, and A→B is refused
+            r.clock.pass_(0.12)
             r.end(at_a)
             at_a = r.must_take()
             r.end(at_b)
             at_b = r.must_take()
         r.end(at_a)
         at_a = r.must_take()
+        r.clock.pass_(0.2)
         r.end(at_b)  # from now on A is stuck: B is kept free for A→B, but not for long
         assert pairs([at_a]) == "AC"
         waited = 0.0
@@ -473,7 +474,7 @@ def test_beyond_a_few_the_jobs_of_a_server_that_is_down_are_handed_out() -> None
         r.offer(*jobs, *others)
         assert r.dispatcher.overflow() == []
         r.dispatcher.failed("B", DOWN)
-        assert r.dispatcher.overflow() == [(task, 10.0, DOWN) for task in reversed(jobs[DOWN_KEEPS:])]
+        assert r.dispatcher.overflow() == [(task, 60.0, DOWN) for task in reversed(jobs[DOWN_KEEPS:])]
         assert r.dispatcher.overflow() == []
         assert r.dispatcher.unfinished[0] == DOWN_KEEPS + 20
 
@@ -488,94 +489,62 @@ def test_many_servers_that_are_down_do_not_keep_the_window() -> None:
         r.dispatcher.overflow()
         assert r.dispatcher.unfinished[0] == 40
         assert not r.dispatcher.full
-        assert r.dispatcher.would_defer(("A", "D7"))
+        assert r.dispatcher.room(("A", "D7")) is Space.DOWN
 
 
-def test_what_is_handed_out_waits_about_as_long_as_the_breaker() -> None:
+def test_the_longer_an_outage_the_longer_its_jobs_are_deferred() -> None:
+    """Longer than it has lasted, in whole tiers, up to an hour; then it begins anew."""
     with room() as r:
-        for _ in range(6):
-            r.dispatcher.failed("B", DOWN)
-            r.clock.pass_(r.breaker_wait("B"))
-        r.dispatcher.failed("B", DOWN)
-        r.offer(*tasks_of("A", "B", DOWN_KEEPS + 1))
-        assert r.breaker_wait("B") == 64.0
-        assert [delay for _, delay, _ in r.dispatcher.overflow()] == [60.0]  # a whole tier: one record
-
-
-def test_the_longer_an_outage_the_longer_its_jobs_are_set_back() -> None:
-    """As long again as it has lasted, in whole tiers, up to an hour; then it begins anew."""
-    with room() as r:
+        probes = tasks_of("A", "B", DOWN_KEEPS)
+        for task in probes:
+            task.recallable = True
+        r.offer(*probes)
         waits = []
-        for age in (0, 30, 59, 60, 599, 600, 3599, 3600, 100_000):
+        for age in (0, 59, 60, 599, 600, 3599, 3600, 100_000):
             r.clock.now = 1000.0 + age
             r.dispatcher.failed("B", DOWN)
-            r.offer(*tasks_of("A", "B", DOWN_KEEPS + 1 if not age else 1, age))
+            r.offer(pretend.task(100 + age))
             ((_, seconds, outage),) = r.dispatcher.overflow()
             assert outage is DOWN
             waits.append(seconds)
-        assert waits == [10.0, 10.0, 10.0, 60.0, 60.0, 600.0, 600.0, 3600.0, 3600.0]
+        assert waits == [60.0, 60.0, 600.0, 600.0, 3600.0, 3600.0, 3600.0, 3600.0]
         r.dispatcher.worked("B")
         r.dispatcher.failed("B", DOWN)
         r.offer(pretend.task(200_000))
-        assert r.dispatcher.overflow()[0].seconds == 10.0
+        assert r.dispatcher.overflow()[0].seconds == 60.0
 
 
-@pytest.fixture
-def pace(monkeypatch: pytest.MonkeyPatch) -> float:
-    """A tenth of the deferred jobs that are read per second: a tenth of them meets the limit."""
-    monkeypatch.setattr("etl.retry.tiers.DEFERRED_READS_PER_SECOND", DEFERRED_READS_PER_SECOND / 10)
-    return DEFERRED_READS_PER_SECOND / 10
-
-
-def test_of_a_million_set_back_no_more_come_due_than_can_be_set_back_again(pace: float) -> None:
-    """Each tier gets what is put back within its length; the rest goes to the next longer one at once."""
-    with room(window_records=10_000_000) as r:
+def test_jobs_that_hold_the_lag_of_their_topic_do_not_stay_for_long() -> None:
+    """After ten seconds those that stay were deferred before; any may stay that could be the probe now."""
+    with room() as r:
         r.dispatcher.failed("B", DOWN)
-        r.offer(*tasks_of("A", "B", DOWN_KEEPS))
-        counts: dict[float, int] = {}
-        for batch in range(15):
-            r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
-            for _, seconds, _ in r.dispatcher.overflow():
-                counts[seconds] = counts.get(seconds, 0) + 1
-        assert counts == {
-            10.0: 10 * pace,
-            60.0: 60 * pace,
-            600.0: 600 * pace,
-            3600.0: 15_000 - 670 * pace,
-        }
-
-
-def test_jobs_that_come_again_do_not_make_each_other_wait_longer() -> None:
-    """An outage of minutes: some thousand jobs go round, and wait no longer than it has lasted."""
-    with room(window_records=100_000) as r:
+        jobs = tasks_of("A", "B", DOWN_KEEPS)
+        r.offer(*jobs)
+        assert r.dispatcher.overflow() == []
+        r.clock.pass_(10.0)
+        assert r.dispatcher.overflow() == []
         r.dispatcher.failed("B", DOWN)
-        r.offer(*tasks_of("A", "B", DOWN_KEEPS))
-        due = [0.0] * 5000
-        for number in itertools.count(DOWN_KEEPS):
-            if due[0] > 300.0:
-                break
-            r.clock.now = 1000.0 + due[0]
-            r.dispatcher.failed("B", DOWN)
-            r.offer(pretend.task(number))
-            ((_, seconds, _),) = r.dispatcher.overflow()
-            assert seconds <= 60.0
-            heapq.heapreplace(due, due[0] + seconds)
-        assert number > 25_000
+        deferred = [task for task, _, _ in r.dispatcher.overflow()]
+        assert deferred == list(reversed(jobs))
+        for task in deferred:
+            task.recallable = True
+        r.offer(*deferred)
+        assert r.dispatcher.overflow() == []
+        assert space(r, "A", "B") is Space.DOWN
 
 
-def test_it_is_known_before_whether_a_job_would_be_set_back() -> None:
+def test_it_is_known_before_whether_a_job_would_be_deferred() -> None:
     """Not the first few: they are probes. And not where both servers are well, or a name is nobody's any more."""
     with room() as r:
         r.dispatcher.failed("B", DOWN)
         r.offer(*tasks_of("A", "B", DOWN_KEEPS - 1))
-        assert not r.dispatcher.would_defer(("A", "B"))
+        assert r.dispatcher.room(("A", "B")) is Space.PROBE
         r.offer(pretend.task(100))
-        assert r.dispatcher.would_defer(("A", "B"))
-        assert r.dispatcher.would_defer(("B", "C"))
-        assert not r.dispatcher.would_defer(("A", "C"))
-        assert not r.dispatcher.would_defer(())
+        assert r.dispatcher.room(("A", "B")) is Space.DOWN
+        assert r.dispatcher.room(("B", "C")) is Space.DOWN
+        assert r.dispatcher.room(("A", "C")) is Space.SCARCE
         r.pools.server = _unknown  # type: ignore[method-assign,assignment]
-        assert not r.dispatcher.would_defer(("A", "GONE"))
+        assert r.dispatcher.room(("A", "GONE")) is Space.FREE
 
 
 def _unknown(name: str) -> object:
@@ -619,200 +588,80 @@ def test_a_handed_out_job_frees_its_place_for_its_followers() -> None:
         assert r.take() is follower
 
 
-# --- slow queues
+# --- shares of the window
 
 
-def test_a_fast_queue_is_never_handed_out_however_long() -> None:
+def space(r: Room, source: str, destination: str) -> Space:
+    return r.dispatcher.room((source, destination))
+
+
+def test_a_pair_alone_has_room_for_half_of_the_window() -> None:
+    """As much is left for one that comes. It has room again when a half of what is left then would be too much."""
     with room(window_records=100) as r:
-        r.offer(*tasks_of("A", "B", 100))
-        for _ in range(10):
+        r.offer(*tasks_of("A", "B", 49))
+        assert space(r, "A", "B") is Space.FREE
+        r.offer(pretend.task(50))
+        assert space(r, "A", "B") is Space.CROWDED
+        for left in range(49, 33, -1):
             r.run(seconds=0.1)
-            assert r.dispatcher.overflow() == []
+            assert space(r, "A", "B") is Space.CROWDED, left
+        r.run(seconds=0.1)
+        assert space(r, "A", "B") is Space.FREE
 
 
-def test_beyond_a_quarter_of_the_window_a_slow_queue_is_handed_out_last_served_first() -> None:
-    with room(window_records=100) as r:
-        jobs = tasks_of("A", "B", 90)
-        r.offer(*jobs)
-        for _ in range(10):
-            r.run(seconds=2.0)
-        handed = r.dispatcher.overflow()
-        assert [task for task, _, _ in handed] == list(reversed(jobs[35:]))
-        assert {delay for _, delay, _ in handed} == {10.0}
-        assert r.dispatcher.unfinished[0] == 25
+def test_each_pair_that_comes_finds_as_much_room_as_the_others_have() -> None:
+    with room(World(A=8, **{f"D{number}": 8 for number in range(9)}), window_records=1000) as r:
+        for number in range(9):
+            name, numbers = f"D{number}", itertools.count(1000 * number)
+            while space(r, "A", name) is not Space.CROWDED:
+                r.offer(pretend.task(next(numbers), "A", name))
+            assert r.dispatcher.unfinished[0] == 1000 - 500 // 2**number or number
+        assert not r.dispatcher.full
+        assert space(r, "A", "D0") is Space.CROWDED
 
 
-def test_a_slow_queue_within_its_part_of_the_window_stays() -> None:
-    with room(window_records=400) as r:
-        r.offer(*tasks_of("A", "B", 90))
-        for _ in range(10):
-            r.run(seconds=2.0)
-        assert r.dispatcher.overflow() == []
+def test_a_pair_with_few_jobs_is_scarce_until_it_has_most_of_its_share() -> None:
+    """Jobs of others make way for a good number of its own at once, not for each one by itself."""
+    with room(World(A=8, B=8, C=8), window_records=150) as r:
+        r.offer(*tasks_of("A", "C", 50, 1000))
+        assert space(r, "A", "B") is Space.SCARCE
+        r.offer(*tasks_of("A", "B", 40))
+        assert space(r, "A", "B") is Space.SCARCE
+        r.offer(*tasks_of("A", "B", 5, 100))
+        assert space(r, "A", "B") is Space.FREE
+        for task in tasks_of("A", "B", 45):
+            r.dispatcher.drop(lambda one, number=task.job.job_id: one.job.job_id == number)  # type: ignore[misc]
+            if space(r, "A", "B") is not Space.FREE:
+                break
+        assert space(r, "A", "B") is Space.SCARCE
+        assert r.dispatcher.unfinished[0] - 50 == 19
 
 
-def test_the_window_in_bytes_has_its_quarter_too() -> None:
+def test_the_window_in_bytes_is_shared_as_well() -> None:
     with room(window_records=1000, window_bytes=4000) as r:
-        r.offer(*tasks_of("A", "B", 40, size_bytes=100))
-        r.run(seconds=5.0)
-        r.dispatcher.overflow()
-        assert r.dispatcher.unfinished == (10, 1000)
+        r.offer(*tasks_of("A", "B", 19, size_bytes=100))
+        assert space(r, "A", "B") is Space.FREE
+        r.offer(*tasks_of("A", "B", 1, 100, size_bytes=100))
+        assert space(r, "A", "B") is Space.CROWDED
+        assert space(r, "A", "C") is Space.SCARCE
 
 
-def test_an_unknown_rate_is_slow_only_after_thirty_seconds_with_jobs() -> None:
+def test_one_job_larger_than_the_window_finds_room() -> None:
+    with room(window_records=1, window_bytes=10) as r:
+        assert space(r, "A", "B") is Space.SCARCE
+        r.offer(*tasks_of("A", "B", 1, size_bytes=1000))
+        assert space(r, "A", "B") is Space.CROWDED
+        r.run(seconds=0.1)
+        assert space(r, "A", "B") is Space.SCARCE
+
+
+def test_jobs_of_a_slow_pair_are_never_taken_out() -> None:
+    """They wait here, and those beyond them in their topic, where other processes can get them."""
     with room(window_records=100) as r:
-        r.clock.pass_(1000.0)
         r.offer(*tasks_of("A", "B", 90))
-        r.take()
-        r.clock.pass_(29.0)
-        assert r.dispatcher.overflow() == []
-        r.clock.pass_(1.0)
-        handed = r.dispatcher.overflow()
-        assert len(handed) == 64
-        assert {delay for _, delay, _ in handed} == {10.0}
-
-
-def test_a_fast_queue_that_idled_for_long_is_still_fast() -> None:
-    with room(window_records=100) as r:
-        r.offer(*tasks_of("A", "B", 20))
-        for _ in range(20):
-            r.run(seconds=0.05)
-        r.clock.pass_(3600.0)
-        r.offer(*tasks_of("A", "B", 100, 100))
-        assert r.dispatcher.overflow() == []
-
-
-def test_a_fast_server_that_falls_silent_does_not_keep_the_window() -> None:
-    with room(window_records=100) as r:
-        for number in range(400):
-            r.offer(pretend.task(number))
-            r.run(seconds=0.05)
-        r.offer(*tasks_of("A", "B", 80, 1000))
-        assert r.take() is not None
-        r.clock.pass_(9.0)
-        assert r.dispatcher.overflow() == []
-        r.clock.pass_(2.0)
-        handed = r.dispatcher.overflow()
-        assert len(handed) == 54
-        assert {delay for _, delay, _ in handed} == {10.0}  # a guess: looked at again before long
-
-
-def test_a_slow_server_with_many_partners_does_not_keep_the_window() -> None:
-    """Each of its pairs has few jobs, and finishes one in a moment; but its turn is once in half a minute."""
-    partners = {f"P{number}": 8 for number in range(60)}
-    with room(World(SLOW=1, **partners), window_records=1000) as r:
-        for number, name in enumerate(partners):
-            r.offer(*tasks_of("SLOW", name, 15, 100 * number))
-        for _ in range(60):
-            r.run(seconds=0.5)
-        r.dispatcher.overflow()
-        assert r.dispatcher.unfinished[0] == 250
-
-
-def test_what_was_set_aside_just_now_is_not_wanted_back() -> None:
-    """It would be set aside again, and again."""
-    with room(World(A=8, B=8, C=8, D=8), window_records=100) as r:
-        r.offer(*tasks_of("A", "B", 60), *tasks_of("A", "C", 1, 100))
-        r.run(seconds=8.0)
-        r.run(seconds=8.0)
-        r.offer(*tasks_of("A", "C", 6, 200))
-        assert pairs([task for task, _, _ in r.dispatcher.overflow()]).split().count("AC") == 6
-        assert not r.dispatcher.has_capacity(("A", "C"))
-        r.clock.pass_(10.0)
-        assert r.dispatcher.has_capacity(("A", "C"))
-
-
-def test_the_slow_queues_of_one_server_have_a_quarter_together() -> None:
-    with room(World(A=8, B=8, C=8, D=8), window_records=100) as r:
-        r.offer(*tasks_of("A", "D", 21), *tasks_of("B", "D", 21, 100), *tasks_of("C", "A", 21, 200))
-        for _ in range(3):
-            r.take()
-        r.clock.pass_(31.0)
-        handed = pairs([task for task, _, _ in r.dispatcher.overflow()]).split()
-        assert handed.count("BD") == 15
-        assert r.dispatcher.unfinished[0] == 63 - len(handed)
-
-
-def test_a_first_job_that_waited_for_logins_makes_no_queue_slow() -> None:
-    """A backlog is not set aside for minutes because its servers took half a second to let us in."""
-    with room(window_records=1000) as r:
-        r.offer(*tasks_of("A", "B", 900))
-        r.run(seconds=0.5)
-        assert r.dispatcher.overflow() == []
-
-
-def test_the_longer_a_queue_is_too_long_the_longer_is_what_is_too_much_set_aside() -> None:
-    """As long again as that has been so, in whole tiers: at first a rate may be a large file's. Then it begins anew."""
-    with room(window_records=4) as r:
-        r.offer(*tasks_of("A", "B", 40))
-        r.run(seconds=4.0)
-        waits = []
-        for number in range(64):
-            r.offer(*tasks_of("A", "B", 40, 100 * (number + 1)))
-            waits.append(r.dispatcher.overflow()[0].seconds)
-            r.clock.pass_(10.0)
-        assert waits == [10.0] * 6 + [60.0] * 54 + [600.0] * 4
-        r.clock.pass_(60.0)
-        r.offer(*tasks_of("A", "B", 40, 10_000))
-        assert r.dispatcher.overflow()[0].seconds == 10.0
-
-
-def test_of_many_jobs_of_a_slow_queue_no_more_come_due_than_can_be_set_aside_again(pace: float) -> None:
-    """Ten thousand behind a server that takes ten a second would be read and written again for nothing."""
-    with room(window_records=1000) as r:
-        r.offer(*tasks_of("A", "B", 40))
-        for _ in range(40):
-            r.run(seconds=0.1)
-        counts: dict[float, int] = {}
-        for batch in range(10):
-            r.offer(*tasks_of("A", "B", 1000, 1000 * (batch + 1)))
-            for _, seconds, _ in r.dispatcher.overflow():
-                counts[seconds] = counts.get(seconds, 0) + 1
-        tiers = [tier * pace for tier in TIERS[:-1]]
-        assert counts == dict(zip(TIERS, [*tiers, 10_000 - 250 - sum(tiers)], strict=True))
-
-
-def test_what_was_set_aside_is_wanted_while_a_few_seconds_of_work_are_left() -> None:
-    """As many as the rate says, at least a few, at most a quarter of the window; never by a server that is down."""
-    numbers = itertools.count(10_000)
-    with room(window_records=400) as r:
-        assert r.dispatcher.has_capacity(("A", "B"))
-        r.offer(*tasks_of("A", "B", DOWN_KEEPS))
-        assert not r.dispatcher.has_capacity(("A", "B"))
-        for _ in range(DOWN_KEEPS):
-            r.run(seconds=0.1)
-        for waiting, half, whole in ((20, True, True), (40, False, True), (60, False, False)):  # at ten a second
-            r.offer(*tasks_of("A", "B", 20, 100 * waiting))
-            assert r.dispatcher.has_capacity(("A", "B"), 0.5) == half, waiting
-            assert r.dispatcher.has_capacity(("A", "B")) == whole, waiting
-        for _ in range(500):
-            r.run(seconds=0.01)
-            r.offer(pretend.task(next(numbers)))
-        for _ in range(60):
-            r.run(seconds=0.01)
-        r.offer(*tasks_of("A", "B", 99, 9000))
-        assert r.dispatcher.has_capacity(("A", "B"))  # at a hundred a second, but the window is for all
-        r.offer(pretend.task(next(numbers)))
-        assert not r.dispatcher.has_capacity(("A", "B"))
-        assert r.dispatcher.has_capacity(("A", "C"))
-        r.dispatcher.failed("C", DOWN)
-        assert not r.dispatcher.has_capacity(("A", "C"))
-        r.dispatcher.worked("C")
-        assert r.dispatcher.has_capacity(("A", "C"))
-        r.pools.server = _unknown  # type: ignore[method-assign,assignment]
-        assert not r.dispatcher.has_capacity(("A", "GONE"))
-
-
-def test_small_files_after_a_large_one_are_set_aside_for_a_moment_only() -> None:
-    with room(window_records=400) as r:
-        r.offer(pretend.task(0))
-        r.run(seconds=40.0)
-        r.offer(*tasks_of("A", "B", 300, 1))
-        assert {seconds for _, seconds, _ in r.dispatcher.overflow()} == {10.0}
-        for number in range(30):
-            for _ in range(10):
-                r.run(seconds=0.01)
-            r.offer(*tasks_of("A", "B", 10, 1000 * (number + 1)))
-        assert r.dispatcher.overflow() == []  # a second later it is known how fast they are
+        for _ in range(10):
+            r.run(seconds=10.0)
+            assert r.dispatcher.overflow() == []
 
 
 # --- taken away, and the end
@@ -842,7 +691,7 @@ def test_the_window_counts_what_waits_is_delayed_and_runs() -> None:
         r.take()
         assert r.dispatcher.unfinished == (4, 400)
         assert r.dispatcher.full
-        assert r.dispatcher.stats() == {"running": 1, "waiting": 3, "queues": 1, "ready": 2, "down": 0}
+        assert sum(queue.running for queue in r.dispatcher._queues.values()) == 1
         r.end(next(iter(r.leases)))
         assert not r.dispatcher.full
         r.offer(pretend.task(60, size_bytes=700))

@@ -251,7 +251,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         return [
             task
             for task in self.ready()
-            if touched(task) <= names and self.may_grow(task) and not self.queue(task).is_starving
+            if touched(task) <= names and self.may_grow(task) and not self.queue(task).is_starving(self.clock())
         ]
 
     def level(self, task: Task) -> list[int]:

@@ -1,4 +1,4 @@
-"""Servers: the breaker opens at an outage and lets one probe through; what is measured, and how it is told."""
+"""Servers: what is measured, and how it is told; holds."""
 
 from __future__ import annotations
 
@@ -7,146 +7,11 @@ from test_dispatcher import DOWN, room, tasks_of
 
 import pretend
 from etl import errors
-from etl.dispatch.servers import Breaker, DecayingCount, Server
 
 pytestmark = pytest.mark.unit
 
 
-PROBE = object()
-
-
-# --- the breaker
-
-
-@pytest.fixture
-def breaker() -> Breaker:
-    return Breaker(lambda failures: min(100.0, 2.0 ** (failures - 1)))
-
-
-def test_a_new_breaker_admits_everybody(breaker: Breaker) -> None:
-    assert breaker.closed
-    assert breaker.admits(0.0)
-    assert breaker.open_for(0.0) == 0.0
-
-
-def test_an_outage_opens_it_for_the_first_wait(breaker: Breaker) -> None:
-    breaker.trip(10.0, DOWN)
-    assert not breaker.closed
-    assert not breaker.admits(10.9)
-    assert breaker.open_for(10.25) == 0.75
-    assert breaker.admits(11.0)
-
-
-def test_only_one_probe_is_admitted_after_the_wait(breaker: Breaker) -> None:
-    breaker.trip(10.0, DOWN)
-    breaker.half_open(PROBE)
-    assert not breaker.admits(12.0)
-
-
-def test_a_failed_probe_doubles_the_wait(breaker: Breaker) -> None:
-    breaker.trip(10.0, DOWN)
-    for wait in (2.0, 4.0, 8.0):
-        now = breaker.open_until
-        assert breaker.admits(now)
-        breaker.half_open(PROBE)
-        breaker.trip(now, DOWN)
-        assert breaker.open_for(now) == wait
-
-
-def test_many_jobs_that_meet_the_same_outage_count_once(breaker: Breaker) -> None:
-    for moment in (10.0, 10.1, 10.2, 10.9):
-        breaker.trip(moment, DOWN)
-    assert breaker.open_until == 11.0
-
-
-def test_an_answer_closes_it_and_forgets_its_failures(breaker: Breaker) -> None:
-    breaker.trip(10.0, DOWN)
-    breaker.trip(11.0, DOWN)
-    breaker.reset()
-    assert breaker.admits(11.0)
-    breaker.trip(20.0, DOWN)
-    assert breaker.open_for(20.0) == 1.0
-
-
-def test_a_probe_without_a_word_from_the_server_makes_room_for_the_next(breaker: Breaker) -> None:
-    breaker.trip(10.0, DOWN)
-    breaker.half_open(PROBE)
-    breaker.release_probe(PROBE)
-    assert breaker.admits(11.0)
-
-
-def test_a_probe_of_a_closed_breaker_is_no_probe(breaker: Breaker) -> None:
-    breaker.half_open(PROBE)
-    assert breaker.admits(0.0)
-
-
-def test_it_stays_open_at_least_as_long_as_it_is_told(breaker: Breaker) -> None:
-    """A refused login: whatever the failures in a row, nobody tries for a minute."""
-    breaker.trip(10.0, DOWN, least=60.0)
-    assert breaker.open_for(10.0) == 60.0
-    breaker.trip(11.0, DOWN)
-    assert breaker.open_for(11.0) == 59.0
-    breaker.trip(12.0, DOWN, least=90.0)
-    assert breaker.open_for(12.0) == 90.0
-
-
-def test_it_knows_since_when_and_why_it_is_open(breaker: Breaker) -> None:
-    assert breaker.error is None
-    breaker.trip(10.0, DOWN)
-    later = errors.ServerUnavailable("no welcome")
-    breaker.trip(20.0, later)
-    assert breaker.age(25.0) == 15.0
-    assert breaker.error is later
-    breaker.reset()
-    assert breaker.age(30.0) == 0.0
-    assert breaker.error is None
-
-
-def test_whoever_is_not_the_probe_releases_none(breaker: Breaker) -> None:
-    breaker.trip(10.0, DOWN)
-    breaker.half_open(PROBE)
-    breaker.release_probe(object())
-    assert not breaker.admits(11.0)
-    breaker.release_probe(PROBE)
-    assert breaker.admits(11.0)
-
-
-# --- what is measured
-
-
-def test_nothing_counted_is_no_rate() -> None:
-    count = DecayingCount()
-    assert count.per_second(1000.0) == 0.0
-    assert count.value(1000.0) == 0.0
-
-
-def test_a_steady_rate_is_told_from_the_first_seconds_on() -> None:
-    count, now = DecayingCount(), 1000.0
-    for number in range(3000):
-        count.add(now)
-        now += 0.1
-        if number > 50:
-            assert count.per_second(now) == pytest.approx(10.0, rel=0.03)
-
-
-def test_what_is_long_ago_fades() -> None:
-    count = DecayingCount()
-    for _ in range(600):
-        count.add(1000.0)
-    assert count.value(1000.0) == pytest.approx(600.0)
-    assert count.per_second(1600.0) < 0.001
-    assert count.value(1600.0) < 0.03
-
-
-def test_the_share_of_errors_is_that_of_the_last_minute() -> None:
-    server = Server(pretend.server("A"), Breaker(lambda _: 1.0))
-    assert server.report(1000.0, None).error_share == 0.0
-    for number in range(3000):
-        server.count(1000.0 + 0.1 * number, failed=number % 4 == 0)
-    assert server.report(1300.0, None).error_share == pytest.approx(0.25, rel=0.02)
-    for number in range(600):
-        server.count(1300.0 + number, failed=False)
-    assert server.report(1900.0, None).error_share < 0.01
+# --- what is counted
 
 
 def test_each_server_is_told_with_its_breaker_lanes_and_measures() -> None:
@@ -160,12 +25,12 @@ def test_each_server_is_told_with_its_breaker_lanes_and_measures() -> None:
         r.dispatcher.overflow()
         told = r.dispatcher.servers()
         assert set(told) == set("ABCD")
-        assert (told["A"].state, told["A"].lanes, told["A"].error_share) == ("closed", 2, 0.0)
-        assert (told["B"].error_share, told["B"].jobs_per_second) == (0.5, 2.0)
+        assert (told["A"].state, told["A"].lanes, told["A"].runs, told["A"].failures) == ("closed", 2, 1, 0)
+        assert (told["B"].runs, told["B"].failures) == (2, 1)
         assert (told["C"].state, told["C"].next_probe_seconds, told["C"].deferred) == ("open", 1.0, 12)
         r.clock.pass_(1.0)
         assert r.dispatcher.servers()["C"].state == "half open"
-        assert told["D"].jobs_per_second == 0.0
+        assert told["D"].runs == 0
 
 
 def test_the_round_trip_is_what_a_session_told_last() -> None:
@@ -178,3 +43,56 @@ def test_the_round_trip_is_what_a_session_told_last() -> None:
         r.end(task)
         assert r.dispatcher.servers()["A"].round_trip_seconds == 0.042
         assert r.dispatcher.servers()["B"].round_trip_seconds is None
+
+
+def test_jobs_of_a_server_on_hold_wait_like_those_of_a_server_that_is_down() -> None:
+    """A few stay here, the rest is overflow with the hold as its reason; others go on; released, they run."""
+    hold = errors.OnHold("repair", server="B")
+    with room() as r:
+        r.dispatcher.hold({"B": hold})
+        held, free = tasks_of("A", "B", 20), tasks_of("A", "C", 2)
+        r.offer(*held, *free)
+        assert [r.take(), r.take(), r.take()] == [*free, None]
+        overflow = r.dispatcher.overflow()
+        assert {one.task for one in overflow} < set(held)
+        assert {one.outage for one in overflow} == {hold}
+        report = r.dispatcher.servers()["B"]
+        assert (report.state, report.error, report.waiting) == ("closed", hold, len(held) - len(overflow))
+        r.dispatcher.hold({})
+        assert r.take() in held
+
+
+def test_a_paused_dispatcher_gives_no_job_until_it_goes_on() -> None:
+    """Jobs still come, and what runs ends."""
+    with room() as r:
+        first, second = tasks_of("A", "B", 2)
+        r.offer(first, second)
+        assert r.take() is first
+        r.dispatcher.pause(paused=True)
+        assert r.dispatcher.another(first) is None
+        assert r.take() is None
+        r.dispatcher.pause(paused=False)
+        assert r.take() is second
+
+
+def test_a_server_is_tried_at_once_when_asked() -> None:
+    """Its breaker closes, and one job tries it."""
+    with room() as r:
+        r.dispatcher.failed("B", DOWN)
+        (task,) = tasks_of("A", "B", 1)
+        r.offer(task)
+        assert r.take() is None
+        r.dispatcher.try_now("B")
+        assert r.take() is task
+
+
+def test_what_waits_is_dropped_and_what_runs_is_left_alone() -> None:
+    """A cancelled job that runs is aborted, and must keep its outcome."""
+    with room() as r:
+        running, waiting = tasks_of("A", "B", 2)
+        r.offer(running, waiting)
+        assert r.take() is running
+        assert r.dispatcher.drop(lambda _task: True, running=False) == [waiting]
+        r.end(running, later=1.0)
+        r.clock.pass_(2.0)
+        assert r.take() is running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 import tracemalloc
 from datetime import UTC, datetime
@@ -13,7 +14,6 @@ import structlog
 
 from etl import errors, logs
 from etl.dispatch.overflow import DOWN_KEEPS
-from etl.intake.admission import DEFERRED_READ_PAUSE_SECONDS, TokenBucket
 from etl.models import header
 from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob
@@ -21,7 +21,7 @@ from etl.models.task import Record
 from etl.models.wire import Partition
 from etl.outcomes import messages
 from etl.outcomes.offsets import OffsetTracker
-from etl.retry.tiers import DEFERRED_READS_PER_SECOND, TIERS
+from etl.retry.tiers import TIERS
 from scene import DOWN, JOB, NOW, P0, Scene, deferred_record, fail_with, result_in, succeed
 
 pytestmark = pytest.mark.unit
@@ -37,7 +37,6 @@ def headers(**values: str) -> tuple[tuple[str, bytes], ...]:
         "origin": header.ORIGIN,
         "not_before": header.NOT_BEFORE,
         "attempts": header.ATTEMPTS,
-        "servers": messages.SERVERS,
         "recallable": messages.RECALLABLE,
     }
     return tuple((names[name], value.encode()) for name, value in values.items())
@@ -94,40 +93,108 @@ def test_a_record_that_is_not_due_delays_its_partition(scene: Scene) -> None:
     assert scene.dispatcher.unfinished == (0, 0)
 
 
-def test_a_recallable_job_is_admitted_as_soon_as_its_servers_have_capacity(scene: Scene) -> None:
-    """A few at a time, before they are due, but never before their producer's not_before."""
-    early = headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 500), recallable="1", servers="A B")
-    for number in range(DOWN_KEEPS):
-        scene.accept({**JOB, "destination": {"hostname": "B", "path": f"/out/{number}"}}, early, retry(2))
+def numbered(number: int) -> dict[str, object]:
+    return {**JOB, "destination": {"hostname": "B", "path": f"/out/{number}"}}
+
+
+@pytest.fixture
+def crowded() -> Scene:
+    """A small window, in which the pair A to B has its share."""
+    scene = Scene(window_records=20)
+    for number in range(10):
+        scene.accept(numbered(number))
     assert scene.partitions.delayed == {}
-    assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
+    return scene
+
+
+def test_a_recallable_job_is_admitted_as_soon_as_there_is_room_for_it(scene: Scene, crowded: Scene) -> None:
+    """Before it is due, but never before its producer's not_before."""
+    early = headers(group="group", origin="jobs-0-5", not_before=utc(NOW + 500), recallable="1")
     scene.accept(JOB, early, retry(2))
-    assert scene.partitions.delayed == {retry(2): (DOWN_KEEPS, NOW + 500)}
+    assert scene.dispatcher.unfinished[0] == 1
+    scene = crowded
+    record = scene.accept(numbered(9999), early, retry(2))
+    assert scene.partitions.delayed.pop(retry(2)) == (record.offset, NOW + 500)
     assert scene.partitions.seen_by_predecessor
-    assert scene.partitions.may_recall is not None
-    assert not scene.partitions.may_recall()
-    for _ in range(DOWN_KEEPS):
+    assert scene.partitions.may_go is not None
+    assert not scene.partitions.may_go()
+    while not scene.partitions.may_go():
         scene.run(succeed)
-    assert scene.partitions.may_recall()
-    scene.partitions.delayed.clear()
+    before = scene.dispatcher.unfinished[0]
     scene.accept({**JOB, "options": {"not_before": utc(NOW + 400)}}, early, retry(2))
-    assert scene.dispatcher.unfinished[0] == 0
+    assert scene.dispatcher.unfinished[0] == before
     deferred = dict(scene.messages()["jobs-retry"].headers)
     assert deferred[header.NOT_BEFORE].startswith(utc(NOW + 400)[:19].encode())
     assert messages.RECALLABLE not in deferred
 
 
+def test_a_job_for_which_there_is_no_room_waits_where_it_is(crowded: Scene) -> None:
+    """Nobody else waits behind it: any member of the group can get it there, and lag tells of it."""
+    scene = crowded
+    record = scene.accept(numbered(9999))
+    assert scene.partitions.delayed == {P0: (record.offset, math.inf)}
+    assert scene.partitions.stands
+    assert scene.partitions.may_go is not None
+    assert not scene.partitions.may_go()
+    assert scene.ledger.outstanding == scene.settings.window_records // 2
+    scene.stands_behind(numbered(1))  # more of its own
+    assert not scene.partitions.may_go()
+    while not scene.partitions.may_go():
+        scene.run(succeed)
+    scene.partitions.delayed.clear()
+    scene.admission.accept(record)
+    assert scene.partitions.delayed == {}
+    assert "jobs-retry" not in scene.messages()
+
+
+def test_it_makes_way_for_jobs_of_others(crowded: Scene) -> None:
+    """As many as stand before the last of these; to T-retry, where it can run whenever there is room."""
+    scene = crowded
+    record = scene.accept(numbered(9999))
+    assert scene.partitions.may_go is not None
+    for nobodys in (b"{", {**JOB, "source": {"hostname": "GONE", "path": "/"}}, {"source": None}):
+        scene.stands_behind(nobodys if isinstance(nobodys, dict) else {})
+        assert not scene.partitions.may_go()
+    scene.stands_behind(
+        {**JOB, "source": {"hostname": "B", "path": "/x"}, "destination": {"hostname": "A", "path": "/"}}
+    )
+    assert scene.partitions.may_go()
+    scene.partitions.delayed.clear()
+    scene.admission.accept(record)
+    deferral = scene.messages()["jobs-retry"]
+    assert deferral.value == record.value
+    assert deferral.partition is not None
+    assert dict(deferral.headers)[messages.RECALLABLE] == b"1"
+    assert scene.look_ahead.behind(P0, 10_000) == []
+    scene.accept(numbered(9998))
+    assert P0 in scene.partitions.delayed
+
+
+def test_jobs_of_another_group_are_nobody_elses(crowded: Scene) -> None:
+    scene = crowded
+    scene.accept(numbered(9999), headers(group="group", not_before=utc(NOW - 5)), retry(0), NOW - 30)
+    assert scene.partitions.may_go is not None
+    other = {**JOB, "source": {"hostname": "B", "path": "/x"}}
+    scene.stands_behind(other, retry(0), (header.GROUP, b"others"))
+    assert not scene.partitions.may_go()
+    scene.stands_behind(other, retry(0), (header.GROUP, b"group"))
+    assert scene.partitions.may_go()
+
+
 def test_other_jobs_and_those_of_a_server_that_is_down_wait_until_they_are_due(scene: Scene) -> None:
-    """A job that is not recallable is never admitted early, a recallable one not while its server is down."""
-    late = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 8), "servers": "A B"}
+    """A job that is not recallable is never admitted early, of a server that is down only a few probes are."""
+    late = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 8)}
     scene.accept(JOB, headers(**late), retry(0))
     assert retry(0) in scene.partitions.delayed
     assert not scene.partitions.seen_by_predecessor
-    assert scene.partitions.may_recall is None
+    assert scene.partitions.may_go is None
     scene.dispatcher.failed("B", DOWN)
+    for _ in range(DOWN_KEEPS):
+        scene.accept(JOB, headers(**late, recallable="1"), retry(1))
+    assert retry(1) not in scene.partitions.delayed
     scene.accept(JOB, headers(**late, recallable="1"), retry(1))
     assert retry(1) in scene.partitions.delayed
-    assert scene.dispatcher.unfinished[0] == 0
+    assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
 
 
 def test_a_recalled_job_that_is_done_delays_no_partition(scene: Scene) -> None:
@@ -138,8 +205,8 @@ def test_a_recalled_job_that_is_done_delays_no_partition(scene: Scene) -> None:
     commit = book.snapshot({1}, (), 1, "x")
     scene.partitions.held[retry(3)] = scene.ledger.assign(retry(3), commit.offset, commit.metadata)
     scene.dispatcher.failed("A", DOWN)
-    scene.accept(JOB, headers(group="group", origin="jobs-0-5", servers="B B"), retry(3), NOW - 4000)
-    early = headers(group="group", origin="jobs-0-6", not_before=utc(NOW + 500), recallable="1", servers="A B")
+    scene.accept(JOB, headers(group="group", origin="jobs-0-5"), retry(3), NOW - 4000)
+    early = headers(group="group", origin="jobs-0-6", not_before=utc(NOW + 500), recallable="1")
     scene.accept(JOB, early, retry(3))
     assert scene.partitions.delayed == {}
     assert scene.ledger.outstanding == 1
@@ -225,41 +292,45 @@ def test_a_deferred_job_still_looks_for_orphans_if_it_had_to(scene: Scene, dirty
     assert (task.orphan_scan_since is not None) == dirty
 
 
-def test_due_jobs_of_a_server_that_is_down_are_read_at_a_limited_rate(scene: Scene) -> None:
-    """If a million of them are due, reading and deferring them again must not keep the process busy."""
+def test_due_jobs_of_a_server_that_is_down_stay_where_they_are(scene: Scene) -> None:
+    """A million of them keep no process busy. The first few are probes, and others wait for as long as they may."""
     scene.dispatcher.failed("B", DOWN)
     for _ in range(DOWN_KEEPS):
         scene.accept(**deferred_record())
     assert scene.partitions.delayed == {}
-    taken = 0
-    for _ in range(4):
-        while not scene.partitions.delayed:
-            scene.accept(**deferred_record())
-            scene.defer_overflow()
-            taken += 1
-        assert scene.partitions.delayed == {
-            Partition("jobs-retry", 1): (scene.offset - 1, scene.clock() + DEFERRED_READ_PAUSE_SECONDS)
-        }
-        assert taken <= DEFERRED_READS_PER_SECOND * (1 + scene.clock() - NOW) + 4
-        scene.clock.pass_(DEFERRED_READ_PAUSE_SECONDS)
-        scene.partitions.delayed.clear()
-    assert taken > DEFERRED_READS_PER_SECOND * 2
-    assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
+    record = scene.accept(**deferred_record())
+    assert scene.partitions.delayed == {retry(1): (record.offset, NOW + scene.reporter.policy.patience_seconds)}
+    assert scene.partitions.stands
+    assert scene.partitions.may_go is not None
+    assert not scene.partitions.may_go()
+    scene.dispatcher.worked("B")
+    assert scene.partitions.may_go()
 
 
-def test_due_jobs_of_other_servers_and_new_jobs_are_not_slowed(scene: Scene) -> None:
-    """Nor are new jobs of a server that is down, as jobs of other servers may be behind them."""
+def test_they_make_way_for_due_jobs_of_others(scene: Scene) -> None:
+    """They are deferred for longer than their server has been down."""
     scene.dispatcher.failed("B", DOWN)
-    scene.admission.deferred_reads = TokenBucket(0.0)
+    for _ in range(DOWN_KEEPS):
+        scene.accept()
+    record = scene.accept(**deferred_record())
+    other = {**JOB, "destination": {"hostname": "A", "path": "/out/a"}}
+    scene.stands_behind(other, retry(1), (header.GROUP, b"group"))
+    assert scene.partitions.may_go is not None
+    assert scene.partitions.may_go()
+    scene.partitions.delayed.clear()
+    scene.admission.accept(record)
+    assert [(overflow.task.record, overflow.seconds) for overflow in scene.dispatcher.overflow()] == [
+        (record, TIERS[1])
+    ]
+
+
+def test_new_jobs_of_a_server_that_is_down_are_deferred_at_once(scene: Scene) -> None:
+    scene.dispatcher.failed("B", DOWN)
     for _ in range(DOWN_KEEPS + 20):
         scene.accept()
-    other = {**JOB, "destination": {"hostname": "A", "path": "/out/a"}}
-    to_others = deferred_record()
-    to_others["headers"] = tuple((k, b"A A" if k == "etl-servers" else v) for k, v in to_others["headers"])
-    scene.accept(other, **to_others)
     assert scene.partitions.delayed == {}
-    scene.accept(**deferred_record())
-    assert Partition("jobs-retry", 1) in scene.partitions.delayed
+    scene.defer_overflow()
+    assert scene.dispatcher.unfinished[0] == DOWN_KEEPS
 
 
 @pytest.mark.parametrize("value", [None, JOB])
@@ -274,18 +345,18 @@ def test_a_record_that_was_not_read_whole_is_a_dead_letter(scene: Scene, value: 
     assert result_in(told["jobs-results"]).error_code == "INVALID_MESSAGE"
 
 
-@pytest.mark.parametrize("where", ["read", "has_capacity", "task"])
+@pytest.mark.parametrize("where", ["read", "room", "task"])
 def test_a_bug_that_a_record_meets_ends_the_record_alone(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """It is a dead letter with a traceback in the log, and counted; the next record is read as ever."""
-    owner = {"read": messages.MessageBuilder, "has_capacity": type(scene.dispatcher), "task": messages.Carried}[where]
+    owner = {"read": messages.MessageBuilder, "room": type(scene.dispatcher), "task": messages.Carried}[where]
 
     def stumble(*_: object, **__: object) -> object:
         raise ZeroDivisionError("a test's bug")
 
     deferred = Partition("jobs-retry", 0)
-    headers = ((header.GROUP, b"group"), (messages.RECALLABLE, b"1"), (messages.SERVERS, b"A B"))
+    headers = ((header.GROUP, b"group"), (messages.RECALLABLE, b"1"))
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
         patch.setattr(owner, where, stumble)
         scene.accept(JOB, headers, deferred, NOW - 7200)
@@ -419,3 +490,18 @@ def test_a_job_may_ask_for_a_time_within_a_year(scene: Scene) -> None:
         assert topic in (told := scene.messages())
     assert DLQMessage.from_json(told["jobs-dlq"].value).error == "options.not_before: is more than 366 days away"
     assert result_in(told["jobs-results"]).job_id == "in 367"
+
+
+def test_what_an_earlier_version_deferred_is_read(scene: Scene) -> None:
+    """It named the servers in a header, and had jobs that must wait in each block of the lower half."""
+    ours = {"group": "group", "origin": "jobs-0-5", "not_before": utc(NOW + 50)}
+    named = (("etl-servers", b"A B"),)
+    block_1 = Partition("jobs-retry", 6)
+    scene.partitions.held[block_1] = scene.ledger.assign(block_1, 0)
+    scene.accept(JOB, headers(**ours) + named, block_1)
+    assert scene.partitions.delayed.pop(block_1) == (0, NOW + 50)
+    scene.accept({**JOB, "job_id": "j2"}, headers(**ours, recallable="1") + named, retry(3))
+    assert scene.run(succeed).job.job_id == "j2"
+    scene.clock.pass_(50)
+    scene.accept(JOB, headers(**ours) + named, block_1)
+    assert scene.run(succeed).job.job_id == "j1"

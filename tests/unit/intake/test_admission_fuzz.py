@@ -64,7 +64,7 @@ values = (
     | (jobs | sound_jobs | st.just(JOB) | json_values).map(lambda value: json.dumps(value).encode())
 )
 OURS = [header.JOB_ID, header.GROUP, header.ORIGIN, header.ATTEMPTS, header.NOT_BEFORE, header.REPLAYS, header.MARKER,
-        messages.WAITING_SINCE, messages.SERVERS, messages.RECALLABLE, messages.OUTAGES, messages.ORPHANS,
+        messages.WAITING_SINCE, messages.RECALLABLE, messages.OUTAGES, messages.ORPHANS,
         messages.PUBLISHED]  # fmt: skip
 contents = (
     st.binary(max_size=20)

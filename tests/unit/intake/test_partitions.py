@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -212,17 +213,36 @@ def test_a_delayed_partition_resumes_when_it_is_due_and_delays_no_other() -> Non
 
 def test_a_record_that_may_be_recalled_ends_its_partitions_delay() -> None:
     """Not while the window is full, as the record could not be processed."""
-    scene, may_recall = Scene(P0), [False]
+    scene, may_go = Scene(P0), [False]
     scene.take_over()
-    scene.partitions.delay(P0, 7, scene.clock() + 600, seen_by_predecessor=True, may_recall=lambda: may_recall[0])
+    scene.partitions.delay(P0, 7, scene.clock() + 600, seen_by_predecessor=True, may_go=lambda: may_go[0])
     scene.partitions.steer(window_full=False)
     assert scene.group.paused == {P0}
-    may_recall[0] = True
+    may_go[0] = True
     scene.partitions.steer(window_full=True)
     assert scene.partitions.is_delayed(P0)
     scene.partitions.steer(window_full=False)
     assert not scene.partitions.is_delayed(P0)
     assert scene.group.paused == set()
+
+
+def test_of_the_partitions_that_may_go_one_goes_at_a_time() -> None:
+    """The one that has waited longest: what it brings may take all the room, and the rest would be fetched in vain."""
+    scene = Scene(P0, P1)
+    scene.take_over()
+    scene.partitions.delay(P1, 7, math.inf, seen_by_predecessor=True, may_go=lambda: True, stands=True)
+    scene.clock.pass_(1)
+    scene.partitions.delay(P0, 3, math.inf, seen_by_predecessor=True, may_go=lambda: True, stands=True)
+    assert scene.partitions.standing() == {P0: 3, P1: 7}
+    assert scene.partitions.count_deferred("jobs") == (10, None)
+    scene.partitions.steer(window_full=False)
+    assert scene.partitions.standing() == {P0: 3}
+    assert scene.group.paused == {P0}
+    scene.partitions.steer(window_full=False)
+    assert scene.partitions.standing() == {}
+    assert scene.group.paused == set()
+    scene.partitions.delay(P0, 3, scene.clock() + 5, seen_by_predecessor=True)
+    assert scene.partitions.standing() == {}, "it is not due"
 
 
 def test_a_revoked_partition_is_not_owned() -> None:

@@ -369,3 +369,23 @@ def test_suggestions_are_made_only_of_the_problems_that_are_shown(monkeypatch: p
         FileTransferJob.from_json(json.dumps(job))
     assert len(asked) == 20
     assert len(str(caught.value).split("; ")) == 21
+
+
+def test_jobs_and_endpoints_are_made_by_programs_too() -> None:
+    """A job made without an id gets one of its own; from a message it keeps none, as its record names it."""
+    source, destination = Endpoint(hostname="A", path="/x"), Endpoint.from_dict({"hostname": "B", "path": "//y"})
+    first, second = (FileTransferJob(source=source, destination=destination) for _ in range(2))
+    assert first.job_id
+    assert first.job_id != second.job_id
+    assert first.destination == Endpoint(hostname="B", path="/y")
+    assert FileTransferJob.from_json(first.to_json()) == first
+    nameless = {"source": first.source.to_dict(), "destination": first.destination.to_dict()}
+    assert FileTransferJob.from_dict(nameless).job_id is None
+    assert FileTransferJob.from_dict(nameless | {"job_id": None}).job_id is None
+
+
+@pytest.mark.parametrize("data", [{}, {"hostname": "A"}, {"hostname": "A", "path": "/x", "port": 1}, [], "A:/x", None])
+def test_an_endpoint_that_is_none_is_named(data: object) -> None:
+    """InvalidMessage and nothing else."""
+    with pytest.raises(InvalidMessage):
+        Endpoint.from_dict(data)  # type: ignore[arg-type]  # whatever it is

@@ -16,7 +16,7 @@ from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
 from etl.outcomes.messages import Carried, MessageBuilder
-from etl.retry.tiers import TIERS, tier_of
+from etl.retry.tiers import tier_of
 from etl.topics.companions import Topics
 
 pytestmark = pytest.mark.unit
@@ -205,23 +205,14 @@ def test_each_tier_has_its_own_partitions(blocks: int, wait: float, tier: int) -
     assert found[False].isdisjoint(found[True]) or blocks == 1
 
 
-@pytest.mark.parametrize("processes", [2, 3, 4])
-def test_the_partitions_of_a_tier_belong_to_different_processes(processes: int) -> None:
-    """Assignors deal partitions out in turn; one process must not get all the jobs of a server that is back."""
-    for tier in range(len(TIERS)):
-        for blocks in (range(2), range(2, 4)):  # for jobs that must wait, and for recallable ones
-            partitions = [len(TIERS) * block + place for block in blocks for place in range(len(TIERS))]
-            assert len({partition % processes for partition in partitions if tier_of(partition) == tier}) == 2
-
-
 def test_records_with_the_same_key_wait_in_the_same_partition() -> None:
     partitions = {ENVELOPES.deferral(task(record(offset=n)), NOW + 60)[0].partition for n in range(50)}
     assert len(partitions) == 1
 
 
 def test_records_without_a_key_are_spread_by_origin() -> None:
-    partitions = {ENVELOPES.deferral(task(record(offset=n, key=None)), NOW + 60)[0].partition for n in range(50)}
-    assert len(partitions) == 2
+    tasks = [task(record(offset=n, key=None), recallable=True) for n in range(50)]
+    assert len({ENVELOPES.deferral(one, NOW + 60)[0].partition for one in tasks}) == 3
 
 
 def test_a_deferral_that_is_too_large_becomes_a_dead_letter_and_a_failed_result() -> None:
@@ -286,7 +277,6 @@ def test_a_job_id_in_a_header_counts_only_if_a_message_could_have_it(job_id: byt
         ("etl-origin", b"two\nlines-3-4"),
         ("etl-origin", b"t" * 300 + b"-3-4"),
         ("etl-attempts", b"[" + b"{}," * 400_000 + b"{}]"),
-        ("etl-servers", b" ".join([b"A"] * 100_000)),
     ],
 )
 def test_a_malformed_header_counts_as_absent(name: str, value: bytes) -> None:

@@ -15,6 +15,7 @@ from etl.models import header
 from etl.models.letter import DLQMessage
 from etl.models.message import TransferResult
 from etl.models.task import Start
+from etl.models.wire import Partition
 from etl.outcomes import messages
 from etl.sessions.lease import Lease
 from etl.transfer import relay
@@ -202,14 +203,12 @@ def test_a_job_whose_wait_no_breaker_ends_is_not_recallable(scene: Scene) -> Non
     assert messages.RECALLABLE not in dict(scene.messages()["jobs-retry"].headers)
 
 
-def test_a_deferral_names_its_servers(scene: Scene) -> None:
-    """So its pair is known before the job is parsed."""
+def test_a_deferral_of_a_job_that_did_not_run_says_since_when_it_waits(scene: Scene) -> None:
     scene.dispatcher.failed("B", DOWN)
     for _ in range(DOWN_KEEPS + 1):
         scene.accept()
     scene.defer_overflow()
     headers = dict(scene.messages()["jobs-retry"].headers)
-    assert headers["etl-servers"] == b"A B"
     assert "etl-waiting-since" in headers
     assert header.ATTEMPTS not in headers
 
@@ -220,6 +219,8 @@ def test_only_the_first_deferral_of_a_job_is_logged_at_info(scene: Scene) -> Non
     for _ in range(DOWN_KEEPS):
         scene.accept()
     since = datetime.fromtimestamp(time.time() - 60, UTC).isoformat().encode()
+    other = {**JOB, "destination": {"hostname": "A", "path": "/out/a"}}
+    scene.stands_behind(other, Partition("jobs-retry", 1), (header.GROUP, b"group"))
     with structlog.testing.capture_logs() as logs:
         scene.accept()
         scene.accept(**deferred_record(("etl-waiting-since", since), ("etl-recallable", b"1")))
@@ -229,6 +230,7 @@ def test_only_the_first_deferral_of_a_job_is_logged_at_info(scene: Scene) -> Non
 
 def test_patience_ends_even_for_jobs_that_never_ran(scene: Scene) -> None:
     """The dead letter names the outage, and how long the job waited."""
+    scene.clock.now = time.time()
     since = datetime.fromtimestamp(time.time() - 7200, UTC).isoformat().encode()
     scene.dispatcher.failed("B", DOWN)
     for _ in range(DOWN_KEEPS):

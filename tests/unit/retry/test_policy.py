@@ -13,7 +13,7 @@ from etl.config import Settings
 from etl.models.task import Attempt, Task
 from etl.retry.backoff import Doubling
 from etl.retry.policy import Abandon, DeadLetter, Defer, Policy, RetryHere
-from etl.retry.tiers import DEFERRED_READS_PER_SECOND, TIERS, DeferralPacer, tier_for, tier_until
+from etl.retry.tiers import TIERS, tier_for, tier_until, wait_after
 
 pytestmark = pytest.mark.unit
 
@@ -139,15 +139,25 @@ def test_a_job_deferred_untried_spends_no_attempt_and_its_patience_begins() -> N
     assert again.not_before == NOW + 600.0  # the last look is at the end of the patience, not beyond
 
 
-@given(st.floats(0, 1e6), st.floats(0, 3600), st.integers(0, 3000))
-def test_a_deferral_is_one_whole_tier(age: float, probe_in: float, count: int) -> None:
-    pacer = DeferralPacer()
-    waits = [pacer.seconds(age, probe_in, NOW) for _ in range(count)]
-    for seconds in set(waits):
-        assert seconds in TIERS
-        assert seconds == TIERS[-1] or waits.count(seconds) <= seconds * DEFERRED_READS_PER_SECOND
-    assert not waits or waits[0] <= max(age, 2 * probe_in, TIERS[0])
-    assert waits == sorted(waits)
+def test_a_probe_that_was_deferred_before_waits_here() -> None:
+    """It leaves no record of each try."""
+    task = tried(outages=9, waiting_since=NOW - 60)
+    task.recallable = True
+    assert isinstance(policy().verdict(task, DOWN, NOW, 100.0), RetryHere)
+    assert isinstance(policy().verdict(task, DOWN, NOW, 0.0), Defer)
+    task.recallable = False
+    assert isinstance(policy().verdict(task, DOWN, NOW, 100.0), Defer)
+
+
+@pytest.mark.parametrize("met", [0.0, 0.5, 9.9, 30.0, 59.9, 61.0, 599.0, 3000.0])
+def test_a_job_is_written_five_times_in_the_first_hour_of_an_outage_at_most_then_each_hour(met: float) -> None:
+    """Even if it makes way whenever its time comes."""
+    times = [met]
+    while times[-1] < 20 * 3600:
+        times.append(times[-1] + wait_after(times[-1]))
+    assert sum(time < 3600 for time in times) <= 5
+    for hour in range(1, 20):
+        assert sum(3600 * hour <= time < 3600 * (hour + 1) for time in times) <= 1
 
 
 def test_the_last_run_is_at_the_end_of_the_patience_and_not_later() -> None:

@@ -65,7 +65,8 @@ def talk(stream: bytes, verbs: list[tuple[str, bool]], *, one_by_one: bool, peek
         for pending in pendings:
             assert outcome(pending) is outcome(pending)
         try:
-            control.require_quiet()
+            control.flush()
+            control.require_silence()
         except EtlError:
             return pendings
         raise AssertionError("a server that hung up is not quiet")

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from etl import broker
 from etl.api.acts.marks import catch_up
 from etl.api.acts.operation import Operation, unpack
+from etl.api.acts.submitting import KEY_SECONDS
 from etl.api.views.rows import letter_of
 from etl.errors import BrokerUnavailable, Fenced, InvalidMessage, MessageTooLarge
 from etl.models import document
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from etl.api.acts.marks import Marks
     from etl.api.views.following import Following
     from etl.api.views.search import Search
+    from etl.api.views.store import Store
     from etl.topics.companions import Topics
     from etl.topics.letters import Letter, Place
 
@@ -41,6 +43,7 @@ AGAIN_SECONDS = 2.0  # after an error
 FENCED_SECONDS = 5.0  # after somebody else began to settle letters: he shall come to his end
 KEEP_SECONDS = 30 * 24 * 3600.0  # that operations are kept when they are over
 TIDY_SECONDS = 3600.0
+JOBS_KEPT = 500_000  # in the cache
 STOP_SECONDS = 20.0
 
 
@@ -57,13 +60,14 @@ class Engine:
     """The thread that carries out operations."""
 
     def __init__(
-        self, bootstrap_servers: str, topics: Topics, marks: Marks, search: Search, history: Following
+        self, bootstrap_servers: str, topics: Topics, marks: Marks, search: Search, history: Following, store: Store
     ) -> None:
         self._bootstrap_servers = bootstrap_servers
         self._topics = topics
         self._marks = marks
         self._search = search
         self._history = history
+        self._store = store
         self._producer = broker.TransactionalProducer(bootstrap_servers, letters.transactional_id(topics.dlq))
         self._is_sure = False  # does the view have all that was written before our producer was open?
         self._settled: set[Place] = set()  # by us, since then: the view may not have it yet
@@ -225,14 +229,14 @@ class Engine:
             return [self._marks.message(f"operation/{operation.id}", told.model_dump_json())]
 
         try:
-            self._producer.transact(messages, note)
+            sent = self._producer.transact(messages, note)
         except MessageTooLarge as error:
             per_letter = 2 if operation.kind == "replay" else 1
             if error.index < len(messages):
                 work.refused.add(batch[error.index // per_letter].place)
             raise
         self._settled |= {letter.place for letter in batch}
-        self._marks.catch_up()
+        self._marks.wait_for(sent[-1])
         log.info("operation", id=operation.id, kind=operation.kind, done=after.done, of=operation.total)
 
     def _waiting_letter(self, place: Place, work: _Work) -> Letter | None:
@@ -254,14 +258,16 @@ class Engine:
     def _end(self, operation: Operation, state: str, remark: str) -> None:
         """Note that an operation is over."""
         ended = operation.model_copy(update={"state": state, "remark": remark, "ended_at": _now()})
-        self._producer.transact([self._marks.message(f"operation/{operation.id}", ended.model_dump_json())])
-        self._marks.catch_up()
+        sent = self._producer.transact([self._marks.message(f"operation/{operation.id}", ended.model_dump_json())])
+        self._marks.wait_for(sent[-1])
 
     def _tidy(self) -> None:
-        """Forget operations that are long over."""
+        """Forget operations that are long over, old keys of requests, and jobs beyond those that are kept."""
+        self._store.prune(JOBS_KEPT)
         old = {key.partition("/")[2] for key in self._marks.older_than("operation/", KEEP_SECONDS)}
         over = [operation.id for operation in self.operations() if operation.is_over and operation.id in old]
         gone: dict[str, None] = {f"{name}/{id_}": None for id_ in over for name in ("operation", "set", "stop", "go")}
+        gone |= dict.fromkeys(self._marks.older_than("idempotency/", KEY_SECONDS))
         if gone:
             self._marks.put(gone)
 

@@ -48,6 +48,12 @@ class Marks:
         values = {key: None if value is None else value.encode() for key, value in marks.items()}
         put(self._bootstrap_servers, self.topic, values, self._following)
 
+    def wait_for(self, place: broker.Place) -> None:
+        """Wait until a mark can be read here that was written to this place. Raises BrokerUnavailable."""
+        partition, offset = place
+        if not self._following.wait_until({partition: offset + 1}, CATCH_UP_SECONDS):
+            raise BrokerUnavailable(f"topic {self.topic} cannot be read to its end: a transaction may be open")
+
     def catch_up(self) -> None:
         """Wait until all that was written by now can be read here. Raises BrokerUnavailable."""
         catch_up(self._bootstrap_servers, self.topic, self._following)

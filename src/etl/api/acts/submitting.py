@@ -112,8 +112,8 @@ class Submitter:
                     if kept["request"] != request:
                         raise Problem("key-reused")
                     return kept["jobs"], True
-                self._producer.transact(messages, note)
-                self._marks.catch_up()
+                sent = self._producer.transact(messages, note)
+                self._marks.wait_for(sent[-1])
             except MessageTooLarge as error:
                 raise Problem("too-large", f"Kafka refuses the size of job {error.index + 1}") from None
             except (Fenced, CommitUnknown):
@@ -128,11 +128,6 @@ class Submitter:
             else:
                 return answer, False
         raise AssertionError("the last try returns or raises")
-
-    def tidy(self) -> None:
-        """Forget old keys. Raises BrokerUnavailable."""
-        if old := self._marks.older_than("idempotency/", KEY_SECONDS):
-            self._marks.put(dict.fromkeys(old))
 
     def close(self) -> None:
         """Disconnect."""

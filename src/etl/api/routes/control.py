@@ -16,6 +16,7 @@ from etl.api.services import Services
 from etl.errors import UnknownServer
 from etl.models import document
 from etl.models.control import Cancel, Drain, Hold, TryNow
+from etl.models.field import is_label
 
 router = APIRouter(tags=["orders"], responses=describe(401, 403, 422, 429))
 
@@ -200,6 +201,8 @@ def show_check(
 def _own(what: str, name: str, services: Services) -> str:
     """Return the name of what is to be held, as consumers know it. Raises Problem for a server that nobody knows."""
     if what != "server":
+        if not is_label(name):
+            raise Problem("invalid", errors=[("name", "is not a name of a topic or a group")])
         return name
     known = {one["name"] for one in services.live.servers(services.config.servers)}
     if name.upper() not in known:
@@ -229,4 +232,4 @@ def tell_hold(hold: Hold) -> HoldTold:
 
 def _author(name: str) -> str:
     """Return the name of who asks, as a record can hold it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)[:200] or "?"
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:200].strip() or "?"

@@ -9,18 +9,16 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
+from etl.api.access.identity import NOBODY, Identity
 from etl.api.problems import Problem, describe
-from etl.api.routes import root, summary
+from etl.api.routes import control, root
 from etl.api.routes.asking import Served, Viewer
 from etl.api.services import Services
-
-if TYPE_CHECKING:
-    from etl.api.access.identity import Identity
 
 router = APIRouter(tags=["live"], responses=describe(401, 403, 422, 429))
 
@@ -34,7 +32,8 @@ SNAPSHOTS: dict[str, Callable[[Services], Any]] = {
     "processes": lambda services: services.live.processes(),
     "partitions": lambda services: services.live.partitions(),
     "operations": lambda services: [one.model_dump() for one in services.engine.operations()[:50]],
-    "summary": lambda services: summary.collect(services).model_dump(exclude={"as_of"}),
+    "summary": lambda services: root.summary(services, NOBODY).model_dump(exclude={"as_of"}),
+    "holds": lambda services: [control.tell_hold(one).model_dump() for one in services.orders.holds()],
     "stats": lambda services: root.collect(services, None).model_dump(exclude={"as_of"}),
 }
 
@@ -75,7 +74,7 @@ async def events(
     who: Viewer,
     topics: Annotated[str, Query(max_length=200, description="kinds, separated by commas")] = "transfers,servers,stats",
 ) -> StreamingResponse:
-    """Stream whole snapshots of these kinds, each as it changes and at most once a second."""
+    """Stream snapshots of these kinds as they change: summary, transfers, servers and others."""
     names = list(dict.fromkeys(name.strip() for name in topics.split(",")))
     if unknown := [name for name in names if name not in SNAPSHOTS]:
         raise Problem("invalid", errors=[("topics", f"{unknown[0]!r} is not one of {', '.join(SNAPSHOTS)}")])

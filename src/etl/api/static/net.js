@@ -2,7 +2,7 @@
 
 import { setClock } from "./format.js";
 
-const KINDS = ["transfers", "servers", "processes", "operations", "summary", "stats"];
+const KINDS = ["transfers", "servers", "processes", "operations", "holds", "summary", "stats"];
 const BEAT_SECONDS = 5; // the stream says something at least that often
 export const STALE_SECONDS = 3 * BEAT_SECONDS;
 const AGAIN_SECONDS = 2;

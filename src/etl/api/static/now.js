@@ -7,6 +7,7 @@ import { act, bar, count, empty, jobLink, link, moved, route, section, serverLin
 import { has, t } from "./texts.js";
 
 const SHOWN = 20; // transfers
+const NEEDS = 10;
 
 let order = []; // of the transfers: rows do not jump while somebody reads them
 
@@ -28,21 +29,20 @@ export function nowPage(app) {
 
 function sentence(app, summary, stats) {
   if (app.stale) return h("h1", {}, sign("warn", t("not-known")));
-  const urgent = summary.needs.filter((need) => need.urgent).length + summary.more_needs;
-  if (!summary.well) return h("h1", {}, sign("bad", t("needs-you", number(urgent), urgent)));
+  if (!summary.is_well) return h("h1", {}, sign("bad", t("needs-you", number(summary.urgent), summary.urgent)));
   const done = stats.jobs.done ?? 0;
   return h("h1", {}, sign("good", t("all-well", t("files-bytes", number(done), bytes(stats.bytes), done))));
 }
 
 function needs(app, summary) {
-  const rows = summary.needs.map((need) =>
+  const rows = summary.needs.slice(0, NEEDS).map((need) =>
     h(
       "li",
-      { key: `${need.kind} ${need.subject}`, class: need.urgent ? "urgent" : "known" },
+      { key: `${need.kind} ${need.subject}`, class: need.is_urgent ? "urgent" : "known" },
       h(
         "span",
         {},
-        sign(need.urgent ? "bad" : "calm", t(`need-${need.kind}`, strange(need.subject))),
+        sign(need.is_urgent ? "bad" : "calm", t(`need-${need.kind}`, strange(need.subject))),
         need.since && [" ", t("since", time(need.since))],
         need.jobs > 0 && need.kind !== "dead-letters" && [": ", count("waits", need.jobs)],
         need.detail && [" (", strange(need.detail), ")"],
@@ -54,7 +54,7 @@ function needs(app, summary) {
     "needs",
     t("needs"),
     rows.length ? h("ul", { class: "needs" }, rows) : empty(t("needs-nothing")),
-    summary.more_needs > 0 && h("p", {}, t("needs-more", number(summary.more_needs))),
+    summary.needs.length > NEEDS && h("p", {}, t("needs-more", number(summary.needs.length - NEEDS))),
   );
 }
 
@@ -205,7 +205,7 @@ function backlog(topics) {
       [t("clear"), (one) => (one.unfinished && one.clear_seconds !== null ? age(one.clear_seconds) : "–"), "number"],
       [
         t("deferred"),
-        (one) => (one.deferred && one.next_due_at ? t("deferred-next", number(one.deferred), time(one.next_due_at)) : number(one.deferred)),
+        (one) => (one.parked && one.next_due_at ? t("deferred-next", number(one.parked), time(one.next_due_at)) : number(one.parked)),
         "number",
       ],
       [t("processes"), (one) => number(one.processes), "number"],

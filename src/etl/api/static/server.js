@@ -23,7 +23,7 @@ export const serverPage = {
   },
   show(app, view, _given, name) {
     const server = (app.feed.snapshots.servers?.items ?? []).find((one) => one.name === view.server.name) ?? view.server;
-    const holds = app.feed.snapshots.summary?.items.holds ?? [];
+    const holds = app.feed.snapshots.holds?.items ?? [];
     const held = holds.find((one) => one.what === "server" && one.name.toUpperCase() === server.name.toUpperCase());
     const path = encodeURIComponent(server.name);
     const concerns = (text) => text.toUpperCase().startsWith(`${server.name.toUpperCase()}:`);

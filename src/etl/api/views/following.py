@@ -22,6 +22,7 @@ STOP_SECONDS = 15.0
 
 Take = Callable[[Sequence[Record], Mapping[Partition, int], bool], None]
 Start = Callable[[Partition, int, int], int]
+Trim = Callable[[Mapping[Partition, int]], None]
 
 
 class Following:
@@ -33,6 +34,7 @@ class Following:
         topics: which topics; those that do not exist yet are waited for.
         start: told a partition, its first and its end offset; returns where to begin reading it.
         take: told records, the offsets reached with them, and whether everything that there was is read by now.
+        trim: told the first offset of each partition whenever one has changed: what is before it was deleted.
         prepare: called before the topics are looked for, such as to create them; may raise BrokerUnavailable.
     """
 
@@ -43,6 +45,7 @@ class Following:
         topics: Collection[str],
         start: Start,
         take: Take,
+        trim: Trim = lambda _firsts: None,
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._bootstrap_servers = bootstrap_servers
@@ -50,6 +53,8 @@ class Following:
         self._start = start
         self._take = take
         self._prepare = prepare
+        self._trim = trim
+        self._firsts: dict[Partition, int] = {}
         self._stopping = threading.Event()
         self._moved = threading.Condition()  # guards what follows
         self._positions: dict[Partition, int] = {}
@@ -133,6 +138,10 @@ class Following:
                 at = known.get(partition)
                 followed[partition] = self._start(partition, first, end) if at is None or at > end else max(at, first)
             follower.follow({**followed, **{p: at for p, at in known.items() if p in followed and p not in new}})
+        firsts = {partition: first for partition, (first, _) in bounds.items()}
+        if firsts != self._firsts:
+            self._trim(firsts)
+            self._firsts = firsts
         with self._moved:
             self._ends = {partition: end for partition, (_, end) in bounds.items()}
             self._seen = time.monotonic()

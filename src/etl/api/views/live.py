@@ -55,12 +55,6 @@ class Live:
         with self._lock:
             return self._version
 
-    def heard(self) -> list[fleet.Process]:
-        """Return the processes with what they said last, but those that have been gone for long."""
-        with self._lock:
-            found = self._fleet.processes(self._clock())
-        return [one for one in found if one.state not in ("silent", "stopped") or one.age_seconds < GONE_SECONDS]
-
     def all(self) -> list[Process]:
         """Return the processes, by name."""
         with self._lock:

@@ -127,6 +127,15 @@ class Store:
         rows = self.rows("SELECT topic, partition, next FROM positions")
         return {Partition(row["topic"], row["partition"]): row["next"] for row in rows}
 
+    def prune(self, keep: int) -> int:
+        """Drop the oldest jobs that are over, beyond the newest `keep` jobs; return how many."""
+        sql = (
+            "DELETE FROM jobs WHERE state IN ('done', 'failed', 'discarded') AND at <="
+            " (SELECT at FROM jobs ORDER BY at DESC LIMIT 1 OFFSET ?)"
+        )
+        with self.writing() as connection:
+            return connection.execute(sql, (keep,)).rowcount
+
     def forget(self, partition: Partition) -> None:
         """Drop where a partition stands: its topic was made anew, and is read from its start."""
         with self.writing() as connection:

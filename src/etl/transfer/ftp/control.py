@@ -26,7 +26,7 @@ from etl.errors import (
 from etl.transfer.ftp.expected import can_answer, is_of_the_session
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
-from etl.transfer.ftp.sockets import acknowledge_at_once, is_readable, limit_waits
+from etl.transfer.ftp.sockets import acknowledge_at_once, is_readable, is_silent, limit_waits
 from etl.transfer.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Control:
         self._has_rested = False  # nothing was answered since nothing was due: if it is dead now it was dead before
         self._receive_limit = self._send_limit = 0.0  # of waits in the socket, as they are set now; 0: none
         self._is_tcp = sock.family != socket.AF_UNIX
+        self._received_bytes = 0
+        self._has_heard = False  # something was received since the last write
         sock.setblocking(True)
 
     def __repr__(self) -> str:
@@ -162,11 +164,13 @@ class Control:
     def _received(self) -> bytes | None:
         """Return what has come, None: nothing."""
         try:
-            return self.sock.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT)
+            data = self.sock.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError as error:
             raise self._failed(f"{error}{self._while()}") from error
+        self._received_bytes += len(data)
+        return data
 
     def flush(self) -> None:
         """Send what is corked and read every reply that is due.
@@ -180,15 +184,20 @@ class Control:
         while self._due:
             self.settle(self._due[-1])
 
-    def require_quiet(self) -> None:
-        """Raise ConnectionLost when the server has sent something that nobody asked for (mostly: its farewell)."""
-        self.flush()
-        if is_readable(self.sock) or not self._parser.is_empty:
-            # A 421 tells more than "spoke unasked": read it.
-            deadline = self._deadline(self._reply_limit)
-            while (reply := self._take()) is None:
-                self._feed(deadline, self._reply_limit, None)
-            self._give(reply)
+    def require_silence(self) -> None:
+        """Raise when something came though nothing is due: the end of the session, a farewell, or a stray reply."""
+        self._has_rested = self._login_deadline is None
+        if self._parser.is_empty and is_silent(self.sock, self._received_bytes):
+            return
+        while (data := self._received()) is not None or not self._parser.is_empty:
+            if data == b"":
+                raise self._ended()
+            self._parser.feed(data or b"")
+            reply = self._take()
+            if reply is not None and reply.code == _FAREWELL:
+                raise self._said_421(reply)
+            if reply is None or reply.code != _WELCOME or not self._login_deadline:  # which some give twice
+                raise self._out_of_step(f"the server spoke unasked: {'half a reply' if reply is None else reply.text}")
 
     def abandon(self, error: EtlError) -> None:
         """Make this connection unusable; what is due will never be read."""
@@ -218,7 +227,7 @@ class Control:
         else:
             self._corked = []
         if batch[0][0] is self._due[0]:
-            self._require_silence()
+            self.require_silence()
         data = batch[0][1]
         if len(batch) > 1:
             data = b"".join([line for _, line in batch])
@@ -230,6 +239,7 @@ class Control:
             if limit != self._send_limit:
                 limit_waits(self.sock, socket.SO_SNDTIMEO, limit)
                 self._send_limit = limit
+            self._has_heard = False
             self.sock.sendall(data)
         except (BlockingIOError, TimeoutError) as error:  # TimeoutError: TCP_USER_TIMEOUT, which may be as long
             raise self._timed_out(limit) from error
@@ -237,19 +247,6 @@ class Control:
             # The reason may be readable still: a 421 sent before the server closed.
             self._read_farewell()
             raise self._failed(f"sending {batch[-1][0].command} failed: {error}") from error
-
-    def _require_silence(self) -> None:
-        """Raise when something came though nothing is due: the end of the session, a farewell, or a stray reply."""
-        self._has_rested = self._login_deadline is None
-        while (data := self._received()) is not None or not self._parser.is_empty:
-            if data == b"":
-                raise self._ended()
-            self._parser.feed(data or b"")
-            reply = self._take()
-            if reply is not None and reply.code == _FAREWELL:
-                raise self._said_421(reply)
-            if reply is None or reply.code != _WELCOME or not self._login_deadline:  # which some give twice
-                raise self._out_of_step(f"the server spoke unasked: {'half a reply' if reply is None else reply.text}")
 
     def _read_farewell(self) -> None:
         """Read a 421 that came before the connection broke; raises what it says."""
@@ -277,7 +274,7 @@ class Control:
         head = self._due[0]
         if not can_answer(head.command, code):
             raise self._out_of_step(f"the server answered {head.command} with {reply.text}")
-        if code >= 200 and not self._login_deadline and is_of_the_session(head.command, code):
+        if code >= 400 and not self._login_deadline and is_of_the_session(head.command, code):
             raise self._fault(f"the session is over: {head.command} was answered with {reply.text}")
         self._has_rested = False
         if code >= 200:
@@ -298,9 +295,8 @@ class Control:
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
         """Receive once; return the deadline, which moves while bytes leave `upstream`."""
-        called = time.monotonic()
+        called = began = time.monotonic()
         while True:
-            began = time.monotonic()
             wait = min(deadline - began, PROGRESS_TICK)
             if wait <= 0:
                 raise self._timed_out(limit)
@@ -308,7 +304,7 @@ class Control:
                 if wait != self._receive_limit:
                     limit_waits(self.sock, socket.SO_RCVTIMEO, wait)
                     self._receive_limit = wait
-                if self._is_tcp:
+                if self._is_tcp and self._has_heard:  # the next command acknowledges a single reply
                     acknowledge_at_once(self.sock)
                 data = self.sock.recv(_CHUNK_BYTES)
             except BlockingIOError:
@@ -317,10 +313,13 @@ class Control:
                 if self._parser.is_open and time.monotonic() - called >= _OPEN_SECONDS:
                     self._give(self._parser.end_open())
                     return deadline
+                began = time.monotonic()
                 continue
             except OSError as error:
                 raise self._failed(f"{error}{self._while()}") from error
             if data:
+                self._received_bytes += len(data)
+                self._has_heard = True
                 self._parser.feed(data)
                 return deadline
             raise self._ended()

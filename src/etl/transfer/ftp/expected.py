@@ -5,6 +5,8 @@ A refusal (4xx, 5xx) can be anybody's; most successes can be one command's alone
 
 from __future__ import annotations
 
+from functools import cache
+
 _TRANSFERS = {"RETR", "STOR", "APPE", "NLST", "LIST", "MLSD"}
 _LOGIN = {"USER", "PASS"}
 
@@ -36,6 +38,7 @@ _OUT_OF_SEQUENCE = 503
 _SECONDS = {"RNTO", *_TRANSFERS, *_LOGIN}  # commands that follow on another, and may rightly come too soon
 
 
+@cache  # a dozen replies come for each file; commands and codes are few
 def can_answer(command: str, code: int) -> bool:
     """Can a final reply of this code be the answer to a command?"""
     if code >= 400:

@@ -44,7 +44,9 @@ class Reply:
     def text(self) -> str:
         """The reply for people: one line, printable, of bounded length."""
         joined = b" ".join(line.strip() for line in self.lines[:8]).decode("utf-8", "replace")
-        return "".join(sign if sign.isprintable() else "?" for sign in joined)[:300]
+        if not joined.isprintable():
+            joined = "".join([sign if sign.isprintable() else "?" for sign in joined])
+        return joined[:300]
 
 
 class ReplyParser:

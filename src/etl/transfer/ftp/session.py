@@ -121,7 +121,8 @@ class FTPTransfer(Streaming):
         """Send NOOP; any reply but a farewell is a sign of life, if nothing unasked came before it."""
         control = self.link.control
         self.link.starting.require_fresh()
-        control.require_quiet()
+        control.flush()
+        control.require_silence()
         control.send("NOOP").result()
 
     def round_trip_seconds(self) -> float | None:
@@ -285,7 +286,7 @@ class FTPTransfer(Streaming):
         try:
             control = self.link.control
             self.flush()
-            control.require_quiet()
+            control.require_silence()
             return not isinstance(error, PermissionRefused) or control.send("PWD").result().is_success
         except (EtlError, OSError, RuntimeError):  # RuntimeError: a transfer was left open
             return False

@@ -1,0 +1,241 @@
+"""Backlogs of a slow pair of servers: they stay where every consumer can get them, and delay nobody else's jobs."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+import yaml
+from kafka import KafkaAdminClient
+
+import stack
+from chaos.conftest import LONG
+from chaos.processes import Consumer
+from chaos.topics import Topics
+from servers.delay import Far
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if LONG else 120)]
+
+# Round trips. Where many tests share the machine the slow pair is so slow that three consumers need little of it.
+SLOW_SECONDS, FAST_SECONDS = (0.020 if LONG else 0.060), 0.002
+PARTITIONS = 8
+LANES = 2  # of either pair in each process
+TRIGGERS = yaml.safe_load((stack.REPOSITORY / "k8s" / "scaledobject.yaml").read_text())["spec"]["triggers"]
+# Not a lane too few: what is asked is whether jobs come to the lanes.
+SETTINGS = {"ETL_WORKERS": str(2 * LANES)}
+
+
+class Scene:
+    """Two pairs of servers, SLOW1 to SLOW2 and FAST1 to FAST2, and a topic."""
+
+    def __init__(self, topics: Topics, server: stack.Vsftpd, folder: str, ends: ExitStack) -> None:
+        self.topics = topics
+        self.settings = dict(SETTINGS)
+        self.root = server.root / folder
+        (self.root / "in").mkdir(parents=True)
+        (self.root / "in" / "file").write_bytes(b"x" * 1000)
+        for name, rtt in {
+            "SLOW1": SLOW_SECONDS,
+            "SLOW2": SLOW_SECONDS,
+            "FAST1": FAST_SECONDS,
+            "FAST2": FAST_SECONDS,
+        }.items():
+            far = ends.enter_context(Far(server.port, rtt, server.username, server.password))
+            values = {"TYPE": "ftp", "HOST": far.host, "PORT": str(far.port), "USER": far.username}
+            values |= {"PASS": far.password, "BASE_PATH": f"/{folder}", "MAX_CONNECTIONS": str(LANES)}
+            self.settings |= {f"{name}_{key}": value for key, value in values.items()}
+        port = stack.free_port()
+        self.settings |= {f"DOWN{number}_{key}": value for number in (1, 2) for key, value in values.items()}
+        self.settings |= {f"DOWN{number}_PORT": str(port) for number in (1, 2)}
+        self.sent: Counter[str] = Counter()
+
+    def jobs(self, pair: str, count: int) -> list[bytes]:
+        """Return jobs of a pair that were not sent yet."""
+        first = self.sent[pair]
+        self.sent[pair] += count
+        return [
+            json.dumps(
+                {
+                    "job_id": f"{pair}-{number}",
+                    "source": {"hostname": f"{pair}1", "path": "/in/file"},
+                    "destination": {"hostname": f"{pair}2", "path": f"/out/{pair}/{number % 20}/{number}"},
+                }
+            ).encode()
+            for number in range(first, first + count)
+        ]
+
+    def send(self, jobs: list[bytes]) -> None:
+        """Send jobs, in turn to each partition."""
+        producer = self.topics._producer
+        assert producer is not None
+        for number, job in enumerate(jobs):
+            producer.send(self.topics.name, value=job, partition=number % PARTITIONS)
+        producer.flush(timeout=30)
+
+    def done(self, pair: str) -> int:
+        """Return how many jobs of a pair have results."""
+        self.topics.poll()
+        return sum(job_id.startswith(pair) for job_id in self.topics.done)
+
+    def rate(self, pair: str, seconds: float) -> float:
+        """Return how many jobs of a pair are done per second, over some seconds from now on."""
+        before, started = self.done(pair), time.monotonic()
+        while time.monotonic() - started < seconds:
+            self.topics.poll()
+        return (self.done(pair) - before) / (time.monotonic() - started)
+
+    def rate_of(self, jobs: list[bytes], pair: str, count: int) -> float:
+        """Send jobs; return how many of a pair are done per second, of so many but the first and the last tenth."""
+        before, times = self.done(pair), []
+        self.send(jobs)
+        while len(times) < count:
+            self.topics.poll(0.05)
+            times += [time.monotonic()] * (self.done(pair) - before - len(times))
+        return count * 0.8 / (times[count * 9 // 10] - times[count // 10])
+
+    def begin(self, consumers: Callable[..., Consumer]) -> Consumer:
+        """Start the first consumer, and wait until it works."""
+        first = consumers("a", self.settings, measured=False, ETL_INSTANCE_ID="a", ETL_SLOT="0").start()
+        self.send(self.jobs("FAST", 20))
+        self.topics.wait_until(lambda: self.done("FAST") == 20, 30, "the first jobs")
+        self.topics.wait_until(lambda: not sum(self.lags(self.topics.name).values()), 10, "their commit")
+        return first
+
+    def lags(self, topic: str) -> dict[int, int]:
+        """Return by how much the group is behind in each partition of a topic."""
+        admin = KafkaAdminClient(bootstrap_servers=self.topics.bootstrap_servers, request_timeout_ms=20_000)
+        reader = self.topics._reader(topic)
+        try:
+            tps = list(reader.assignment())
+            if not tps:
+                return {}  # no consumer made the topic yet
+            told = admin.list_group_offsets({self.topics.group: tps})[self.topics.group]
+            ends = reader.end_offsets(tps)
+            return {tp.partition: ends[tp] - max(0, told[tp].offset if tp in told else 0) for tp in tps}
+        finally:
+            reader.close()
+            admin.close()
+
+    def deferred(self) -> Counter[str]:
+        """Return how many records were ever written to T-retry, by the job."""
+        return Counter(json.loads(value)["job_id"] for value in self.topics.values(f"{self.topics.name}-retry"))
+
+    def pods(self) -> list[int]:
+        """Return how many pods each trigger of KEDA asks for now.
+
+        As its scaler for Kafka counts (pkg/scalers/kafka_scaler.go): lag of the partitions that it is limited to, over
+        the threshold, and no more pods than these partitions.
+        """
+        asked = []
+        for trigger in TRIGGERS:
+            told = trigger["metadata"]
+            lags = self.lags(told["topic"].replace("file-transfer-jobs", self.topics.name))
+            only = told.get("partitionLimitation")
+            counted = [lag for number, lag in lags.items() if only is None or str(number) in only.split(",")]
+            asked.append(min(len(counted), math.ceil(sum(counted) / int(told["lagThreshold"]))))
+        return asked
+
+
+@pytest.fixture
+def scene(chaos_broker: stack.Broker, vsftpd: stack.Vsftpd, topic: str) -> Iterator[Scene]:
+    with ExitStack() as ends:
+        topics = Topics(chaos_broker.bootstrap_servers, topic, f"group-{topic}").create(PARTITIONS)
+        yield Scene(ends.enter_context(topics), vsftpd, topic, ends)
+
+
+@pytest.fixture
+def topics(scene: Scene) -> Topics:
+    """The topics that `consumers` belong to."""
+    return scene.topics
+
+
+def test_a_backlog_of_one_slow_pair_scales_out(scene: Scene, consumers: Callable[..., Consumer]) -> None:
+    """It stays in T, its lag is true, and each consumer that comes later takes its share of it."""
+    seconds = 20.0 if LONG else 7.0
+    scene.begin(consumers)
+    assert scene.pods() == [0, 0]
+    scene.send(scene.jobs("SLOW", 3000 if LONG else 700))
+    rates, lags = [], []
+    assert scene.pods() == [PARTITIONS, 0]
+    for name in ("a", "b", "c"):
+        if rates:
+            consumers(name, scene.settings, measured=False, ETL_INSTANCE_ID=name, ETL_SLOT="0").start()
+        if rates:
+            started = time.monotonic()
+            while scene.rate("SLOW", 2.0) < rates[0] * (0.85 * (len(rates) + 1)):
+                assert time.monotonic() - started < 30, f"{name} does not do its share"
+        else:
+            scene.topics.wait_until(lambda: scene.done("SLOW") > 20, 30, "the first jobs")
+        rates.append(scene.rate("SLOW", seconds))
+        lags.append((scene.sent["SLOW"] - scene.done("SLOW"), sum(scene.lags(scene.topics.name).values())))
+        print(f"{len(rates)} consumers: {rates[-1]:.1f} jobs/s; left, lag: {lags[-1]}")
+        assert lags[-1][1] >= lags[-1][0] - 100  # jobs that ended while we looked
+    print([round(rate / rates[0], 2) for rate in rates])
+    assert not scene.deferred()
+    assert rates[1] >= 1.8 * rates[0]
+    assert rates[2] >= 2.6 * rates[0]
+
+
+@pytest.mark.parametrize("order", ["evenly", "slow first", "fast first"])
+def test_a_fast_pair_keeps_its_rate_beside_the_backlog_of_a_slow_one(
+    scene: Scene, consumers: Callable[..., Consumer], order: str
+) -> None:
+    """Whatever came first; and the slow one's jobs scale out as they do alone, those in T-retry as well."""
+    slow, fast = (3000, 3000) if LONG else (1200, 700)
+    first = scene.begin(consumers)
+    alone, both = [], []
+    for rates, others in ((alone, 0), (both, slow)):
+        jobs = scene.jobs("FAST", fast), scene.jobs("SLOW", others)
+        if order == "evenly":
+            mixed = jobs[0] + jobs[1]
+            random.Random(1).shuffle(mixed)
+        else:
+            mixed = jobs[0] + jobs[1] if order == "fast first" else jobs[1] + jobs[0]
+        rates.append(scene.rate_of(mixed, "FAST", fast))
+        print(f"{order}: {rates[-1]:.0f} fast jobs/s beside {others}, {len(scene.deferred())} deferred")
+    assert both[0] >= 0.95 * alone[0]
+    deferred = scene.deferred()
+    if order != "fast first":  # these fill the window for a moment, and then they are the ones that make way
+        assert not any(job_id.startswith("FAST") for job_id in deferred)
+    print(f"written to T-retry: {len(deferred)} jobs, {sum(deferred.values())} records; pods {scene.pods()}")
+    assert max(scene.pods()) >= 2
+    rate = scene.rate("SLOW", 5.0)
+    consumers("b", scene.settings, measured=False, ETL_INSTANCE_ID="b", ETL_SLOT="0").start()
+    started = time.monotonic()
+    while (now := scene.rate("SLOW", 3.0)) < 1.8 * rate:
+        assert time.monotonic() - started < 30, f"a second process does not do its share: {now:.1f} beside {rate:.1f}"
+    print(f"slow jobs: {rate:.1f} per second, {now:.1f} with a second process")
+    assert first.running
+
+
+def test_jobs_of_a_server_that_is_down_cost_the_others_nothing(
+    scene: Scene, consumers: Callable[..., Consumer]
+) -> None:
+    """Half of all that waits is for it: written to T-retry once or twice each, and no reason for more pods."""
+    count, waiting = (3000, 100_000) if LONG else (1000, 4000)
+    scene.begin(consumers)
+    alone = scene.rate_of(scene.jobs("FAST", count), "FAST", count)
+    jobs = scene.jobs("FAST", waiting // 2) + scene.jobs("DOWN", waiting // 2)
+    random.Random(1).shuffle(jobs)
+    beside = scene.rate_of(jobs, "FAST", count)
+    if LONG:
+        assert scene.pods()[0] == PARTITIONS
+    else:
+        scene.topics.wait_until(lambda: scene.done("FAST") == scene.sent["FAST"], 60, "all that can be done")
+        scene.topics.wait_until(lambda: max(scene.pods()) <= 1, 30, "no reason for more pods")
+    deferred = scene.deferred()
+    records = Counter(deferred.values())
+    print(
+        f"{beside:.0f} jobs/s beside {waiting} waiting, {alone:.0f} alone; jobs by their records in T-retry: {records}"
+    )
+    print(f"pods: {scene.pods()}")
+    assert beside >= 0.95 * alone
+    assert not any(job_id.startswith("FAST") for job_id in deferred)
+    assert max(records) <= 5
+    assert not scene.done("DOWN")
