@@ -9,7 +9,7 @@ from typing import Self
 
 import stack
 
-NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find() -> str:

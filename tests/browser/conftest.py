@@ -168,7 +168,12 @@ def visit(browser: Any, scene: Scene) -> Iterator[Callable[..., Visitor]]:
     made: list[Visitor] = []
 
     def come(role: str | None = "operator", **options: Any) -> Visitor:
-        options = {"locale": "en-US", "timezone_id": "Asia/Seoul", "viewport": {"width": 1280, "height": 800}, **options}
+        options = {
+            "locale": "en-US",
+            "timezone_id": "Asia/Seoul",
+            "viewport": {"width": 1280, "height": 800},
+            **options,
+        }
         visitor = Visitor(browser.new_context(**options), scene.api.url)
         made.append(visitor)
         if role is not None:

@@ -29,7 +29,7 @@ stats_router = APIRouter(tags=["state"], responses=describe(401, 403, 422, 429))
 
 PAGE = "/ui/"
 STEPS = 96  # columns of a time line at most
-COLUMN_SECONDS = 900  # of the page's time line: a day
+COLUMN_SECONDS = 900.0  # of the page's time line: a day
 
 
 class Check(BaseModel):
@@ -172,7 +172,7 @@ def collect(services: Services, window: str | None) -> Stats:
     """Return what was done within a window, and what is left to do; None: the page's, which moves by a column."""
     now = time.time()
     if window is None:
-        now = math.ceil(now / COLUMN_SECONDS) * COLUMN_SECONDS
+        now = COLUMN_SECONDS * math.ceil(now / COLUMN_SECONDS)
         since = now - STEPS * COLUMN_SECONDS
     else:
         since = moment("window", window) or now
