@@ -4,7 +4,8 @@ With `--check` instead of a port it only looks at the file. One user a line, `[R
 
     produce scans,images camera:secret   may write jobs to these topics, and nothing else
     submit scans operator:secret         the same, and read their results (`etl submit --wait`)
-    consume scans worker:secret          what a consumer needs: these topics and those whose names begin so
+    consume scans worker:secret          what a consumer needs: these topics and those whose names begin so, its
+                                         state in etl-status, and to read the orders in etl-control
     consume worker:secret                on every topic; without the word `consume` the same
     admin chief:secret                   everything
 
@@ -37,6 +38,9 @@ from kafka.admin import (
 )
 from kafka.errors import KafkaError, NoError
 
+# What a consumer needs in the topics of the system (ETL_SYSTEM_TOPIC_PREFIX): it tells its state, and reads the orders
+# of operators, which it cannot give. It makes all of them if they are missing.
+SYSTEM_TOPICS = {"etl-status": ("READ", "WRITE"), "etl-control": ("READ",), "etl-audit": ()}
 ROLES = ("produce", "submit", "consume", "admin")
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 NO_LOGIN = "ANONYMOUS"  # Kafka's name for who did not log in: at LOCAL the super user
@@ -87,6 +91,9 @@ class User:
         }
         # To delete what all groups have read. Not on every topic: it is the right to delete topics, too.
         found |= {(ResourceType.TOPIC, topic + RETRY_SUFFIX, BEGINS, Op.DELETE) for topic in self.topics}
+        for name, more in SYSTEM_TOPICS.items():
+            operations = (Op.CREATE, Op.DESCRIBE, Op.DESCRIBE_CONFIGS, *(Op[word] for word in more))
+            found |= {(ResourceType.TOPIC, name, EXACT, operation) for operation in operations}
         found |= {(ResourceType.TOPIC, "__consumer_offsets", EXACT, Op.DESCRIBE)}
         found |= {(ResourceType.GROUP, ANY_NAME, EXACT, operation) for operation in (Op.READ, Op.DESCRIBE)}
         found |= {(ResourceType.TRANSACTIONAL_ID, ANY_NAME, EXACT, operation) for operation in (Op.WRITE, Op.DESCRIBE)}

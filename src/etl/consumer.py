@@ -59,6 +59,7 @@ LISTENING_PAUSE_SECONDS = 0.2  # at the start, while nothing listens at the brok
 BROKER_PAUSE_SECONDS = 1.0  # at the start, after a request to the broker that failed
 RESET_SECONDS = 0.7  # limit for lanes to end and remove their partial files once the grace time is over
 COMMIT_SECONDS = 1.5  # limit of the last commit
+LISTENER_SECONDS = 0.7  # limit for the thread that reads orders to end its poll
 BYSTANDER_SECONDS = 0.2  # limit for the trimmer, and for looking ahead, to finish a request
 
 
@@ -345,6 +346,7 @@ class FileTransferConsumer:
         running = len(parts.lanes.runs())
         parts.snapshots.state, parts.snapshots.reason = "draining", self._stop_reason
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
+        parts.listener.stop(0)  # no order matters any more; its thread ends meanwhile
         parts.dispatcher.stop()  # jobs that have not started are left to the next owners of their partitions
         drained = self._drain(parts, grace)
         if not drained:
@@ -362,7 +364,7 @@ class FileTransferConsumer:
         parts.snapshots.state = "stopped"
         if parts.publisher is not None:
             parts.publisher.stop()
-        parts.listener.stop(BYSTANDER_SECONDS)
+        parts.listener.stop(LISTENER_SECONDS)
         if parts.port is not None:
             parts.port.stop()
         parts.group.close(leave=self._is_draining)
@@ -377,6 +379,7 @@ class FileTransferConsumer:
         while not drained and time.monotonic() < end and self._fatal is None:
             if not self._is_draining:
                 end = min(end, time.monotonic() + grace)
+            parts.snapshots.me.beat(polls=True)  # a drain may take hours
             drained = parts.lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
             parts.partitions.pause_all()
             with contextlib.suppress(BrokerUnavailable):

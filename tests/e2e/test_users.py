@@ -157,6 +157,16 @@ def test_each_user_may_do_what_the_file_says_and_the_rest_is_refused(
         # The producers' {} are no jobs.
         errors = {event["event"] for event in worker.events() if event["level"] == "error"}
         assert errors == {"invalid message dead-lettered"}
+        # It tells its state, and reads the orders of operators, but gives none.
+        silent = {"status not published", "orders not read: holds and cancellations do not count"}
+        assert not silent & {event["event"] for event in worker.events()}
+        read("worker", secured.network, "etl-status")
+        for name in ("worker", "operator", "camera"):
+            for forbidden in ("etl-control", "etl-audit"):
+                with pytest.raises(TopicAuthorizationFailedError):
+                    write(name, secured.network, forbidden)
+        held = run("hold", "group", desk.group, environment=desk.settings(here, login, {"ETL_KAFKA_USERNAME": "chief"}))
+        assert held.wait(60) == 0, held.output
     finally:
         desk.close()
     assert PASSWORD not in secured.log.read_text()

@@ -15,7 +15,7 @@ from etl.broker import Admin, Reader, TransactionalProducer
 from etl.models.wire import Partition
 from etl.topics import letters
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
 def test_views_are_rebuilt_from_topics(broker: stack.Broker, api_topics: str, make_api: Callable[..., Api]) -> None:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from apiwork import TOKENS, V1, Api
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
 class Authority:

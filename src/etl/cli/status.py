@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from etl.control.operator import read_book
 from etl.errors import BrokerUnavailable
 from etl.models import document
 from etl.models.control import Hold
+from etl.status import unheld
 from etl.status.fleet import SILENT_INTERVALS, SLACK_SECONDS
 from etl.status.reader import StatusReader
 from etl.status.summary import NEEDS, Need, Summary, summarise
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from etl.config import ConfigLoader, Settings
+    from etl.status.fleet import Process
+    from etl.status.unheld import Unheld
 
 EXIT_NEEDED, EXIT_NO_BROKER = 1, 3
 WATCH_SECONDS = 2.0
@@ -84,13 +87,13 @@ def _summaries(settings: Settings, *, watch: bool, with_letters: bool) -> Iterat
     if not is_listening(settings.bootstrap_servers):
         raise BrokerUnavailable(f"nothing listens at {settings.bootstrap_servers}")
     if not Admin(settings.bootstrap_servers).describe([system.status]):
-        yield summarise([], datetime.now(UTC), *_beside(settings, system, with_letters=with_letters))
+        yield summarise([], datetime.now(UTC), *_beside(settings, system, [], with_letters=with_letters))
         return
     with StatusReader(settings.bootstrap_servers, system.status) as reader:
         reader.catch_up()
         news = reader.follow()
         _listen_to_doubtful(reader, news)
-        beside = _beside(settings, system, with_letters=with_letters)
+        beside = _beside(settings, system, reader.fleet.processes(time.monotonic()), with_letters=with_letters)
 
         def summary() -> Summary:
             return summarise(reader.fleet.processes(time.monotonic()), datetime.now(UTC), *beside)
@@ -100,14 +103,17 @@ def _summaries(settings: Settings, *, watch: bool, with_letters: bool) -> Iterat
         for _ in news if watch else ():
             now = time.monotonic()
             if now - looked_at >= LETTERS_SECONDS:
-                looked_at, beside = now, _beside(settings, system, with_letters=with_letters)
+                looked_at = now
+                beside = _beside(settings, system, reader.fleet.processes(now), with_letters=with_letters)
             if now - shown_at >= WATCH_SECONDS:
                 shown_at = now
                 yield summary()
 
 
-def _beside(settings: Settings, system: SystemTopics, *, with_letters: bool) -> tuple[list[Hold], dict[str, int]]:
-    """Return the holds in force, and how many dead letters wait to be settled, by code."""
+def _beside(
+    settings: Settings, system: SystemTopics, processes: Sequence[Process], *, with_letters: bool
+) -> tuple[list[Hold], dict[str, int], dict[tuple[str, str], Unheld]]:
+    """Return the holds in force, how many dead letters wait, by code, and what waits where nobody reads."""
     admin, dlq = Admin(settings.bootstrap_servers), Topics.of(settings.topic, settings).dlq
     there = admin.describe([system.control, dlq])
     holds: list[Hold] = []
@@ -118,7 +124,24 @@ def _beside(settings: Settings, system: SystemTopics, *, with_letters: bool) -> 
     if with_letters and dlq in there:
         found, _ = letters.read(settings.bootstrap_servers, dlq)
         counts.update(letter.message.error_code for letter in found if not letter.settled)
-    return holds, dict(counts)
+    return holds, dict(counts), _unheld(settings, processes)
+
+
+def _unheld(settings: Settings, processes: Sequence[Process]) -> dict[tuple[str, str], Unheld]:
+    """Return what nobody holds, of the groups whose processes told all of their partitions, and of our own."""
+    held: dict[tuple[str, str], set[int]] = {(settings.topic, settings.group_id): set()}
+    cut = set()
+    for process in (process for process in processes if process.snapshot.kind == "consumer"):
+        one = process.snapshot
+        mine = held.setdefault((one.topic, one.group), set())
+        if process.state not in ("silent", "stopped"):
+            mine |= {row.partition for row in one.partitions if row.topic == one.topic}
+            cut |= {(one.topic, one.group)} if one.more.partitions else set()
+    return {
+        (topic, group): unheld.read(settings.bootstrap_servers, topic, group, mine)
+        for (topic, group), mine in held.items()
+        if (topic, group) not in cut
+    }
 
 
 def _listen_to_doubtful(reader: StatusReader, news: Iterator[object]) -> None:
@@ -162,7 +185,7 @@ def words(need: Need, now: datetime) -> str:
     jobs = terminal.plural(need.jobs, "job")
     wait = f": {jobs} {'waits' if need.jobs == 1 else 'wait'}, none lost" if need.jobs else ""
     text = {
-        "no-consumer": "no consumer runs" + (f"; the last one spoke {age} ago" if age else ""),
+        "no-consumer": "no consumer runs" + wait + (f"; the last one spoke {age} ago" if age else ""),
         "login-refused": f"{need.subject} refuses the login" + (f" for {age}" if age else "") + wait,
         "server-down": f"{need.subject} is down" + (f" for {age}" if age else "") + wait,
         "process-silent": f"process {need.subject} is silent" + (f" for {age}" if age else ""),

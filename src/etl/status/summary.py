@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.models.status import ServerStatus
+from etl.status.unheld import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from etl.models.control import Hold
     from etl.models.status import Snapshot
     from etl.status.fleet import Process
+    from etl.status.unheld import Unheld
 
 DOWN_SECONDS = 600.0  # a server that is down for less needs nobody yet
 OLD_SECONDS = 900.0  # so long the oldest job of a topic may wait
@@ -112,13 +114,18 @@ def summarise(
     now: datetime,
     holds: Iterable[Hold] = (),
     dead_letters: Mapping[str, int] | None = None,
+    unheld: Mapping[tuple[str, str], Unheld] | None = None,
 ) -> Summary:
-    """Return the summary as of `now`. `dead_letters`: how many wait to be settled, by code."""
+    """Return the summary as of `now`.
+
+    `dead_letters`: how many wait to be settled, by code. `unheld`: what waits in partitions that nobody holds, by topic
+    and group.
+    """
     live = [one for one in processes if one.state not in ("silent", "stopped")]
     consumers = [one.snapshot for one in live if one.snapshot.kind == "consumer"]
-    servers, topics = _servers(consumers), _topics(consumers)
+    servers, topics = _servers(consumers), _topics(consumers, unheld or {})
     needs = [
-        *_process_needs(processes, consumers, now),
+        *_process_needs(processes, consumers, sum(topic.unfinished for topic in topics)),
         *_server_needs(servers, now),
         *_topic_needs(topics, servers, now),
         *_stalled(consumers),
@@ -142,7 +149,7 @@ def summarise(
     )
 
 
-def _process_needs(processes: Sequence[Process], consumers: Sequence[Snapshot], now: datetime) -> list[Need]:
+def _process_needs(processes: Sequence[Process], consumers: Sequence[Snapshot], jobs: int) -> list[Need]:
     needs = [
         Need("process-silent", one.snapshot.id, one.snapshot.at, one.snapshot.window.jobs)
         for one in processes
@@ -150,7 +157,7 @@ def _process_needs(processes: Sequence[Process], consumers: Sequence[Snapshot], 
     ]
     if not consumers:
         last = max((one.snapshot.at for one in processes if one.snapshot.kind == "consumer"), default=None)
-        needs.append(Need("no-consumer", "", last if last is not None and last <= now else None))
+        needs.append(Need("no-consumer", "", last, jobs))
     hashes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one in consumers:
         hashes[one.topic, one.group].add(one.settings_hash)
@@ -246,20 +253,21 @@ def _merge(rows: Sequence[ServerStatus]) -> ServerStatus:
     )
 
 
-def _topics(consumers: Iterable[Snapshot]) -> list[Topic]:
-    groups: dict[tuple[str, str], list[Snapshot]] = defaultdict(list)
+def _topics(consumers: Iterable[Snapshot], unheld: Mapping[tuple[str, str], Unheld]) -> list[Topic]:
+    groups: dict[tuple[str, str], list[Snapshot]] = {key: [] for key, found in unheld.items() if found.records}
     for consumer in consumers:
-        groups[consumer.topic, consumer.group].append(consumer)
+        groups.setdefault((consumer.topic, consumer.group), []).append(consumer)
     topics = []
     for (topic, group), members in sorted(groups.items()):
-        partitions = [row for one in members for row in one.partitions if row.topic == topic]
+        rest = unheld.get((topic, group), NONE)
+        times = [row.oldest_at for one in members for row in one.partitions if row.topic == topic]
         topics.append(
             Topic(
                 topic=topic,
                 group=group,
                 processes=len(members),
-                unfinished=sum(one.window.jobs + one.window.behind for one in members),
-                oldest_at=min((row.oldest_at for row in partitions if row.oldest_at is not None), default=None),
+                unfinished=sum(one.window.jobs + one.window.behind for one in members) + rest.records,
+                oldest_at=min((at for at in (*times, rest.oldest_at) if at is not None), default=None),
                 parked=sum(one.parked.jobs for one in members),
                 next_due_at=min((one.parked.next_due_at for one in members if one.parked.next_due_at), default=None),
                 # Each job counts at two servers.

@@ -193,3 +193,29 @@ def test_a_cache_of_another_topic_or_version_is_not_taken(tmp_path: Path) -> Non
     other.close()
     path.write_bytes(b"\0" * 5000)
     assert Store(path, "two").positions() == {}
+
+
+def test_a_set_holds_what_was_named_and_nothing_else(filled: World) -> None:
+    """Claim: by places or by filter; a place without a letter is told, a settled one is left out."""
+    client = filled.client("operator")
+    assert (
+        client.post("/api/v1/dead-letters/replays", json={"filter": {}, "dry_run": True}).json()["code"] == "not-ready"
+    )
+    filled.services.history._caught_up = True
+
+    def dry(**wanted: Any) -> Any:
+        return client.post("/api/v1/dead-letters/replays", json={**wanted, "dry_run": True})
+
+    assert dry(filter={}).json()["count"] == 7
+    assert [one["place"] for one in dry(places=["0:5", "0:7"]).json()["sample"]] == ["0:7", "0:5"]
+    assert dry(filter={"path": "/in/*", "server": ["dst"]}).json()["count"] == 7
+    assert dry(filter={"job_id": ["j6"]}).json()["count"] == 1
+    assert dry(places=["0:5", "0:99"]).status_code == 404
+    assert dry().status_code == 422
+    assert dry(filter={}, places=[]).status_code == 422
+    with filled.services.store.writing() as connection:
+        connection.execute("UPDATE letters SET settled = 'replayed' WHERE offset = 5")
+        connection.execute("UPDATE letters SET truncated = 1 WHERE offset = 6")
+    assert dry(places=["0:5", "0:6", "0:7"]).json() == {
+        "count": 1, "not_replayable": 1, "sample": dry(places=["0:7"]).json()["sample"],
+    }  # fmt: skip

@@ -79,10 +79,3 @@ def moment(name: str, text: str | None) -> float | None:
 def when(seconds: float | None) -> str | None:
     """Return seconds since the epoch as ISO 8601 in UTC."""
     return None if seconds is None else document.iso(document.moment(seconds))
-
-
-def query_text(value: str | None) -> str | None:
-    """Return a parameter that can be looked for. Raises Problem for text that is no text."""
-    if value is not None and any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
-        raise Problem("invalid", "a parameter is not UTF-8")
-    return value

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from etl.api.acts.operation import CANARY, MOST_LETTERS, Kind, Operation, pack
-from etl.api.paging import Found
 from etl.api.problems import Problem, describe
 from etl.api.routes import showing
 from etl.api.routes.asking import Operator, Served, Viewer, moment
@@ -20,6 +19,7 @@ from etl.api.routes.shapes import Letter, View
 from etl.api.services import Services
 from etl.api.views.search import Where, letters_where
 from etl.models import document
+from etl.topics.letters import Place
 
 router = APIRouter(tags=["operations"], responses=describe(401, 403, 422, 429))
 
@@ -119,7 +119,8 @@ def _ask(
         raise Problem("count-differs", f"there are {len(found)}, not {wanted.expected}", count=len(found))
     if wanted.dry_run:
         response.status_code = 200
-        sample = [showing.show_letter(row) for row in found[:SAMPLE]]
+        rows = [services.search.letter(*place) for place in found[:SAMPLE]]
+        sample = [showing.show_letter(row) for row in rows if row is not None]
         return Preview(count=len(found), not_replayable=truncated, sample=sample)
     _require_reason(kind, wanted, len(found))
     operation = Operation(
@@ -135,10 +136,9 @@ def _ask(
         canary=CANARY if wanted.canary and kind == "replay" else 0,
         per_second=wanted.per_second,
     )
-    places = [(row["partition"], row["offset"]) for row in found]
     audit["operation"] = id_
     # The set first: an operation whose record can be read has its set.
-    services.marks.put({f"set/{id_}": pack(places), f"operation/{id_}": operation.model_dump_json()})
+    services.marks.put({f"set/{id_}": pack(found), f"operation/{id_}": operation.model_dump_json()})
     services.engine.wake()
     response.headers["Location"] = f"/api/v1/operations/{id_}"
     return operation
@@ -158,20 +158,23 @@ def _again(operation: Operation, asked: str, response: Response) -> Operation:
     return operation
 
 
-def _find(kind: Kind, wanted: Wanted, services: Services) -> tuple[list[Any], int]:
+def _find(kind: Kind, wanted: Wanted, services: Services) -> tuple[list[Place], int]:
     """Return the dead letters that match now, and how many more cannot be replayed. Raises Problem."""
     if wanted.places is not None:
-        places = {tuple(map(int, place.split(":"))) for place in wanted.places}
-        rows = [row for place in sorted(places) if (row := services.search.letter(place[0], place[1])) is not None]
-        if len(rows) < len(places):
-            raise Problem("not-found", f"{len(places) - len(rows)} of the places hold no dead letter")
-        rows = [row for row in rows if row["settled"] is None]
+        where = letters_where(settled=None)
+        places = {(int(partition), int(offset)) for partition, offset in (one.split(":") for one in wanted.places)}
+        where.places(sorted(places))
+        there = services.search.places(where)
+        if len(there) < len(places):
+            raise Problem("not-found", f"{len(places) - len(there)} of the places hold no dead letter")
+        where.add("settled IS NULL")
     else:
-        rows = _all(services, _where(wanted.filter or Filter())).rows
-    kept = [row for row in rows if kind == "discard" or not row["truncated"]]
+        where = _where(wanted.filter or Filter())
+    found = services.search.places(where)
+    kept = [place for place, is_whole in found.items() if is_whole or kind == "discard"]
     if len(kept) > MOST_LETTERS:
         raise Problem("invalid", f"at most {MOST_LETTERS} dead letters fit into one operation: narrow the filter")
-    return kept, len(rows) - len(kept)
+    return kept, len(found) - len(kept)
 
 
 def _where(given: Filter) -> Where:
@@ -183,15 +186,6 @@ def _where(given: Filter) -> Where:
         since=moment("/filter/newer_than", given.newer_than),
         until=moment("/filter/older_than", given.older_than),
     )
-
-
-def _all(services: Services, where: Where) -> Found:
-    """Return all that match, however long that takes: a set that is acted on must be whole."""
-    found = services.search.letters(where, MOST_LETTERS + 1)
-    while not found.complete:
-        more = services.search.letters(where, MOST_LETTERS + 1 - len(found.rows), found.after)
-        found = Found(found.rows + more.rows, more.after, more.complete)
-    return found
 
 
 @router.get("/operations")

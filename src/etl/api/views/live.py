@@ -6,10 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from etl.models import document
 from etl.models.status import Snapshot
 from etl.models.task import Record
 from etl.status import fleet
@@ -38,13 +36,11 @@ class Live:
         self._fleet = fleet.Fleet()
         self._told: dict[str, tuple[Snapshot, dict[str, Any]]] = {}  # what was said last, and that as a JSON object
         self._version = 0
-        self._newest = 0.0  # time stamp of the newest record, by the broker's clock
 
     def take(self, records: Sequence[Record], *, caught_up: bool) -> None:
         """Take in new records, in their order; `caught_up`: everything that was there at our start is read by now."""
         with self._lock:
             for record in records:
-                self._newest = max(self._newest, record.timestamp)
                 self._version += self._fleet.accept(record, self._clock())
             if caught_up:
                 self._fleet.caught_up(self._clock())
@@ -147,11 +143,6 @@ class Live:
             ):
                 sums[name] += told[part][field]
         return sums
-
-    def as_of(self) -> str | None:
-        """Return the time of the newest word, by the broker's clock."""
-        with self._lock:
-            return document.iso(datetime.fromtimestamp(self._newest, UTC)) if self._newest else None
 
 
 def _server(name: str) -> dict[str, Any]:

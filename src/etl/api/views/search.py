@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from etl.api.paging import SCAN_SECONDS, Found
 from etl.api.views.store import Store
+from etl.topics.letters import Place
 
 LETTER_FIELDS = (
     "partition, offset, at, code, job_id, source, source_path, destination, destination_path, error, replays,"
@@ -41,6 +43,13 @@ class Where:
         """Add the condition that a column has one of these values, if there are any."""
         if values:
             self.add(f"{column} IN ({', '.join('?' * len(values))})", *values)
+
+    def places(self, places: Sequence[Place]) -> None:
+        """Add the condition that a dead letter is in one of these places."""
+        self.add(
+            "partition || ':' || offset IN (SELECT value FROM json_each(?))",
+            json.dumps([f"{p}:{o}" for p, o in places]),
+        )
 
     def ends(self, servers: Sequence[str], path: str | None) -> None:
         """Add conditions for either end: its server, and a pattern of its path."""
@@ -130,6 +139,17 @@ class Search:
                 if where.test is None or where.test(row):
                     found.rows.append(row)
         return found
+
+    def places(self, where: Where) -> dict[Place, bool]:
+        """Return the places of all dead letters that match, newest first, and whether each was kept whole."""
+        fields = "partition, offset, truncated, source_path, destination_path"
+        sql = f"SELECT {fields} FROM letters WHERE {where.sql} ORDER BY at DESC, partition, offset"  # noqa: S608 - ours
+        with self._store.reading() as connection:
+            return {
+                (row["partition"], row["offset"]): not row["truncated"]
+                for row in connection.execute(sql, where.values)
+                if where.test is None or where.test(row)
+            }
 
     def causes(self, where: Where, limit: int = 200) -> list[dict[str, Any]]:
         """Return dead letters grouped by cause: code, servers and folder, with count, first, last and an example."""

@@ -52,7 +52,6 @@ CREATE TABLE audit (
     PRIMARY KEY (partition, offset));
 CREATE INDEX audit_newest ON audit (at DESC, partition, offset);
 """
-TABLES = ("letters", "jobs", "notes", "audit")
 
 
 class Store:
@@ -135,11 +134,6 @@ class Store:
         )
         with self.writing() as connection:
             return connection.execute(sql, (keep,)).rowcount
-
-    def forget(self, partition: Partition) -> None:
-        """Drop where a partition stands: its topic was made anew, and is read from its start."""
-        with self.writing() as connection:
-            connection.execute("DELETE FROM positions WHERE topic = ? AND partition = ?", partition)
 
     def close(self) -> None:
         """Close every connection."""

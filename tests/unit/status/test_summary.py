@@ -1,0 +1,156 @@
+"""What needs somebody, and what does not; servers and backlog as all processes together see them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from etl.cli import status
+from etl.models.control import Hold
+from etl.models.status import (
+    Fault,
+    Parked,
+    PartitionStatus,
+    ServerStatus,
+    ServerTotals,
+    Snapshot,
+    TotalsStatus,
+    TransferStatus,
+    Window,
+)
+from etl.status.fleet import Process
+from etl.status.summary import Summary, summarise
+from etl.status.unheld import Unheld
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def process(name: str = "h/0", age: float = 0.0, **fields: Any) -> Process:
+    given: dict[str, Any] = {"kind": "consumer", "group": "g", "topic": "t", "incarnation": "a", "seq": 1}
+    given |= {"at": ago(age), "started_at": ago(3600), "interval_seconds": 2.0, "state": "running"}
+    snapshot = Snapshot(id=name, **(given | fields))
+    return Process(snapshot.key, snapshot, age, spoken=True)
+
+
+def down(seconds: float, code: str = "CONNECTION_ERROR", **fields: Any) -> ServerStatus:
+    return ServerStatus(name="A", breaker="open", since=ago(seconds), error=Fault(code=code, text="no"), **fields)
+
+
+def kinds(summary: Summary) -> list[str]:
+    return [need.kind for need in summary.needs]
+
+
+def test_all_is_well() -> None:
+    """In one sentence, with what was done."""
+    totals = TotalsStatus(jobs={"done": 3}, servers={"B": ServerTotals(bytes_out=1_500_000)})
+    summary = summarise([process(totals=totals), process("h/1", state="stopped", age=9000.0)], NOW)
+    assert (summary.is_well, summary.needs) == (True, [])
+    assert status.sentence(summary).startswith("All is well: 3 files (1.5 MB) since ")
+
+
+@pytest.mark.parametrize(
+    ("processes", "wanted"),
+    [
+        ([], ["no-consumer"]),
+        ([process(state="stopped", age=60.0)], ["no-consumer"]),
+        ([process(age=60.0)], ["no-consumer", "process-silent"]),
+        ([process(), process("h/1", age=60.0)], ["process-silent"]),
+        ([process(servers=(down(60),))], []),
+        ([process(servers=(down(601),))], ["server-down"]),
+        ([process(servers=(down(1, "AUTHENTICATION_FAILED"),))], ["login-refused"]),
+        ([process(settings_hash="a"), process("h/1", settings_hash="b")], ["settings-differ"]),
+        ([process(partitions=(PartitionStatus(topic="t", partition=0, oldest_at=ago(901)),))], ["backlog-old"]),
+        ([process(partitions=(PartitionStatus(topic="t", partition=0, oldest_at=ago(899)),))], []),
+        (
+            [process(servers=(down(60),), partitions=(PartitionStatus(topic="t", partition=0, oldest_at=ago(9000)),))],
+            [],
+        ),
+    ],
+)
+def test_what_needs_somebody(processes: list[Process], wanted: list[str]) -> None:
+    """A server that is down for a minute does not, and explains a backlog that is old."""
+    assert kinds(summarise(processes, NOW)) == wanted
+
+
+def test_a_transfer_that_stands_still_and_dead_letters_need_somebody() -> None:
+    """Cancelled jobs do not."""
+    still = TransferStatus(
+        place="t-0-1", source="A:/a", destination="B:/b", phase="streaming", began_at=ago(90), stalled_seconds=31.0
+    )
+    summary = summarise([process(transfers=(still,))], NOW, dead_letters={"FILE_NOT_FOUND": 2, "CANCELLED": 5})
+    assert kinds(summary) == ["transfer-stalled", "dead-letters"]
+    assert summary.needs[1].jobs == 2
+    assert kinds(summarise([process()], NOW, dead_letters={"CANCELLED": 5})) == []
+
+
+def test_a_hold_is_told_and_needs_nobody() -> None:
+    """With its jobs, whoever set it, and why."""
+    hold = Hold(what="server", name="A", author="eve@host", at=ago(60), reason="repair")
+    held = ServerStatus(name="A", waiting=8, deferred=4, held_by="x")
+    summary = summarise([process(servers=(held,))], NOW, [hold])
+    (need,) = summary.needs
+    assert (need.kind, need.subject, need.jobs, need.detail) == ("on-hold", "server A", 12, "eve@host: repair")
+    assert summary.is_well
+    assert "etl release server A" in status.words(need, NOW)
+
+
+def test_servers_and_topics_are_added_up_over_processes() -> None:
+    """The worst breaker counts, and its error; each job counts at two servers."""
+    one = process(
+        servers=(
+            ServerStatus(name="A", jobs_per_second=4.0, waiting=1, lanes=2),
+            ServerStatus(name="B", jobs_per_second=4.0),
+        ),
+        window=Window(jobs=10, behind=90),
+        parked=Parked(jobs=7),
+        partitions=(PartitionStatus(topic="t", partition=0, oldest_at=ago(5)),),
+    )
+    other = process("h/1", servers=(down(60, waiting=2, jobs_per_second=2.0),), window=Window(jobs=20, behind=80))
+    summary = summarise([one, other, process("h/2", age=99.0, window=Window(jobs=1000))], NOW)
+    worst, good = summary.servers
+    assert (worst.name, worst.status.breaker, worst.status.waiting, worst.processes) == ("A", "open", 3, 2)
+    assert worst.status.error is not None
+    assert (good.name, good.status.breaker) == ("B", "closed")
+    (topic,) = summary.topics
+    assert (topic.unfinished, topic.parked, topic.processes, topic.jobs_per_second) == (200, 7, 2, 5.0)
+    assert (topic.clear_seconds, topic.oldest_at) == (40.0, ago(5))
+
+
+def test_jobs_that_nobody_holds_are_counted_and_told() -> None:
+    """Without any consumer, too: they are what somebody should know first."""
+    unheld = {("t", "g"): Unheld(70, ago(60))}
+    summary = summarise([], NOW, unheld=unheld)
+    assert [(need.kind, need.jobs) for need in summary.needs] == [("no-consumer", 70)]
+    assert "70 jobs wait, none lost" in status.words(summary.needs[0], NOW)
+    (topic,) = summary.topics
+    assert (topic.unfinished, topic.oldest_at, topic.processes, topic.clear_seconds) == (70, ago(60), 0, None)
+    (topic,) = summarise([process(window=Window(jobs=3))], NOW, unheld=unheld).topics
+    assert (topic.unfinished, topic.processes) == (73, 1)
+
+
+def test_strangers_text_is_never_printed_raw() -> None:
+    """Names, paths and errors come from whoever may write the topics."""
+    evil = "\x1b[2J\u202egnp.exe"
+    shown = status.to_dict(summarise([process(evil, servers=(down(700).model_copy(update={"name": evil}),))], NOW))
+    printed = status.terminal.json_line(shown)
+    assert not set(evil) & set("\x1b\u202e") & set(printed)
+    console = status.terminal.console()
+    with console.capture() as captured:
+        console.print(status._whole(summarise([process(evil)], NOW)))
+    assert "\x1b" not in captured.get()
+    assert "\u202e" not in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 d"), (-5, "0 s")]
+)
+def test_lengths_of_time_are_told_in_their_largest_unit(seconds: float, shown: str) -> None:
+    assert status._age(seconds) == shown
