@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -51,19 +52,19 @@ class Scene:
         )
         settings = SETTINGS | self.servers
         settings |= {"ETL_BOOTSTRAP_SERVERS": broker.bootstrap_servers, "ETL_TOPIC": self.topic, "ETL_GROUP_ID": "page"}
-        settings |= {"PYTHONPATH": str(SOURCES)}
+        settings |= {"PYTHONPATH": str(SOURCES), "ETL_INSTANCE_ID": "lasting"}
         self.consumer = Consumer("lasting", home, settings)
         # Alone in its group, on a topic of its own: when it is killed, nobody else waits for its sessions to end.
         self.victim_topic = "page-victim"
-        victim = {"ETL_TOPIC": self.victim_topic, "ETL_GROUP_ID": "page-victim"}
+        victim = {"ETL_TOPIC": self.victim_topic, "ETL_GROUP_ID": "page-victim", "ETL_INSTANCE_ID": "victim"}
         self.victim = Consumer("victim", home, settings | victim, measured=False)
         self.api = Api(home, broker.bootstrap_servers, self.topic, **self.servers)
 
     def start(self) -> None:
         admin = Admin(self.broker.bootstrap_servers)
         for topic in (self.topic, self.victim_topic):
-            for name in (topic, f"{topic}-results", f"{topic}-dlq", f"{topic}-retry"):
-                admin.create(name, 2, {"message.timestamp.type": "LogAppendTime"})
+            for name, count in ((topic, 2), (f"{topic}-results", 2), (f"{topic}-dlq", 2), (f"{topic}-retry", 8)):
+                admin.create(name, count, {"message.timestamp.type": "LogAppendTime"})
         self.slow.start()
         self.api.start()
         self.consumer.start()
@@ -71,6 +72,8 @@ class Scene:
         self.api.wait_ready()
 
         def speak() -> bool:
+            assert self.consumer.running, self.consumer.log.read_text()
+            assert self.victim.running, self.victim.log.read_text()
             told = self.api.get("/api/v1/pool/processes").json()["items"]
             return [one["state"] for one in told if one["kind"] == "consumer"].count("running") == 2
 
@@ -162,25 +165,29 @@ class Visitor:
         return self.page
 
 
-@pytest.fixture
-def visit(browser: Any, scene: Scene) -> Iterator[Callable[..., Visitor]]:
-    """Somebody comes: `visit("operator", locale="ko-KR")`. All requests to other origins fail the test."""
+@contextlib.contextmanager
+def visiting(browser: Any, scene: Scene) -> Iterator[Callable[..., Visitor]]:
+    """Let visitors come: `visit("operator", locale="ko-KR")`; what went wrong on their pages is raised at the end."""
     made: list[Visitor] = []
 
     def come(role: str | None = "operator", **options: Any) -> Visitor:
-        options = {
-            "locale": "en-US",
-            "timezone_id": "Asia/Seoul",
-            "viewport": {"width": 1280, "height": 800},
-            **options,
-        }
-        visitor = Visitor(browser.new_context(**options), scene.api.url)
+        usual = {"locale": "en-US", "timezone_id": "Asia/Seoul", "viewport": {"width": 1280, "height": 800}}
+        visitor = Visitor(browser.new_context(**{**usual, **options}), scene.api.url)
         made.append(visitor)
         if role is not None:
             visitor.enter(TOKENS[role])
         return visitor
 
-    yield come
-    for visitor in made:
-        visitor.context.close()
+    try:
+        yield come
+    finally:
+        for visitor in made:
+            visitor.context.close()
     assert [wrong for visitor in made for wrong in visitor.wrong] == []
+
+
+@pytest.fixture
+def visit(browser: Any, scene: Scene) -> Iterator[Callable[..., Visitor]]:
+    """Visitors; a request of theirs to another origin fails the test, as an error of a script does."""
+    with visiting(browser, scene) as come:
+        yield come

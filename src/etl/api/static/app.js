@@ -14,6 +14,7 @@ import { language, setLanguage, t } from "./texts.js";
 const PAGES = { now: { live: nowPage }, letters: lettersPage, find: findPage, jobs: jobPage, servers: serverPage, audit: auditPage };
 const MENU = ["now", "letters", "find", "audit"];
 const KEYS = { n: "now", d: "letters", f: "find", a: "audit" }; // after g
+const REFRESH_MS = 5000; // of pages that show what the stream does not tell
 const root = document.getElementById("page");
 
 class App {
@@ -29,6 +30,7 @@ class App {
     addEventListener("hashchange", () => this.enter());
     addEventListener("keydown", (event) => this.key(event));
     setInterval(() => this.draw(), 1000);
+    setInterval(() => this.page?.refreshes && this.view && !this.dialog && !document.hidden && !this.isCut && this.reload(), REFRESH_MS);
     await this.meet();
   }
 
@@ -36,13 +38,22 @@ class App {
     try {
       this.me = await ask("/me");
       this.login = { token: "", problem: null };
-      this.feed ??= new Feed(() => this.draw(), () => this.leave());
+      this.feed ??= new Feed(() => this.changed(), () => this.leave());
       this.feed.start();
     } catch (problem) {
       this.me = null;
       if (problem.status !== 401) this.login.problem = problem;
     }
     this.enter();
+  }
+
+  // An operation that ended has changed the lists of dead letters.
+  changed() {
+    const over = (this.feed.snapshots.operations?.items ?? []).filter((one) => one.ended_at).length;
+    const isNews = this.over !== undefined && over !== this.over;
+    this.over = over;
+    if (isNews && this.page === lettersPage && this.view) this.reload();
+    else this.draw();
   }
 
   leave() {
@@ -80,7 +91,10 @@ class App {
     this.view = null;
     this.close();
     await this.reload();
-    if (this.me && document.activeElement === document.body) document.getElementById("main")?.focus({ preventScroll: true });
+    const field = this.wantsField && document.getElementById("find-field");
+    this.wantsField = false;
+    if (field) field.focus();
+    else if (this.me && document.activeElement === document.body) document.getElementById("main")?.focus({ preventScroll: true });
   }
 
   async reload() {
@@ -92,7 +106,10 @@ class App {
     const { given, parts } = this.parse();
     try {
       const view = await page.load(this, given, ...parts);
-      if (visit === this.visit) this.view = view;
+      if (visit !== this.visit) return;
+      const keeps = this.view ? (page.keeps ?? []) : []; // what its reader did stays
+      for (const name of keeps) delete view[name];
+      this.view = Object.assign(this.view ?? {}, view);
     } catch (problem) {
       if (problem.status === 401) this.leave();
       if (visit === this.visit) this.problem = problem;
@@ -126,13 +143,16 @@ class App {
   // --- dialogs ---
 
   open(content) {
+    this.opener = document.activeElement;
     this.dialog = content;
     this.draw();
   }
 
   close() {
+    if (!this.dialog) return;
     this.dialog = null;
     this.draw();
+    this.opener?.focus();
   }
 
   // Ask once more, with a reason, before something is done.
@@ -169,7 +189,7 @@ class App {
   // --- the frame ---
 
   get isCut() {
-    return this.feed?.heardAt !== null && this.feed !== undefined && Date.now() - this.feed.heardAt > STALE_SECONDS * 1000;
+    return this.feed !== undefined && Date.now() - (this.feed.heardAt ?? this.feed.madeAt) > STALE_SECONDS * 1000;
   }
 
   get stale() {
@@ -210,10 +230,10 @@ class App {
 
   liveness() {
     const { heardAt } = this.feed;
-    if (heardAt === null) return h("span", { class: "live", role: "status" }, t("connecting"));
+    if (heardAt === null && !this.isCut) return h("span", { class: "live" }, t("connecting"));
     if (!this.stale) return h("span", { class: "live" }, sign("good", t("live")), " ", h("span", { class: "number" }, clock(now())));
     const why = this.isCut ? t("stale-cut") : t("stale-kafka");
-    return h("span", { class: "live", role: "alert" }, sign("warn", t("stale-since", clock(heardAt)), ". ", why));
+    return h("span", { class: "live", role: "alert" }, sign("warn", heardAt !== null && [t("stale-since", clock(heardAt)), ". "], why));
   }
 
   languages() {
@@ -256,8 +276,10 @@ class App {
     if (!this.me || this.dialog || event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, select, textarea")) return;
     if (event.key === "/") {
       event.preventDefault();
-      this.go("/find");
-      setTimeout(() => document.getElementById("find-field")?.focus(), 300);
+      const here = document.getElementById("find-field");
+      this.wantsField = !here;
+      if (here) here.focus();
+      else this.go("/find");
     } else if (this.lastKey === "g" && KEYS[event.key]) this.go(`/${KEYS[event.key]}`);
     this.lastKey = event.key;
   }

@@ -82,6 +82,7 @@ export function jobTable(items) {
 }
 
 export const jobPage = {
+  refreshes: true,
   load: (app, _given, ...place) => app.ask(`/jobs/${place.map(encodeURIComponent).join("/")}`),
   show(app, { job, message, result, events, namesakes }) {
     const flying = (app.feed.snapshots.transfers?.items ?? []).find((one) => one.place === job.place.replace(/\/(\d+)\/(\d+)$/, "-$1-$2"));
@@ -112,8 +113,8 @@ export const jobPage = {
       ]),
       section("story", t("story"), h("ol", { class: "story" }, events.map((one, at) => h("li", { key: at }, event(one))))),
       namesakes.length > 0 && section("namesakes", t("namesakes"), jobTable(namesakes)),
-      result && section("result", t("result"), json(t("result"), result)),
-      message && section("message", t("message"), json(t("message"), message)),
+      result && section("result", t("result"), json(result)),
+      message && section("message", t("message"), json(message)),
     ];
   },
 };

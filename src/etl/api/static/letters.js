@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 import { number, plain, strange, time } from "./format.js";
 import { query } from "./net.js";
 import { askOperation, operations } from "./operations.js";
-import { act, count, empty, field, file, jobLink, letterLink, link, route, section, sign, table, trouble } from "./parts.js";
+import { act, count, empty, field, file, jobLink, letterLink, link, route, section, sign, table } from "./parts.js";
 import { t } from "./texts.js";
 
 const FILTERS = ["code", "server", "path", "job_id", "newer_than", "older_than"];
@@ -12,6 +12,7 @@ const LABELS = { code: "code", server: "server", path: "path", job_id: "job-id",
 const LISTS = ["code", "server", "job_id"]; // of which several may be given
 
 export const lettersPage = {
+  keeps: ["chosen", "form"],
   async load(app, given) {
     const wanted = filterOf(given);
     const [causes, page] = await Promise.all([app.ask(`/dead-letters/causes${query(wanted)}`), app.ask(`/dead-letters${query(wanted)}`)]);
@@ -96,7 +97,7 @@ function causeTable(app, items, wanted) {
       [t("first"), (one) => time(one.first_at)],
       [t("example"), (one) => [letterLink(one.sample.place), " ", strange(one.sample.error)], "wide"],
       [
-        "",
+        t("action"),
         (one) => act(app.me, t("replay"), () => askOperation(app, "replay", { filter: filterOfCause(one, wanted) }), { kind: "small", name: `${one.code} ${one.folder}` }),
       ],
     ],
@@ -159,7 +160,7 @@ export const letterPage = {
         [t("replays"), number(letter.replays)],
       ]),
       others.length > 0 && section("others", t("others"), h("ul", {}, others.map((one) => h("li", { key: one.place }, letterLink(one.place), " ", time(one.at), " ", t(`settled-${one.state}`))))),
-      section("message", t("message"), json(t("message"), message)),
+      section("message", t("message"), json(message)),
     ];
   },
 };
@@ -167,5 +168,5 @@ export const letterPage = {
 export const facts = (rows) => h("dl", { class: "facts" }, rows.filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => h("div", { key: name }, h("dt", {}, name), h("dd", {}, value))));
 
 // JSON line by line; the unseen in it is shown. It scrolls, so the keyboard must reach it.
-export const json = (label, value) =>
-  h("pre", { tabindex: "0", role: "region", "aria-label": label }, JSON.stringify(value, null, 2).split("\n").map((line) => [strange(line), "\n"]));
+export const json = (value) =>
+  h("pre", { tabindex: "0" }, JSON.stringify(value, null, 2).split("\n").map((line) => [strange(line), "\n"]));

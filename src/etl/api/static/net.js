@@ -61,6 +61,7 @@ export class Feed {
     this.refused = refused;
     this.snapshots = {};
     this.heardAt = null;
+    this.madeAt = Date.now();
     this.channel = new BroadcastChannel("etl-feed");
     this.channel.onmessage = ({ data }) => {
       if (data.ask) this.source && this.repeat();

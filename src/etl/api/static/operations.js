@@ -1,7 +1,7 @@
 // Operations on dead letters: how far they are, and the dialog that asks for one.
 
 import { h } from "./dom.js";
-import { number, plain, strange, time } from "./format.js";
+import { number, strange, time } from "./format.js";
 import { act, bar, count, empty, field, file, sign, table, trouble } from "./parts.js";
 import { t } from "./texts.js";
 
@@ -30,7 +30,7 @@ export function operations(app, items) {
         "wide",
       ],
       [
-        "",
+        t("action"),
         (one) => [
           one.state === "canary" && act(app.me, t("go-on"), () => tell(one, "go"), { kind: "small", name: one.id }),
           !isOver(one) && act(app.me, t("stop"), () => tell(one, "stop"), { kind: "small", name: one.id }),
@@ -99,7 +99,7 @@ export function askOperation(app, kind, set) {
         h("ul", { class: "sample" }, preview.sample.map((one) => h("li", { key: one.place }, h("code", {}, one.code), " ", file(one.source), " → ", file(one.destination)))),
       ],
       kind === "replay" && h("label", { class: "check" }, h("input", { type: "checkbox", checked: form.canary, onchange: (e) => ((form.canary = e.target.checked), again()) }), " ", t("canary")),
-      field(t("rate-limit"), h("input", { type: "number", min: "0.1", max: "1000", step: "any", placeholder: t("no-limit"), value: form.perSecond, oninput: (e) => ((form.perSecond = e.target.value), again()) })),
+      field(t("rate-limit"), h("input", { type: "text", inputmode: "decimal", pattern: "[0-9]+([.][0-9]+)?", placeholder: t("no-limit"), value: form.perSecond, oninput: (e) => ((form.perSecond = e.target.value), again()) })),
       field(needsReason ? t("reason-needed") : t("reason"), h("input", { type: "text", maxlength: "500", required: needsReason, value: form.reason, oninput: (e) => ((form.reason = e.target.value), again()) })),
       n > TYPED_ABOVE && field(t("type-number", number(n)), h("input", { type: "text", inputmode: "numeric", value: form.typed, oninput: (e) => ((form.typed = e.target.value), again()) })),
       h(

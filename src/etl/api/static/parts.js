@@ -98,8 +98,3 @@ export const choice = (value, options, onchange, props = {}) =>
   );
 
 export const count = (name, value) => t(name, number(value), value);
-
-// A dialog over the page. `content` describes it, and is asked again by each `again()`.
-export function dialog(content) {
-  return h("dialog", { key: "dialog", "aria-labelledby": "dialog-title", oncancel: content.close }, content.body);
-}

@@ -13,6 +13,8 @@ const CHECK_MS = 500;
 const ENDS = { never: 0, "1h": 3600, "8h": 28_800, "24h": 86_400 };
 
 export const serverPage = {
+  refreshes: true,
+  keeps: ["check", "remark", "problem"],
   async load(app, _given, name) {
     const [server, causes, jobs] = await Promise.all([
       app.ask(`/pool/servers/${encodeURIComponent(name)}`),
