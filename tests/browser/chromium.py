@@ -37,6 +37,7 @@ class Chromium(stack.Server):
             "--headless=new",
             "--no-sandbox",  # tests may run as root, and every page is ours
             "--disable-gpu",
+            "--hide-scrollbars",  # on pictures
             "--disable-dev-shm-usage",
             "--disable-background-networking",
             "--disable-component-update",

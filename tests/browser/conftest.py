@@ -107,7 +107,7 @@ class Scene:
         file.write_bytes(os.urandom(size))
         self.submit(job(f"SLOW:/in/{name}", f"ARCHIVE:/out/{name}", job_id=name), topic=topic)
 
-    def ask(self, path: str, **query: Any) -> Any:
+    def ask(self, path: str, /, **query: Any) -> Any:
         """Return what the API answers to a viewer."""
         return self.api.get(f"/api/v1{path}", params=query).json()
 

@@ -29,7 +29,7 @@ class App {
   async start() {
     addEventListener("hashchange", () => this.enter());
     addEventListener("keydown", (event) => this.key(event));
-    setInterval(() => this.draw(), 1000);
+    setInterval(() => document.hidden || this.draw(), 1000);
     setInterval(() => this.page?.refreshes && this.view && !this.dialog && !document.hidden && !this.isCut && this.reload(), REFRESH_MS);
     await this.meet();
   }

@@ -59,7 +59,7 @@ export const findPage = {
         h("div", { class: "buttons" }, h("button", { type: "submit", class: "main" }, t("find"))),
         h("p", { id: "find-hint", class: "hint" }, t("find-hint")),
       ),
-      given.since && h("p", {}, t("window-from", time(given.since), given.until ? time(given.until) : t("now"))),
+      given.since && h("p", {}, t("window-from", time(given.since), given.until ? time(given.until) : t("just-now"))),
       section("found", t("found"), jobTable(items), app.pager(view, page, (cursor) => `/jobs${query({ ...wantedOf(app, given), cursor })}`)),
     ];
   },
@@ -111,7 +111,7 @@ export const jobPage = {
         [t("worker"), job.worker && strange(job.worker)],
         [t("letter"), job.letter && letterLink(job.letter)],
       ]),
-      section("story", t("story"), h("ol", { class: "story" }, events.map((one, at) => h("li", { key: at }, event(one))))),
+      section("story", t("story"), h("ol", { class: "story" }, events.map((one, at) => h("li", { key: at }, event(one, job.place))))),
       namesakes.length > 0 && section("namesakes", t("namesakes"), jobTable(namesakes)),
       result && section("result", t("result"), json(result)),
       message && section("message", t("message"), json(message)),
@@ -119,8 +119,8 @@ export const jobPage = {
   },
 };
 
-function event(one) {
+function event(one, here) {
   const word = has(`event-${one.what}`) ? t(`event-${one.what}`) : strange(one.what);
-  const place = one.place && (one.place.includes(":") ? letterLink(one.place) : jobLink(one.place));
+  const place = one.place && one.place !== here && (one.place.includes(":") ? letterLink(one.place) : jobLink(one.place));
   return [one.at && [time(one.at), " "], h("strong", {}, word), one.who && [" · ", strange(one.who)], place && [" · ", place], one.detail && h("div", {}, strange(one.detail))];
 }

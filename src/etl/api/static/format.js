@@ -30,10 +30,10 @@ export function bytes(value) {
   return `${number(left, at && left < 99.95 ? 1 : 0)}\u00a0${units[at]}`;
 }
 
-// Seconds in the largest unit that leaves two digits: 40 s, 4 min, 3 h, 3 d.
+// Seconds in the largest unit that leaves two digits: 250 ms, 40 s, 4 min, 3 h, 3 d.
 export function age(seconds) {
   const left = Math.max(0, seconds);
-  if (left < 0.95) return t("seconds", number(left, 1));
+  if (left < 1) return `${number(left * 1000, left < 0.01 ? 1 : 0)}\u00a0ms`;
   if (left < 120) return t("seconds", number(left));
   if (left < 7200) return t("minutes", number(left / 60));
   if (left < 172_800) return t("hours", number(left / 3600));
@@ -57,7 +57,8 @@ export function time(iso, form = "ago") {
   const at = new Date(iso);
   const seconds = secondsSince(iso);
   const title = `${day(at)} · ${day(at, "UTC")} UTC`;
-  const words = form === "for" ? age(seconds) : seconds < 0 ? t("in", age(-seconds)) : t("ago", age(seconds));
+  const words =
+    form === "for" ? age(seconds) : Math.abs(seconds) < 1 ? t("just-now") : seconds < 0 ? t("in", age(-seconds)) : t("ago", age(seconds));
   return h("time", { datetime: iso, title }, words);
 }
 

@@ -97,7 +97,7 @@ function night({ timeline, jobs }) {
       { class: "night", viewBox: `0 0 ${timeline.length * 10} 64`, preserveAspectRatio: "none", role: "img", "aria-label": t("night-told", number(jobs.done ?? 0), number(failed)) },
       columns,
     ),
-    h("div", { class: "axis number", "aria-hidden": "true" }, marks, h("span", { key: "now" }, t("now"))),
+    h("div", { class: "axis number", "aria-hidden": "true" }, marks, h("span", { key: "now" }, t("just-now"))),
     busy.length === 0
       ? empty(t("night-empty"))
       : h(

@@ -44,7 +44,7 @@ export function table(caption, columns, rows, keyOf) {
     h(
       "tr",
       { role: "row", key: keyOf(row), class: row.class },
-      columns.map(([label, cell, kind]) => h("td", { role: "cell", class: kind, "data-label": label }, cell(row))),
+      columns.map(([label, cell, kind]) => h("td", { role: "cell", class: kind, "data-label": label }, h("div", {}, cell(row)))),
     ),
   );
   return h(

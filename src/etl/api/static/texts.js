@@ -36,6 +36,7 @@ const TEXTS = {
   hours: ["{0} h", "{0}시간"],
   days: ["{0} d", "{0}일"],
   ago: ["{0} ago", "{0} 전"],
+  "just-now": ["now", "지금"],
   in: ["in {0}", "{0} 후"],
   "per-second": ["{0}/s", "{0}/초"],
   // now
