@@ -29,7 +29,7 @@ from etl.models.task import Origin, Record, Task
 from etl.models.wire import Message
 from etl.outcomes.messages import MessageBuilder
 from etl.retry import tiers
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 LANES = 8
 JOBS = 400  # for good servers in a round; as many for bad ones

@@ -1,8 +1,11 @@
-"""The image's health check: the broker of this container answers, and every consumer has polled within its limits.
+"""The image's health check: the broker of this container answers, and every consumer works.
+
+A consumer works if it has polled within its limits and says of itself that nothing stands still: it has heard the
+broker, committed what was to be committed, and read what was to be read.
 
 Prints what is wrong and exits with 1. What should run is in the file that appliance.py leaves in the run folder;
-a container without that file is a single command, and well as long as it lives; with `--consumer` it is one
-consumer, which may as well wait for Kafka.
+a container without that file is a single command, and well as long as it lives. With `--consumer` it is one consumer,
+which may as well wait for Kafka: to start it again would not help. With `--consumer --working` it must work.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ LIMIT_SECONDS = 5
 def main() -> int:
     """Return 0 when all is well."""
     if "--consumer" in sys.argv[1:]:
-        return told(consumer_problems(1, may_wait=True))
+        return told(consumer_problems(1, may_wait="--working" not in sys.argv[1:]))
     if not ENVIRONMENT_FILE.exists():
         return 0
     expected = dict(line.split("=", 1) for line in ENVIRONMENT_FILE.read_text().splitlines())
@@ -64,13 +67,15 @@ def broker_problem(port: int) -> str | None:
 
 
 def consumer_problems(count: int, *, may_wait: bool) -> list[str]:
-    """Say how many of the consumers have come round lately (and polled, unless they may wait for Kafka), if not all."""
+    """Say how many of the consumers have come round lately (and work, unless they may wait for Kafka), if not all."""
     beats = [beat for beat in identity.beats().values() if beat.age <= POLL_LIMIT_SECONDS]
-    well = sum(beat.polls or may_wait for beat in beats)
+    well = sum(may_wait or (beat.polls and not beat.problem) for beat in beats)
     if well >= count:
         return []
-    waiting = len(beats) - well
-    return [f"{well} of {count} consumers polled within {POLL_LIMIT_SECONDS:g} s, {waiting} wait for Kafka"]
+    waiting = sum(not beat.polls for beat in beats)
+    reasons = sorted({beat.problem for beat in beats if beat.problem})
+    polled = sum(beat.polls for beat in beats)
+    return [f"{polled} of {count} consumers polled within {POLL_LIMIT_SECONDS:g} s, {waiting} wait for Kafka", *reasons]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 from etl.transfer import relay
 
 NOW = 1_700_000_000.0

@@ -18,8 +18,7 @@ from etl import identity, logs
 from etl.broker import Admin, AheadReader, GroupConsumer, NotAllowed, TransactionalProducer, is_listening, secure
 from etl.config import ConfigLoader
 from etl.control.book import Book
-from etl.control.hands import Hands
-from etl.control.listener import Listener
+from etl.control.operations import Operations
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.scheduling import CONNECTING_LANES, SPARE_LANES
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
@@ -29,19 +28,21 @@ from etl.intake.partitions import MAX_POLL_RECORDS, Partitions
 from etl.lanes.lanes import Lanes
 from etl.lanes.run import Store
 from etl.lanes.runner import Runner
+from etl.outcomes.claims import Claims
 from etl.outcomes.committer import Committer
+from etl.outcomes.evidence import Witness
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.reporter import Reporter
 from etl.retry import tiers
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
-from etl.status.port import MetricsPort
-from etl.status.publisher import Publisher
+from etl.status.health import Health
 from etl.status.reports import Reports
 from etl.status.snapshot import Snapshots
 from etl.topics import companions
-from etl.topics.companions import SystemTopics, Topics
+from etl.topics.checking import Checker
+from etl.topics.names import Topics
 from etl.topics.trimming import Trimmer
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ LISTENING_PAUSE_SECONDS = 0.2  # at the start, while nothing listens at the brok
 BROKER_PAUSE_SECONDS = 1.0  # at the start, after a request to the broker that failed
 RESET_SECONDS = 0.7  # limit for lanes to end and remove their partial files once the grace time is over
 COMMIT_SECONDS = 1.5  # limit of the last commit
-LISTENER_SECONDS = 0.7  # limit for the thread that reads orders to end its poll
-BYSTANDER_SECONDS = 0.2  # limit for the trimmer, and for looking ahead, to finish a request
+BYSTANDER_SECONDS = 0.2  # limit for the trimmer, the checker, and for looking ahead, to finish a request
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,10 @@ class Parts:
     producer: TransactionalProducer
     look_ahead: LookAhead
     trimmer: Trimmer
+    checker: Checker
     reports: Reports
-    snapshots: Snapshots
-    publisher: Publisher | None  # None: ETL_STATUS is off
-    listener: Listener
-    hands: Hands
-    port: MetricsPort | None  # None: no ETL_METRICS_PORT
+    operations: Operations
+    health: Health
 
     def start(self) -> None:
         """Start the threads."""
@@ -96,11 +94,8 @@ class Parts:
         self.lanes.start()
         self.look_ahead.start()
         self.trimmer.start()
-        self.listener.start()
-        if self.port is not None:
-            self.port.start()
-        if self.publisher is not None:
-            self.publisher.start()
+        self.checker.start()
+        self.operations.start()
 
 
 class FileTransferConsumer:
@@ -193,7 +188,7 @@ class FileTransferConsumer:
         try:
             parts.start()
             while not self._is_stopping:
-                me.beat(polls=True)
+                me.beat(polls=True, problem=parts.health.problem)
                 self._iterate(parts)
         except BrokerUnavailable as error:
             self._fail(error)
@@ -203,18 +198,19 @@ class FileTransferConsumer:
 
     def _iterate(self, parts: Parts) -> None:
         """Run one iteration of the main thread: take over, poll, admit, defer the overflow, pause and resume."""
-        parts.hands.tick()
+        parts.operations.hands.tick()
         parts.partitions.take_over_new()
         for record in parts.group.poll(POLL_SECONDS):
             parts.admission.accept(record)
         with logs.together():
             for overflow in parts.dispatcher.overflow():
                 parts.reporter.defer_untried(*overflow)
-        parts.partitions.steer(window_full=parts.dispatcher.full or parts.hands.takes_nothing)
+        parts.partitions.steer(window_full=parts.dispatcher.full or parts.operations.hands.takes_nothing)
         parts.look_ahead.watch(parts.partitions.standing())
         now = time.monotonic()
         parts.lanes.tick(now)
         parts.reports.tick(now)
+        parts.health.tick(now)
 
     def _assemble(self, me: Identity, names: Topics, retry_blocks: int) -> Parts | None:
         """Build the parts, from the servers to the topics; return None if stopped before the broker answers."""
@@ -271,6 +267,9 @@ class FileTransferConsumer:
         )
         if group is None:
             return None
+        witness = Witness(names, self.group_id, self.bootstrap_servers)
+        claims = Claims(names, self.group_id, settings.on_lost_offsets, witness.ask, self._fail)
+        group.decide = claims.decide
         partitions = Partitions(group, ledger, settings.window_records)
         admission = Admission(
             names,
@@ -282,9 +281,11 @@ class FileTransferConsumer:
             dispatcher,
             reporter,
             look_ahead,
+            is_done=claims.is_done,
             require_wanted=book.require_wanted,
         )
         producer = TransactionalProducer(self.bootstrap_servers, me.transactional_id, self.group_id)
+        checker = Checker(names, settings, Admin(self.bootstrap_servers))
         committer = Committer(
             ledger,
             producer,
@@ -293,11 +294,9 @@ class FileTransferConsumer:
             interval_seconds=settings.commit_interval_seconds,
             max_records=settings.commit_max_records,
             totals=reporter.totals,
+            on_refused=checker.hurry,
         )
         ledger.on_complete = committer.hurry
-        system, admin = SystemTopics.of(settings), Admin(self.bootstrap_servers)
-        prepare = partial(companions.ensure_system, system, admin)
-        listener = Listener(self.bootstrap_servers, system.control, book, prepare)
         snapshots = Snapshots(
             me=me,
             topics=names,
@@ -323,30 +322,20 @@ class FileTransferConsumer:
             producer=producer,
             look_ahead=look_ahead,
             trimmer=Trimmer(names, self.group_id, Admin(self.bootstrap_servers)),
+            checker=checker,
             reports=Reports(names, group, partitions, dispatcher),
-            snapshots=snapshots,
-            publisher=Publisher(self.bootstrap_servers, system.status, snapshots, prepare) if settings.status else None,
-            listener=listener,
-            hands=Hands(
-                book=book,
-                snapshots=snapshots,
-                ready=listener.ready,
-                dispatcher=dispatcher,
-                pools=pools,
-                lanes=lanes,
-                reporter=reporter,
-                drain=self.drain,
+            operations=Operations.of(
+                self.bootstrap_servers, settings, snapshots, book, dispatcher, pools, lanes, reporter, self.drain
             ),
-            port=MetricsPort(settings.metrics_port + me.slot, snapshots.build) if settings.metrics_port else None,
+            health=Health([group.problem, committer.problem, lambda _now: checker.problem]),
         )
 
     def _shut_down(self, parts: Parts) -> None:
         """Stop in order: start no job, let running ones finish, reset the rest, commit once more, leave the group."""
         grace = self.config.settings.shutdown_grace_seconds
         running = len(parts.lanes.runs())
-        parts.snapshots.state, parts.snapshots.reason = "draining", self._stop_reason
+        parts.operations.begin_end(self._stop_reason)
         log.info("stopping", reason=self._stop_reason, running=running, grace_seconds=grace)
-        parts.listener.stop(0)  # no order matters any more; its thread ends meanwhile
         parts.dispatcher.stop()  # jobs that have not started are left to the next owners of their partitions
         drained = self._drain(parts, grace)
         if not drained:
@@ -357,17 +346,13 @@ class FileTransferConsumer:
         clean = drained and parts.reporter.drop_unscanned() and parts.partitions.has_scanned()
         if self._fatal is None and not parts.committer.flush(time.monotonic() + COMMIT_SECONDS, clean=clean):
             log.warning("last commit not confirmed: its jobs may be repeated")
-        if parts.committer.stop(time.monotonic() + COMMIT_SECONDS):
-            with logs.together():
-                parts.reporter.ledger.write()  # log the jobs that finished without a commit: their files are in place
+        parts.committer.stop(time.monotonic() + COMMIT_SECONDS)
+        if waiting := parts.reporter.ledger.waiting:
+            log.warning("outcomes not committed: their jobs are repeated", count=waiting)
         parts.lanes.stop(RESET_SECONDS)
-        parts.snapshots.state = "stopped"
-        if parts.publisher is not None:
-            parts.publisher.stop()
-        parts.listener.stop(LISTENER_SECONDS)
-        if parts.port is not None:
-            parts.port.stop()
+        parts.operations.stop()
         parts.group.close(leave=self._is_draining)
+        parts.checker.stop(BYSTANDER_SECONDS)
         parts.look_ahead.stop(BYSTANDER_SECONDS)
         parts.trimmer.stop(BYSTANDER_SECONDS)
         parts.producer.close()
@@ -379,7 +364,7 @@ class FileTransferConsumer:
         while not drained and time.monotonic() < end and self._fatal is None:
             if not self._is_draining:
                 end = min(end, time.monotonic() + grace)
-            parts.snapshots.me.beat(polls=True)  # a drain may take hours
+            parts.operations.snapshots.me.beat(polls=True)  # a drain may take hours
             drained = parts.lanes.drain(min(end, time.monotonic() + POLL_SECONDS))
             parts.partitions.pause_all()
             with contextlib.suppress(BrokerUnavailable):

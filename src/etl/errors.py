@@ -225,15 +225,28 @@ class CommitUnknown(BrokerUnavailable):
     """Raised when a transaction may or may not be committed: read back the offsets before sending anything again."""
 
 
-class MessageTooLarge(BrokerUnavailable):
-    """Raised when a topic refuses the size of a message; nothing was committed.
+class MessageRefused(BrokerUnavailable):
+    """Raised when the broker refuses a message for what it is; nothing was committed.
 
-    `index` is the position of that message in the transaction.
+    `index` is its position in the transaction. `is_alone`: no other message of the transaction can be the cause.
     """
 
-    def __init__(self, message: str, *, index: int) -> None:
+    def __init__(self, message: str, *, index: int, is_alone: bool = True) -> None:
         super().__init__(message)
         self.index = index
+        self.is_alone = is_alone
+
+
+class MessageTooLarge(MessageRefused):
+    """Raised when a topic refuses the size of a message; nothing was committed."""
+
+
+class TopicRefused(CommitRejected):
+    """Raised when a topic accepts no message now, while others do; nothing was committed."""
+
+    def __init__(self, message: str, *, topic: str) -> None:
+        super().__init__(message)
+        self.topic = topic
 
 
 def code_of(error: BaseException) -> str:

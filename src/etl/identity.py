@@ -23,6 +23,7 @@ from etl.errors import SettingsError
 
 FIRST_FREE_SLOT = 100  # for processes without ETL_SLOT: supervisord assigns the slots below
 MAX_SLOTS = 1000
+PROBLEM_BYTES = 300  # of a problem, in a heartbeat
 BEAT_SECONDS = 1.0  # between two heartbeats in the slot file
 
 
@@ -53,12 +54,15 @@ class Identity:
         """The name of this process as a static member of the group."""
         return f"{self.instance_id}-{self.slot}"
 
-    def beat(self, *, polls: bool) -> None:
-        """Record a heartbeat of the main loop in the slot file, and whether it polls yet; at most once a second."""
+    def beat(self, *, polls: bool, problem: str = "") -> None:
+        """Record a heartbeat of the main loop in the slot file, at most once a second.
+
+        `polls`: it has reached its broker and polls. `problem`: why it gets no work done all the same.
+        """
         now = time.monotonic()
         if self._lock is not None and now - self._beaten >= BEAT_SECONDS:
             self._beaten = now
-            _note(self._lock, now, polls=polls)
+            _note(self._lock, now, polls=polls, problem=problem)
 
     def release(self) -> None:
         """Release the slot. Idempotent."""
@@ -81,10 +85,14 @@ def claim(group_id: str, topic: str, instance_id: str, slot: int | None, bootstr
 
 
 class Beat(NamedTuple):
-    """A heartbeat of a process: its age in seconds, and whether the process polled or still waited for its broker."""
+    """A heartbeat of a process: its age in seconds, and whether the process polled or still waited for its broker.
+
+    `problem` says why a process that polls gets no work done; empty if all is well.
+    """
 
     age: float
     polls: bool
+    problem: str = ""
 
 
 def beats() -> dict[int, Beat]:
@@ -94,17 +102,19 @@ def beats() -> dict[int, Beat]:
     folder = _folder()
     for slot in folder.glob("*") if _is_private(folder) else ():
         with contextlib.suppress(OSError, ValueError):  # the process is dead, or the file is still empty
-            pid, beaten, polls = slot.read_text().split()
+            pid, beaten, polls, *problem = slot.read_text(errors="replace").split(maxsplit=3)
             os.kill(int(pid), 0)
             # The file rounds to milliseconds, so a heartbeat may seem to lie in the future.
-            beat = Beat(max(0.0, now - float(beaten)), polls == "polls")
+            beat = Beat(max(0.0, now - float(beaten)), polls == "polls", "".join(problem).strip())
             found[int(pid)] = min(beat, found.get(int(pid), beat))
     return found
 
 
-def _note(lock: IO[str], now: float, *, polls: bool) -> None:
+def _note(lock: IO[str], now: float, *, polls: bool, problem: str = "") -> None:
     # One write of a fixed length: a reader finds either the old heartbeat or the new one.
-    os.pwrite(lock.fileno(), b"%10d %20.3f %5s\n" % (os.getpid(), now, b"polls" if polls else b"waits"), 0)
+    said = " ".join(problem.split()).encode("ascii", "replace")[:PROBLEM_BYTES]
+    line = b"%10d %20.3f %5s %-*s\n" % (os.getpid(), now, b"polls" if polls else b"waits", PROBLEM_BYTES, said)
+    os.pwrite(lock.fileno(), line, 0)
 
 
 def _folder() -> Path:

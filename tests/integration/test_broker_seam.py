@@ -108,7 +108,7 @@ def test_without_a_commit_a_group_starts_at_the_earliest(desk: Desk, join: Calla
     member = join()
     assert member.join(2) == [p(desk, 0), p(desk, 1)]
     assert member.group.poll(0.3) == []  # silent until it is taken over
-    assert member.take_over(p(desk)) == seam.TakenOver(Commit(0, ""), end=2)
+    assert member.take_over(p(desk)) == seam.TakenOver(Commit(0, ""), end=2, is_new=True)
     records = member.read(2)
     assert [record.value for record in records] == [b"one", b"two"]
     assert (records[0].key, records[0].header("h"), records[0].offset) == (b"key", b"1", 0)
@@ -186,7 +186,7 @@ def test_records_that_are_gone_are_counted(
     admin.close()
     second = join()
     second.join(2)
-    assert second.take_over(p(desk)) == seam.TakenOver(Commit(8, ""), end=10, lost=5)
+    assert second.take_over(p(desk)) == seam.TakenOver(Commit(8, ""), end=10, lost=5, first=8, as_read=False)
     assert [record.value for record in second.read(2)] == [b"8", b"9"]
 
 

@@ -17,6 +17,7 @@ from etl.broker import Admin
 from etl.config import ConfigLoader
 from etl.errors import SettingsError
 from etl.topics import companions
+from etl.topics.names import Topics
 from workbench import Command, Desk, job
 
 pytestmark = pytest.mark.integration
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 def ensure(broker: stack.Broker, topic: str, **environment: str) -> companions.TopicLimits:
     settings = ConfigLoader(environ={"ETL_TOPIC": topic, **environment}).settings
-    return companions.ensure(companions.Topics.of(topic, settings), settings, Admin(broker.bootstrap_servers))
+    return companions.ensure(Topics.of(topic, settings), settings, Admin(broker.bootstrap_servers))
 
 
 def test_several_at_once_make_each_topic_once(broker: stack.Broker, topic: str) -> None:
@@ -83,7 +84,7 @@ def test_existing_topics_are_taken_as_they_are(
     kept = Admin(broker.bootstrap_servers).describe([f"{topic}-dlq"])
     assert kept[f"{topic}-dlq"].max_message_bytes == 5000
     warned = {event["topic"] for event in said if event["log_level"] == "warning"}
-    assert warned == {topic, f"{topic}-dlq", f"{topic}-retry"}
+    assert warned == {topic, f"{topic}-dlq", f"{topic}-retry", f"{topic}-results"}
 
 
 def test_the_broker_may_come_later(new_broker: Callable[..., stack.Broker], topic: str, tmp_path: Path) -> None:

@@ -138,6 +138,12 @@ def test_a_process_notes_that_it_came_round_and_whether_it_polls() -> None:
     assert not identity.beats()[os.getpid()].polls
     me.beat(polls=True)
     beat = identity.beats()[os.getpid()]
-    assert beat.polls
+    assert (beat.polls, beat.problem) == (True, "")
     assert 0 <= beat.age < 60
+    me._beaten = 0.0
+    me.beat(polls=True, problem="2 outcomes\nwait " + "x" * 1000)
+    assert identity.beats()[os.getpid()].problem.startswith("2 outcomes wait xxx")
+    me._beaten = 0.0
+    me.beat(polls=True)
+    assert identity.beats()[os.getpid()].problem == ""
     me.release()

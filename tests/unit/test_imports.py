@@ -22,7 +22,7 @@ ROWS = [
     ("models", "+"),
     ("transfer", "+"),
     ("config", "+"),
-    ("identity", "logs"),
+    ("identity", "logs", "clock"),
     ("retry", "+"),
     ("sessions", "+"),
     ("dispatch", "+"),
@@ -153,7 +153,14 @@ def test_the_listing_shows_the_rooms() -> None:
         ("sqlite3", ("etl.api",)),
         (
             "socket",
-            ("etl.transfer.ftp", "etl.transfer.sftp", "etl.config", "etl.broker.connection", "etl.api"),
+            (
+                "etl.transfer.ftp",
+                "etl.transfer.sftp",
+                "etl.config",
+                "etl.broker.connection",
+                "etl.broker.network",
+                "etl.api",
+            ),
         ),  # the host's name; is it there; to listen
         ("subprocess", ("etl.transfer.sftp",)),
         ("asyncio", ("etl.api",)),

@@ -53,7 +53,8 @@ def render(findings: Mapping[str, Finding]) -> str:
         times = "kept" if found.keeps_times else "not kept"
         cells = (kind.title, kind.setting, ours, str(found.right), times, _share(found.up), _share(found.down))
         rows.append(f"| {' | '.join(cells)} |")
-        if told := "; ".join(f"{reason} ({count})" for reason, count in found.told.items()):
+        reasons = [f"{reason} ({count})" for reason, count in found.told.items()] + [kind.slow] * bool(kind.slow)
+        if told := "; ".join(reasons):
             notes.append(f"* **{kind.title}**{f', {kind.setting}' if kind.setting else ''}: {told}.")
     return HEAD + "\n".join(rows) + "\n" + NOTES + "\n".join(notes) + "\n"
 

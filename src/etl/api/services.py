@@ -34,7 +34,8 @@ from etl.api.views.search import Search
 from etl.api.views.store import Store
 from etl.errors import SettingsError
 from etl.models import document
-from etl.topics.companions import SystemTopics, Topics, ensure_system
+from etl.topics.companions import SystemTopics, ensure_system
+from etl.topics.names import Topics
 
 if TYPE_CHECKING:
     from etl.config import ConfigLoader

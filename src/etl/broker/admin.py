@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
+from kafka.structs import OffsetAndMetadata
 
 from etl.broker.connection import REQUEST_TIMEOUT_MS, admin_client, in_words, translate_errors
 from etl.errors import BrokerUnavailable
-from etl.models.wire import Partition
+from etl.models.wire import Commit, Partition
 
 _OFFSETS, _RETENTION = "__consumer_offsets", "offsets.retention.minutes"
 
@@ -25,11 +26,20 @@ class NotAllowed(BrokerUnavailable):
 
 
 class TopicFacts(NamedTuple):
-    """An existing topic: its number of partitions, its message limit in bytes, and all its settings as text."""
+    """An existing topic: its number of partitions, message limit in bytes, all settings as text, and replicas."""
 
     partitions: int
     max_message_bytes: int
     settings: dict[str, str]
+    replicas: int = 1  # of the partition that has the fewest
+
+
+class Stand(NamedTuple):
+    """Where a group stands in a partition: its commit, None if there is none; the partition's first and end offset."""
+
+    commit: Commit | None
+    first: int
+    end: int
 
 
 class Admin:
@@ -51,7 +61,7 @@ class Admin:
             wanted = [name for name in names if name in known]
             if not wanted:
                 return {}
-            partitions = {t["name"]: len(t["partitions"]) for t in admin.describe_topics(wanted)}
+            partitions = {t["name"]: t["partitions"] for t in admin.describe_topics(wanted)}
             settings = admin.describe_configs(
                 [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted], config_filter="all"
             )["topic"]
@@ -74,6 +84,17 @@ class Admin:
             admin.wait_for_topics([name], timeout_ms=REQUEST_TIMEOUT_MS)
         return created
 
+    def offsets_retention_minutes(self) -> float | None:
+        """Return for how long the offsets of a group without members are kept; None if we may not know it.
+
+        Raises BrokerUnavailable.
+        """
+        try:
+            with _allowed("brokers cannot be described"), admin_client(self._bootstrap_servers) as admin:
+                return min(_retention_of_brokers(admin, admin.describe_cluster()).values())
+        except NotAllowed:
+            return None
+
     def starts(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Return the first offset of each of these partitions. Raises NotAllowed, BrokerUnavailable."""
         wanted = {ClientPartition(*partition): OffsetSpec.EARLIEST for partition in partitions}
@@ -85,6 +106,41 @@ class Admin:
         """Return the offsets that `group` has committed in these topics. Raises NotAllowed, BrokerUnavailable."""
         with _allowed(f"offsets of group {group} cannot be read"), admin_client(self._bootstrap_servers) as admin:
             return _within(topics, admin.list_group_offsets(group)[group])
+
+    def stands(self, group: str, topics: Sequence[str]) -> dict[Partition, Stand]:
+        """Return where `group` stands in every partition of those topics that exist.
+
+        Raises NotAllowed, BrokerUnavailable.
+        """
+        with _allowed(f"offsets of group {group} cannot be read"), admin_client(self._bootstrap_servers) as admin:
+            tps = [
+                ClientPartition(topic["name"], partition["partition_index"])
+                for topic in admin.describe_topics(list(topics))
+                for partition in topic["partitions"]
+            ]
+            if not tps:
+                raise BrokerUnavailable(f"none of the topics {', '.join(topics)} exists")
+            told = admin.list_group_offsets({group: tps})[group]
+            firsts = admin.list_partition_offsets(
+                dict.fromkeys(tps, OffsetSpec.EARLIEST), timeout_ms=REQUEST_TIMEOUT_MS
+            )
+            ends = admin.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.LATEST), timeout_ms=REQUEST_TIMEOUT_MS)
+        return {
+            Partition(*tp): Stand(_commit(told.get(tp)), int(firsts[tp].offset), int(ends[tp].offset)) for tp in tps
+        }
+
+    def commit(self, group: str, offsets: Mapping[Partition, Commit]) -> None:
+        """Commit offsets for a group without members.
+
+        Raises:
+            NotAllowed: the group has members, or we lack the right.
+            BrokerUnavailable: the broker does not answer.
+        """
+        with _allowed(f"offsets of group {group} cannot be set"), admin_client(self._bootstrap_servers) as admin:
+            wanted = {ClientPartition(*p): OffsetAndMetadata(at, said, -1) for p, (at, said) in offsets.items()}
+            for tp, error in admin.alter_group_offsets(group, wanted).items():
+                if error is not kafka_errors.NoError:
+                    raise NotAllowed(f"offset of {tp.topic} {tp.partition} cannot be set: {error.__name__}")
 
     def committed_by_all(self, topics: Collection[str], days: float) -> dict[str, dict[Partition, int]]:
         """Return every group that has committed an offset in these topics, with its offsets.
@@ -130,19 +186,29 @@ def _require_all_groups(admin: Any, days: float) -> None:
     (offsets,) = admin.describe_topics([_OFFSETS])
     if not offsets["partitions"] or any(partition["leader_id"] < 0 for partition in offsets["partitions"]):
         raise NotAllowed(f"listing all groups needs a leader for every partition of {_OFFSETS}")
+    name, minutes = min(_retention_of_brokers(admin, cluster).items(), key=lambda told: told[1])
+    if minutes < days * 24 * 60:
+        raise NotAllowed(
+            f"broker {name} forgets groups after {minutes} minutes ({_RETENTION}), not after {days:g} days"
+        )
+
+
+def _retention_of_brokers(admin: Any, cluster: Mapping[str, Any]) -> dict[str, int]:
+    """Return for how many minutes each broker remembers the offsets of a group without members."""
     brokers = [ConfigResource(ConfigResourceType.BROKER, str(broker["broker_id"])) for broker in cluster["brokers"]]
-    for name, settings in admin.describe_configs(brokers, config_filter="all")["broker"].items():
-        minutes = int(settings[_RETENTION]["value"])
-        if minutes < days * 24 * 60:
-            raise NotAllowed(
-                f"broker {name} forgets groups after {minutes} minutes ({_RETENTION}), not after {days:g} days"
-            )
+    told = admin.describe_configs(brokers, config_filter="all")["broker"]
+    return {name: int(settings[_RETENTION]["value"]) for name, settings in told.items()}
 
 
 def _within(topics: Collection[str], places: Mapping[Any, Any]) -> dict[Partition, int]:
     return {Partition(*tp): place.offset for tp, place in places.items() if tp.topic in topics and place.offset >= 0}
 
 
-def _facts(partitions: int, settings: Mapping[str, Any]) -> TopicFacts:
+def _commit(told: Any) -> Commit | None:
+    return None if told is None or told.offset < 0 else Commit(int(told.offset), told.metadata or "")
+
+
+def _facts(partitions: Sequence[Any], settings: Mapping[str, Any]) -> TopicFacts:
     plain = {key: str(entry["value"]) for key, entry in settings.items()}
-    return TopicFacts(partitions, int(plain.get("max.message.bytes", 1_048_588)), plain)
+    replicas = min((len(partition["replica_nodes"]) for partition in partitions), default=1)
+    return TopicFacts(len(partitions), int(plain.get("max.message.bytes", 1_048_588)), plain, replicas)

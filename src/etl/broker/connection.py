@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
-from kafka.net.compat import KafkaNetClient
 
+from etl.broker.network import create_network
 from etl.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ def create_client(kind: Any, **settings: Any) -> Any:
     networks: list[Any] = []
 
     def network(**told: Any) -> Any:
-        networks.append(KafkaNetClient(**told))
+        networks.append(create_network(**told))
         if "retry_backoff_ms" in settings:  # the library does not pass it on to where it paces metadata
             networks[-1]._manager.cluster.config["retry_backoff_ms"] = settings["retry_backoff_ms"]  # noqa: SLF001
         return networks[-1]
@@ -137,8 +140,26 @@ def is_listening(bootstrap_servers: str, timeout: float = 1.0) -> bool:
 
     A cheap test before a client is created: the library takes long to fail, and logs every attempt.
     """
-    for server in bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":") if ":" in server.rpartition("]")[2] else (server.strip(), "", "")
-        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port or 9092)), timeout):
-            return True
+    addresses = [_split(server) for server in bootstrap_servers.split(",")]
+    if len(addresses) == 1:
+        return _accepts(addresses[0], timeout)
+    answers: SimpleQueue[bool] = SimpleQueue()
+    for address in addresses:  # side by side: a dead one takes all of its time, a name that nobody resolves even more
+        ask = partial(lambda one: answers.put(_accepts(one, timeout)), address)
+        threading.Thread(target=ask, name="listening", daemon=True).start()
+    with contextlib.suppress(Empty):
+        return any(answers.get(timeout=2 * timeout) for _ in addresses)
     return False
+
+
+def _accepts(address: tuple[str, int], timeout: float) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout):
+        return True
+    return False
+
+
+def _split(server: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT, HOST or [IPV6]:PORT."""
+    server = server.strip()
+    host, _, port = server.rpartition(":") if ":" in server.rpartition("]")[2] else (server, "", "")
+    return host.strip("[]"), int(port or 9092)

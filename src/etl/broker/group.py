@@ -34,6 +34,10 @@ from etl.models.wire import Commit, Partition
 # record that is larger comes all the same, alone.
 PARTITION_FETCH_BYTES, FETCH_BYTES = 128 << 10, 2 << 20
 
+# Before this process counts as unwell: seconds without a word of the broker, and outside the group (a rebalance may
+# take half a minute).
+SILENCE_SECONDS, OUTSIDE_SECONDS = 20.0, 60.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -47,6 +51,9 @@ class TakenOver(NamedTuple):
     committed: Commit
     end: int
     lost: int | None = None
+    first: int = 0  # the first offset that the partition holds
+    is_new: bool = False  # the group has committed nothing here, or Kafka has forgotten it
+    as_read: bool = True  # `committed` is as the group has it; False: the topic does not hold that offset
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped library
@@ -89,6 +96,8 @@ class GroupConsumer:
         kind_of: Callable[[str, int], object] = lambda topic, _partition: topic,
     ) -> None:
         self._on_revoked = on_revoked
+        # Where a partition starts; None: not known yet. To be set before the first poll.
+        self.decide: Callable[[Partition, TakenOver], TakenOver | None] = lambda _, taken: taken
         self._instance_id = instance_id
         self._leave_on_stop = leave_on_stop
         self._bootstrap_servers = bootstrap_servers
@@ -211,7 +220,8 @@ class GroupConsumer:
     ) -> TakenOver | None:
         """Start a partition where the group stands, and let `set_up` prepare its new owner.
 
-        Each question to the broker may block for `timeout` seconds. The partition stays paused.
+        Each question to the broker may block for `timeout` seconds. The partition stays paused. `decide` may
+        choose another start, or none yet.
 
         Returns:
             Where the group stands; None if the partition is not ours to work on. Then either the broker is away or the
@@ -221,6 +231,13 @@ class GroupConsumer:
         taken = self._start(partition, timeout)
         if taken is None:
             return None
+        decided = self.decide(partition, taken)
+        if decided is None:
+            self._postpone(partition)
+            return None
+        if decided.committed.offset != taken.committed.offset:
+            self.seek(partition, decided.committed.offset)
+        taken = decided
         set_up(taken)
         # A revocation before this line may have found nothing to revoke: repeat it. A later one finds what was set up.
         if not self._is_still_ours(partition):
@@ -240,17 +257,17 @@ class GroupConsumer:
             committed = self._client.committed(tp, metadata=True, timeout_ms=limit_ms)
             first = self._client.beginning_offsets([tp], timeout_ms=limit_ms)[tp]
             end = self._client.end_offsets([tp], timeout_ms=limit_ms)[tp]
-            lost = None
+            lost, as_read = None, True
             cut = self._cut.get(partition)
             if committed is None:
                 start = Commit(first, "")
             elif cut is not None:
                 # The metadata describes records behind the committed offset. They may be other ones now: drop it.
-                start = Commit(max(first, min(committed.offset, cut)), "")
+                start, as_read = Commit(max(first, min(committed.offset, cut)), ""), False
             elif first <= committed.offset <= end:
                 start = Commit(committed.offset, committed.metadata or "")
             else:
-                start, lost = Commit(first, ""), max(0, first - committed.offset)
+                start, lost, as_read = Commit(first, ""), max(0, first - committed.offset), False
             self._client.seek(tp, start.offset)
         except (kafka_errors.KafkaError, ValueError, KeyError, AssertionError) as error:
             log.debug(
@@ -265,7 +282,7 @@ class GroupConsumer:
             return None
         self._member = membership.member_id
         self._cut.pop(partition, None)
-        return TakenOver(start, end, lost)
+        return TakenOver(start, end, lost, first, is_new=committed is None, as_read=as_read)
 
     def _postpone(self, partition: Partition) -> None:
         if self._is_still_ours(partition):
@@ -325,6 +342,16 @@ class GroupConsumer:
         """
         since = min(self._client.confirmed_at, self._polled_at)
         return bool(time.monotonic() - since < SESSION_TIMEOUT_SECONDS and self._client.is_member(self._member))
+
+    def problem(self, now: float) -> str:
+        """Say what keeps this member from reading; empty if nothing does. `now`: monotonic."""
+        silent = now - self._client.heard_at
+        if silent > SILENCE_SECONDS:
+            return f"nothing heard from the broker for {silent:.0f} s"
+        outside = now - self._client.confirmed_at
+        if outside > OUTSIDE_SECONDS:
+            return f"not confirmed as a member of group {self._group_id} for {outside:.0f} s"
+        return str(self._client.describe_obstacle(now))
 
     def close(self, timeout: float = 3.0, *, leave: bool = False) -> None:
         """Leave the group within `timeout` seconds.

@@ -23,6 +23,7 @@ HEARTBEAT_SECONDS = 3.0  # between two heartbeats: several may be lost before th
 LATE_HEARTBEAT_SECONDS = 2 * HEARTBEAT_SECONDS  # without an answer for that long the broker counts as silent
 
 
+OBSTACLE_SECONDS = 15.0  # behind an open transaction, before that is told: ours end within ten
 # Bytes of records that one poll gives out; the last of them may exceed it.
 POLL_BYTES = 4 << 20
 
@@ -77,11 +78,36 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
             ended.clear()
 
         coordinator.reset_generation = reset_generation
-        _mend(self._fetcher)
+        self._obstructed: dict[Any, tuple[int, float]] = {}  # positions behind an open transaction, and since when
+        self.stable: dict[Any, int] = {}  # up to which offset each partition may be read: open transactions hide more
+        _mend(self._fetcher, self.stable)
+
+    @property
+    def heard_at(self) -> float:
+        """When a broker last said anything (monotonic)."""
+        return float(self._net.heard_at)
 
     def forget_answers(self) -> None:
         """Discard answers about committed offsets that came too late: the library would give them to the next call."""
         self._coordinator._offset_fetch_futures.clear()  # noqa: SLF001 - the library has no public way
+
+    def describe_obstacle(self, now: float) -> str:
+        """Say which partition cannot be read on because of an open transaction; empty if there is none."""
+        before, self._obstructed = self._obstructed, {}
+        for tp, state in list(self._subscription.assignment.items()):
+            if state.paused or state.position is None or state.highwater is None:
+                continue
+            at = state.position.offset
+            if at != self.stable.get(tp) or at >= state.highwater:
+                continue
+            known, since = before.get(tp, (at, now))
+            self._obstructed[tp] = at, since if known == at else now
+            if known == at and now - since > OBSTACLE_SECONDS:
+                return (
+                    f"{tp.topic} {tp.partition}: waiting behind an open transaction at offset {at}, for "
+                    f"{now - since:.0f} s now, with {state.highwater - at} records behind it"
+                )
+        return ""
 
     def leads_later(self, tp: Any) -> bool | None:
         """Has the partition's leader changed since the last record was read? None if that is not known now."""
@@ -138,10 +164,11 @@ class _Portions:
         return record
 
 
-def _mend(fetcher: Any) -> None:
+def _mend(fetcher: Any, stable: dict[Any, int]) -> None:
     """Repair three defects of the library's fetcher, each of which stops a partition for ever; bound what it gives.
 
-    It counts records alone, and a fetch of 2 MB may unpack to thousands.
+    It counts records alone, and a fetch of 2 MB may unpack to thousands. `stable` is filled with the last stable offset
+    of each partition.
     """
     take, append, send = fetcher.fetched_records, fetcher._append, fetcher._send_fetches_async  # noqa: SLF001 - there is no public hook
     left = POLL_BYTES
@@ -183,6 +210,13 @@ def _mend(fetcher: Any) -> None:
             fetcher._session_handlers.clear()  # noqa: SLF001 - as above
             raise
 
+    parse = fetcher._parse_fetched_data  # noqa: SLF001 - as above
+
+    def parse_fetched(fetched: Any) -> Any:
+        stable[fetched.topic_partition] = fetched.partition_data.last_stable_offset
+        return parse(fetched)
+
+    fetcher._parse_fetched_data = parse_fetched  # noqa: SLF001 - as above
     fetcher.fetched_records = fetched_records
     fetcher._append = append_records  # noqa: SLF001 - as above
     fetcher._send_fetches_async = send_fetches  # noqa: SLF001 - as above

@@ -6,15 +6,19 @@ Knows neither what the messages say nor what to do after a failed transaction.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import structlog
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
+from etl import clock
 from etl.broker.connection import (
     MAX_MESSAGE_BYTES,
     REQUEST_TIMEOUT_MS,
@@ -27,13 +31,59 @@ from etl.broker.connection import (
     in_words,
     translate_errors,
 )
-from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
+from etl.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    CommitRejected,
+    CommitUnknown,
+    Fenced,
+    MessageRefused,
+    MessageTooLarge,
+    TopicRefused,
+)
 from etl.models.wire import Batch, Commit, Message, Partition
 
 Place = tuple[Partition, int]  # of a message: its partition and offset
 Note = Callable[[list[Place]], Sequence[Message]]
 
+# What the broker says of a topic, or of one of its partitions, whatever the message is.
+_NO_SUCH_TOPIC = (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.InvalidTopicError)
+_LATE = (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError)
+_OF_PARTITION = (
+    kafka_errors.NotEnoughReplicasError,
+    kafka_errors.NotEnoughReplicasAfterAppendError,
+    kafka_errors.LeaderNotAvailableError,
+    kafka_errors.NotLeaderForPartitionError,
+    kafka_errors.KafkaStorageError,
+)
+_OF_TOPIC = (
+    *_NO_SUCH_TOPIC,
+    *_OF_PARTITION,
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.CorruptRecordError,
+)
+# What it says of the producer or its transaction.
+_OF_SENDER = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.ConcurrentTransactionsError,
+    kafka_errors.DuplicateSequenceNumberError,
+    kafka_errors.InvalidProducerEpochError,
+    kafka_errors.InvalidProducerIdMappingError,
+    kafka_errors.InvalidTxnStateError,
+    kafka_errors.OutOfOrderSequenceNumberError,
+    kafka_errors.ProducerFencedError,
+    kafka_errors.TransactionAbortableError,
+    kafka_errors.TransactionCoordinatorFencedError,
+    kafka_errors.UnknownProducerIdError,
+)
+log = structlog.get_logger(__name__)
+
+_ALLOWED_TIMES = re.compile(r"within \[(-?\d+), (\d+)\]")  # of a message, in the broker's refusal of another time
 _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
+
+
+AVOIDED_SECONDS = 60.0  # for which a partition that accepts nothing is left alone
+TOPIC_SECONDS = 5.0  # for which a message waits for the broker to name the partitions of its topic
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
@@ -52,6 +102,10 @@ class _Producer(KafkaProducer):  # type: ignore[misc]  # untyped library
 
     def abort_transaction(self) -> None:
         self._within(self._transaction_manager.begin_abort(), "the abort")
+
+    def _wait_on_metadata(self, topic: str, max_wait_ms: float) -> Any:
+        """Return the partitions of a topic. A topic that is not there is no reason to hold others up for long."""
+        return super()._wait_on_metadata(topic, min(max_wait_ms, TOPIC_SECONDS * 1000))
 
     def discard(self) -> None:
         """End at once, whatever is pending: `close` alone would raise because of it and leave its thread running."""
@@ -72,6 +126,8 @@ class TransactionalProducer:
         self._transactional_id = transactional_id
         self._group_id = group_id  # the group for which offsets are committed
         self._producer: _Producer | None = None
+        self._avoided: dict[Partition, float] = {}  # partitions that accept nothing, and until when they are left alone
+        self._behind_seconds = 0.0  # what is taken off the times of messages: our clock is ahead of the broker's
 
     def __repr__(self) -> str:
         state = "closed" if self._producer is None else "open"
@@ -116,7 +172,8 @@ class TransactionalProducer:
             CommitRejected: if nothing was committed; the batch may be sent again.
             Fenced: if nothing was committed, because another process uses our id, or because the transaction timed out
                 while the broker was away.
-            MessageTooLarge: if nothing was committed, because a topic refuses the size of a message.
+            MessageRefused: if nothing was committed, because the broker refuses a message (or its size) for what it is.
+            TopicRefused: if nothing was committed, because one topic accepts no message now.
             BrokerRefused: if nothing was committed, because another live process uses our group instance id.
         """
         self._transact(batch.messages, batch.offsets, batch.membership)
@@ -147,13 +204,17 @@ class TransactionalProducer:
             producer.begin_transaction()
             places = self._send(producer, messages)
             if note is not None:
-                places += self._send(producer, note(list(places)))
+                try:
+                    places += self._send(producer, note(list(places)))
+                except MessageRefused as error:
+                    error.index += len(messages)
+                    raise
             if offsets:
                 producer.send_offsets_to_transaction(
                     {ClientPartition(*tp): OffsetAndMetadata(at, said) for tp, (at, said) in offsets.items()},
                     membership,
                 )
-        except MessageTooLarge:
+        except (MessageRefused, TopicRefused):
             self._abort(producer)
             raise
         except kafka_errors.FencedInstanceIdError as error:
@@ -174,6 +235,7 @@ class TransactionalProducer:
 
     def _send(self, producer: _Producer, messages: Sequence[Message]) -> list[Place]:
         futures: list[Any] = []
+        stamp_ms = int((clock.now() - self._behind_seconds) * 1000)
         try:
             for index, message in enumerate(messages):
                 try:
@@ -182,27 +244,67 @@ class TransactionalProducer:
                         value=message.value,
                         key=message.key,
                         headers=list(message.headers),
-                        partition=message.partition,
+                        partition=self._choose_partition(producer, message),
+                        timestamp_ms=stamp_ms,
                     )
                 except kafka_errors.MessageSizeTooLargeError as error:
                     raise MessageTooLarge(in_words(error), index=index) from error
+                except (kafka_errors.KafkaTimeoutError, *_NO_SUCH_TOPIC, kafka_errors.AuthorizationError) as error:
+                    # Only a topic that the broker does not know makes `send` wait.
+                    raise TopicRefused(f"topic {message.topic}: {in_words(error)}", topic=message.topic) from error
                 futures.append(future)
             # Wait for each message, not with flush(): that fails when the client splits a batch that is too large.
             end = time.monotonic() + TRANSACTION_TIMEOUT_SECONDS
             told = [future.get(timeout=max(0.0, end - time.monotonic())) for future in futures]
+            if told and told[-1].timestamp != stamp_ms:  # the topic has the broker's time
+                clock.hear(told[-1].timestamp / 1000)
+                self._behind_seconds = 0.0
             return [(Partition(one.topic, one.partition), int(one.offset)) for one in told]
-        except kafka_errors.KafkaError as error:
-            # One refused message makes later ones fail with other errors: look for the refusal among all of them.
-            refused = {
-                index: future.exception
-                for index, future in enumerate(futures)
-                if isinstance(future.exception, _TOO_LARGE)
-            }
-            if not refused:
-                raise
-            # Messages that share a produce request fail together: the largest is the one to shorten.
-            index = max(refused, key=lambda i: len(messages[i].value or b""))
-            raise MessageTooLarge(in_words(refused[index]), index=index) from error
+        except kafka_errors.KafkaError:
+            failures = {index: future.exception for index, future in enumerate(futures) if future.failed()}
+            if not (self._adjust(failures.values()) or self._avoid(producer, messages, futures)):
+                _raise_refusal(messages, failures, any(future.succeeded() for future in futures))
+            raise
+
+    def _choose_partition(self, producer: _Producer, message: Message) -> int | None:
+        """Return the partition of a message; None if its key decides, as all of its topic accept messages."""
+        if not self._avoided:
+            return message.partition
+        now = time.monotonic()
+        self._avoided = {place: until for place, until in self._avoided.items() if until > now}
+        if message.partition is not None or not any(place.topic == message.topic for place in self._avoided):
+            return message.partition
+        left = [
+            one for one in sorted(producer.partitions_for(message.topic)) if (message.topic, one) not in self._avoided
+        ]
+        return left[zlib.crc32(message.key or b"") % len(left)] if left else None
+
+    def _avoid(self, producer: _Producer, messages: Sequence[Message], futures: Sequence[Any]) -> bool:
+        """Avoid a partition that accepts nothing while others of its topic may; return whether there is one."""
+        others_came = any(future.succeeded() for future in futures)
+        for message, future in zip(messages, futures, strict=False):
+            failed = isinstance(future.exception, (*_OF_PARTITION, *_LATE) if others_came else _OF_PARTITION)
+            if message.partition is not None or not failed:
+                continue
+            place = Partition(*future._produce_future.topic_partition)  # noqa: SLF001 - there is no public way
+            self._avoided[place] = time.monotonic() + AVOIDED_SECONDS
+            if any((place.topic, one) not in self._avoided for one in producer.partitions_for(place.topic)):
+                log.warning("partition accepts nothing: others are used", topic=place.topic, partition=place.partition)
+                return True
+        return False
+
+    def _adjust(self, failures: Iterable[BaseException]) -> bool:
+        """Choose other times for messages if the broker refused ours: it says within which limits they must be."""
+        for allowed in filter(None, (_ALLOWED_TIMES.search(str(error)) for error in failures)):
+            earliest, latest = (int(limit) / 1000 for limit in allowed.groups())
+            now = clock.now()
+            self._behind_seconds = now - max(earliest + 1, min(now, latest - 1))
+            log.error(
+                "clock differs from the broker's, which refuses our times: messages get others",
+                seconds=round(self._behind_seconds),
+            )
+            return True
+        return False
 
     def _abort(self, producer: _Producer) -> None:
         """Abort a failed transaction and discard the producer.
@@ -248,6 +350,38 @@ class TransactionalProducer:
             except (kafka_errors.KafkaError, OSError):
                 self._producer.discard()
             self._producer = None
+
+
+def _raise_refusal(messages: Sequence[Message], failures: Mapping[int, Any], others_came: bool) -> None:
+    """Raise MessageRefused or TopicRefused if the failures of these messages have one of them or one topic as cause.
+
+    Returns if they say nothing of the kind: the broker is away, or the producer was fenced.
+    """
+    # One refused message makes others fail with other errors: look for the refusal among all of them.
+    large = [index for index, error in failures.items() if isinstance(error, _TOO_LARGE)]
+    if large:
+        # Messages that share a produce request fail together: the largest is the one to shorten.
+        index = max(large, key=lambda i: len(messages[i].value or b""))
+        raise MessageTooLarge(in_words(failures[index]), index=index) from failures[index]
+    if any(_is_fence(error) for error in failures.values()):
+        return
+    refused = [index for index, error in failures.items() if _is_refusal(error)]
+    if refused:
+        index, said = refused[0], failures[refused[0]]
+        raise MessageRefused(
+            f"topic {messages[index].topic}: {in_words(said)}", index=index, is_alone=len(refused) == 1
+        ) from said
+    for index, error in failures.items():
+        if isinstance(error, (*_OF_TOPIC, *_LATE) if others_came else _OF_TOPIC):
+            topic = messages[index].topic
+            raise TopicRefused(f"topic {topic}: {in_words(error)}", topic=topic) from error
+
+
+def _is_refusal(error: Any) -> bool:
+    """Was a message refused for what it is? Waiting would not help, and neither topic nor sender is at fault."""
+    return isinstance(error, kafka_errors.BrokerResponseError) and not isinstance(
+        error, (kafka_errors.RetriableError, *_OF_TOPIC, *_OF_SENDER)
+    )
 
 
 def _is_fence(error: BaseException) -> bool:

@@ -96,6 +96,15 @@ class Reader:
             ends = self._client.end_offsets(tps, timeout_ms=REQUEST_TIMEOUT_MS)
             return {tp.partition: int(found[tp].offset if found.get(tp) else ends[tp]) for tp in tps}
 
+    def first(self, partition: int) -> Record | None:
+        """Return the first record of a partition; None if there is none. Raises BrokerUnavailable."""
+        end = self.ends().get(partition, 0)
+        ends = {partition: end}
+        for record in self.scan(ends):
+            if record.partition == partition:
+                return record
+        return None
+
     def follow(self, start: dict[int, int]) -> Iterator[Record | None]:
         """Yield records from `start` (partition to offset) for ever, and None about every half second without any."""
         self._assign(start)

@@ -21,8 +21,9 @@ from etl.logs import redact
 from etl.models import document
 from etl.models.wire import Message, Partition
 from etl.topics import letters
-from etl.topics.companions import SystemTopics, Topics
+from etl.topics.companions import SystemTopics
 from etl.topics.letters import Filters, Letter
+from etl.topics.names import Topics
 
 NAMES_RECORDED = 100  # of dead letters that were named, in the audit
 ERROR_SHOWN = 120  # characters of an error in a table

@@ -17,7 +17,8 @@ from etl.cli.options import Age, with_config
 from etl.cli.stories import Event, Query, Story
 from etl.models import document
 from etl.status.reader import StatusReader
-from etl.topics.companions import SystemTopics, Topics
+from etl.topics.companions import SystemTopics
+from etl.topics.names import Topics
 
 if TYPE_CHECKING:
     from etl.config import ConfigLoader, Settings

@@ -27,7 +27,8 @@ from etl.status.fleet import SILENT_INTERVALS, SLACK_SECONDS
 from etl.status.reader import StatusReader
 from etl.status.summary import NEEDS, Need, Summary, summarise
 from etl.topics import letters
-from etl.topics.companions import SystemTopics, Topics
+from etl.topics.companions import SystemTopics
+from etl.topics.names import Topics
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -19,8 +19,8 @@ from etl.models import DLQMessage, FileTransferJob, TransferResult, document, he
 from etl.models.status import TransferStatus
 from etl.models.task import Record
 from etl.topics import letters
-from etl.topics.companions import Topics
 from etl.topics.letters import Letter
+from etl.topics.names import Topics
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")  # written as they are in JSON
 

@@ -17,7 +17,7 @@ from etl.cli.waiting import Expected, Sent, Waiting, print_interrupted, print_mi
 from etl.config import ConfigLoader
 from etl.errors import BrokerUnavailable, InvalidMessage, UnknownServer
 from etl.models import FileTransferJob
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 BAD_LINES_SHOWN = 20
 EXIT_INTERRUPTED = 130

@@ -18,7 +18,7 @@ from etl.config import Settings
 from etl.errors import InvalidMessage
 from etl.models import TransferResult, header
 from etl.models.task import Record
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 JOBS_SHOWN = 20  # at most, of failed jobs and of jobs without a result
 TURN_RECORDS = 500  # read from one topic before it is the other one's turn

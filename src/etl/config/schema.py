@@ -152,6 +152,13 @@ class Settings(ApiSettings):
         number(0, 87600),
         "hours that jobs wait for a server that is down",
     )
+    on_lost_offsets: str = setting(
+        "ETL_ON_LOST_OFFSETS",
+        "stop",
+        one_of("stop", "oldest", "newest"),
+        "where Kafka has forgotten the group's offsets although results show that it has worked: stop with a message, "
+        "do all jobs that no result shows (oldest), or only those that come from now on (newest)",
+    )
     retry_max_attempts: int = setting("ETL_RETRY_MAX_ATTEMPTS", 5, whole(1, 1000), "attempts of a job in all")
     retry_backoff_seconds: float = setting(
         "ETL_RETRY_BACKOFF_SECONDS", 1.0, number(0, 86400), "seconds: first back-off, which doubles each time"

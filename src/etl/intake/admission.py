@@ -14,6 +14,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from etl import clock as wall_clock
 from etl.dispatch.dispatcher import Room
 from etl.errors import InvalidMessage
 from etl.models import header
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from etl.outcomes.ledger import Ledger
     from etl.outcomes.messages import MessageBuilder
     from etl.outcomes.reporter import Reporter
-    from etl.topics.companions import Topics
+    from etl.topics.names import Topics
 
 # How far ahead a job may ask for its time: until then it is written to T-retry anew each hour.
 HORIZON_SECONDS = 366 * 86400
@@ -63,7 +64,9 @@ class Admission:
     dispatcher: Dispatcher
     reporter: Reporter
     look_ahead: LookAhead
-    clock: Callable[[], float] = time.time  # wall clock
+    clock: Callable[[], float] = wall_clock.now
+    # Does an outcome show that a record is done, where the group's offsets do not tell?
+    is_done: Callable[[Partition, Record, Origin], bool] = lambda *_: False
     require_wanted: Callable[[Task], None] = lambda _task: None  # raises Cancelled
     # Offset of the last record of T-retry that was met in each partition, and when that was (wall clock).
     _first_seen: dict[Partition, tuple[int, float]] = field(default_factory=dict)
@@ -94,7 +97,7 @@ class Admission:
             return  # revoked by another thread since `epoch` was read
         if state is RecordState.DONE:
             return
-        if not is_for_this_group:
+        if not is_for_this_group or (bug is None and self.is_done(partition, record, carried.origin)):
             self.ledger.add(Outcome(partition, record.offset, epoch))
             return
         try:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from etl import clock as wall_clock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -49,7 +51,7 @@ class Partitions:
     """
 
     def __init__(
-        self, group: GroupConsumer, ledger: Ledger, window: int, clock: Callable[[], float] = time.time
+        self, group: GroupConsumer, ledger: Ledger, window: int, clock: Callable[[], float] = wall_clock.now
     ) -> None:
         self._group = group
         self._ledger = ledger

@@ -6,13 +6,14 @@ Runs in the lanes' threads. Knows no Kafka client and no protocol.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from etl import clock as wall_clock
 from etl.errors import ConnectionLost, DeadlineExceeded, EtlError, Fate, PermissionRefused, fate_of
+from etl.models import document
 from etl.models.task import SCAN_ANEW, Phase, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
@@ -276,5 +277,5 @@ def _survives(session: Session, error: BaseException) -> bool:
 def _require_ours_and_in_time(task: Task) -> None:
     relay.require_owned(task)
     deadline = task.job.options.deadline
-    if deadline is not None and not task.published and datetime.now(UTC) >= deadline:
+    if deadline is not None and not task.published and document.moment(wall_clock.now()) >= deadline:
         raise DeadlineExceeded(f"options.deadline {deadline.isoformat()} has passed")

@@ -25,7 +25,7 @@ class Message(NamedTuple):
     """One record to send. If `partition` is None, the client chooses one by the key.
 
     `shrink` returns the messages to send instead if the topic refuses the size: a shorter form, or several messages
-    that say the same. It is None if there is nothing shorter.
+    that say the same. It is None if there is nothing shorter. `whole` is what this message has replaced, if anything.
     """
 
     topic: str
@@ -34,6 +34,7 @@ class Message(NamedTuple):
     headers: tuple[tuple[str, bytes], ...] = ()
     partition: int | None = None
     shrink: Callable[[], tuple[Message, ...]] | None = None
+    whole: Message | None = None
 
 
 @dataclass(frozen=True)

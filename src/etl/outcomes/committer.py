@@ -5,16 +5,25 @@ Knows no Kafka client: a `TransactionSink` carries the transactions out.
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from etl import logs
-from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
+from etl.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    CommitRejected,
+    CommitUnknown,
+    Fenced,
+    MessageRefused,
+    TopicRefused,
+)
 from etl.models.wire import Batch, Partition
 from etl.outcomes.ledger import Ledger
 from etl.outcomes.totals import Totals
@@ -23,7 +32,16 @@ log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.05, 5.0
 SHORTEST_INTERVAL = 0.25  # part of the interval that passes at least between two batches, even if no outcome is missing
+FIRST_HOLD_SECONDS, LAST_HOLD_SECONDS = 1.0, 30.0  # for which a topic that refuses everything is left alone
+PATIENCE_SECONDS = 15.0  # for which commits may fail before this process counts as unwell
 RIVAL_FENCES, RIVAL_SECONDS = 5, 60.0  # being fenced so often in that time means: another process has this identity
+
+
+class _Refusal(NamedTuple):
+    """Since when (monotonic) commits are refused, and why."""
+
+    since: float
+    why: str
 
 
 class _Flush:
@@ -42,7 +60,8 @@ class TransactionSink(Protocol):
 
         Raises:
             CommitRejected: it was certainly not committed.
-            MessageTooLarge: not committed, as a message (its `index` in the batch) is too large for its topic.
+            MessageRefused: not committed, as the broker refuses a message (its `index` in the batch) for what it is.
+            TopicRefused: not committed, as one topic accepts no message now.
             CommitUnknown: whether it was committed is unknown. Any OSError means the same.
         """
         ...
@@ -75,6 +94,7 @@ class Committer:
         max_records: int,
         clock: Callable[[], float] = time.monotonic,
         totals: Totals | None = None,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._totals = totals or Totals()
@@ -87,6 +107,11 @@ class Committer:
         self._due = float("-inf")  # when the next batch, or the next attempt to recover, is due
         self._committed_at = float("-inf")
         self._failures = 0  # consecutive ones
+        self._limit = max_records  # outcomes in a batch; fewer while a refused message is looked for
+        self._on_refused = on_refused  # must not block
+        self._refusing: dict[str, int] = {}  # topics that accept nothing now, and how often they have refused
+        self._refusal: _Refusal | None = None  # since when commits fail, and why; None once one has succeeded
+        self.given_up = 0  # messages that no topic takes in any form
         self._fences: deque[float] = deque(maxlen=RIVAL_FENCES)  # when the last commits were fenced
         self._unknown: Batch | None = None  # sent, and perhaps committed
         self._flush: _Flush | None = None  # set by any thread, removed by `step`
@@ -145,7 +170,7 @@ class Committer:
 
     def _step(self, now: float) -> None:
         with logs.together():
-            self._ledger.write()  # even while the outcome of a commit is unknown: finished jobs are logged at once
+            self._ledger.write()
         if self._unknown is not None:
             if now >= self._due:
                 self._recover(self._unknown, now)
@@ -159,7 +184,7 @@ class Committer:
         self._due = now + self._interval_seconds
         clean = flush is not None and flush.clean
         waiting = self._ledger.waiting
-        batch = self._ledger.batch(self._max_records, now=now, membership=self._membership, clean=clean)
+        batch = self._ledger.batch(self._limit, now=now, membership=self._membership, clean=clean)
         if batch is not None and not self._commit(batch, now):
             return
         if batch is not None and (flush is not None or self._ledger.waiting >= self._max_records):
@@ -195,30 +220,80 @@ class Committer:
             self._fences.clear()
             self._due = now
             return False
-        except MessageTooLarge as error:
-            log.warning("message too large", topic=batch.messages[error.index].topic, error=str(error))
-            if not self._ledger.shrink(batch, error.index):
-                raise
+        except MessageRefused as error:
+            self._single_out(batch, error)
+            self._due = now
+            return False
+        except TopicRefused as error:
+            self._tell_refusal(error, now)
             self._ledger.end_batch(batch, committed=False)
+            count = self._refusing.get(error.topic, 0)
+            self._refusing[error.topic] = count + 1
+            self._ledger.hold(error.topic, now + min(FIRST_HOLD_SECONDS * 2**count, LAST_HOLD_SECONDS))
             self._due = now
             return False
         except CommitRejected as error:
-            log.warning("commit rejected", batch=batch.number, error=str(error))
+            self._tell_refusal(error, now)
             self._ledger.end_batch(batch, committed=False)
             self._require_no_rival(error, now)
             self._back_off(now)
             return False
-        self._ledger.end_batch(batch, committed=True)
+        with logs.together():  # the lines of jobs that are done
+            self._ledger.end_batch(batch, committed=True)
         self._committed_at = now
+        self._limit = min(2 * self._limit, self._max_records)
+        for topic in {message.topic for message in batch.messages}.intersection(self._refusing):
+            del self._refusing[topic]
+        if not self._refusing:
+            self._refusal = None
         log.debug("committed", batch=batch.number, messages=len(batch.messages), partitions=len(batch.offsets))
         self._failures = 0
         return True
+
+    def _single_out(self, batch: Batch, error: MessageRefused) -> None:
+        """Replace a refused message by its next form, or give it up; find out first which one it is."""
+        message = batch.messages[error.index]
+        if not error.is_alone and self._limit > 1:
+            self._limit = max(1, min(self._limit, len(batch.messages)) // 2)
+        elif self._ledger.shrink(batch, error.index):
+            log.warning("message refused: trying a shorter form", topic=message.topic, error=str(error))
+        else:
+            # Here it is decided that no outcome holds up others for ever: the log is the last place that takes it.
+            self.given_up += 1
+            whole = message.whole or message
+            log.critical(
+                "message given up: no form of it is accepted",
+                topic=message.topic,
+                error=str(error),
+                key=_as_text(whole.key),
+                value=_as_text(whole.value),
+                headers={name: _as_text(value) for name, value in whole.headers},
+            )
+        self._ledger.end_batch(batch, committed=False)
+
+    def problem(self, now: float) -> str:
+        """Say what is not committed although it should be; empty if all is well. `now`: monotonic. Any thread."""
+        if (refusal := self._refusal) is not None and now - refusal.since >= PATIENCE_SECONDS:
+            seconds = round(now - refusal.since)
+            return f"{self._ledger.waiting} outcomes wait for their commit, for {seconds} s now: {refusal.why}"
+        if self.given_up:
+            return f"{self.given_up} messages were given up since the start; the log has them whole"
+        return ""
+
+    def _tell_refusal(self, error: BaseException, now: float) -> None:
+        """Log why a commit failed, once for each reason; note since when none succeeds."""
+        known, why = self._refusal, str(error)
+        if known is None or known.why != why:
+            log.warning("commit rejected", error=why, waiting=self._ledger.waiting)
+        self._refusal = _Refusal(now if known is None else known.since, why)
+        self._on_refused()
 
     def _recover(self, batch: Batch, now: float) -> None:
         try:
             read_back = self._sink.recover(batch)
         except (BrokerUnavailable, OSError) as error:
             log.warning("commit outcome still unknown", batch=batch.number, error=str(error))
+            self._refusal = _Refusal(now if self._refusal is None else self._refusal.since, str(error))
             self._back_off(now)
             return
         committed = self._ledger.resolve(batch, read_back)
@@ -230,7 +305,8 @@ class Committer:
         self._unknown = None
         self._failures = 0
         self._due = now
-        self._ledger.end_batch(batch, committed)
+        with logs.together():
+            self._ledger.end_batch(batch, committed)
 
     def _require_no_rival(self, error: CommitRejected, now: float) -> None:
         """Raise BrokerRefused if this process is fenced repeatedly: another live process has the same identity."""
@@ -253,3 +329,13 @@ class Committer:
             if pause > 0:
                 self._wake.wait(min(pause, self._interval_seconds))
                 self._wake.clear()
+
+
+def _as_text(data: bytes | None) -> str | None:
+    """Return bytes as text, in base64 where they are none."""
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return f"base64:{base64.b64encode(data).decode()}"

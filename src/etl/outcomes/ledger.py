@@ -26,8 +26,7 @@ class Outcome(NamedTuple):
     DONE: nothing remains. A record of another group has no message at all.
 
     `on_commit` is called once, without any lock, after the commit, if the partition is still assigned here.
-    `write`, if given, builds the messages in place of `messages`. The committer calls it once, without any lock, or the
-    main thread does while it stops.
+    `write`, if given, builds the messages in place of `messages`. The committer calls it once, without any lock.
     """
 
     partition: Partition
@@ -95,6 +94,7 @@ class Ledger:
         self._unwritten: list[Outcome] = []
         self._epochs = 0
         self._batches = 0
+        self._held: dict[str, float] = {}  # topics that accept nothing for now, and until when (monotonic)
         self._in_flight: tuple[Batch, dict[Partition, BatchPart]] | None = None
         self.on_complete: Callable[[], None] | None = None  # called without the lock when no outcome is missing
 
@@ -195,16 +195,7 @@ class Ledger:
     def standings(self) -> list[Standing]:
         """Return how far each assigned partition is."""
         with self._lock:
-            return [
-                Standing(
-                    partition,
-                    state.committed_offset,
-                    state.tracker.position,
-                    state.tracker.outstanding,
-                    *state.tracker.first,
-                )
-                for partition, state in self._partitions.items()
-            ]
+            return [one.tracker.standing(tp, one.committed_offset) for tp, one in self._partitions.items()]
 
     # --- called by lanes
 
@@ -333,14 +324,13 @@ class Ledger:
         return False if all(tp in read_back for tp in assigned) else None
 
     def shrink(self, batch: Batch, index: int) -> bool:
-        """Replace a message that is too large for its topic by its shorter form; return False if it has none.
+        """Replace a message that the broker refuses by its next form; return False, and drop it, if it has none.
 
         The batch must be in flight and certainly not committed: end it as such, then take the next.
         """
         message = batch.messages[index]
-        if message.shrink is None:
-            return False
-        shorter = message.shrink()
+        whole = message.whole or message
+        instead = tuple([one._replace(whole=whole) for one in message.shrink()]) if message.shrink is not None else ()
         with self._lock:  # critical section: decide which outcome the message belongs to, if its partition is assigned
             for partition, part in self._require_in_flight(batch).items():
                 state = self._assigned(partition, part.epoch)
@@ -349,10 +339,16 @@ class Ledger:
                 for outcome in state.waiting.values():
                     if any(candidate is message for candidate in outcome.messages):
                         at = next(i for i, candidate in enumerate(outcome.messages) if candidate is message)
-                        messages = outcome.messages[:at] + shorter + outcome.messages[at + 1 :]
+                        messages = outcome.messages[:at] + instead + outcome.messages[at + 1 :]
                         state.put(outcome._replace(messages=messages))
-                        return True
-        return True  # the partition was revoked meanwhile: its next owner meets the same message
+                        return message.shrink is not None
+        # Not found: the partition was revoked meanwhile, and its next owner meets the same message.
+        return message.shrink is not None
+
+    def hold(self, topic: str, until: float) -> None:
+        """Leave outcomes with a message for `topic` out of batches until `until` (monotonic): others go on."""
+        with self._lock:
+            self._held[topic] = until
 
     def _assigned(self, partition: Partition, epoch: int) -> PartitionState | None:
         state = self._partitions.get(partition)
@@ -371,9 +367,14 @@ class Ledger:
     def _select(self, limit: int, now: float, *, every_partition: bool) -> dict[Partition, BatchPart]:
         """Return what each partition contributes to the next batch; those without news are left out."""
         parts: dict[Partition, BatchPart] = {}
+        self._held = held = {topic: until for topic, until in self._held.items() if until > now}
         for partition in self._order:
             state = self._partitions[partition]
-            ready = {offset: outcome.state for offset, outcome in state.waiting.items() if outcome.write is None}
+            ready = {
+                offset: outcome.state
+                for offset, outcome in state.waiting.items()
+                if outcome.write is None and not (held and any(one.topic in held for one in outcome.messages))
+            }
             plan = state.tracker.plan(ready, limit)
             limit -= len(plan.done) + len(plan.published)
             if plan.done or plan.published or every_partition or self._has_news(state, now):

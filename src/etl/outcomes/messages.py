@@ -6,12 +6,12 @@ Knows topic names and message shapes; no Kafka client, no ledger.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from etl import clock as wall_clock
 from etl.errors import InvalidMessage
 from etl.logs import redact
 from etl.models import document, header
@@ -21,7 +21,7 @@ from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
 from etl.retry import tiers
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 WAITING_SINCE = "etl-waiting-since"  # when the job began to wait for a server that is down: UTC, ISO 8601
 RECALLABLE = "etl-recallable"  # the job only waits for its servers: it may run before it is due
@@ -53,7 +53,7 @@ class MessageBuilder:
     topics: Topics
     group: str
     retry_blocks: int = 1
-    clock: Callable[[], float] = time.time  # wall clock
+    clock: Callable[[], float] = wall_clock.now
 
     def result(self, source: Task | Carried, result: TransferResult) -> tuple[Message, ...]:
         """Build the result of a job, keyed by its id.
@@ -96,7 +96,9 @@ class MessageBuilder:
         headers = _select_foreign(record) + _build_headers(carried._replace(attempts=()))
         if len(record.value or b"") > document.MESSAGE.size_bytes:  # what waits for its commit takes memory
             letter = letter.shortened(SHORT_FORMS_BYTES[0])
-        message = Message(self.topics.dlq, record.key, letter.to_json().encode(), headers)
+        # Never without a key: a compacted topic refuses such messages.
+        key = record.key if record.key is not None else _key_of(letter)
+        message = Message(self.topics.dlq, key, letter.to_json().encode(), headers)
         return (_add_short_forms(message, letter, SHORT_FORMS_BYTES),)
 
     def deferral(self, task: Task, not_before: float) -> tuple[Message, ...]:
@@ -375,7 +377,7 @@ def _add_short_forms(message: Message, letter: DLQMessage, limits_bytes: tuple[i
 
     def shrink() -> tuple[Message, ...]:
         limit_bytes, shorter = limits_bytes[0], limits_bytes[1:]
-        key = message.key if message.key is None or len(message.key) <= KEY_LIMIT_BYTES else None
+        key = message.key if message.key is not None and len(message.key) <= KEY_LIMIT_BYTES else _key_of(letter)
         headers = tuple(pair for pair in message.headers if pair[0].startswith("etl-"))
         value = letter.shortened(limit_bytes).to_json().encode()
         return (_add_short_forms(Message(message.topic, key, value, headers), letter, shorter),)
@@ -385,4 +387,9 @@ def _add_short_forms(message: Message, letter: DLQMessage, limits_bytes: tuple[i
 
 def _build_minimum(topic: str, letter: DLQMessage) -> Message:
     bare = letter.model_copy(update={"job_id": None, "error": "message: is too large for any form", "attempts": ()})
-    return Message(topic, None, bare.shortened(0).to_json().encode())
+    return Message(topic, _key_of(letter), bare.shortened(0).to_json().encode())
+
+
+def _key_of(letter: DLQMessage) -> bytes:
+    """Return the key of a letter whose message has none, or one that is too long: where the message was."""
+    return f"{letter.original_topic}-{letter.original_partition}-{letter.original_offset}".encode()

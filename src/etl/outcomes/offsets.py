@@ -88,6 +88,16 @@ class _View(NamedTuple):
         return size
 
 
+def is_ours(commit: Commit) -> bool:
+    """Was this commit written by a consumer, for this very offset?"""
+    return _decode(commit.offset, commit.metadata) is not None
+
+
+def accept(offset: int) -> Commit:
+    """Return a commit that says: everything before `offset` is done, nothing beyond it, nobody is at work."""
+    return _encode(_View(offset, [], []), 0, "accepted", clean=True)
+
+
 class OffsetTracker:
     """One partition, from its committed offset on: which records were received, published and done.
 
@@ -158,10 +168,10 @@ class OffsetTracker:
         at = bisect_right(self._ranges, offset, key=lambda span: span.start)
         return offset < self._watermark or bool(at and offset < self._ranges[at - 1].end)
 
-    @property
-    def first(self) -> tuple[int | None, float | None]:
-        """The first record that was received and is not done: its offset and its time."""
-        return next(iter(self._times.items()), (None, None))
+    def standing(self, partition: Partition, committed: int) -> Standing:
+        """Return how far the partition is."""
+        first, at = next(iter(self._times.items()), (None, None))
+        return Standing(partition, committed, self._position, len(self._outstanding), first, at)
 
     def receive(self, offset: int, at: float = 0.0) -> RecordState:
         """Register a record that was read; return how far it has come. Offsets must rise, and may have gaps.

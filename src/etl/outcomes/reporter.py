@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from etl import clock as wall_clock
 from etl.errors import EtlError, InvalidMessage, OnHold, code_of
 from etl.logs import redact
 from etl.models import document
@@ -23,6 +24,7 @@ from etl.models.wire import Partition
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.offsets import RecordState
 from etl.outcomes.totals import Totals
+from etl.retry import tiers
 from etl.retry.policy import Abandon, DeadLetter, Defer, RetryHere
 
 if TYPE_CHECKING:
@@ -44,6 +46,16 @@ ERROR_SHOWN = 300  # characters of the last error in the status of a process
 
 
 @dataclass
+class _Success:
+    """A run that succeeded, until its commit. `is_failure`: its result could not be built, and a dead letter was."""
+
+    task: Task
+    receipt: Receipt
+    span: Span
+    is_failure: bool = False
+
+
+@dataclass
 class Reporter:
     """Reports how jobs ended: as outcomes to the ledger, as retries to the dispatcher, as lines in the log."""
 
@@ -54,6 +66,7 @@ class Reporter:
     builder: MessageBuilder
     is_stopping: Callable[[], bool]
     leaves_orphans: bool = False  # an orphan may remain at a server that no job of this process will look for
+    started: float = field(default_factory=time.monotonic)
     done: int = 0  # finished jobs; approximate, as lanes count without a lock
     bugs: int = 0  # jobs and records that met a bug of ours, of those; as approximate
     totals: Totals = field(default_factory=Totals)
@@ -73,11 +86,14 @@ class Reporter:
         if has_action:
             self._add(task, RecordState.PUBLISHED, on_commit=lambda: self._start_action(task))
             return
-        if self._add(task, RecordState.DONE, write=partial(self._write_success, task, receipt, start.until_now())):
+        success = _Success(task, receipt, start.until_now())
+        write, tell = partial(self._write_success, success), partial(self._tell_success, success)
+        if self._add(task, RecordState.DONE, on_commit=tell, write=write):
             self.done += 1
 
-    def _write_success(self, task: Task, receipt: Receipt, span: Span) -> tuple[Message, ...]:
-        """Log a job as done; return its result. Called by the committer."""
+    def _write_success(self, success: _Success) -> tuple[Message, ...]:
+        """Return the result of a job that is done. Called by the committer."""
+        task, receipt, span = success.task, success.receipt, success.span
         try:
             result = self._build_result(
                 task,
@@ -88,11 +104,18 @@ class Reporter:
                 skipped=receipt.skipped,
                 **task.remarks,
             )
-            messages = self.builder.result(task, result)
+            return self.builder.result(task, result)
         except Exception as error:  # a job that hits a bug must not stop the process at every restart
             log.exception("job failed", **context(task), error=str(error), error_code=code_of(error))
             self._count_failure(error, _place(task.record), task.job.words)
+            success.is_failure = True
             return self._build_failure(task, error, span)
+
+    def _tell_success(self, success: _Success) -> None:
+        """Log a job as done, once its outcome is committed."""
+        if success.is_failure:
+            return
+        task, receipt, span = success.task, success.receipt, success.span
         skipped = {"skipped": True} if receipt.skipped else {}
         if (why := task.remarks.get("source_action_error")) is not None:
             log.warning("source action not done", **context(task), error=why)
@@ -101,7 +124,6 @@ class Reporter:
         self._log.info(
             "job done", **context(task), bytes=receipt.size_bytes, seconds=seconds, **skipped, at=span.finished_at
         )
-        return messages
 
     def _start_action(self, task: Task) -> None:
         # A copy of the task: the lane may still be ending the run that published it.
@@ -113,7 +135,7 @@ class Reporter:
         `breaker_wait`: the seconds for which the breaker of the failed server stays open. Return the seconds after
         which the job is to run again in this process, or None if it is over here.
         """
-        now = time.time()
+        now = self._believable_now(task)
         self.totals.moved(task)
         # Unless this process still owns the partition, the error proves nothing: the new owner may have finished the
         # job and removed its source.
@@ -153,7 +175,7 @@ class Reporter:
 
     def defer_untried(self, task: Task, seconds: float, outage: BaseException | None) -> None:
         """Defer a job for `seconds` without running it: its server is busy, or, if `outage` is given, down."""
-        now = time.time()
+        now = self._believable_now(task)
         # Only the first deferral is logged at INFO: a million jobs may be deferred again and again.
         level = logging.DEBUG if task.recallable else logging.INFO
         task.recallable = True
@@ -169,6 +191,18 @@ class Reporter:
         task.waiting_since = verdict.waiting_since
         self.totals.retried("outage")
         self.defer(task, verdict.not_before, str(outage), level=level)
+
+    def _believable_now(self, task: Task) -> float:
+        """Return the wall clock, but no later for a job that waits than it can be by what Kafka and this process saw.
+
+        A job read from T-retry has waited there for the longest tier at most, and since then in this process: a clock
+        that was wrong from the start does not end its patience. If nobody was there to read it, it waits a little more.
+        """
+        now = wall_clock.now()
+        if task.waiting_since is None:
+            return now
+        seen = max(task.record.timestamp, task.waiting_since)
+        return min(now, seen + tiers.TIERS[-1] + time.monotonic() - self.started)
 
     def dead(self, task: Task, error: BaseException, start: Start | None = None) -> None:
         """Report that a job failed for good: a dead letter and a failed result. `start`: of its last run, if any."""

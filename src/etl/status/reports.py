@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from etl import clock as wall_clock
+
 if TYPE_CHECKING:
     from etl.broker import GroupConsumer
     from etl.dispatch.dispatcher import Dispatcher
     from etl.intake.partitions import Partitions
-    from etl.topics.companions import Topics
+    from etl.topics.names import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +55,7 @@ class Reports:
         """Log how many jobs wait in T-retry, and when the next one is due."""
         count, next_due = self._partitions.count_deferred(self._topics.retry)
         if count:
-            seconds = None if next_due is None else round(max(0.0, next_due - time.time()), 1)
+            seconds = None if next_due is None else round(max(0.0, next_due - wall_clock.now()), 1)
             log.info("jobs deferred", topic=self._topics.retry, count=count, next_due_seconds=seconds)
 
     def _report_servers(self) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from etl.outcomes.ledger import Ledger
     from etl.outcomes.totals import Totals
     from etl.sessions.pools import Pools
-    from etl.topics.companions import Topics
+    from etl.topics.names import Topics
 
 BUSY_SECONDS, IDLE_SECONDS = 2.0, 5.0  # between two snapshots: while a transfer runs, and otherwise
 RATE_SECONDS = 10.0  # over which rates are measured

@@ -1,10 +1,8 @@
-"""The topics beside a source topic, and those of the whole installation: names and settings.
-
-They are created at the start where they are missing.
-"""
+"""The topics that belong to a source topic, and those of the whole installation: how they are created and looked at."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -12,42 +10,23 @@ import structlog
 
 from etl.errors import SettingsError
 from etl.retry import tiers
+from etl.topics.settings import DAY_MS, Problem, find_problems
 
 if TYPE_CHECKING:
-    from etl.broker import Admin, TopicFacts
+    from collections.abc import Iterable
+
+    from etl.broker import Admin
     from etl.config import Settings
+    from etl.topics.names import Topics
 
 log = structlog.get_logger(__name__)
 
-DAY_MS = 24 * 3600 * 1000
 RETRY_SEGMENT_BYTES = 64 * 1024 * 1024  # trimming frees disk space in whole segments
-# What T-retry's records wait for is counted from their times: by the broker's clock, not by what a producer says.
-RETRY_TIMES = {"message.timestamp.type": "LogAppendTime"}
+# By the broker's clock, not by what a producer says: waits in T-retry are counted from these times, a job with an old
+# one would be deleted unread, and an outcome with one of the future would be refused.
+TIMES = {"message.timestamp.type": "LogAppendTime"}
 # A dead letter holds the original message, perhaps in base64, and its history.
 OUTCOME_MAX_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Topics:
-    """The names of a source topic and its companions. `failed`, for failed results, equals `results` unless set."""
-
-    source: str
-    results: str
-    failed: str
-    retry: str
-    dlq: str
-
-    @classmethod
-    def of(cls, topic: str, settings: Settings) -> Self:
-        """Derive the names from the settings."""
-        results = settings.result_topic or topic + settings.result_topic_suffix
-        return cls(
-            source=topic,
-            results=results,
-            failed=settings.fail_topic or results,
-            retry=topic + settings.retry_topic_suffix,
-            dlq=topic + settings.dlq_topic_suffix,
-        )
 
 
 @dataclass(frozen=True)
@@ -109,23 +88,21 @@ def ensure_system(topics: SystemTopics, admin: Admin) -> None:
 
 
 def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:
-    """Create missing topics; log a warning for existing ones with unsuitable settings. Idempotent.
+    """Create missing topics; log what is doubtful in the settings of existing ones. Idempotent.
 
     Returns how many blocks of partitions `T-retry` has (`retry.tiers`).
 
     Raises:
-        SettingsError: T-retry has fewer partitions than there are tiers. The message names the topic.
+        SettingsError: a topic has settings with which jobs would be lost. The message names both.
         BrokerUnavailable: the broker does not answer or denies access.
     """
-    definitions = _define(topics, settings)
-    found = admin.describe(list(definitions))
-    for name in definitions:
-        if name not in found:
-            partitions, config = definitions[name]
-            if admin.create(name, partitions, config):
-                log.info("topic created", topic=name, partitions=partitions)
-    found = admin.describe(list(definitions))
-    _warn(topics, settings, found)
+    for name, partitions in create_missing(topics, settings, admin).items():
+        log.info("topic created", topic=name, partitions=partitions)
+    found = admin.describe(list(_define(topics, settings)))
+    problems = find_problems(topics, settings, found, admin.offsets_retention_minutes())
+    if problems and problems[0].is_fatal:
+        raise SettingsError(str(problems[0]))
+    tell(problems)
     retry = found[topics.retry]
     if retry.partitions < len(tiers.TIERS):
         raise SettingsError(
@@ -135,44 +112,44 @@ def ensure(topics: Topics, settings: Settings, admin: Admin) -> int:
     return retry.partitions // len(tiers.TIERS)
 
 
+def create_missing(topics: Topics, settings: Settings, admin: Admin) -> dict[str, int]:
+    """Create the topics that are missing; return how many partitions each of them has. Raises BrokerUnavailable."""
+    definitions = _define(topics, settings)
+    missing = definitions.keys() - admin.describe(list(definitions)).keys()
+    return {name: definitions[name][0] for name in sorted(missing) if admin.create(name, *definitions[name])}
+
+
+def look(topics: Topics, settings: Settings, admin: Admin) -> list[Problem]:
+    """Return what is doubtful in the topics now; nothing of a topic that is missing. Raises BrokerUnavailable."""
+    names = list(_define(topics, settings))
+    found = admin.describe(names)
+    return find_problems(topics, settings, found, admin.offsets_retention_minutes()) if len(found) == len(names) else []
+
+
+def tell(problems: Iterable[Problem]) -> None:
+    """Log doubtful settings: ERROR where jobs are certain to be lost, else WARNING."""
+    for problem in problems:
+        level = logging.ERROR if problem.is_fatal else logging.WARNING
+        log.log(
+            level,
+            "doubtful topic setting",
+            topic=problem.topic,
+            setting=problem.setting,
+            value=problem.value,
+            why=problem.why,
+        )
+
+
 def _define(topics: Topics, settings: Settings) -> dict[str, tuple[int, dict[str, str]]]:
     """Return the number of partitions and the settings of each topic. Deferrals and dead letters never expire."""
-    large = {"max.message.bytes": str(OUTCOME_MAX_BYTES)}
+    large = {"max.message.bytes": str(OUTCOME_MAX_BYTES)} | TIMES
     keep = {"retention.ms": "-1", "retention.bytes": "-1", **large}
     week = {"retention.ms": str(7 * DAY_MS), **large}
     count = settings.num_partitions
     return {
-        topics.source: (count, {"retention.ms": str(30 * DAY_MS)}),
+        topics.source: (count, {"retention.ms": str(30 * DAY_MS)} | TIMES),
         topics.results: (count, week),
         topics.failed: (count, week),
-        topics.retry: (tiers.PARTITIONS, keep | RETRY_TIMES | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
+        topics.retry: (tiers.PARTITIONS, keep | {"segment.bytes": str(RETRY_SEGMENT_BYTES)}),
         topics.dlq: (count, keep),
     }
-
-
-def _warn(topics: Topics, settings: Settings, found: dict[str, TopicFacts]) -> None:
-    source = found[topics.source]
-    if source.partitions < settings.consumer_count:
-        log.warning(
-            "topic has fewer partitions than consumers: some consumers will be idle",
-            topic=topics.source,
-            partitions=source.partitions,
-            consumers=settings.consumer_count,
-        )
-    for name in (topics.dlq, topics.retry):
-        if found[name].max_message_bytes < source.max_message_bytes + 64 * 1024:
-            log.warning(
-                "topic allows smaller messages than its source: large outcomes will be shortened",
-                topic=name,
-                max_message_bytes=found[name].max_message_bytes,
-                source_max_message_bytes=source.max_message_bytes,
-            )
-    patience_ms = settings.outage_patience_hours * 3600 * 1000
-    retention_ms = float(found[topics.retry].settings.get("retention.ms", "-1"))
-    if 0 <= retention_ms < patience_ms:
-        log.warning(
-            "topic keeps deferred jobs for less time than the outage patience: they could be lost",
-            topic=topics.retry,
-            retention_hours=retention_ms / 3_600_000,
-            patience_hours=settings.outage_patience_hours,
-        )

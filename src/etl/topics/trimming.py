@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from etl.broker import Admin
     from etl.models.wire import Partition
-    from etl.topics.companions import Topics
+    from etl.topics.names import Topics
 
 log = structlog.get_logger(__name__)
 

@@ -277,6 +277,9 @@ class Session(BaseTransfer):
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete a file, or move it (parents made, an existing file replaced). A file already gone is success."""
 
+    def require_name(self, path: str) -> None:
+        """Raise InvalidPath for a name that the server cannot take. Asked before anything is written."""
+
     @abstractmethod
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel to a new file through `buffer`, making missing parents; ask the size.

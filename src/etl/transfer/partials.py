@@ -5,6 +5,7 @@ No threads of its own, no protocol; called by many lanes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from etl.errors import PermissionRefused
+from etl.errors import EtlError, PermissionRefused
 from etl.transfer.base import ASIDE
-from etl.transfer.paths import beside, parent
+from etl.transfer.paths import basename, beside, parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from etl.models.server import ServerConfig
     from etl.models.task import Origin, Task
@@ -45,6 +46,18 @@ def partial_path(task: Task, server: ServerConfig, token: str) -> str:
         return task.job.destination.path
     name = server.partial_pattern.replace("{id}", f"{_job_hash(task.origin)}-{token}")
     return beside(task.job.destination.path, name)
+
+
+@contextlib.contextmanager
+def telling_the_name(task: Task, partial: str) -> Iterator[None]:
+    """Have an error tell the name of the destination, and not that of its partial file, which nobody knows."""
+    try:
+        yield
+    except EtlError as error:
+        where, sign, what = str(error).partition(": ")
+        if where.endswith(f"/{basename(partial)}"):
+            error.args = (beside(where, basename(task.job.destination.path)) + sign + what, *error.args[1:])
+        raise
 
 
 def _job_hash(origin: Origin) -> str:

@@ -26,8 +26,8 @@ from etl.errors import (
 )
 from etl.models.task import Facts, Phase, Unpublished
 from etl.transfer.base import Stored
-from etl.transfer.partials import partial_path, remove_orphans
-from etl.transfer.sameness import is_direct, look_if_possible, may_be_itself, refuse_itself, same_content
+from etl.transfer.partials import partial_path, remove_orphans, telling_the_name
+from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
 from etl.transfer.streaming import MemoryParcel, counted
 
 if TYPE_CHECKING:
@@ -148,8 +148,11 @@ def deliver(
     file sure to come for this destination?
     """
     job = task.job
+    destination.require_name(job.destination.path)
     task.leaves_partial = not is_direct(destination)
-    stored = destination.write(partial_path(task, destination.server, token), counted(parcel, task.progress), buffer)
+    hidden = partial_path(task, destination.server, token)
+    with telling_the_name(task, hidden):
+        stored = destination.write(hidden, counted(parcel, task.progress), buffer)
     try:
         unchanged = confirmed(stored)
         if is_followed():
@@ -179,11 +182,10 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
     mtime = facts.mtime if options.preserve_mtime else None
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)
     publish = destination.publish_new if options.overwrite == "fail" else destination.publish
-    published = publish(stored, task.job.destination.path, mtime).result()
+    with telling_the_name(task, stored.partial):
+        published = publish(stored, task.job.destination.path, mtime).result()
     task.unpublished, task.leaves_partial = None, False
-    task.remarks = {}
-    if published.swapped:
-        task.remarks["swapped"] = True
+    task.remarks = {"swapped": True} if published.swapped else {}
     if is_direct(destination):
         task.remarks["published_by"] = "direct"
     if options.preserve_mtime and not published.stamped:
@@ -215,6 +217,8 @@ def _publish_known(task: Task, known: Unpublished, source: Session, destination:
         if final is None or final.size_bytes != known.size_bytes:
             return None
         task.leaves_partial = False
+        if task.job.options.preserve_mtime and not known.facts.same_file(final):
+            task.remarks = {"mtime_kept": False}
         return Receipt(known.size_bytes, known.verified_by, facts=known.facts)
     if there.size_bytes not in {None, known.size_bytes} or known.facts.size_bytes not in {None, known.size_bytes}:
         return None
@@ -309,7 +313,7 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
         return Receipt(found.size_bytes, SIZE_AND_TIME)
     if truth_matters and wanted.size_bytes == found.size_bytes and same_content(task, source, destination, buffer):
         return Receipt(found.size_bytes, CONTENT)
-    if options.overwrite == "newer" and _is_newer(wanted, found):
+    if options.overwrite == "newer" and is_newer(wanted, found):
         return None
     if options.overwrite == "fail":
         raise AlreadyExists(f"{job.destination} exists and is another file", server=job.destination.hostname)
@@ -338,17 +342,11 @@ def _probe_for_itself(
 def _look_again(task: Task, wanted: Facts, destination: Session) -> None:
     """Refuse to publish over what came to the destination while we transferred; the next attempt decides on it."""
     found = destination.look(task.job.destination.path)
-    if found is None or (task.job.options.overwrite == "newer" and _is_newer(wanted, found)):
+    if found is None or (task.job.options.overwrite == "newer" and is_newer(wanted, found)):
         return
     raise IOFailure(
         f"{task.job.destination} appeared while the file was on its way", server=task.job.destination.hostname
     )
-
-
-def _is_newer(wanted: Facts, found: Facts) -> bool:
-    if wanted.mtime is None or found.mtime is None:
-        return wanted.size_bytes != found.size_bytes  # times unknown: the size is all there is to tell
-    return int(wanted.mtime) > int(found.mtime)
 
 
 def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:

@@ -51,6 +51,13 @@ def is_direct(destination: Session) -> bool:
     return destination.server.publish == "direct"
 
 
+def is_newer(wanted: Facts, found: Facts) -> bool:
+    """Is a source newer than the file at its destination? Where times are unknown the size is all there is to tell."""
+    if wanted.mtime is None or found.mtime is None:
+        return wanted.size_bytes != found.size_bytes
+    return int(wanted.mtime) > int(found.mtime)
+
+
 def look_if_possible(session: Session, path: str) -> Facts | None:
     """Look, with a user's class that may not be able to."""
     try:

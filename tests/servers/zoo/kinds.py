@@ -34,9 +34,11 @@ class Kind:
     keeps_files: bool = False  # nobody may delete there: partial files may stay, if they are named
     contract: bool = True  # does the suite of all protocols make sense there? It takes 4 sessions, dot files, RNTO
     lacks: frozenset[str] = frozenset()  # abilities that the suite asks for
+    slow: str = ""  # why it may have less than a quarter of vsftpd's speed
 
 
 TIMELESS = frozenset({"time"})  # no MFMT
+DISORDERLY = "answers what is sent together in an order of its own, so that it gets its commands one by one: slow"
 DOTLESS = {"PARTIAL_PATTERN": "etl-{id}.part"}
 
 KINDS = {
@@ -114,7 +116,7 @@ KINDS = {
         ),
         Kind("inetutils", "GNU inetutils ftpd", "", Inetutils, lacks=TIMELESS),
         Kind("pyftpdlib", "pyftpdlib", "", PyFTPDlib),
-        Kind("aioftp", "aioftp 0.28.3", "", Aioftp, lacks=TIMELESS | {"size"}),
+        Kind("aioftp", "aioftp 0.28.3", "", Aioftp, lacks=TIMELESS, slow=DISORDERLY),
         Kind("twisted", "Twisted 26.10.0", "", Twisted, lacks=TIMELESS),
         Kind("apache", "Apache FtpServer 1.2.1", "`max-logins=50`", lambda folder: Apache(folder, "50"), DOTLESS),
         Kind(
@@ -125,7 +127,7 @@ KINDS = {
             DOTLESS,
             contract=False,
         ),
-        Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv, lacks=TIMELESS),
+        Kind("ftp-srv", "ftp-srv 4.6.3", "", FtpSrv, lacks=TIMELESS, slow=DISORDERLY),
     )
 }
 QUICK = ("proftpd", "pure-ftpd")  # those that run with every change; all others only when there is time

@@ -908,4 +908,4 @@ def test_what_one_tries_first_is_no_topic(word: str) -> None:
     """There is no such command, and the message says which there are."""
     told = CliRunner().invoke(main, [word])
     assert told.exit_code == 2
-    assert "the commands are consume, submit, status, jobs, dlq, servers, config, hold, release" in told.output
+    assert "the commands are consume, submit, status, jobs, dlq, offsets, servers, config, hold, release" in told.output

@@ -6,8 +6,18 @@ import time
 from collections.abc import Callable
 
 import pytest
+import structlog.testing
 
-from etl.errors import BrokerRefused, BrokerUnavailable, CommitRejected, CommitUnknown, Fenced, MessageTooLarge
+from etl.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    CommitRejected,
+    CommitUnknown,
+    Fenced,
+    MessageRefused,
+    MessageTooLarge,
+    TopicRefused,
+)
 from etl.models.wire import Batch, Commit, Message, Partition
 from etl.outcomes.committer import Committer
 from etl.outcomes.ledger import Ledger, Outcome
@@ -125,8 +135,8 @@ def test_many_outcomes_are_committed_before_the_interval_has_passed() -> None:
     assert len(bench.broker.results) == 7
 
 
-def test_jobs_are_logged_while_the_outcome_of_a_commit_is_unknown() -> None:
-    """Their lines are logged when their messages are built, without waiting for the broker."""
+def test_messages_are_built_while_the_outcome_of_a_commit_is_unknown() -> None:
+    """Without waiting for the broker."""
     bench = Bench()
     bench.finish()
     bench.broker.next = [CommitUnknown("no answer")]
@@ -240,12 +250,88 @@ def test_a_message_that_is_too_large_is_sent_in_its_short_form_at_once() -> None
     assert bench.broker.results == [b"short"]
 
 
-def test_a_message_that_is_too_large_in_every_form_stops_the_process() -> None:
+def test_a_message_that_is_refused_in_every_form_is_given_up_and_told() -> None:
+    """The log has it whole, the alarm stays, and the outcomes beside it are committed."""
     bench = Bench()
-    bench.finish()
+    bench.finish(2)
     bench.broker.next = [MessageTooLarge("too large", index=0)]
-    assert bench.step(0.05) == float("inf")
-    assert [type(error) for error in bench.fatal] == [MessageTooLarge]
+    with structlog.testing.capture_logs() as said:
+        bench.step(0.05)
+        bench.step()
+    (told,) = [line for line in said if line["log_level"] == "critical"]
+    assert (told["topic"], told["key"], told["value"]) == ("results", "0", "{}")
+    assert bench.broker.results == [b"1"]
+    assert bench.broker.committed[HERE].offset == 2
+    bench.finish()
+    bench.step(1000.0)
+    assert "1 messages were given up" in bench.committer.problem(bench.now)
+
+
+def test_a_refused_message_among_others_is_looked_for_by_smaller_batches() -> None:
+    """The broker may refuse several messages together, although only one of them is at fault."""
+    bench = Bench(max_records=8)
+    bench.finish(8)
+    commit = bench.broker.commit
+
+    def refuse_the_fifth(batch: Batch) -> None:
+        if any(message.key == b"5" for message in batch.messages):
+            raise MessageRefused("refused", index=0, is_alone=len(batch.messages) == 1)
+        commit(batch)
+
+    bench.broker.commit = refuse_the_fifth  # type: ignore[method-assign]
+    for _ in range(40):
+        bench.step(0.05)
+    assert sorted(bench.broker.results, key=str) == [b"%d" % number for number in range(8) if number != 5]
+    assert bench.committer.given_up == 1
+
+
+def test_a_topic_that_refuses_everything_holds_up_its_own_outcomes_alone() -> None:
+    """They are tried again later, and told as long as they wait."""
+    asked: list[int] = []
+    bench = Bench(max_records=8)
+    bench.committer._on_refused = lambda: asked.append(1)
+    bench.finish(2)
+    bench.ledger.receive(HERE, 2)
+    letter = Message("dlq", b"letter", b"{}")
+    bench.ledger.add(Outcome(HERE, 2, bench.epoch, RecordState.DONE, (letter, Message("results", b"2", b"{}"))))
+    bench.last = 2
+    commit, is_there = bench.broker.commit, False
+
+    def refuse_letters(batch: Batch) -> None:
+        if not is_there and any(message.topic == "dlq" for message in batch.messages):
+            raise TopicRefused("topic dlq: unknown", topic="dlq")
+        commit(batch)
+
+    bench.broker.commit = refuse_letters  # type: ignore[method-assign]
+    bench.step(0.05)
+    assert asked
+    bench.step()
+    assert bench.broker.results == [b"0", b"1"]
+    for _ in range(20):
+        bench.finish()
+        bench.step(1.0)
+    assert len(bench.broker.results) == 22
+    problem = bench.committer.problem(bench.now)
+    assert "1 outcomes wait for their commit, for 20 s now: topic dlq: unknown" in problem
+    is_there = True
+    for _ in range(35):
+        bench.step(1.0)
+    assert b"letter" in bench.broker.results
+    assert bench.committer.problem(bench.now) == ""
+
+
+def test_commits_that_stay_refused_are_told_once_and_make_the_process_unwell() -> None:
+    bench = Bench()
+    bench.finish(2)
+    bench.broker.next = [CommitRejected("no leader")] * 20
+    with structlog.testing.capture_logs() as said:
+        for _ in range(10):
+            bench.step(5.0)
+    assert [line["error"] for line in said if line["log_level"] == "warning"] == ["no leader"]
+    assert bench.committer.problem(bench.now) == "2 outcomes wait for their commit, for 45 s now: no leader"
+    bench.broker.next = []
+    bench.step(10.0)
+    assert bench.committer.problem(bench.now) == ""
 
 
 def test_a_bug_stops_the_process_and_commits_nothing() -> None:

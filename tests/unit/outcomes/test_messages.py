@@ -17,7 +17,7 @@ from etl.models.task import Attempt, Facts, Origin, Record, Task
 from etl.models.wire import Message
 from etl.outcomes.messages import Carried, MessageBuilder
 from etl.retry.tiers import tier_of
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 pytestmark = pytest.mark.unit
 
@@ -143,7 +143,7 @@ def test_a_dead_letter_shrinks_step_by_step_to_a_size_that_every_topic_takes() -
     assert sizes[0] < 140_000
     assert sizes[-2] < 2500
     assert sizes[-1] < 600
-    assert (message.key, message.headers) == (None, ())
+    assert (message.key, message.headers) == (b"jobs-3-14", ()), "compacted topics refuse messages without a key"
 
 
 # --- deferrals

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-import structlog
+import structlog.testing
 
 from etl import errors
 from etl.dispatch.dispatcher import Dispatcher
@@ -19,7 +20,7 @@ from etl.models.wire import Partition
 from etl.outcomes import messages
 from etl.sessions.lease import Lease
 from etl.transfer import relay
-from scene import DOWN, JOB, P0, Scene, deferred_record, fail_leaving_a_partial_file, fail_with, result_in, succeed
+from scene import DOWN, JOB, NOW, P0, Scene, deferred_record, fail_leaving_a_partial_file, fail_with, result_in, succeed
 
 pytestmark = pytest.mark.unit
 
@@ -35,6 +36,19 @@ def test_a_successful_job_has_one_result(scene: Scene) -> None:
     assert (result.status, result.bytes, result.verified_by, result.attempts) == ("SUCCESS", 11, "size", 1)
     assert (result.worker, result.metadata) == ("worker/1", {"n": 1})
     assert scene.ledger.outstanding == 0
+
+
+def test_a_job_is_logged_as_done_after_its_commit(scene: Scene) -> None:
+    """Not before: a commit that fails leaves no line that claims otherwise."""
+    scene.accept()
+    with structlog.testing.capture_logs() as said:
+        scene.run(succeed)
+        batch = scene.ledger.batch(100, now=scene.clock(), membership=object)
+        assert batch is not None
+        scene.ledger.end_batch(batch, committed=False)
+        assert [line["event"] for line in said if line["event"] == "job done"] == []
+        scene.commit()
+    assert [line["job_id"] for line in said if line["event"] == "job done"] == ["j1"]
 
 
 def test_a_source_action_follows_the_commit_of_the_publish(scene: Scene) -> None:
@@ -228,6 +242,16 @@ def test_only_the_first_deferral_of_a_job_is_logged_at_info(scene: Scene) -> Non
     assert [line["log_level"] for line in logs if line["event"] == "job deferred"] == ["debug", "info"]
 
 
+def test_a_clock_that_was_wrong_from_the_start_ends_no_patience(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is for how long the job can have waited, by the broker's times and by what this process has seen."""
+    since = datetime.fromtimestamp(NOW - 3600, UTC).isoformat().encode()
+    scene.reporter.policy = replace(scene.reporter.policy, patience_seconds=2 * 3600)
+    monkeypatch.setattr("etl.clock.now", lambda: NOW + 20 * 365.25 * 86400)
+    scene.accept(**deferred_record(("etl-waiting-since", since)))
+    scene.run(fail_with(DOWN))
+    assert set(scene.messages()) <= {"jobs-retry"}
+
+
 def test_patience_ends_even_for_jobs_that_never_ran(scene: Scene) -> None:
     """The dead letter names the outage, and how long the job waited."""
     scene.clock.now = time.time()
@@ -236,6 +260,7 @@ def test_patience_ends_even_for_jobs_that_never_ran(scene: Scene) -> None:
     for _ in range(DOWN_KEEPS):
         scene.accept()
     scene.accept(**deferred_record(("etl-waiting-since", since)))
+    scene.reporter.started -= 7200  # this process has seen all of it
     scene.defer_overflow()
     messages = scene.messages()
     letter = DLQMessage.from_json(messages["jobs-dlq"].value or b"")

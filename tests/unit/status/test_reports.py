@@ -18,7 +18,7 @@ from etl.models.wire import Commit, Partition
 from etl.outcomes.ledger import Ledger
 from etl.sessions.pools import Pools
 from etl.status import reports
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 pytestmark = pytest.mark.unit
 
@@ -82,7 +82,8 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     clock = pretend.Clock()
-    monkeypatch.setattr(reports, "time", SimpleNamespace(time=lambda: NOW, monotonic=clock))
+    monkeypatch.setattr(reports, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(reports, "wall_clock", SimpleNamespace(now=lambda: NOW))
     made = Scene(clock)
     yield made
     made.dispatcher.stop()

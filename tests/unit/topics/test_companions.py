@@ -12,7 +12,7 @@ import pretend
 from etl.broker import NotAllowed, TopicFacts
 from etl.errors import SettingsError
 from etl.topics import companions
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 pytestmark = pytest.mark.unit
 
@@ -23,6 +23,10 @@ class FakeAdmin:
     def __init__(self, **there: TopicFacts) -> None:
         self.there = {name.replace("_", "-"): facts for name, facts in there.items()}
         self.created: dict[str, tuple[int, dict[str, str]]] = {}
+        self.offsets_minutes: float | None = None
+
+    def offsets_retention_minutes(self) -> float | None:
+        return self.offsets_minutes
 
     def describe(self, names: Sequence[str]) -> dict[str, TopicFacts]:
         return {name: self.there[name] for name in names if name in self.there}
@@ -61,10 +65,10 @@ def test_missing_topics_are_created_with_their_settings() -> None:
         "jobs-dlq": 6,
     }
     kept = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": str(companions.OUTCOME_MAX_BYTES)}
+    kept |= {"message.timestamp.type": "LogAppendTime"}
     assert admin.created["jobs-dlq"][1] == kept
-    assert admin.created["jobs-retry"][1] == kept | companions.RETRY_TIMES | {
-        "segment.bytes": str(companions.RETRY_SEGMENT_BYTES)
-    }
+    assert {made["message.timestamp.type"] for _count, made in admin.created.values()} == {"LogAppendTime"}
+    assert admin.created["jobs-retry"][1] == kept | {"segment.bytes": str(companions.RETRY_SEGMENT_BYTES)}
     assert blocks == 4
     assert warnings == []
 
@@ -93,9 +97,13 @@ def test_unsuitable_topics_are_logged_by_name() -> None:
         jobs_retry=TopicFacts(4, 4 << 20, {"retention.ms": str(3600_000)}),
     )
     _blocks, warnings = ensure(admin, consumer_count=2)
-    assert [warning["topic"] for warning in warnings] == ["jobs", "jobs-dlq", "jobs-retry"]
-    assert warnings[1]["max_message_bytes"] == 1 << 20
-    assert warnings[2]["retention_hours"] == 1
+    assert [(warning["topic"], warning["setting"]) for warning in warnings] == [
+        ("jobs", "partitions"),
+        ("jobs-dlq", "max.message.bytes"),
+        ("jobs-retry", "retention.ms"),
+    ]
+    assert warnings[1]["value"] == str(1 << 20)
+    assert warnings[2]["value"] == "1 hours"
 
 
 def test_a_missing_right_to_create_is_one_error() -> None:

@@ -11,7 +11,7 @@ import stack
 from etl.broker import NotAllowed
 from etl.errors import BrokerUnavailable
 from etl.models.wire import Partition
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 from etl.topics.trimming import Trimmer
 
 pytestmark = pytest.mark.unit

@@ -771,8 +771,9 @@ def test_what_was_proven_is_only_renamed_again() -> None:
     assert not scene.task.leaves_partial
 
 
-def test_a_rename_that_was_not_answered_is_looked_at_first() -> None:
-    """It was carried out: the partial file is gone, the file is there; nothing is sent again."""
+@pytest.mark.parametrize(("mtime", "remarks"), [(1000.0, {}), (2000.0, {"mtime_kept": False})])
+def test_a_rename_that_was_not_answered_is_looked_at_first(mtime: float, remarks: dict[str, bool]) -> None:
+    """It was carried out: the partial file is gone, the file is there; nothing is sent again. Its time is told."""
     scene = Scene()
     scene.destination.hooks["publish"] = refusing(errors.TransferTimeout("no answer"))
     with pytest.raises(errors.TransferTimeout):
@@ -780,8 +781,10 @@ def test_a_rename_that_was_not_answered_is_looked_at_first() -> None:
     (partial,) = scene.destination.files
     scene.destination.files["/out/a"] = scene.destination.files.pop(partial)
     del scene.said[:]
+    scene.destination.files["/out/a"].mtime = mtime
     assert scene.run().size_bytes == 11
     assert not any(said.split()[1] in {"read", "write", "publish"} for said in scene.said)
+    assert scene.task.remarks == remarks
 
 
 def test_another_source_by_now_is_copied_anew() -> None:

@@ -22,7 +22,7 @@ from etl.api.acts.marks import catch_up
 from etl.api.acts.operation import Operation, unpack
 from etl.api.acts.submitting import KEY_SECONDS
 from etl.api.views.rows import letter_of
-from etl.errors import BrokerUnavailable, Fenced, InvalidMessage, MessageTooLarge
+from etl.errors import BrokerUnavailable, Fenced, InvalidMessage, MessageRefused
 from etl.models import document
 from etl.models.wire import Message
 from etl.topics import letters
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from etl.api.views.following import Following
     from etl.api.views.search import Search
     from etl.api.views.store import Store
-    from etl.topics.companions import Topics
     from etl.topics.letters import Letter, Place
+    from etl.topics.names import Topics
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +52,7 @@ class _Work:
     """What this process remembers of an operation that it carries out."""
 
     places: list[Place]
+    most: int = STEP_LETTERS  # letters of one step
     refused: set[Place] = field(default_factory=set)  # letters that Kafka refuses
     due: float = 0.0  # monotonic: when the next step is due
 
@@ -198,8 +199,9 @@ class Engine:
         size = min(
             STEP_LETTERS, max(1, int(operation.per_second * LOOK_SECONDS)) if operation.per_second else STEP_LETTERS
         )
+        size = min(size, work.most)
         if is_first:
-            size = operation.canary - start
+            size = min(size, operation.canary - start)
         places = work.places[start : start + size]
         chosen = [letter for place in places if (letter := self._waiting_letter(place, work)) is not None]
         batch = next(iter(letters.batches(chosen)), [])
@@ -230,9 +232,11 @@ class Engine:
 
         try:
             sent = self._producer.transact(messages, note)
-        except MessageTooLarge as error:
+        except MessageRefused as error:
             per_letter = 2 if operation.kind == "replay" else 1
-            if error.index < len(messages):
+            if not error.is_alone and len(batch) > 1:
+                work.most = 1  # so that it shows which one it is
+            elif error.index < len(messages):
                 work.refused.add(batch[error.index // per_letter].place)
             raise
         self._settled |= {letter.place for letter in batch}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from etl import broker
 from etl.api.problems import Problem
-from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage, MessageTooLarge
+from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage, MessageRefused, MessageTooLarge
 from etl.models import FileTransferJob
 from etl.models.wire import Message
 
@@ -116,6 +116,8 @@ class Submitter:
                 self._marks.wait_for(sent[-1])
             except MessageTooLarge as error:
                 raise Problem("too-large", f"Kafka refuses the size of job {error.index + 1}") from None
+            except MessageRefused as error:
+                raise Problem("invalid", f"Kafka refuses job {error.index + 1}: {error}") from None
             except (Fenced, CommitUnknown):
                 self._producer.discard()
                 self._is_sure = False

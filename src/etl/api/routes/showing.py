@@ -9,7 +9,7 @@ from typing import Any
 
 from etl.api.routes.asking import when
 from etl.api.routes.shapes import Event, File, Job, Letter
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 
 
 def show_job(row: sqlite3.Row, running: Mapping[str, dict[str, Any]]) -> Job:

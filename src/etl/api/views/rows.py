@@ -12,8 +12,9 @@ from etl.errors import InvalidMessage
 from etl.models import DLQMessage, FileTransferJob, TransferResult, document, header
 from etl.models.task import Record
 from etl.topics import letters
-from etl.topics.companions import SystemTopics, Topics
+from etl.topics.companions import SystemTopics
 from etl.topics.letters import Letter
+from etl.topics.names import Topics
 
 PREVIEW_CHARACTERS = 500  # of an error, in a list
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, FileMissing, IOFailure, NotAFile, PermissionRefused
 from etl.models.task import Facts
-from etl.transfer.ftp.listing import names_in
+from etl.transfer.ftp.listing import entry_of, shows
+from etl.transfer.ftp.longlist import Entry
 from etl.transfer.ftp.names import facts_in, folders_above, size_in, time_in
-from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_full
+from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_denied, says_full
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 
+_CODE = re.compile(rb"^250[- ]")
 _NOT_THERE = 550
 
 
@@ -80,7 +83,7 @@ def listed_facts(reply: Reply) -> Facts | None:
     """Return what MLST tells of a file (RFC 3659 section 7.5; its times are UTC); None: it is none, or not told."""
     if _listed_kind(reply) is not Kind.FILE:
         return None
-    facts = {name: value for line in reply.lines[1:-1] for name, value in facts_in(line.lstrip())[0].items()}
+    facts = _told(reply)
     return Facts(size_in(facts.get("size", b"")), time_in(facts.get("modify", b"")))
 
 
@@ -105,6 +108,7 @@ def ask_entry(link: Link, path: str) -> Callable[[], bool]:
 def _cwd_tells(link: Link) -> bool:
     """Does CWD refuse anything at all? Asked once, when one was accepted."""
     if link.quirks.cwd_tells is None:
+        link.control.flush()  # what was asked beside it: some keep the order of what shares a write, and no other
         link.quirks.cwd_tells = not link.ask("CWD", f"/.etl-{secrets.token_hex(8)}/none").result().is_success
     return link.quirks.cwd_tells
 
@@ -132,10 +136,16 @@ def _listed_kind(reply: Reply) -> Kind | None:
     """Return what MLST says a path is; None: it does not say."""
     if not reply.is_success:
         return None
-    kinds = {facts_in(line.lstrip())[0].get("type", b"").lower() for line in reply.lines[1:-1]}
-    if kinds & {b"dir", b"cdir", b"pdir"}:
+    kind = _told(reply).get("type", b"").lower()
+    if kind in {b"dir", b"cdir", b"pdir"}:
         return Kind.FOLDER
-    return Kind.FILE if b"file" in kinds else None
+    return Kind.FILE if kind == b"file" else None
+
+
+def _told(reply: Reply) -> dict[str, bytes]:
+    """Return the facts of MLST: on a line of their own, or behind the code."""
+    lines = (_CODE.sub(b"", line).lstrip() for line in reply.lines)
+    return {name: value for line in lines for name, value in facts_in(line)[0].items()}
 
 
 def kind_of(link: Link, path: str, *, by_listing: bool = True) -> tuple[Kind, str]:
@@ -173,7 +183,7 @@ def _kind_by_parents(link: Link, path: str) -> tuple[Kind, str]:
         is_known = link.ask("MLST", blocked).result().is_success
     else:
         # Whoever may enter a folder may ask for what is in it: nothing there, also where listing is forbidden.
-        is_known = basename(blocked) in (names_in(link, parent(blocked) or "/", basename(blocked)) or ())
+        is_known = bool(shows(link, blocked))
     if not is_known:
         return Kind.MISSING, blocked
     return (Kind.FILE if blocked == path else Kind.CLOSED), blocked
@@ -200,16 +210,23 @@ def is_surely_file(link: Link, path: str) -> bool:
     size = link.ask("SIZE", path)
     if link.may_offer("MLST") and (kind := _listed_kind(link.ask("MLST", path).result())) is not None:
         return kind is Kind.FILE
-    return tells_files_by_size(link) and size.result().is_success and size_in(size.result().line) is not None
+    if not size.result().is_success or size_in(size.result().line) is None:
+        return False
+    return tells_files_by_size(link) or entry_of(link, path) is Entry.FILE
 
 
 def why_not_read(link: Link, path: str, refusal: Reply) -> EtlError:
     """Return the error for a file that the server does not give us."""
     if (plain := _plain(link, path, refusal)) is not None:
         return plain
-    kind, decided_by = kind_of(link, path)
+    try:
+        kind, decided_by = kind_of(link, path)
+    except IOFailure:  # nothing else tells
+        if says_denied(refusal):
+            return plain_error(link.name, path, refusal)
+        raise
     if kind is Kind.FILE and refusal.is_transient:
-        return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
+        return plain_error(link.name, path, refusal)
     return _described(link, path, kind, decided_by, refusal)
 
 
@@ -222,7 +239,7 @@ def why_not_written(link: Link, path: str, refusal: Reply) -> EtlError:
     folder = parent(path) or "/"
     if ask_entry(link, folder)() or link.quirks.cwd_tells is False:
         if refusal.is_transient:
-            return IOFailure(f"{link.name}:{path}: {refusal.text}", server=link.name)
+            return plain_error(link.name, path, refusal)
         hint = f"; {link.name}_PARTIAL_PATTERN may name a file without a dot" if basename(path)[:1] == "." else ""
         return PermissionRefused(
             f"{link.name}:{path}: writing here is not permitted ({refusal.text}){hint}", server=link.name

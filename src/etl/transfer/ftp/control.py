@@ -38,7 +38,7 @@ _CHUNK_BYTES = 8 * 1024
 _BREAK = re.compile(rb"[\r\n\0]")
 _NOT_UNDERSTOOD = 500
 _FAREWELL = 421
-_WELCOME = 220
+_GREETINGS = {220, 230}  # which some give twice
 _OPEN_SECONDS = 3.0  # of silence that end a reply of many lines without an end
 _PRELIMINARY_LIMIT = 100  # replies 1xx to one command; one is usual
 
@@ -196,7 +196,7 @@ class Control:
             reply = self._take()
             if reply is not None and reply.code == _FAREWELL:
                 raise self._said_421(reply)
-            if reply is None or reply.code != _WELCOME or not self._login_deadline:  # which some give twice
+            if reply is None or reply.code not in _GREETINGS or not self._login_deadline:
                 raise self._out_of_step(f"the server spoke unasked: {'half a reply' if reply is None else reply.text}")
 
     def abandon(self, error: EtlError) -> None:
@@ -244,7 +244,6 @@ class Control:
         except (BlockingIOError, TimeoutError) as error:  # TimeoutError: TCP_USER_TIMEOUT, which may be as long
             raise self._timed_out(limit) from error
         except OSError as error:
-            # The reason may be readable still: a 421 sent before the server closed.
             self._read_farewell()
             raise self._failed(f"sending {batch[-1][0].command} failed: {error}") from error
 
@@ -273,6 +272,8 @@ class Control:
             raise self._out_of_step(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
         if not can_answer(head.command, code):
+            if self._login_deadline and code in _GREETINGS:
+                return
             raise self._out_of_step(f"the server answered {head.command} with {reply.text}")
         if code >= 400 and not self._login_deadline and is_of_the_session(head.command, code):
             raise self._fault(f"the session is over: {head.command} was answered with {reply.text}")

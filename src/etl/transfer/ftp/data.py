@@ -7,10 +7,14 @@ import select
 import socket
 import struct
 import time
+from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError, TransferTimeout
 from etl.transfer.ftp.sockets import Sockets, limit_waits
 from etl.transfer.watch import PROGRESS_TICK, StalledError, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 
@@ -26,24 +30,26 @@ class DataConnection:
         self._unsent_bytes: int | None = None  # when last looked at
         self._receives = False  # set up to: who sends never blocks
 
-    def readinto(self, buffer: memoryview, *, fill: bool = False) -> int:
+    def readinto(self, buffer: memoryview, has_ended: Callable[[float], bool], *, fill: bool = False) -> int:
         """Receive once; 0 at the end of the file. Raises TransferTimeout, ConnectionLost.
 
-        `fill`: return only when the buffer is full, or nothing more came for a stall limit.
+        `has_ended`: asked when nothing came for so many seconds; is this the end, though the connection stands? `fill`:
+        return only when the buffer is full, or nothing more came for a while.
         """
         try:
-            count = self._receive(buffer, socket.MSG_WAITALL if fill else 0)
+            count = self._receive(buffer, has_ended, socket.MSG_WAITALL if fill else 0)
         except OSError as error:
             raise self._fault(error) from error
         if not count and self._sockets.is_cut:  # an aborted session must not look like the end of a file
             raise self._fault(ConnectionAbortedError())
         return count
 
-    def _receive(self, buffer: memoryview, flags: int) -> int:
+    def _receive(self, buffer: memoryview, has_ended: Callable[[float], bool], flags: int) -> int:
         if not self._receives:
             self._sock.setblocking(True)
-            limit_waits(self._sock, socket.SO_RCVTIMEO, self._watch.left())
+            limit_waits(self._sock, socket.SO_RCVTIMEO, min(self._watch.left(), PROGRESS_TICK))
             self._receives = True
+        called = time.monotonic()
         while True:
             began, count = time.monotonic(), 0
             try:
@@ -53,7 +59,7 @@ class DataConnection:
             except BlockingIOError:
                 pass
             self._watch.note(time.monotonic() - began, count)
-            if count:
+            if count or has_ended(time.monotonic() - called):
                 return count
 
     def send(self, block: memoryview, *, is_last: bool) -> int:

@@ -29,11 +29,14 @@ class ServerQuirks:
         None  # CWD tells folders from others; False: it says yes to all, or is answered by a hang-up
     )
     follows_telnet: bool | None = None  # takes two bytes 0xFF for one; None: not needed yet
+    silences_at_ff: int = 0  # how often there was no answer when that was to be found out
     working_address: tuple[Any, ...] | None = None  # of the host's, the one that answered last
     keeps_names: bool = False  # shows a name beyond ASCII as it was sent
     keeps_ff: bool = False  # and one with byte 0xFF
     bare_names: bool | None = None  # takes names without a folder only, that one being entered; None: not known
     answers_feat: bool = True
+    ended_at_feat: int = 0  # sessions in a row
+    ended_at_epsv: int = 0
     forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer
     takes_epsv: bool | None = None  # answers it with a port that can be reached; None: not asked yet
     refuses_to_replace: bool = False  # does not rename over a file

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LAST_BYTES_SECONDS = 3.0  # for what a network still holds when the server has said its last word
+
 
 class Link:
     """One login at a server. Paths are whole paths: absolute ones of the server."""
@@ -100,6 +102,18 @@ class Link:
     def may_offer(self, feature: str) -> bool:
         """Is a feature in the server's FEAT, or is there none, so that it must be tried to be known?"""
         return feature in self._features or not self._features
+
+    def has_ended(self, transfer: Pending, silent_seconds: float) -> bool:
+        """Has a transfer, of which nothing comes, ended? Some servers leave its data connection open.
+
+        That all is well counts a little later: bytes may still be on their way.
+        """
+        try:
+            self.control.peek()
+        except EtlError:  # a session that ends behind its last word
+            if transfer.reply is None:
+                raise
+        return transfer.has_failed or (transfer.reply is not None and silent_seconds >= _LAST_BYTES_SECONDS)
 
     def abandon(self, error: EtlError) -> None:
         """Make the session unusable."""

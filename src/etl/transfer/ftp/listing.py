@@ -6,9 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, IOFailure
+from etl.transfer.ftp.longlist import Entry, entry_in
 from etl.transfer.ftp.names import facts_in
 from etl.transfer.ftp.refusals import NO_CONNECTION, UNKNOWN_COMMAND, plain_error
 from etl.transfer.ftp.replies import Reply
+from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
     from etl.transfer.ftp.link import Link
@@ -18,6 +20,8 @@ KEPT_BYTES = 64 << 20  # of its names
 LINE_BYTES = 16 * 1024  # of one of its lines
 NAME_BYTES = 60  # memory of a name beside its bytes
 _BUFFER_BYTES = 64 * 1024
+_ALL = b"-a"
+_PLAIN = re.compile(r"[\w.][\w.+=-]*")  # a name that no server takes for a pattern or an option
 _SAYS_EMPTY = re.compile("no (such )?(file|entr)|not found|empty", re.IGNORECASE)  # of a refused list
 
 
@@ -33,35 +37,68 @@ def names_in(link: Link, whole_path: str, prefix: str) -> list[str] | None:
     knows_mlsd = link.may_offer("MLST")
     ways: list[tuple[str, bytes | None]] = [("MLSD", None)] if knows_mlsd else []
     # Without -a vsftpd hides names with a leading dot; Twisted refuses a list of nothing named.
-    ways += [("NLST", b"-a"), ("NLST", None), ("NLST", b"*")]
+    ways += [("NLST", _ALL), ("NLST", _ALL + b" ."), ("NLST", None), ("NLST", b"*"), ("LIST", _ALL), ("LIST", None)]
     refusal: Reply | None = None
+    found: Listing | Reply | None = None
     for verb, argument in ways:
-        found = _names_by(link, whole_path, prefix, verb, argument)
-        if not isinstance(found, Reply):
-            # To some servers -a is a file's name: if there is one, it is all that they list.
-            if argument != b"-a" or (found is not None and found != ["-a"]):
-                return found
+        if argument == _ALL + b" ." and not (isinstance(found, Listing) and found.count):
+            continue
+        found = _list_by(link, whole_path, prefix, verb, argument)
+        if isinstance(found, Listing):
+            # To some servers -a is a file's name: if there is one, it is all that they list. Or they have none so.
+            if not (argument == _ALL and found.has_only(_ALL)) and (found.count or argument is None or verb == "MLSD"):
+                return _names(link, found)
         elif found.code not in UNKNOWN_COMMAND:
             refusal = found
     if refusal is None or _SAYS_EMPTY.search(refusal.text):
         return None
     link.command("TYPE", b"A")  # some servers list in no other
-    found = _names_by(link, whole_path, prefix, "NLST", None)
+    found = _list_by(link, whole_path, prefix, "NLST", None)
     link.command("TYPE", b"I").result()
     if isinstance(found, Reply):
         raise IOFailure(f"{link.name}:{whole_path}: the list is refused: {refusal.text}", server=link.name)
-    return found
+    return _names(link, found)
 
 
-def _names_by(link: Link, whole_path: str, prefix: str, verb: str, argument: bytes | None) -> list[str] | Reply | None:
-    """List in one way; return the names, None: there are none at all, or the refusal."""
-    listing = Listing(with_facts=verb == "MLSD", prefix=link.names.wire(prefix))
+def shows(link: Link, whole_path: str) -> bool | None:
+    """Does a folder show this name? None: it shows nothing at all, or cannot be listed.
+
+    Asked by the name first: a long list costs much, and some servers cut it off. Raises IOFailure for a refused list.
+    """
+    folder, name = parent(whole_path) or "/", basename(whole_path)
+    if _PLAIN.fullmatch(name) and link.ask("CWD", folder).result().is_success:
+        found = _list_by(link, whole_path, "", "NLST", link.wire(name))
+        if isinstance(found, Listing) and _names(link, found) == [name]:
+            return True
+    listed = names_in(link, folder, name)
+    return None if listed is None else name in listed
+
+
+def entry_of(link: Link, whole_path: str) -> Entry | None:
+    """Return what the long list of its folder says that something is; None: it does not say."""
+    if not link.ask("CWD", parent(whole_path) or "/").result().is_success:
+        return None
+    name = basename(whole_path)
+    for argument in (_ALL, None):
+        found = _list_by(link, whole_path, name, "LIST", argument)
+        if isinstance(found, Listing):
+            entries = found.entries.get(link.names.wire(name), set())
+            if entries:
+                return entries.pop() if len(entries) == 1 else None
+    return None
+
+
+def _names(link: Link, listing: Listing) -> list[str] | None:
+    return [link.names.read(name) for name in listing.names] if listing.count else None
+
+
+def _list_by(link: Link, whole_path: str, prefix: str, verb: str, argument: bytes | None) -> Listing | Reply:
+    """List in one way; return what was listed, or the refusal."""
+    listing = Listing(with_facts=verb == "MLSD", is_long=verb == "LIST", prefix=link.names.wire(prefix))
     reply = _list(link, verb, argument, listing)
     if reply.code in NO_CONNECTION:  # it says nothing of the folder
         raise plain_error(link.name, whole_path, reply)
-    if not reply.is_success:
-        return reply
-    return [link.names.read(name) for name in listing.names] if listing.count else None
+    return listing if reply.is_success else reply
 
 
 def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Reply:
@@ -71,7 +108,7 @@ def _list(link: Link, verb: str, argument: bytes | None, listing: Listing) -> Re
         return running
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     try:
-        while count := running.data.readinto(buffer):
+        while count := running.data.readinto(buffer, lambda silent: link.has_ended(running.command, silent)):
             listing.feed(bytes(buffer[:count]))
     except (EtlError, GarbledListingError) as error:
         running.data.reset()
@@ -88,15 +125,19 @@ class GarbledListingError(ValueError):
 
 
 class Listing:
-    """Takes a listing (NLST, or MLSD `with_facts`) in pieces, cut anywhere; keeps the names that begin with `prefix`.
+    """Takes a listing (NLST, MLSD `with_facts`, or LIST: `is_long`) in pieces, cut anywhere.
 
+    Keeps the names that begin with `prefix`, and what LIST says of them (`entries`).
     Bare names they are, without the folder itself and its parent. A folder may hold millions: nothing else is kept.
     """
 
-    def __init__(self, *, with_facts: bool, prefix: bytes = b"") -> None:
+    def __init__(self, *, with_facts: bool, is_long: bool = False, prefix: bytes = b"") -> None:
         self.names: list[bytes] = []
+        self.entries: dict[bytes, set[Entry]] = {}
         self.count = 0  # of all names
+        self._last = b""
         self._with_facts = with_facts
+        self._is_long = is_long
         self._prefix = prefix
         self._rest = b""  # a line whose end has not come
         self._taken_bytes, self._kept_bytes = 0, 0
@@ -113,6 +154,10 @@ class Listing:
         if self._taken_bytes > LIMIT_BYTES or self._kept_bytes > KEPT_BYTES:
             raise GarbledListingError(f"a listing of more than {self._taken_bytes - len(piece)} bytes")
 
+    def has_only(self, name: bytes) -> bool:
+        """Is this the one name?"""
+        return self.count == 1 and self._last == name
+
     def end(self) -> None:
         """Take the last line, if it has no end."""
         self._add(self._rest)
@@ -124,10 +169,18 @@ class Listing:
             facts, line = facts_in(line)
             if facts.get("type", b"").lower() in {b"cdir", b"pdir"}:
                 return
-        name = line.rpartition(b"/")[2]
+        entry = None
+        if self._is_long:
+            if (found := entry_in(line)) is None:
+                return
+            entry, line = found
+        name = line.rpartition(b"\\" if line[1:3] == b":\\" else b"/")[2]  # `C:\x\name` it is on some
         if name in {b"", b".", b".."}:
             return
         self.count += 1
+        self._last = name
         if name.startswith(self._prefix):
             self.names.append(name)
+            if entry is not None:
+                self.entries.setdefault(name, set()).add(entry)
             self._kept_bytes += len(name) + NAME_BYTES

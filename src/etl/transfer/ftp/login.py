@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _CODE = re.compile(rb"^211[- ]")  # some put it on each line of FEAT
 _FEAT_SECONDS = 10.0  # it is optional, and some never answer it
+_ACCIDENTS = 1  # sessions that end at FEAT, or EPSV; the next one means it
 _FOLDER = 257  # the success of PWD
 _REFUSED = 500
 _BROKEN = 500  # vsftpd: "500 OOPS: refusing to run with writable root"; the login is as good as any
@@ -49,8 +50,10 @@ def log_in(control: Control, server: ServerConfig, encoding: str, *, passive: bo
         began = time.monotonic()
         try:
             features = _features(control.send("FEAT").result(limit=_FEAT_SECONDS))
+            quirks.ended_at_feat = 0
         except ServerUnavailable:
-            quirks.answers_feat = time.monotonic() - began < _FEAT_SECONDS
+            quirks.ended_at_feat += 1
+            quirks.answers_feat = time.monotonic() - began < _FEAT_SECONDS and quirks.ended_at_feat <= _ACCIDENTS
             raise
     if encoding.lower() in {"utf-8", "utf8"} and "UTF8" in features:
         control.send("OPTS", b"UTF8 ON")  # a refusal changes nothing
@@ -81,8 +84,11 @@ def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool)
         began = time.monotonic()
         try:
             quirks.takes_epsv = port.result(limit=seconds).code < _REFUSED
+            quirks.ended_at_epsv = 0
         except ServerUnavailable:
-            if port.place <= 1 or time.monotonic() - began >= seconds:  # alone, or in vain
+            quirks.ended_at_epsv += 1
+            is_meant = port.place <= 1 or quirks.ended_at_epsv > _ACCIDENTS  # alone, or again
+            if is_meant or time.monotonic() - began >= seconds:  # or in vain
                 quirks.takes_epsv = False
             raise
     asked = time.monotonic()

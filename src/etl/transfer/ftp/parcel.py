@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, SizeMismatch, SourceChanged
+from etl.errors import ConnectionLost, EtlError, NotAFile, SizeMismatch, SourceChanged
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.refusals import plain_error
 
@@ -76,7 +76,8 @@ class FTPParcel:
     @property
     def is_proven(self) -> bool:
         """Came as many bytes as SIZE told, the end, and a last word that all is well?"""
-        return self._at_end and self._given_bytes == self.facts.size_bytes and self._is_told_whole()
+        came_bytes = self._given_bytes if self.held is None else len(self.held)
+        return self._at_end and came_bytes == self.facts.size_bytes and self._is_told_whole()
 
     def leave(self) -> None:
         """End the reading of a whole parcel; what the final reply says `judged` tells later."""
@@ -104,8 +105,15 @@ class FTPParcel:
             self._cut(error)
             raise error
         reply = self._retr.result()
+        if reply.is_success and self.facts.size_bytes is None and not self._given_bytes:
+            self._require_file()
         if not reply.is_success:
             raise self._changed(reply) if self._has_changed() else asking.why_not_read(self._link, self._whole, reply)
+
+    def _require_file(self) -> None:
+        """Raise NotAFile for what gave no byte, and has no size: some servers send a folder as an empty file."""
+        if asking.ask_entry(self._link, self._whole)():
+            raise NotAFile(f"{self._link.name}:{self._whole} is a folder", server=self._link.name)
 
     def _changed(self, reply: Reply) -> EtlError:
         # vsftpd says 426 when it finds a file shorter than it was
@@ -168,7 +176,7 @@ class FTPParcel:
 
     def _receive(self, buffer: memoryview, *, fill: bool = False) -> int:
         try:
-            count = self._data.readinto(buffer, fill=fill)
+            count = self._data.readinto(buffer, lambda silent: self._link.has_ended(self._retr, silent), fill=fill)
         except EtlError as error:
             self._cut(error)
             raise

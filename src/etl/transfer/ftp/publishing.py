@@ -52,15 +52,18 @@ class Renaming:
         self._link = link
 
     def publishing(
-        self, partial: str, final: str, size_bytes: int, stamped: Callable[[], bool]
+        self, partial: str, final: str, size_bytes: int, stamped: Callable[[], bool], shown: set[str] | None = None
     ) -> Callable[[], Published]:
-        """Queue the rename of a partial file to its final name; the answer completes it."""
+        """Queue the rename of a partial file to its final name; the answer completes it.
+
+        `shown`: the names in the folder before, where the file was written under its final name.
+        """
         is_at_risk = naming.is_at_risk(self._link, final)
         finish = None if is_at_risk else self._replacing(partial, final, aside=partial + ASIDE)
 
         def complete() -> Published:
             was_stamped = stamped()
-            before = naming.shown_beside(self._link, final) if is_at_risk else None
+            before = naming.shown_beside(self._link, final) if is_at_risk and shown is None else shown
             swapped = (finish or self._replacing(partial, final, aside=partial + ASIDE))()
             if swapped is None and not self._has_arrived(final, size_bytes):
                 raise vanished(self._link, partial)
@@ -169,6 +172,8 @@ class Renaming:
         if first.code >= 400:
             self._require_gone(source, first)
             return None
+        if not asking.is_there(link, source, by_listing=True):  # some say so at the RNTO only
+            return None
         raise asking.why_not_written(link, target, refusal)
 
     def _require_gone(self, source: str, refusal: Reply) -> None:
@@ -200,6 +205,8 @@ class Renaming:
                 self._require_gone(source, first.result())
                 return None
             if moved_aside:
+                if not asking.is_there(self._link, source, by_listing=True):  # some say so at the RNTO only
+                    return None
                 raise plain_error(self._link.name, target, refusal)
             if not make_folders(self._link, target) and not self._clear(aside, target) and tried:
                 raise asking.why_not_written(self._link, target, refusal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, IOFailure, NotAFile, StorageFull
+from etl.errors import ConnectionLost, EtlError, IOFailure, NotAFile, PermissionRefused, StorageFull
 
 if TYPE_CHECKING:
     from etl.transfer.ftp.link import Link
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Of pyftpdlib (the system's own words, with 426), vsftpd (for whatever a write fails with, 451), and others.
 _SAY_FULL = ("no space", "disk full", "quota", "not enough space", "failure writing to local file")
+# Of Node (EACCES), Apache ("No permission to delete", with 450), and others that pass their system's words on.
+_SAY_DENIED = ("eacces", "eperm", "permission denied", "no permission", "access denied", "access is denied")
 
 _FAILED = 400
 _ACCIDENTS = 1  # uploads that vanish
@@ -28,7 +30,12 @@ def plain_error(name: str, path: str, reply: Reply) -> EtlError:
         return StorageFull(message, server=name)
     if reply.code in NO_CONNECTION:
         return ConnectionLost(message, server=name)
-    return IOFailure(message, server=name)
+    return (PermissionRefused if says_denied(reply) else IOFailure)(message, server=name)
+
+
+def says_denied(reply: Reply) -> bool:
+    """Does a refusal speak of a lack of rights? Counts only where nothing else tells."""
+    return reply.code >= _FAILED and any(words in reply.text.lower() for words in _SAY_DENIED)
 
 
 def vanished(link: Link, path: str) -> EtlError:

@@ -16,7 +16,7 @@ from etl.errors import (
 )
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Stored
-from etl.transfer.ftp import asking, known, listing
+from etl.transfer.ftp import asking, known, listing, naming
 from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.link import Link
 from etl.transfer.ftp.login import log_in
@@ -29,9 +29,9 @@ from etl.transfer.ftp.publishing import Renaming, Stamping
 from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND, vanished
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
+from etl.transfer.ftp.telnet import IAC
 from etl.transfer.ftp.traits import traits_of
 from etl.transfer.ftp.upload import Upload
-from etl.transfer.paths import basename, parent
 from etl.transfer.promises import Lazy
 from etl.transfer.streaming import Streaming
 
@@ -53,6 +53,7 @@ class FTPTransfer(Streaming):
         self._sockets = Sockets()
         self._control: Control | None = None
         self._link: Link | None = None
+        self._shown: set[str] | None = None  # in the folder of a final name, before it was written directly
 
     def __repr__(self) -> str:
         state = State.NEW if self._control is None else self._control.state
@@ -173,18 +174,28 @@ class FTPTransfer(Streaming):
         link.takes_bare(is_so=False)
         return FTPParcel(link, path, whole, ask(), running.command, running.data)
 
+    def require_name(self, path: str) -> None:
+        """Find out whether the name can be written in the server's encoding, and byte 0xFF in it."""
+        link = self.link
+        whole = link.names.whole(path)
+        if IAC in link.names.wire(whole):
+            link.settle_all()
+            link.starting.connect_prepared()
+            link.wire(whole)
+
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel into a new file; its size is asked for with whatever is sent next."""
         link = self.link
         link.settle_all()
         whole = link.names.whole(partial)
+        is_final = self.server.publish == "direct"
+        self._shown = naming.shown_beside(link, whole) if is_final and naming.is_at_risk(link, whole) else None
         upload = Upload(link, whole, parcel, buffer)
         sent_bytes = upload.run()
-        size = link.ask("SIZE", whole)
         return Stored(
             partial,
             sent_bytes,
-            size=Lazy(lambda: _stored_size(link, whole, size), asks_more=True),
+            size=Lazy(_ask_stored_size(link, whole), asks_more=True),
             ended=Lazy(upload.judge, asks_more=True) if upload.is_unjudged else None,
         )
 
@@ -194,7 +205,8 @@ class FTPTransfer(Streaming):
         link = self.link
         partial, target = link.names.whole(stored.partial), link.names.whole(final)
         stamped = Stamping(link).stamp(partial, mtime)
-        published = link.later(Renaming(link).publishing(partial, target, stored.sent_bytes, stamped))
+        before = self._shown if partial == target else None
+        published = link.later(Renaming(link).publishing(partial, target, stored.sent_bytes, stamped, before))
         link.control.push()
         link.starting.connect_prepared()
         return published
@@ -317,6 +329,14 @@ def _unless_over(parcel: Parcel, is_same: Callable[[], bool]) -> bool:
         raise
 
 
+def _ask_stored_size(link: Link, whole: str) -> Callable[[], int | None]:
+    if asking.lists_facts(link, whole):
+        listed = asking.ask_facts(link, whole)
+        return lambda: listed().size_bytes
+    size = link.ask("SIZE", whole)
+    return lambda: _stored_size(link, whole, size)
+
+
 def _stored_size(link: Link, whole: str, size: Pending) -> int | None:
     """Return the size of a file just stored; None when the server does not tell it: 226 was said all the same.
 
@@ -325,12 +345,11 @@ def _stored_size(link: Link, whole: str, size: Pending) -> int | None:
     reply = size.result()
     if reply.is_success or reply.code in UNKNOWN_COMMAND:
         return size_in(reply.line) if reply.is_success else None
-    name = basename(whole)
     try:
-        listed = listing.names_in(link, parent(whole) or "/", name)
+        is_shown = listing.shows(link, whole)
     except IOFailure:  # what only confirms fails nothing
         return None
-    if listed is not None and name not in listed and link.server.publish != "direct":
+    if is_shown is False and link.server.publish != "direct":
         raise vanished(link, whole)
     return None  # written directly, it may have been taken away by whoever waits for it
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from etl.errors import InvalidPath
+from etl.errors import InvalidPath, TransferTimeout
 
 if TYPE_CHECKING:
     from etl.transfer.ftp.control import Control
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 IAC = b"\xff"
 _NOP = b"\xff\xf1"  # the command of Telnet that does nothing
+_ACCIDENTS = 1  # silences; the next one is the server's answer
 
 
 def written(control: Control, quirks: ServerQuirks, path: bytes) -> bytes:
@@ -25,17 +26,27 @@ def written(control: Control, quirks: ServerQuirks, path: bytes) -> bytes:
     Where none may be made the file tells, if it is there: by its name with two it is found only by a
     server that takes them for one.
     """
-    doubled = path.replace(IAC, IAC + IAC)
+    doubled, name = path.replace(IAC, IAC + IAC), control.server
+    if quirks.silences_at_ff > _ACCIDENTS:
+        raise InvalidPath(f"{name}:{path!r}: the server gives no answer to a name with byte 0xFF", server=name)
     if quirks.follows_telnet is None:
-        quirks.follows_telnet = _by_folder(control, path.rpartition(b"/")[0])
+        try:
+            quirks.follows_telnet = _found_out(control, path, doubled)
+        except TransferTimeout:
+            quirks.silences_at_ff += 1
+            raise
     if quirks.follows_telnet is None:
-        plain, twice = control.send("SIZE", path), control.send("SIZE", doubled)
-        if twice.result().is_success or plain.result().is_success:
-            quirks.follows_telnet = twice.result().is_success
-    if quirks.follows_telnet is None:
-        name = control.server
         raise InvalidPath(f"{name}:{path!r}: how byte 0xFF is to be written could not be found out", server=name)
     return doubled if quirks.follows_telnet else path
+
+
+def _found_out(control: Control, path: bytes, doubled: bytes) -> bool | None:
+    follows = _by_folder(control, path.rpartition(b"/")[0])
+    if follows is None:
+        plain, twice = control.send("SIZE", path), control.send("SIZE", doubled)
+        if twice.result().is_success or plain.result().is_success:
+            follows = twice.result().is_success
+    return follows
 
 
 def _by_folder(control: Control, folder: bytes) -> bool | None:
