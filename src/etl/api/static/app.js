@@ -110,6 +110,7 @@ class App {
       const keeps = this.view ? (page.keeps ?? []) : []; // what its reader did stays
       for (const name of keeps) delete view[name];
       this.view = Object.assign(this.view ?? {}, view);
+      this.viewOf = location.hash;
     } catch (problem) {
       if (problem.status === 401) this.leave();
       if (visit === this.visit) this.problem = problem;
@@ -211,7 +212,7 @@ class App {
       ? h("p", { class: "empty" }, t("no-page"))
       : page.live
         ? page.live(this)
-        : this.view
+        : this.view && this.viewOf === location.hash // the address may have changed a moment ago
           ? page.show(this, this.view, given, ...parts)
           : !this.problem && h("p", { class: "empty" }, t("loading"));
     return [
