@@ -64,6 +64,10 @@ servers-table: zoo-servers ## write docs/servers.md anew, from the zoo
 openapi: bootstrap ## write docs/openapi.json anew, from the API
 	WRITE_OPENAPI=1 $(PYTHON) -m pytest tests/unit/api/test_description.py -k committed
 
+.PHONY: screenshot
+screenshot: test-servers ## write docs/images/page.png anew, from the page
+	WRITE_SCREENSHOTS=1 $(PYTHON) -m pytest tests/browser -k picture
+
 .PHONY: test-long
 test-long: zoo-servers ## run the long tests: more kills, more faults, more files
 	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)

@@ -2,7 +2,8 @@
 # Brings a clone to the state in which everything runs: Python with a venv, the package in it, Java, the broker's jars
 # and their class-data archive. All of it inside the clone, except what only the system can give: as root that is
 # installed with apt or dnf, otherwise one sentence says what to install (exit code 3). What is there is left alone:
-# the second run installs nothing and asks no network. `--tests` brings the servers of the integration tests, too.
+# the second run installs nothing and asks no network. `--tests` brings the servers of the integration tests, too, and
+# a browser; without root rights it says that there is none, and the tests of the page fail.
 set -euo pipefail
 
 home=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
@@ -77,7 +78,10 @@ has_jars() {
     [[ -r $KAFKA_LIBS/.made-by && $(<"$KAFKA_LIBS/.made-by") == "$(made_of)" ]]
 }
 
+find_browser() { command -v "${CHROMIUM:-chromium}" || command -v chromium-browser || command -v google-chrome; }
+
 missing=()
+if [[ ${1:-} == --tests ]]; then find_browser >/dev/null || missing+=(browser); fi
 find_python >/dev/null || [[ -x $venv/bin/python ]] || missing+=(python)
 has_certificates || missing+=(certificates)
 find_java >/dev/null || missing+=(java)
@@ -114,6 +118,7 @@ install_with_apt() {
             ssh) packages+=(openssh-client) ;;
             java) packages+=("$(first_of_apt openjdk-21-jre-headless openjdk-17-jre-headless default-jre-headless)") ;;
             maven) packages+=(maven) ;;
+            browser) packages+=("$(first_of_apt chromium chromium-browser)" fonts-noto-cjk) ;;
         esac
     done
     quietly apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${packages[@]}" ||
@@ -130,8 +135,10 @@ install_with_dnf() {
             ssh) packages+=(openssh-clients) ;;
             java) packages+=(java-21-openjdk-headless) ;;
             maven) packages+=(maven) ;;
+            browser) say "no browser is in this system's own packages: the tests of the page need Chromium" ;;
         esac
     done
+    ((${#packages[@]})) || return 0
     quietly dnf -q -y --setopt=install_weak_deps=False install "${packages[@]}" ||
         fail "dnf could not install: ${packages[*]}"
 }
@@ -159,6 +166,7 @@ if ((${#missing[@]})); then
                 java) java_from_wheel=true ;;
                 ssh) say "ssh is not installed (openssh-clients, openssh-client): servers of type sftp will not work" ;;
                 maven) needed+=("Maven") ;;
+                browser) say "Chromium is not installed: the tests of the page will fail" ;;
             esac
         done
         if ((${#needed[@]})); then

@@ -48,6 +48,8 @@ class DefaultGroup(click.Group):
         """Insert `consume` unless the first word names a command or asks for help."""
         if args and (instead := refusal(args[0], COMMANDS)):
             raise click.UsageError(instead, ctx)
+        if not args and ctx.resilient_parsing:  # a shell completes the first word
+            return super().parse_args(ctx, args)
         if not args or (args[0] not in COMMANDS and args[0] not in {"--help", "--version"}):
             args = ["consume", *args]
         return super().parse_args(ctx, args)

@@ -73,6 +73,8 @@ class Gate:
                 extra = [*_HEADERS, (b"x-request-id", visit.id.encode())]
                 if scope["path"].startswith("/api/") or scope["path"] == "/login":
                     extra.append((b"cache-control", b"no-store"))
+                elif scope["path"].startswith(OPEN_FOLDERS):
+                    extra.append((b"cache-control", b"no-cache"))  # after an upgrade all files are those of one version
                 if scope["scheme"] == "https":
                     extra.append((b"strict-transport-security", b"max-age=31536000"))
                 message["headers"] = [*message["headers"], *(pair for pair in extra if pair[0] not in names)]

@@ -81,13 +81,13 @@ class CheckTold(BaseModel):
 @router.get("/holds")
 def list_holds(services: Served, _who: Viewer) -> Holds:
     """List the holds in force."""
-    return Holds(items=[_tell(hold) for hold in services.orders.holds()], **services.envelope())
+    return Holds(items=[tell_hold(hold) for hold in services.orders.holds()], **services.envelope())
 
 
 @router.get("/holds/{what}/{name}", responses=describe(404))
 def show_hold(what: What, name: Name, services: Served, _who: Viewer) -> HoldTold:
     """Show a hold in force."""
-    return _tell(_hold(services, what, name))
+    return tell_hold(_hold(services, what, name))
 
 
 @router.put("/holds/{what}/{name}", responses=describe(404, 503))
@@ -104,7 +104,7 @@ def hold(what: What, name: Name, wanted: WantedHold, request: Request, services:
     services.require_broker()
     made = Hold(author=_author(who.name), at=now, reason=wanted.reason, what=what, name=name, until=until)
     services.orders.give(made)
-    return _tell(made)
+    return tell_hold(made)
 
 
 @router.delete("/holds/{what}/{name}", status_code=204, responses=describe(404, 503))
@@ -218,7 +218,8 @@ def _hold(services: Services, what: str, name: str) -> Hold:
     raise Problem("not-found", "there is no such hold")
 
 
-def _tell(hold: Hold) -> HoldTold:
+def tell_hold(hold: Hold) -> HoldTold:
+    """Return a hold as it is answered."""
     return HoldTold(
         what=hold.what,
         name=hold.name,

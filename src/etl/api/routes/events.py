@@ -16,14 +16,14 @@ from starlette.responses import StreamingResponse
 
 from etl.api.access.identity import NOBODY, Identity
 from etl.api.problems import Problem, describe
-from etl.api.routes import root
+from etl.api.routes import control, root
 from etl.api.routes.asking import Served, Viewer
 from etl.api.services import Services
 
 router = APIRouter(tags=["live"], responses=describe(401, 403, 422, 429))
 
 STEP_SECONDS = 1.0
-COMMENT_SECONDS = 15.0  # without any event: proxies cut connections that are silent
+BEAT_SECONDS = 5.0  # without any event: proxies cut silent connections, and the page turns grey after three
 STREAMS = 100  # at the same time
 
 SNAPSHOTS: dict[str, Callable[[Services], Any]] = {
@@ -33,6 +33,7 @@ SNAPSHOTS: dict[str, Callable[[Services], Any]] = {
     "partitions": lambda services: services.live.partitions(),
     "operations": lambda services: [one.model_dump() for one in services.engine.operations()[:50]],
     "summary": lambda services: root.summary(services, NOBODY).model_dump(exclude={"as_of"}),
+    "holds": lambda services: [control.tell_hold(one).model_dump() for one in services.orders.holds()],
     "stats": lambda services: root.collect(services, None).model_dump(exclude={"as_of"}),
 }
 
@@ -101,10 +102,10 @@ async def _stream(
                     sent[name], spoken = version, loop.time()
                     yield f"event: {name}\nid: {version}\ndata: {data}\n\n"
             now = loop.time()
-            if now - spoken >= COMMENT_SECONDS:
+            if now - spoken >= BEAT_SECONDS:
                 spoken = now
-                yield ": still here\n\n"
-            if now - looked >= COMMENT_SECONDS:
+                yield "event: beat\ndata: {}\n\n"
+            if now - looked >= BEAT_SECONDS:
                 looked = now
                 if who.session is not None and not await asyncio.to_thread(services.vault.has_session, who.session):
                     return

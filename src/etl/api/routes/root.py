@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ stats_router = APIRouter(tags=["state"], responses=describe(401, 403, 422, 429))
 
 PAGE = "/ui/"
 STEPS = 96  # columns of a time line at most
+COLUMN_SECONDS = 900.0  # of the page's time line: a day
 
 
 class Check(BaseModel):
@@ -167,9 +169,13 @@ def stats(services: Served, _who: Viewer, window: When = "24h") -> Stats:
 
 
 def collect(services: Services, window: str | None) -> Stats:
-    """Return what was done within a window, and what is left to do."""
+    """Return what was done within a window, and what is left to do; None: the page's, which moves by a column."""
     now = time.time()
-    since = moment("window", window or "24h") or now
+    if window is None:
+        now = COLUMN_SECONDS * math.ceil(now / COLUMN_SECONDS)
+        since = now - STEPS * COLUMN_SECONDS
+    else:
+        since = moment("window", window) or now
     rows = services.search.finished(since)
     by_state: dict[str, int] = {}
     failures: dict[str, int] = {}

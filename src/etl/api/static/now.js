@@ -1,0 +1,244 @@
+// The first page: what needs you, the night, transfers in flight, servers, backlog, processes.
+
+import { h } from "./dom.js";
+import { age, bytes, clockOf, number, percent, plain, secondsSince, strange, time } from "./format.js";
+import { operations } from "./operations.js";
+import { act, bar, count, empty, jobLink, link, moved, route, section, serverLink, sign, slashed, table, told } from "./parts.js";
+import { has, t } from "./texts.js";
+
+const SHOWN = 20; // transfers
+const NEEDS = 10;
+
+let order = []; // of the transfers: rows do not jump while somebody reads them
+
+export function nowPage(app) {
+  const { summary, stats, transfers, servers, processes, operations: ops } = app.feed.snapshots;
+  if (!summary || !stats) return h("p", { class: "empty" }, t("loading"));
+  const running = (ops?.items ?? []).filter((one) => one.state === "running" || one.state === "canary");
+  return [
+    sentence(app, summary.items, stats.items),
+    needs(app, summary.items),
+    running.length > 0 && section("operations", t("operations"), operations(app, running)),
+    night(stats.items),
+    section("flight", t("flight"), flight(transfers?.items ?? [], true)),
+    section("servers", t("servers"), serverTable(servers?.items ?? [])),
+    section("backlog", t("backlog"), backlog(summary.items.topics)),
+    section("processes", t("processes"), processTiles(app, processes?.items ?? [])),
+  ];
+}
+
+function sentence(app, summary, stats) {
+  if (app.stale) return h("h1", {}, sign("warn", t("not-known")));
+  if (!summary.is_well) return h("h1", {}, sign("bad", t("needs-you", number(summary.urgent), summary.urgent)));
+  const done = stats.jobs.done ?? 0;
+  return h("h1", {}, sign("good", t("all-well", t("files-bytes", number(done), bytes(stats.bytes), done))));
+}
+
+function needs(app, summary) {
+  const rows = summary.needs.slice(0, NEEDS).map((need) =>
+    h(
+      "li",
+      { key: `${need.kind} ${need.subject}`, class: need.is_urgent ? "urgent" : "known" },
+      h(
+        "span",
+        {},
+        sign(need.is_urgent ? "bad" : "calm", t(`need-${need.kind}`, strange(need.subject))),
+        need.since && [" ", t("since", time(need.since))],
+        need.jobs > 0 && need.kind !== "dead-letters" && [": ", count("waits", need.jobs)],
+        need.detail && [" (", strange(need.detail), ")"],
+      ),
+      link(target(need), { class: "button", "aria-label": `${t("look")}: ${plain(need.subject)}` }, t("look")),
+    ),
+  );
+  return section(
+    "needs",
+    t("needs"),
+    rows.length ? h("ul", { class: "needs" }, rows) : empty(t("needs-nothing")),
+    summary.needs.length > NEEDS && h("p", {}, t("needs-more", number(summary.needs.length - NEEDS))),
+  );
+}
+
+// Where a need is looked into, and acted on.
+function target(need) {
+  if (need.kind === "login-refused" || need.kind === "server-down") return route(["servers", need.subject]);
+  if (need.kind === "on-hold" && need.subject.startsWith("server ")) return route(["servers", need.subject.slice(7)]);
+  if (need.kind === "dead-letters") return "/letters";
+  if (need.kind === "backlog-old") return route(["find"], { state: ["queued", "waiting"], range: "all" });
+  if (need.kind === "transfer-stalled") return route(["find"], { state: "running" });
+  return "/now";
+}
+
+function night({ timeline, jobs }) {
+  const most = Math.max(1, ...timeline.map((column) => column.done + column.failed));
+  const busy = timeline.filter((column) => column.done + column.failed > 0);
+  const height = (value) => (value ? Math.max(2, (value / most) * 60) : 0);
+  const failed = (jobs.failed ?? 0) + (jobs.discarded ?? 0);
+  const ends = (at) => timeline[at + 1]?.at;
+  const window = (at) => route(["find"], { since: timeline[at].at, until: ends(at) });
+  const words = (column) => t("night-column", clockOf(column.at), number(column.done), number(column.failed), bytes(column.bytes));
+  const columns = timeline.map((column, at) => {
+    const good = height(column.done);
+    const bad = height(column.failed);
+    return h(
+      "g",
+      { key: column.at, class: "column", onclick: () => (location.hash = window(at)) },
+      h("title", {}, words(column)),
+      h("rect", { class: "whole", x: at * 10, y: 0, width: 10, height: 64 }),
+      good > 0 && h("rect", { key: "good", class: "done", x: at * 10 + 1, y: 64 - good - bad, width: 8, height: good }),
+      bad > 0 && h("rect", { key: "bad", class: "failed", x: at * 10 + 1, y: 64 - bad, width: 8, height: bad }),
+    );
+  });
+  const marks = timeline.filter((_, at) => at % 24 === 0).map((column) => h("span", { key: column.at }, clockOf(column.at)));
+  return section(
+    "night",
+    t("night"),
+    h(
+      "svg",
+      { class: "night", viewBox: `0 0 ${timeline.length * 10} 64`, preserveAspectRatio: "none", role: "img", "aria-label": t("night-told", number(jobs.done ?? 0), number(failed)) },
+      columns,
+    ),
+    h("div", { class: "axis number", "aria-hidden": "true" }, marks, h("span", { key: "now" }, t("just-now"))),
+    busy.length === 0
+      ? empty(t("night-empty"))
+      : h(
+          "details",
+          {},
+          h("summary", {}, t("as-table")),
+          table(
+            t("night"),
+            [
+              [t("at"), (column) => link(window(timeline.indexOf(column)), {}, clockOf(column.at))],
+              [t("state-done"), (column) => number(column.done), "number"],
+              [t("failed"), (column) => number(column.failed), "number"],
+              [t("size"), (column) => bytes(column.bytes), "number"],
+            ],
+            busy.toReversed(),
+            (column) => column.at,
+          ),
+        ),
+  );
+}
+
+// Rows of transfers; `keeps`: rows stay where they are, and new ones come below.
+export function flight(items, keeps = false) {
+  let rows = items;
+  if (keeps) {
+    const byPlace = new Map(items.map((one) => [one.place, one]));
+    order = order.filter((place) => byPlace.has(place));
+    const known = new Set(order);
+    order.push(...items.map((one) => one.place).filter((place) => !known.has(place)));
+    rows = order.map((place) => byPlace.get(place));
+  }
+  if (!rows.length) return empty(t("flight-empty"));
+  const shown = rows.slice(0, SHOWN);
+  const silent = (one) => one.process_state === "silent";
+  return [
+    table(
+      t("flight"),
+      [
+        [t("file"), (one) => [told(one.source), " ", jobLink(slashed(one.place), t("job"))]],
+        [t("to"), (one) => told(one.destination)],
+        [t("progress"), (one) => [bar(plain(one.source), one.moved ?? 0, one.size), h("span", { class: "number" }, moved(one.moved ?? 0, one.size))], "wide"],
+        [t("rate"), (one) => pace(one), "number"],
+        [t("left"), (one) => (one.eta_seconds === undefined || silent(one) ? "–" : age(one.eta_seconds)), "number"],
+        [t("attempt"), (one) => number(one.attempt), "number"],
+        [t("process"), (one) => (silent(one) ? sign("warn", strange(one.process), " ", t("process-silent", age(one.age_seconds))) : strange(one.process))],
+      ],
+      shown.map((one) => ({ ...one, class: silent(one) ? "silent" : undefined })),
+      (one) => one.place,
+    ),
+    rows.length > shown.length && h("p", {}, t("flight-more", number(shown.length), number(rows.length))),
+  ];
+}
+
+function pace(one) {
+  if (one.process_state === "silent") return "–";
+  if (one.stalled_seconds !== undefined) return sign("warn", t("still-for", age(one.stalled_seconds)));
+  if (one.phase !== "streaming") return has(`phase-${one.phase}`) ? t(`phase-${one.phase}`) : one.phase;
+  return t("per-second", bytes(one.rate));
+}
+
+export function serverState(server) {
+  const held = server.held_by && [sign("warn", t("on-hold")), " · "];
+  if (server.breaker === "closed") return [held, sign("good", t("up"))];
+  return [
+    held,
+    sign(server.breaker === "open" ? "bad" : "warn", server.breaker === "open" ? t("down") : t("probed")),
+    server.since && [" ", time(server.since, "for")],
+    server.next_probe_at && secondsSince(server.next_probe_at) < 0 && [", ", t("next-try", time(server.next_probe_at))],
+  ];
+}
+
+function serverTable(items) {
+  if (!items.length) return empty(t("servers-empty"));
+  return table(
+    t("servers"),
+    [
+      [t("server"), (one) => serverLink(one.name)],
+      [t("state"), serverState],
+      [t("jobs-rate"), (one) => number(one.jobs_per_second, 1), "number"],
+      [t("bytes-rate"), (one) => bytes(one.bytes_per_second), "number"],
+      [t("failed"), (one) => (one.error_share === null ? "–" : percent(one.error_share)), "number"],
+      [t("round-trip"), (one) => (one.round_trip_seconds === null ? "–" : `${number(one.round_trip_seconds * 1000, 1)}\u00a0ms`), "number"],
+      [t("sessions"), (one) => `${number(one.sessions.open)}\u00a0/\u00a0${number(one.sessions.limit)}`, "number"],
+      [
+        t("waiting"),
+        (one) => link(route(["find"], { q: one.name, state: ["queued", "waiting"], range: "all" }), {}, number(one.waiting + one.deferred)),
+        "number",
+      ],
+    ],
+    items,
+    (one) => one.name,
+  );
+}
+
+function backlog(topics) {
+  if (!topics.length) return empty(t("backlog-empty"));
+  const todo = (text) => link(route(["find"], { state: ["queued", "waiting"], range: "all" }), {}, text);
+  return table(
+    t("backlog"),
+    [
+      [t("topic"), (one) => [strange(one.topic), " (", strange(one.group), ")"]],
+      [t("unfinished"), (one) => todo(number(one.unfinished)), "number"],
+      [t("oldest"), (one) => (one.unfinished && one.oldest_at ? time(one.oldest_at, "for") : "–"), "number"],
+      [t("jobs-rate"), (one) => number(one.jobs_per_second, 1), "number"],
+      [t("clear"), (one) => (one.unfinished && one.clear_seconds !== null ? age(one.clear_seconds) : "–"), "number"],
+      [
+        t("deferred"),
+        (one) => (one.parked && one.next_due_at ? t("deferred-next", number(one.parked), time(one.next_due_at)) : number(one.parked)),
+        "number",
+      ],
+      [t("processes"), (one) => number(one.processes), "number"],
+    ],
+    topics,
+    (one) => `${one.topic} ${one.group}`,
+  );
+}
+
+const PROCESS_MOODS = { running: "good", waiting: "warn", starting: "busy", draining: "warn", stopped: "calm", silent: "bad" };
+
+function processTiles(app, items) {
+  if (!items.length) return empty(t("processes-empty"));
+  const tiles = items.map((one) =>
+    h(
+      "li",
+      { key: one.key, class: one.state === "silent" ? "tile silent" : "tile", "data-process": one.id, "data-state": one.state },
+      h("strong", {}, strange(one.id)),
+      sign(PROCESS_MOODS[one.state] ?? "calm", t(`process-${one.state}`, age(one.age_seconds))),
+      one.held_by && sign("warn", t("on-hold"), ": ", strange(one.held_by)),
+      one.kind === "consumer" && one.state !== "silent" && one.state !== "stopped" && h("span", { class: "number" }, t("lanes", number(one.lanes.busy), number(one.lanes.size))),
+      one.version && h("small", {}, strange(one.version)),
+      one.kind === "consumer" && ["running", "waiting"].includes(one.state) && act(app.me, t("drain"), () => drain(app, one), { kind: "small", name: one.id }),
+    ),
+  );
+  return h("ul", { class: "tiles" }, tiles);
+}
+
+function drain(app, process) {
+  app.confirm({
+    title: t("drain-title", strange(process.id)),
+    text: t("drain-text"),
+    label: t("drain"),
+    run: (reason) => app.ask(`/pool/processes/${encodeURI(process.key)}/drain`, { method: "POST", body: { reason } }),
+  });
+}

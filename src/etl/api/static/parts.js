@@ -1,0 +1,100 @@
+// Parts that several pages share: tables, links to jobs and servers, words of states, dialogs, buttons of operators.
+
+import { h } from "./dom.js";
+import { bytes, number, percent, plain, strange } from "./format.js";
+import { Problem, query } from "./net.js";
+import { t } from "./texts.js";
+
+export const link = (to, props, ...content) => h("a", { ...props, href: `#${to}` }, content);
+
+// A path below #, from parts and a query; each part is encoded.
+export const route = (parts, given = {}) => `/${parts.map(encodeURIComponent).join("/")}${query(given)}`;
+
+export const jobLink = (place, content) => link(route(["jobs", ...place.split("/")]), {}, content ?? strange(place));
+
+// PROCESS's name of a place, TOPIC-PARTITION-OFFSET, as the path of a job.
+export const slashed = (place) => place.replace(/-(\d+)-(\d+)$/, "/$1/$2");
+
+export const serverLink = (name) => link(route(["servers", name]), {}, strange(name));
+
+export const letterLink = (place) => link(route(["letters", place]), { class: "number" }, place);
+
+export const file = ({ server, path }) =>
+  h("span", { class: "file" }, server ? [serverLink(server), ":"] : null, strange(path ?? ""));
+
+// "SERVER:/path" as a process tells it.
+export function told(text) {
+  const at = text.indexOf(":");
+  return at > 0 ? file({ server: text.slice(0, at), path: text.slice(at + 1) }) : strange(text);
+}
+
+// A state as icon and word: nothing is told by colour alone.
+const SIGNS = { good: "✓", bad: "✕", warn: "!", busy: "▸", calm: "○" };
+export const sign = (mood, ...content) =>
+  h("span", { class: `sign ${mood}` }, h("span", { "aria-hidden": "true" }, SIGNS[mood]), " ", content);
+
+const MOODS = { done: "good", failed: "bad", discarded: "calm", running: "busy", waiting: "warn", queued: "calm" };
+export const stateOf = (job) => sign(MOODS[job.state] ?? "calm", t(`state-${job.state}`));
+
+// A table that becomes a list of cards on a narrow screen: each cell then has its column's name before it.
+// `columns`: [label, cell(row), class]; `rows` have a key by `keyOf`.
+export function table(caption, columns, rows, keyOf) {
+  const head = columns.map(([label, , kind]) => h("th", { role: "columnheader", scope: "col", class: kind }, label));
+  const body = rows.map((row) =>
+    h(
+      "tr",
+      { role: "row", key: keyOf(row), class: row.class },
+      columns.map(([label, cell, kind]) => h("td", { role: "cell", class: kind, "data-label": label }, h("div", {}, cell(row)))),
+    ),
+  );
+  return h(
+    "table",
+    { role: "table" },
+    h("caption", { class: "unseen-caption" }, caption),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, head)),
+    h("tbody", { role: "rowgroup" }, body),
+  );
+}
+
+export const section = (id, title, ...content) =>
+  h("section", { "aria-labelledby": id, key: id }, h("h2", { id }, title), content);
+
+export const empty = (text) => h("p", { class: "empty" }, text);
+
+// A bar with its numbers as words beside it.
+export const bar = (label, value, most) =>
+  h("progress", { "aria-label": label, ...(most ? { max: String(most), value: String(Math.min(value, most)) } : {}) });
+
+export const moved = (done, size) => (size ? `${bytes(done)} / ${bytes(size)} (${percent(done / size)})` : bytes(done));
+
+// A button that needs a role: shown to everybody, and to those who may not press it with the reason.
+export function act(me, label, onclick, { kind = "", name, disabled = false } = {}) {
+  const may = me.role !== "viewer";
+  const title = may ? undefined : t("needs-role", t("role-operator"));
+  return h(
+    "button",
+    { type: "button", class: kind, onclick, disabled: !may || disabled, title, "aria-label": name && `${label}: ${plain(name)}` },
+    label,
+  );
+}
+
+// Words for what went wrong.
+export function words(problem) {
+  if (!(problem instanceof Problem)) return String(problem);
+  if (problem.code === "unreachable") return t("unreachable");
+  const faults = problem.errors.map((one) => `${one.pointer ?? one.parameter ?? ""} ${one.detail}`.trim());
+  return [problem.message, ...faults].filter(Boolean).join(" · ");
+}
+
+export const trouble = (problem) => problem && h("p", { class: "trouble", role: "alert" }, sign("bad", strange(words(problem))));
+
+export const field = (label, input) => h("label", { class: "field" }, h("span", {}, label), input);
+
+export const choice = (value, options, onchange, props = {}) =>
+  h(
+    "select",
+    { ...props, onchange: (event) => onchange(event.target.value) },
+    options.map(([name, text]) => h("option", { value: name, selected: name === value, key: name }, text)),
+  );
+
+export const count = (name, value) => t(name, number(value), value);
