@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from etl.errors import EtlError
     from etl.models.task import Task
     from etl.sessions.lease import Lease
-    from etl.transfer.base import CrossThread, Parcel
+    from etl.transfer.base import Parcel
+    from etl.transfer.promises import CrossThread
 
 SMALL_BYTES = 1 << 20  # the largest file that is held whole: streaming larger ones costs less (FTP.md section 4)
 

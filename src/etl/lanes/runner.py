@@ -17,8 +17,8 @@ from etl.models import document
 from etl.models.task import SCAN_ANEW, Phase, Start
 from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
-from etl.transfer.base import CrossThread
 from etl.transfer.budget import LISTINGS
+from etl.transfer.promises import CrossThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import inspect
 import math
-import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 from etl.errors import (
     AlreadyExists,
-    ConnectionLost,
     FileMissing,
     NotAFile,
     PermissionRefused,
     StorageFull,
-    TransferTimeout,
     UnknownType,
 )
 from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
@@ -28,8 +25,6 @@ from etl.models.task import Facts
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-CROSS_THREAD_SECONDS = 2 * 86_400.0  # a bug must not keep a thread for ever; longer than any limit that settings allow
 
 # Where a server refuses to rename over a file, the old one waits under the partial file's name with this ending.
 ASIDE = ".old"
@@ -69,36 +64,6 @@ class Settled(Generic[T_co]):
     def then(self, tell: Callable[[], None]) -> None:
         """Tell at once."""
         tell()
-
-
-class CrossThread(Generic[T_co]):
-    """An answer that one thread gets and another one waits for."""
-
-    def __init__(self) -> None:
-        self._settled = threading.Lock()  # held until then: an Event costs ten times as much
-        self._settled.acquire()
-        self._promise: Promise[T_co] | None = None
-        self._error: BaseException | None = None
-
-    def follow(self, promise: Promise[T_co]) -> None:
-        """Settle when `promise` does."""
-        self._promise = promise
-        promise.then(self._settled.release)
-
-    def fail(self, error: BaseException) -> None:
-        """Settle with an error, unless it is settled. Called by the thread that keeps it, and not after `follow`."""
-        if self._settled.locked():
-            self._error = error
-            self._settled.release()
-
-    def result(self) -> T_co:
-        """Wait for the other thread, whose waits have limits of their own."""
-        if not self._settled.acquire(timeout=CROSS_THREAD_SECONDS):
-            raise TransferTimeout("the other side of the lane does not answer")
-        self._settled.release()
-        if self._error is not None or self._promise is None:
-            raise self._error or ConnectionLost("the other side of the lane is gone")
-        return self._promise.result()
 
 
 class Stored:

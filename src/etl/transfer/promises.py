@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
-from etl.errors import EtlError
+from etl.errors import ConnectionLost, EtlError, TransferTimeout
 from etl.transfer.base import Promise
 
 T = TypeVar("T")
 A = TypeVar("A")
+T_co = TypeVar("T_co", covariant=True)
+
+CROSS_THREAD_SECONDS = 2 * 86_400.0  # a bug must not keep a thread for ever; longer than any limit that settings allow
 
 
 class Lazy(Generic[T]):
@@ -74,3 +78,33 @@ class Mapped(Generic[A, T]):
 
 def _nobody() -> None:
     """Tell nobody."""
+
+
+class CrossThread(Generic[T_co]):
+    """An answer that one thread gets and another one waits for."""
+
+    def __init__(self) -> None:
+        self._settled = threading.Lock()  # held until then: an Event costs ten times as much
+        self._settled.acquire()
+        self._promise: Promise[T_co] | None = None
+        self._error: BaseException | None = None
+
+    def follow(self, promise: Promise[T_co]) -> None:
+        """Settle when `promise` does."""
+        self._promise = promise
+        promise.then(self._settled.release)
+
+    def fail(self, error: BaseException) -> None:
+        """Settle with an error, unless it is settled. Called by the thread that keeps it, and not after `follow`."""
+        if self._settled.locked():
+            self._error = error
+            self._settled.release()
+
+    def result(self) -> T_co:
+        """Wait for the other thread, whose waits have limits of their own."""
+        if not self._settled.acquire(timeout=CROSS_THREAD_SECONDS):
+            raise TransferTimeout("the other side of the lane does not answer")
+        self._settled.release()
+        if self._error is not None or self._promise is None:
+            raise self._error or ConnectionLost("the other side of the lane is gone")
+        return self._promise.result()
