@@ -84,10 +84,8 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
         if not receipt.skipped and not is_direct(destination):
             _probe_for_itself(task, source, destination, token, limits.buffer, orphans)
         return receipt
-    if is_direct(destination):
-        receipt = _already_written(task, source, destination, limits.buffer)
-        if receipt is not None:
-            return receipt
+    if is_direct(destination) and (receipt := _already_written(task, source, destination, limits.buffer)) is not None:
+        return receipt
     if source is not destination:
         destination.prepare()
         destination.push()
