@@ -153,7 +153,8 @@ def become_supervisord(settings: Settings, overrides: dict[str, str], folder: Pa
         "KAFKA_AUTOSTART": str(own_broker).lower(),
         "KAFKA_PORT": os.environ.get("KAFKA_PORT", "9092"),
         "ETL_CONSUMER_COUNT": str(settings.consumer_count),
-        "ETL_API": str(settings.api and not broker_only).lower(),
+        # One API is enough for a cluster: where the broker is elsewhere, it has a container of its own.
+        "ETL_API": str(settings.api and own_broker and not broker_only).lower(),
         "APPLIANCE_CONSUMERS": str(not broker_only).lower(),
     }
     os.environ.update(
