@@ -40,7 +40,7 @@ from kafka.errors import KafkaError, NoError
 
 # What a consumer needs in the topics of the system (ETL_SYSTEM_TOPIC_PREFIX): it tells its state, and reads the orders
 # of operators, which it cannot give. It makes all of them if they are missing.
-SYSTEM_TOPICS = {"etl-status": ("READ", "WRITE"), "etl-control": ("READ",), "etl-audit": ()}
+SYSTEM_TOPICS = {"etl-status": ("READ", "WRITE"), "etl-control": ("READ",), "etl-audit": (), "etl-marks": ()}
 ROLES = ("produce", "submit", "consume", "admin")
 TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 NO_LOGIN = "ANONYMOUS"  # Kafka's name for who did not log in: at LOCAL the super user

@@ -12,7 +12,9 @@ from etl.config.rows import setting
 class ApiSettings:
     """The parsed settings of the API."""
 
-    api: bool = setting("ETL_API", True, SWITCH, "true: an appliance with a broker of its own runs the API with its page")
+    api: bool = setting(
+        "ETL_API", True, SWITCH, "true: an appliance with a broker of its own runs the API with its page"
+    )
     api_host: str = setting(
         "ETL_API_HOST", "127.0.0.1", TEXT, "address that the API listens on; 0.0.0.0: all of this machine"
     )

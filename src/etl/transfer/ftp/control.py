@@ -50,7 +50,7 @@ class Control:
     def __init__(
         self, sock: socket.socket, sockets: Sockets, server: str, pipelining: Pipelining, *, login: float, reply: float
     ) -> None:
-        self.sock, self._wire = sock, Wire(sock)
+        self.sock, self.wire = sock, Wire(sock)
         self.server = server
         self.pipelining, self._twins = pipelining, Twins(pipelining.quirks)
         self._sockets = sockets
@@ -173,7 +173,7 @@ class Control:
         if self._twins.is_due:
             self._await_twin()
         self._has_rested = self._login_deadline is None
-        if self._parser.is_empty and self._wire.is_silent():
+        if self._parser.is_empty and self.wire.is_silent():
             return
         while (data := self._received()) is not None or not self._parser.is_empty:
             if data == b"":
@@ -235,7 +235,7 @@ class Control:
                 self._has_paired = self._has_paired or pending.begins
         limit = max(0.001, self._login_deadline - time.monotonic()) if self._login_deadline else self._reply_limit
         try:
-            self._wire.send(data, limit)
+            self.wire.send(data, limit)
         except (BlockingIOError, TimeoutError) as error:  # TimeoutError: TCP_USER_TIMEOUT, which may be as long
             raise self._timed_out(limit) from error
         except OSError as error:
@@ -245,7 +245,7 @@ class Control:
     def _read_farewell(self) -> None:
         """Read a 421 that came before the connection broke; raises what it says."""
         try:
-            self._parser.feed(self._wire.receive_at_once() or b"")
+            self._parser.feed(self.wire.receive_at_once() or b"")
             reply = self._parser.take()
         except (OSError, GarbledReplyError):
             return
@@ -254,7 +254,7 @@ class Control:
 
     def _received(self) -> bytes | None:
         try:
-            return self._wire.receive_at_once()
+            return self.wire.receive_at_once()
         except OSError as error:
             raise self._failed(f"{error}{self._while()}") from error
 
@@ -308,7 +308,7 @@ class Control:
             if wait <= 0:
                 raise self._timed_out(limit)
             try:
-                data = self._wire.receive(wait)
+                data = self.wire.receive(wait)
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
                     deadline = time.monotonic() + limit

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError
 from etl.transfer.ftp.security import Security
+from etl.transfer.ftp.wire import Wire
 from etl.transfer.ftps import refusals
 from etl.transfer.ftps.agreement import Agreement
 from etl.transfer.ftps.opening import SecureDataConnections
@@ -61,6 +62,7 @@ class Encrypted(Security):
             raise refusals.no_auth(self._server, reply)
         control.require_silence()  # what came with the reply may not be taken for an answer that was encrypted
         control.sock = self._encrypt(control.sock)
+        control.wire = Wire(control.sock)
 
     def after_login(self, control: Control) -> None:
         """Have data connections encrypted, or not, as it is set."""
