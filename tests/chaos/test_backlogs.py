@@ -200,7 +200,10 @@ def test_a_backlog_of_one_slow_pair_scales_out(scene: Scene, consumers: Callable
     assert not LONG or rates[2] >= 2.6 * rates[0]
 
 
-@pytest.mark.parametrize("order", ["evenly", "slow first", "fast first"])
+@pytest.mark.parametrize(
+    "order",
+    ["evenly", pytest.param("slow first", marks=pytest.mark.long), pytest.param("fast first", marks=pytest.mark.long)],
+)
 def test_a_fast_pair_keeps_its_rate_beside_the_backlog_of_a_slow_one(
     scene: Scene, consumers: Callable[..., Consumer], order: str
 ) -> None:

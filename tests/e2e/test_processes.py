@@ -242,7 +242,9 @@ def test_an_appliance_with_nothing_to_run_ends(harm: str, code: int, tmp_path: P
         script.write_text("#!/usr/bin/env bash\nexec /no/such/program\n")
     else:
         script.write_text("#!/no/such/interpreter\n")
-    own = settings({"KAFKA_AUTOSTART": "false", "ETL_CONSUMER_COUNT": "2"}, folder("A", tmp_path))
+    (tmp_path / "a").mkdir()
+    here = {"KAFKA_AUTOSTART": "false", "ETL_CONSUMER_COUNT": "2", "APPLIANCE_RUN_DIR": str(tmp_path / "run")}
+    own = settings(here, folder("A", tmp_path / "a"))
     with Command(tmp_path, environment=own, program=appliance_of(home)) as appliance:
         assert appliance.wait(60) == code, appliance.output
         assert "stopping" in appliance.output
