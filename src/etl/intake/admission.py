@@ -108,6 +108,8 @@ class Admission:
         except Exception as error:  # noqa: BLE001 - as above; or the record holds no valid job
             self.reporter.reject(record, carried, epoch, error)
             return
+        finally:
+            bug = None  # its traceback refers to this frame: together they would keep the record in memory
         try:
             self._dispatch(task, carried, turn, seconds)
         except Exception as error:  # noqa: BLE001 - a record that hits a bug must not stop the process at every restart
