@@ -120,7 +120,7 @@ def test_supervisorctl_needs_no_options(appliance: Appliance) -> None:
     """`docker exec C supervisorctl status`, `… restart etl-consumer`: all its processes, and nobody else's."""
     states = dict(line.split()[:2] for line in appliance.exec("supervisorctl", "status").splitlines())
     consumers = {"etl-consumer:consumer_00", "etl-consumer:consumer_01"}
-    assert states == dict.fromkeys({"kafka", "watch", *consumers}, "RUNNING")
+    assert states == dict.fromkeys({"kafka", "watch", "etl-api:api", *consumers}, "RUNNING")
     named = appliance.exec("supervisorctl", "status", "etl-consumer")
     assert {line.split()[0] for line in named.splitlines()} == consumers
     before, java = appliance.consumers(), _java(appliance)
@@ -202,9 +202,9 @@ def test_no_process_is_roots(appliance: Appliance) -> None:
 
 
 def test_each_line_of_the_one_log_says_which_process_wrote_it(appliance: Appliance) -> None:
-    """Broker, consumers, supervisord and the listener share standard output."""
+    """Broker, consumers, the API, supervisord and the listener share standard output."""
     lines = containers.docker("logs", appliance.name).stdout.splitlines()
-    said = re.compile(r"\b(kafka|consumer_\d\d|supervisord|watch)\b")
+    said = re.compile(r"\b(kafka|consumer_\d\d|api|supervisord|watch)\b")
     assert [line for line in lines if not said.search(line)] == []
     assert {found[1] for line in lines if (found := said.search(line))} >= {"kafka", "consumer_00", "consumer_01"}
 
