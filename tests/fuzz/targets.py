@@ -22,7 +22,7 @@ from etl.outcomes import messages
 from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.offsets import OffsetTracker
 from etl.outcomes.seal import PROOF, Seal
-from etl.topics.companions import Topics
+from etl.topics.names import Topics
 from etl.transfer import paths
 from etl.transfer.ftp import names, telnet
 from etl.transfer.ftp.listing import GarbledListingError, Listing

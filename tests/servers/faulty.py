@@ -376,11 +376,14 @@ class FaultySession(FakeSession):
         return self._store(argument, limit=100)
 
     def _begin(self, argument: str) -> bool:
-        """Begin an upload with a byte that nobody sent; False when its folder is missing."""
+        """Begin an upload with bytes that nobody sent; False when its folder is missing.
+
+        As many as hardly any file has: who lies about the bytes and about their number alike is not found out by sizes.
+        """
         if not self._place(argument).parent.is_dir():
             self.reply("553 No.")
             return False
-        self._place(argument).write_bytes(b"x")
+        self._place(argument).write_bytes(b"x" * 7)
         self.reply("150 Go on.")
         return True
 
