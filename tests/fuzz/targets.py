@@ -41,7 +41,6 @@ OURS = (
     header.NOT_BEFORE,
     header.REPLAYS,
     messages.WAITING_SINCE,
-    messages.SERVERS,
     messages.RECALLABLE,
     messages.OUTAGES,
     messages.ORPHANS,
