@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etl.errors import SettingsError
+from etl.transfer.properties import Properties
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +33,6 @@ SECRETS = ("TLS_KEY_PASSPHRASE",)
 _OLD = ssl.TLSVersion.MINIMUM_SUPPORTED
 _OLDEST = {"1.0": _OLD, "1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _NEWEST = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-_SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _MODES = ("explicit", "implicit")
 _FINGERPRINT = re.compile(r"[0-9A-F]{64}")
 
@@ -61,8 +59,7 @@ class Options:
         """Return those of a server. Raises SettingsError for the first that is wrong."""
         parsed = _Parsed(server.options)
         options = parsed.options()
-        for name, what in parsed.problems.items():
-            raise SettingsError(f"{server.hostname}_{name}: {what}", server=server.hostname)
+        parsed.require_right(server)
         return options
 
 
@@ -133,18 +130,14 @@ def _show(context: ssl.SSLContext, options: Options) -> None:
         raise OptionError("TLS_CERT_FILE", f"the file cannot be read: {error.strerror}") from error
 
 
-class _Parsed:
-    """One pass over the settings that collects what is wrong."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = values
-        self.problems: dict[str, str] = {}
+class _Parsed(Properties):
+    """The settings, one pass."""
 
     def options(self) -> Options:
         """Parse all."""
         options = Options(
             is_implicit=self._mode() == "implicit",
-            verifies=self._switch("TLS_VERIFY"),
+            verifies=self._switch("TLS_VERIFY", default=True),
             authorities=self._file("TLS_CA_FILE"),
             fingerprints=tuple(self._fingerprints()),
             name=self._text("TLS_NAME"),
@@ -154,7 +147,7 @@ class _Parsed:
             certificate=self._file("TLS_CERT_FILE"),
             key=self._file("TLS_KEY_FILE"),
             passphrase=self._values.get("TLS_KEY_PASSPHRASE", ""),
-            encrypts_data=self._switch("TLS_DATA"),
+            encrypts_data=self._switch("TLS_DATA", default=True),
         )
         if self._text("TLS_MIN") == "1.3" and self._text("TLS_MAX") == "1.2":
             self.problems.setdefault("TLS_MAX", "is older than TLS_MIN")
@@ -173,30 +166,11 @@ class _Parsed:
                 self.problems.setdefault(name, "needs TLS_CERT_FILE")
         return options
 
-    def _text(self, name: str) -> str:
-        return self._values.get(name, "").strip()
-
     def _mode(self) -> str:
         mode = self._text("TLS").lower()
         if mode and mode not in _MODES:
             self.problems.setdefault("TLS", "is neither explicit nor implicit; in clear is TYPE=ftp")
         return mode
-
-    def _file(self, name: str) -> str:
-        path = self._text(name)
-        try:
-            if path:
-                Path(path).open("rb").close()
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not a valid file name"
-            self.problems.setdefault(name, f"the file cannot be read: {why}")
-        return path
-
-    def _switch(self, name: str) -> bool:
-        text = self._text(name).lower()
-        if text and text not in _SWITCHES:
-            self.problems.setdefault(name, "is neither true nor false")
-        return _SWITCHES.get(text, True)
 
     def _version(self, name: str, versions: Mapping[str, ssl.TLSVersion], default: ssl.TLSVersion) -> ssl.TLSVersion:
         text = self._text(name)

@@ -6,10 +6,9 @@ import difflib
 import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etl.errors import SettingsError
+from etl.transfer.properties import Properties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +37,6 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _HOP = re.compile(
     r"(?:([A-Za-z0-9_][A-Za-z0-9_.+@-]*)@)?([A-Za-z0-9][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
 )
-_SWITCHES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 # Of ssh_config(5): how to reach the server and to log in. Not those that other settings stand for, that run commands
 # there or here beside the connection, or that forward anything.
@@ -113,8 +111,7 @@ class Options:
         """Return those of a server. Raises SettingsError for the first that is wrong."""
         parsed = _Parsed(server.options)
         options = parsed.options()
-        for name, what in parsed.problems.items():
-            raise SettingsError(f"{server.hostname}_{name}: {what}", server=server.hostname)
+        parsed.require_right(server)
         return options
 
 
@@ -131,12 +128,8 @@ def problems(server: ServerConfig) -> Mapping[str, str]:
     return parsed.problems
 
 
-class _Parsed:
-    """One pass over the settings that collects what is wrong."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = values
-        self.problems: dict[str, str] = {}
+class _Parsed(Properties):
+    """The settings, one pass."""
 
     def options(self) -> Options:
         """Parse all."""
@@ -148,7 +141,7 @@ class _Parsed:
             known_hosts=self._file("KNOWN_HOSTS_FILE"),
             host_keys=tuple(self._fingerprints()),
             jump=tuple(self._hops()),
-            is_legacy=self._switch("SSH_LEGACY"),
+            is_legacy=self._switch("SSH_LEGACY", default=False),
             ssh_options=tuple(self._ssh_options()),
             block_bytes=self._number("BLOCK", 1024, LARGEST_BLOCK, None),
             pipeline=self._number("PIPELINE", 1, 64, _DEFAULT_PIPELINE) or _DEFAULT_PIPELINE,
@@ -162,9 +155,6 @@ class _Parsed:
             self.problems.setdefault("JUMP", "only one of JUMP and ProxyCommand (in SSH_OPTIONS) may be set")
         return options
 
-    def _text(self, name: str) -> str:
-        return self._values.get(name, "").strip()
-
     def _path(self, name: str) -> str:
         path = self._text(name)
         # ssh takes none of these as they are, in one place or another
@@ -172,21 +162,6 @@ class _Parsed:
             self.problems.setdefault(name, 'must begin with / and hold no ", %, $, backslash or control character')
             return ""
         return path
-
-    def _file(self, name: str) -> str:
-        path = self._path(name)
-        try:
-            if path:
-                Path(path).open("rb").close()
-        except OSError as error:
-            self.problems.setdefault(name, f"the file cannot be read: {error.strerror}")
-        return path
-
-    def _switch(self, name: str) -> bool:
-        text = self._text(name).lower()
-        if text and text not in _SWITCHES:
-            self.problems.setdefault(name, "is neither true nor false")
-        return _SWITCHES.get(text, False)
 
     def _number(self, name: str, low: int, high: int, default: int | None) -> int | None:
         text = self._text(name)
