@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
@@ -14,7 +15,7 @@ from etl.api.routes.asking import DEFAULT_LIMIT, Cursor, Limit, Served, Text, Vi
 from etl.api.routes.shapes import Letter, View
 from etl.api.services import Services
 from etl.api.views.rows import letter_of
-from etl.api.views.search import letters_where
+from etl.api.views.search import Where, letters_where
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"], responses=describe(401, 403, 422, 429))
 
@@ -58,6 +59,31 @@ class WholeLetter(BaseModel):
     others: list[Letter] = Field(description="other dead letters of this job")
 
 
+@dataclass(frozen=True)
+class Filter:
+    """Which dead letters are asked for, as the parameters say."""
+
+    code: list[str]
+    server: list[str]
+    path: str | None
+    job_id: list[str]
+    older_than: str | None
+    newer_than: str | None
+    settled: bool | None
+
+    def where(self) -> Where:
+        """Return the conditions. Raises Problem for a time that is none."""
+        return letters_where(
+            codes=self.code,
+            servers=self.server,
+            path=self.path,
+            job_ids=self.job_id,
+            since=moment("newer_than", self.newer_than),
+            until=moment("older_than", self.older_than),
+            settled=bool(self.settled),
+        )
+
+
 @router.get("", responses=describe(400))
 def list_letters(
     services: Served,
@@ -73,29 +99,13 @@ def list_letters(
     cursor: Cursor = None,
 ) -> Page[Letter]:
     """List dead letters, newest first."""
-    query = {
-        "code": code,
-        "server": server,
-        "path": path,
-        "job_id": job_id,
-        "older_than": older_than,
-        "newer_than": newer_than,
-        "settled": settled,
-    }
-    where = letters_where(
-        codes=code,
-        servers=server,
-        path=path,
-        job_ids=job_id,
-        since=moment("newer_than", newer_than),
-        until=moment("older_than", older_than),
-        settled=bool(settled),
-    )
-    after = services.cursors.read({"letters": query}, cursor) if cursor else None
+    query = Filter(code, server, path, job_id, older_than, newer_than, settled)
+    where = query.where()
+    after = services.cursors.read({"letters": asdict(query)}, cursor) if cursor else None
     found = services.search.letters(where, limit, after)
     return Page[Letter](
         items=[showing.show_letter(row) for row in found.rows],
-        next=services.cursors.write({"letters": query}, found.after) if found.after else None,
+        next=services.cursors.write({"letters": asdict(query)}, found.after) if found.after else None,
         searched_until=when(-found.after[0]) if found.after and not found.complete else None,
         complete=found.complete,
         **services.envelope(),
@@ -115,15 +125,7 @@ def group_letters(
     settled: Settled = None,
 ) -> Causes:
     """Group dead letters by cause: code, servers and folder."""
-    where = letters_where(
-        codes=code,
-        servers=server,
-        path=path,
-        job_ids=job_id,
-        since=moment("newer_than", newer_than),
-        until=moment("older_than", older_than),
-        settled=bool(settled),
-    )
+    where = Filter(code, server, path, job_id, older_than, newer_than, settled).where()
     groups = services.search.causes(where)
     items = [
         Cause(**{**group, "first_at": when(group["first_at"]), "last_at": when(group["last_at"])}) for group in groups
