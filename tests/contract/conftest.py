@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, POOR, Four, Rich, ftps_config, sftp_config
+from contract_parts import LONG, POOR, POOR_STORE, Four, Rich, ftps_config, s3_config, sftp_config
 
 from etl.config import ServerConfig, TransferSettings
-from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, S3Transfer, SFTPTransfer
 from etl.transfer.base import BaseTransfer, Session
 from etl.transfer.ftp import known, pipelining
+from etl.transfer.s3 import known as s3_known
 from etl.transfer.staged import Staged
 from servers.certificates import Authority
 from servers.fake import FakeFTP
 from servers.pyftpd import NoReplaceHandler, PyFTPD, under_tls
+from servers.s3 import FakeStore
 from servers.sftp import SFTPServer
 from servers.zoo import KINDS as ZOO
 from servers.zoo import QUICK, place, unfit
@@ -50,8 +52,9 @@ class Subject:
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
 
 
-RICH = {"look", "dispose", "remove", "unchanged", "size", "names"}
+RICH = {"look", "dispose", "remove", "unchanged", "size", "names", "folders"}
 ALL = RICH | {"time", "abort", "base"}
+OBJECTS = ALL - {"folders", "base"}
 KINDS = {
     "local": ALL,
     "ftp": ALL,
@@ -69,7 +72,9 @@ KINDS = {
     "asyncssh": ALL,
     "asyncssh-poor": ALL,
     "proftpd-sftp": ALL,
-    "staged": {"poverty"},
+    "s3": OBJECTS,
+    "s3-poor": OBJECTS,
+    "staged": {"poverty", "folders"},
     "staged-rich": RICH,
     **{f"zoo-{name}": ALL - kind.lacks for name, kind in ZOO.items() if kind.contract},
 }
@@ -156,6 +161,9 @@ def subject(
         root = real.root / base.lstrip("/")
         root.mkdir(mode=0o777)
         config, make = sftp_config(real, base_path=base, password=real.password), _sftp
+    elif name.startswith("s3"):
+        server = FakeStore(root, **(POOR_STORE if name == "s3-poor" else {}))
+        config, make = s3_config(server), _s3
     elif name.startswith("asyncssh"):
         server = SFTPServer(root, **(POOR if name == "asyncssh-poor" else {"lowest_handles": True}))
         config, make = sftp_config(server, password=server.password), _sftp
@@ -186,6 +194,7 @@ def subject(
     yield Subject(root, open_one, KINDS[name], config.encoding or "utf-8")
     for session in sessions:
         session.disconnect()
+    s3_known.forget()
     if server is not None:
         server.close()
     os.umask(umask)
@@ -205,6 +214,10 @@ def _ftps(config: ServerConfig) -> Session:
 
 def _sftp(config: ServerConfig) -> Session:
     return SFTPTransfer(config, LIMITS)
+
+
+def _s3(config: ServerConfig) -> Session:
+    return S3Transfer(config, LIMITS)
 
 
 def _staged(wrapped: type[BaseTransfer]) -> Callable[[ServerConfig], Session]:

@@ -155,7 +155,7 @@ def deliver(
     file sure to come for this destination?
     """
     job = task.job
-    destination.require_name(job.destination.path)
+    destination.foresee(job.destination.path, parcel.facts.mtime if job.options.preserve_mtime else None)
     task.leaves_partial = not is_direct(destination)
     hidden = partial_path(task, destination.server, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
@@ -214,7 +214,7 @@ def _publish_known(
         return None
     there = look_if_possible(destination, known.partial)
     if there is None:
-        final = look_if_possible(destination, task.job.destination.path)
+        final = destination.look_published(known.partial, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes:
             return None
         task.leaves_partial = False
