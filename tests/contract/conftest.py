@@ -26,6 +26,7 @@ from servers.sftp import SFTPServer
 from servers.zoo import KINDS as ZOO
 from servers.zoo import QUICK, place, unfit
 from servers.zoo.server import ProFTPDSftp
+from servers.zoo.stores import STORES
 
 LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
 BUFFER_BYTES = 256 * 1024
@@ -76,6 +77,7 @@ KINDS = {
     "s3-poor": OBJECTS,
     "staged": {"poverty", "folders"},
     "staged-rich": RICH,
+    **{f"store-{name}": OBJECTS - {"time"} for name in STORES},
     **{f"zoo-{name}": ALL - kind.lacks for name, kind in ZOO.items() if kind.contract},
 }
 
@@ -95,6 +97,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue  # of another suite
         if not needs <= KINDS[kind]:
             left_out.append(item)
+        elif kind.startswith("store-"):
+            item.add_marker(pytest.mark.zoo)
+            item.add_marker(pytest.mark.long)
+            if (reason := unfit(kind, item.name)) is not None:
+                item.add_marker(pytest.mark.xfail(reason=reason, run=False))
         elif kind.startswith("zoo-"):
             item.add_marker(pytest.mark.zoo)
             if kind.removeprefix("zoo-") not in QUICK:
@@ -111,6 +118,9 @@ def kind(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
     name: str = request.param
     if name == "proftpd-sftp":
         with place() as folder, ProFTPDSftp(folder).for_the_session() as server:
+            yield name, server
+    elif name.startswith("store-"):
+        with place() as folder, STORES[name.removeprefix("store-")](folder).for_the_session() as server:
             yield name, server
     elif name.startswith("zoo-"):
         with place() as folder, ZOO[name.removeprefix("zoo-")].make(folder).for_the_session() as server:
@@ -161,6 +171,11 @@ def subject(
         root = real.root / base.lstrip("/")
         root.mkdir(mode=0o777)
         config, make = sftp_config(real, base_path=base, password=real.password), _sftp
+    elif name.startswith("store-"):
+        base = f"contract-{uuid.uuid4().hex[:8]}"
+        root = real.below(base)
+        root.mkdir()
+        config, make = s3_config(real, base_path=base), _s3
     elif name.startswith("s3"):
         server = FakeStore(root, **(POOR_STORE if name == "s3-poor" else {}))
         config, make = s3_config(server), _s3

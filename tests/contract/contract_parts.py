@@ -128,7 +128,7 @@ def sftp_config(server: Any, base_path: str = "", password: str = "", **options:
 
 def s3_config(store: Any, name: str = "FILES", base_path: str = "", **options: str) -> ServerConfig:
     """Return the settings of a bucket."""
-    return placed(ServerConfig(name, "s3", base_path=base_path, options=store.options(**options)))
+    return placed(ServerConfig(name, "s3", base_path=base_path, options=store.settings(**options)))
 
 
 def ftps_config(server: Any, authority: Authority, base_path: str = "", **options: str) -> ServerConfig:

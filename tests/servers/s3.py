@@ -87,7 +87,7 @@ class FakeStore:
         self._thread.start()
         self.scheme = "http" if tls is None else "https"
 
-    def options(self, **more: str) -> dict[str, str]:
+    def settings(self, **more: str) -> dict[str, str]:
         """Return the settings of a server of type s3."""
         return {
             "ENDPOINT": f"{self.scheme}://{self.host}:{self.port}",

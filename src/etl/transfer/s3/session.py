@@ -50,14 +50,17 @@ class S3Transfer(Streaming):
         """Reach the store, and have it take our signature. Raises ServerUnavailable, AuthenticationFailed."""
         try:
             self._link.connect()
-            answer = self._link.ask("GET", query=[("list-type", "2"), ("max-keys", "1")])
-            try:
-                self._link.require_success("", answer)
-            except PermissionRefused:
-                """It knows us; what we may do is told by each key."""
+            if self._link.ask("HEAD").status >= 300:  # which tells no reason
+                self._ask_for_reason()
         except BaseException:
             self.disconnect()
             raise
+
+    def _ask_for_reason(self) -> None:
+        try:
+            self.require_base()
+        except PermissionRefused:
+            """It knows us; what we may do is told by each key."""
 
     def disconnect(self) -> None:
         """Close the connection. Nothing is owed."""
