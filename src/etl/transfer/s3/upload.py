@@ -145,7 +145,7 @@ class _Reader:
 
 def _begin(link: Link, writing: Writing, size_of_parts: int) -> None:
     writing.headers = headers_of(link, writing.mark, writing.plan.mtime)
-    answer = link.ask("POST", writing.plan.key, [("uploads", "")], writing.headers)
+    answer = link.ask("POST", writing.plan.key, [("uploads", "")], writing.headers, once=True)
     link.require_success(writing.plan.key, answer)
     upload_id = documents.required(answer.content, "UploadId")
     writing.upload = known.Upload(writing.plan.key, upload_id, size_of_parts)
