@@ -19,6 +19,7 @@ import isolation
 import large
 import peers
 import rate
+import s3
 import sftp
 import trips
 from table import Row, as_json, render
@@ -32,6 +33,8 @@ PARTS = (
     "ftps-10",
     "sftp-0",
     "sftp-10",
+    "s3-0",
+    "s3-10",
     "large",
     "trips",
     "backlog",
@@ -42,6 +45,7 @@ NEEDS_MS = {
     "rate-10": 10,
     "ftps-10": 10,
     "sftp-10": 10,
+    "s3-10": 10,
     "rate-40": 40,
     "group": 10,
     "isolation": 10,
@@ -87,6 +91,8 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return ftps.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, say)
     if part.startswith("sftp-"):
         return sftp.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, options.large_mib, say)
+    if part.startswith("s3-"):
+        return s3.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, options.large_mib, say)
     if part == "large":
         return large.compare(made, options.large_mib, 3 * options.rounds, say)  # one takes a second, and varies
     if part == "trips":

@@ -25,7 +25,6 @@ from etl.errors import (
     ServerBusy,
     ServerUnavailable,
     SizeMismatch,
-    SourceChanged,
     StorageFull,
     TransferTimeout,
 )
@@ -413,18 +412,6 @@ def test_a_store_that_says_nothing_is_given_up(make, enter) -> None:
     session = enter(store, SHORT)
     with pytest.raises(TransferTimeout, match="ETL_REPLY_TIMEOUT_SECONDS"):
         session.names("")
-
-
-def test_what_was_looked_at_is_what_is_read(make, enter) -> None:
-    """Another version since is a source that changed."""
-    store = make()
-    store.keep("x", b"1", {})
-    session = enter(store)
-    assert session.look("/x").size_bytes == 1
-    store.keep("x", b"2", {})
-    with pytest.raises(SourceChanged):
-        session.read("/x")
-    session.read("/x").close(complete=False)
 
 
 def test_the_same_size_and_time_hide_no_other_version(make, enter, buffer: memoryview) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from etl.errors import SourceChanged
 from etl.models.task import Facts
 from etl.transfer.s3.channel import EndedError, MalformedError
 
@@ -40,12 +39,10 @@ def _mtime_of(answer: Answer) -> float | None:
         return None
 
 
-def open_object(link: Link, path: str, version: str) -> S3Parcel:
-    """Open an object; `version`: the tag that it must have, empty: any. Raises FileMissing, SourceChanged."""
+def open_object(link: Link, path: str) -> S3Parcel:
+    """Open an object. Raises FileMissing, PermissionRefused ..."""
     key = link.key(path)
-    answer = link.begin("GET", key, headers={"if-match": version} if version else {})
-    if answer.status == 412:
-        raise SourceChanged(f"{link.name}:{key} changed after it was looked at", server=link.name)
+    answer = link.begin("GET", key)
     if answer.status >= 300:
         raise link.refused(key, answer)
     return S3Parcel(link, path, answer)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer
     from etl.transfer.s3.link import Link
 
-HELD_BYTES = 5 << 20  # of a file that waits in memory: smaller parts no store takes
+HELD_BYTES = 2 << 20  # of a file that waits in memory until it is published
 PART_BYTES = 16 << 20  # of a file whose size is known
-BLIND_PART_BYTES = 8 << 20  # of one whose size is not: each is gathered in memory first
+BLIND_PART_BYTES = 5 << 20  # of one whose size is not: gathered in memory; smaller parts no store takes
 _PARTS = 9000  # at most, of the 10,000 that stores take
 _PARTS_OF_STORES = 10_000
 MARK = "x-amz-meta-etl-upload"  # which upload an object came by: decides when an answer was lost
