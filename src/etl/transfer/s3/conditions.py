@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 def kept(link: Link, condition: dict[str, str], beside: str, *, is_parts: bool) -> dict[str, str]:
     """Return a condition if the store is known to keep to it, else none; `beside`: a key in whose folder to try."""
-    if (condition or is_parts) and not link.store.is_tried:
-        _try_out(link, beside)
+    if condition or is_parts:
+        try_out(link, beside)
     store = link.store
     return condition if (store.keeps_complete_conditions if is_parts else store.keeps_put_conditions) else {}
 
@@ -43,7 +43,7 @@ def traits(link: Link) -> dict[str, str]:
     }
 
 
-def _try_out(link: Link, beside: str) -> None:
+def try_out(link: Link, beside: str) -> None:
     """Try the store out with an object of our own, which is removed again. Where that fails nothing is believed."""
     store = link.store
     with store.lock:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import InvalidPath, IOFailure, PermissionRefused
+from etl.errors import EtlError, InvalidPath, IOFailure, PermissionRefused
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
@@ -231,7 +232,8 @@ class S3Transfer(Streaming):
             answer = link.require_success(top, link.ask("GET", query=[*query, *more]))
             listed = documents.listing_of(answer.content)
             for key in (*listed.keys, *listed.folders):
-                if name := key.removeprefix(top).rstrip("/"):
+                name = key.removeprefix(top).rstrip("/")
+                if key.startswith(top) and name and "/" not in name:
                     LISTINGS.take(len(name))
                     names.append(name)
             page, pages = listed.next_page, pages + 1
@@ -240,5 +242,7 @@ class S3Transfer(Streaming):
         return names
 
     def traits(self) -> dict[str, str]:
-        """Return what was found out about the store."""
+        """Try the store out, and return what was found."""
+        with contextlib.suppress(EtlError):
+            conditions.try_out(self._link, self._link.key("etl-check"))
         return conditions.traits(self._link)
