@@ -21,7 +21,7 @@ from etl.models.task import SCAN_ANEW, Origin, Record, Task
 from etl.outcomes.reporter import Reporter
 from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
-from etl.transfer import FTPTransfer, relay
+from etl.transfer import FTPTransfer, receipts, relay
 from servers.fake import FakeFTP, FakeSession, wait_for
 
 pytestmark = pytest.mark.contract
@@ -36,12 +36,12 @@ class Told(Reporter):
     def __init__(self, dispatcher: Dispatcher) -> None:
         none: Any = None
         super().__init__("w", dispatcher, none, none, none, lambda: False)
-        self.receipts: dict[int, relay.Receipt] = {}
+        self.receipts: dict[int, receipts.Receipt] = {}
         self.errors: dict[int, list[BaseException]] = {}
         self.again = 0
         self.lock = threading.Lock()
 
-    def succeeded(self, task: Task, receipt: relay.Receipt, started: float) -> None:
+    def succeeded(self, task: Task, receipt: receipts.Receipt, started: float) -> None:
         with self.lock:
             assert task.origin.offset not in self.receipts
             self.receipts[task.origin.offset] = receipt

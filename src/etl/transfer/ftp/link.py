@@ -32,7 +32,7 @@ class Link:
     """One login at a server. Paths are whole paths: absolute ones of the server."""
 
     def __init__(
-        self, server: ServerConfig, control: Control, names: Names, features: frozenset[str], ways: DataConnections
+        self, server: ServerConfig, control: Control, names: Names, features: dict[str, str], ways: DataConnections
     ) -> None:
         self.server = server
         self.control = control
@@ -43,6 +43,7 @@ class Link:
         self.tries_bare = False  # names without a folder, in this session alone: the server may take no others
         self._folder: str | None = None  # that was entered to name its files
         self.refuses_times = False  # stamps of files, as far as this session has seen
+        self.hash_name: str | None = None  # the algorithm that HASH is set to, as far as this session has set it
         self._features = features
         self._unsettled: list[Lazy[object]] = []
 
@@ -101,6 +102,10 @@ class Link:
     def offers(self, feature: str) -> bool:
         """Is a feature in the server's FEAT?"""
         return feature in self._features
+
+    def feature(self, feature: str) -> str:
+        """Return what the server's FEAT says behind a feature; empty without it."""
+        return self._features.get(feature, "")
 
     def may_offer(self, feature: str) -> bool:
         """Is a feature in the server's FEAT, or is there none, so that it must be tried to be known?"""
