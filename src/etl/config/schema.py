@@ -228,6 +228,12 @@ class Settings(ApiSettings):
         whole(0, 1 << 50),
         "bytes: largest file that may go through our own disk, if one session must both read and write",
     )
+    verify_read_back_limit_bytes: int = setting(
+        "ETL_VERIFY_READ_BACK_LIMIT_BYTES",
+        1 << 30,
+        whole(0, 1 << 50),
+        "bytes: largest file that is read back for `verify: checksum`, where the server makes no checksums itself",
+    )
     idle_timeout_seconds: float = setting(
         "ETL_IDLE_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds after which an unused session is closed"
     )
@@ -328,6 +334,7 @@ class Settings(ApiSettings):
             min_bytes_per_second=self.min_bytes_per_second,
             passive=self.ftp_passive_mode,
             spool_limit_bytes=self.spool_limit_bytes,
+            read_back_limit_bytes=self.verify_read_back_limit_bytes,
             max_file_bytes=self.max_file_bytes,
         )
 

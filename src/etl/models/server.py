@@ -55,6 +55,7 @@ class TransferSettings:
     min_bytes_per_second: float = 10.0  # average over `stall_timeout` seconds of waiting; 0: no minimum
     passive: bool = True  # FTP_PASSIVE_MODE; overridden by a server's own PASSIVE
     spool_limit_bytes: int = 10 << 30  # the largest file that may go through a temporary file
+    read_back_limit_bytes: int = 1 << 30  # the largest file that is read back to prove it
     max_file_bytes: int = 0  # the largest file that may be copied; 0: no limit
 
 

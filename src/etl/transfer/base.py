@@ -299,6 +299,17 @@ class Session(BaseTransfer):
         """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
         return {}
 
+    def hashes(self) -> tuple[str, ...]:
+        """Return the algorithms by which the server itself makes checksums of its files, best first. Asks nothing."""
+        return ()
+
+    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:  # noqa: ARG002 - for those who can
+        """Have the server make the checksum of a stored file, of so many bytes: lower-case hexadecimal digits.
+
+        None: it does not, after all. May block for as long as a server needs to read the file.
+        """
+        return None
+
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:
         """Return the bare names in a folder that begin with `prefix`; empty when it is not there."""
