@@ -263,6 +263,13 @@ class Session(BaseTransfer):
         the parcel raises; what the server says at the end may be left to `Stored.require_stored`.
         """
 
+    def begin(self, partial: str, parcel: Parcel) -> bool:  # noqa: ARG002 - for those who can
+        """Send a file that is held in memory ahead of its `write`, which follows; waits for nothing.
+
+        Asked while the rename of the file before is under way. False: nothing was sent.
+        """
+        return False
+
     @abstractmethod
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp the partial file with `mtime` (best effort; None: leave it), then rename it to `final`.

@@ -93,14 +93,8 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     try:
         if source is destination:
             return _deliver_through_spool(task, parcel, source, token, limits, orphans)
-        return deliver(
-            task,
-            parcel,
-            partial(confirm, task, parcel, source, destination, orphans),
-            destination,
-            token,
-            limits.buffer,
-        )
+        confirmed = partial(confirm, task, parcel, source, destination, orphans)
+        return deliver(task, parcel, confirmed, destination, token, limits.buffer)
     finally:
         parcel.close(complete=False)
 
@@ -148,11 +142,12 @@ def deliver(
     token: str,
     buffer: memoryview,
     is_followed: Callable[[], bool] = lambda: False,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Receipt:
     """Write the parcel beside its final name, prove it complete and ours, then publish it.
 
     `confirmed` is the source's part, done once the file is stored: is it still what it was? `is_followed`: is another
-    file sure to come for this destination?
+    file sure to come for this destination? `meanwhile` is done while the rename is under way.
     """
     job = task.job
     destination.require_name(job.destination.path)
@@ -180,10 +175,12 @@ def deliver(
         elif task.unpublished is None:
             _remove_if_possible(task, destination, stored)
         raise
-    return _publish(task, destination, stored, verified_by, parcel.facts)
+    return _publish(task, destination, stored, verified_by, parcel.facts, meanwhile)
 
 
-def _publish(task: Task, destination: Session, stored: Stored, verified_by: str, facts: Facts) -> Receipt:
+def _publish(
+    task: Task, destination: Session, stored: Stored, verified_by: str, facts: Facts, meanwhile: Callable[[], object]
+) -> Receipt:
     """Give a partial file its final name. What is proven is noted first: if this fails only this is done again."""
     task.progress.phase = Phase.PUBLISHING
     options = task.job.options
@@ -191,7 +188,9 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)
     publish = destination.publish_new if options.overwrite == "fail" else destination.publish
     with telling_the_name(task, stored.partial):
-        published = publish(stored, task.job.destination.path, mtime).result()
+        answer = publish(stored, task.job.destination.path, mtime)
+        meanwhile()
+        published = answer.result()
     task.unpublished, task.leaves_partial = None, False
     task.remarks = {"swapped": True} if published.swapped else {}
     if is_direct(destination):
@@ -229,7 +228,7 @@ def _publish_known(
     if task.job.options.overwrite != "replace":
         _look_again(task, known.facts, destination)
     require_owned(task)
-    return _publish(task, destination, stored, verified_by, known.facts)
+    return _publish(task, destination, stored, verified_by, known.facts, lambda: None)
 
 
 def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> None:
