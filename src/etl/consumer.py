@@ -201,6 +201,7 @@ class FileTransferConsumer:
         """Run one iteration of the main thread: take over, poll, admit, defer the overflow, pause and resume."""
         parts.operations.hands.tick()
         parts.partitions.take_over_new()
+        parts.pools.sharing.processes = parts.group.workers()
         for record in parts.group.poll(POLL_SECONDS):
             parts.admission.accept(record)
         with logs.together():

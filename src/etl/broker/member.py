@@ -149,6 +149,11 @@ class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped libr
     def __init__(self, kind_of: Callable[[str, int], object] = lambda topic, _partition: topic) -> None:
         super().__init__()
         self._kind_of = kind_of
+        self._workers = 1  # members with partitions, as the leader told last
+
+    def workers(self) -> int:
+        """Return how many members have partitions."""
+        return self._workers
 
     def assign(self, cluster: Any, members: Any) -> dict[str, ConsumerProtocolAssignment]:
         """Assign the partitions of each kind to the members that subscribe to their topic."""
@@ -165,10 +170,17 @@ class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped libr
                 for member_id, share in super().assign(kind, narrowed).items():
                     for _, assigned in share.assigned_partitions:
                         shares[member_id].setdefault(topic, []).extend(assigned)
+        told = str(sum(map(bool, shares.values()))).encode()
         return {
-            who: ConsumerProtocolAssignment(self.version, [(topic, sorted(its)) for topic, its in share.items()], b"")
+            who: ConsumerProtocolAssignment(self.version, [(topic, sorted(its)) for topic, its in share.items()], told)
             for who, share in shares.items()
         }
+
+    def on_assignment(self, assignment: Any, generation: int) -> None:
+        """Note how many members work."""
+        super().on_assignment(assignment, generation)
+        told = bytes(assignment.user_data or b"")
+        self._workers = max(1, int(told)) if told.isdigit() else 1
 
     def forget(self) -> None:
         """Claim no partition at the next join."""

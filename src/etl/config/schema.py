@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from etl.config.kinds import (
     ADDRESSES,
+    BANDWIDTH,
     ENCODING,
     LABEL,
     LIMIT,
@@ -46,6 +47,12 @@ SERVER_PROPERTIES: dict[str, Setting] = {
             "300",
             whole(1, 100000),
             "new sessions with this server per minute at most, on average, per process",
+        ),
+        Setting(
+            "BANDWIDTH_LIMIT",
+            "",
+            BANDWIDTH,
+            "bytes per second each way, of all processes together: 20M, or by local time: 08:00-18:00 20M, 100M",
         ),
         Setting("PREWARM", "0", whole(0, 1000), "sessions opened ahead of need and kept open, per process"),
         Setting("PASSIVE", "", SWITCH, "true or false: overrides FTP_PASSIVE_MODE for this server"),

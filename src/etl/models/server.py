@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
+from etl.models.timetable import Timetable
+
 
 @dataclass(frozen=True)
 class ProtocolSpec:
@@ -85,6 +87,7 @@ class ServerConfig:
     max_connections: int = 8
     connects_per_minute: int = 300
     prewarm: int = 0
+    bandwidth: Timetable | None = None  # in each direction, for all processes of a group together; None: no limit
     passive: bool | None = None  # None: FTP_PASSIVE_MODE
     encoding: str | None = None  # None: as the server offers
     base_path: str = ""
