@@ -14,14 +14,13 @@ from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
 
 from etl.api import problems
-from etl.api.access.gate import Gate
+from etl.api.access.gate import PREFIX, Gate
 from etl.api.problems import ProblemDetails
 from etl.api.routes import audit as audit_routes
 from etl.api.routes import control, events, jobs, letters, operations, pool, root, session, submitting
 from etl.api.routes.asking import Viewer
 from etl.api.services import Services
 
-PREFIX = "/api/v1"
 STATIC = Path(str(resources.files("etl.api"))) / "static"
 
 
@@ -54,7 +53,7 @@ def build(services: Services, audit: Callable[[dict[str, Any]], None]) -> FastAP
         return describe(app)
 
     app.mount("/ui", StaticFiles(directory=STATIC, html=True, check_dir=False), name="page")
-    app.add_middleware(Gate, guard=services.guard, audit=audit)
+    app.add_middleware(Gate, guard=services.guard, audit=audit, note=services.requests.note)
     return app
 
 

@@ -27,6 +27,7 @@ from etl.api.acts.submitting import Submitter
 from etl.api.audit import Audit
 from etl.api.paging import Cursors
 from etl.api.problems import Problem
+from etl.api.requests import Counted
 from etl.api.views.following import Following
 from etl.api.views.live import Live
 from etl.api.views.rows import Rows
@@ -69,6 +70,7 @@ class Services:
     submitter: Submitter
     status: Following  # of what processes say and are told
     history: Following  # of jobs and what became of them
+    requests: Counted = dataclasses.field(default_factory=Counted)
 
     @classmethod
     def build(cls, config: ConfigLoader) -> Services:

@@ -268,7 +268,9 @@ def show_metrics(services: Served, _who: Viewer) -> Response:
     search = services.search
     oldest = search.oldest_letter()
     letters = DeadLetters(search.waiting_letters(), None if oldest is None else document.moment(oldest))
-    text = metrics.render(services.live.fleet(), datetime.now(UTC), {services.topics.dlq: letters})
+    text = metrics.render(
+        services.live.fleet(), datetime.now(UTC), {services.topics.dlq: letters}, services.requests.totals()
+    )
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
