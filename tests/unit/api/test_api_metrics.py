@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from apiworld import World
-from etl.models.status import ServerStatus, Snapshot
+from etl.models.status import ServerStatus
 from etl.status import metrics
 from unit.status.test_metrics import NOW, process
 
@@ -61,7 +59,7 @@ def test_the_metrics_of_the_api_can_be_read(filled: World) -> None:
 
 
 def test_no_address_becomes_a_label(filled: World) -> None:
-    """Claim: what is asked for is counted by its template; addresses that do not exist, odd methods and files as one."""
+    """Claim: what is asked for is counted by its template; unknown addresses, odd methods and files as one."""
     with filled.client() as client, filled.client(None) as stranger:
         for n in range(20):
             client.get(f"/no/such/{n}")

@@ -203,9 +203,13 @@ class Search:
         rows = self._store.rows("SELECT code, count(*) AS n FROM letters WHERE settled IS NULL GROUP BY code")
         return {row["code"]: row["n"] for row in rows}
 
-    def oldest_letter(self) -> float | None:
-        """Return the time of the oldest dead letter that waits."""
-        return self._store.rows("SELECT min(at) AS at FROM letters WHERE settled IS NULL")[0]["at"]  # type: ignore[no-any-return]  # untyped row
+    def letter_times(self) -> tuple[float | None, float | None]:
+        """Return the times of the oldest and the newest dead letter that waits; the latter was not cancelled."""
+        (row,) = self._store.rows(
+            "SELECT min(at) AS oldest, max(at) FILTER (WHERE code != 'CANCELLED') AS newest FROM letters"
+            " WHERE settled IS NULL"
+        )
+        return row["oldest"], row["newest"]
 
     def finished(self, since: float) -> list[sqlite3.Row]:
         """Return what was finished since then: number, bytes and seconds, by state and code."""
