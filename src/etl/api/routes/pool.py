@@ -13,7 +13,10 @@ from etl.api.problems import Problem, describe
 from etl.api.routes.asking import Served, Text, Viewer, when
 from etl.api.routes.shapes import Open, View
 from etl.api.services import Services
+from etl.api.views.live import GONE_SECONDS
+from etl.models import document
 from etl.status import metrics, unheld
+from etl.status.fleet import Process
 
 router = APIRouter(prefix="/pool", tags=["pool"], responses=describe(401, 403, 429))
 
@@ -58,6 +61,28 @@ class Hour(View):
     """The last hour of a server, the oldest minute first; minutes of which nobody spoke are left out."""
 
     items: list[Minute]
+
+
+class Group(BaseModel):
+    """The consumers of one group and topic, together."""
+
+    topic: str
+    group: str
+    processes: int = Field(description="that speak")
+    silent: int
+    partitions: int = Field(description="of the topic, that one of them holds")
+    unfinished: int
+    runnable: int
+    parked: int = Field(description="jobs that wait in T-retry")
+    oldest_at: str | None
+    held_by: str | None = Field(description="who holds the topic or the group back")
+    settings_differ: bool = Field(description="true: not all have the same servers in their settings")
+
+
+class Groups(View):
+    """The groups, by topic and name."""
+
+    items: list[Group]
 
 
 class Runnable(View):
@@ -122,6 +147,37 @@ def transfers(request: Request, services: Served, _who: Viewer) -> Response:
 def partitions(request: Request, services: Served, _who: Viewer) -> Response:
     """List the partitions with their first unfinished record and its age, as their owners see them."""
     return _answer(request, services, {"items": services.live.partitions()})
+
+
+@router.get("/groups")
+def groups(services: Served, _who: Viewer) -> Groups:
+    """List the groups of consumers that speak, or have fallen silent within the last hour."""
+    found: dict[tuple[str, str], list[Process]] = {}
+    for one in services.live.fleet():
+        is_there = one.state != "stopped" and one.age_seconds < GONE_SECONDS
+        if one.snapshot.kind == "consumer" and is_there:
+            found.setdefault((one.snapshot.topic, one.snapshot.group), []).append(one)
+    items = [_group(topic, name, members) for (topic, name), members in sorted(found.items())]
+    return Groups(items=items, **services.envelope())
+
+
+def _group(topic: str, name: str, members: list[Process]) -> Group:
+    speaking = [one.snapshot for one in members if not one.silent]
+    rows = [row for one in speaking for row in one.partitions if row.topic == topic]
+    oldest = min((row.oldest_at for row in rows if row.oldest_at is not None), default=None)
+    return Group(
+        topic=topic,
+        group=name,
+        processes=len(speaking),
+        silent=len(members) - len(speaking),
+        partitions=len({row.partition for row in rows}),
+        unfinished=sum(one.window.jobs + one.window.behind for one in speaking),
+        runnable=sum(metrics.runnable(one) for one in speaking),
+        parked=sum(one.parked.jobs for one in speaking),
+        oldest_at=None if oldest is None else document.iso(oldest),
+        held_by=next((one.held_by for one in speaking if one.held_by), None),
+        settings_differ=len({one.settings_hash for one in speaking}) > 1,
+    )
 
 
 @router.get("/runnable", responses=describe(503))
