@@ -35,7 +35,7 @@ from etl.models.server import TransferSettings
 SERVER_PROPERTIES: dict[str, Setting] = {
     row.name: row
     for row in (
-        Setting("TYPE", "", TEXT, "the protocol: ftp, ftps, sftp, local, or one of your own"),
+        Setting("TYPE", "", TEXT, "the protocol: ftp, ftps, sftp, s3, local, or one of your own"),
         Setting("HOST", "", TEXT, "host name or IP address, without a port"),
         Setting("PORT", "21", whole(1, 65535), "TCP port; unset: the protocol's own"),
         Setting("USER", "", TEXT, "user name of the login"),

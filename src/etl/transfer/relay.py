@@ -136,7 +136,7 @@ def deliver(
     file sure to come for this destination? `meanwhile` is done while the rename is under way.
     """
     job = task.job
-    destination.require_name(job.destination.path)
+    destination.foresee(job.destination.path, parcel.facts.mtime if job.options.preserve_mtime else None)
     task.leaves_partial = not is_direct(destination)
     hidden = partial_path(task, destination.server, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
@@ -201,7 +201,7 @@ def _publish_known(
         return None
     there = look_if_possible(destination, known.partial)
     if there is None:
-        final = look_if_possible(destination, task.job.destination.path)
+        final = destination.look_published(known.partial, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes or known.checksum is None:
             return None
         task.leaves_partial = False
