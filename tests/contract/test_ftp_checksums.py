@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,9 @@ from etl import errors
 from etl.config import ServerConfig
 from etl.transfer import FTPTransfer, LocalTransfer, receipts
 from etl.transfer.base import Session
-from etl.transfer.ftp import known
-from servers.fake import SILENCE, FakeFTP
+from etl.transfer.ftp import control, hashing, known
+from etl.transfer.ftp.replies import Reply
+from servers.fake import SILENCE, FakeFTP, FakeSession
 
 pytestmark = pytest.mark.contract
 
@@ -171,3 +173,36 @@ def _again(session: Session) -> FTPTransfer:
     fresh = FTPTransfer(session.server, SHORT)
     fresh.connect()
     return fresh
+
+
+def test_a_reply_that_takes_long_is_waited_for(
+    source, destination, buffer: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ProFTPD sends its first line at once, and the last one when it has read the file."""
+    monkeypatch.setattr(control, "_OPEN_SECONDS", 0.05)
+
+    def slowly(session: FakeSession, name: str) -> str:
+        session.reply("250-Computing SHA256 digest")
+        time.sleep(0.2)
+        return f"250 {sha256(session.server.files[name])}"
+
+    _, session = destination(("XSHA256",), XSHA256=slowly)
+    assert moved(a_task(verify="checksum"), source, session, buffer).verified_by == receipts.HASH
+
+
+@pytest.mark.parametrize(
+    ("line", "algorithm", "value"),
+    [
+        (f"213 SHA-256 0-21 {'ab' * 32} {'cd' * 32}", "sha256", "ab" * 32),
+        (f"213 SHA-1 0-21 {'ab' * 20} a", "sha256", None),
+        (f'250 "/out/{"cd" * 16}" {"AB" * 16}', "md5", "ab" * 16),
+        (f"251 /out/a {'ab' * 16}.", "md5", None),
+        ("250 1f", "crc32", "0000001f"),
+        ("250 XCRC 3610A686", "crc32", "3610a686"),
+        ("250 Done.", "crc32", None),
+    ],
+)
+def test_what_replies_say(line: str, algorithm: str, value: str | None) -> None:
+    """The checksum is told from names that look like one; one of another algorithm is none."""
+    reply = Reply(int(line[:3]), (line.encode(),))
+    assert hashing.value_in(reply, algorithm, f"/{'cd' * 32}".encode()) == value

@@ -130,6 +130,8 @@ class FileTransferJob(_Shape):
                 raise ValueError("destination: is the source itself")
             if self.options.move_to == self.destination.path:
                 raise ValueError("options.source_action: would move the source onto the destination")
+            if self.source.path == f"{self.destination.path}.{self.options.write_checksum_file}":
+                raise ValueError("options.write_checksum_file: would replace the source")
         if self.options.move_to == self.source.path:
             raise ValueError("options.source_action: would move the source onto itself")
         return self

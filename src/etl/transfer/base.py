@@ -321,7 +321,10 @@ class Session(BaseTransfer):
         return {}
 
     def hashes(self) -> tuple[str, ...]:
-        """Return the algorithms by which the server itself makes checksums of its files, best first. Asks nothing."""
+        """Return the algorithms by which the server itself makes checksums of its files, best first.
+
+        May ask once in a session whether it does at all.
+        """
         return ()
 
     def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:  # noqa: ARG002 - for those who can

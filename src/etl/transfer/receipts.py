@@ -6,15 +6,24 @@ they pass; `algorithms` chooses it before the first byte, `prove` compares it af
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.errors import ChecksumMismatch, CopyDamaged, IOFailure, SettingsError, SizeMismatch
+from etl.errors import ChecksumMismatch, CopyDamaged, EtlError, FileMissing, IOFailure, SettingsError, SizeMismatch
 from etl.models.checksum import OWN, Checksum
+from etl.models.task import Facts, Unpublished
+from etl.transfer import sumfiles
 from etl.transfer.hashing import MAKERS, drained
+from etl.transfer.paths import basename
+from etl.transfer.sameness import is_direct
+from etl.transfer.streaming import MemoryParcel
 
 if TYPE_CHECKING:
-    from etl.models.task import Facts, Task
+    from collections.abc import Callable
+
+    from etl.models.task import Task
     from etl.transfer.base import Session, Stored
 
 NOTHING = "none"
@@ -57,6 +66,31 @@ def expected(task: Task) -> tuple[Checksum, ...]:
     return (*((Checksum(**own),) if own else ()), *task.expected)
 
 
+def look_for_checksum(task: Task, source: Session, buffer: memoryview) -> None:
+    """Look for a checksum file beside the source, if the job wants that, and note what it says.
+
+    Raises FileMissing when there must be one and is none.
+    """
+    job = task.job
+    if job.options.checksum_file == "ignore":
+        return
+    found = sumfiles.find(source, job.source.path, buffer)
+    if found is None and job.options.checksum_file == "require":
+        raise FileMissing(f"{job.source}: no checksum file beside it tells its checksum", server=job.source.hostname)
+    task.expected = () if found is None else (found,)
+
+
+def require_expected(task: Task, source: Session, buffer: memoryview) -> None:
+    """Raise ChecksumMismatch for a source that is not what it must be. Reads it: for when no byte of it was sent."""
+    for checksum in expected(task):
+        _require(task, checksum, drained(source.read(task.job.source.path), buffer, MAKERS[checksum.algorithm]()))
+
+
+def _require(task: Task, checksum: Checksum, came: str) -> None:
+    if came != checksum.value:
+        raise ChecksumMismatch(f"{task.job.source}: its {checksum.algorithm} is {came}, not {checksum.value}")
+
+
 def algorithms(task: Task, destination: Session, size_bytes: int | None) -> tuple[str, ...]:
     """Choose the hashes that are made while the file passes; the first one is that of the receipt.
 
@@ -81,9 +115,7 @@ def prove(task: Task, facts: Facts, stored: Stored, destination: Session, buffer
     """
     rung = _compare_sizes(task, facts, stored)
     for checksum in expected(task):
-        came = task.digests[checksum.algorithm]
-        if came != checksum.value:
-            raise ChecksumMismatch(f"{task.job.source}: its {checksum.algorithm} is {came}, not {checksum.value}")
+        _require(task, checksum, task.digests[checksum.algorithm])
     sent = Checksum(*next(iter(task.digests.items())))
     if task.job.options.verify == "checksum":
         there, rung = digest_at(destination, stored.partial, sent.algorithm, stored.sent_bytes, buffer)
@@ -108,6 +140,44 @@ def digest_at(session: Session, path: str, algorithm: str, size_bytes: int, buff
             server=name,
         )
     return drained(session.read(path), buffer, MAKERS[algorithm]()), CONTENT
+
+
+def write_checksum_file(
+    task: Task,
+    receipt: Receipt,
+    destination: Session,
+    hidden: str,
+    buffer: memoryview,
+    require_owned: Callable[[Task], None],
+) -> None:
+    """Write what a published file comes to beside it, under a hidden name first. If this fails it alone is done again.
+
+    `hidden` is the partial file's path, which is free again.
+    """
+    path, algorithm = task.job.destination.path, task.job.options.write_checksum_file or ""
+    value = task.digests.get(algorithm)
+    if value is None:  # nothing was sent: the file was there
+        value, _ = digest_at(destination, path, algorithm, receipt.size_bytes or 0, buffer)
+    if receipt.facts is not None:
+        task.unpublished = Unpublished(
+            hidden, receipt.size_bytes or 0, receipt.verified_by, receipt.facts, receipt.checksum
+        )
+    content, final = sumfiles.line_of(Checksum(algorithm, value), basename(path)), sumfiles.path_of(path, algorithm)
+    begun = final if is_direct(destination) else hidden
+    task.leaves_partial = not is_direct(destination)
+    stored = destination.write(begun, MemoryParcel("", Facts(len(content), None), io.BytesIO(content)), buffer)
+    try:
+        if stored.size_bytes not in {None, len(content)}:
+            raise SizeMismatch(f"{task.job.destination}: {stored.size_bytes} bytes of its checksum file were stored")
+        require_owned(task)
+        destination.publish(stored, final, None).result()
+    except EtlError:
+        if task.leaves_partial:
+            with contextlib.suppress(EtlError):
+                destination.remove(hidden)
+                task.leaves_partial = False
+        raise
+    task.unpublished, task.leaves_partial = None, False
 
 
 def _require_room_to_read_back(task: Task, destination: Session, size_bytes: int | None) -> None:

@@ -56,19 +56,33 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
 
     `source` may be `destination`: then the file goes through memory or a spool file.
     """
+    receipt = _bring(task, source, destination, token, limits, orphans)
+    if task.job.options.write_checksum_file is not None and not receipt.skipped:
+        hidden = partial_path(task, destination.server, token)
+        receipts.write_checksum_file(task, receipt, destination, hidden, limits.buffer, require_owned)
+    return receipt
+
+
+def _bring(
+    task: Task, source: Session, destination: Session, token: str, limits: Limits, orphans: OrphanIndex
+) -> Receipt:
     require_disposal(task, source)
     if task.unpublished is not None:  # an earlier run of this process sent and proved a file
         receipt = _publish_known(task, task.unpublished, source, destination, limits.buffer, orphans)
         task.unpublished = None
         if receipt is not None:
             return receipt
+    receipts.look_for_checksum(task, source, limits.buffer)
     if task.orphan_scan_since is not None:
         remove_orphans(task, destination, orphans)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
-        if not receipt.skipped and not is_direct(destination):
-            _probe_for_itself(task, source, destination, token, limits.buffer, orphans)
+        if not receipt.skipped:
+            receipts.require_expected(task, source, limits.buffer)
+            if not is_direct(destination):
+                _probe_for_itself(task, source, destination, token, limits.buffer, orphans)
         return receipt
     if is_direct(destination) and (receipt := _already_written(task, source, destination, limits.buffer)) is not None:
+        receipts.require_expected(task, source, limits.buffer)
         return receipt
     if source is not destination:
         destination.prepare()
@@ -299,7 +313,7 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
         raise FileMissing(f"{job.source} is not there", server=job.source.hostname)
     # Where a wrong answer would cost a file, only the content tells: two images of one size and one second may differ,
     # and our own file, published just before a crash, may have another time where a server keeps none.
-    truth_matters = options.overwrite == "fail" or options.source_action != "keep"
+    truth_matters = options.overwrite == "fail" or options.source_action != "keep" or options.verify == "checksum"
     if not truth_matters and wanted.same_file(found):
         return Receipt(found.size_bytes, SIZE_AND_TIME)
     if truth_matters and wanted.size_bytes == found.size_bytes and same_content(task, source, destination, buffer):

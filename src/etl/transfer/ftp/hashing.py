@@ -28,7 +28,7 @@ _WAYS = {
 _NAMES = {name for name, _ in _WAYS.values()}
 _BYTES_PER_SECOND = 10_000_000  # that the slowest server reads and hashes; it says nothing meanwhile
 _ENDS = 2  # sessions in a row that end, or are silent, at a way: it is not gone any more
-_NO_SUCH_COMMAND = UNKNOWN_COMMAND - {501}  # that one may be about the name
+_NOT_SO = 501  # of HASH: it does not have the algorithm; of the others perhaps that a name must be in quotes
 _HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]+")
 
 
@@ -49,7 +49,7 @@ def hash_of(link: Link, whole: str, algorithm: str, size_bytes: int, silence_lim
         except (ConnectionLost, TransferTimeout):
             link.quirks.hash_ends[way] = link.quirks.hash_ends.get(way, 0) + 1
             raise
-        if reply.code in UNKNOWN_COMMAND:
+        if reply.code in UNKNOWN_COMMAND and (reply.code != _NOT_SO or way.startswith("HASH")):
             link.quirks.hash_ends[way] = _ENDS
         elif reply.is_success:
             link.quirks.hash_ends.pop(way, None)
@@ -73,11 +73,11 @@ def _asked(link: Link, way: str, whole: str, limit: float) -> Reply:
     if verb == "HASH":
         return _asked_by_hash(link, name, whole, limit)
     path = link.locate(whole)
-    for is_quoted in _quoting(link, path):
+    for is_quoted in _quoting(link, verb, path):
         reply = link.command(verb, b'"' + path + b'"' if is_quoted else path).result(limit=limit)
         if reply.is_success and b" " in path:
-            link.quirks.quotes_hashed = is_quoted
-        if reply.is_success or reply.code in _NO_SUCH_COMMAND:
+            link.quirks.quotes_hashed[verb] = is_quoted
+        if reply.is_success or reply.code in UNKNOWN_COMMAND - {_NOT_SO}:
             break
     return reply
 
@@ -94,8 +94,8 @@ def _asked_by_hash(link: Link, name: str, whole: str, limit: float) -> Reply:
     return asked.result(limit=limit)
 
 
-def _quoting(link: Link, path: bytes) -> tuple[bool, ...]:
-    """Return how a name is written, best first: some take one with blanks in quotes only, others no quotes at all.
+def _quoting(link: Link, verb: str, path: bytes) -> tuple[bool, ...]:
+    """Return how a name is written, best first. ProFTPD takes one with blanks in quotes for XMD5, without for MD5.
 
     In quotes first: to who takes them for a part of the name it is no file, and never another one.
     """
@@ -103,7 +103,8 @@ def _quoting(link: Link, path: bytes) -> tuple[bool, ...]:
         return (False,)
     if b" " not in path:
         return (False, True)
-    return (True, False) if link.quirks.quotes_hashed is None else (link.quirks.quotes_hashed,)
+    known = link.quirks.quotes_hashed.get(verb)
+    return (True, False) if known is None else (known,)
 
 
 def value_in(reply: Reply, algorithm: str, name: bytes) -> str | None:
