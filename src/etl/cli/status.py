@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from etl.config import ConfigLoader, Settings
+    from etl.models.status import ServerStatus
     from etl.status.fleet import Process
     from etl.status.unheld import Unheld
 
@@ -278,7 +279,7 @@ def _servers(summary: Summary, now: datetime) -> RenderableType:
                 server.name,
                 state,
                 f"{one.jobs_per_second:.1f}",
-                f"{terminal.size(one.bytes_per_second)}/s",
+                _rate(one),
                 f"{one.error_share:.0%}",
                 "" if one.round_trip_seconds is None else f"{one.round_trip_seconds * 1000:.1f} ms",
                 f"{one.sessions.open}/{one.sessions.limit}",
@@ -287,6 +288,12 @@ def _servers(summary: Summary, now: datetime) -> RenderableType:
         )
     columns = ["server", "state", "jobs/s", "bytes/s", "failed", "round trip", "sessions", "waiting"]
     return terminal.table(columns, rows, numbers=columns[2:])
+
+
+def _rate(one: ServerStatus) -> str:
+    """Return how fast bytes move, both directions together, and what each of them may be at most."""
+    limit = "" if one.bandwidth_limit is None else f" (limit {terminal.size(one.bandwidth_limit)}/s)"
+    return f"{terminal.size(one.bytes_per_second)}/s{limit}"
 
 
 def _topics(summary: Summary, now: datetime) -> RenderableType:

@@ -278,6 +278,7 @@ def _merge(rows: Sequence[ServerStatus]) -> ServerStatus:
             "bytes_per_second": sum(row.bytes_per_second for row in rows),
             "error_share": shares / rate if rate else max(row.error_share for row in rows),
             "round_trip_seconds": max((row.round_trip_seconds or 0.0 for row in rows), default=0.0) or None,
+            "bandwidth_limit": sum(row.bandwidth_limit or 0.0 for row in rows) or None,
             "held_by": next((row.held_by for row in rows if row.held_by), None),
         }
     )

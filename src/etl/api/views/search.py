@@ -124,11 +124,12 @@ class Search:
     ) -> Found:
         found = Found()
         conditions, values = where.sql, list(where.values)
-        order = ("-at", *key)
+        order = ("at", *key)
         if after is not None and len(after) == len(order):
-            conditions += f" AND (-at, {', '.join(key)}) > ({', '.join('?' * len(order))}) AND at <= ?"
-            values += [*after, -after[0]]
-        sql = f"SELECT {fields} FROM {table} WHERE {conditions} ORDER BY at DESC, {', '.join(key)}"  # noqa: S608 - ours
+            conditions += f" AND ({', '.join(order)}) < ({', '.join('?' * len(order))})"
+            values += after
+        newest_first = ", ".join(f"{name} DESC" for name in order)
+        sql = f"SELECT {fields} FROM {table} WHERE {conditions} ORDER BY {newest_first}"  # noqa: S608 - ours
         deadline = time.monotonic() + self._budget
         position: list[Any] | None = None
         with self._store.reading() as connection:
@@ -139,7 +140,7 @@ class Search:
                 if number % CHUNK == 0 and time.monotonic() > deadline and position is not None:
                     found.after, found.complete = position, False
                     break
-                position = [-row["at"], *(row[name] for name in key)]
+                position = [row[name] for name in order]
                 if where.test is None or where.test(row):
                     found.rows.append(row)
         return found
@@ -147,7 +148,7 @@ class Search:
     def places(self, where: Where) -> dict[Place, bool]:
         """Return the places of all dead letters that match, newest first, and whether each was kept whole."""
         fields = "partition, offset, truncated, source_path, destination_path"
-        sql = f"SELECT {fields} FROM letters WHERE {where.sql} ORDER BY at DESC, partition, offset"  # noqa: S608 - ours
+        sql = f"SELECT {fields} FROM letters WHERE {where.sql} ORDER BY at DESC, partition DESC, offset DESC"  # noqa: S608 - ours
         with self._store.reading() as connection:
             return {
                 (row["partition"], row["offset"]): not row["truncated"]
