@@ -22,6 +22,7 @@ import workbench
 from etl.broker import Admin, Reader, TransactionalProducer, network
 from etl.config import ConfigLoader
 from etl.errors import SettingsError
+from etl.models.control import AuditRecord
 from etl.models.wire import Message, Partition
 from etl.topics import companions
 from etl.topics.names import Topics
@@ -527,6 +528,10 @@ def test_an_offset_of_another_program_may_be_accepted(desk: Desk, tmp_path: Path
     assert "another program" in offsets("list")
     assert f"{desk.topic} 0: goes on at 8" in offsets("accept")
     assert "another program" not in offsets("list")
+    with Reader(desk.bootstrap_servers, "etl-audit") as reader:
+        acts = [AuditRecord.from_json(record.value) for record in reader.scan()]
+    (act,) = [act for act in acts if (act.action, act.target) == ("accept-offsets", f"group/{desk.group}")]
+    assert (act.result, act.filter, act.count) == ("done", {f"{desk.topic}-0": 8}, 1)
     with command(tmp_path, desk, here) as one:
         desk.wait(lambda: len(desk.results()) >= 7, 60)
         stack.wait_until(lambda: desk.lag() == 0, 30, "the rest to be read")

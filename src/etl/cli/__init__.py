@@ -15,7 +15,10 @@ from etl.errors import BrokerUnavailable, SettingsError
 # The module of this package that has the command, imported when it is called: all of them take longer to import than
 # `etl submit` takes to send a job.
 COMMANDS = {name: name for name in ("consume", "submit", "status", "jobs", "dlq", "offsets", "servers", "config")}
-COMMANDS |= dict.fromkeys(("hold", "release", "cancel", "drain", "try-now"), "hands") | {"api": "api"}
+COMMANDS |= dict.fromkeys(("hold", "release", "cancel", "drain", "try-now"), "hands") | {
+    "api": "api",
+    "verify": "verify",
+}
 # Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
 NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "stop", "topics", "version"}
 EXIT_FAILED = 1

@@ -35,7 +35,7 @@ from etl.models.server import TransferSettings
 SERVER_PROPERTIES: dict[str, Setting] = {
     row.name: row
     for row in (
-        Setting("TYPE", "", TEXT, "the protocol: ftp, ftps, sftp, local, or one of your own"),
+        Setting("TYPE", "", TEXT, "the protocol: ftp, ftps, sftp, s3, local, or one of your own"),
         Setting("HOST", "", TEXT, "host name or IP address, without a port"),
         Setting("PORT", "21", whole(1, 65535), "TCP port; unset: the protocol's own"),
         Setting("USER", "", TEXT, "user name of the login"),
@@ -241,6 +241,12 @@ class Settings(ApiSettings):
         whole(0, 1 << 50),
         "bytes: largest file that may go through our own disk, if one session must both read and write",
     )
+    verify_read_back_limit_bytes: int = setting(
+        "ETL_VERIFY_READ_BACK_LIMIT_BYTES",
+        1 << 30,
+        whole(0, 1 << 50),
+        "bytes: largest file that is read back for `verify: checksum`, where the server makes no checksums itself",
+    )
     idle_timeout_seconds: float = setting(
         "ETL_IDLE_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds after which an unused session is closed"
     )
@@ -341,6 +347,7 @@ class Settings(ApiSettings):
             min_bytes_per_second=self.min_bytes_per_second,
             passive=self.ftp_passive_mode,
             spool_limit_bytes=self.spool_limit_bytes,
+            read_back_limit_bytes=self.verify_read_back_limit_bytes,
             max_file_bytes=self.max_file_bytes,
         )
 

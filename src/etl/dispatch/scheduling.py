@@ -235,9 +235,8 @@ class Scheduler:
         entry = queue.head()
         if entry.sides != last.sides or queue.concurrency.is_over:
             return None
-        if not (queue.servers[0].breaker.closed and queue.servers[-1].breaker.closed):
-            return None
-        if self._budget.is_over(now) or self._yields(last, now):
+        is_up = queue.servers[0].breaker.closed and queue.servers[-1].breaker.closed
+        if not is_up or self._budget.is_over(now) or self._yields(last, now):
             return None
         self._backlog.begin(entry)
         entry.lease_since = last.lease_since

@@ -170,6 +170,7 @@ class MessageBuilder:
             outages=task.outages,
             published=task.published,
             verified_by=task.verified_by if task.published else None,
+            checksum=task.checksum if task.published else None,
             facts=task.facts if task.published else None,
             bundle=task.bundle,
         )
@@ -190,6 +191,7 @@ class Carried(NamedTuple):
     leaves_orphans: bool = False
     published: bool = False
     verified_by: str | None = None
+    checksum: str | None = None
     facts: Facts | None = None
     proven: bool = False  # a member of the group wrote all that
     bundle: Origin | None = None  # the message of several jobs that it was in; as `origin`: it has no place yet
@@ -207,6 +209,7 @@ class Carried(NamedTuple):
             recallable=self.recallable,
             published=self.published,
             verified_by=self.verified_by,
+            checksum=self.checksum,
             facts=self.facts,
             size_bytes=record.weight_bytes,
             bundle=self.bundle,
@@ -241,7 +244,8 @@ def _encode(values: dict[str, str]) -> Headers:
 
 def _describe_publication(carried: Carried) -> dict[str, Any]:
     facts = {"size_bytes": carried.facts.size_bytes, "mtime": carried.facts.mtime} if carried.facts else {}
-    return {"verified_by": carried.verified_by, **facts}
+    checksum = {"checksum": carried.checksum} if carried.checksum else {}
+    return {"verified_by": carried.verified_by, **checksum, **facts}
 
 
 def _dump_json(data: object) -> str:
@@ -268,7 +272,8 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
         published=published is not None,
-        verified_by=_parse_verification(published),
+        verified_by=_parse_label(published, "verified_by"),
+        checksum=_parse_label(published, "checksum"),
         facts=_parse_facts(published),
         bundle=_parse_origin(_read_text(record, header.BUNDLE) or ""),
     )
@@ -331,8 +336,8 @@ def _read_json(record: Record, name: str, limit_bytes: int = HEADER_LIMIT_BYTES)
         return None
 
 
-def _parse_verification(published: dict[str, Any] | None) -> str | None:
-    value = (published or {}).get("verified_by")
+def _parse_label(published: dict[str, Any] | None, name: str) -> str | None:
+    value = (published or {}).get(name)
     return value if isinstance(value, str) and is_label(value) else None
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from etl.outcomes.ledger import Ledger
     from etl.outcomes.messages import Carried, MessageBuilder
     from etl.retry.policy import Policy
-    from etl.transfer.relay import Receipt
+    from etl.transfer.receipts import Receipt
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ class Reporter:
     def succeeded(self, task: Task, receipt: Receipt, start: Start) -> None:
         """Report a run that succeeded: as done, or as published if its source action must follow the commit."""
         has_action = task.job.options.source_action != "keep" and not receipt.skipped and not task.published
-        task.verified_by = receipt.verified_by
+        task.verified_by, task.checksum = receipt.verified_by, receipt.checksum
         task.facts = receipt.facts
         self.totals.moved(task)
         task.start = start if has_action else None
@@ -103,6 +103,7 @@ class Reporter:
                 span,
                 bytes=receipt.size_bytes,
                 verified_by=receipt.verified_by,
+                checksum=receipt.checksum,
                 skipped=receipt.skipped,
                 **task.remarks,
             )

@@ -158,7 +158,7 @@ class Snapshots:
             transfers=tuple(self._transfers(runs, now)),
             totals=totals,
             last_error=None if self.totals.last_error is None else record.LastError(**self.totals.last_error),
-            resources=_resources(),
+            resources=resources(),
             settings_hash=self._settings_hash(),
         )
 
@@ -328,7 +328,8 @@ def _time(wall: float) -> datetime:
     return document.moment(round(wall, 3))
 
 
-def _resources() -> record.Resources:
+def resources() -> record.Resources:
+    """Return what this process takes."""
     rss_bytes = fds = 0
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - a file of the kernel, read every two seconds

@@ -58,7 +58,7 @@ def utc(wall: float) -> str:
         ({**JOB, "typo": 1}, "typo"),
         ({**JOB, "source": {"hostname": "A"}}, "source.path"),
         ({**JOB, "source": {"hostname": "A", "path": "/a\r\nDELE /b"}}, "source.path"),
-        ({**JOB, "options": {"checksum": {}}}, "options.checksum: is not supported yet"),
+        ({**JOB, "options": {"checksum": {}}}, "options.checksum: must be"),
         ({**JOB, "source": {"hostname": "NOBODY", "path": "/a"}}, "NOBODY"),
     ],
 )

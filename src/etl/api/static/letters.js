@@ -37,6 +37,7 @@ export const lettersPage = {
             { class: "buttons" },
             act(app.me, t("replay"), () => askOperation(app, "replay", set), { kind: "main" }),
             act(app.me, t("discard"), () => askOperation(app, "discard", set), { kind: "danger" }),
+            h("a", { class: "button", href: `/api/v1/dead-letters/export${query(wanted)}`, download: true }, t("export")),
             h("span", { "aria-live": "polite" }, places.length ? t("selected", number(places.length)) : t("all-matching", number(causes.total))),
           ),
         letterTable(app, items, chosen),

@@ -23,7 +23,7 @@ from etl.errors import (
     SessionFault,
     TransferTimeout,
 )
-from etl.transfer.ftp.expected import can_answer, is_of_the_session
+from etl.transfer.ftp.expected import HASHES, can_answer, is_of_the_session
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
 from etl.transfer.ftp.sockets import is_readable
@@ -312,7 +312,8 @@ class Control:
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
                     deadline = time.monotonic() + limit
-                if self._parser.is_open and time.monotonic() - called >= _OPEN_SECONDS:
+                is_open = self._parser.is_open and self._due[0].command not in HASHES
+                if is_open and time.monotonic() - called >= _OPEN_SECONDS:
                     self._give(self._parser.end_open())
                     return deadline
                 began = time.monotonic()

@@ -33,7 +33,7 @@ class Link:
     """One login at a server. Paths are whole paths: absolute ones of the server."""
 
     def __init__(
-        self, server: ServerConfig, control: Control, names: Names, features: frozenset[str], ways: DataConnections
+        self, server: ServerConfig, control: Control, names: Names, features: dict[str, str], ways: DataConnections
     ) -> None:
         self.server = server
         self.control = control
@@ -45,6 +45,7 @@ class Link:
         self._folder: str | None = None  # that was entered to name its files
         self._written: dict[str, bytes] = {}  # paths lately asked for: each is sent three or four times
         self.refuses_times = False  # stamps of files, as far as this session has seen
+        self.hash_name: str | None = None  # the algorithm that HASH is set to, as far as this session has set it
         self._features = features
         self._unsettled: list[Lazy[object]] = []
 
@@ -109,6 +110,10 @@ class Link:
     def offers(self, feature: str) -> bool:
         """Is a feature in the server's FEAT?"""
         return feature in self._features
+
+    def feature(self, feature: str) -> str:
+        """Return what the server's FEAT says behind a feature; empty without it."""
+        return self._features.get(feature, "")
 
     def may_offer(self, feature: str) -> bool:
         """Is a feature in the server's FEAT, or is there none, so that it must be tried to be known?"""

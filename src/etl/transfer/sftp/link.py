@@ -60,6 +60,7 @@ class Link:
         self.refuses_to_replace = False  # RENAME does not replace a file, and there is nothing else
         self.expected_bytes = 0  # of the next file that is read: as many as the last one had
         self.reads_at_once = True  # until the server gives less than is asked for, or does not tell sizes
+        self.checks_files: bool | None = None  # makes checksums by `check-file`; None: not asked yet
         self._unsettled: list[Lazy[object]] = []
         self._ask_limits(options)
 
