@@ -11,7 +11,7 @@ from typing import Any
 from etl.config import ServerConfig, TransferSettings
 from etl.models.message import FileTransferJob
 from etl.models.task import Facts, Origin, Record, Task
-from etl.transfer import partials, relay
+from etl.transfer import partials, receipts, relay
 from etl.transfer.base import BaseTransfer
 from etl.transfer.s3.options import placed
 from servers.certificates import Authority
@@ -149,6 +149,6 @@ def a_task(**options: Any) -> Task:
     return Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), FileTransferJob.from_dict(job))
 
 
-def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> relay.Receipt:
+def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> receipts.Receipt:
     """Carry a task out."""
     return relay.run(task, source, destination, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())

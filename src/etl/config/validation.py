@@ -215,6 +215,7 @@ class Validation:
             max_connections=parsed("MAX_CONNECTIONS", ServerConfig.max_connections),
             connects_per_minute=parsed("CONNECTS_PER_MINUTE", ServerConfig.connects_per_minute),
             prewarm=parsed("PREWARM", ServerConfig.prewarm),
+            bandwidth=parsed("BANDWIDTH_LIMIT", None),
             passive=parsed("PASSIVE", None),
             encoding=parsed("ENCODING", None),
             base_path=parsed("BASE_PATH", ""),

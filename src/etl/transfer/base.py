@@ -271,6 +271,13 @@ class Session(BaseTransfer):
         the parcel raises; what the server says at the end may be left to `Stored.require_stored`.
         """
 
+    def begin(self, partial: str, parcel: Parcel) -> bool:  # noqa: ARG002 - for those who can
+        """Send a file that is held in memory ahead of its `write`, which follows; waits for nothing.
+
+        Asked while the rename of the file before is under way. False: nothing was sent.
+        """
+        return False
+
     @abstractmethod
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp the partial file with `mtime` (best effort; None: leave it), then rename it to `final`.
@@ -312,6 +319,20 @@ class Session(BaseTransfer):
     def traits(self) -> dict[str, str]:
         """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
         return {}
+
+    def hashes(self) -> tuple[str, ...]:
+        """Return the algorithms by which the server itself makes checksums of its files, best first.
+
+        May ask once in a session whether it does at all.
+        """
+        return ()
+
+    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:  # noqa: ARG002 - for those who can
+        """Have the server make the checksum of a stored file, of so many bytes: lower-case hexadecimal digits.
+
+        None: it does not, after all. May block for as long as a server needs to read the file.
+        """
+        return None
 
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:

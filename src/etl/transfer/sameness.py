@@ -10,11 +10,12 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from etl.errors import InvalidPath, SettingsError
+from etl.transfer.hashing import drained
 from etl.transfer.paths import basename, beside, parent
 
 if TYPE_CHECKING:
     from etl.models.task import Facts, Task
-    from etl.transfer.base import Parcel, Session, Stored
+    from etl.transfer.base import Session, Stored
     from etl.transfer.partials import OrphanIndex
 
 
@@ -69,16 +70,5 @@ def look_if_possible(session: Session, path: str) -> Facts | None:
 
 def same_content(task: Task, source: Session, destination: Session, buffer: memoryview) -> bool:
     """Compare both files, each read once."""
-    ours = _digest(source.read(task.job.source.path), buffer)
-    return ours == _digest(destination.read(task.job.destination.path), buffer)
-
-
-def _digest(parcel: Parcel, buffer: memoryview) -> bytes:
-    digest = hashlib.blake2b()
-    try:
-        while count := parcel.readinto(buffer):
-            digest.update(buffer[:count])
-        parcel.close(complete=True)
-    finally:
-        parcel.close(complete=False)
-    return digest.digest()
+    ours = drained(source.read(task.job.source.path), buffer, hashlib.blake2b())
+    return ours == drained(destination.read(task.job.destination.path), buffer, hashlib.blake2b())

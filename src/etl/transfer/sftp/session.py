@@ -10,7 +10,7 @@ from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
 from etl.transfer.promises import Mapped
-from etl.transfer.sftp import login, options
+from etl.transfer.sftp import hashing, login, options
 from etl.transfer.sftp.link import FSYNC, WANTED, Link
 from etl.transfer.sftp.packets import (
     END_OF_FILE,
@@ -59,6 +59,7 @@ class SFTPTransfer(Streaming):
         self._link: Link | None = None
         self._is_cut = False
         self._told: dict[str, str] = {}
+        self._begun: Upload | None = None  # sent, and not judged yet
 
     # --- the session itself -----------------------------------------------------------------------------------
 
@@ -131,8 +132,17 @@ class SFTPTransfer(Streaming):
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel into a new file; every answer is read."""
-        upload = Upload(self.link, self.link.whole(partial), parcel, buffer)
+        begun, self._begun = self._begun, None
+        whole = self.link.whole(partial)
+        upload = begun if begun and begun.whole == whole else Upload(self.link, whole, parcel, buffer)
         return Stored(partial, *upload.run())
+
+    def begin(self, partial: str, parcel: Parcel) -> bool:
+        """Send a small file in one go with its OPEN, where its handle can be foreseen."""
+        upload = Upload(self.link, self.link.whole(partial), parcel, memoryview(b""))
+        if upload.begin():
+            self._begun = upload
+        return self._begun is upload
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp and rename, in one write that leaves at once."""
@@ -212,6 +222,15 @@ class SFTPTransfer(Streaming):
                 if not synced.result().is_success:
                     raise plain_error(link, whole, synced.result())
                 return
+
+    def hashes(self) -> tuple[str, ...]:
+        """Return those of `check-file`. Asked for once in a session: not all servers announce it."""
+        return hashing.offered(self.link)
+
+    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:
+        """Ask by `check-file-name`."""
+        silence_limit = max(self.settings.reply_timeout, self.settings.stall_timeout)
+        return hashing.hash_of(self.link, self.link.whole(path), algorithm, size_bytes, silence_limit)
 
     def remove(self, path: str) -> bool:
         """Delete a file."""
