@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import EtlError, InvalidPath, IOFailure, PermissionRefused
+from etl.errors import EtlError, InvalidPath, IOFailure, PermissionRefused, SettingsError
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
@@ -93,6 +93,9 @@ class S3Transfer(Streaming):
 
     def read(self, path: str) -> Parcel:
         """Open an object: all that comes is of one version."""
+        if self._link.key(path) in self._writings:
+            what = "a file that goes to a bucket cannot be read back before it is published (verify: checksum)"
+            raise SettingsError(f"{self.server.hostname}: {what}", server=self.server.hostname)
         return open_object(self._link, path)
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
