@@ -66,8 +66,10 @@ def test_kills_leave_nothing_in_the_bucket(
             victim = chance.choice(pair)
             victim.kill()
             begun += len(store.uploads)
+            had = len(victim.events("partition taken over"))
             victim.start()
         topics.wait_for(jobs, 600 if LONG else 120)
+        stack.wait_until(lambda: len(victim.events("partition taken over")) > had, 60, "the last victim is at work")
         end_in_good_order(*pair)
     judge(work, topics, watcher)
     assert not store.uploads, f"{begun} uploads were open when somebody was killed"
