@@ -238,6 +238,16 @@ def test_a_store_that_ignores_conditions_is_found_out(make, enter, buffer: memor
     assert sum("if-match" in head for head in store.heads) <= 1
 
 
+def test_a_store_that_lets_nothing_be_tried_out_gets_files_without_conditions(make, enter, buffer) -> None:
+    """Who may not write beside the file may still write it; it is looked for before, as at any other server."""
+    store = make(faults={"PUT": ["internal"]})
+    session = enter(store)
+    stored = session.write("/.etl-x.part", Bytes(b"1"), buffer)
+    session.publish_new(stored, "/x", None).result()
+    assert store.objects() == ["x"]
+    assert "if-none-match" not in store.heads[-1]
+
+
 def test_a_store_that_ignores_conditions_on_parts_alone_is_found_out(make, enter, buffer: memoryview) -> None:
     """Each kind of condition is believed by itself."""
     session = enter(make(keeps_complete_conditions=False, keeps_sizes=False))

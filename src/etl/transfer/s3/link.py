@@ -25,7 +25,7 @@ from etl.transfer.ftps import options as tls_options
 from etl.transfer.ftps import refusals as tls_refusals
 from etl.transfer.ftps.agreement import Agreement
 from etl.transfer.ftps.tunnel import SecureSocket, Tunnel
-from etl.transfer.paths import refuse_unusable
+from etl.transfer.paths import refuse_misread, refuse_unusable
 from etl.transfer.s3 import documents, known, refusals, signing
 from etl.transfer.s3.channel import Answer, Channel, EndedError, MalformedError, read_answer
 from etl.transfer.s3.options import DEFAULT_REGION, Options
@@ -74,10 +74,11 @@ class Link:
         base = self.server.base_path.strip("/")
         key = f"{base}/{path.removeprefix('/')}" if base else path.removeprefix("/")
         try:
-            length = len(key.encode())
+            wire = key.encode()
         except UnicodeError as error:
             raise InvalidPath(f"{self.name}:{path!r} cannot be written in UTF-8", server=self.name) from error
-        if length > _KEY_BYTES:
+        refuse_misread(key, wire)  # the store may be a folder of files
+        if len(wire) > _KEY_BYTES:
             raise InvalidPath(f"{self.name}:{path!r} has more than {_KEY_BYTES} bytes", server=self.name)
         return key
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import EtlError, InvalidPath, IOFailure, PermissionRefused, SettingsError
+from etl.errors import InvalidPath, IOFailure, PermissionRefused, SettingsError
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
@@ -63,6 +62,7 @@ class S3Transfer(Streaming):
 
     def disconnect(self) -> None:
         """Close the connection. Nothing is owed."""
+        self._writings.clear()
         self._link.close()
         self._sockets.close_all()
 
@@ -229,8 +229,8 @@ class S3Transfer(Streaming):
         top = f"{top.rstrip('/')}/" if top else ""
         query = [("list-type", "2"), ("prefix", top + prefix), ("delimiter", "/"), ("encoding-type", "url")]
         names: list[str] = []
-        page, pages = "", 0
-        while pages < _PAGES:
+        page = ""
+        for _ in range(_PAGES):
             more = [("continuation-token", page)] if page else []
             answer = link.require_success(top, link.ask("GET", query=[*query, *more]))
             listed = documents.listing_of(answer.content)
@@ -239,13 +239,12 @@ class S3Transfer(Streaming):
                 if key.startswith(top) and name and "/" not in name:
                     LISTINGS.take(len(name))
                     names.append(name)
-            page, pages = listed.next_page, pages + 1
+            page = listed.next_page
             if not page:
-                break
-        return names
+                return names
+        raise IOFailure(f"{link.name}:{top}: a listing of more than {_PAGES} pages", server=link.name)
 
     def traits(self) -> dict[str, str]:
         """Try the store out, and return what was found."""
-        with contextlib.suppress(EtlError):
-            conditions.try_out(self._link, self._link.key("etl-check"))
+        conditions.try_out(self._link, self._link.key("etl-check"))
         return conditions.traits(self._link)
