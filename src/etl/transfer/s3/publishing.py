@@ -46,8 +46,8 @@ def publish(link: Link, writing: Writing, key: str, mtime: float | None, conditi
 
 
 def _put(link: Link, writing: Writing, key: str, mtime: float | None, condition: dict[str, str]) -> None:
-    assert writing.held is not None  # noqa: S101 - it is what is put
-    content, store = writing.held.content, link.store
+    content, store = writing.held, link.store
+    assert content is not None  # noqa: S101 - it is what is put
     headers = headers_of(link, writing.mark, mtime) | condition
 
     def ask() -> Answer:
