@@ -19,6 +19,7 @@ import isolation
 import large
 import peers
 import rate
+import receipts
 import sftp
 import trips
 from table import Row, as_json, render
@@ -33,6 +34,7 @@ PARTS = (
     "sftp-0",
     "sftp-10",
     "large",
+    "receipts",
     "trips",
     "backlog",
     "group",
@@ -89,6 +91,8 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return sftp.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, options.large_mib, say)
     if part == "large":
         return large.compare(made, options.large_mib, 3 * options.rounds, say)  # one takes a second, and varies
+    if part == "receipts":
+        return receipts.compare(made, options.large_mib, 3 * options.rounds, say)
     if part == "trips":
         return trips.compare(made, options.trips_rtt, say)
     if part == "backlog":

@@ -104,7 +104,8 @@ def algorithms(task: Task, destination: Session, size_bytes: int | None) -> tupl
         offered = destination.hashes()
         if not offered:
             _require_room_to_read_back(task, destination, size_bytes)
-        wanted = [*[name for name in wanted if name in offered], *offered[:1], *wanted]
+        both = [name for name in wanted if name in offered]
+        wanted = [*(both or offered[:1]), *wanted]
     return tuple(dict.fromkeys(wanted)) or (OWN,)
 
 
