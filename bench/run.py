@@ -21,6 +21,7 @@ import peers
 import rate
 import receipts
 import sftp
+import told
 import trips
 from table import Row, as_json, render
 from world import OutOfTimeError, World, world
@@ -39,6 +40,7 @@ PARTS = (
     "backlog",
     "group",
     "isolation",
+    "told",
 )
 NEEDS_MS = {
     "rate-10": 10,
@@ -99,6 +101,8 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return backlog.compare(made, options.backlog, say)
     if part == "group":
         return backlog.group(made, 10, options.far_rounds, say)
+    if part == "told":
+        return told.compare(made, 4 * options.rounds, say)  # the difference is small
     return [
         *isolation.compare(made, 10, options.deferred, options.rounds, say),
         *isolation.compete(made, 10, options.far_rounds, say),

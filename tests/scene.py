@@ -119,6 +119,7 @@ class Scene:
             "group",
             config,
             self.ledger.is_done,
+            has_room=lambda _pair: True,
         )
         self.admission = Admission(
             self.topics,

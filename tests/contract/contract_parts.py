@@ -13,6 +13,7 @@ from etl.models.message import FileTransferJob
 from etl.models.task import Facts, Origin, Record, Task
 from etl.transfer import partials, receipts, relay
 from etl.transfer.base import BaseTransfer
+from etl.transfer.s3.options import placed
 from servers.certificates import Authority
 from servers.fake import FakeFTP
 
@@ -29,6 +30,10 @@ POOR: dict[str, Any] = {
     "hides": (b"",),
     "refusal": 11,
 }
+
+
+# Takes every condition and heeds none, knows no checksums, and gives a listing in small pages.
+POOR_STORE: dict[str, Any] = {"keeps_conditions": False, "checksums": "refused", "keeps_sizes": False, "page": 2}
 
 
 class Four(BaseTransfer):
@@ -119,6 +124,11 @@ def sftp_config(server: Any, base_path: str = "", password: str = "", **options:
     return ServerConfig(
         "FILES", "sftp", server.host, server.port, server.username, password, base_path=base_path, options=given
     )
+
+
+def s3_config(store: Any, name: str = "FILES", base_path: str = "", **options: str) -> ServerConfig:
+    """Return the settings of a bucket."""
+    return placed(ServerConfig(name, "s3", base_path=base_path, options=store.settings(**options)))
 
 
 def ftps_config(server: Any, authority: Authority, base_path: str = "", **options: str) -> ServerConfig:

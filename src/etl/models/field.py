@@ -101,7 +101,7 @@ def _version(value: object) -> str:
     text = _text(value)
     major, _, minor = text.partition(".")
     if major != "1" or not (minor == "" or (minor.isdecimal() and len(minor) < 10)) or text.endswith("."):
-        raise ValueError(f"{text[:20]!a} is not supported (known: 1.0)")
+        raise ValueError(f"{text[:20]!a} is not supported (known: 1.0, and 2.0 with files)")
     return text
 
 

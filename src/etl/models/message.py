@@ -11,13 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from etl.errors import InvalidMessage
 from etl.models import document, wrapping
@@ -340,8 +334,10 @@ def servers_of(text: Text) -> tuple[str, str] | None:
 
 def _require_few_fields(data: Mapping[str, Any]) -> None:
     """Raise InvalidMessage if an object whose fields we know has so many that most must be unknown."""
-    for name, value in (("message", data), *((name, data.get(name)) for name in ("source", "destination", "options"))):
-        if isinstance(value, Mapping) and len(value) > FIELDS_LIMIT:
+    if len(data) > FIELDS_LIMIT:
+        raise InvalidMessage(f"message: has more than {FIELDS_LIMIT} fields")
+    for name in ("source", "destination", "options"):
+        if isinstance(value := data.get(name), dict) and len(value) > FIELDS_LIMIT:
             raise InvalidMessage(f"{name}: has more than {FIELDS_LIMIT} fields")
 
 

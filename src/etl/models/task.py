@@ -162,6 +162,7 @@ class Task:
     outages: int = 0  # outages met in a row
     free_runs: int = 0  # failed runs that were not the job's fault, and spent no attempt
     replays: int = 0
+    bundle: Origin | None = None  # the message of several jobs that it was in
     recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
     published: bool = False  # the publication of the copy is committed; only the source action is left
     unproven: bool = False  # that it is published was read from a header of T-retry, which others may have written

@@ -64,6 +64,8 @@ class MessageBuilder:
         """
         topic = self.topics.results if result.succeeded else self.topics.failed
         ours = {header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(source.origin)}
+        if source.bundle is not None:
+            ours[header.BUNDLE] = str(source.bundle)
         return (_build_result(topic, _encode(ours), result, RESULT_LEFT_OUT),)
 
     def dead_letter(
@@ -170,6 +172,7 @@ class MessageBuilder:
             verified_by=task.verified_by if task.published else None,
             checksum=task.checksum if task.published else None,
             facts=task.facts if task.published else None,
+            bundle=task.bundle,
         )
 
 
@@ -191,6 +194,7 @@ class Carried(NamedTuple):
     checksum: str | None = None
     facts: Facts | None = None
     proven: bool = False  # a member of the group wrote all that
+    bundle: Origin | None = None  # the message of several jobs that it was in; as `origin`: it has no place yet
 
     def task(self, record: Record, job: FileTransferJob) -> Task:
         """Create the task of a record. A job without an id is named after its origin."""
@@ -208,6 +212,7 @@ class Carried(NamedTuple):
             checksum=self.checksum,
             facts=self.facts,
             size_bytes=record.weight_bytes,
+            bundle=self.bundle,
         )
 
 
@@ -219,7 +224,8 @@ def _build_headers(carried: Carried) -> Headers:
     values = {
         header.JOB_ID: carried.job_id,
         header.GROUP: carried.group,
-        header.ORIGIN: str(carried.origin),
+        header.ORIGIN: str(carried.origin) if carried.origin != carried.bundle else None,
+        header.BUNDLE: str(carried.bundle) if carried.bundle else None,
         header.ATTEMPTS: _dump_json(attempts) if attempts else None,
         header.NOT_BEFORE: _format_time(carried.not_before),
         header.REPLAYS: str(carried.replays) if carried.replays else None,
@@ -269,6 +275,7 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         verified_by=_parse_label(published, "verified_by"),
         checksum=_parse_label(published, "checksum"),
         facts=_parse_facts(published),
+        bundle=_parse_origin(_read_text(record, header.BUNDLE) or ""),
     )
 
 

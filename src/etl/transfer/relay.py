@@ -92,14 +92,8 @@ def _bring(
     try:
         if source is destination:
             return _deliver_through_spool(task, parcel, source, token, limits, orphans)
-        return deliver(
-            task,
-            parcel,
-            partial(confirm, task, parcel, source, destination, orphans),
-            destination,
-            token,
-            limits.buffer,
-        )
+        confirmed = partial(confirm, task, parcel, source, destination, orphans)
+        return deliver(task, parcel, confirmed, destination, token, limits.buffer)
     finally:
         parcel.close(complete=False)
 
@@ -149,14 +143,15 @@ def deliver(
     token: str,
     buffer: memoryview,
     is_followed: Callable[[], bool] = lambda: False,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Receipt:
     """Write the parcel beside its final name, prove it complete and ours, then publish it.
 
     `confirmed` is the source's part, done once the file is stored: is it still what it was? `is_followed`: is another
-    file sure to come for this destination?
+    file sure to come for this destination? `meanwhile` is done while the rename is under way.
     """
     job = task.job
-    destination.require_name(job.destination.path)
+    destination.foresee(job.destination.path, parcel.facts.mtime if job.options.preserve_mtime else None)
     task.leaves_partial = not is_direct(destination)
     hidden = partial_path(task, destination.server, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
@@ -183,10 +178,12 @@ def deliver(
         elif task.unpublished is None:
             _remove_if_possible(task, destination, stored)
         raise
-    return _publish(task, destination, stored, proof, parcel.facts)
+    return _publish(task, destination, stored, proof, parcel.facts, meanwhile)
 
 
-def _publish(task: Task, destination: Session, stored: Stored, proof: Proof, facts: Facts) -> Receipt:
+def _publish(
+    task: Task, destination: Session, stored: Stored, proof: Proof, facts: Facts, meanwhile: Callable[[], object]
+) -> Receipt:
     """Give a partial file its final name. What is proven is noted first: if this fails only this is done again."""
     task.progress.phase = Phase.PUBLISHING
     options = task.job.options
@@ -194,7 +191,9 @@ def _publish(task: Task, destination: Session, stored: Stored, proof: Proof, fac
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, proof.verified_by, facts, proof.checksum)
     publish = destination.publish_new if options.overwrite == "fail" else destination.publish
     with telling_the_name(task, stored.partial):
-        published = publish(stored, task.job.destination.path, mtime).result()
+        answer = publish(stored, task.job.destination.path, mtime)
+        meanwhile()
+        published = answer.result()
     task.unpublished, task.leaves_partial = None, False
     task.remarks = {"swapped": True} if published.swapped else {}
     if is_direct(destination):
@@ -217,7 +216,7 @@ def _publish_known(
         return None
     there = look_if_possible(destination, known.partial)
     if there is None:
-        final = look_if_possible(destination, task.job.destination.path)
+        final = destination.look_published(known.partial, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes or known.checksum is None:
             return None
         task.leaves_partial = False
@@ -237,7 +236,7 @@ def _publish_known(
     if task.job.options.overwrite != "replace":
         _look_again(task, known.facts, destination)
     require_owned(task)
-    return _publish(task, destination, stored, proof, known.facts)
+    return _publish(task, destination, stored, proof, known.facts, lambda: None)
 
 
 def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> None:

@@ -34,6 +34,7 @@ def refuse_itself(task: Task, source: Session, destination: Session, stored: Sto
     if not may_be_itself(task, orphans) or is_direct(destination):
         return
     job = task.job
+    destination.show(stored)
     if look_if_possible(source, beside(job.source.path, basename(stored.partial))) is None:
         orphans.apart.note(task)
         return

@@ -271,7 +271,7 @@ class Control:
             raise self._said_421(reply)
         if self._twins.is_due and self._twins.take(code):
             return
-        if not self._due or self._is_all_corked:
+        if not self._due or (self._corked and self._is_all_corked):
             self._twins.learn(code)
             raise self.out_of_step(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
@@ -297,7 +297,7 @@ class Control:
             head.preliminaries += 1
         else:
             raise self.out_of_step(f"the server answered {head.command} with {reply.text}")
-        if head.follows and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
+        if head.place > 1 and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
             self.pipelining.worked(transfers=head.begins)
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:

@@ -22,6 +22,8 @@ _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 class DataConnection:
     """An open data connection: receives with a limit, sends what there is room for, and notices who stands still."""
 
+    ends_last = False  # may not end before its transfer has begun
+
     def __init__(self, sock: socket.socket, sockets: Sockets, server: str, watch: Watch) -> None:
         self._sock = sock
         self._sockets = sockets

@@ -151,6 +151,8 @@ class Upload:
             if piece and not stor.has_failed:
                 raise self._ended_early()
             if is_last:
+                if data.ends_last and not self._sent_bytes:
+                    stor.started()
                 if not stor.has_failed:
                     data.finish_writing()
             elif self._held_bytes == len(self._buffer) and not stor.is_begun:

@@ -59,6 +59,7 @@ class SFTPTransfer(Streaming):
         self._link: Link | None = None
         self._is_cut = False
         self._told: dict[str, str] = {}
+        self._begun: Upload | None = None  # sent, and not judged yet
 
     # --- the session itself -----------------------------------------------------------------------------------
 
@@ -131,8 +132,17 @@ class SFTPTransfer(Streaming):
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel into a new file; every answer is read."""
-        upload = Upload(self.link, self.link.whole(partial), parcel, buffer)
+        begun, self._begun = self._begun, None
+        whole = self.link.whole(partial)
+        upload = begun if begun and begun.whole == whole else Upload(self.link, whole, parcel, buffer)
         return Stored(partial, *upload.run())
+
+    def begin(self, partial: str, parcel: Parcel) -> bool:
+        """Send a small file in one go with its OPEN, where its handle can be foreseen."""
+        upload = Upload(self.link, self.link.whole(partial), parcel, memoryview(b""))
+        if upload.begin():
+            self._begun = upload
+        return self._begun is upload
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp and rename, in one write that leaves at once."""
