@@ -20,9 +20,10 @@ def compare(world: World, size_mib: int, rounds: int, say: Callable[[str], None]
     with ExitStack() as ending:
         pair = world.pairs[0]
         with_hash, without = Alone(world, pair, 2), Alone(world, pair, 2, hashes=False)
+        warm = world.files("warm", WARM_FILES, MIB)
         for one in (with_hash, without):
             ending.callback(one.stop)
-            one.move(pair, world.files("warm", WARM_FILES, MIB))  # opens the sessions
+            one.move(pair, warm)  # opens the sessions
         rows = []
         for what, count, size_bytes in (
             (f"1 file of {size_mib} MiB", 1, size_mib * MIB),
