@@ -115,7 +115,8 @@ class SFTPTransfer(Streaming):
     def traits(self) -> dict[str, str]:
         """Return what the login showed of the server."""
         missing = [name.decode() for name in WANTED if not self.link.offers(name)]
-        return {**self._told, "missing": ", ".join(missing)} if missing else dict(self._told)
+        told = {**self._told, "checksums": ", ".join(self.hashes()) or "none"}
+        return {**told, "missing": ", ".join(missing)} if missing else told
 
     @property
     def link(self) -> Link:
