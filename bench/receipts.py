@@ -31,11 +31,17 @@ def compare(world: World, size_mib: int, rounds: int, say: Callable[[str], None]
         ):
             files = world.files(f"hashed-{size_bytes}", count, size_bytes)
             runs = alternated(world, [with_hash, without], pair, files, rounds)
+            cpu_ms = [
+                statistics.median(run.cpu["client"] * 1e12 / run.size_bytes for run in done) for done in runs if done
+            ]
             rates = [[run.size_bytes / run.seconds / 1e6 for run in done] for done in runs]
             for name, found in zip(("with", "without"), rates, strict=True):
                 say(f"  {what}, {name} a hash: {', '.join(f'{rate:.0f}' for rate in sorted(found))} MB/s")
             values: dict[str, float | str] = {"ours": statistics.median(rates[0])} if rates[0] else {}
-            note = f"Receipts: xxh3-128 in the pass against none, 2 lanes, RTT 0, {len(runs[0])} alternating rounds."
+            note = (
+                f"Receipts: xxh3-128 in the pass against none, 2 lanes, RTT 0, {len(runs[0])} alternating rounds; "
+                f"{what}: {' against '.join(f'{ms:.0f}' for ms in cpu_ms)} CPU-ms per GB."
+            )
             goal = Goal(" /no hash", SHARE, ratio(*rates))
             rows.append(Row(f"{what}, hashed: MB/s", values, [goal], [note]))
         return rows
