@@ -50,7 +50,7 @@ class Control:
     def __init__(
         self, sock: socket.socket, sockets: Sockets, server: str, pipelining: Pipelining, *, login: float, reply: float
     ) -> None:
-        self.sock, self.wire = sock, Wire(sock)
+        self.use(sock)
         self.server = server
         self.pipelining, self._twins = pipelining, Twins(pipelining.quirks)
         self._sockets = sockets
@@ -67,6 +67,10 @@ class Control:
 
     def __repr__(self) -> str:
         return f"<Control {self.server} {self.state.value}, due: {[pending.command for pending in self._due]}>"
+
+    def use(self, sock: socket.socket) -> None:
+        """Write and read on this socket from now on; nothing may be due."""
+        self.sock, self.wire = sock, Wire(sock)
 
     @property
     def state(self) -> State:
@@ -367,19 +371,13 @@ class Control:
 
     def _timed_out(self, limit: float) -> EtlError:
         self._doubt_pipelining()
-        error: EtlError
         command = self._due[0].command if self._due else "nothing"
+        kind: type[EtlError] = TransferTimeout
+        what = f"no reply to {command} within {limit:g} s (ETL_REPLY_TIMEOUT_SECONDS)"
         if self._login_deadline:
-            error = ServerUnavailable(
-                f"{self.server}: no welcome and login within {self._login_limit:g} s "
-                f"(ETL_LOGIN_TIMEOUT_SECONDS; waiting for the reply to {command})",
-                server=self.server,
-            )
-        else:
-            error = TransferTimeout(
-                f"{self.server}: no reply to {command} within {limit:g} s (ETL_REPLY_TIMEOUT_SECONDS)",
-                server=self.server,
-            )
+            kind, what = ServerUnavailable, f"no welcome and login within {self._login_limit:g} s "
+            what += f"(ETL_LOGIN_TIMEOUT_SECONDS; waiting for the reply to {command})"
+        error = kind(f"{self.server}: {what}", server=self.server)
         self.abandon(error)
         return error
 
