@@ -121,7 +121,8 @@ class Admission:
             raise InvalidMessage(f"message: {record.fault}")
         require_few_headers(record)
         job = FileTransferJob.from_json(record.value)
-        if max(_earliest(job), carried.not_before or 0.0) - self.clock() > HORIZON_SECONDS:
+        latest = max(_earliest(job), carried.not_before or 0.0)
+        if latest and latest - self.clock() > HORIZON_SECONDS:
             days = f"{HORIZON_SECONDS / 86400:g} days"
             raise InvalidMessage(f"options.not_before: is more than {days} away", job_id=job.job_id)
         return carried.task(record, job)

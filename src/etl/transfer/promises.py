@@ -68,8 +68,7 @@ class Unsettled:
 
     def later(self, compute: Callable[[], T], *, asks_more: bool = True) -> Lazy[T]:
         """Return a promise that `settle` settles, if nobody asks for it before."""
-        while self._promises and self._promises[0].is_settled:
-            self._promises.popleft()
+        self._drop_settled()
         promise = Lazy(compute, asks_more=asks_more)
         self._promises.append(promise)
         return promise
@@ -77,7 +76,12 @@ class Unsettled:
     @property
     def asks_more(self) -> bool:
         """May one of them need more commands, which a transfer forbids?"""
-        return any(promise.asks_more and not promise.is_settled for promise in self._promises)
+        self._drop_settled()
+        return bool(self._promises) and any(one.asks_more and not one.is_settled for one in self._promises)
+
+    def _drop_settled(self) -> None:
+        while self._promises and self._promises[0].is_settled:
+            self._promises.popleft()
 
     def settle(self, *, answered: bool = False) -> None:
         """Settle all; or only those that take no more than the replies that are read in passing (`answered`)."""

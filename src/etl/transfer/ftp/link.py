@@ -72,14 +72,9 @@ class Link:
 
     def wire(self, whole_path: str) -> bytes:
         """Return the bytes of a whole path, as they are sent."""
-        if (written := self._written.get(whole_path)) is not None:
-            return written
         path = self.names.wire(whole_path)
         refuse_misread(whole_path, path)
         if telnet.IAC not in path:
-            if len(self._written) >= _WRITTEN_LIMIT:
-                self._written.clear()
-            self._written[whole_path] = path
             return path
         return telnet.written(self.control, self.quirks, path, may_make="write" in self.server.access)
 
@@ -89,7 +84,13 @@ class Link:
         Then its folder is entered before, and that is waited for: a command must not meet another folder's file.
         """
         if not (self.quirks.bare_names or self.tries_bare):
-            return self.wire(whole_path)
+            if (written := self._written.get(whole_path)) is None:
+                written = self.wire(whole_path)
+                if telnet.IAC not in written:  # else how it is written may change
+                    if len(self._written) >= _WRITTEN_LIMIT:
+                        self._written.clear()
+                    self._written[whole_path] = written
+            return written
         folder = parent(whole_path) or "/"
         if folder != self._folder:
             if not self.ask("CWD", folder).result().is_success:

@@ -154,7 +154,7 @@ class FTPTransfer(Streaming):
     @property
     def is_over(self) -> bool:
         """Has an error ended it?"""
-        return self._control is not None and self._control.state is State.BROKEN
+        return self._control is not None and self._control.broken is not None
 
     def prepare(self) -> None:
         """Queue the opening of a data connection."""
