@@ -28,6 +28,8 @@ from world import OutOfTimeError, World, world
 
 PARTS = (
     "rate-0",
+    "rate-1",
+    "rate-3",
     "rate-10",
     "rate-40",
     "ftps-0",
@@ -43,6 +45,8 @@ PARTS = (
     "told",
 )
 NEEDS_MS = {
+    "rate-1": 1,
+    "rate-3": 3,
     "rate-10": 10,
     "ftps-10": 10,
     "sftp-10": 10,
@@ -83,10 +87,9 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
     lanes = [int(word) for word in options.lanes.split(",")]
     if part == "rate-0":
         return rate.compare(made, 0, lanes, options.rounds, say)
-    if part == "rate-10":
-        return rate.compare(made, 10, lanes[-1:], options.rounds, say)
-    if part == "rate-40":
-        return rate.compare(made, 40, lanes[-1:], options.far_rounds, say)
+    if part.startswith("rate-"):
+        far = part == "rate-40"
+        return rate.compare(made, NEEDS_MS[part], lanes[-1:], options.far_rounds if far else options.rounds, say)
     if part.startswith("ftps-"):
         return ftps.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, say)
     if part.startswith("sftp-"):
