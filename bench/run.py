@@ -20,6 +20,7 @@ import large
 import peers
 import rate
 import receipts
+import s3
 import sftp
 import told
 import trips
@@ -36,6 +37,8 @@ PARTS = (
     "ftps-10",
     "sftp-0",
     "sftp-10",
+    "s3-0",
+    "s3-10",
     "large",
     "receipts",
     "trips",
@@ -50,6 +53,7 @@ NEEDS_MS = {
     "rate-10": 10,
     "ftps-10": 10,
     "sftp-10": 10,
+    "s3-10": 10,
     "rate-40": 40,
     "group": 10,
     "isolation": 10,
@@ -94,6 +98,8 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return ftps.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, say)
     if part.startswith("sftp-"):
         return sftp.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, options.large_mib, say)
+    if part.startswith("s3-"):
+        return s3.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, options.large_mib, say)
     if part == "large":
         return large.compare(made, options.large_mib, 3 * options.rounds, say)  # one takes a second, and varies
     if part == "receipts":
