@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -465,3 +466,59 @@ def test_very_many_dead_letters_come_a_page_at_a_time(scene: Scene, visit: Visit
     assert took < 1000
     assert memory < 200 << 20
     assert heap < 50 << 20
+
+
+def test_what_is_refused_can_be_mended(visit: Visit) -> None:
+    """Claim: a filter that the API refuses is told, and stays in its field; put right it finds."""
+    page = visit("viewer").go("/letters")
+    field = page.get_by_label("Newer than")
+    field.fill("yesterday")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.get_by_role("alert")).to_contain_text("newer_than is neither a time nor an age")
+    expect(field).to_have_value("yesterday")
+    field.fill("1d")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.locator("section[aria-labelledby=list]")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_session_that_ends_in_a_dialog_leads_to_the_login(scene: Scene, visit: Visit) -> None:
+    """Claim: whoever presses a button after the session has ended is told so, and nothing is done."""
+    page = visit("operator").go("/servers/NIGHT")
+    page.get_by_role("button", name="Hold").click()
+    page.get_by_role("dialog").get_by_label("Reason (needed)").fill("too late")
+    admin = {"Authorization": f"Bearer {TOKENS['admin']}"}
+    url = f"{scene.api.url}/api/v1/sessions"
+    for one in httpx.get(url, headers=admin).json():
+        assert httpx.delete(f"{url}/{one['id']}", headers=admin).status_code == 204
+    page.get_by_role("dialog").get_by_role("button", name="Hold").click()
+    expect(page.get_by_role("status")).to_contain_text("The session has ended")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert scene.ask("/holds")["items"] == []
+    page.get_by_label("Token").fill(TOKENS["operator"])
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("button", name="Hold")).to_be_enabled()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_the_broker_may_go_away_below_the_page(scene: Scene, visit: Visit) -> None:
+    """Claim: without Kafka the page says so and shows what was known; acts are refused; then it is live again."""
+    page = visit("operator").go("/servers/NIGHT")
+    loaded(page)
+    scene.broker.freeze()
+    try:
+        expect(page.locator("header")).to_contain_text("Kafka does not answer", timeout=60_000)
+        expect(page.locator("body.stale")).to_be_visible()
+        page.get_by_role("button", name="Hold").click()
+        page.get_by_role("dialog").get_by_label("Reason (needed)").fill("nobody hears it")
+        page.get_by_role("dialog").get_by_role("button", name="Hold").click()
+        expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("nothing is written until Kafka")
+    finally:
+        scene.broker.thaw()
+    expect(page.locator("body.stale")).to_have_count(0, timeout=60_000)
+    page.get_by_role("dialog").get_by_role("button", name="Hold").click()
+    expect(page.get_by_role("dialog")).to_have_count(0, timeout=30_000)
+    page.get_by_role("button", name="Release").click()
+    expect(page.get_by_role("button", name="Hold")).to_be_visible()

@@ -266,3 +266,16 @@ def test_causes_are_the_same_by_either_way(world: World) -> None:
 
     assert told(Where()) == told(everything)
     assert sum(one["count"] for one in told(Where())) == 50
+
+
+def test_a_pattern_costs_no_more_than_a_row_is_worth(world: World) -> None:
+    """Claim: a pattern of hundreds of wildcards, each row compared with it, is refused wherever one may be given."""
+    pattern = "*?" * 16
+    client = world.client("operator")
+    for path in ("/jobs", "/dead-letters", "/dead-letters/causes", "/dead-letters/export"):
+        (fault,) = client.get(f"/api/v1{path}", params={"path": pattern}).json()["errors"]
+        assert fault["detail"] == "has more than 30 wildcards"
+        assert client.get(f"/api/v1{path}", params={"path": pattern[:30]}).status_code == 200
+    asked = {"filter": {"path": pattern}, "dry_run": True}
+    world.services.history._caught_up = True
+    assert client.post("/api/v1/dead-letters/discards", json=asked).status_code == 422

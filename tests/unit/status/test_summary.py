@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from etl.cli import status
-from etl.models.control import Hold
+from etl.models.control import Acknowledge, Hold
 from etl.models.status import (
     Fault,
     Parked,
@@ -161,3 +161,20 @@ def test_strangers_text_is_never_printed_raw() -> None:
 )
 def test_lengths_of_time_are_told_in_their_largest_unit(seconds: float, shown: str) -> None:
     assert status._age(seconds) == shown
+
+
+def test_what_somebody_sees_to_is_told_and_needs_nobody() -> None:
+    """The command shows what was acknowledged on the page: who, why, until when; and all is well but for that."""
+    known = Acknowledge(
+        author="ann", at=ago(60), reason="disk ordered", need="server-down", name="A", since=ago(700), until=ago(-3600)
+    )
+    summary = summarise([process(servers=(down(700),))], NOW, known=[known])
+    (need,) = summary.needs
+    assert (summary.is_well, summary.urgent, summary.known, need.is_urgent) == (True, 0, 1, False)
+    assert status.words(need, NOW).startswith("A is down for 12 min")
+    assert "ann sees to it until" in status.words(need, NOW)
+    assert status.words(need, NOW).endswith(": disk ordered")
+    assert status.sentence(summary).endswith("somebody sees to 1 thing.")
+    assert status.to_dict(summary)["needs"][0]["known"]["author"] == "ann"
+    over = known.model_copy(update={"until": ago(1)})
+    assert not summarise([process(servers=(down(700),))], NOW, known=[over]).is_well

@@ -38,7 +38,7 @@ class WantedHold(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str = Field(min_length=1, max_length=500)
+    reason: str = Field(min_length=1, max_length=500, pattern=r"\S")
     until: datetime | None = Field(None, description="when it ends by itself, with its time zone")
 
 

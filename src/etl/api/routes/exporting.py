@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import threading
@@ -9,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import structlog
 from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
@@ -22,7 +24,10 @@ from etl.api.views.search import Where
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"], responses=describe(401, 403, 422, 429))
 
+log = structlog.get_logger(__name__)
+
 ROWS = 200_000  # at most; an older part is had with `older_than`
+SECONDS = 600.0  # that an export may take: who does not read leaves its place to others
 PART = 500  # rows of a read: none keeps the cache's file from being trimmed for long
 AT_ONCE = 2
 SPACES = 50  # before a formula
@@ -80,7 +85,10 @@ class _Export(StreamingResponse):
     async def __call__(self, scope: object, receive: object, send: object) -> None:
         """Answer."""
         try:
-            await super().__call__(scope, receive, send)  # type: ignore[arg-type]  # what starlette gave us
+            async with asyncio.timeout(SECONDS):
+                await super().__call__(scope, receive, send)  # type: ignore[arg-type]  # what starlette gave us
+        except TimeoutError:
+            log.info("export given up: its reader is too slow", seconds=SECONDS)
         finally:
             _running.release()
 

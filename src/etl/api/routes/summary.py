@@ -39,7 +39,7 @@ class WantedAcknowledgement(BaseModel):
 
     kind: str = Field(max_length=100)
     name: str = Field(min_length=1, max_length=1024)
-    reason: str = Field(min_length=1, max_length=500)
+    reason: str = Field(min_length=1, max_length=500, pattern=r"\S")
     until: datetime | None = Field(None, description="with its time zone; missing: 30 days at most")
 
 

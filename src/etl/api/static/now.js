@@ -262,6 +262,6 @@ function drain(app, process) {
     title: t("drain-title", strange(process.id)),
     text: t("drain-text"),
     label: t("drain"),
-    run: (reason) => app.ask(`/pool/processes/${encodeURI(process.key)}/drain`, { method: "POST", body: { reason } }),
+    run: (reason) => app.ask(`/pool/processes/${process.key.split("/").map(encodeURIComponent).join("/")}/drain`, { method: "POST", body: { reason } }),
   });
 }

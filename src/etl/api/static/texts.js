@@ -25,6 +25,7 @@ const TEXTS = {
   "no-page": ["There is no such page.", "그런 페이지가 없습니다."],
   // login
   login: ["Log in", "로그인"],
+  "session-over": ["The session has ended. Log in again.", "세션이 종료되었습니다. 다시 로그인하세요."],
   token: ["Token", "토큰"],
   "login-hint": [
     "The first start of the API prints a login link in its log. Or ask an admin for a token.",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etl.api.paging import SCAN_SECONDS, Found
+from etl.api.problems import Problem
 from etl.api.views.store import Store
 from etl.topics.letters import Place
 
@@ -23,6 +24,7 @@ JOB_FIELDS = (
     " group_id, replays, state, code, error, bytes, started_at, finished_at, worker, attempts, not_before, waits,"
     " letter"
 )
+WILDCARDS = 30  # of a pattern: each row is compared with it
 CHUNK = 500  # rows between two looks at the clock
 
 
@@ -52,12 +54,14 @@ class Where:
         )
 
     def ends(self, servers: Sequence[str], path: str | None) -> None:
-        """Add conditions for either end: its server, and a pattern of its path."""
+        """Add conditions for either end: its server, and a pattern of its path. Raises Problem if it is too costly."""
         if servers:
             marks = ", ".join("?" * len(servers))
             upper = [server.upper() for server in servers]
             self.add(f"(source IN ({marks}) OR destination IN ({marks}))", *upper, *upper)
         if path is not None:
+            if sum(path.count(letter) for letter in "*?[") > WILDCARDS:
+                raise Problem("invalid", errors=[("path", f"has more than {WILDCARDS} wildcards")])
             pattern = path
 
             def matches(row: sqlite3.Row) -> bool:
