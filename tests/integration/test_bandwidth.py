@@ -57,17 +57,21 @@ def test_large_and_small_files_together_keep_to_the_limit_of_a_server(limited: s
         assert places.get(f"{destination}:/out/{name}") == places.get(f"{source}:/in/{name}")
 
 
-@pytest.mark.parametrize("limited", ["A", "DST"])
-def test_sftp_keeps_to_the_limit(limited: str, desk: Desk, places: Any, make_sshd: Callable[..., stack.Sshd]) -> None:
-    """As a source, and as what is read for a destination with a limit."""
+@pytest.mark.parametrize(
+    ("source", "destination", "limited"), [("A", "DST", "A"), ("A", "DST", "DST"), ("HERE", "A", "A")]
+)
+def test_sftp_keeps_to_the_limit(
+    source: str, destination: str, limited: str, desk: Desk, places: Any, make_sshd: Callable[..., stack.Sshd]
+) -> None:
+    """As a source, as what is read for a destination with a limit, and as a destination."""
     server = make_sshd()
     places.roots["A"] = server.root
-    names = put(places.put, "A")
-    jobs = [job(f"A:/in/{name}", f"DST:/out/{name}", name) for name in names]
+    names = put(places.put, source)
+    jobs = [job(f"{source}:/in/{name}", f"{destination}:/out/{name}", name) for name in names]
     with desk.consuming(places.settings, by_key("A", server), IMPATIENT, {f"{limited}_BANDWIDTH_LIMIT": "2M"}):
         is_kept(desk.do(*jobs, limit=60))
     for name in names:
-        assert places.get(f"DST:/out/{name}") == places.get(f"A:/in/{name}")
+        assert places.get(f"{destination}:/out/{name}") == places.get(f"{source}:/in/{name}")
 
 
 def test_the_processes_of_a_group_divide_the_limit(desk: Desk, places: Any) -> None:

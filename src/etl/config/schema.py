@@ -102,6 +102,12 @@ class Settings(ApiSettings):
     group_secret_file: str = setting(
         "ETL_GROUP_SECRET_FILE", "", TEXT, "file that contains it, instead of ETL_GROUP_SECRET (a mounted secret)"
     )
+    config_file: str = setting(
+        "ETL_CONFIG", "", TEXT, "file of settings in YAML, with FTP Pooler's names (docs/ftp-pooler.md)"
+    )
+    connections_file: str = setting(
+        "ETL_CONNECTIONS", "", TEXT, "file of servers, connections.ini or rclone's .conf; several separated by commas"
+    )
     group_id: str = setting("ETL_GROUP_ID", "etl-worker-group", TEXT, "consumer group")
     bootstrap_servers: str = setting(
         "ETL_BOOTSTRAP_SERVERS",

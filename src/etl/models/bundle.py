@@ -32,7 +32,7 @@ def read(text: Text, name: str) -> FileTransferJob | tuple[FileTransferJob, ...]
     except InvalidMessage:
         if not is_bundle(text):
             raise
-    return _read(document.parse(text), name)
+    return of(document.parse(text), name)
 
 
 def is_bundle(text: Text) -> bool:
@@ -46,8 +46,11 @@ def is_bundle(text: Text) -> bool:
         return False
 
 
-def _read(data: dict[str, Any], name: str) -> tuple[FileTransferJob, ...]:
-    """Read every job; what is wrong with any of them is one error, so that none is begun before all are right."""
+def of(data: Mapping[str, Any], name: str) -> tuple[FileTransferJob, ...]:
+    """Return all jobs of a message of version 2.0.
+
+    What is wrong with any of them is one error, so that none is begun before all are right. Raises InvalidMessage.
+    """
     files = data.get("files")
     problems = [f"{field[:100]}: is unknown in a message of version {VERSION}" for field in data if field not in FIELDS]
     given = data.get("job_id")

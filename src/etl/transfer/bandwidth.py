@@ -140,6 +140,10 @@ class Limited:
         """Pass on."""
         return self._session.unchanged(_bare(parcel))
 
+    def begin(self, *arguments: Any, **named: Any) -> bool:
+        """Begin nothing ahead while there is a limit: `write` pays first."""
+        return self._bandwidth.outward.burst_bytes is None and bool(self._session.begin(*arguments, **named))
+
     def write(self, partial: str, parcel: Parcel, *arguments: Any, **named: Any) -> Stored:
         """Write a file, each of whose blocks is paid for before it is taken from the source."""
         burst = self._bandwidth.outward.burst_bytes

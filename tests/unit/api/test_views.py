@@ -120,6 +120,14 @@ def test_a_silent_process_is_not_counted_on() -> None:
     assert live.processes() == []
 
 
+def test_the_bandwidth_limit_of_a_server_is_that_of_all_its_processes() -> None:
+    """Claim: their parts add up; a server without a limit has none."""
+    live = Live(Clock())
+    for number in (1, 2):
+        live.take([status(number, servers=[{"name": "A", "bandwidth_limit": 2e6}, {"name": "B"}])], caught_up=True)
+    assert {one["name"]: one["bandwidth_limit"] for one in live.servers()} == {"A": 4e6, "B": None}
+
+
 def test_metrics_are_those_of_all_processes(filled: World) -> None:
     """Claim: what processes say, and what the API knows of dead letters."""
     filled.services.live.take([status(1, lanes={"size": 8, "busy": 3})], caught_up=True)

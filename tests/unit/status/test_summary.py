@@ -80,6 +80,13 @@ def test_what_needs_somebody(processes: list[Process], wanted: list[str]) -> Non
     assert kinds(summarise(processes, NOW)) == wanted
 
 
+def test_the_parts_of_a_bandwidth_limit_are_added_up() -> None:
+    """What all processes together may move; a server without a limit has none."""
+    half = ServerStatus(name="A", bandwidth_limit=5e6)
+    summary = summarise([process(servers=(half, ServerStatus(name="B"))), process("h/1", servers=(half,))], NOW)
+    assert {one.name: one.status.bandwidth_limit for one in summary.servers} == {"A": 1e7, "B": None}
+
+
 def test_a_transfer_that_stands_still_and_dead_letters_need_somebody() -> None:
     """Cancelled jobs do not."""
     still = TransferStatus(

@@ -172,6 +172,7 @@ def _server(name: str) -> dict[str, Any]:
         "bytes_per_second": 0.0,
         "error_share": 0.0,
         "round_trip_seconds": None,
+        "bandwidth_limit": None,
         "processes": [],
     }
 
@@ -185,6 +186,8 @@ def _merge(server: dict[str, Any], told: dict[str, Any], process: str) -> None:
         server[name] += told[name]
     if (trip := told.get("round_trip_seconds")) is not None:
         server["round_trip_seconds"] = max(trip, server["round_trip_seconds"] or 0.0)
+    if (limit := told.get("bandwidth_limit")) is not None:
+        server["bandwidth_limit"] = limit + (server["bandwidth_limit"] or 0.0)
     for name in server["sessions"]:
         server["sessions"][name] += told["sessions"][name]
     server["held_by"] = server["held_by"] or told.get("held_by")
