@@ -14,7 +14,7 @@ from etl.models.message import FileTransferJob
 from etl.models.task import SCAN_ANEW, Origin, Record, Task
 from etl.outcomes.reporter import Reporter
 from etl.sessions.pools import Pools
-from etl.transfer import relay
+from etl.transfer.receipts import Receipt
 from servers.fake import wait_for
 
 ONE_MIB = 1 << 20
@@ -26,12 +26,12 @@ class Told(Reporter):
     def __init__(self, dispatcher: Dispatcher) -> None:
         none: Any = None
         super().__init__("w", dispatcher, none, none, none, lambda: False)
-        self.receipts: dict[int, relay.Receipt] = {}
+        self.receipts: dict[int, Receipt] = {}
         self.errors: dict[int, list[BaseException]] = {}
         self.again = 0
         self.lock = threading.Lock()
 
-    def succeeded(self, task: Task, receipt: relay.Receipt, started: float) -> None:
+    def succeeded(self, task: Task, receipt: Receipt, started: float) -> None:
         with self.lock:
             assert task.origin.offset not in self.receipts
             self.receipts[task.origin.offset] = receipt

@@ -20,6 +20,7 @@ from etl.outcomes.reporter import context
 from etl.transfer import partials, relay
 from etl.transfer.budget import LISTINGS
 from etl.transfer.promises import CrossThread
+from etl.transfer.receipts import NOTHING, Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,12 +80,12 @@ class Runner:
         finally:
             self._end_writing(run)
 
-    def _transfer(self, run: Run) -> relay.Receipt:
+    def _transfer(self, run: Run) -> Receipt:
         task, lease = run.task, run.lease
         if task.published:
             task.progress.phase = Phase.SOURCE_ACTION
             size_bytes = relay.finish(task, lease.source, lease.destination, task.facts)
-            return relay.Receipt(size_bytes, task.verified_by or relay.NOTHING, facts=task.facts)
+            return Receipt(size_bytes, task.verified_by or NOTHING, facts=task.facts, checksum=task.checksum)
         limits = relay.Limits(
             run.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )

@@ -64,6 +64,8 @@ class MessageBuilder:
         """
         topic = self.topics.results if result.succeeded else self.topics.failed
         ours = {header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(source.origin)}
+        if source.bundle is not None:
+            ours[header.BUNDLE] = str(source.bundle)
         return (_build_result(topic, _encode(ours), result, RESULT_LEFT_OUT),)
 
     def dead_letter(
@@ -168,7 +170,9 @@ class MessageBuilder:
             outages=task.outages,
             published=task.published,
             verified_by=task.verified_by if task.published else None,
+            checksum=task.checksum if task.published else None,
             facts=task.facts if task.published else None,
+            bundle=task.bundle,
         )
 
 
@@ -187,8 +191,10 @@ class Carried(NamedTuple):
     leaves_orphans: bool = False
     published: bool = False
     verified_by: str | None = None
+    checksum: str | None = None
     facts: Facts | None = None
     proven: bool = False  # a member of the group wrote all that
+    bundle: Origin | None = None  # the message of several jobs that it was in; as `origin`: it has no place yet
 
     def task(self, record: Record, job: FileTransferJob) -> Task:
         """Create the task of a record. A job without an id is named after its origin."""
@@ -203,8 +209,10 @@ class Carried(NamedTuple):
             recallable=self.recallable,
             published=self.published,
             verified_by=self.verified_by,
+            checksum=self.checksum,
             facts=self.facts,
             size_bytes=record.weight_bytes,
+            bundle=self.bundle,
         )
 
 
@@ -216,7 +224,8 @@ def _build_headers(carried: Carried) -> Headers:
     values = {
         header.JOB_ID: carried.job_id,
         header.GROUP: carried.group,
-        header.ORIGIN: str(carried.origin),
+        header.ORIGIN: str(carried.origin) if carried.origin != carried.bundle else None,
+        header.BUNDLE: str(carried.bundle) if carried.bundle else None,
         header.ATTEMPTS: _dump_json(attempts) if attempts else None,
         header.NOT_BEFORE: _format_time(carried.not_before),
         header.REPLAYS: str(carried.replays) if carried.replays else None,
@@ -235,7 +244,8 @@ def _encode(values: dict[str, str]) -> Headers:
 
 def _describe_publication(carried: Carried) -> dict[str, Any]:
     facts = {"size_bytes": carried.facts.size_bytes, "mtime": carried.facts.mtime} if carried.facts else {}
-    return {"verified_by": carried.verified_by, **facts}
+    checksum = {"checksum": carried.checksum} if carried.checksum else {}
+    return {"verified_by": carried.verified_by, **checksum, **facts}
 
 
 def _dump_json(data: object) -> str:
@@ -262,8 +272,10 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
         published=published is not None,
-        verified_by=_parse_verification(published),
+        verified_by=_parse_label(published, "verified_by"),
+        checksum=_parse_label(published, "checksum"),
         facts=_parse_facts(published),
+        bundle=_parse_origin(_read_text(record, header.BUNDLE) or ""),
     )
 
 
@@ -324,8 +336,8 @@ def _read_json(record: Record, name: str, limit_bytes: int = HEADER_LIMIT_BYTES)
         return None
 
 
-def _parse_verification(published: dict[str, Any] | None) -> str | None:
-    value = (published or {}).get("verified_by")
+def _parse_label(published: dict[str, Any] | None, name: str) -> str | None:
+    value = (published or {}).get(name)
     return value if isinstance(value, str) and is_label(value) else None
 
 

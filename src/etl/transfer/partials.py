@@ -170,6 +170,7 @@ def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> No
     What may not be deleted stays: the job itself needs no such right.
     """
     final = task.job.destination.path
+    destination.remove_leftovers(final)
     refusal: PermissionRefused | None = None
     _, after = destination.server.partial_pattern.split("{id}")
     for name in orphans.of(task, destination):

@@ -137,6 +137,16 @@ class DataConnection:
         event = ready.get(self._sock.fileno(), 0)
         return None if not ready or event & select.POLLERR else bool(event)
 
+    def was_taken(self, seconds: float) -> bool | None:
+        """After the server's last word: did it close in good order? None: it has not closed in so many seconds.
+
+        False: it reset the connection, as the system of one does that closes with bytes unread.
+        """
+        poll = select.poll()
+        poll.register(self._sock, select.POLLRDHUP)
+        ready = dict(poll.poll(seconds * 1000))
+        return not ready[self._sock.fileno()] & select.POLLERR if ready else None
+
     def unsent_bytes(self) -> int:
         """Return how many bytes the other side has not acknowledged yet; 0 when that is not known."""
         try:

@@ -174,9 +174,10 @@ class Passive:
         if connections.is_proven and reply.code in _OF_FILES:
             raise connections.control.out_of_step(f"the server answered {self._pending.command} with {reply.text}")
         # What shared a write with it may be a transfer that runs by now: then nothing can be asked any more.
-        if port_in(reply) is None and not connections.is_proven and connections.fall_back():
+        if (port := port_in(reply)) is None and not connections.is_proven and connections.fall_back():
             reply = self._ask().result()
-        if (port := port_in(reply)) is None:
+            port = port_in(reply)
+        if port is None:
             what = f"no port in {reply.text}" if reply.is_success else f"no data connection: {reply.text}"
             raise IOFailure(f"{connections.server}: {what}", server=connections.server)
         self._dial(port)

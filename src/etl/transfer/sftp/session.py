@@ -10,7 +10,7 @@ from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
 from etl.transfer.promises import Mapped
-from etl.transfer.sftp import login, options
+from etl.transfer.sftp import hashing, login, options
 from etl.transfer.sftp.link import FSYNC, WANTED, Link
 from etl.transfer.sftp.packets import (
     END_OF_FILE,
@@ -222,6 +222,15 @@ class SFTPTransfer(Streaming):
                 if not synced.result().is_success:
                     raise plain_error(link, whole, synced.result())
                 return
+
+    def hashes(self) -> tuple[str, ...]:
+        """Return those of `check-file`. Asked for once in a session: not all servers announce it."""
+        return hashing.offered(self.link)
+
+    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:
+        """Ask by `check-file-name`."""
+        silence_limit = max(self.settings.reply_timeout, self.settings.stall_timeout)
+        return hashing.hash_of(self.link, self.link.whole(path), algorithm, size_bytes, silence_limit)
 
     def remove(self, path: str) -> bool:
         """Delete a file."""
