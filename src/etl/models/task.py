@@ -127,12 +127,13 @@ class Phase:
 class Progress:
     """How far one run of a job has come. Written by its lane, read by any thread without a lock: for display only."""
 
-    __slots__ = ("moved_bytes", "phase", "size_bytes")
+    __slots__ = ("moved_bytes", "phase", "resumed_at", "size_bytes")
 
     def __init__(self) -> None:
         self.phase = Phase.CONNECTING
         self.size_bytes: int | None = None  # of the source, once it is known
-        self.moved_bytes = 0  # read at the source
+        self.resumed_at = 0  # the run goes on at this offset
+        self.moved_bytes = 0  # read at the source, from there on
 
 
 SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing that exists is new enough
@@ -170,6 +171,11 @@ class Task:
     remarks: dict[str, Any] = field(default_factory=dict)  # fields of the result that say what was not as usual
     unpublished: Unpublished | None = None  # an upload whose rename failed: this process goes on with it
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
+    # These four are `resuming.py`'s.
+    version: str | None = None  # of the source: a digest of its facts; None: the file is not gone on with
+    part: str | None = None  # the path of a partial file that is kept when the file is cut
+    resumed_at: int = 0  # the offset at which the copy went on, of the run that is on, or was last
+    doubts: int = 0  # runs that failed, one after the other, before the partial file was proven
     epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time
     # (monotonic); None if there is no need to.

@@ -29,6 +29,7 @@ WAITING_SINCE = "etl-waiting-since"  # when the job began to wait for a server t
 RECALLABLE = "etl-recallable"  # the job only waits for its servers: it may run before it is due
 OUTAGES = "etl-outages"  # number of consecutive outages, decimal
 ORPHANS = "etl-orphans"  # earlier runs may have left orphans at the destination
+PART = "etl-part"  # the path of a partial file that the job may go on with
 PUBLISHED = "etl-published"  # JSON: the copy has its final name, the source action remains
 
 SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # sizes of a dead letter, tried in turn; any topic takes the last
@@ -139,7 +140,7 @@ class MessageBuilder:
         proven = self.seal is not None and self.seal.proves(record)
         if proven or self.seal is None:
             return deferred._replace(proven=proven)
-        return deferred._replace(origin=carried.origin, leaves_orphans=False)
+        return deferred._replace(origin=carried.origin, leaves_orphans=False, part=None)
 
     def _replace_deferral(self, task: Task) -> tuple[Message, ...]:
         error = InvalidMessage(f"message: is too large to be deferred to {self.topics.retry}")
@@ -166,6 +167,7 @@ class MessageBuilder:
             replays=task.replays,
             waiting_since=task.waiting_since,
             outages=task.outages,
+            part=task.part,
             published=task.published,
             verified_by=task.verified_by if task.published else None,
             facts=task.facts if task.published else None,
@@ -185,6 +187,7 @@ class Carried(NamedTuple):
     outages: int = 0
     recallable: bool = False
     leaves_orphans: bool = False
+    part: str | None = None
     published: bool = False
     verified_by: str | None = None
     facts: Facts | None = None
@@ -201,6 +204,7 @@ class Carried(NamedTuple):
             outages=self.outages,
             replays=self.replays,
             recallable=self.recallable,
+            part=self.part,
             published=self.published,
             verified_by=self.verified_by,
             facts=self.facts,
@@ -224,6 +228,7 @@ def _build_headers(carried: Carried) -> Headers:
         OUTAGES: str(carried.outages) if carried.outages else None,
         RECALLABLE: "1" if carried.recallable else None,
         ORPHANS: "1" if carried.leaves_orphans else None,
+        PART: carried.part if carried.leaves_orphans else None,
         PUBLISHED: _dump_json(_describe_publication(carried)) if carried.published else None,
     }
     return _encode({name: value for name, value in values.items() if value is not None})
@@ -261,6 +266,7 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         outages=_parse_count(_read_text(record, OUTAGES)),
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
+        part=_read_text(record, PART),
         published=published is not None,
         verified_by=_parse_verification(published),
         facts=_parse_facts(published),

@@ -25,6 +25,7 @@ from etl.errors import (
     StorageFull,
 )
 from etl.models.task import Facts, Phase, Unpublished
+from etl.transfer import resuming
 from etl.transfer.base import Stored
 from etl.transfer.partials import partial_path, remove_orphans, telling_the_name
 from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
@@ -78,9 +79,12 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
         task.unpublished = None
         if receipt is not None:
             return receipt
+    left = None
     if task.orphan_scan_since is not None:
-        remove_orphans(task, destination, orphans)
+        left = resuming.find(task, source, destination, orphans)
+        remove_orphans(task, destination, orphans, but=left)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
+        resuming.drop(task, destination)
         if not receipt.skipped and not is_direct(destination):
             _probe_for_itself(task, source, destination, token, limits.buffer, orphans)
         return receipt
@@ -89,18 +93,12 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
     if source is not destination:
         destination.prepare()
         destination.push()
-    parcel = fetch(task, source)
+    parcel = resuming.go_on(task, left, source, destination, token, limits.buffer) or fetch(task, source)
     try:
         if source is destination:
             return _deliver_through_spool(task, parcel, source, token, limits, orphans)
-        return deliver(
-            task,
-            parcel,
-            partial(confirm, task, parcel, source, destination, orphans),
-            destination,
-            token,
-            limits.buffer,
-        )
+        confirmed = partial(confirm, task, parcel, source, destination, orphans)
+        return deliver(task, parcel, confirmed, destination, token, limits.buffer)
     finally:
         parcel.close(complete=False)
 
@@ -109,7 +107,7 @@ def can_pipeline(task: Task, orphans: OrphanIndex) -> bool:
     """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
     if task.published or task.unpublished or task.job.options.overwrite != "replace" or may_be_itself(task, orphans):
         return False
-    return task.orphan_scan_since is None or orphans.known(task) == []
+    return task.part is None and (task.orphan_scan_since is None or orphans.known(task) == [])
 
 
 def require_disposal(task: Task, source: Session) -> None:
@@ -122,6 +120,7 @@ def fetch(task: Task, source: Session) -> Parcel:
     """Open the job's source file. Raises FileMissing, PermissionRefused, TooLarge ..."""
     parcel = source.read(task.job.source.path)
     require_size(parcel, source.settings.max_file_bytes)
+    resuming.plan(task, source, parcel.facts)
     return parcel
 
 
@@ -157,10 +156,10 @@ def deliver(
     job = task.job
     destination.require_name(job.destination.path)
     task.leaves_partial = not is_direct(destination)
-    hidden = partial_path(task, destination.server, token)
+    hidden = resuming.name(task, destination, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
     with telling_the_name(task, hidden):
-        stored = destination.write(hidden, content, buffer)
+        stored = resuming.write(task, hidden, content, destination, buffer)
     try:
         unchanged = confirmed(stored)
         if is_followed():
@@ -177,7 +176,7 @@ def deliver(
         if isinstance(error, ConnectionLost) and error.server == destination.server.hostname and stored.is_ended:
             # All bytes and the last word came: a session that ends there says nothing of the file.
             task.unpublished = Unpublished(stored.partial, stored.sent_bytes, NOTHING, parcel.facts)
-        elif task.unpublished is None:
+        elif task.unpublished is None and not resuming.is_kept(task, error, is_last=False):
             _remove_if_possible(task, destination, stored)
         raise
     return _publish(task, destination, stored, verified_by, parcel.facts)
@@ -192,8 +191,8 @@ def _publish(task: Task, destination: Session, stored: Stored, verified_by: str,
     publish = destination.publish_new if options.overwrite == "fail" else destination.publish
     with telling_the_name(task, stored.partial):
         published = publish(stored, task.job.destination.path, mtime).result()
-    task.unpublished, task.leaves_partial = None, False
-    task.remarks = {"swapped": True} if published.swapped else {}
+    task.unpublished, task.leaves_partial, task.part = None, False, None
+    task.remarks = ({"swapped": True} if published.swapped else {}) | resuming.remark(task)
     if is_direct(destination):
         task.remarks["published_by"] = "direct"
     if options.preserve_mtime and not published.stamped:
@@ -217,7 +216,7 @@ def _publish_known(
         final = look_if_possible(destination, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes:
             return None
-        task.leaves_partial = False
+        task.leaves_partial, task.part = False, None
         if task.job.options.preserve_mtime and not known.facts.same_file(final):
             task.remarks = {"mtime_kept": False}
         return Receipt(known.size_bytes, known.verified_by, facts=known.facts)
@@ -238,7 +237,7 @@ def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> Non
         return
     with contextlib.suppress(EtlError):
         destination.remove(stored.partial)
-        task.leaves_partial = False
+        task.leaves_partial, task.part = False, None
 
 
 def finish(task: Task, source: Session, destination: Session, facts: Facts | None) -> int | None:
@@ -383,6 +382,7 @@ def require_owned(task: Task) -> None:
 def _deliver_through_spool(
     task: Task, parcel: Parcel, session: Session, token: str, limits: Limits, orphans: OrphanIndex
 ) -> Receipt:
+    task.version = None  # it would be read into the spool anew
     size_bytes = parcel.facts.size_bytes or 0
     if size_bytes > limits.spool_bytes:
         raise StorageFull(f"{task.job.source} has {size_bytes} bytes, the spool may take {limits.spool_bytes}")
