@@ -13,18 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from contract_parts import LONG, a_task, sftp_config
+from contract_parts import LONG, a_task, ftps_config, sftp_config
 
 import stack
 from etl.config import ServerConfig, TransferSettings
 from etl.errors import EtlError
 from etl.models.task import Task
-from etl.transfer import FTPTransfer, LocalTransfer, SFTPTransfer, relay
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer, relay
 from etl.transfer.base import Session
 from etl.transfer.ftp import known
 from etl.transfer.partials import OrphanIndex
 from servers.certificates import Authority
 from servers.crossing import Crossing
+from servers.pyftpd import PyFTPD
 
 pytestmark = pytest.mark.contract
 
@@ -32,7 +33,6 @@ MIB = 1 << 20
 LIMITS = replace(LONG, resume_from_bytes=4 * MIB)
 BUFFER = memoryview(bytearray(MIB))
 OLD = 1_500_000_000
-KINDS = ["local", "vsftpd", "pyftpdlib", "vsftpd_tls", "sshd"]
 FAR = "127.0.0.2"
 
 
@@ -76,12 +76,17 @@ def _end(
         return End(lambda limits: SFTPTransfer(config, limits), server.root / folder, way)
     ports = block_of_ports()
     if kind == "pyftpdlib":
-        server = request.getfixturevalue("make_ftpd")({"someone": "secret"})
-        raise NotImplementedError
-    given = {"pasv_min_port": str(ports[0]), "pasv_max_port": str(ports[-1])}
-    server = request.getfixturevalue("make_vsftpd")(**given)
+        server = ending.enter_context(contextlib.closing(PyFTPD(tmp_path / "ftp", passive_ports=ports)))
+    else:
+        given = {"pasv_min_port": str(ports[0]), "pasv_max_port": str(ports[-1])}
+        if kind == "vsftpd_tls":
+            given |= stack.STRICT_TLS | {"rsa_cert_file": str(authority.sign("far", FAR).pem)}
+        server = request.getfixturevalue("make_vsftpd")(**given)
     (server.root / folder).mkdir()
     way = ending.enter_context(Crossing([server.port, *ports], FAR))
+    if kind == "vsftpd_tls":
+        secure = replace(ftps_config(server, authority, base_path=f"/{folder}"), hostname=name, host=FAR)
+        return End(lambda limits: FTPSTransfer(secure, limits), server.root / folder, way)
     login = (FAR, server.port, server.username, server.password)
     config = ServerConfig(name, "ftp", *login, base_path=f"/{folder}")
     return End(lambda limits: FTPTransfer(config, limits), server.root / folder, way)
@@ -119,10 +124,17 @@ def put(end: End, content: bytes, at: int = OLD) -> None:
     os.utime(end.root / "a", (at, at))
 
 
-@pytest.mark.parametrize(("size_mib", "cuts"), [(96, 5), pytest.param(1024, 10, marks=pytest.mark.long)])
+KINDS = ["local", "vsftpd", "pyftpdlib", "vsftpd_tls", "sshd"]
+SPANNING = [("local", "vsftpd"), ("vsftpd", "vsftpd_tls"), ("vsftpd_tls", "sshd"), ("sshd", "local")]
+LONG_PAIRS = [
+    pytest.param(*pair, 1024, 10, marks=[pytest.mark.long, pytest.mark.timeout(600)])
+    for pair in itertools.product(KINDS, KINDS)
+    if pair != ("local", "local")
+]
+
+
 @pytest.mark.parametrize(
-    ("source", "destination"),
-    [("local", "vsftpd"), ("vsftpd", "local")],
+    ("source", "destination", "size_mib", "cuts"), [*((*pair, 96, 5) for pair in SPANNING), *LONG_PAIRS]
 )
 def test_a_file_with_many_cuts_moves_less_than_a_third_more(
     make_end: Callable[[str, str], End], source: str, destination: str, size_mib: int, cuts: int
@@ -131,17 +143,19 @@ def test_a_file_with_many_cuts_moves_less_than_a_third_more(
     ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
     content = os.urandom(size_mib * MIB)
     put(ours, content)
-    way = ours.way or theirs.way
-    assert way is not None
-    way.cut_at = [len(content) * number // (cuts + 1) for number in range(1, cuts + 1)]
+    ways = [end.way for end in (ours, theirs) if end.way is not None]
+    for number in range(cuts):  # at each side in turn
+        way = ways[number % len(ways)]
+        way.cut_at.append(len(content) * (number + 1) // (cuts + 1))
     for number in itertools.count():
         ended = attempt(task := a_task(), ours, theirs, f"{number:x}")
         if isinstance(ended, relay.Receipt):
             break
         assert number < 2 * cuts, ended
-    assert way.cuts == cuts
+    assert sum(way.cuts for way in ways) == cuts
     assert (theirs.root / "out/b").read_bytes() == content
     assert [path.name for path in theirs.root.rglob("*") if path.is_file()] == (["b"] if theirs is not ours else [])
     assert task.remarks["resumed_at"] > len(content) // 3
-    print(f"{source} to {destination}: {way.moved_bytes / len(content):.3f} of its size, {number + 1} attempts")
-    assert way.moved_bytes < 1.3 * len(content)
+    for way in ways:
+        print(f"{source} to {destination}: {way.moved_bytes / len(content):.3f} of its size, {number + 1} attempts")
+        assert way.moved_bytes < 1.3 * len(content)
