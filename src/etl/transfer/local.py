@@ -61,6 +61,8 @@ def _problems(server: ServerConfig) -> Mapping[str, str]:
 class LocalTransfer(Resumable):
     """A folder of this machine."""
 
+    goes_on = True
+
     spec: ClassVar[ProtocolSpec] = ProtocolSpec(
         needs_host=False,
         needs_login=False,
@@ -272,14 +274,13 @@ class LocalTransfer(Resumable):
         return Facts(found.st_size, found.st_mtime)
 
     def _require_own(self, descriptor: int, path: str, offset: int) -> None:
-        """Make a file end where we write. Raises IOFailure if it is something else, has another name, or is shorter."""
+        """Go where we write. Raises IOFailure for a file that is not our own, or shorter; a new one is made empty."""
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or (found.st_nlink > 1 and self.server.publish != "direct"):
-            raise IOFailure(f"{self.server.hostname}:{path} is no ordinary file of our own")
-        if found.st_size < offset:
-            raise IOFailure(f"{self.server.hostname}:{path} is shorter than it was")
-        if found.st_size > offset:
-            os.ftruncate(descriptor, offset)
+        is_own = stat.S_ISREG(found.st_mode) and (found.st_nlink <= 1 or self.server.publish == "direct")
+        if not is_own or found.st_size < offset:
+            raise IOFailure(f"{self.server.hostname}:{path} is no ordinary file of our own, or has become shorter")
+        if found.st_size and not offset:
+            os.ftruncate(descriptor, 0)
         os.lseek(descriptor, offset, os.SEEK_SET)
 
     def _require_room(self, descriptor: int, more_bytes: int) -> None:

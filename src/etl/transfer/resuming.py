@@ -104,12 +104,14 @@ def go_on(
     facts = source.look(job.source.path)
     if facts is None or facts.size_bytes is None:
         return None
-    task.version = _version(task, facts)
-    hidden = name(task, destination, token)
+    task.version, task.part = _version(task, facts), left
     task.leaves_partial = True
     task.doubts += 1
-    foothold = destination.take_over(left, hidden, facts.size_bytes, buffer)
-    parcel = None
+    hidden = partial_path(task, destination.server, f"{task.version}-{token}")
+    foothold = parcel = None
+    if destination.is_trusted(hidden, buffer):
+        task.part = hidden
+        foothold = destination.take_over(left, hidden, facts.size_bytes)
     if foothold is not None:
         parcel = source.read_on(job.source.path, foothold.offset - foothold.before_bytes)
     if foothold is None or parcel is None:
@@ -181,7 +183,8 @@ def _is_dated(facts: Facts) -> bool:
 
 
 def _can_write(destination: Session) -> bool:
-    return isinstance(destination, Resumable) and destination.writes_on and destination.server.publish == "rename"
+    is_able = isinstance(destination, Resumable) and destination.goes_on is not False
+    return is_able and destination.server.publish == "rename"
 
 
 def _version(task: Task, facts: Facts) -> str:

@@ -43,7 +43,7 @@ class ServerQuirks:
     refused_sessions: int = 0  # of TLS, in a row
     crashes: int = 0  # behind a download under TLS, in a row
     refuses_offsets: bool = False  # does not know REST, or not at all
-    refuses_to_go_on: bool = False  # takes no STOR behind a REST
+    goes_on: bool | None = None  # a STOR behind a REST does what it should; None: not tried yet
     refuses_to_replace: bool = False  # does not rename over a file
     refuses_renames: bool = False  # refused the last one for longer than we wait
     confusions: int = 0  # how often that was found out

@@ -199,9 +199,13 @@ class FTPTransfer(Resumable):
         return not known.of(self.server.address).refuses_offsets
 
     @property
-    def writes_on(self) -> bool:
-        """Did it not refuse a STOR behind it either?"""
-        return self.reads_on and not known.of(self.server.address).refuses_to_go_on
+    def goes_on(self) -> bool | None:
+        """Does it take a STOR behind a REST?"""
+        return known.of(self.server.address).goes_on if self.reads_on else False
+
+    @goes_on.setter
+    def goes_on(self, is_right: bool | None) -> None:
+        known.of(self.server.address).goes_on = is_right
 
     def read_on(self, path: str, offset: int) -> Parcel | None:
         """Ask size and time, open the file at an offset."""

@@ -203,7 +203,7 @@ class Upload:
         """Return the error for a file that is not gone on with; learn whether this server never does that."""
         reply = failed.result()
         if failed.is_refused and reply.code not in SAY_ENOUGH - {451}:  # which ProFTPD says to all such
-            self._link.quirks.refuses_to_go_on = True
+            self._link.quirks.goes_on = False
         return plain_error(self._link.name, self._whole, reply)
 
     def _end(self, running: Running) -> Pending | None:

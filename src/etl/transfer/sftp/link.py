@@ -53,7 +53,6 @@ class Link:
         self.handles = Handles(wire, options.pipeline)
         self.read_block = self.write_block = options.block_bytes or _SAFE_BLOCK_BYTES
         self.round_trip: float | None = None
-        self.refuses_to_go_on = False  # opens no file for writing that it does not make empty
         self.refuses_to_replace = False  # RENAME does not replace a file, and there is nothing else
         self.expected_bytes = 0  # of the next file that is read: as many as the last one had
         self.reads_at_once = True  # until the server gives less than is asked for, or does not tell sizes

@@ -133,11 +133,6 @@ class SFTPTransfer(Resumable):
         """Open a file at an offset."""
         return open_file(self.link, path, offset)
 
-    @property
-    def writes_on(self) -> bool:
-        """Did the server not refuse to open a file without making it empty, in this session?"""
-        return self._link is None or not self._link.refuses_to_go_on
-
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel into a new file; every answer is read."""
         upload = Upload(self.link, self.link.whole(partial), parcel, buffer)
@@ -146,7 +141,11 @@ class SFTPTransfer(Resumable):
     def write_on(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int) -> Stored:
         """Stream a parcel into a file from an offset on."""
         upload = Upload(self.link, self.link.whole(partial), parcel, buffer, offset)
-        return Stored(partial, *upload.run())
+        try:
+            return Stored(partial, *upload.run())
+        finally:
+            if upload.is_refused:
+                self.goes_on = False
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp and rename, in one write that leaves at once."""

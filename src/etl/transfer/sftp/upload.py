@@ -34,6 +34,7 @@ class Upload:
         self._parcel = parcel
         self._buffer = buffer
         self._offset, self._keeps = offset or 0, offset is not None
+        self.is_refused = False  # the server opens no file for writing that it does not make empty
         self._sent_bytes = self._offset  # with those before the offset
         self._writes: deque[tuple[Pending, int]] = deque()  # not judged yet, with their bytes
         self._under_way_bytes = 0  # of these
@@ -97,7 +98,7 @@ class Upload:
         name = link.wire_name(self._whole)
         answer = link.handles.open(name, FOR_WRITING if self._offset else _FLAGS).result()
         if self._offset and answer.handle is None:
-            link.refuses_to_go_on = True
+            self.is_refused = True
             raise why_not_written(link, self._whole, answer)
         for _ in range(_TRIES):
             if not is_missing(answer):
