@@ -7,10 +7,12 @@ import itertools
 import os
 import random
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract_parts import LONG, a_task, ftps_config, sftp_config
@@ -25,7 +27,7 @@ from etl.transfer.ftp import known
 from etl.transfer.partials import OrphanIndex
 from servers.certificates import Authority
 from servers.crossing import Crossing
-from servers.pyftpd import PyFTPD
+from servers.pyftpd import DeafHandler, PyFTPD
 
 pytestmark = pytest.mark.contract
 
@@ -75,8 +77,9 @@ def _end(
         config = replace(sftp_config(server, base_path=str(server.root / folder)), hostname=name, host=FAR)
         return End(lambda limits: SFTPTransfer(config, limits), server.root / folder, way)
     ports = block_of_ports()
-    if kind == "pyftpdlib":
-        server = ending.enter_context(contextlib.closing(PyFTPD(tmp_path / "ftp", passive_ports=ports)))
+    if kind in HANDLERS:
+        ftpd = PyFTPD(tmp_path / f"{name}-ftp", HANDLERS[kind], passive_ports=ports)
+        server = ending.enter_context(contextlib.closing(ftpd))
     else:
         given = {"pasv_min_port": str(ports[0]), "pasv_max_port": str(ports[-1])}
         if kind == "vsftpd_tls":
@@ -90,6 +93,69 @@ def _end(
     login = (FAR, server.port, server.username, server.password)
     config = ServerConfig(name, "ftp", *login, base_path=f"/{folder}")
     return End(lambda limits: FTPTransfer(config, limits), server.root / folder, way)
+
+
+class NoRest(DeafHandler):
+    """Knows no REST."""
+
+    def ftp_REST(self, line: str) -> None:  # noqa: N802 - pyftpdlib's name
+        self.respond(f"502 REST {line}: not implemented.")
+
+
+class NoRestart(DeafHandler):
+    """Takes no upload behind a REST, as ProFTPD does unless told."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        offset, self._restart_position = self._restart_position, 0
+        if offset:
+            return self.respond("451 Append/Restart not permitted, try again.")
+        return super().ftp_STOR(file, mode)
+
+
+class Ignoring(DeafHandler):
+    """Says yes to REST, and stores from the start: the rest alone is there."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        self._restart_position = 0
+        return super().ftp_STOR(file, mode)
+
+
+class Overwriting(DeafHandler):
+    """Stores from the start, over what is there: the size is right in the end."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        offset, self._restart_position = self._restart_position, 0
+        return super().ftp_STOR(file, "r+" if offset else mode)
+
+
+class Appending(DeafHandler):
+    """Stores behind what is there, wherever REST says."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        offset, self._restart_position = self._restart_position, 0
+        return super().ftp_STOR(file, "a" if offset else mode)
+
+
+class Zeroing(DeafHandler):
+    """Fills with zeros what is before the place."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        if self._restart_position:
+            os.truncate(file, 0)
+            os.truncate(file, self._restart_position)
+        return super().ftp_STOR(file, mode)
+
+
+class FromTheStart(DeafHandler):
+    """Says yes to REST, and sends from the start."""
+
+    def ftp_RETR(self, file: str) -> Any:  # noqa: N802 - pyftpdlib's name
+        self._restart_position = 0
+        return super().ftp_RETR(file)
+
+
+ODD = {kind.__name__: kind for kind in (NoRest, NoRestart, Ignoring, Overwriting, Appending, Zeroing, FromTheStart)}
+HANDLERS = {"pyftpdlib": DeafHandler, **ODD}
 
 
 def block_of_ports(count: int = 12) -> list[int]:
@@ -118,6 +184,11 @@ def attempt(task: Task, source: End, destination: End, token: str) -> relay.Rece
             session.disconnect()
 
 
+def names(end: End) -> list[str]:
+    """Return the names of all files at the destination."""
+    return [path.name for path in end.root.rglob("*") if path.is_file()]
+
+
 def put(end: End, content: bytes, at: int = OLD) -> None:
     """Make the source."""
     (end.root / "a").write_bytes(content)
@@ -134,7 +205,7 @@ LONG_PAIRS = [
 
 
 @pytest.mark.parametrize(
-    ("source", "destination", "size_mib", "cuts"), [*((*pair, 96, 5) for pair in SPANNING), *LONG_PAIRS]
+    ("source", "destination", "size_mib", "cuts"), [*((*pair, 128, 5) for pair in SPANNING), *LONG_PAIRS]
 )
 def test_a_file_with_many_cuts_moves_less_than_a_third_more(
     make_end: Callable[[str, str], End], source: str, destination: str, size_mib: int, cuts: int
@@ -154,8 +225,126 @@ def test_a_file_with_many_cuts_moves_less_than_a_third_more(
         assert number < 2 * cuts, ended
     assert sum(way.cuts for way in ways) == cuts
     assert (theirs.root / "out/b").read_bytes() == content
-    assert [path.name for path in theirs.root.rglob("*") if path.is_file()] == (["b"] if theirs is not ours else [])
+    assert names(theirs) == ["b"]
     assert task.remarks["resumed_at"] > len(content) // 3
     for way in ways:
         print(f"{source} to {destination}: {way.moved_bytes / len(content):.3f} of its size, {number + 1} attempts")
         assert way.moved_bytes < 1.3 * len(content)
+
+
+def cut_once(ours: End, theirs: End, content: bytes, at: int = OLD) -> None:
+    """Have a job be cut in the middle."""
+    put(ours, content, at)
+    way = ours.way or theirs.way
+    assert way is not None
+    way.cut_at = [way.moved_bytes + len(content) // 2]
+    assert isinstance(attempt(a_task(), ours, theirs, "0"), EtlError)
+
+
+def part(end: End) -> Path:
+    """Return the one partial file, once its server has written all that it received."""
+    (found,) = list(end.root.rglob(".etl-*.part"))
+    stack.wait_until(lambda: not is_open(found), 10, f"{found} is still written")
+    return found
+
+
+def is_open(path: Path) -> bool:
+    """Has any process a file open?"""
+    for opened in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if opened.readlink() == path:
+                return True
+    return False
+
+
+def finished(ours: End, theirs: End) -> tuple[Task, int]:
+    """Run a job until it is done; return it, and how many attempts that took."""
+    for number in range(1, 5):
+        ended = attempt(task := a_task(), ours, theirs, f"{number:x}")
+        if isinstance(ended, relay.Receipt):
+            assert names(theirs) == ["b"]
+            return task, number
+    raise AssertionError(ended)
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize("kind", list(ODD))
+def test_a_server_that_cannot_go_on_gets_the_file_from_its_start(
+    make_end: Callable[[str, str], End], kind: str, side: str
+) -> None:
+    """It refuses, or does another thing than it says: that is found out, and the file is right."""
+    far, near = make_end(kind, "FAKE" if side == "destination" else "A"), make_end("local", "HERE")
+    ours, theirs = (near, far) if side == "destination" else (far, near)
+    content = os.urandom(16 * MIB)
+    cut_once(ours, theirs, content)
+    task, attempts = finished(ours, theirs)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert attempts <= 2
+    reads_only = kind not in {"NoRest", "FromTheStart"}
+    assert ("resumed_at" in task.remarks) == (side == "source" and reads_only)
+
+
+PAIRS = [("local", "vsftpd"), ("vsftpd", "local"), ("local", "sshd"), ("sshd", "local")]
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_a_source_that_was_replaced_is_never_mixed_with_what_it_was(
+    make_end: Callable[[str, str], End], source: str, destination: str
+) -> None:
+    """Another time, another size; or both the same: then the bytes tell."""
+    ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
+    size_bytes = 16 * MIB
+    for at, more_bytes in ((OLD + 1, 0), (OLD, 1), (OLD, 0)):
+        cut_once(ours, theirs, os.urandom(size_bytes))
+        put(ours, content := os.urandom(size_bytes + more_bytes), at)
+        task, _ = finished(ours, theirs)
+        assert (theirs.root / "out/b").read_bytes() == content
+        assert "resumed_at" not in task.remarks
+        (theirs.root / "out/b").unlink()
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_a_part_that_somebody_changed_is_not_gone_on_with(
+    make_end: Callable[[str, str], End], source: str, destination: str
+) -> None:
+    """Filled with zeros, replaced by another file, longer than the whole, nearly nothing, gone: from the start."""
+    ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
+    size_bytes = 16 * MIB
+    changes: list[Callable[[Path], object]] = [
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: path.write_bytes(os.urandom(path.stat().st_size)),
+        lambda path: path.write_bytes(os.urandom(size_bytes + 1)),
+        lambda path: path.write_bytes(b"x"),
+        Path.unlink,
+    ]
+    for change in changes:
+        cut_once(ours, theirs, content := os.urandom(size_bytes))
+        change(part(theirs))
+        task, attempts = finished(ours, theirs)
+        assert (theirs.root / "out/b").read_bytes() == content
+        assert "resumed_at" not in task.remarks
+        assert attempts <= 2
+        (theirs.root / "out/b").unlink()
+
+
+def test_what_a_crash_left_unwritten_behind_the_place_is_sent_again(make_end: Callable[[str, str], End]) -> None:
+    """A server that lost its power may have zeros at the end of a file."""
+    ours, theirs = make_end("local", "A"), make_end("vsftpd", "FAKE")
+    cut_once(ours, theirs, content := os.urandom(16 * MIB))
+    left = part(theirs)
+    stored_bytes = left.stat().st_size
+    with left.open("r+b") as file:
+        file.truncate(stored_bytes - MIB)
+        file.truncate(stored_bytes)
+    task, _ = finished(ours, theirs)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert task.remarks["resumed_at"] < stored_bytes - MIB + 1
+
+
+def test_a_source_of_this_moment_is_sent_from_its_start(make_end: Callable[[str, str], End]) -> None:
+    """It may be written again within the second that its time tells."""
+    ours, theirs = make_end("local", "A"), make_end("vsftpd", "FAKE")
+    cut_once(ours, theirs, content := os.urandom(16 * MIB), int(time.time()))
+    task, _ = finished(ours, theirs)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert "resumed_at" not in task.remarks

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etl.errors import EtlError
+from etl.errors import IOFailure, SizeMismatch
 from etl.models.task import Facts
 from etl.transfer.streaming import MemoryParcel, Streaming
 
@@ -74,17 +74,16 @@ class Resumable(Streaming):
         Some ignore the offset, some append, some fill with zeros; a size alone does not tell.
         """
         if self.goes_on is None:
-            old, new = os.urandom(3 * _TRIAL_BYTES), os.urandom(_TRIAL_BYTES)
+            old, new, half = os.urandom(3 * _TRIAL_BYTES), os.urandom(_TRIAL_BYTES), _TRIAL_BYTES // 2
+            right = old[half:_TRIAL_BYTES] + new
             self.write_on(partial, _parcel(old), buffer, 0).require_stored()
             try:
                 self.write_on(partial, _parcel(new), buffer, _TRIAL_BYTES).require_stored()
-            except EtlError:
-                if self.goes_on is None:
+                self.goes_on = self._tail(partial, half) in {right, right + old[2 * _TRIAL_BYTES :]}
+            except (IOFailure, SizeMismatch):
+                if self.goes_on is None:  # it says, or sends, something else: the next run does without
+                    self.goes_on = False
                     raise
-            else:
-                half = _TRIAL_BYTES // 2
-                right = old[half:_TRIAL_BYTES] + new
-                self.goes_on = self._tail(partial, half) in (right, right + old[2 * _TRIAL_BYTES :])
             self.remove(partial)
         return self.goes_on is True
 
