@@ -20,6 +20,7 @@ import large
 import peers
 import rate
 import sftp
+import told
 import trips
 from table import Row, as_json, render
 from world import OutOfTimeError, World, world
@@ -37,6 +38,7 @@ PARTS = (
     "backlog",
     "group",
     "isolation",
+    "told",
 )
 NEEDS_MS = {
     "rate-10": 10,
@@ -95,6 +97,8 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return backlog.compare(made, options.backlog, say)
     if part == "group":
         return backlog.group(made, 10, options.far_rounds, say)
+    if part == "told":
+        return told.compare(made, 4 * options.rounds, say)  # the difference is small
     return [
         *isolation.compare(made, 10, options.deferred, options.rounds, say),
         *isolation.compete(made, 10, options.far_rounds, say),

@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# fetch-server.sh vsftpd|sshd: unpacks Debian's server, and what it needs that this machine may lack, into
+# fetch-server.sh vsftpd|sshd|promtool: unpacks Debian's program, and what it needs that this machine may lack, into
 # build/NAME/root. Nothing is installed: no service, no user, no file outside of the clone. Run again: nothing is done.
 set -euo pipefail
 
-name=${1:?vsftpd or sshd}
+name=${1:?vsftpd, sshd or promtool}
+program=usr/sbin/$name
 case $name in
     vsftpd) packages=(vsftpd libwrap0 libpam-pwdfile) ;;
     sshd) packages=(openssh-server openssh-sftp-server libwrap0) ;;
+    promtool)
+        packages=(prometheus)
+        program=usr/bin/promtool
+        ;;
     *)
         echo "fetch-server: no server $name is known" >&2
         exit 2
@@ -14,7 +19,7 @@ case $name in
 esac
 home=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 target=$home/build/$name/root
-[[ ! -x $target/usr/sbin/$name ]] || exit 0
+[[ ! -x $target/$program ]] || exit 0
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
     echo "fetch-server: the integration tests need Debian's $name, and this machine has no apt-get and dpkg-deb" >&2
@@ -44,4 +49,4 @@ fi
 for package in *.deb; do
     dpkg-deb -x "$package" root
 done
-mv -T root "$target" 2>/dev/null || [[ -x $target/usr/sbin/$name ]] # another one was first
+mv -T root "$target" 2>/dev/null || [[ -x $target/$program ]] # another one was first

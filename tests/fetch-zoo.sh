@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Brings the FTP servers of the zoo (tests/servers/zoo) into build/zoo: Debian's are unpacked, those of PyPI, npm and
-# Maven go into folders of their own. Nothing is installed: no service, no user, no file outside of the clone. What is
+# Brings the servers of the zoo (tests/servers/zoo) into build/zoo: Debian's are unpacked, those of PyPI, npm, Maven and
+# Go go into folders of their own. Nothing is installed: no service, no user, no file outside of the clone. What is
 # there is left alone. What cannot be had is named at the end, with the reason, and the exit code is 3: the tests of
 # that server fail, all others run.
 #
-#     tests/fetch-zoo.sh [PART...]        parts: debian python node java; default: all
+#     tests/fetch-zoo.sh [PART...]        parts: debian python node java s3proxy go; default: all
 set -euo pipefail
 
 home=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
@@ -12,7 +12,8 @@ zoo=$home/build/zoo
 recipes=$home/tests/servers/zoo
 declare -A binaries=([proftpd-core]=usr/sbin/proftpd [proftpd-mod-crypto]=usr/lib/proftpd/mod_sftp.so
     [pure-ftpd]=usr/sbin/pure-ftpd [inetutils-ftpd]=usr/sbin/ftpd)
-declare -A recipe_of=([python]=requirements.txt [node]=node/package.json [java]=java/pom.xml)
+declare -A recipe_of=([python]=requirements.txt [node]=node/package.json [java]=java/pom.xml
+    [s3proxy]=s3proxy/pom.xml [go]=go/programs)
 
 is_made() {
     local recipe=$recipes/${recipe_of[$1]}
@@ -31,7 +32,7 @@ has() {
 }
 
 parts=()
-(($#)) || set -- debian python node java
+(($#)) || set -- debian python node java s3proxy go
 for part in "$@"; do
     if [[ $part != debian && -z ${recipe_of[$part]:-} ]]; then
         echo "fetch-zoo: no such part: $part" >&2
@@ -98,7 +99,7 @@ unpack() {
     done
 }
 
-# --- PyPI, npm, Maven: a folder each, made anew when its recipe changes
+# --- PyPI, npm, Maven, Go: a folder each, made anew when its recipe changes
 
 keep() {
     local part=$1
@@ -133,17 +134,43 @@ node() {
 }
 
 java() {
-    local program
+    jars java "Apache FtpServer"
+}
+
+s3proxy() {
+    jars s3proxy s3proxy
+}
+
+jars() {
+    local part=$1 name=$2 program
     if ! type -P mvn >/dev/null || ! program=$("$home/kafka/bin/kafka-run.sh" --print-java 2>/dev/null); then
-        lacks "Apache FtpServer" "it needs Maven and Java 17 or newer; run: make bootstrap"
+        lacks "$name" "it needs Maven and Java 17 or newer; run: make bootstrap"
         return
     fi
     if JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$program")")") \
-        try mvn -q -B -f "$recipes/java/pom.xml" dependency:copy-dependencies -DoutputDirectory="$work/java"; then
-        keep java
+        try mvn -q -B -f "$recipes/$part/pom.xml" dependency:copy-dependencies -DoutputDirectory="$work/$part"; then
+        keep "$part"
     else
-        lacks "Apache FtpServer" "Maven could not fetch it: $(reason)"
+        lacks "$name" "Maven could not fetch it: $(reason)"
     fi
+}
+
+# --- Go: programs are built from their modules, with caches that go away
+
+go() {
+    local program
+    if ! type -P go >/dev/null; then
+        lacks "versitygw, gofakes3" "they need Go 1.24 or newer to be built; please install it"
+        return
+    fi
+    mkdir "$work/go"
+    while read -r program; do
+        if ! GOBIN=$work/go/bin GOPATH=$work/path GOCACHE=$work/cache GOFLAGS=-modcacherw try "$(type -P go)" install "$program"; then
+            lacks "$program" "Go could not build it: $(reason)"
+            return
+        fi
+    done <"$recipes/go/programs"
+    keep go
 }
 
 # Another clone's turn, or another process of this one, may have brought it meanwhile.

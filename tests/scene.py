@@ -32,7 +32,7 @@ from etl.outcomes.seal import Seal
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.topics.names import Topics
-from etl.transfer import relay
+from etl.transfer import receipts, relay
 
 NOW = 1_700_000_000.0
 P0 = Partition("jobs", 0)
@@ -119,6 +119,7 @@ class Scene:
             "group",
             config,
             self.ledger.is_done,
+            has_room=lambda _pair: True,
         )
         self.admission = Admission(
             self.topics,
@@ -158,7 +159,7 @@ class Scene:
         """Be the reader of what is ahead."""
         return self.ahead
 
-    def run(self, relayed: Callable[[], relay.Receipt]) -> Task:
+    def run(self, relayed: Callable[[], receipts.Receipt]) -> Task:
         """Run the next job of the dispatcher as a lane would, with `relayed` in place of its relay."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(relay, "run", lambda *_: relayed())
@@ -199,21 +200,21 @@ class Scene:
         return {message.topic: message for message in batch.messages} if batch is not None else {}
 
 
-def fail_with(error: BaseException) -> Callable[[], relay.Receipt]:
-    def relayed() -> relay.Receipt:
+def fail_with(error: BaseException) -> Callable[[], receipts.Receipt]:
+    def relayed() -> receipts.Receipt:
         raise error
 
     return relayed
 
 
-def succeed() -> relay.Receipt:
-    return relay.Receipt(11, "size", facts=Facts(11, 1.0))
+def succeed() -> receipts.Receipt:
+    return receipts.Receipt(11, "size", facts=Facts(11, 1.0))
 
 
 def fail_leaving_a_partial_file(
     error: errors.EtlError, act: Callable[[], object] = lambda: None
-) -> Callable[..., relay.Receipt]:
-    def run(task: Task, *_: object) -> relay.Receipt:
+) -> Callable[..., receipts.Receipt]:
+    def run(task: Task, *_: object) -> receipts.Receipt:
         task.leaves_partial = True
         act()
         raise error

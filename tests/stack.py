@@ -400,6 +400,7 @@ class Sshd(Server):
     """
 
     host = "127.0.0.1"
+    owner = 0  # whose account it gives, if it is root's
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         super().__init__()
@@ -486,7 +487,8 @@ class Sshd(Server):
     def _accounts(self) -> str:
         """Return the script that gives its arguments, a command, accounts that the machine does not have."""
         accounts = {
-            "passwd": f"{self.username}:x:0:0::{self.folder}:/bin/sh\nsshd:x:74:74::/run/sshd:/usr/sbin/nologin\n",
+            "passwd": f"{self.username}:x:{self.owner}:{self.owner}::{self.folder}:/bin/sh\n"
+            "sshd:x:74:74::/run/sshd:/usr/sbin/nologin\n",
             "shadow": f"{self.username}:{hashed(self.password)}:19000::::::\n",
         }
         for name, lines in accounts.items():

@@ -22,7 +22,7 @@ from etl.control.operations import Operations
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.scheduling import CONNECTING_LANES, SPARE_LANES
 from etl.errors import BrokerRefused, BrokerUnavailable, OwnershipLost
-from etl.intake.admission import Admission
+from etl.intake.admission import ROOMY, Admission
 from etl.intake.lookahead import LookAhead
 from etl.intake.partitions import MAX_POLL_RECORDS, Partitions
 from etl.lanes.lanes import Lanes
@@ -202,6 +202,7 @@ class FileTransferConsumer:
         """Run one iteration of the main thread: take over, poll, admit, defer the overflow, pause and resume."""
         parts.operations.hands.tick()
         parts.partitions.take_over_new()
+        parts.pools.sharing.processes = parts.group.workers()
         for record in parts.group.poll(POLL_SECONDS):
             parts.admission.accept(record)
         with logs.together():
@@ -253,7 +254,12 @@ class FileTransferConsumer:
         )
 
         look_ahead = LookAhead(
-            partial(AheadReader, self.bootstrap_servers), names.retry, self.group_id, self.config, ledger.is_done
+            partial(AheadReader, self.bootstrap_servers),
+            names.retry,
+            self.group_id,
+            self.config,
+            ledger.is_done,
+            has_room=lambda pair: dispatcher.room(pair) in ROOMY,
         )
 
         def revoke(gone: list[Partition]) -> None:

@@ -167,6 +167,19 @@ class SizeMismatch(EtlError):
     fate = Fate.RETRY
 
 
+class ChecksumMismatch(EtlError):
+    """Raised when the source's bytes are not those that the job, or a checksum file, says: no attempt changes that."""
+
+    code = "CHECKSUM_MISMATCH"
+
+
+class CopyDamaged(EtlError):
+    """Raised when the bytes at the destination are not those that were sent."""
+
+    code = "CHECKSUM_MISMATCH"
+    fate = Fate.RETRY
+
+
 class SourceChanged(EtlError):
     """Raised when the size or time of the source changed while it was read."""
 

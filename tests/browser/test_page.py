@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -11,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
+import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
@@ -224,14 +228,98 @@ def test_both_languages(scene: Scene, visit: Visit) -> None:
     expect(page.locator("main h1")).to_have_text("Audit")
 
 
-def test_a_phone_is_wide_enough(visit: Visit) -> None:
-    """Claim: at 360 pixels nothing is cut off or needs scrolling sideways, in both languages."""
+def test_somebody_sees_to_it(scene: Scene, visit: Visit) -> None:
+    """Claim: what somebody sees to is known to all others, with name and reason, until more of it comes."""
+    fail(scene, "/seen", 1)
+    page = visit("operator").page
+    need = page.locator("section[aria-labelledby=needs] li", has_text="Dead letters")
+    need.get_by_role("button", name="I see to it").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Dead letters")
+    dialog.get_by_label("Reason (needed)").fill("lot 7 <b>is late</b>")
+    dialog.get_by_role("button", name="I see to it").click()
+    expect(dialog).to_have_count(0)
+    other = visit("viewer").page.locator("section[aria-labelledby=needs] li", has_text="Dead letters")
+    expect(other).to_contain_text("operator-1 sees to it: lot 7 <b>is late</b>")
+    expect(other.get_by_role("button", name="Give back")).to_be_disabled()
+    need.get_by_role("button", name="Give back").click()
+    expect(need.get_by_role("button", name="I see to it")).to_be_visible()
+    need.get_by_role("button", name="I see to it").click()
+    dialog.get_by_label("Reason (needed)").fill("again")
+    dialog.get_by_role("button", name="I see to it").click()
+    expect(other).to_contain_text("operator-1 sees to it: again")
+    fail(scene, "/unseen", 1)
+    expect(other).not_to_contain_text("sees to it")
+
+
+def test_dead_letters_are_exported_as_filtered(scene: Scene, visit: Visit) -> None:
+    """Claim: the link gives a table of what is filtered, in which no path is a formula."""
+    fail(scene, "/table", 2)
+    page = visit("viewer").go("/letters?path=/table/*")
+    link = page.get_by_role("link", name="Export as CSV")
+    text = page.evaluate("async (url) => (await fetch(url)).text()", link.get_attribute("href"))
+    rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")))
+    assert sorted(row["source_path"] for row in rows) == ["/table/0.tif", "/table/1.tif"]
+
+
+def test_a_server_has_its_hour(scene: Scene, visit: Visit) -> None:
+    """Claim: four graphs of the last hour, with their highest values in words, and the numbers as a table."""
+    scene.put("/hour.tif")
+    scene.submit(copy("/hour.tif"))
+    stack.wait_until(lambda: scene.ask("/pool/servers/INBOX/hour")["items"], 20, "the hour")
+    page = visit("viewer").go("/servers/INBOX")
+    graphs = page.locator("section[aria-labelledby=hour] svg")
+    expect(graphs).to_have_count(4)
+    expect(graphs.first).to_have_attribute("aria-label", re.compile("Jobs a minute: at most [0-9]"))
+    page.get_by_text("as a table").first.click()
+    expect(page.locator("section[aria-labelledby=hour] tbody tr").first).to_be_visible()
+
+
+WIDE = f"/wide/{'a-name-that-does-not-end' * 35}.tif"
+
+
+def test_a_phone_is_wide_enough(scene: Scene, visit: Visit) -> None:
+    """Claim: at 320 pixels nothing is cut off or needs scrolling sideways, in both languages, with endless paths."""
+    scene.submit(job(f"INBOX:{WIDE}", f"ARCHIVE:{WIDE}", job_id="wide" * 200))
+    stack.wait_until(lambda: causes(scene, "/wide/*") == 1, 30, "the dead letter")
+    (letter,) = scene.ask("/dead-letters", path="/wide/*")["items"]
+    pages = (*PAGES, "/letters?path=/wide/*", f"/letters/{letter['place']}", f"/jobs/{letter['job']}", "/no-such-page")
     for locale in ("en-US", "ko-KR"):
-        visitor = visit("operator", locale=locale, viewport={"width": 360, "height": 740})
-        for path in PAGES:
+        visitor = visit("operator", locale=locale, viewport={"width": 320, "height": 640})
+        page = visitor.page
+        for path in pages:
             visitor.go(path)
-            loaded(visitor.page)
-            assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 360, (locale, path)
+            page.locator("main h1, main .empty").first.wait_for()
+            if path != "/no-such-page":
+                loaded(page)
+            assert widest(page) <= 320, (locale, path)
+        opens = {
+            "/letters?path=/wide/*": "다시 실행" if locale == "ko-KR" else "Replay",
+            "/servers/INBOX": "보류" if locale == "ko-KR" else "Hold",
+        }
+        for path, button in opens.items():
+            visitor.go(path)
+            page.get_by_role("button", name=button, exact=True).first.click()
+            expect(page.get_by_role("dialog").locator("h2")).to_be_visible()
+            expect(page.get_by_role("dialog")).not_to_contain_text("…")
+            assert widest(page) <= 320, (locale, path, "dialog")
+            box = page.get_by_role("dialog").bounding_box()
+            assert box
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 320
+            page.keyboard.press("Escape")
+
+
+def widest(page: Page) -> int:
+    """Return how wide the page is, and whatever in it would have to be scrolled sideways."""
+    return int(
+        page.evaluate(
+            "Math.max(document.documentElement.scrollWidth,"
+            "...[...document.querySelectorAll('main *, header *, dialog *')]"
+            ".filter((one) => one.getClientRects().length && !one.closest('svg, .unseen-caption, thead'))"
+            ".map((one) => one.getBoundingClientRect().right))"
+        )
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -345,3 +433,92 @@ def test_many_windows_share_one_stream(scene: Scene, visit: Visit) -> None:
         expect(page.locator("header")).to_contain_text("live")
         loaded(page)
     assert len(streams) <= 1
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.timeout(600)
+def test_very_many_dead_letters_come_a_page_at_a_time(scene: Scene, visit: Visit, count: int) -> None:
+    """Claim: the first page is there in a second, the browser holds what was asked for, the API stays small."""
+    bury(scene.broker, scene.topic, count, first=1_000_000, source={"hostname": "INBOX", "path": f"/many/{count}"})
+    stack.wait_until(lambda: causes(scene, f"/many/{count}") == count, 300, "all of them")
+    page = visit("operator").go("/find")
+    loaded(page)
+    took = page.evaluate(
+        """async () => {
+            const begun = performance.now();
+            location.hash = "/letters?newer_than=1d";
+            while (document.querySelectorAll("section[aria-labelledby=list] tbody tr").length < 50)
+                await new Promise(requestAnimationFrame);
+            return performance.now() - begun;
+        }"""
+    )
+    for n in range(2, 6):
+        page.get_by_role("button", name="Go on").click()
+        expect(page.locator("section[aria-labelledby=list] tbody tr")).to_have_count(50 * n)
+    page.get_by_role("button", name="Discard").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label(re.compile("More than 1,000"))).to_be_visible(timeout=30_000)
+    expect(dialog.get_by_role("button", name="Discard")).to_be_disabled()
+    page.keyboard.press("Escape")
+    memory = psutil.Process(scene.api.pid).memory_info().rss
+    heap = page.evaluate("performance.memory.usedJSHeapSize")
+    print(f"{count}: first page after {took:.0f} ms; API {memory / 1e6:.0f} MB; page {heap / 1e6:.1f} MB")
+    assert took < 1000
+    assert memory < 200 << 20
+    assert heap < 50 << 20
+
+
+def test_what_is_refused_can_be_mended(visit: Visit) -> None:
+    """Claim: a filter that the API refuses is told, and stays in its field; put right it finds."""
+    page = visit("viewer").go("/letters")
+    field = page.get_by_label("Newer than")
+    field.fill("yesterday")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.get_by_role("alert")).to_contain_text("newer_than is neither a time nor an age")
+    expect(field).to_have_value("yesterday")
+    field.fill("1d")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.locator("section[aria-labelledby=list]")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_session_that_ends_in_a_dialog_leads_to_the_login(scene: Scene, visit: Visit) -> None:
+    """Claim: whoever presses a button after the session has ended is told so, and nothing is done."""
+    page = visit("operator").go("/servers/NIGHT")
+    page.get_by_role("button", name="Hold").click()
+    page.get_by_role("dialog").get_by_label("Reason (needed)").fill("too late")
+    admin = {"Authorization": f"Bearer {TOKENS['admin']}"}
+    url = f"{scene.api.url}/api/v1/sessions"
+    for one in httpx.get(url, headers=admin).json():
+        assert httpx.delete(f"{url}/{one['id']}", headers=admin).status_code == 204
+    page.get_by_role("dialog").get_by_role("button", name="Hold").click()
+    expect(page.get_by_role("status")).to_contain_text("The session has ended")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert scene.ask("/holds")["items"] == []
+    page.get_by_label("Token").fill(TOKENS["operator"])
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("button", name="Hold")).to_be_enabled()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_the_broker_may_go_away_below_the_page(scene: Scene, visit: Visit) -> None:
+    """Claim: without Kafka the page says so and shows what was known; acts are refused; then it is live again."""
+    page = visit("operator").go("/servers/NIGHT")
+    loaded(page)
+    scene.broker.freeze()
+    try:
+        expect(page.locator("header")).to_contain_text("Kafka does not answer", timeout=60_000)
+        expect(page.locator("body.stale")).to_be_visible()
+        page.get_by_role("button", name="Hold").click()
+        page.get_by_role("dialog").get_by_label("Reason (needed)").fill("nobody hears it")
+        page.get_by_role("dialog").get_by_role("button", name="Hold").click()
+        expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("nothing is written until Kafka")
+    finally:
+        scene.broker.thaw()
+    expect(page.locator("body.stale")).to_have_count(0, timeout=60_000)
+    page.get_by_role("dialog").get_by_role("button", name="Hold").click()
+    expect(page.get_by_role("dialog")).to_have_count(0, timeout=30_000)
+    page.get_by_role("button", name="Release").click()
+    expect(page.get_by_role("button", name="Hold")).to_be_visible()

@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, POOR, Four, Rich, ftps_config, sftp_config
+from contract_parts import LONG, POOR, POOR_STORE, Four, Rich, ftps_config, s3_config, sftp_config
 
 from etl.config import ServerConfig, TransferSettings
-from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, S3Transfer, SFTPTransfer
 from etl.transfer.base import BaseTransfer, Session
 from etl.transfer.ftp import known, pipelining
+from etl.transfer.s3 import known as s3_known
 from etl.transfer.staged import Staged
 from servers.certificates import Authority
 from servers.fake import FakeFTP
 from servers.pyftpd import NoReplaceHandler, PyFTPD, under_tls
+from servers.s3 import FakeStore
 from servers.sftp import SFTPServer
 from servers.zoo import KINDS as ZOO
 from servers.zoo import QUICK, place, unfit
 from servers.zoo.server import ProFTPDSftp
+from servers.zoo.stores import STORES
 
 LIMITS = TransferSettings(connect_timeout=5, login_timeout=10, reply_timeout=10, stall_timeout=10)
 BUFFER_BYTES = 256 * 1024
@@ -50,8 +53,9 @@ class Subject:
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
 
 
-RICH = {"look", "dispose", "remove", "unchanged", "size", "names"}
+RICH = {"look", "dispose", "remove", "unchanged", "size", "names", "folders"}
 ALL = RICH | {"time", "abort", "base"}
+OBJECTS = ALL - {"folders", "base"}
 KINDS = {
     "local": ALL,
     "ftp": ALL,
@@ -69,8 +73,11 @@ KINDS = {
     "asyncssh": ALL,
     "asyncssh-poor": ALL,
     "proftpd-sftp": ALL,
-    "staged": {"poverty"},
+    "s3": OBJECTS,
+    "s3-poor": OBJECTS,
+    "staged": {"poverty", "folders"},
     "staged-rich": RICH,
+    **{f"store-{name}": OBJECTS - {"time"} for name in STORES},
     **{f"zoo-{name}": ALL - kind.lacks for name, kind in ZOO.items() if kind.contract},
 }
 
@@ -90,6 +97,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue  # of another suite
         if not needs <= KINDS[kind]:
             left_out.append(item)
+        elif kind.startswith("store-"):
+            item.add_marker(pytest.mark.zoo)
+            item.add_marker(pytest.mark.long)
+            if (reason := unfit(kind, item.name)) is not None:
+                item.add_marker(pytest.mark.xfail(reason=reason, run=False))
         elif kind.startswith("zoo-"):
             item.add_marker(pytest.mark.zoo)
             if kind.removeprefix("zoo-") not in QUICK:
@@ -106,6 +118,9 @@ def kind(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
     name: str = request.param
     if name == "proftpd-sftp":
         with place() as folder, ProFTPDSftp(folder).for_the_session() as server:
+            yield name, server
+    elif name.startswith("store-"):
+        with place() as folder, STORES[name.removeprefix("store-")](folder).for_the_session() as server:
             yield name, server
     elif name.startswith("zoo-"):
         with place() as folder, ZOO[name.removeprefix("zoo-")].make(folder).for_the_session() as server:
@@ -156,6 +171,14 @@ def subject(
         root = real.root / base.lstrip("/")
         root.mkdir(mode=0o777)
         config, make = sftp_config(real, base_path=base, password=real.password), _sftp
+    elif name.startswith("store-"):
+        base = f"contract-{uuid.uuid4().hex[:8]}"
+        root = real.below(base)
+        root.mkdir()
+        config, make = s3_config(real, base_path=base), _s3
+    elif name.startswith("s3"):
+        server = FakeStore(root, **(POOR_STORE if name == "s3-poor" else {}))
+        config, make = s3_config(server), _s3
     elif name.startswith("asyncssh"):
         server = SFTPServer(root, **(POOR if name == "asyncssh-poor" else {"lowest_handles": True}))
         config, make = sftp_config(server, password=server.password), _sftp
@@ -186,6 +209,7 @@ def subject(
     yield Subject(root, open_one, KINDS[name], config.encoding or "utf-8")
     for session in sessions:
         session.disconnect()
+    s3_known.forget()
     if server is not None:
         server.close()
     os.umask(umask)
@@ -205,6 +229,10 @@ def _ftps(config: ServerConfig) -> Session:
 
 def _sftp(config: ServerConfig) -> Session:
     return SFTPTransfer(config, LIMITS)
+
+
+def _s3(config: ServerConfig) -> Session:
+    return S3Transfer(config, LIMITS)
 
 
 def _staged(wrapped: type[BaseTransfer]) -> Callable[[ServerConfig], Session]:

@@ -11,8 +11,9 @@ from typing import Any
 from etl.config import ServerConfig, TransferSettings
 from etl.models.message import FileTransferJob
 from etl.models.task import Facts, Origin, Record, Task
-from etl.transfer import partials, relay
+from etl.transfer import partials, receipts, relay
 from etl.transfer.base import BaseTransfer
+from etl.transfer.s3.options import placed
 from servers.certificates import Authority
 from servers.fake import FakeFTP
 
@@ -29,6 +30,10 @@ POOR: dict[str, Any] = {
     "hides": (b"",),
     "refusal": 11,
 }
+
+
+# Takes every condition and heeds none, knows no checksums, and gives a listing in small pages.
+POOR_STORE: dict[str, Any] = {"keeps_conditions": False, "checksums": "refused", "keeps_sizes": False, "page": 2}
 
 
 class Four(BaseTransfer):
@@ -121,6 +126,11 @@ def sftp_config(server: Any, base_path: str = "", password: str = "", **options:
     )
 
 
+def s3_config(store: Any, name: str = "FILES", base_path: str = "", **options: str) -> ServerConfig:
+    """Return the settings of a bucket."""
+    return placed(ServerConfig(name, "s3", base_path=base_path, options=store.settings(**options)))
+
+
 def ftps_config(server: Any, authority: Authority, base_path: str = "", **options: str) -> ServerConfig:
     """Return the settings of a server of TLS, trusted by its authority."""
     given = {"TLS_CA_FILE": str(authority.ca)} | options
@@ -139,6 +149,6 @@ def a_task(**options: Any) -> Task:
     return Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), FileTransferJob.from_dict(job))
 
 
-def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> relay.Receipt:
+def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> receipts.Receipt:
     """Carry a task out."""
     return relay.run(task, source, destination, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())

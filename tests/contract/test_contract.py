@@ -160,6 +160,7 @@ def test_a_missing_file_is_told(subject, path: str) -> None:
     assert caught.value.server in {"FILES", "OWN"}
 
 
+@pytest.mark.needs("folders")
 def test_a_folder_is_no_file(subject) -> None:
     """Reading a folder fails, and not as a missing file."""
     (subject.root / "folder").mkdir()
@@ -168,6 +169,7 @@ def test_a_folder_is_no_file(subject) -> None:
     assert isinstance(caught.value, NotAFile) or "base" not in subject.can
 
 
+@pytest.mark.needs("folders")
 def test_a_file_on_the_way_to_a_new_one_is_told(subject, buffer: memoryview) -> None:
     """A path that needs a folder where a file is cannot be written, and the file stays."""
     subject.put("file", b"x")
@@ -178,15 +180,21 @@ def test_a_file_on_the_way_to_a_new_one_is_told(subject, buffer: memoryview) -> 
 
 
 @pytest.mark.needs("look")
-def test_looking_tells_files_from_nothing_and_from_folders(subject) -> None:
-    """`look` gives facts, None or IOFailure."""
+def test_looking_tells_files_from_nothing(subject) -> None:
+    """`look` gives facts, or None."""
     subject.put("in/file.bin", b"12345")
     session = subject.open()
     assert session.look("/in/file.bin").size_bytes == 5
     assert session.look("/in/other") is None
     assert session.look("/no/such/folder/other") is None
+
+
+@pytest.mark.needs("look", "folders")
+def test_looking_at_a_folder_is_refused(subject) -> None:
+    """It is something, but no file."""
+    subject.put("in/file.bin", b"12345")
     with pytest.raises(IOFailure):
-        session.look("/in")
+        subject.open().look("/in")
 
 
 @pytest.mark.needs("poverty")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,10 +19,12 @@ import stack
 from etl.config import ServerConfig, TransferSettings
 from etl.errors import EtlError, Fate
 from etl.transfer import FTPSTransfer, LocalTransfer, SFTPTransfer
-from etl.transfer.base import Session
+from etl.transfer.base import Parcel, Session
 from etl.transfer.ftp import known
+from etl.transfer.ftps.data import SecureData
 from servers.certificates import Authority
 from servers.passing import Passing
+from servers.pyftpd import PyFTPD, under_tls
 from servers.sftp import SFTPServer
 
 pytestmark = pytest.mark.contract
@@ -35,7 +38,7 @@ SFTP_CUTS = [10, 1500, 3000, 4500, 6000, 50_000, 1_000_000, 1_503_000]
 FTPS_CUTS = [10, 100, 1500, 2300, 2800, 3200, 3500]
 
 
-@pytest.fixture(params=["sshd", "asyncssh", "vsftpd_tls"])
+@pytest.fixture(params=["sshd", "asyncssh", "vsftpd_tls", "pyftpdlib_tls"])
 def far(
     request: pytest.FixtureRequest, authority: Authority, tmp_path: Path
 ) -> Iterator[tuple[Callable[[TransferSettings], Session], Passing, Path]]:
@@ -43,6 +46,9 @@ def far(
     with contextlib.ExitStack() as ending:
         if request.param == "asyncssh":
             server: Any = ending.enter_context(contextlib.closing(SFTPServer(tmp_path / "root")))
+        elif request.param == "pyftpdlib_tls":
+            certificate = authority.sign("pyftpdlib", "127.0.0.1")
+            server = ending.enter_context(contextlib.closing(PyFTPD(tmp_path / "root", **under_tls(certificate))))
         else:
             server = request.getfixturevalue(request.param)
         yield from _through_proxy(server, authority, tmp_path)
@@ -113,3 +119,53 @@ def attempt(
         far.disconnect()
         near.disconnect()
     return None
+
+
+class Breaking(LocalTransfer):
+    """Has something done when half of a file was read."""
+
+    def __init__(self, folder: Path, act: Callable[[], None]) -> None:
+        super().__init__(ServerConfig("HERE", "local", base_path=str(folder)), BRISK)
+        self._act = act
+
+    def read(self, path: str) -> Parcel:
+        parcel = super().read(path)
+        readinto, given = parcel.readinto, []
+
+        def breaking(buffer: memoryview) -> int:
+            if given:
+                self._act()
+            given.append(readinto(buffer[: len(CONTENT) // 2]))
+            return given[-1]
+
+        parcel.readinto = breaking  # type: ignore[method-assign]
+        return parcel
+
+
+@pytest.mark.parametrize("how", ["reset", "end"])
+def test_an_upload_that_is_cut_in_the_middle_is_no_file(
+    far, buffer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Also where only the connection of its bytes ends, which a server may take for the end of the file."""
+    opener, _, root = far
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "a").write_bytes(CONTENT)
+    made: list[SecureData] = []
+    make = SecureData.__init__
+    monkeypatch.setattr(SecureData, "__init__", lambda data, *rest: (make(data, *rest), made.append(data))[0])
+
+    with opener(BRISK) as session:
+
+        def cut() -> None:
+            if how == "end" and made:
+                made[-1].sock.shutdown(socket.SHUT_RDWR)  # without the word that ends TLS
+            else:
+                session.abort()
+
+        with Breaking(here, cut) as source, pytest.raises(EtlError) as caught:
+            moved(a_task(), source, session, buffer)
+    assert caught.value.fate in {Fate.RETRY, Fate.OUTAGE}
+    assert not (root / "out/b").exists()
+    assert attempt(opener, here, "up", buffer) is None
+    assert (root / "out/b").read_bytes() == CONTENT

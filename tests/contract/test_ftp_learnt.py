@@ -21,7 +21,7 @@ from etl.errors import (
 )
 from etl.models.server import TransferSettings
 from etl.models.task import Facts
-from etl.transfer import relay
+from etl.transfer import receipts
 from etl.transfer.base import Stored
 from etl.transfer.ftp import publishing, sockets
 from servers.fake import FakeSession
@@ -171,7 +171,7 @@ def test_a_file_may_be_written_under_its_own_name_at_once(fake, session, buffer)
     destination = fake(files={"/out/b": b"old"}, answers={"RNFR": "500 No.", "DELE": "550 No."})
     task = a_task()
     receipt = moved(task, session(source), session(destination, publish="direct"), buffer)
-    assert receipt.verified_by == relay.SIZE
+    assert receipt.verified_by == receipts.SIZE
     assert destination.files == {"/out/b": b"12345"}
     assert task.remarks["published_by"] == "direct"
     assert not any(command.startswith(("RNFR", "DELE")) for command in destination.commands)
@@ -192,7 +192,7 @@ def test_a_source_is_never_written_over_with_itself(fake, session, buffer) -> No
     """Directly, that would cut it off: a file of the same content is left as it is, or refused if the source goes."""
     server = fake(files={"/a": b"12345", "/out/b": b"12345"})
     ours = session(server), session(server, publish="direct")
-    assert moved(a_task(), *ours, buffer).verified_by == relay.CONTENT
+    assert moved(a_task(), *ours, buffer).verified_by == receipts.CONTENT
     with pytest.raises(InvalidPath, match="may be the source"):
         moved(a_task(source_action="delete"), *ours, buffer)
     assert not any(command.startswith("STOR") for command in server.commands)

@@ -21,7 +21,7 @@ from etl.errors import (
     ServerUnavailable,
 )
 from etl.models.server import TransferSettings
-from etl.transfer import relay
+from etl.transfer import receipts
 from etl.transfer.base import Stored
 from etl.transfer.ftp import publishing, telnet, wire
 from servers.fake import SILENCE, FakeFTP, FakeSession
@@ -149,7 +149,7 @@ def test_every_usual_job_works_on_an_odd_server(fake, session, buffer, kind: str
     content = {"/a": b"12345"}
     source, odd = session(fake(files=dict(content))), fake(files={"/out/b": b"old"}, **ODD[kind])
 
-    def place(**options: Any) -> relay.Receipt:
+    def place(**options: Any) -> receipts.Receipt:
         return moved(a_task(**options), source, session(odd), buffer)
 
     place()

@@ -11,7 +11,7 @@ from contract_parts import Bytes, content_of, writes_of
 from etl.errors import EtlError, Fate, FileMissing, IOFailure, PermissionRefused, StorageFull
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
-from etl.transfer import partials, relay
+from etl.transfer import partials, receipts, relay
 from etl.transfer.base import Stored
 from etl.transfer.ftp import known, publishing
 from servers.fake import FakeSession
@@ -28,7 +28,7 @@ def a_task(**options: Any) -> Task:
     return Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), FileTransferJob.from_dict(job))
 
 
-def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> relay.Receipt:
+def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> receipts.Receipt:
     return relay.run(task, source, destination, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())
 
 
@@ -257,7 +257,7 @@ def test_a_session_that_ends_behind_the_226_loses_no_upload(fake, session, buffe
     with pytest.raises(EtlError):
         moved(task, session(source), session(destination), buffer)
     receipt = moved(task, session(source), session(destination), buffer)
-    assert (receipt.size_bytes, receipt.verified_by) == (5, relay.SIZE)
+    assert (receipt.size_bytes, receipt.verified_by) == (5, receipts.SIZE)
     assert destination.files == {"/out/x": b"", "/out/b": b"12345"}
     assert sum(command.startswith("STOR") for command in destination.commands) == 1
 
@@ -311,7 +311,7 @@ def test_an_upload_that_no_question_confirms_is_one(fake, session, buffer, verif
     destination = fake(files={"/out/x": b""}, answers={"SIZE": "502 No.", "NLST": nlst}, features=("EPSV",))
     source = fake(files={"/a": b"12345"})
     receipt = moved(a_task(verify=verify), session(source), session(destination), buffer)
-    assert receipt.verified_by == relay.NOTHING
+    assert receipt.verified_by == receipts.NOTHING
     assert destination.files["/out/b"] == b"12345"
 
 

@@ -15,7 +15,7 @@ from etl.config import TransferSettings
 from etl.errors import ConnectionLost, EtlError, Fate, StorageFull, TransferTimeout
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
-from etl.transfer import partials, relay
+from etl.transfer import partials, receipts, relay
 from etl.transfer.ftp import pipelining, sockets
 from servers.fake import FakeSession
 
@@ -101,7 +101,7 @@ def test_a_lone_job_in_warm_sessions_waits_seven_times(fake, session, waits: Wai
 
     def run(number: int) -> None:
         receipt = relay.run(a_task(number), reading, writing, "t", limits, partials.OrphanIndex())
-        assert receipt.verified_by == relay.SIZE
+        assert receipt.verified_by == receipts.SIZE
 
     run(0)
     for number in (1, 2):
@@ -125,7 +125,7 @@ def test_who_wants_no_size_compared_does_not_wait_for_one(fake, session, buffer,
         receipt = relay.run(
             a_task(number, verify="none"), reading, writing, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex()
         )
-        assert receipt.verified_by == relay.NOTHING
+        assert receipt.verified_by == receipts.NOTHING
     assert [verb for write in destination.writes[before:] for verb in write] == [
         "EPSV", "STOR", "SIZE", "MFMT", "RNFR", "RNTO",
     ]  # fmt: skip
@@ -275,7 +275,7 @@ def test_a_server_confused_by_pairs_still_gets_its_job_done(fake, session, buffe
             for more in (number, number + 1):  # the second one of a session shares writes
                 assert (
                     relay.run(a_task(more), reading, writing, "t", limits, partials.OrphanIndex()).verified_by
-                    == relay.SIZE
+                    == receipts.SIZE
                 )
         except EtlError as error:
             fates.add(error.fate)

@@ -560,6 +560,32 @@ def test_an_upload_is_ended_by_a_word_and_nobody_waits_for_its_answer(
     assert content_of(opened, "/a", buffer) == content
 
 
+@pytest.mark.parametrize("size_bytes", [0, 5])
+def test_a_data_connection_does_not_end_before_its_upload_begins(
+    serve, session, buffer: memoryview, size_bytes: int
+) -> None:
+    """ftp-srv takes one that has ended by then, without a byte, for none: 425, and no empty file was ever stored."""
+
+    def answer(session: TLSSession, argument: str) -> str:
+        with session.data() as sock:
+            sock.settimeout(0.3)
+            try:
+                if not sock.recv(1):
+                    return "425 No connection established"
+            except TimeoutError:
+                assert not size_bytes
+            sock.settimeout(10)
+            session.reply("150 Go on.")
+            while sock.recv(65536):
+                pass
+        session.server.files[argument] = bytes(size_bytes)
+        return "226 Done."
+
+    server = serve(answers={"STOR": answer})
+    assert put(session(server), "/a", bytes(size_bytes), buffer) == size_bytes
+    assert len([line for line in server.commands if line.startswith("STOR")]) == 1
+
+
 @pytest.mark.parametrize("when", ["control", "data"])
 def test_a_handshake_that_never_comes_has_a_limit(serve, session, buffer: memoryview, when: str) -> None:
     """A server that falls silent in it keeps a lane for a limit, and names the setting."""

@@ -9,16 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from rows import ONE_MIB, Row
 
 from etl import errors
 from etl.config import ConfigLoader, ServerConfig
 from etl.dispatch.dispatcher import Dispatcher
-from etl.lanes.lanes import Lanes
-from etl.lanes.run import Store
 from etl.lanes.runner import Runner
-from etl.models.message import FileTransferJob
-from etl.models.task import SCAN_ANEW, Origin, Record, Task
-from etl.outcomes.reporter import Reporter
 from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
 from etl.transfer import FTPTransfer, relay
@@ -27,90 +23,22 @@ from servers.fake import FakeFTP, FakeSession, wait_for
 pytestmark = pytest.mark.contract
 
 FEATURES = ("SIZE", "MDTM", "MFMT", "EPSV")
-ONE_MIB = 1 << 20
 
 
-class Told(Reporter):
-    """Writes down how jobs ended; a failed one runs again as often as `again` says."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        none: Any = None
-        super().__init__("w", dispatcher, none, none, none, lambda: False)
-        self.receipts: dict[int, relay.Receipt] = {}
-        self.errors: dict[int, list[BaseException]] = {}
-        self.again = 0
-        self.lock = threading.Lock()
-
-    def succeeded(self, task: Task, receipt: relay.Receipt, started: float) -> None:
-        with self.lock:
-            assert task.origin.offset not in self.receipts
-            self.receipts[task.origin.offset] = receipt
-
-    def failed(self, task: Task, error: BaseException, started: float, breaker_wait: float = 0.0) -> float | None:
-        self.errors.setdefault(task.origin.offset, []).append(error)
-        if len(self.errors[task.origin.offset]) <= self.again:
-            task.orphan_scan_since = SCAN_ANEW
-            return 0.0
-        return None
-
-
-class Scene:
+class Scene(Row):
     """A source and a destination that do as told, one lane between them."""
 
     def __init__(self, source: FakeFTP, destination: FakeFTP, store_bytes: int, lanes: int) -> None:
         self.source, self.destination = source, destination
-        servers = {
+        ends = {
             name: ServerConfig(name, "ftp", one.host, one.port, one.username, one.password)
             for name, one in (("A", source), ("B", destination))
         }
-        settings = {"ETL_WORKERS": str(lanes), "ETL_RETRY_MAX_ATTEMPTS": "1"}  # nothing here runs a failed job again
-        self.settings = ConfigLoader(environ=settings).settings
-        self.pools = Pools(servers.__getitem__, self.settings)
-        self.dispatcher = Dispatcher(self.pools, self.settings)
-        self.store = Store(store_bytes)
-        self.told = Told(self.dispatcher)
-        self.runner = Runner(self.settings, "tok", self.pools, self.dispatcher, self.told, self.store)
-        self.lanes = Lanes(
-            self.dispatcher, self.runner.execute, lanes, buffer_bytes=ONE_MIB, on_bug=self._bug, stages=self.runner
-        )
-        self.bugs: list[BaseException] = []
-
-    def _bug(self, _task: Task, error: BaseException) -> None:
-        self.bugs.append(error)
-
-    def offer(self, *numbers: int, orphan_scan_since: float | None = None, **options: Any) -> None:
-        for number in numbers:
-            job = {
-                "job_id": str(number),
-                "source": {"hostname": "A", "path": f"/{number}"},
-                "destination": {"hostname": "B", "path": f"/out/{number}"},
-                "options": options,
-            }
-            record = Record("jobs", 0, number, None, b"{}")
-            task = Task(
-                record, Origin("jobs", 0, number), FileTransferJob.from_dict(job), orphan_scan_since=orphan_scan_since
-            )
-            self.dispatcher.offer(task)
-
-    def run(self, bugs: int = 0) -> None:
-        """Start, and wait until nothing is unfinished."""
-        self.lanes.start()
-        self.wait(bugs)
-
-    def wait(self, bugs: int = 0) -> None:
-        wait_for(lambda: self.dispatcher.unfinished == (0, 0), 20)
-        wait_for(lambda: not self.lanes.runs())
-        assert len(self.bugs) == bugs
+        super().__init__(ends["A"], ends["B"], store_bytes, lanes)
 
     @property
     def published(self) -> dict[str, bytes]:
         return {path: content for path, content in self.destination.files.items() if path != "/out/x"}
-
-    def close(self) -> None:
-        self.dispatcher.stop()
-        assert self.lanes.stop(5)
-        assert self.pools.close()
-        assert self.store.take(ONE_MIB) == (self.store_bytes >= ONE_MIB), "room was not given back"
 
 
 @pytest.fixture
@@ -128,7 +56,6 @@ def scene(fake) -> Iterator[Callable[..., Scene]]:
         one = fake(files=files, answers=source)
         other = fake(files={"/out/x": b""}, answers=destination, features=FEATURES)
         scenes.append(Scene(one, other, store_bytes, lanes))
-        scenes[-1].store_bytes = store_bytes
         return scenes[-1]
 
     yield make

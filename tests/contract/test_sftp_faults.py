@@ -247,6 +247,53 @@ def test_a_small_file_costs_one_wait_at_its_source_and_two_at_its_destination(
     assert waits[3:] == [2, 2, 2]
 
 
+def held(content: bytes) -> Bytes:
+    """A file in memory."""
+    parcel = Bytes(content)
+    parcel.held = memoryview(content)
+    return parcel
+
+
+def test_a_file_that_is_sent_while_the_one_before_is_renamed_costs_one_wait(
+    real: SFTPTransfer, root: Path, buffer: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its OPEN, bytes, size and CLOSE follow the rename at once; all the answers come together."""
+    contents = [os.urandom(SMALL + number) for number in range(8)]
+    begun = []
+
+    def step(number: int) -> None:
+        stored = real.write(f"/.etl-{number}.part", held(contents[number]), buffer)
+        published = real.publish(stored, f"/{number}", 1e9)
+        begun.append(real.begin(f"/.etl-{number + 1}.part", held(contents[number + 1])))
+        assert stored.size_bytes == len(contents[number])
+        assert published.result().stamped
+
+    waits = [waits_of(real, lambda n=n: step(n), monkeypatch) for n in range(7)]
+    assert begun == [False, *[True] * 6]  # the first time nobody knows how handles are given
+    assert waits[2:] == [1] * 5
+    real.publish(real.write("/.etl-7.part", held(contents[7]), buffer), "/7", None).result()
+    assert [(root / str(number)).read_bytes() for number in range(8)] == contents
+    assert names(root) == {str(number) for number in range(8)}
+
+
+def test_a_file_that_was_sent_ahead_in_vain_is_sent_again(real: SFTPTransfer, root: Path, buffer: memoryview) -> None:
+    """Into a folder that is not there yet; with another handle than was foreseen; never asked for."""
+    for number in range(3):
+        copy_in(real, f"/{number}", b"x", buffer)
+    content = os.urandom(SMALL)
+    assert real.begin("/a/b/.etl-3.part", held(content))
+    real.publish(real.write("/a/b/.etl-3.part", held(content), buffer), "/a/b/x", None).result()
+    assert (root / "a/b/x").read_bytes() == content
+    for _ in range(2):
+        copy_in(real, "/y", b"y", buffer)
+    real.link.handles._last = b"\0\0\0\7"  # as if the server had given this one before
+    assert real.begin("/.etl-4.part", held(content))
+    real.publish(real.write("/.etl-4.part", held(content), buffer), "/z", None).result()
+    assert (root / "z").read_bytes() == content
+    assert not real.begin("/.etl-5.part", held(content)), "nothing is foreseen any more"
+    assert not real.begin("/.etl-5.part", Bytes(content)), "it is not in memory"
+
+
 def test_what_is_foreseen_wrongly_is_read_in_the_other_way(real: SFTPTransfer, root: Path, buffer: memoryview) -> None:
     """Larger than the one before, empty, a folder, not there: each is itself."""
     contents = [b"1", b"2", os.urandom(3 << 20), b"3", os.urandom(700_000), b"", os.urandom(SMALL), b"4"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 
 import stack
 from apiwork import JOB, TOKENS, V1, Api, bury, eventually, finish, speak, submit, transfer
-from etl.broker import Admin, Reader, TransactionalProducer
+from etl.broker import Admin, Reader, TransactionalProducer, Writer
 from etl.models.wire import Partition
 from etl.topics import letters
 
@@ -168,3 +170,51 @@ def test_letters_that_were_purged_are_gone(broker: stack.Broker, api_topics: str
         ends = reader.ends()
     Admin(broker.bootstrap_servers).delete_before({Partition(f"{api_topics}-dlq", p): end for p, end in ends.items()})
     eventually(lambda: api.get(f"{V1}/dead-letters").json()["items"], lambda items: not items)
+
+
+def test_the_api_says_that_it_is_there(api: Api, api_topics: str) -> None:
+    """Claim: it is a process among the others, with what it takes; stopped in order it says so."""
+
+    def told() -> dict[str, Any]:
+        items = api.get(f"{V1}/pool/processes").json()["items"]
+        return next((one for one in items if (one["kind"], one["topic"]) == ("api", api_topics)), {})
+
+    mine = eventually(told, lambda found: found.get("state") == "running")
+    assert mine["resources"]["rss_bytes"] > 10_000_000
+    assert f'etl_process_state{{process="{mine["id"]}",kind="api",state="running"}} 1' in api.get("/metrics").text
+    api.stop()
+    with Reader(api.settings["ETL_BOOTSTRAP_SERVERS"], "etl-status") as reader:
+        said = [json.loads(one.value or b"{}") for one in reader.scan() if one.key == mine["key"].encode()]
+    assert said[-1]["state"] == "stopped"
+
+
+def test_a_scaler_is_told_what_more_processes_could_run(
+    broker: stack.Broker, api_topics: str, make_api: Callable[..., Api]
+) -> None:
+    """Claim: without consumers all that waits, if it is not held; with them, not what waits for a dead server."""
+    api = make_api(ETL_GROUP_ID=f"{api_topics}-group").wait_ready()
+
+    def runnable(group: str = f"{api_topics}-group") -> int:
+        answer = api.get(f"{V1}/pool/runnable?group={group}")
+        assert answer.status_code == 200, answer.text + api.log.read_text()[-3000:]
+        return int(answer.json()["runnable"])
+
+    # The first to ask for a group has the broker make its topic of offsets.
+    eventually(lambda: api.get(f"{V1}/pool/runnable").status_code, lambda code: code == 200)
+    assert runnable() == 0
+    for n in range(3):
+        submit(broker, api_topics, job_id=f"waits-{n}")
+    assert runnable() == 3
+    assert api.client("operator").put(f"{V1}/holds/topic/{api_topics}", json={"reason": "x"}).status_code == 200
+    assert runnable() == 0
+    assert api.client("operator").delete(f"{V1}/holds/topic/{api_topics}").status_code == 204
+    told = {"group": "crowd", "topic": api_topics, "id": f"{api_topics}/1", "interval_seconds": 60}
+    with Writer(broker.bootstrap_servers) as writer:
+        word = {
+            "kind": "consumer", "incarnation": "a", "seq": 1, "at": "2026-03-02T07:00:00Z", "state": "running",
+            "started_at": "2026-03-02T06:00:00Z", "window": {"jobs": 100, "behind": 50},
+            "parked": {"jobs": 9, "busy": 4},
+            "servers": [{"name": "DEAD", "breaker": "open", "waiting": 90}], **told,
+        }  # fmt: skip
+        writer.send("etl-status", f"consumer/crowd/{api_topics}/{api_topics}/1".encode(), json.dumps(word).encode())
+    eventually(lambda: runnable("crowd"), lambda found: found == 10 + 50 + 4)

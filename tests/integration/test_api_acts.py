@@ -125,7 +125,7 @@ def test_two_operators_and_a_shell_replay_each_letter_once(
     # Both sets were fixed while nearly all letters waited: they overlap, and the command's overlaps both.
     assert min(one["total"] for one in told) > 300
     assert all(one["done"] + one["skipped"] == one["total"] for one in told)
-    assert 0 < sum(one["done"] for one in told) <= 400
+    assert sum(one["done"] for one in told) <= 400  # 0 where the command was faster
     assert ids(broker, api_topics) == {f"j{n}": 1 for n in range(400)}
     letters_seen(api, 0)
 

@@ -22,6 +22,7 @@ import workbench
 from etl.broker import Admin, Reader, TransactionalProducer, network
 from etl.config import ConfigLoader
 from etl.errors import SettingsError
+from etl.models.control import AuditRecord
 from etl.models.wire import Message, Partition
 from etl.topics import companions
 from etl.topics.names import Topics
@@ -454,6 +455,34 @@ def test_forgotten_offsets_stop_the_start_with_one_message(desk: Desk, tmp_path:
     assert "job-7" not in done(desk)
 
 
+def test_a_message_of_several_jobs_is_not_split_again_when_offsets_are_forgotten(
+    desk: Desk, tmp_path: Path, here: dict[str, str]
+) -> None:
+    """The outcomes of its jobs show that it was; a message that came meanwhile is done."""
+    two = [
+        {
+            "message_version": "2.0",
+            "job_id": name,
+            "files": [{key: value for key, value in one.items() if key != "job_id"} for one in some],
+        }
+        for name, some in (("m", jobs(0, 3)), ("n", jobs(3, 2)))
+    ]
+    with command(tmp_path, desk, here) as one:
+        desk.send(two[0])
+        desk.wait(lambda: len(desk.results()) == 3, 60, "the first")
+        desk.wait(lambda: desk.lag() == 0, 30, "lag 0")
+        assert one.stop() == 0
+    forget(desk)
+    desk.send(two[1])
+    with command(tmp_path, desk, here, ETL_ON_LOST_OFFSETS="oldest") as one:
+        desk.wait(lambda: len(desk.results()) >= 5, 60, "the second")
+        stack.wait_until(lambda: desk.lag() == 0, 30, "the rest to be read")
+        assert [said["first"] for said in one.events("message split")] == ["n.1"]
+        assert one.stop() == 0
+    desk.pump()
+    assert done(desk) == ["m.1", "m.2", "m.3", "n.1", "n.2"]
+
+
 def commit_as_a_tool(desk: Desk, offset: int) -> None:
     tool = KafkaConsumer(bootstrap_servers=desk.bootstrap_servers, group_id=desk.group, enable_auto_commit=False)
     place = TopicPartition(desk.topic, 0)
@@ -499,6 +528,10 @@ def test_an_offset_of_another_program_may_be_accepted(desk: Desk, tmp_path: Path
     assert "another program" in offsets("list")
     assert f"{desk.topic} 0: goes on at 8" in offsets("accept")
     assert "another program" not in offsets("list")
+    with Reader(desk.bootstrap_servers, "etl-audit") as reader:
+        acts = [AuditRecord.from_json(record.value) for record in reader.scan()]
+    (act,) = [act for act in acts if (act.action, act.target) == ("accept-offsets", f"group/{desk.group}")]
+    assert (act.result, act.filter, act.count) == ("done", {f"{desk.topic}-0": 8}, 1)
     with command(tmp_path, desk, here) as one:
         desk.wait(lambda: len(desk.results()) >= 7, 60)
         stack.wait_until(lambda: desk.lag() == 0, 30, "the rest to be read")

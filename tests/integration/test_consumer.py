@@ -258,7 +258,7 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "doubled": (b'{"source": 1, "source": 2}', "source"),
     "a typo": (json.dumps(job("SRC:/a", "DST:/b") | {"prioritty": "high"}).encode(), "did you mean priority"),
     "a typo within": (json.dumps(job("SRC:/a", "DST:/b", overwrites="skip")).encode(), "options.overwrites"),
-    "not supported": (json.dumps(job("SRC:/a", "DST:/b", verify="checksum")).encode(), "options.verify"),
+    "no such value": (json.dumps(job("SRC:/a", "DST:/b", verify="always")).encode(), "options.verify"),
     "missing": (b'{"source": {"hostname": "SRC"}, "destination": {"hostname": "DST", "path": "/a"}}', "source.path"),
     "climbing": (json.dumps(job("SRC:/a/../../b", "DST:/b")).encode(), "source.path"),
     "injection": (json.dumps(job("SRC:/a\r\nDELE /b", "DST:/b")).encode(), "source.path"),

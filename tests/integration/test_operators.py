@@ -123,7 +123,7 @@ def test_a_running_transfer_is_seen_and_cancelled(
 
 @pytest.mark.usefixtures("short_tiers")
 def test_jobs_of_a_server_on_hold_wait_and_spend_nothing(desk: Desk, etl: Shell, places: Any) -> None:
-    """Others go on; a job that waits can be cancelled; released, all of them are done at their first attempt."""
+    """Others go on; one that waits in T-retry can be cancelled; released, the rest are done at their first attempt."""
     places.put("SRC:/a", b"content")
     with desk.consuming(places.settings, {"ETL_WINDOW_RECORDS": "20"}):
         desk.do(job("SRC:/a", "DST:/first"), job("SRC:/a", "HERE:/first"))
@@ -139,22 +139,37 @@ def test_jobs_of_a_server_on_hold_wait_and_spend_nothing(desk: Desk, etl: Shell,
         desk.do(*(job("SRC:/a", f"HERE:/{number}") for number in range(10)))
         told = etl.status()
         assert [need["kind"] for need in told["needs"] if need["subject"] == "server DST"] == ["on-hold"]
-        last = f"{desk.topic}-{sent[-1][0]}-{sent[-1][1]}"
-        first = f"{desk.topic}-{sent[0][0]}-{sent[0][1]}"
-        assert etl("cancel", first).exit_code == 0
-        assert desk.outcome("h0")["error_code"] == "CANCELLED"
-        assert places.files("DST") == {"/first"}
         desk.wait(lambda: len(desk.deferred()) >= 20, 20, "deferrals")
+        last = f"{desk.topic}-{sent[-1][0]}-{sent[-1][1]}"
         assert etl.story(last)["state"] == "deferred"
+        assert etl("cancel", last).exit_code == 0
+        assert places.files("DST") == {"/first"}
         assert etl("release", "server", "DST").exit_code == 0
         assert etl("release", "server", "DST").exit_code == 1
-        results = [desk.outcome(f"h{number}", 60) for number in range(1, 40)]
+        assert desk.outcome("h39", 60)["error_code"] == "CANCELLED"
+        results = [desk.outcome(f"h{number}", 60) for number in range(39)]
     assert {(result["status"], result["attempts"]) for result in results} == {("SUCCESS", 1)}
     assert [(one.action, one.result) for one in audit(desk, "server/DST")][-3:] == [
         ("hold", "done"),
         ("release", "done"),
         ("release", "not found"),
     ]
+
+
+def test_a_job_that_waits_in_memory_is_cancelled_at_once(
+    desk: Desk, etl: Shell, places: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server stays on hold."""
+    monkeypatch.setattr("etl.retry.tiers.TIERS", (600.0, 1200.0, 2400.0, 3600.0))  # none leaves the memory
+    with desk.consuming(places.settings):
+        assert etl("hold", "server", "DST", "--for", "1h").exit_code == 0
+        ((partition, offset), _) = desk.send(job("SRC:/a", "DST:/1", "j1"), job("SRC:/a", "DST:/2", "j2"))
+        etl.wait(lambda told: any(one["name"] == "DST" and one["waiting"] == 2 for one in told["servers"]), "two jobs")
+        assert etl("cancel", f"{desk.topic}-{partition}-{offset}").exit_code == 0
+        assert desk.outcome("j1")["error_code"] == "CANCELLED"
+        assert etl("release", "server", "DST").exit_code == 0
+        places.put("SRC:/a", b"content")
+        assert desk.outcome("j2")["status"] == "SUCCESS"
 
 
 def test_a_group_on_hold_reads_nothing_and_a_drained_process_leaves(

@@ -43,6 +43,7 @@ FATES = {
         "TransferTimeout",
         "StorageFull",
         "SizeMismatch",
+        "CopyDamaged",
         "SourceChanged",
         "IOFailure",
     },

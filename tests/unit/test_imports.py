@@ -157,6 +157,7 @@ def test_the_listing_shows_the_rooms() -> None:
             (
                 "etl.transfer.ftp",
                 "etl.transfer.ftps",
+                "etl.transfer.s3",
                 "etl.transfer.sftp",
                 "etl.config",
                 "etl.broker.connection",
@@ -191,7 +192,7 @@ def test_a_consumer_loads_no_library_of_the_api() -> None:
 
 def test_only_the_factory_knows_protocols() -> None:
     """`transfer/__init__` registers them; everybody else sees sessions."""
-    protocols = ("etl.transfer.ftp", "etl.transfer.ftps", "etl.transfer.local", "etl.transfer.sftp")
+    protocols = ("etl.transfer.ftp", "etl.transfer.ftps", "etl.transfer.local", "etl.transfer.s3", "etl.transfer.sftp")
     users = {
         found.importer
         for found in INNER

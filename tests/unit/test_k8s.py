@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import pytest
@@ -11,19 +13,18 @@ import yaml
 
 from etl.api.access import keys
 from etl.config import ConfigLoader
-from etl.retry import tiers
 
 pytestmark = pytest.mark.unit
 
 FOLDER = Path(__file__).resolve().parents[2] / "k8s"
 VERSIONS = ("1.29", "1.34")
 COMMIT_SECONDS = 15  # after the grace time: reset, last commit, leaving the group, Python's own end
-# What KEDA's scaler for Kafka knows (keda.sh, "Apache Kafka"); its schema is not among those of Kubernetes.
-KAFKA_TRIGGER = {
-    "bootstrapServers", "consumerGroup", "topic", "lagThreshold", "activationLagThreshold", "offsetResetPolicy",
-    "allowIdleConsumers", "scaleToZeroOnInvalidOffset", "excludePersistentLag", "limitToPartitionsWithLag", "version",
-    "partitionLimitation", "sasl", "tls",
+# What KEDA's scaler "metrics-api" knows (keda.sh); its schema is not among those of Kubernetes.
+METRICS_TRIGGER = {
+    "url", "valueLocation", "targetValue", "activationTargetValue", "authMode", "format", "unsafeSsl", "method",
+    "keyParamName",
 }  # fmt: skip
+KEDA = ("scaledobject.yaml", "triggerauthentication.yaml")
 SCALED_OBJECT = {
     "scaleTargetRef", "pollingInterval", "cooldownPeriod", "initialCooldownPeriod", "idleReplicaCount",
     "minReplicaCount", "maxReplicaCount", "fallback", "advanced", "triggers",
@@ -46,7 +47,7 @@ MANIFESTS = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("name", [name for name in MANIFESTS if name != "scaledobject.yaml"])
+@pytest.mark.parametrize("name", [name for name in MANIFESTS if name not in KEDA])
 def test_a_manifest_is_valid_by_the_schema_of_kubernetes(name: str, version: str) -> None:
     """Strictly: no field that the schema does not have."""
     kubernetes_validate.validate(load(name), version, strict=True)
@@ -108,8 +109,8 @@ def test_all_selectors_mean_the_pods_of_the_stateful_set() -> None:
     assert load("networkpolicy.yaml")["spec"]["podSelector"]["matchLabels"] == labels
 
 
-def test_the_scaled_object_scales_the_consumers_by_their_own_lag() -> None:
-    """Same target, topic, group and Kafka as the ConfigMap; never more pods than partitions; values are strings."""
+def test_the_scaled_object_scales_the_consumers_by_what_the_api_counts() -> None:
+    """Same target, group and API as the other manifests; no more pods than partitions; its token is let in."""
     scaled, settings = load("scaledobject.yaml"), load("configmap.yaml")["data"]
     spec = scaled["spec"]
     assert (scaled["apiVersion"], scaled["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
@@ -120,25 +121,32 @@ def test_the_scaled_object_scales_the_consumers_by_their_own_lag() -> None:
     }  # fmt: skip
     assert "replicas" not in target["spec"], "KEDA and the manifest would take turns"
     assert 1 <= spec["minReplicaCount"] <= spec["maxReplicaCount"] == int(settings["ETL_NUM_PARTITIONS"])
-    jobs, deferred = spec["triggers"]
-    for trigger, topic in ((jobs, settings["ETL_TOPIC"]), (deferred, settings["ETL_TOPIC"] + "-retry")):
-        assert trigger["type"] == "kafka"
-        known = trigger["metadata"]
-        assert set(known) <= KAFKA_TRIGGER
-        assert all(isinstance(value, str) for value in known.values())
-        assert known["bootstrapServers"] == settings["ETL_BOOTSTRAP_SERVERS"]
-        assert known["topic"] == topic
-        assert known["consumerGroup"] == settings["ETL_GROUP_ID"]
-        assert known["offsetResetPolicy"] == "earliest", "as the consumers: a new group starts at the beginning"
-        assert int(known["lagThreshold"]) > 0
-
-
-def test_of_deferred_jobs_only_those_that_could_run_ask_for_pods() -> None:
-    """The shortest tier of what is recallable: no jobs of a server that is down, and none that wait for a time."""
-    _, deferred = load("scaledobject.yaml")["spec"]["triggers"]
-    counted = {int(number) for number in deferred["metadata"]["partitionLimitation"].split(",")}
-    kinds = {number: tiers.kind_of(number, tiers.BLOCKS) for number in range(tiers.PARTITIONS)}
-    assert counted == {number for number, kind in kinds.items() if kind == (0, True)}
+    (trigger,) = spec["triggers"]
+    assert trigger["type"] == "metrics-api"
+    known = trigger["metadata"]
+    assert set(known) <= METRICS_TRIGGER
+    assert all(isinstance(value, str) for value in known.values())
+    assert int(known["targetValue"]) > 0
+    url, service = urlsplit(known["url"]), load("api-service.yaml")
+    assert url.hostname == f"{service['metadata']['name']}.{load('kustomization.yaml')['namespace']}.svc"
+    assert (url.port or 80) == service["spec"]["ports"][0]["port"]
+    given = load("api-deployment.yaml")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert url.hostname in next(entry["value"] for entry in given if entry["name"] == "ETL_API_ALLOWED_HOSTS").split(
+        ","
+    )
+    assert parse_qs(url.query) == {"group": [settings["ETL_GROUP_ID"]]}
+    described = json.loads((FOLDER.parent / "docs" / "openapi.json").read_text())
+    answer = described["paths"][url.path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    shape = described["components"]["schemas"][answer.rpartition("/")[2]]
+    assert shape["properties"][known["valueLocation"]]["type"] == "integer"
+    (secret,) = load("triggerauthentication.yaml")["spec"]["secretTargetRef"]
+    assert (secret["parameter"], known["authMode"]) == ("token", "bearer")
+    assert trigger["authenticationRef"]["name"] == load("triggerauthentication.yaml")["metadata"]["name"]
+    secrets = load("api-secret.yaml")
+    assert secret["name"] == secrets["metadata"]["name"]
+    token = secrets["stringData"][secret["key"]]
+    roles = [line.split(":")[1] for line in secrets["stringData"]["tokens"].split() if line.endswith(f":{token}")]
+    assert roles == ["viewer"]
 
 
 def test_the_api_is_one_locked_down_pod_that_is_asked_by_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +168,6 @@ def test_the_api_is_one_locked_down_pod_that_is_asked_by_http(tmp_path: Path, mo
     secrets = load("api-secret.yaml")
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
     assert volumes["tokens"]["secret"]["secretName"] == secrets["metadata"]["name"] == "etl-api"
-    assert len(keys.read_tokens(secrets["stringData"]["tokens"])) == 2
+    assert len(keys.read_tokens(secrets["stringData"]["tokens"])) == 3
     loaded = ConfigLoader(environ=given)
     assert loaded.settings.api_tokens_file == "/run/secrets/etl-api/tokens"

@@ -83,3 +83,29 @@ def test_panels_do_not_overlap() -> None:
         assert not cells & taken, panel["title"]
         assert place["x"] + place["w"] <= 24
         taken |= cells
+
+
+def test_every_alarm_says_where_to_look_and_what_to_do() -> None:
+    """Claim: the first ten minutes of an alarm, in docs/operations.md, know each of them by its name."""
+    operations = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    chapter = operations.split("## The first ten minutes of an alarm\n")[1].split("\n## ")[0]
+    named = re.findall(r"`(Etl\w+)`", "".join(re.findall(r"^\| [^|]*", chapter, re.MULTILINE)))
+    assert sorted(named) == sorted(rule["alert"] for rule in RULES)
+
+
+def test_the_service_monitor_asks_the_api_with_a_token_that_it_knows() -> None:
+    """Claim: label, port, namespace and secret are those of k8s/."""
+    monitor = yaml.safe_load((MONITORING / "servicemonitor.yaml").read_text())
+    k8s = {
+        name: yaml.safe_load((REPOSITORY / "k8s" / f"{name}.yaml").read_text())
+        for name in ("api-service", "api-secret")
+    }
+    (endpoint,) = monitor["spec"]["endpoints"]
+    service = k8s["api-service"]
+    assert service["metadata"]["labels"].items() >= monitor["spec"]["selector"]["matchLabels"].items()
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    wanted = endpoint["authorization"]["credentials"]
+    assert wanted["name"] == k8s["api-secret"]["metadata"]["name"]
+    assert wanted["key"] in k8s["api-secret"]["stringData"]
+    kustomization = yaml.safe_load((REPOSITORY / "k8s" / "kustomization.yaml").read_text())
+    assert monitor["metadata"]["namespace"] == kustomization["namespace"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from servers.zoo import KINDS
 
-HEAD = """# FTP servers
+HEAD = """# Servers
 
 What works with which server, found by running 169 jobs of every kind on each: to the server, from it and within it;
 odd names, all sizes, new folders, every `overwrite` and source action, missing and forbidden things, times. This file

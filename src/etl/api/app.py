@@ -14,14 +14,25 @@ from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
 
 from etl.api import problems
-from etl.api.access.gate import Gate
+from etl.api.access.gate import PREFIX, Gate
 from etl.api.problems import ProblemDetails
 from etl.api.routes import audit as audit_routes
-from etl.api.routes import control, events, jobs, letters, operations, pool, root, session, submitting
+from etl.api.routes import (
+    control,
+    events,
+    exporting,
+    jobs,
+    letters,
+    operations,
+    pool,
+    root,
+    session,
+    submitting,
+    summary,
+)
 from etl.api.routes.asking import Viewer
 from etl.api.services import Services
 
-PREFIX = "/api/v1"
 STATIC = Path(str(resources.files("etl.api"))) / "static"
 
 
@@ -35,11 +46,13 @@ def build(services: Services, audit: Callable[[dict[str, Any]], None]) -> FastAP
     v1 = APIRouter(prefix=PREFIX)
     for router in (
         root.stats_router,
+        summary.router,
         control.router,  # before the pool: a process's path may hold slashes
         pool.router,
         submitting.router,
         jobs.router,
         operations.router,  # before the letters: `replays` is no place of a letter
+        exporting.router,  # likewise
         letters.router,
         audit_routes.router,
         events.router,
@@ -54,7 +67,7 @@ def build(services: Services, audit: Callable[[dict[str, Any]], None]) -> FastAP
         return describe(app)
 
     app.mount("/ui", StaticFiles(directory=STATIC, html=True, check_dir=False), name="page")
-    app.add_middleware(Gate, guard=services.guard, audit=audit)
+    app.add_middleware(Gate, guard=services.guard, audit=audit, note=services.requests.note)
     return app
 
 

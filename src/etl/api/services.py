@@ -26,7 +26,9 @@ from etl.api.acts.orders import Orders
 from etl.api.acts.submitting import Submitter
 from etl.api.audit import Audit
 from etl.api.paging import Cursors
+from etl.api.presence import Presence
 from etl.api.problems import Problem
+from etl.api.requests import Counted
 from etl.api.views.following import Following
 from etl.api.views.live import Live
 from etl.api.views.rows import Rows
@@ -34,6 +36,7 @@ from etl.api.views.search import Search
 from etl.api.views.store import Store
 from etl.errors import SettingsError
 from etl.models import document
+from etl.status.publisher import Publisher
 from etl.topics.companions import SystemTopics, ensure_system
 from etl.topics.names import Topics
 
@@ -69,6 +72,9 @@ class Services:
     submitter: Submitter
     status: Following  # of what processes say and are told
     history: Following  # of jobs and what became of them
+    presence: Presence
+    publisher: Publisher | None  # None without ETL_STATUS
+    requests: Counted = dataclasses.field(default_factory=Counted)
 
     @classmethod
     def build(cls, config: ConfigLoader) -> Services:
@@ -122,6 +128,7 @@ class Services:
         status = Following("status", address, dataclasses.astuple(system), start_status, take_status, prepare=prepare)
         history = Following("history", address, companions, start, take, trim)
         marks = Marks(address, system.marks, search, status)
+        presence = Presence(settings.instance_id, topics.source, lambda: status.caught_up and history.caught_up)
         return cls(
             config=config,
             topics=topics,
@@ -140,6 +147,8 @@ class Services:
             submitter=Submitter(address, topics.source, marks),
             status=status,
             history=history,
+            presence=presence,
+            publisher=Publisher(address, system.status, presence, prepare) if settings.status else None,
         )
 
     def start(self) -> None:
@@ -148,9 +157,14 @@ class Services:
         self.history.start()
         self.audit.start()
         self.engine.start()
+        if self.publisher is not None:
+            self.publisher.start()
 
     def stop(self) -> None:
         """Stop following, and close the files."""
+        self.presence.is_stopping = True
+        if self.publisher is not None:
+            self.publisher.stop()
         self.engine.stop()
         self.submitter.close()
         self.checks.close()

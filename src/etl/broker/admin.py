@@ -6,6 +6,7 @@ Knows nothing about what a topic is for.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +15,17 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from kafka.structs import OffsetAndMetadata
 
-from etl.broker.connection import REQUEST_TIMEOUT_MS, admin_client, in_words, translate_errors
+from etl.broker.connection import (
+    REQUEST_TIMEOUT_MS,
+    REQUEST_TIMEOUT_SECONDS,
+    admin_client,
+    in_words,
+    translate_errors,
+)
 from etl.errors import BrokerUnavailable
 from etl.models.wire import Commit, Partition
 
+COORDINATOR_PACE_SECONDS = 0.2
 _OFFSETS, _RETENTION = "__consumer_offsets", "offsets.retention.minutes"
 
 
@@ -105,7 +113,7 @@ class Admin:
     def committed(self, group: str, topics: Collection[str]) -> dict[Partition, int]:
         """Return the offsets that `group` has committed in these topics. Raises NotAllowed, BrokerUnavailable."""
         with _allowed(f"offsets of group {group} cannot be read"), admin_client(self._bootstrap_servers) as admin:
-            return _within(topics, admin.list_group_offsets(group)[group])
+            return _within(topics, _offsets(admin, group)[group])
 
     def stands(self, group: str, topics: Sequence[str]) -> dict[Partition, Stand]:
         """Return where `group` stands in every partition of those topics that exist.
@@ -120,7 +128,7 @@ class Admin:
             ]
             if not tps:
                 raise BrokerUnavailable(f"none of the topics {', '.join(topics)} exists")
-            told = admin.list_group_offsets({group: tps})[group]
+            told = _offsets(admin, {group: tps})[group]
             firsts = admin.list_partition_offsets(
                 dict.fromkeys(tps, OffsetSpec.EARLIEST), timeout_ms=REQUEST_TIMEOUT_MS
             )
@@ -166,6 +174,18 @@ class Admin:
         """Delete all records before these offsets; that cannot be undone. Raises NotAllowed, BrokerUnavailable."""
         with _allowed("records cannot be deleted"), admin_client(self._bootstrap_servers) as admin:
             admin.delete_records({ClientPartition(*p): offset for p, offset in offsets.items()}, REQUEST_TIMEOUT_MS)
+
+
+def _offsets(admin: Any, wanted: Any) -> Any:
+    """Return offsets of groups. A broker that never had a group makes the topic for them first: it is asked again."""
+    end = time.monotonic() + REQUEST_TIMEOUT_SECONDS
+    while True:
+        try:
+            return admin.list_group_offsets(wanted)
+        except kafka_errors.CoordinatorNotAvailableError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(COORDINATOR_PACE_SECONDS)
 
 
 @contextlib.contextmanager

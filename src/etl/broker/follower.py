@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Collection, Mapping
 from typing import Self
 
-from kafka import KafkaConsumer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 
 from etl.broker.connection import REQUEST_TIMEOUT_MS, common_of_consumers, create_client, translate_errors
+from etl.broker.fetching import Consumer
 from etl.broker.records import as_record
 from etl.models.task import Record
 from etl.models.wire import Partition
@@ -26,7 +26,7 @@ class Follower:
     def __init__(self, bootstrap_servers: str) -> None:
         with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
             self._client = create_client(
-                KafkaConsumer,
+                Consumer,
                 **common_of_consumers(bootstrap_servers),
                 group_id=None,
                 auto_offset_reset="earliest",

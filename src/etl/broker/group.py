@@ -34,8 +34,7 @@ from etl.models.wire import Commit, Partition
 # record that is larger comes all the same, alone.
 PARTITION_FETCH_BYTES, FETCH_BYTES = 128 << 10, 2 << 20
 
-# Before this process counts as unwell: seconds without a word of the broker, and outside the group (a rebalance may
-# take half a minute).
+# Seconds without a word of the broker, and outside the group (a rebalance may take 30), before we count as unwell.
 SILENCE_SECONDS, OUTSIDE_SECONDS = 20.0, 60.0
 
 log = structlog.get_logger(__name__)
@@ -103,6 +102,7 @@ class GroupConsumer:
         self._bootstrap_servers = bootstrap_servers
         self._group_id = group_id
         assignor = Assignor(kind_of)
+        self.workers = assignor.workers  # how many members have partitions
         self._new: set[Partition] = set()  # assigned, and not taken over yet
         self._cut: dict[Partition, int] = {}  # offset from which on the broker lost records that we had read
         self._taking: Partition | None = None  # being taken over; None again as soon as it is revoked meanwhile

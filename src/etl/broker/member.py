@@ -7,7 +7,7 @@ records.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,16 +16,12 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.base import MemberState
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 
-from etl.broker.records import is_flawed
+from etl.broker import fetching
 
 SESSION_TIMEOUT_SECONDS = 15.0  # without a heartbeat for that long the broker gives our partitions to others
 HEARTBEAT_SECONDS = 3.0  # between two heartbeats: several may be lost before the session ends
 LATE_HEARTBEAT_SECONDS = 2 * HEARTBEAT_SECONDS  # without an answer for that long the broker counts as silent
-
-
 OBSTACLE_SECONDS = 15.0  # behind an open transaction, before that is told: ours end within ten
-# Bytes of records that one poll gives out; the last of them may exceed it.
-POLL_BYTES = 4 << 20
 
 
 class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
@@ -80,7 +76,7 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         coordinator.reset_generation = reset_generation
         self._obstructed: dict[Any, tuple[int, float]] = {}  # positions behind an open transaction, and since when
         self.stable: dict[Any, int] = {}  # up to which offset each partition may be read: open transactions hide more
-        _mend(self._fetcher, self.stable)
+        fetching.mend(self._fetcher, self.stable)
 
     @property
     def heard_at(self) -> float:
@@ -143,85 +139,6 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
             return joined and is_silent and not coordinator.is_dynamic_member()
 
 
-class _Portions:
-    """Gives the records of a fetch out until `left` bytes are used up, and goes on when there are more."""
-
-    def __init__(self, records: Iterator[Any]) -> None:
-        self._records = records
-        self.left = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        if self.left <= 0:
-            raise StopIteration
-        record = next(self._records)
-        # The sizes that the library tells are -1 for what is not there. One that was not read whole took long enough.
-        self.left -= record.serialized_key_size + record.serialized_value_size + record.serialized_header_size
-        if is_flawed(record):
-            self.left -= POLL_BYTES // 8
-        return record
-
-
-def _mend(fetcher: Any, stable: dict[Any, int]) -> None:
-    """Repair three defects of the library's fetcher, each of which stops a partition for ever; bound what it gives.
-
-    It counts records alone, and a fetch of 2 MB may unpack to thousands. `stable` is filled with the last stable offset
-    of each partition.
-    """
-    take, append, send = fetcher.fetched_records, fetcher._append, fetcher._send_fetches_async  # noqa: SLF001 - there is no public hook
-    left = POLL_BYTES
-
-    # Records fetched for a partition that was paused meanwhile are kept back. The library returns to them only while
-    # its current batch is None, but leaves a used-up batch there: without other traffic they would never come.
-    def fetched_records(*arguments: Any, **named: Any) -> Any:
-        nonlocal left
-        left = POLL_BYTES
-        if not fetcher._next_partition_records:  # noqa: SLF001 - as above
-            fetcher._next_partition_records = None  # noqa: SLF001 - as above
-        return take(*arguments, **named)
-
-    # A batch that ended with an error yields nothing more, yet the library asks it again and again: drain it. And an
-    # empty fetch carries no leader epoch: keep that of the last record, by which a truncated log is detected.
-    def append_records(drained: Any, part: Any, most: int, *arguments: Any) -> Any:
-        nonlocal left
-        state = fetcher._subscriptions.assignment.get(part.topic_partition) if part else None  # noqa: SLF001 - as above
-        if state is not None and state.position is not None and part.leader_epoch < 0:
-            part.leader_epoch = state.position.leader_epoch
-        if not part:
-            return append(drained, part, most, *arguments)
-        if not isinstance(part.record_iterator, _Portions):
-            part.record_iterator = _Portions(part.record_iterator)
-        portions = part.record_iterator
-        portions.left = left
-        count = append(drained, part, most, *arguments)
-        left = portions.left
-        if not count:
-            part.drain()
-        return most if left <= 0 else count  # `most`: that is all for this poll
-
-    # If a request could not even be sent, the library would wait for its answer for ever: forget that it is pending.
-    async def send_fetches() -> Any:
-        try:
-            return await send()
-        except BaseException:
-            fetcher._nodes_with_pending_fetch_requests.clear()  # noqa: SLF001 - as above
-            fetcher._session_handlers.clear()  # noqa: SLF001 - as above
-            raise
-
-    parse = fetcher._parse_fetched_data  # noqa: SLF001 - as above
-
-    def parse_fetched(fetched: Any) -> Any:
-        stable[fetched.topic_partition] = fetched.partition_data.last_stable_offset
-        return parse(fetched)
-
-    fetcher._parse_fetched_data = parse_fetched  # noqa: SLF001 - as above
-    fetcher.fetched_records = fetched_records
-    fetcher._append = append_records  # noqa: SLF001 - as above
-    fetcher._send_fetches_async = send_fetches  # noqa: SLF001 - as above
-
-
 class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped library
     """A cooperative sticky assignor that balances each kind of partitions separately.
 
@@ -232,6 +149,11 @@ class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped libr
     def __init__(self, kind_of: Callable[[str, int], object] = lambda topic, _partition: topic) -> None:
         super().__init__()
         self._kind_of = kind_of
+        self._workers = 1  # members with partitions, as the leader told last
+
+    def workers(self) -> int:
+        """Return how many members have partitions."""
+        return self._workers
 
     def assign(self, cluster: Any, members: Any) -> dict[str, ConsumerProtocolAssignment]:
         """Assign the partitions of each kind to the members that subscribe to their topic."""
@@ -248,10 +170,17 @@ class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]  # untyped libr
                 for member_id, share in super().assign(kind, narrowed).items():
                     for _, assigned in share.assigned_partitions:
                         shares[member_id].setdefault(topic, []).extend(assigned)
+        told = str(sum(map(bool, shares.values()))).encode()
         return {
-            who: ConsumerProtocolAssignment(self.version, [(topic, sorted(its)) for topic, its in share.items()], b"")
+            who: ConsumerProtocolAssignment(self.version, [(topic, sorted(its)) for topic, its in share.items()], told)
             for who, share in shares.items()
         }
+
+    def on_assignment(self, assignment: Any, generation: int) -> None:
+        """Note how many members work."""
+        super().on_assignment(assignment, generation)
+        told = bytes(assignment.user_data or b"")
+        self._workers = max(1, int(told)) if told.isdigit() else 1
 
     def forget(self) -> None:
         """Claim no partition at the next join."""

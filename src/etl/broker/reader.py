@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Self
 
-from kafka import KafkaConsumer
 from kafka import TopicPartition as ClientPartition
 from kafka import errors as kafka_errors
 
@@ -17,6 +16,7 @@ from etl.broker.connection import (
     create_client,
     translate_errors,
 )
+from etl.broker.fetching import Consumer
 from etl.broker.records import as_record
 from etl.errors import BrokerUnavailable
 from etl.models.task import Record
@@ -37,7 +37,7 @@ class Reader:
         self._topic = topic
         with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
             self._client = create_client(
-                KafkaConsumer,
+                Consumer,
                 **common_of_consumers(bootstrap_servers),
                 retry_backoff_ms=METADATA_PACE_MS,
                 group_id=None,
@@ -154,7 +154,7 @@ class AheadReader:
         self._at: dict[Partition, int] = {}  # the next offset of each assigned partition, at least
         with translate_errors(f"broker {bootstrap_servers} cannot be reached"):
             self._client = create_client(
-                KafkaConsumer,
+                Consumer,
                 **common_of_consumers(bootstrap_servers),
                 group_id=None,
                 auto_offset_reset="earliest",  # of a partition that was trimmed beyond our offset

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import lz4.frame
@@ -18,7 +19,7 @@ import zstandard
 from kafka import codec
 from kafka.errors import CorruptRecordError
 from kafka.record import memory_records
-from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
+from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import decode_varint
 
 from etl.models.task import Record
@@ -45,6 +46,24 @@ class _Flawed(bytes):
         return flawed
 
 
+@dataclass(slots=True)
+class _Record:
+    """A record as the library wants it. Its own has a method for each of these, and reads them twenty times."""
+
+    size_in_bytes: int
+    offset: int
+    timestamp: int  # milliseconds
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    checksum: None = None
+
+    def validate_crc(self) -> bool:
+        """Return True: the batch has a checksum, a record has none."""
+        return True
+
+
 class _Records(DefaultRecordBatch):  # type: ignore[misc]  # untyped library
     """A batch that is read within limits, and tolerates header names that are not UTF-8.
 
@@ -54,6 +73,13 @@ class _Records(DefaultRecordBatch):  # type: ignore[misc]  # untyped library
     _buffer: Any
     _decompressed: bool
     _pos: int
+
+    def __init__(self, buffer: Any) -> None:
+        super().__init__(buffer)
+        # What is the same for all its records: each look at it is two calls.
+        self._is_control, self._time_type = self.is_control_batch, self.timestamp_type
+        self._append_time = self.max_timestamp if self._time_type == self.LOG_APPEND_TIME else None
+        self._first_offset, self._first_time = self.base_offset, self.first_timestamp
 
     def _maybe_uncompress(self) -> None:
         if self._decompressed or self.compression_type == self.CODEC_NONE:
@@ -77,18 +103,17 @@ class _Records(DefaultRecordBatch):  # type: ignore[misc]  # untyped library
     def _placeholders(self, fault: str) -> Iterator[Any]:
         value = _Flawed.of(b"", fault)
         for offset in range(self.base_offset, self.last_offset + 1):
-            yield DefaultRecord(0, offset, self.max_timestamp, self.timestamp_type, None, value, [])
+            yield _Record(0, offset, self.max_timestamp, self._time_type, None, value, [])
 
     def _read_msg(self, decode_varint: Any = decode_varint) -> Any:
-        if self.is_control_batch:
+        if self._is_control:
             return super()._read_msg()
         buffer = self._buffer
         length, begin = decode_varint(buffer, self._pos)
         end = begin + length
         _, pos = decode_varint(buffer, begin)  # attributes: none are defined
         ts_delta, pos = decode_varint(buffer, pos)
-        is_append_time = self.timestamp_type == self.LOG_APPEND_TIME
-        timestamp = self.max_timestamp if is_append_time else self.first_timestamp + ts_delta
+        timestamp = self._first_time + ts_delta if self._append_time is None else self._append_time
         offset_delta, pos = decode_varint(buffer, pos)
         key, pos = _field(buffer, *decode_varint(buffer, pos))
         value, pos = _field(buffer, *decode_varint(buffer, pos))
@@ -107,8 +132,7 @@ class _Records(DefaultRecordBatch):  # type: ignore[misc]  # untyped library
         if pos != end or count < 0 or end > len(buffer):
             raise CorruptRecordError(f"a record of {length} bytes holds {pos - begin} bytes and {count} headers")
         self._pos = pos
-        offset = self.base_offset + offset_delta
-        return DefaultRecord(length, offset, timestamp, self.timestamp_type, key, value, headers)
+        return _Record(length, self._first_offset + offset_delta, timestamp, self._time_type, key, value, headers)
 
 
 memory_records.DefaultRecordBatch = _Records

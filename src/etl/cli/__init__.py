@@ -15,7 +15,26 @@ from etl.errors import BrokerUnavailable, SettingsError
 # The module of this package that has the command, imported when it is called: all of them take longer to import than
 # `etl submit` takes to send a job.
 COMMANDS = {name: name for name in ("consume", "submit", "status", "jobs", "dlq", "offsets", "servers", "config")}
-COMMANDS |= dict.fromkeys(("hold", "release", "cancel", "drain", "try-now"), "hands") | {"api": "api"}
+COMMANDS |= dict.fromkeys(("hold", "release", "cancel", "drain", "try-now"), "hands")
+COMMANDS |= {"verify": "verify", "api": "api"}
+# What `etl --help` says of each, without importing it.
+SUMMARIES = {
+    "consume": "Consume jobs and transfer their files until SIGTERM or Ctrl-C.",
+    "submit": "Send one job (etl submit SRC:/path DST:/path), or a file of jobs.",
+    "status": "Print what needs somebody, and how servers, backlog and processes are.",
+    "jobs": "Find jobs, and see what became of them.",
+    "dlq": "Read, replay, discard and delete dead letters.",
+    "offsets": "See where the consumer group stands.",
+    "servers": "Test the servers of the settings.",
+    "config": "Check and show the settings.",
+    "hold": "Have the jobs of a server, a topic or a group wait.",
+    "release": "End a hold.",
+    "cancel": "Cancel a job that waits or runs: it becomes a dead letter.",
+    "drain": "Have a process finish what it runs, and leave its group.",
+    "try-now": "Have a server that is down tried at once.",
+    "verify": "Compare the files of results with their destinations.",
+    "api": "Serve the page, REST and metrics until SIGTERM or Ctrl-C.",
+}
 # Words that people try on an unknown tool. Taken for a topic, they would start a consumer and create topics.
 NO_COMMANDS = {"help", "info", "list", "replay", "retry", "run", "show", "start", "stop", "topics", "version"}
 EXIT_FAILED = 1
@@ -35,6 +54,11 @@ class DefaultGroup(click.Group):
             return None
         module = importlib.import_module(f"etl.cli.{COMMANDS[cmd_name]}")
         return cast("click.Command", getattr(module, cmd_name.replace("-", "_")))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """List the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show the options of the default command too: `etl --topic T` needs no command."""

@@ -39,7 +39,8 @@ def check(config: ConfigLoader) -> None:
 
 def _servers(servers: Mapping[str, ServerConfig], processes: int) -> object:
     limits = _limits(servers)
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    has_limits = any(server.bandwidth for server in servers.values())
     for name, server in servers.items():
         first, limit = limits[Pools.key(server)]
         rows.append(
@@ -51,9 +52,11 @@ def _servers(servers: Mapping[str, ServerConfig], processes: int) -> object:
                 server.base_path,
                 ",".join(right for right in RIGHTS if right in server.access),
                 f"{limit} x {processes} = {limit * processes}" if first == name else f"shared with {first}",
+                *([str(server.bandwidth or "")] if has_limits else []),
             )
         )
-    return terminal.table(["server", "type", "address", "user", "base", "jobs may", "sessions"], rows)
+    columns = ["server", "type", "address", "user", "base", "jobs may", "sessions"]
+    return terminal.table([*columns, "bytes/s"] if has_limits else columns, rows)
 
 
 def _limits(servers: Mapping[str, ServerConfig]) -> dict[tuple[object, ...], tuple[str, int]]:

@@ -11,8 +11,11 @@ from etl.broker import Admin
 from etl.cli import terminal
 from etl.cli.options import with_config
 from etl.config import ConfigLoader
+from etl.control.operator import Operator, user_at_host
+from etl.models.control import REASON_CHARACTERS
 from etl.models.wire import Commit, Partition
 from etl.outcomes import offsets as tracked
+from etl.topics.companions import SystemTopics
 from etl.topics.names import Topics
 
 
@@ -52,8 +55,9 @@ def accept(config: ConfigLoader, group_id: str | None, missing: str | None) -> N
 
     Stop the consumers first. Partitions whose offset was written by a consumer stay as they are.
     """
-    names, group = Topics.of(config.settings.topic, config.settings), group_id or config.settings.group_id
-    admin = Admin(config.settings.bootstrap_servers)
+    settings = config.settings
+    names, group = Topics.of(settings.topic, settings), group_id or settings.group_id
+    admin = Admin(settings.bootstrap_servers)
     accepted: dict[Partition, Commit] = {}
     for partition, stand in sorted(admin.stands(group, [names.source, names.retry]).items()):
         if stand.commit is not None and not tracked.is_ours(stand.commit):
@@ -65,12 +69,20 @@ def accept(config: ConfigLoader, group_id: str | None, missing: str | None) -> N
     if not accepted:
         click.echo("nothing to accept: every offset was written by a consumer, or there is none")
         return
-    try:
-        admin.commit(group, accepted)
-    except broker.NotAllowed as error:
-        click.echo(
-            f"{error}\nstop the consumers of group {group}, and every other program that uses it, first", err=True
-        )
-        sys.exit(1)
+    told = {
+        "target": f"group/{group}",
+        "filter": {f"{place.topic}-{place.partition}": commit.offset for place, commit in accepted.items()},
+        "count": len(accepted),
+    }
+    with Operator(settings.bootstrap_servers, SystemTopics.of(settings), user_at_host()) as operator:
+        try:
+            admin.commit(group, accepted)
+        except broker.NotAllowed as error:
+            operator.record("accept-offsets", result="refused", reason=str(error)[:REASON_CHARACTERS], **told)
+            click.echo(
+                f"{error}\nstop the consumers of group {group}, and every other program that uses it, first", err=True
+            )
+            sys.exit(1)
+        operator.record("accept-offsets", **told)
     for partition, commit in accepted.items():
         click.echo(f"{partition.topic} {partition.partition}: goes on at {commit.offset}")

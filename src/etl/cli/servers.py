@@ -56,7 +56,8 @@ class Trial(PlainTrial):
             return f"{self.error_code}: {self.error}"
         found = "connect() succeeded" if self.names is None else f"{terminal.plural(self.names, 'name')} in its folder"
         missing = ", ".join(f"{step} ({why})" for step, why in self.unchecked.items())
-        return f"ok, {found}" + (f"; not checked: {missing}" if missing else "")
+        limit = f"; at most {self.server.bandwidth} bytes/s" if self.server.bandwidth else ""
+        return f"ok, {found}{limit}" + (f"; not checked: {missing}" if missing else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trial as a JSON object."""

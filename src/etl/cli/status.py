@@ -21,7 +21,7 @@ from etl.cli.options import with_config
 from etl.control.operator import read_book
 from etl.errors import BrokerUnavailable
 from etl.models import document
-from etl.models.control import Hold
+from etl.models.control import Acknowledge, Hold, Order
 from etl.status import unheld
 from etl.status.fleet import SILENT_INTERVALS, SLACK_SECONDS
 from etl.status.reader import StatusReader
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from etl.config import ConfigLoader, Settings
+    from etl.models.status import ServerStatus
     from etl.status.fleet import Process
     from etl.status.unheld import Unheld
 
@@ -113,19 +114,27 @@ def _summaries(settings: Settings, *, watch: bool, with_letters: bool) -> Iterat
 
 def _beside(
     settings: Settings, system: SystemTopics, processes: Sequence[Process], *, with_letters: bool
-) -> tuple[list[Hold], dict[str, int], dict[tuple[str, str], Unheld]]:
-    """Return the holds in force, how many dead letters wait, by code, and what waits where nobody reads."""
+) -> tuple[list[Hold], dict[str, int], dict[tuple[str, str], Unheld], list[Acknowledge], datetime | None]:
+    """Return what `summarise` is told beside the processes.
+
+    That is the holds in force, how many dead letters wait, by code, what waits where nobody reads, what somebody sees
+    to, and when the newest dead letter came.
+    """
     admin, dlq = Admin(settings.bootstrap_servers), Topics.of(settings.topic, settings).dlq
     there = admin.describe([system.control, dlq])
-    holds: list[Hold] = []
+    orders: list[Order] = []
     if system.control in there:
         orders = read_book(settings.bootstrap_servers, system.control).orders(datetime.now(UTC))
-        holds = [order for order in orders if isinstance(order, Hold)]
+    holds = [order for order in orders if isinstance(order, Hold)]
+    known = [order for order in orders if isinstance(order, Acknowledge)]
     counts: Counter[str] = Counter()
+    newest: datetime | None = None
     if with_letters and dlq in there:
         found, _ = letters.read(settings.bootstrap_servers, dlq)
-        counts.update(letter.message.error_code for letter in found if not letter.settled)
-    return holds, dict(counts), _unheld(settings, processes)
+        waiting = [letter.message for letter in found if not letter.settled]
+        counts.update(letter.error_code for letter in waiting)
+        newest = max((letter.timestamp for letter in waiting if letter.error_code != "CANCELLED"), default=None)
+    return holds, dict(counts), _unheld(settings, processes), known, newest
 
 
 def _unheld(settings: Settings, processes: Sequence[Process]) -> dict[tuple[str, str], Unheld]:
@@ -177,6 +186,8 @@ def sentence(summary: Summary) -> str:
         return "1 thing needs you." if summary.urgent == 1 else f"{summary.urgent} things need you."
     files = f"{terminal.plural(summary.done, 'file')} ({terminal.size(summary.moved_bytes)})"
     since = "" if summary.since is None else f" since {_local(summary.since)}"
+    if summary.known:
+        return f"Nothing new needs you: {files}{since}; somebody sees to {terminal.plural(summary.known, 'thing')}."
     return f"All is well: {files}{since}, nothing needs you."
 
 
@@ -198,6 +209,9 @@ def words(need: Need, now: datetime) -> str:
     }[need.kind]
     if need.detail and need.kind in {"login-refused", "server-down", "on-hold"}:
         text += f" ({need.detail})"
+    if need.known is not None:
+        until = "" if need.known.until is None else f" until {_local(need.known.until)}"
+        return f"{text}; {need.known.author} sees to it{until}: {need.known.reason}"
     act = ACTS.get(need.kind)
     return text + (f" -> {act.format(need.subject)}" if act else "")
 
@@ -265,7 +279,7 @@ def _servers(summary: Summary, now: datetime) -> RenderableType:
                 server.name,
                 state,
                 f"{one.jobs_per_second:.1f}",
-                f"{terminal.size(one.bytes_per_second)}/s",
+                _rate(one),
                 f"{one.error_share:.0%}",
                 "" if one.round_trip_seconds is None else f"{one.round_trip_seconds * 1000:.1f} ms",
                 f"{one.sessions.open}/{one.sessions.limit}",
@@ -274,6 +288,12 @@ def _servers(summary: Summary, now: datetime) -> RenderableType:
         )
     columns = ["server", "state", "jobs/s", "bytes/s", "failed", "round trip", "sessions", "waiting"]
     return terminal.table(columns, rows, numbers=columns[2:])
+
+
+def _rate(one: ServerStatus) -> str:
+    """Return how fast bytes move, both directions together, and what each of them may be at most."""
+    limit = "" if one.bandwidth_limit is None else f" (limit {terminal.size(one.bandwidth_limit)}/s)"
+    return f"{terminal.size(one.bytes_per_second)}/s{limit}"
 
 
 def _topics(summary: Summary, now: datetime) -> RenderableType:
@@ -332,6 +352,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
                 "jobs": need.jobs,
                 "detail": need.detail,
                 "urgent": need.is_urgent,
+                "known": None if need.known is None else need.known.model_dump(mode="json", exclude_none=True),
                 "text": words(need, now),
             }
             for need in summary.needs

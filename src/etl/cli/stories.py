@@ -16,6 +16,7 @@ from typing import Any
 from etl import broker
 from etl.errors import BrokerUnavailable, InvalidMessage
 from etl.models import DLQMessage, FileTransferJob, TransferResult, document, header
+from etl.models.bundle import is_bundle
 from etl.models.status import TransferStatus
 from etl.models.task import Record
 from etl.topics import letters
@@ -145,7 +146,7 @@ def _story(record: Record) -> Story:
     replays = (record.header(header.REPLAYS) or b"").decode("ascii", "replace")
     text = "as a replay of a dead letter" if replays else ""
     if job is None:
-        text = "a message that is not a valid job"
+        text = "a message of several jobs" if is_bundle(record.value) else "a message that is not a valid job"
     story.events.append(Event(document.moment(record.timestamp), "submitted", text))
     return story
 

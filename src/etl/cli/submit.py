@@ -16,7 +16,7 @@ from etl.cli.options import with_config
 from etl.cli.waiting import Expected, Sent, Waiting, print_interrupted, print_missing, print_summary
 from etl.config import ConfigLoader
 from etl.errors import BrokerUnavailable, InvalidMessage, UnknownServer
-from etl.models import FileTransferJob
+from etl.models import FileTransferJob, bundle
 from etl.topics.names import Topics
 
 BAD_LINES_SHOWN = 20
@@ -167,13 +167,15 @@ def _drafts(lines: Iterable[bytes], *, check: bool) -> list[Draft]:
         if not line.strip():
             continue
         try:
-            job = FileTransferJob.from_json(line)
+            job = bundle.read(line, uuid.uuid4().hex)
         except InvalidMessage as error:
             if check:
                 bad.append(f"line {number}: {terminal.visible(error)}")
             drafts.append(Draft(None, line, None))
             continue
-        if check:
+        if isinstance(job, tuple):
+            drafts += [_draft(part) for part in job]
+        elif check:
             drafts.append(_draft(job, line))
         else:
             drafts.append(Draft(job.ordering_key, line, job.job_id, _servers(job)))

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from etl.models.server import RIGHTS, zone_of
+from etl.models.timetable import Timetable
 
 _ASCII = "".join(map(chr, range(128)))
 _STRUCTURE = {*range(32), *b"./", 127}
@@ -174,6 +175,10 @@ SIZE = whole(1, 1 << 40)
 LIMIT = number(0.1, 86400)
 ADDRESS = Kind("a host name or IP address alone (no port, no scheme, no path)", _parse_host)
 TIME_ZONE = Kind("a time zone (Asia/Seoul) or an offset (+09:00)", _parse_time_zone)
+BANDWIDTH = Kind(
+    "a rate from 1K to 1000G, or a timetable such as 08:00-18:00 20M, 100M",
+    Timetable.parse,
+)
 ENCODING = Kind("a text encoding that includes ASCII (utf-8, euc-kr, cp949 ...)", _parse_encoding)
 PARTIAL_PATTERN = Kind("a file name with {id} once and no slash", _parse_partial_pattern)
 ADDRESSES = Kind("host:port, several separated by commas", _parse_addresses)

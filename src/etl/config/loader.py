@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etl.config import files as others
 from etl.config.rights import Rights
 from etl.config.schema import SERVER_PROPERTIES, SETTINGS, Settings
 from etl.config.sources import is_open_to_read, merged, read_env_file, refuse_of_others, unquoted, without_links
@@ -69,7 +70,11 @@ class ConfigLoader:
         # `docker --env-file` keeps the quotes around values in its file.
         quoted = [name.upper() for name, value in own.items() if _may_mean_its_quotes(name.upper(), value)]
         own = {name: unquoted(value) for name, value in own.items()}
-        values = merged((in_file, own, overrides or {}))
+        layers = (in_file, own, overrides or {})
+        files = others.read(merged(layers))
+        problems |= files.problems
+        self.warnings += files.warnings
+        values = merged((files.values, *layers))
 
         try:
             importlib.import_module("etl.transfer")  # the built-in protocols and those of entry points register
@@ -77,6 +82,7 @@ class ConfigLoader:
             problems["etl.transfers"] = str(error)
         validation = Validation(values)
         _load_plugins(validation)
+        others.complete(values, validation.server_names(), files)
         self.settings: Settings = validation.settings()
         properties = validation.properties()
         self.servers: dict[str, ServerConfig] = {
@@ -85,12 +91,19 @@ class ConfigLoader:
         self._rights = Rights(self.settings.allowed_pairs, self.servers)
         if unknown := self._rights.unknown():
             validation.wrong("ETL_ALLOWED_PAIRS", f"no such server: {', '.join(unknown)}")
-        problems.update(validation.problems)
+        for name, place in files.servers.items():
+            if name not in properties:
+                known = ", ".join(sorted(PROTOCOLS))
+                problems.setdefault(f"{place} type", f"is not a known protocol (known: {known})")
+        set_by_hand = merged(layers)
+        for name, what in validation.problems.items():
+            origin = "" if set_by_hand.get(name) else files.places.get(name, "")
+            problems[f"{name} ({origin})" if origin else name] = what
         self.warnings += _idle_keys(in_file, properties, env_file, values)
         self.warnings += _unquoted_names(quoted, properties)
         self.warnings += _torn_logins(self.servers)
         private = [path for name, path in values.items() if path and "\0" not in path and _NAMES_PRIVATE.search(name)]
-        self.warnings += _wide_bases(self.servers, [*private, *([str(env_file)] if env_file else [])])
+        self.warnings += _wide_bases(self.servers, [*private, *files.paths, *([str(env_file)] if env_file else [])])
         kafka_login = (self.settings.kafka_security_protocol, self.settings.kafka_sasl_mechanism)
         if kafka_login == ("SASL_PLAINTEXT", "PLAIN"):
             self.warnings.append("ETL_KAFKA_SASL_MECHANISM is PLAIN without TLS: whoever listens reads the password")
@@ -203,7 +216,8 @@ def _idle_keys(
     idle = [
         name
         for name in in_file
-        if name.upper() not in SETTINGS and not name.upper().startswith((*owned, "KAFKA_", "ETL_"))
+        if name.upper() not in {*SETTINGS, *others.ALIASES.values()}
+        and not name.upper().startswith((*owned, "KAFKA_", "ETL_"))
     ]
     return [
         f"env file {path}: {name} belongs to no setting and no server{_hint(name.upper(), values)}" for name in idle

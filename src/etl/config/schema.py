@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from etl.config.kinds import (
     ADDRESSES,
+    BANDWIDTH,
     ENCODING,
     LABEL,
     LIMIT,
@@ -34,7 +35,7 @@ from etl.models.server import TransferSettings
 SERVER_PROPERTIES: dict[str, Setting] = {
     row.name: row
     for row in (
-        Setting("TYPE", "", TEXT, "the protocol: ftp, ftps, sftp, local, or one of your own"),
+        Setting("TYPE", "", TEXT, "the protocol: ftp, ftps, sftp, s3, local, or one of your own"),
         Setting("HOST", "", TEXT, "host name or IP address, without a port"),
         Setting("PORT", "21", whole(1, 65535), "TCP port; unset: the protocol's own"),
         Setting("USER", "", TEXT, "user name of the login"),
@@ -46,6 +47,12 @@ SERVER_PROPERTIES: dict[str, Setting] = {
             "300",
             whole(1, 100000),
             "new sessions with this server per minute at most, on average, per process",
+        ),
+        Setting(
+            "BANDWIDTH_LIMIT",
+            "",
+            BANDWIDTH,
+            "bytes per second each way, of all processes together: 20M, or by local time: 08:00-18:00 20M, 100M",
         ),
         Setting("PREWARM", "0", whole(0, 1000), "sessions opened ahead of need and kept open, per process"),
         Setting("PASSIVE", "", SWITCH, "true or false: overrides FTP_PASSIVE_MODE for this server"),
@@ -94,6 +101,12 @@ class Settings(ApiSettings):
     )
     group_secret_file: str = setting(
         "ETL_GROUP_SECRET_FILE", "", TEXT, "file that contains it, instead of ETL_GROUP_SECRET (a mounted secret)"
+    )
+    config_file: str = setting(
+        "ETL_CONFIG", "", TEXT, "file of settings in YAML, with FTP Pooler's names (docs/ftp-pooler.md)"
+    )
+    connections_file: str = setting(
+        "ETL_CONNECTIONS", "", TEXT, "file of servers, connections.ini or rclone's .conf; several separated by commas"
     )
     group_id: str = setting("ETL_GROUP_ID", "etl-worker-group", TEXT, "consumer group")
     bootstrap_servers: str = setting(
@@ -228,6 +241,12 @@ class Settings(ApiSettings):
         whole(0, 1 << 50),
         "bytes: largest file that may go through our own disk, if one session must both read and write",
     )
+    verify_read_back_limit_bytes: int = setting(
+        "ETL_VERIFY_READ_BACK_LIMIT_BYTES",
+        1 << 30,
+        whole(0, 1 << 50),
+        "bytes: largest file that is read back for `verify: checksum`, where the server makes no checksums itself",
+    )
     idle_timeout_seconds: float = setting(
         "ETL_IDLE_TIMEOUT_SECONDS", 60.0, LIMIT, "seconds after which an unused session is closed"
     )
@@ -334,6 +353,7 @@ class Settings(ApiSettings):
             min_bytes_per_second=self.min_bytes_per_second,
             passive=self.ftp_passive_mode,
             spool_limit_bytes=self.spool_limit_bytes,
+            read_back_limit_bytes=self.verify_read_back_limit_bytes,
             max_file_bytes=self.max_file_bytes,
             resume_from_bytes=self.resume_from_bytes,
         )

@@ -215,6 +215,7 @@ class Validation:
             max_connections=parsed("MAX_CONNECTIONS", ServerConfig.max_connections),
             connects_per_minute=parsed("CONNECTS_PER_MINUTE", ServerConfig.connects_per_minute),
             prewarm=parsed("PREWARM", ServerConfig.prewarm),
+            bandwidth=parsed("BANDWIDTH_LIMIT", None),
             passive=parsed("PASSIVE", None),
             encoding=parsed("ENCODING", None),
             base_path=parsed("BASE_PATH", ""),
@@ -233,7 +234,7 @@ class Validation:
             self.wrong(f"{name}_BASE_PATH", f"must begin with / for a server of type {kind}")
         if server.prewarm > server.max_connections:
             self.wrong(f"{name}_PREWARM", f"is larger than {name}_MAX_CONNECTIONS ({server.max_connections})")
-        return server
+        return server if spec.placed is None else spec.placed(server)
 
     def _options(self, name: str, properties: Mapping[str, str], spec: ProtocolSpec) -> dict[str, str]:
         """Return the properties of the protocol's own; those that are secrets may come from files."""

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from etl.errors import Cancelled, InvalidMessage
-from etl.models.control import Cancel, Drain, Hold, Order, Target, TryNow, read_order
+from etl.models.control import Acknowledge, Cancel, Drain, Hold, Order, Target, TryNow, read_order
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -102,6 +102,8 @@ def cancelled(order: Cancel) -> Cancelled:
 
 
 def _in_force(order: Order, now: datetime) -> bool:
+    if isinstance(order, Acknowledge):
+        return order.counts(now)
     if isinstance(order, Hold):
         return order.until is None or order.until > now
     return not isinstance(order, Cancel) or (now - order.at).total_seconds() < CANCEL_SECONDS

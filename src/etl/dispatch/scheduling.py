@@ -15,7 +15,6 @@ and reserves sessions; opens none. Knows no Kafka, no protocol.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from etl.sessions.pool import Reason, Refusal
@@ -44,8 +43,7 @@ class Load:
 
     def __init__(self, active: list[QueuedJob], all_lanes: Iterable[QueuedJob], half: int) -> None:
         self.lanes = len(active)
-        self._active = Counter(server for entry in active for server in entry.queue.servers)
-        self._all = Counter(server for entry in all_lanes for server in entry.queue.servers)
+        self._active, self._all = _by_server(active), _by_server(all_lanes)
         self._half = half
 
     def level(self, queue: PairQueue) -> list[int]:
@@ -58,7 +56,16 @@ class Load:
 
     def of(self, server: Server) -> int:
         """Return the load of a server."""
-        return max(self._active[server], min(self._all[server], self._half))
+        return max(self._active.get(server, 0), min(self._all.get(server, 0), self._half))
+
+
+def _by_server(lanes: Iterable[QueuedJob]) -> dict[Server, int]:
+    """Count the lanes of each server. Asked for so often that a Counter, and what it is told by, would cost more."""
+    counts: dict[Server, int] = {}
+    for entry in lanes:
+        for server in entry.queue.servers:
+            counts[server] = counts.get(server, 0) + 1
+    return counts
 
 
 class LaneBudget:
@@ -121,7 +128,7 @@ class Scheduler:
     def select(self, now: float) -> tuple[Task, Lease] | None:
         """Select the next job and reserve its sessions, or only that of a server which must be connected to first."""
         self._look_at = math.inf
-        load = self._budget.load(now)
+        load: Load | None = None  # nobody asks for it while no queue may run
         is_full: dict[Server, bool] = {}  # as far as it was asked
         reserved: set[Server] = set()  # whose free sessions are kept for a queue
         able: list[tuple[bool, list[int], int, PairQueue, ServerConfig | None]] = []
@@ -129,7 +136,8 @@ class Scheduler:
             if not self._may_run(queue, now):
                 continue
             side = self._needs_connect(queue)
-            newcomer = not all(server.lanes for server in queue.servers)
+            newcomer = not (queue.servers[0].lanes and queue.servers[-1].lanes)
+            load = load or self._budget.load(now)
             if not self._budget.has_room(load, newcomer=newcomer, connects=side is not None):
                 continue
             level = load.level(queue)
@@ -225,13 +233,10 @@ class Scheduler:
         if not last.has_lane or not queue.ready:
             return None
         entry = queue.head()
-        if (
-            entry.sides != last.sides
-            or queue.concurrency.is_over
-            or not all(server.breaker.closed for server in queue.servers)
-        ):
+        if entry.sides != last.sides or queue.concurrency.is_over:
             return None
-        if self._budget.is_over(now) or self._yields(last, now):
+        is_up = queue.servers[0].breaker.closed and queue.servers[-1].breaker.closed
+        if not is_up or self._budget.is_over(now) or self._yields(last, now):
             return None
         self._backlog.begin(entry)
         entry.lease_since = last.lease_since

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from etl import clock as wall_clock
 from etl.dispatch.dispatcher import Room
 from etl.errors import InvalidMessage
-from etl.models import header
-from etl.models.message import FileTransferJob
+from etl.models import bundle, document, header
 from etl.models.task import Origin
 from etl.models.wire import Partition
 from etl.outcomes.foreign import require_few_headers
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from etl.dispatch.dispatcher import Dispatcher
     from etl.intake.lookahead import LookAhead
     from etl.intake.partitions import Partitions
+    from etl.models.message import FileTransferJob
     from etl.models.task import Record, Task
     from etl.outcomes.ledger import Ledger
     from etl.outcomes.messages import MessageBuilder
@@ -80,14 +80,20 @@ class Admission:
             return  # revoked since the poll, or behind a record that waits: it will be polled again
         is_for_this_group = record.topic != self.topics.retry or record.header(header.GROUP) == self.group_id.encode()
         carried, task = Carried(Origin(record.topic, record.partition, record.offset)), None
+        jobs: tuple[FileTransferJob, ...] = ()
         turn, seconds = Turn.RUN, 0.0
         bug: Exception | None = None
         if is_for_this_group:
             try:
                 carried = self.builder.read(record)
                 if not self.ledger.is_done(partition, record.offset):
-                    task = self._read(record, carried)
-                    turn, seconds = self._decide(task, carried)
+                    record = record._replace(value=record.value and document.unpacked(record.value))
+                    found = self._read(record, carried)
+                    if isinstance(found, tuple):
+                        task, jobs = carried.task(record, found[0]), found
+                    else:
+                        task = found
+                        turn, seconds = self._decide(task, carried)
             except Exception as error:  # noqa: BLE001 - or the same record would end every process, again and again
                 bug = error
         if turn is Turn.WAIT:
@@ -104,6 +110,10 @@ class Admission:
         try:
             if bug is not None or task is None:
                 raise bug or AssertionError("a record that is not done has no task")
+            if jobs:
+                self.require_wanted(task)
+                self.reporter.split(record, carried, epoch, jobs)
+                return
             self._prepare(task, carried, epoch, published=state is RecordState.PUBLISHED)
         except Exception as error:  # noqa: BLE001 - as above; or the record holds no valid job
             self.reporter.reject(record, carried, epoch, error)
@@ -115,12 +125,14 @@ class Admission:
         except Exception as error:  # noqa: BLE001 - a record that hits a bug must not stop the process at every restart
             self.reporter.dead(task, error)
 
-    def _read(self, record: Record, carried: Carried) -> Task:
-        """Return the job of a record as a task. Raises InvalidMessage."""
+    def _read(self, record: Record, carried: Carried) -> Task | tuple[FileTransferJob, ...]:
+        """Return the job of a record as a task, or all jobs of one that holds several. Raises InvalidMessage."""
         if record.fault is not None:
             raise InvalidMessage(f"message: {record.fault}")
         require_few_headers(record)
-        job = FileTransferJob.from_json(record.value)
+        job = bundle.read(record.value, carried.job_id or str(carried.origin))
+        if isinstance(job, tuple):
+            return job
         if max(_earliest(job), carried.not_before or 0.0) - self.clock() > HORIZON_SECONDS:
             days = f"{HORIZON_SECONDS / 86400:g} days"
             raise InvalidMessage(f"options.not_before: is more than {days} away", job_id=job.job_id)

@@ -1,16 +1,19 @@
 """Looks ahead in partitions whose next job waits for room: whose jobs stand behind it?
 
 Reads with a client of its own, which belongs to no group and commits nothing; at a limited rate, each record once, and
-of each only which servers it is for. Knows no dispatcher: whether these jobs matter is decided by who asks.
+of each only which servers it is for. While transfers need the processor, and what it finds are jobs for which there is
+no room either, it reads rarely. Knows no dispatcher: whether these jobs matter is decided by who asks.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import structlog
 
+from etl.dispatch.concurrency import BUSY
 from etl.errors import BrokerUnavailable, EtlError
 from etl.models import header
 from etl.models.message import servers_of
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS = 0.1  # between two reads, each of at most MAX_LOOK_RECORDS: what they cost is taken from transfers
+BUSY_PAUSE_SECONDS = 2.0  # while transfers need the processor, and the last read found nobody who matters
 MAX_LOOK_RECORDS = 200
 IDLE_SECONDS = 5.0  # between two checks whether to end
 BROKER_PAUSE_SECONDS = 2.0  # after a read that failed
@@ -37,7 +41,7 @@ class LookAhead:
     """Reads ahead in the thread `look-ahead`.
 
     `connect` makes the client when it is needed first. `retry`: the topic whose records belong to a group each.
-    `is_done`: does a commit cover this record?
+    `is_done`: does a commit cover this record? `has_room`: is there room for one more job of a pair?
     """
 
     def __init__(
@@ -47,11 +51,17 @@ class LookAhead:
         group_id: str,
         config: ConfigLoader,
         is_done: Callable[[Partition, int], bool],
+        has_room: Callable[[Pair], bool],
+        clock: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.process_time,
     ) -> None:
         self._connect = connect
         self._retry, self._group = retry, group_id.encode()
         self._config = config
-        self._is_done = is_done
+        self._is_done, self._has_room = is_done, has_room
+        self._clock, self._cpu = clock, cpu
+        self._measured_at, self._measured_cpu = clock(), cpu()
+        self._found_room = False  # for a job that the last read found
         self._lock = threading.Lock()  # guards the three below
         self._standing: dict[Partition, int] = {}  # where to look, and the offset of the job that waits
         self._next: dict[Partition, int] = {}  # the next offset to read
@@ -105,6 +115,7 @@ class LookAhead:
         with self._lock:
             starts = {p: max(offset + 1, self._next.get(p, 0)) for p, offset in self._standing.items()}
         found = [(record, self._pair_of(record)) for record in reader.read(starts)]
+        self._found_room = any(self._has_room(pair) for pair in {pair for _, pair in found if pair is not None})
         with self._lock:  # critical section: decide which partitions are still looked into
             for record, pair in found:
                 partition = Partition(record.topic, record.partition)
@@ -112,6 +123,13 @@ class LookAhead:
                     self._next[partition] = record.offset + 1
                     if pair is not None:
                         self._seen.setdefault(partition, {})[pair] = record.offset
+
+    def pause_seconds(self) -> float:
+        """Return how long to wait before the next read. Measures from one call to the next how busy this process is."""
+        now, cpu = self._clock(), self._cpu()
+        is_busy = cpu - self._measured_cpu >= BUSY * (now - self._measured_at)
+        self._measured_at, self._measured_cpu = now, cpu
+        return BUSY_PAUSE_SECONDS if is_busy and not self._found_room else PAUSE_SECONDS
 
     def _pair_of(self, record: Record) -> Pair | None:
         """Return whose job a record is; None: nobody's that could run here."""
@@ -129,7 +147,7 @@ class LookAhead:
 
     def _run(self) -> None:
         reader: AheadReader | None = None
-        while not self._stopping.wait(PAUSE_SECONDS):
+        while not self._stopping.wait(self.pause_seconds()):
             if not self._work.wait(IDLE_SECONDS) or self._stopping.is_set():
                 continue
             try:

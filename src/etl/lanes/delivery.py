@@ -7,6 +7,7 @@ while the fetching one waits. Knows no protocol, no queue, no outcome.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from etl.models.task import Task
     from etl.sessions.lease import Lease
 
-WAITING = 1  # at most so many files of a lane wait for delivery when one more is handed over
+AHEAD = 2  # at most so many files of a lane were handed over and are not delivered when one more is fetched
 
 log = structlog.get_logger(__name__)
 
@@ -52,15 +53,15 @@ class Stages(Protocol):
         """Get the destination ready for a file that is being fetched."""
         ...
 
-    def deliver(self, run: Run, is_followed: Callable[[], bool]) -> None:
-        """Bring a fetched file to its destination, and report."""
+    def deliver(self, run: Run, is_followed: Callable[[], bool], behind: Callable[[], Run | None]) -> None:
+        """Bring a fetched file to its destination, and report. `behind`: which one of this lease comes next?"""
         ...
 
 
 class Delivery:
     """The second stage of one lane: a thread that delivers what the lane fetched, in the same order.
 
-        lane      announce(lease)  fetch  put(run)  announce(lease)  fetch  put(run)   ...   wait()
+        lane      announce(lease)  fetch  put(run)  make_room()  announce(lease)  fetch  put(run)  ...  wait()
         delivery         expect(lease)          deliver(run, is_followed)          deliver(run, ...)
 
     Neither thread limits how long it waits for the other: each outlives every bug, and waits for servers are limited.
@@ -78,6 +79,7 @@ class Delivery:
         self._ended = ended
         self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # for the thread; None: it ends
         self._delivered: SimpleQueue[None] = SimpleQueue()  # one item for each run or fence that is done
+        self._queued: deque[Run] = deque()  # appended to by the lane, taken from by the delivering thread
         # No lock: each of these is written by one thread only. `put` raises `_put_count` before it clears `_coming`,
         # and `_is_followed` reads `_coming` before `_put_count`: it sees a file that is coming in one of the two.
         self._coming: Lease | None = None  # by the lane: a file is being fetched with this lease
@@ -100,16 +102,20 @@ class Delivery:
         self._steps.put(partial(self._expect, lease))
 
     def put(self, run: Run, follow: Callable[[], bool] | None = None) -> None:
-        """Hand over a fetched file; blocks while WAITING others are not delivered.
+        """Hand over a fetched file.
 
         `follow` is called near the end of the delivery: is another file sure to follow? Without it one follows if it
         was announced by then.
         """
-        self._wait_until(WAITING)
+        self._queued.append(run)
         self._put_count += 1
         self._undelivered += 1
         self._coming = None
         self._steps.put(partial(self._deliver, run, follow or self._is_followed))
+
+    def make_room(self) -> None:
+        """Wait while more than AHEAD files are not delivered."""
+        self._wait_until(AHEAD)
 
     def wait(self) -> None:
         """Wait until everything handed over was delivered, and no destination is being got ready."""
@@ -149,7 +155,11 @@ class Delivery:
     def _is_followed(self) -> bool:
         return self._coming is not None or self._put_count != self._taken_count
 
+    def _behind(self) -> Run | None:
+        return self._queued[0] if self._queued else None
+
     def _deliver(self, run: Run, follow: Callable[[], bool]) -> None:
+        self._queued.popleft()
         self._taken_count += 1
         self._ready_for = None
 
@@ -160,7 +170,7 @@ class Delivery:
             return True
 
         try:
-            self._stages.deliver(run, is_followed)
+            self._stages.deliver(run, is_followed, self._behind)
         except BaseException as error:  # noqa: BLE001 - a bug: it is reported, and the lane goes on with a new lease
             run.lease.destination_is_reusable = False
             self._on_bug(run.task, error)

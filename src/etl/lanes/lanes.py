@@ -233,6 +233,7 @@ class Lanes:
         task = self._another(run)
         delivery.put(run)
         stages.confirm(run)
+        delivery.make_room()
         return task
 
     def _stream(self, run: Run, delivery: Delivery) -> Task | None:

@@ -5,6 +5,7 @@ Runs in the lanes' threads. Knows no Kafka client and no protocol.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from etl.outcomes.reporter import context
 from etl.transfer import partials, relay, resuming
 from etl.transfer.budget import LISTINGS
 from etl.transfer.promises import CrossThread
+from etl.transfer.receipts import NOTHING, Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,12 +80,12 @@ class Runner:
         finally:
             self._end_writing(run)
 
-    def _transfer(self, run: Run) -> relay.Receipt:
+    def _transfer(self, run: Run) -> Receipt:
         task, lease = run.task, run.lease
         if task.published:
             task.progress.phase = Phase.SOURCE_ACTION
             size_bytes = relay.finish(task, lease.source, lease.destination, task.facts)
-            return relay.Receipt(size_bytes, task.verified_by or relay.NOTHING, facts=task.facts)
+            return Receipt(size_bytes, task.verified_by or NOTHING, facts=task.facts, checksum=task.checksum)
         limits = relay.Limits(
             run.buffer, self.settings.store_bytes // self.settings.workers, self.settings.spool_limit_bytes
         )
@@ -163,8 +165,8 @@ class Runner:
                 lease.lost, lease.destination_is_reusable = error, False
 
     @LISTINGS.room()
-    def deliver(self, run: Run, is_followed: Callable[[], bool]) -> None:
-        """Bring a fetched file to its destination, and report."""
+    def deliver(self, run: Run, is_followed: Callable[[], bool], behind: Callable[[], Run | None]) -> None:
+        """Bring a fetched file to its destination, and report; the one `behind` it may be sent ahead."""
         task, lease, parcel, held = run.task, run.lease, run.parcel, run.unchanged
         assert parcel is not None  # noqa: S101 - it was fetched
         destination, source = run.lease.destination, run.lease.source
@@ -175,6 +177,8 @@ class Runner:
             if not lease.destination_is_reusable:
                 if held is None:
                     lease.source_is_reusable = False  # its parcel is broken off below
+                if task.leaves_partial:  # it was sent ahead
+                    self._remove_partial(run, ConnectionLost("a neighbour's session was reset"))
                 self._run_again(run)
                 return
             relay.require_owned(task)
@@ -188,6 +192,7 @@ class Runner:
                 self._begin_writing(run),
                 run.buffer,
                 is_followed,
+                lambda: self._begin(behind()),
             )
         except BaseException as error:  # noqa: BLE001 - a bug is an outcome, too
             if not lease.aborted:
@@ -204,6 +209,16 @@ class Runner:
             if held is None:
                 parcel.close(complete=False)
             self.store.give(run.held_bytes)
+
+    def _begin(self, run: Run | None) -> None:
+        """Send a small file ahead of its delivery, if its protocol can: its partial file may be there from now on."""
+        if run is None or run.parcel is None or run.parcel.held is None:
+            return
+        task, destination = run.task, run.lease.destination
+        path = partials.partial_path(task, destination.server, self._begin_writing(run))
+        task.leaves_partial = True
+        with contextlib.suppress(Exception):  # it is met again, and told, when it is the file's turn
+            task.leaves_partial = destination.begin(path, run.parcel)
 
     def _failed_in_stage(self, run: Run, error: BaseException, *, answered: bool) -> None:
         if run.aborted is None and run.lease.aborted:

@@ -7,13 +7,14 @@ takes it back:
     cancel/TOPIC-PARTITION-OFFSET                          Cancel: of the job that was first delivered there
     drain/KIND/GROUP/TOPIC/INSTANCE/SLOT                   Drain: of one life of one process
     try/NAME                                               TryNow: a server that is down
+    known/KIND/NAME                                        Acknowledge: of something that needs somebody; for readers
 
 Values are JSON, with times in ISO 8601. Readers ignore fields that they do not know.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -24,6 +25,7 @@ from etl.models.field import Label, Moment
 
 BOUNDS = document.Bounds(64_000, 1_000, 4)
 REASON_CHARACTERS = 500
+KNOWN_FOR = timedelta(days=30)  # at most: what nobody has mended by then needs somebody
 
 Reason = Annotated[str, Field(max_length=REASON_CHARACTERS)]
 Target = Literal["server", "topic", "group"]
@@ -94,8 +96,28 @@ class TryNow(_Order):
         return f"try/{self.server}"
 
 
-Order = Hold | Cancel | Drain | TryNow
-AnyOrder = TypeVar("AnyOrder", Hold, Cancel, Drain, TryNow)
+class Acknowledge(_Order):
+    """Somebody sees to a need (`etl.status.summary`), which is shown as known until `until`, or until it grows."""
+
+    kind: Literal["acknowledge"] = "acknowledge"
+    need: Label  # its kind
+    name: Label
+    jobs: int = 0  # that it touched then
+    since: Moment | None = None  # when it had begun then
+    until: Moment | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of its record."""
+        return f"known/{self.need}/{self.name}"
+
+    def counts(self, now: datetime) -> bool:
+        """Is it in force? None lasts for ever."""
+        return now < min(self.until or datetime.max.replace(tzinfo=UTC), self.at + KNOWN_FOR)
+
+
+Order = Hold | Cancel | Drain | TryNow | Acknowledge
+AnyOrder = TypeVar("AnyOrder", Hold, Cancel, Drain, TryNow, Acknowledge)
 _ORDER: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
 
 

@@ -4,6 +4,7 @@ Knows no message's fields. Raises only `InvalidMessage`, which names the field.
 """
 
 import json
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn
@@ -28,6 +29,7 @@ MESSAGE = Bounds(4 << 20, 100_000, DEPTH_LIMIT)
 OURS = Bounds(float("inf"), float("inf"), DEPTH_LIMIT + 2)
 
 NAME_SHOWN = 100  # characters of a field's name in an error
+_GZIP = b"\x1f\x8b"
 # Python's calendar ends with the year 9999. The time 9999-12-31T23:59:59.999999Z is valid, but as a float it rounds up
 # to the year 10000.
 FIRST_SECOND, LAST_SECOND = -62_135_596_800.0, 253_402_300_799.0
@@ -42,6 +44,8 @@ def parse(document: bytes | bytearray | str | None, bounds: Bounds = MESSAGE) ->
     Raises:
         InvalidMessage: names the field; or `message`, if `document` is not a JSON object.
     """
+    if isinstance(document, bytes | bytearray):
+        document = unpacked(bytes(document))
     if len(document or b"") > bounds.size_bytes:
         raise InvalidMessage(f"message: is larger than {bounds.size_bytes} bytes")
     try:
@@ -66,6 +70,30 @@ def parse(document: bytes | bytearray | str | None, bounds: Bounds = MESSAGE) ->
     # level takes a bracket. That holds for nearly every message.
     is_checked = isinstance(document, bytes) and "\\u" not in text and brackets < bounds.levels
     return data if is_checked and isinstance(data, dict) else check(data, bounds.levels)
+
+
+def unpacked(value: bytes, *, strict: bool = True) -> bytes:
+    """Return a message without its gzip (RFC 1952), if it has one; never more than a message may have.
+
+    Raises:
+        InvalidMessage: it is broken, or too much; unless not `strict`: then as much is returned as could be unpacked.
+    """
+    if not value.startswith(_GZIP):
+        return value
+    limit_bytes = int(MESSAGE.size_bytes)
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        content = unpacker.decompress(value[:limit_bytes], limit_bytes + 1)
+        if strict and len(content) > limit_bytes:
+            raise InvalidMessage(f"message: unpacks to more than {limit_bytes} bytes")
+        if strict and (not unpacker.eof or unpacker.unused_data):
+            why = "is cut off" if not unpacker.eof else "has something behind it"
+            raise InvalidMessage(f"message: its gzip {why}")
+    except zlib.error as error:
+        if strict:
+            raise InvalidMessage(f"message: its gzip is broken ({error})") from None
+        return b""
+    return content
 
 
 def check(data: object, levels: int = DEPTH_LIMIT) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainValidator
 
 from etl.models import document
+from etl.models.checksum import Checksum
 
 PATH_LIMIT_BYTES = 4096  # PATH_MAX of Linux; the FTP servers we know accept no more
 LABEL_LIMIT = 255  # characters of a job id or a server name
@@ -90,19 +91,17 @@ def _source_action(value: object) -> str | dict[str, str]:
     raise ValueError('must be "keep", "delete" or {"move": path}')
 
 
-def _verify(value: object) -> str:
-    if value == "checksum":
-        raise ValueError("checksum is not supported yet (known: auto, size, none)")
-    if value not in ("auto", "size", "none"):
-        raise ValueError("must be auto, size or none")
-    return str(value)
+def _checksum(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or set(value) != {"algorithm", "value"}:
+        raise ValueError('must be {"algorithm": name, "value": digits}')
+    return Checksum.read(_text(value["algorithm"]), _text(value["value"]))._asdict()
 
 
 def _version(value: object) -> str:
     text = _text(value)
     major, _, minor = text.partition(".")
     if major != "1" or not (minor == "" or (minor.isdecimal() and len(minor) < 10)) or text.endswith("."):
-        raise ValueError(f"{text[:20]!a} is not supported (known: 1.0)")
+        raise ValueError(f"{text[:20]!a} is not supported (known: 1.0, and 2.0 with files)")
     return text
 
 
@@ -110,5 +109,5 @@ Label = Annotated[str, PlainValidator(lambda value: _label(_text(value)))]
 Path = Annotated[str, PlainValidator(_path)]
 Moment = Annotated[datetime, BeforeValidator(document.read_time)]
 Action = Annotated[str | dict[str, str], PlainValidator(_source_action)]
-Verification = Annotated[str, PlainValidator(_verify)]
+Expected = Annotated[dict[str, str], PlainValidator(_checksum)]
 Version = Annotated[str, PlainValidator(_version)]

@@ -11,17 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from etl.errors import InvalidMessage
 from etl.models import document, wrapping
-from etl.models.field import Action, Label, Moment, Path, Verification, Version, is_label
+from etl.models.field import Action, Expected, Label, Moment, Path, Version, is_label
 
 Text = bytes | bytearray | str | None  # a message as it arrives
 
@@ -74,7 +68,10 @@ class TransferOptions(_Shape):
 
     overwrite: Literal["replace", "skip", "fail", "newer"] = "replace"
     source_action: Action = "keep"
-    verify: Verification = "auto"
+    verify: Literal["auto", "size", "checksum", "none"] = "auto"
+    checksum: Expected | None = None  # of the source's bytes
+    checksum_file: Literal["ignore", "use", "require"] = "ignore"  # beside the source
+    write_checksum_file: Literal["sha256", "sha512", "sha1", "md5"] | None = None  # beside the destination
     preserve_mtime: bool = True
     timeout_seconds: float | None = Field(default=None, gt=0, le=31_536_000, allow_inf_nan=False)  # for one attempt
     not_before: Moment | None = None
@@ -127,6 +124,8 @@ class FileTransferJob(_Shape):
                 raise ValueError("destination: is the source itself")
             if self.options.move_to == self.destination.path:
                 raise ValueError("options.source_action: would move the source onto the destination")
+            if self.source.path == f"{self.destination.path}.{self.options.write_checksum_file}":
+                raise ValueError("options.write_checksum_file: would replace the source")
         if self.options.move_to == self.source.path:
             raise ValueError("options.source_action: would move the source onto itself")
         return self
@@ -337,8 +336,10 @@ def servers_of(text: Text) -> tuple[str, str] | None:
 
 def _require_few_fields(data: Mapping[str, Any]) -> None:
     """Raise InvalidMessage if an object whose fields we know has so many that most must be unknown."""
-    for name, value in (("message", data), *((name, data.get(name)) for name in ("source", "destination", "options"))):
-        if isinstance(value, Mapping) and len(value) > FIELDS_LIMIT:
+    if len(data) > FIELDS_LIMIT:
+        raise InvalidMessage(f"message: has more than {FIELDS_LIMIT} fields")
+    for name in ("source", "destination", "options"):
+        if isinstance(value := data.get(name), dict) and len(value) > FIELDS_LIMIT:
             raise InvalidMessage(f"{name}: has more than {FIELDS_LIMIT} fields")
 
 
@@ -376,10 +377,7 @@ def _problems(error: ValidationError, *, flat: bool, limit: int) -> list[str]:
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    prefix, _, last = name.rpartition(".")
-    if prefix == "options" and last == "checksum":
-        return f"{name}: is not supported yet"
-    near = difflib.get_close_matches(last[:NAME_SHOWN], list(known), n=1)
+    near = difflib.get_close_matches(name.rpartition(".")[2][:NAME_SHOWN], list(known), n=1)
     return f"{name[:NAME_SHOWN]}: is unknown" + (f" (did you mean {near[0]}?)" if near else "")
 
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
+from etl.models.timetable import Timetable
+
 
 @dataclass(frozen=True)
 class ProtocolSpec:
     """What the settings must know about a protocol; its session class declares it as `spec`.
 
     `settings` maps properties that only this protocol has to a description of one line; those in `secrets` may be in
-    a file that PROPERTY_FILE names. `problems` returns what is wrong with a server's settings, by property.
+    a file that PROPERTY_FILE names. `problems` returns what is wrong with a server's settings, by property. `placed`
+    returns a server with the address and login that settings of its own tell.
     """
 
     default_port: int | None = None
@@ -30,6 +33,7 @@ class ProtocolSpec:
     settings: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     problems: Callable[[ServerConfig], Mapping[str, str]] | None = None
+    placed: Callable[[ServerConfig], ServerConfig] | None = None
 
     def port(self, properties: Mapping[str, str]) -> int:
         """Return the default port of a server with these properties, 0: it has none."""
@@ -55,6 +59,7 @@ class TransferSettings:
     min_bytes_per_second: float = 10.0  # average over `stall_timeout` seconds of waiting; 0: no minimum
     passive: bool = True  # FTP_PASSIVE_MODE; overridden by a server's own PASSIVE
     spool_limit_bytes: int = 10 << 30  # the largest file that may go through a temporary file
+    read_back_limit_bytes: int = 1 << 30  # the largest file that is read back to prove it
     max_file_bytes: int = 0  # the largest file that may be copied; 0: no limit
     resume_from_bytes: int = 64 << 20  # size of a file from which on it is gone on with after a cut
 
@@ -85,6 +90,7 @@ class ServerConfig:
     max_connections: int = 8
     connects_per_minute: int = 300
     prewarm: int = 0
+    bandwidth: Timetable | None = None  # in each direction, for all processes of a group together; None: no limit
     passive: bool | None = None  # None: FTP_PASSIVE_MODE
     encoding: str | None = None  # None: as the server offers
     base_path: str = ""

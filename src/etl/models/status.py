@@ -115,7 +115,8 @@ class ServerStatus(Part):
     """One server as this process sees it, under the name by which it was met first.
 
     `waiting` jobs are here in memory, `deferred` ones were put off untried since it has been down. `error_share` is 0
-    to 1, of the runs of the last minute. `held_by` names whoever holds it, or its jobs, back.
+    to 1, of the runs of the last minute. `held_by` names whoever holds it, or its jobs, back. `bandwidth_limit` is what
+    this process may move now, in bytes per second and each direction.
     """
 
     name: Text
@@ -132,6 +133,7 @@ class ServerStatus(Part):
     error_share: Number = 0.0
     round_trip_seconds: Number | None = None
     held_by: Text | None = None
+    bandwidth_limit: Number | None = None
 
 
 class TransferStatus(Part):

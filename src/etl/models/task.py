@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from etl.models.wire import Partition
 
 if TYPE_CHECKING:
+    from etl.models.checksum import Checksum
     from etl.models.message import FileTransferJob
 
 
@@ -147,6 +148,12 @@ class Unpublished:
     size_bytes: int
     verified_by: str
     facts: Facts  # the source's, as it was read
+    checksum: str | None = None  # None: nothing but its size was proven, or it was sent by several runs
+
+    @property
+    def is_proven(self) -> bool:
+        """Was all that can be compared?"""
+        return self.checksum is not None or self.verified_by != "none"
 
 
 @dataclass(eq=False)
@@ -161,15 +168,19 @@ class Task:
     outages: int = 0  # outages met in a row
     free_runs: int = 0  # failed runs that were not the job's fault, and spent no attempt
     replays: int = 0
+    bundle: Origin | None = None  # the message of several jobs that it was in
     recallable: bool = False  # once deferred, it may come back before its time, when its servers have room for it
     published: bool = False  # the publication of the copy is committed; only the source action is left
     unproven: bool = False  # that it is published was read from a header of T-retry, which others may have written
-    # These three belong to the copy of a published job; they are kept for its result.
+    # These four belong to the copy of a published job; they are kept for its result.
     verified_by: str | None = None
+    checksum: str | None = None
     facts: Facts | None = None  # size and time of the source, as it was read
     start: Start | None = None  # when the copying began
     remarks: dict[str, Any] = field(default_factory=dict)  # fields of the result that say what was not as usual
     unpublished: Unpublished | None = None  # an upload whose rename failed: this process goes on with it
+    digests: dict[str, str] = field(default_factory=dict)  # by algorithm: of the bytes that were sent last
+    expected: tuple[Checksum, ...] = ()  # beside the job's own: of the checksum file that was found beside the source
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
     # These four are `resuming.py`'s.
     version: str | None = None  # of the source: a digest of its facts; None: the file is not gone on with

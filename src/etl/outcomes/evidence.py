@@ -104,12 +104,13 @@ class Witness:
         self._found |= dict.fromkeys(wanted, evidence)
 
     def _note(self, record: Record, found: dict[Partition, dict[int, float]]) -> None:
-        if record.header(header.GROUP) != self._group or (told := record.header(header.ORIGIN)) is None:
+        if record.header(header.GROUP) != self._group:
             return
-        topic, *numbers = told.decode("utf-8", "replace").rsplit("-", 2)
-        if len(numbers) == 2 and all(number.isdecimal() and len(number) < 20 for number in numbers):
-            times = found.setdefault(Partition(topic, int(numbers[0])), {})
-            times[int(numbers[1])] = max(record.timestamp, times.get(int(numbers[1]), 0.0))
+        for told in filter(None, map(record.header, (header.ORIGIN, header.BUNDLE))):
+            topic, *numbers = told.decode("utf-8", "replace").rsplit("-", 2)
+            if len(numbers) == 2 and all(number.isdecimal() and len(number) < 20 for number in numbers):
+                times = found.setdefault(Partition(topic, int(numbers[0])), {})
+                times[int(numbers[1])] = max(record.timestamp, times.get(int(numbers[1]), 0.0))
 
     def _drop_of_another_topic(self, partition: Partition, found: dict[Partition, dict[int, float]]) -> None:
         """Drop what was done in a topic of the same name that is gone: all records of this one are younger."""

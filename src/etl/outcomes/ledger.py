@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """Size of its messages: dead letters and deferrals hold whole ones."""
-        return sum([len(message.value or b"") for message in self.messages])
+        return sum([len(message.value or b"") for message in self.messages]) if self.messages else 0
 
 
 @dataclass

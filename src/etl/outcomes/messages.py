@@ -16,6 +16,7 @@ from etl.errors import InvalidMessage
 from etl.logs import redact
 from etl.models import document, header
 from etl.models.field import is_label
+from etl.models.header import ORPHANS, OUTAGES, PUBLISHED, RECALLABLE, WAITING_SINCE
 from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
@@ -24,13 +25,6 @@ from etl.outcomes.foreign import select_foreign
 from etl.outcomes.seal import Seal
 from etl.retry import tiers
 from etl.topics.names import Topics
-
-WAITING_SINCE = "etl-waiting-since"  # when the job began to wait for a server that is down: UTC, ISO 8601
-RECALLABLE = "etl-recallable"  # the job only waits for its servers: it may run before it is due
-OUTAGES = "etl-outages"  # number of consecutive outages, decimal
-ORPHANS = "etl-orphans"  # earlier runs may have left orphans at the destination
-PART = "etl-part"  # the path of a partial file that the job may go on with
-PUBLISHED = "etl-published"  # JSON: the copy has its final name, the source action remains
 
 SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # sizes of a dead letter, tried in turn; any topic takes the last
 KEY_LIMIT_BYTES = 1024  # longer keys are left out of short forms
@@ -65,6 +59,8 @@ class MessageBuilder:
         """
         topic = self.topics.results if result.succeeded else self.topics.failed
         ours = {header.JOB_ID: result.job_id, header.GROUP: self.group, header.ORIGIN: str(source.origin)}
+        if source.bundle is not None:
+            ours[header.BUNDLE] = str(source.bundle)
         return (_build_result(topic, _encode(ours), result, RESULT_LEFT_OUT),)
 
     def dead_letter(
@@ -170,7 +166,9 @@ class MessageBuilder:
             part=task.part,
             published=task.published,
             verified_by=task.verified_by if task.published else None,
+            checksum=task.checksum if task.published else None,
             facts=task.facts if task.published else None,
+            bundle=task.bundle,
         )
 
 
@@ -190,8 +188,10 @@ class Carried(NamedTuple):
     part: str | None = None
     published: bool = False
     verified_by: str | None = None
+    checksum: str | None = None
     facts: Facts | None = None
     proven: bool = False  # a member of the group wrote all that
+    bundle: Origin | None = None  # the message of several jobs that it was in; as `origin`: it has no place yet
 
     def task(self, record: Record, job: FileTransferJob) -> Task:
         """Create the task of a record. A job without an id is named after its origin."""
@@ -207,8 +207,10 @@ class Carried(NamedTuple):
             part=self.part,
             published=self.published,
             verified_by=self.verified_by,
+            checksum=self.checksum,
             facts=self.facts,
             size_bytes=record.weight_bytes,
+            bundle=self.bundle,
         )
 
 
@@ -220,15 +222,15 @@ def _build_headers(carried: Carried) -> Headers:
     values = {
         header.JOB_ID: carried.job_id,
         header.GROUP: carried.group,
-        header.ORIGIN: str(carried.origin),
+        header.ORIGIN: str(carried.origin) if carried.origin != carried.bundle else None,
+        header.BUNDLE: str(carried.bundle) if carried.bundle else None,
         header.ATTEMPTS: _dump_json(attempts) if attempts else None,
         header.NOT_BEFORE: _format_time(carried.not_before),
         header.REPLAYS: str(carried.replays) if carried.replays else None,
         WAITING_SINCE: _format_time(carried.waiting_since),
         OUTAGES: str(carried.outages) if carried.outages else None,
         RECALLABLE: "1" if carried.recallable else None,
-        ORPHANS: "1" if carried.leaves_orphans else None,
-        PART: carried.part if carried.leaves_orphans else None,
+        ORPHANS: (carried.part or "1") if carried.leaves_orphans else None,
         PUBLISHED: _dump_json(_describe_publication(carried)) if carried.published else None,
     }
     return _encode({name: value for name, value in values.items() if value is not None})
@@ -240,7 +242,8 @@ def _encode(values: dict[str, str]) -> Headers:
 
 def _describe_publication(carried: Carried) -> dict[str, Any]:
     facts = {"size_bytes": carried.facts.size_bytes, "mtime": carried.facts.mtime} if carried.facts else {}
-    return {"verified_by": carried.verified_by, **facts}
+    checksum = {"checksum": carried.checksum} if carried.checksum else {}
+    return {"verified_by": carried.verified_by, **checksum, **facts}
 
 
 def _dump_json(data: object) -> str:
@@ -266,10 +269,12 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         outages=_parse_count(_read_text(record, OUTAGES)),
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
-        part=_read_text(record, PART),
+        part=_read_text(record, ORPHANS),
         published=published is not None,
-        verified_by=_parse_verification(published),
+        verified_by=_parse_label(published, "verified_by"),
+        checksum=_parse_label(published, "checksum"),
         facts=_parse_facts(published),
+        bundle=_parse_origin(_read_text(record, header.BUNDLE) or ""),
     )
 
 
@@ -330,8 +335,8 @@ def _read_json(record: Record, name: str, limit_bytes: int = HEADER_LIMIT_BYTES)
         return None
 
 
-def _parse_verification(published: dict[str, Any] | None) -> str | None:
-    value = (published or {}).get("verified_by")
+def _parse_label(published: dict[str, Any] | None, name: str) -> str | None:
+    value = (published or {}).get(name)
     return value if isinstance(value, str) and is_label(value) else None
 
 

@@ -21,6 +21,7 @@ from etl.models import document
 from etl.models.message import TransferResult
 from etl.models.task import SCAN_ANEW, Attempt, Start
 from etl.models.wire import Partition
+from etl.outcomes import parts
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.offsets import RecordState
 from etl.outcomes.totals import Totals
@@ -28,15 +29,16 @@ from etl.retry import tiers
 from etl.retry.policy import Abandon, DeadLetter, Defer, RetryHere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from etl.dispatch.dispatcher import Dispatcher
+    from etl.models.message import FileTransferJob
     from etl.models.task import Record, Span, Task
     from etl.models.wire import Message
     from etl.outcomes.ledger import Ledger
     from etl.outcomes.messages import Carried, MessageBuilder
     from etl.retry.policy import Policy
-    from etl.transfer.relay import Receipt
+    from etl.transfer.receipts import Receipt
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +82,7 @@ class Reporter:
     def succeeded(self, task: Task, receipt: Receipt, start: Start) -> None:
         """Report a run that succeeded: as done, or as published if its source action must follow the commit."""
         has_action = task.job.options.source_action != "keep" and not receipt.skipped and not task.published
-        task.verified_by = receipt.verified_by
+        task.verified_by, task.checksum = receipt.verified_by, receipt.checksum
         task.facts = receipt.facts
         self.totals.moved(task)
         task.start = start if has_action else None
@@ -102,6 +104,7 @@ class Reporter:
                 span,
                 bytes=receipt.size_bytes,
                 verified_by=receipt.verified_by,
+                checksum=receipt.checksum,
                 skipped=receipt.skipped,
                 **task.remarks,
             )
@@ -225,6 +228,21 @@ class Reporter:
             task, "FAILED", span, error=redact(text, task.job.words), error_code=code_of(error), **more
         )
         return self.builder.dead_letter(task, error) + self.builder.result(task, result)
+
+    def split(self, record: Record, carried: Carried, epoch: int, jobs: Sequence[FileTransferJob]) -> None:
+        """Report a record that holds several jobs: its outcome is a record for each, in the same transaction."""
+        messages = parts.build(self.builder, record, carried, jobs)
+        if self.ledger.add(
+            Outcome(Partition(record.topic, record.partition), record.offset, epoch, RecordState.DONE, messages)
+        ):
+            log.info(
+                "message split",
+                jobs=len(jobs),
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                first=jobs[0].job_id,
+            )
 
     def reject(self, record: Record, carried: Carried, epoch: int, error: BaseException) -> None:
         """Report a record that holds no valid job, or that met a bug: a dead letter and a failed result."""

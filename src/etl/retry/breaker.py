@@ -26,15 +26,11 @@ class Breaker:
         self._error: BaseException | None = None  # the outage it saw last
         self._held_at = 0.0
         self.hold: BaseException | None = None  # an operator's: nothing is admitted, not even a probe
+        self.closed = True  # may its jobs run: did the last attempt reach the server, and is it not on hold?
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"open until {self.open_until:.1f}, {self._failures} failures"
         return f"<Breaker {state}{', half open' if self._probe else ''}>"
-
-    @property
-    def closed(self) -> bool:
-        """May its jobs run: did the last attempt reach the server, and is it not on hold?"""
-        return self._failures == 0 and self.hold is None
 
     @property
     def fails(self) -> bool:
@@ -49,7 +45,7 @@ class Breaker:
     def put_on_hold(self, now: float, hold: BaseException | None) -> None:
         """Begin a hold, or end it."""
         self._held_at = now if self.hold is None else self._held_at
-        self.hold = hold
+        self.hold, self.closed = hold, hold is None and not self._failures
 
     def admits(self, now: float) -> bool:
         """May a job be released now? Of an open breaker one may after its wait: the probe."""
@@ -73,13 +69,13 @@ class Breaker:
         if not self._failures or now >= self.open_until:
             self._opened_at = self._opened_at if self._failures else now
             self._failures += 1
-            self._probe = None
+            self._probe, self.closed = None, False
             self.open_until = now + self._wait(self._failures)
         self.open_until = max(self.open_until, now + least)
 
     def reset(self) -> None:
         """Close: the server answered."""
-        self._failures, self._probe = 0, None
+        self._failures, self._probe, self.closed = 0, None, self.hold is None
         self.open_until, self._error = 0.0, None
 
     def open_for(self, now: float) -> float:

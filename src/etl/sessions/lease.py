@@ -110,7 +110,8 @@ class Lease:
     @property
     def is_over(self) -> bool:
         """Did a session fail or end, so that no job may begin with it?"""
-        return self._aborted or not all(self.reusable) or any(_is_over(slot) for slot in self._slots)
+        is_lost = self._aborted or not self.source_is_reusable or not self.destination_is_reusable
+        return is_lost or any(map(_is_over, self._slots))
 
     @property
     def servers(self) -> tuple[str, ...]:

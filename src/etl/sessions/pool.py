@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from etl.errors import AuthenticationFailed, ServerBusy
 from etl.retry.backoff import Doubling
+from etl.transfer.bandwidth import Bandwidth, Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +120,7 @@ class Pool:
 
     limit: int
     ages: Ages
+    bandwidth: Bandwidth = field(default_factory=lambda: Bandwidth(Sharing()))
     names: set[str] = field(default_factory=set)
     idle: list[PooledSession] = field(default_factory=list)  # in the order of last use, last one last
     taken: int = 0  # slots in use: their sessions are leased, or are connecting, pinged or closed
@@ -166,6 +168,7 @@ class Pool:
         self.limit = max(1, min(self.limit, server.max_connections))
         self.per_minute = min(self.per_minute, server.connects_per_minute)
         self.connect_tokens = min(self.connect_tokens, self._burst)
+        self.bandwidth.register(server.bandwidth)
         if server.prewarm > (self.warm.prewarm if self.warm else 0):
             self.warm = server
         self.names.add(server.hostname)
@@ -359,6 +362,11 @@ def same_view(one: ServerConfig, other: ServerConfig) -> bool:
         other.encoding,
         other.partial_pattern,
     )
+
+
+def can_share(source: ServerConfig, destination: ServerConfig) -> bool:
+    """Can one session be both sides of a job at once?"""
+    return fits(source, destination) and same_view(source, destination)
 
 
 def fits(one: ServerConfig, other: ServerConfig) -> bool:

@@ -6,7 +6,7 @@
     .reserve(source, destination=None) -> Lease | Refusal   never blocks: both sessions or none
     .refusal(server) -> Reason | None   .connected(server) -> int   .login_backoff_left(server) -> seconds
     .remember_orphan(server, path)   .remove_orphan(server, path) -> bool   .round_trip(server) -> seconds | None
-    .died(server)  .start()  .reap()  .stats()  .close(timeout=5.0) -> bool
+    .died(server)  .bandwidth(server) -> float | None  .sharing  .start()  .reap()  .stats()  .close(timeout=5) -> bool
     Lease (lease.py): .open()  .source  .destination  .servers  .is_pair  .shared .release(reusable) .abort() .aborted
 
 Knows settings and sessions; knows no job, no queue, no Kafka.
@@ -25,7 +25,8 @@ import structlog
 from etl.errors import Fate, ServerBusy, SettingsError, UnknownServer, fate_of
 from etl.sessions.lease import Lease, as_our_error, disconnect
 from etl.sessions.maintenance import Maintenance
-from etl.sessions.pool import Ages, Pool, Reason, Refusal, fits, same_view
+from etl.sessions.pool import Ages, Pool, Reason, Refusal, can_share
+from etl.transfer.bandwidth import Bandwidth, Sharing
 from etl.transfer.base import Session, TransferFactory
 from etl.transfer.staged import Staged
 
@@ -61,6 +62,7 @@ class Pools:
     ) -> None:
         self.server = config_lookup
         self.now = clock
+        self.sharing = Sharing()
         self.on_release: Callable[[], None] | None = None
         self._create = create
         self._jitter = jitter
@@ -104,7 +106,7 @@ class Pools:
         with self._lock:
             pool = self._pool(source)
             is_alone = pool is self._pool(destination) and pool.limit < 2
-        if is_alone and not _can_share(source, destination):
+        if is_alone and not can_share(source, destination):
             raise SettingsError(
                 f"{source.hostname} and {destination.hostname} are one server with different settings: "
                 f"a job between them needs MAX_CONNECTIONS of at least 2",
@@ -124,7 +126,7 @@ class Pools:
             pool = self._pool(source)
             other = None if destination is None else self._pool(destination)
             shared = other is pool and pool.room(now) == 1
-            if shared and destination is not None and not _can_share(source, destination):
+            if shared and destination is not None and not can_share(source, destination):
                 return Refusal(destination, Reason.FULL)
             first = pool.checkout(source, now)
             if isinstance(first, Reason):
@@ -195,6 +197,11 @@ class Pools:
         with self._lock:
             return self._pool(server).round_trip
 
+    def bandwidth(self, server: ServerConfig) -> float | None:
+        """Return how many bytes per second this process may move now, in each direction; None: any number."""
+        with self._lock:
+            return self._pool(server).bandwidth.bytes_per_second()
+
     def stats(self) -> dict[str, dict[str, int]]:
         """Return the counts of each pool, by its names."""
         now = self.now()
@@ -205,15 +212,17 @@ class Pools:
         key = self.key(server)
         pool = self._by_key.get(key)
         if pool is None:
-            pool = self._by_key[key] = Pool(server.max_connections, self._ages)
+            pool = self._by_key[key] = Pool(server.max_connections, self._ages, Bandwidth(self.sharing))
         pool.register(server)
         return pool
 
     # --- what a lease reports ---
 
     def create(self, server: ServerConfig) -> Session:
-        """Return a new, unconnected session."""
-        return self._create(server, self._limits)
+        """Return a new, unconnected session, which keeps to the server's bandwidth limit."""
+        with self._lock:
+            bandwidth = self._pool(server).bandwidth
+        return bandwidth.limited(self._create(server, self._limits))
 
     def expiry(self) -> float:
         """Return when a session that is opened now will be past its lifetime."""
@@ -389,8 +398,3 @@ class Pools:
         for lease in leases:
             lease.abort()
         return self._maintenance.close(idle, end, timeout / 2)
-
-
-def _can_share(source: ServerConfig, destination: ServerConfig) -> bool:
-    """Can one session be both sides of a job at once?"""
-    return fits(source, destination) and same_view(source, destination)

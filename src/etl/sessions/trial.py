@@ -72,6 +72,7 @@ class Trial:
             "failed": self.failed,
             "error": self.error,
             "error_code": self.error_code,
+            "bandwidth_limit": str(self.server.bandwidth) if self.server.bandwidth else None,
         }
 
 

@@ -85,6 +85,10 @@ class Fleet:
         self._heard[key] = _Heard(snapshot, record.timestamp, None if self._caught_up_at is None else now)
         return True
 
+    def snapshot(self, key: str) -> Snapshot | None:
+        """Return what a process said last."""
+        return self._heard[key].snapshot if key in self._heard else None
+
     def appended_at(self, key: str) -> float:
         """Return when the broker got the last record of a process, by its clock."""
         return self._heard[key].appended

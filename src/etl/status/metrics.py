@@ -115,6 +115,13 @@ METRICS: dict[str, Metric] = {
         _metric("etl_settings_mismatch", "gauge", "topic group", "1: consumers of a group have different servers."),
         _metric("etl_dead_letters", "gauge", "topic code", "Dead letters that wait to be settled (API alone)."),
         _metric("etl_dead_letter_oldest_age_seconds", "gauge", "topic", "Age of the oldest of them (API alone)."),
+        _metric("etl_http_requests_total", "counter", "route method status", "Requests answered (API alone)."),
+        _metric(
+            "etl_http_request_duration_seconds",
+            "histogram",
+            "route method",
+            "From a request to the beginning of its answer (API alone).",
+        ),
         _metric("etl_build_info", "gauge", "version", "1 for each version that runs."),
         _metric("etl_metric_labels_dropped_total", "counter", "", "Series that were summed up, as they were too many."),
     )
@@ -127,6 +134,14 @@ class DeadLetters:
 
     counts: Mapping[str, int] = field(default_factory=dict)
     oldest: datetime | None = None
+
+
+@dataclass
+class Requests:
+    """What the API has answered: by route, method and class of status; and how long that took."""
+
+    counts: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    seconds: Mapping[tuple[str, str], HistogramStatus] = field(default_factory=dict)
 
 
 @dataclass
@@ -161,8 +176,13 @@ class _Text:
         return "\n".join(parts) + "\n" if parts else ""
 
 
-def render(processes: Sequence[Process], now: datetime, dead_letters: Mapping[str, DeadLetters] | None = None) -> str:
-    """Return all metrics as text. `dead_letters`: by topic, where the caller knows them."""
+def render(
+    processes: Sequence[Process],
+    now: datetime,
+    dead_letters: Mapping[str, DeadLetters] | None = None,
+    requests: Requests | None = None,
+) -> str:
+    """Return all metrics as text. `dead_letters` by topic, and `requests`: where the caller knows them."""
     text = _Text()
     known = [one for one in processes if one.age_seconds < FORGET_SECONDS]
     shown, rest = known[:PROCESSES], known[PROCESSES:]
@@ -178,6 +198,11 @@ def render(processes: Sequence[Process], now: datetime, dead_letters: Mapping[st
             text.put("etl_dead_letters", count, topic, code)
         age = 0.0 if letters.oldest is None else max(0.0, (now - letters.oldest).total_seconds())
         text.put("etl_dead_letter_oldest_age_seconds", age, topic)
+    if requests is not None:
+        for labels, count in sorted(requests.counts.items()):
+            text.put("etl_http_requests_total", count, *labels)
+        for route, told in sorted(requests.seconds.items()):
+            text.histogram("etl_http_request_duration_seconds", told, SECONDS_BUCKETS, *route)
     for version in sorted({one.version for one in live if one.version}):
         text.put("etl_build_info", 1, version)
     text.put("etl_metric_labels_dropped_total", dropped)

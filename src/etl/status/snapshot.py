@@ -5,6 +5,7 @@ Belongs to the thread `status`; the parts are asked without stopping any of them
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import math
@@ -15,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import OnHold, code_of
+from etl.errors import OnHold, UnknownServer, code_of
 from etl.logs import redact
 from etl.models import document
 from etl.models import status as record
@@ -157,7 +158,7 @@ class Snapshots:
             transfers=tuple(self._transfers(runs, now)),
             totals=totals,
             last_error=None if self.totals.last_error is None else record.LastError(**self.totals.last_error),
-            resources=_resources(),
+            resources=resources(),
             settings_hash=self._settings_hash(),
         )
 
@@ -228,11 +229,17 @@ class Snapshots:
                     bytes_per_second=0.0 if speed is None else round(speed.per_second, 1),
                     error_share=round(min(1.0, share), 3),
                     held_by=hold and _middle(hold),
+                    bandwidth_limit=self._bandwidth(name),
                     round_trip_seconds=report.round_trip_seconds and round(report.round_trip_seconds, 6),
                 )
             )
         rows.sort(key=lambda row: (row.breaker == "closed", -row.lanes - row.waiting, -row.jobs_per_second, row.name))
         return rows
+
+    def _bandwidth(self, name: str) -> float | None:
+        with contextlib.suppress(UnknownServer):
+            return self.pools.bandwidth(self.config.get_server_config(name))
+        return None
 
     def _transfers(self, runs: Iterable[Run], now: float) -> list[record.TransferStatus]:
         speeds: dict[int, Speed] = {}
@@ -321,7 +328,8 @@ def _time(wall: float) -> datetime:
     return document.moment(round(wall, 3))
 
 
-def _resources() -> record.Resources:
+def resources() -> record.Resources:
+    """Return what this process takes."""
     rss_bytes = fds = 0
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - a file of the kernel, read every two seconds

@@ -6,10 +6,12 @@ command and in the page.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from etl.models.field import is_label
 from etl.models.status import ServerStatus
 from etl.status.unheld import NONE
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from etl.models.control import Hold
+    from etl.models.control import Acknowledge, Hold
     from etl.models.status import Snapshot
     from etl.status.fleet import Process
     from etl.status.unheld import Unheld
@@ -26,6 +28,7 @@ DOWN_SECONDS = 600.0  # a server that is down for less needs nobody yet
 OLD_SECONDS = 900.0  # so long the oldest job of a topic may wait
 STALLED_SECONDS = 30.0
 NEEDS = 10  # told at most
+MORE_JOBS = 100  # than twice as many as were acknowledged: then a need has grown
 # From the worst to what one should merely know.
 KINDS = (
     "no-consumer",
@@ -49,11 +52,26 @@ class Need:
     since: datetime | None = None
     jobs: int = 0
     detail: str = ""  # text of a server or a person: to be shown as such
+    newest: datetime | None = None  # when it last grew
+    known: Acknowledge | None = None  # who sees to it
+
+    @property
+    def name(self) -> str:
+        """What it is known by, while `subject` may count: the same for as long as it is the same."""
+        if self.kind == "dead-letters":
+            return "all"
+        return self.subject if is_label(self.subject) else hashlib.sha256(self.subject.encode()).hexdigest()[:16]
 
     @property
     def is_urgent(self) -> bool:
-        """Does it need somebody? A hold was meant."""
-        return self.kind != "on-hold"
+        """Does it need somebody? A hold was meant, and what somebody sees to is known."""
+        return self.kind != "on-hold" and self.known is None
+
+    def is_as_known(self, order: Acknowledge) -> bool:
+        """Is it still what was acknowledged? Not if it began anew, or touches many more jobs."""
+        began = self.newest or self.since
+        is_new = began is not None and began > max(order.at, order.since or order.at)
+        return not is_new and self.jobs <= 2 * order.jobs + MORE_JOBS
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,11 @@ class Summary:
         return not any(need.is_urgent for need in self.needs)
 
     @property
+    def known(self) -> int:
+        """How many things would need somebody if nobody saw to them."""
+        return sum(need.known is not None for need in self.needs)
+
+    @property
     def urgent(self) -> int:
         """How many things need somebody."""
         return sum(need.is_urgent for need in self.needs)
@@ -115,11 +138,13 @@ def summarise(
     holds: Iterable[Hold] = (),
     dead_letters: Mapping[str, int] | None = None,
     unheld: Mapping[tuple[str, str], Unheld] | None = None,
+    known: Iterable[Acknowledge] = (),
+    newest_letter: datetime | None = None,
 ) -> Summary:
     """Return the summary as of `now`.
 
-    `dead_letters`: how many wait to be settled, by code. `unheld`: what waits in partitions that nobody holds, by topic
-    and group.
+    `dead_letters`: how many wait to be settled, by code; `newest_letter`: when the last of them came. `unheld`: what
+    waits in partitions that nobody holds, by topic and group. `known`: what somebody sees to.
     """
     live = [one for one in processes if one.state not in ("silent", "stopped")]
     consumers = [one.snapshot for one in live if one.snapshot.kind == "consumer"]
@@ -129,13 +154,18 @@ def summarise(
         *_server_needs(servers, now),
         *_topic_needs(topics, servers, now),
         *_stalled(consumers),
-        *_letters(dead_letters or {}),
+        *_letters(dead_letters or {}, newest_letter),
         *(
             Need("on-hold", f"{one.what} {one.name}", one.at, _waiting(one, servers, topics), _words(one))
             for one in holds
         ),
     ]
-    needs.sort(key=lambda need: (KINDS.index(need.kind), -need.jobs, need.subject))
+    orders = {(one.need, one.name): one for one in known if one.counts(now)}
+    for at, need in enumerate(needs):
+        order = orders.get((need.kind, need.name))
+        if order is not None and need.is_as_known(order):
+            needs[at] = replace(need, known=order)
+    needs.sort(key=lambda need: (need.known is not None, KINDS.index(need.kind), -need.jobs, need.subject))
     return Summary(
         needs=needs,
         processes=processes,
@@ -200,13 +230,13 @@ def _stalled(consumers: Iterable[Snapshot]) -> list[Need]:
     ]
 
 
-def _letters(dead_letters: Mapping[str, int]) -> list[Need]:
+def _letters(dead_letters: Mapping[str, int], newest: datetime | None) -> list[Need]:
     """Return one need for all dead letters; those that an operator cancelled need nobody."""
     counts = {code: count for code, count in dead_letters.items() if count and code != "CANCELLED"}
     if not counts:
         return []
     codes = ", ".join(f"{count} {code}" for code, count in sorted(counts.items(), key=lambda item: -item[1]))
-    return [Need("dead-letters", codes, None, sum(counts.values()))]
+    return [Need("dead-letters", codes, None, sum(counts.values()), newest=newest)]
 
 
 def _waiting(hold: Hold, servers: Sequence[Server], topics: Sequence[Topic]) -> int:
@@ -248,6 +278,7 @@ def _merge(rows: Sequence[ServerStatus]) -> ServerStatus:
             "bytes_per_second": sum(row.bytes_per_second for row in rows),
             "error_share": shares / rate if rate else max(row.error_share for row in rows),
             "round_trip_seconds": max((row.round_trip_seconds or 0.0 for row in rows), default=0.0) or None,
+            "bandwidth_limit": sum(row.bandwidth_limit or 0.0 for row in rows) or None,
             "held_by": next((row.held_by for row in rows if row.held_by), None),
         }
     )

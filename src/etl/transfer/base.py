@@ -16,6 +16,7 @@ from etl.errors import (
     FileMissing,
     NotAFile,
     PermissionRefused,
+    SettingsError,
     StorageFull,
     UnknownType,
 )
@@ -253,6 +254,13 @@ class Session(BaseTransfer):
     def require_name(self, path: str) -> None:
         """Raise InvalidPath for a name that the server cannot take. Asked before anything is written."""
 
+    def foresee(self, final: str, mtime: float | None) -> None:  # noqa: ARG002 - for those who need it
+        """Say what the next `write` is for: its final name, and the time stamp that it will be published with.
+
+        Some protocols write under the final name at once, unseen until it is published. Raises as `require_name` does.
+        """
+        self.require_name(final)
+
     @abstractmethod
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel to a new file through `buffer`, making missing parents; ask the size.
@@ -262,6 +270,13 @@ class Session(BaseTransfer):
         A folder somebody deleted in between is made again. Raises StorageFull, PermissionRefused, ... and whatever
         the parcel raises; what the server says at the end may be left to `Stored.require_stored`.
         """
+
+    def begin(self, partial: str, parcel: Parcel) -> bool:  # noqa: ARG002 - for those who can
+        """Send a file that is held in memory ahead of its `write`, which follows; waits for nothing.
+
+        Asked while the rename of the file before is under way. False: nothing was sent.
+        """
+        return False
 
     @abstractmethod
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
@@ -277,6 +292,16 @@ class Session(BaseTransfer):
         """
         return self.publish(stored, final, mtime)
 
+    def look_published(self, partial: str, final: str) -> Facts | None:  # noqa: ARG002 - for those who can tell
+        """Look at a final name, whose partial file is gone; None also when it is known to be another file."""
+        try:
+            return self.look(final)
+        except SettingsError:  # a user's class may not be able to
+            return None
+
+    def show(self, stored: Stored) -> None:
+        """See to it that a partial file can be seen under its name, until it is published or removed."""
+
     def sync(self, path: str) -> None:
         """See to it that a published file survives a power cut, where that is ours to do: its source is about to go."""
 
@@ -288,9 +313,26 @@ class Session(BaseTransfer):
         """Remove an empty folder; False when it stays, or was not there."""
         return False
 
+    def remove_leftovers(self, final: str) -> None:
+        """Remove what earlier runs left of a file, where that has no name of its own."""
+
     def traits(self) -> dict[str, str]:
         """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
         return {}
+
+    def hashes(self) -> tuple[str, ...]:
+        """Return the algorithms by which the server itself makes checksums of its files, best first.
+
+        May ask once in a session whether it does at all.
+        """
+        return ()
+
+    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:  # noqa: ARG002 - for those who can
+        """Have the server make the checksum of a stored file, of so many bytes: lower-case hexadecimal digits.
+
+        None: it does not, after all. May block for as long as a server needs to read the file.
+        """
+        return None
 
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:

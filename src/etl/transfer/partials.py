@@ -176,6 +176,7 @@ def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex, but: 
     `but`: the path of one that the job goes on with. What may not be deleted stays: the job itself needs no such right.
     """
     final = task.job.destination.path
+    destination.remove_leftovers(final)
     refusal: PermissionRefused | None = None
     _, after = destination.server.partial_pattern.split("{id}")
     for name in orphans.of(task, destination):

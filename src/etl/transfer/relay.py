@@ -20,14 +20,15 @@ from etl.errors import (
     InvalidPath,
     IOFailure,
     OwnershipLost,
-    SizeMismatch,
     SourceChanged,
     StorageFull,
 )
 from etl.models.task import Facts, Phase, Unpublished
-from etl.transfer import resuming
+from etl.transfer import receipts, resuming
 from etl.transfer.base import Stored
+from etl.transfer.hashing import hashed
 from etl.transfer.partials import partial_path, remove_orphans, telling_the_name
+from etl.transfer.receipts import CONTENT, NOTHING, SIZE_AND_TIME, Proof, Receipt
 from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
 from etl.transfer.streaming import MemoryParcel, bounded, counted, require_size
 
@@ -38,25 +39,7 @@ if TYPE_CHECKING:
     from etl.transfer.base import Answer, Parcel, Promise, Session
     from etl.transfer.partials import OrphanIndex
 
-SIZE = "size"
-SIZE_AND_TIME = "size+time"
-CONTENT = "content"
-NOTHING = "none"
-
 COMPARED_BYTES = 1 << 20  # at a time, of two files that may be the same
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a transfer came to: `size_bytes` of the file now at the destination, and how that is known.
-
-    None: another process published it, and it was taken away since; or the server tells no sizes.
-    """
-
-    size_bytes: int | None
-    verified_by: str
-    skipped: bool = False  # `overwrite` left a different file alone: the source is left alone as well
-    facts: Facts | None = None  # the source's, as it was read
 
 
 @dataclass(frozen=True)
@@ -73,22 +56,36 @@ def run(task: Task, source: Session, destination: Session, token: str, limits: L
 
     `source` may be `destination`: then the file goes through memory or a spool file.
     """
+    receipt = _bring(task, source, destination, token, limits, orphans)
+    if task.job.options.write_checksum_file is not None and not receipt.skipped:
+        hidden = partial_path(task, destination.server, token)
+        receipts.write_checksum_file(task, receipt, destination, hidden, limits.buffer, require_owned)
+    return receipt
+
+
+def _bring(
+    task: Task, source: Session, destination: Session, token: str, limits: Limits, orphans: OrphanIndex
+) -> Receipt:
     require_disposal(task, source)
     if task.unpublished is not None:  # an earlier run of this process sent and proved a file
-        receipt = _publish_known(task, task.unpublished, source, destination, orphans)
+        receipt = _publish_known(task, task.unpublished, source, destination, limits.buffer, orphans)
         task.unpublished = None
         if receipt is not None:
             return receipt
+    receipts.look_for_checksum(task, source, limits.buffer)
     left = None
     if task.orphan_scan_since is not None:
         left = resuming.find(task, source, destination, orphans)
         remove_orphans(task, destination, orphans, but=left)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
         resuming.drop(task, destination)
-        if not receipt.skipped and not is_direct(destination):
-            _probe_for_itself(task, source, destination, token, limits.buffer, orphans)
+        if not receipt.skipped:
+            receipts.require_expected(task, source, limits.buffer)
+            if not is_direct(destination):
+                _probe_for_itself(task, source, destination, token, limits.buffer, orphans)
         return receipt
     if is_direct(destination) and (receipt := _already_written(task, source, destination, limits.buffer)) is not None:
+        receipts.require_expected(task, source, limits.buffer)
         return receipt
     if source is not destination:
         destination.prepare()
@@ -107,7 +104,9 @@ def can_pipeline(task: Task, orphans: OrphanIndex) -> bool:
     """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
     if task.published or task.unpublished or task.job.options.overwrite != "replace" or may_be_itself(task, orphans):
         return False
-    return task.part is None and (task.orphan_scan_since is None or orphans.known(task) == [])
+    if receipts.asks_more(task) or task.part is not None:
+        return False
+    return task.orphan_scan_since is None or orphans.known(task) == []
 
 
 def require_disposal(task: Task, source: Session) -> None:
@@ -147,19 +146,22 @@ def deliver(
     token: str,
     buffer: memoryview,
     is_followed: Callable[[], bool] = lambda: False,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Receipt:
     """Write the parcel beside its final name, prove it complete and ours, then publish it.
 
     `confirmed` is the source's part, done once the file is stored: is it still what it was? `is_followed`: is another
-    file sure to come for this destination?
+    file sure to come for this destination? `meanwhile` is done while the rename is under way.
     """
     job = task.job
-    destination.require_name(job.destination.path)
+    destination.foresee(job.destination.path, parcel.facts.mtime if job.options.preserve_mtime else None)
     task.leaves_partial = not is_direct(destination)
     hidden = resuming.name(task, destination, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
+    content, digests = hashed(content, receipts.algorithms(task, destination, parcel.facts.size_bytes))
     with telling_the_name(task, hidden):
         stored = resuming.write(task, hidden, content, destination, buffer)
+    task.digests = digests()
     try:
         unchanged = confirmed(stored)
         if is_followed():
@@ -168,7 +170,7 @@ def deliver(
         # In this order: of a file that was cut short while it was read, that is the reason.
         if not unchanged.result():
             raise SourceChanged(f"{job.source} changed while it was read")
-        verified_by = _compare_sizes(task, parcel.facts, stored)
+        proof = receipts.prove(task, parcel.facts, stored, destination, buffer)
         if job.options.overwrite != "replace" and not is_direct(destination):
             _look_again(task, parcel.facts, destination)
         require_owned(task)
@@ -179,29 +181,33 @@ def deliver(
         elif task.unpublished is None and not resuming.is_kept(task, error, is_last=False):
             _remove_if_possible(task, destination, stored)
         raise
-    return _publish(task, destination, stored, verified_by, parcel.facts)
+    return _publish(task, destination, stored, proof, parcel.facts, meanwhile)
 
 
-def _publish(task: Task, destination: Session, stored: Stored, verified_by: str, facts: Facts) -> Receipt:
+def _publish(
+    task: Task, destination: Session, stored: Stored, proof: Proof, facts: Facts, meanwhile: Callable[[], object]
+) -> Receipt:
     """Give a partial file its final name. What is proven is noted first: if this fails only this is done again."""
     task.progress.phase = Phase.PUBLISHING
     options = task.job.options
     mtime = facts.mtime if options.preserve_mtime else None
-    task.unpublished = Unpublished(stored.partial, stored.sent_bytes, verified_by, facts)
+    task.unpublished = Unpublished(stored.partial, stored.sent_bytes, proof.verified_by, facts, proof.checksum)
     publish = destination.publish_new if options.overwrite == "fail" else destination.publish
     with telling_the_name(task, stored.partial):
-        published = publish(stored, task.job.destination.path, mtime).result()
+        answer = publish(stored, task.job.destination.path, mtime)
+        meanwhile()
+        published = answer.result()
     task.unpublished, task.leaves_partial, task.part = None, False, None
     task.remarks = ({"swapped": True} if published.swapped else {}) | resuming.remark(task)
     if is_direct(destination):
         task.remarks["published_by"] = "direct"
     if options.preserve_mtime and not published.stamped:
         task.remarks["mtime_kept"] = False
-    return Receipt(stored.sent_bytes, verified_by, facts=facts)
+    return Receipt(stored.sent_bytes, proof.verified_by, facts=facts, checksum=proof.checksum)
 
 
 def _publish_known(
-    task: Task, known: Unpublished, source: Session, destination: Session, orphans: OrphanIndex
+    task: Task, known: Unpublished, source: Session, destination: Session, buffer: memoryview, orphans: OrphanIndex
 ) -> Receipt | None:
     """Look what became of the rename, and do it if need be; None: begin anew.
 
@@ -213,22 +219,24 @@ def _publish_known(
         return None
     there = look_if_possible(destination, known.partial)
     if there is None:
-        final = look_if_possible(destination, task.job.destination.path)
-        if final is None or final.size_bytes != known.size_bytes:
+        final = destination.look_published(known.partial, task.job.destination.path)
+        if final is None or final.size_bytes != known.size_bytes or not known.is_proven:
             return None
         task.leaves_partial, task.part = False, None
         if task.job.options.preserve_mtime and not known.facts.same_file(final):
             task.remarks = {"mtime_kept": False}
-        return Receipt(known.size_bytes, known.verified_by, facts=known.facts)
+        return Receipt(known.size_bytes, known.verified_by, facts=known.facts, checksum=known.checksum)
     if there.size_bytes not in {None, known.size_bytes} or known.facts.size_bytes not in {None, known.size_bytes}:
         return None
-    verified_by = SIZE if there.size_bytes is not None and task.job.options.verify != "none" else known.verified_by
-    stored = Stored(known.partial, known.size_bytes, known.size_bytes)
+    stored = Stored(known.partial, known.size_bytes, there.size_bytes)
+    proof = Proof(known.verified_by, known.checksum)
+    if not known.is_proven:  # the session was lost before more than its size was compared
+        proof = receipts.prove(task, known.facts, stored, destination, buffer)
     refuse_itself(task, source, destination, stored, orphans)
     if task.job.options.overwrite != "replace":
         _look_again(task, known.facts, destination)
     require_owned(task)
-    return _publish(task, destination, stored, verified_by, known.facts)
+    return _publish(task, destination, stored, proof, known.facts, lambda: None)
 
 
 def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> None:
@@ -309,7 +317,7 @@ def _already_there(task: Task, source: Session, destination: Session, buffer: me
         raise FileMissing(f"{job.source} is not there", server=job.source.hostname)
     # Where a wrong answer would cost a file, only the content tells: two images of one size and one second may differ,
     # and our own file, published just before a crash, may have another time where a server keeps none.
-    truth_matters = options.overwrite == "fail" or options.source_action != "keep"
+    truth_matters = options.overwrite == "fail" or options.source_action != "keep" or options.verify == "checksum"
     if not truth_matters and wanted.same_file(found):
         return Receipt(found.size_bytes, SIZE_AND_TIME)
     if truth_matters and wanted.size_bytes == found.size_bytes and same_content(task, source, destination, buffer):
@@ -348,26 +356,6 @@ def _look_again(task: Task, wanted: Facts, destination: Session) -> None:
     raise IOFailure(
         f"{task.job.destination} appeared while the file was on its way", server=task.job.destination.hostname
     )
-
-
-def _compare_sizes(task: Task, facts: Facts, stored: Stored) -> str:
-    job = task.job
-    if facts.size_bytes is not None and facts.size_bytes != stored.sent_bytes:
-        raise SizeMismatch(f"{job.source}: {stored.sent_bytes} of {facts.size_bytes} bytes came")
-    if job.options.verify == "none":
-        stored.require_stored()
-        return NOTHING
-    size_bytes = stored.size_bytes
-    if size_bytes is None:
-        if job.options.verify == "size":
-            raise SizeMismatch(f"{job.destination}: the server does not tell the size", server=job.destination.hostname)
-        return NOTHING
-    if size_bytes != stored.sent_bytes:
-        raise SizeMismatch(
-            f"{job.destination}: {size_bytes} of {stored.sent_bytes} bytes were stored",
-            server=job.destination.hostname,
-        )
-    return SIZE
 
 
 def require_owned(task: Task) -> None:

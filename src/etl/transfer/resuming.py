@@ -17,6 +17,7 @@ import structlog
 from etl.errors import ConnectionLost, EtlError, Fate, SessionFault, TransferTimeout, fate_of
 from etl.transfer.partials import is_of_the_job, partial_path
 from etl.transfer.paths import basename, beside
+from etl.transfer.receipts import needs_hash
 from etl.transfer.resumable import Resumable, read_full
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _DOUBTS = 1  # times that a connection may break while a partial file is proven,
 def plan(task: Task, source: Session, facts: Facts) -> None:
     """Decide whether a file that is read from its start is worth going on with, should it be cut."""
     task.resumed_at = 0
-    task.version = _version(task, facts) if _pays(source, facts) and _is_dated(facts) else None
+    task.version = _version(task, facts) if _pays(task, source, facts) and _is_dated(facts) else None
 
 
 def name(task: Task, destination: Session, token: str) -> str:
@@ -76,7 +77,7 @@ def _largest(task: Task, names: set[str], source: Session, destination: Session,
         return None
     parts = [one for one in names if _version_in(task, destination.server, one, orphans) is not None]
     facts = source.look(task.job.source.path) if parts else None
-    if facts is None or not _pays(source, facts):
+    if facts is None or not _pays(task, source, facts):
         return None
     version = _version(task, facts)
     sizes: dict[str, int] = {}
@@ -166,14 +167,15 @@ def _noted(task: Task, server: ServerConfig) -> str | None:
     return task.part if task.part == beside(task.job.destination.path, basename(task.part)) else None
 
 
-def _pays(source: Session, facts: Facts) -> bool:
-    """Is a file large enough, and can its source be read from the middle on?"""
+def _pays(task: Task, source: Session, facts: Facts) -> bool:
+    """Is a file large enough, its source able to be read from the middle on, and no hash of the whole asked for?"""
     return (
         isinstance(source, Resumable)
         and source.reads_on
         and facts.size_bytes is not None
         and facts.mtime is not None
         and facts.size_bytes >= source.settings.resume_from_bytes
+        and not needs_hash(task)
     )
 
 

@@ -10,11 +10,12 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from etl.errors import InvalidPath, SettingsError
+from etl.transfer.hashing import drained
 from etl.transfer.paths import basename, beside, parent
 
 if TYPE_CHECKING:
     from etl.models.task import Facts, Task
-    from etl.transfer.base import Parcel, Session, Stored
+    from etl.transfer.base import Session, Stored
     from etl.transfer.partials import OrphanIndex
 
 
@@ -33,6 +34,7 @@ def refuse_itself(task: Task, source: Session, destination: Session, stored: Sto
     if not may_be_itself(task, orphans) or is_direct(destination):
         return
     job = task.job
+    destination.show(stored)
     if look_if_possible(source, beside(job.source.path, basename(stored.partial))) is None:
         orphans.apart.note(task)
         return
@@ -68,16 +70,5 @@ def look_if_possible(session: Session, path: str) -> Facts | None:
 
 def same_content(task: Task, source: Session, destination: Session, buffer: memoryview) -> bool:
     """Compare both files, each read once."""
-    ours = _digest(source.read(task.job.source.path), buffer)
-    return ours == _digest(destination.read(task.job.destination.path), buffer)
-
-
-def _digest(parcel: Parcel, buffer: memoryview) -> bytes:
-    digest = hashlib.blake2b()
-    try:
-        while count := parcel.readinto(buffer):
-            digest.update(buffer[:count])
-        parcel.close(complete=True)
-    finally:
-        parcel.close(complete=False)
-    return digest.digest()
+    ours = drained(source.read(task.job.source.path), buffer, hashlib.blake2b())
+    return ours == drained(destination.read(task.job.destination.path), buffer, hashlib.blake2b())

@@ -199,6 +199,7 @@ class Streaming(Session):
         try:
             hidden = self.server.partial_pattern.replace("{id}", uuid.uuid4().hex)
             partial = beside(remote_path, hidden)
+            self.foresee(remote_path, None)
             stored = self.write(partial, parcel, memoryview(bytearray(_BUFFER_BYTES)))
             if stored.size_bytes not in {None, stored.sent_bytes}:
                 self.remove(partial)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import stack
 from servers.certificates import Authority, Certificate
-from servers.zoo.server import DEBIAN, Apache, ProFTPD, PureFTPd, Vsftpd
+from servers.zoo.server import DEBIAN, HERE, ZOO, Apache, FtpSrv, ProFTPD, PureFTPd, PyFTPDlib, Vsftpd
 
 KEYSTORE_PASSWORD = "Key-4711"
 
@@ -91,3 +91,26 @@ class ApacheTLS(Encrypts, Apache):
         assert plain in text
         configuration.write_text(text.replace(plain, secure))
         return command
+
+
+class PyFTPDlibTLS(Encrypts, PyFTPDlib):
+    """pyftpdlib that takes nothing in clear."""
+
+    def program(self) -> list[str]:
+        """Return the program and its arguments."""
+        pem = str(self.prepare().pem)
+        required = ("--tls-control-required", "--tls-data-required")
+        return [*super().program(), "--tls", "--certfile", pem, "--keyfile", pem, *required]
+
+
+class FtpSrvTLS(Encrypts, FtpSrv):
+    """ftp-srv, whose own command knows no TLS."""
+
+    def environment(self) -> dict[str, str]:
+        """Name the folder of its packages."""
+        return {"NODE_PATH": str(ZOO / "node" / "node_modules")}
+
+    def program(self) -> list[str]:
+        """Return the program and its arguments."""
+        account = (str(self.root), self.username, self.password)
+        return ["node", str(HERE / "node" / "ftps.js"), str(self.port), *account, str(self.prepare().pem)]

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers.zoo.encrypted import ApacheTLS, ProFTPDTLS, PureFTPdTLS, VsftpdTLS
+from servers.zoo.encrypted import ApacheTLS, FtpSrvTLS, ProFTPDTLS, PureFTPdTLS, PyFTPDlibTLS, VsftpdTLS
 from servers.zoo.server import (
     Aioftp,
     Apache,
     FtpSrv,
     Inetutils,
+    OpenSSH,
     ProFTPD,
     ProFTPDSftp,
     PureFTPd,
@@ -21,7 +22,7 @@ from servers.zoo.server import (
     Vsftpd,
 )
 
-Server = Resident | Vsftpd
+Server = Resident | Vsftpd | OpenSSH
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,10 @@ KINDS = {
         Kind("tls-vsftpd", "vsftpd", "TLS, `require_ssl_reuse`, `strict_ssl_read_eof`", VsftpdTLS, contract=False),
         Kind("tls-proftpd", "ProFTPD", "mod_tls, `TLSProtocol TLSv1.2`, `TLSRequired on`", ProFTPDTLS),
         Kind("tls-pure-ftpd", "Pure-FTPd", "`-Y 3`", PureFTPdTLS),
+        Kind("tls-pyftpdlib", "pyftpdlib", "TLS required", PyFTPDlibTLS, contract=False),
         Kind("tls-apache", "Apache FtpServer 1.2.1", "TLS", lambda folder: ApacheTLS(folder, "50"), DOTLESS),
+        Kind("tls-ftp-srv", "ftp-srv 4.6.3", "TLS", FtpSrvTLS, lacks=TIMELESS, slow=DISORDERLY),
+        Kind("sftp-openssh", "OpenSSH", "SFTP", OpenSSH, contract=False),
         Kind("sftp-proftpd", "ProFTPD", "SFTP, by mod_sftp", ProFTPDSftp, contract=False),
     )
 }

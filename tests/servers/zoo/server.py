@@ -141,6 +141,28 @@ class Vsftpd(stack.Vsftpd):
         super()._launch(command, {"TZ": TIME_ZONE, **environment}, ready)
 
 
+class OpenSSH(stack.Sshd):
+    """Debian's sshd, which the other tests have, too; but its account is no root."""
+
+    owner = NOBODY
+    leaves = ""
+
+    def __init__(self, folder: Path) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("an sshd with an account of its own is started by root")
+        super().__init__(folder, {"LogLevel": "ERROR"})
+        self.base_path = str(self.root)
+        os.chown(self.root, self.owner, -1)
+
+    @property
+    def ours(self) -> dict[str, str]:
+        """The product's settings."""
+        return {"TYPE": "sftp", "HOST_KEY": self.fingerprint}
+
+    def _launch(self, command: list[str], environment: Mapping[str, str], ready: Callable[[Process], object]) -> None:
+        super()._launch(command, {"TZ": TIME_ZONE, **environment}, ready)
+
+
 class ProFTPD(Daemon):
     """ProFTPD with Debian's configuration; `options` are lines of it."""
 

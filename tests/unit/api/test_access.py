@@ -33,6 +33,8 @@ ACTS = {
     ("POST", "/api/v1/dead-letters/discards"): "operator",
     ("DELETE", "/api/v1/operations/{operation_id}"): "operator",
     ("POST", "/api/v1/operations/{operation_id}/go"): "operator",
+    ("POST", "/api/v1/needs/acknowledgements"): "operator",
+    ("DELETE", "/api/v1/needs/acknowledgements"): "operator",
     ("PUT", "/api/v1/holds/{what}/{name}"): "operator",
     ("DELETE", "/api/v1/holds/{what}/{name}"): "operator",
     ("POST", "/api/v1/pool/processes/{name:path}/drain"): "operator",

@@ -120,6 +120,14 @@ def test_a_silent_process_is_not_counted_on() -> None:
     assert live.processes() == []
 
 
+def test_the_bandwidth_limit_of_a_server_is_that_of_all_its_processes() -> None:
+    """Claim: their parts add up; a server without a limit has none."""
+    live = Live(Clock())
+    for number in (1, 2):
+        live.take([status(number, servers=[{"name": "A", "bandwidth_limit": 2e6}, {"name": "B"}])], caught_up=True)
+    assert {one["name"]: one["bandwidth_limit"] for one in live.servers()} == {"A": 4e6, "B": None}
+
+
 def test_metrics_are_those_of_all_processes(filled: World) -> None:
     """Claim: what processes say, and what the API knows of dead letters."""
     filled.services.live.take([status(1, lanes={"size": 8, "busy": 3})], caught_up=True)
@@ -219,3 +227,55 @@ def test_a_set_holds_what_was_named_and_nothing_else(filled: World) -> None:
     assert dry(places=["0:5", "0:6", "0:7"]).json() == {
         "count": 1, "not_replayable": 1, "sample": dry(places=["0:7"]).json()["sample"],
     }  # fmt: skip
+
+
+def test_groups_are_told_as_one(world: World) -> None:
+    """Claim: what the consumers of a group say is added up; the silent are counted, and those that stopped are not."""
+
+    def word(number: int, **told: Any) -> Record:
+        value = {
+            "kind": "consumer", "id": f"h/{number}", "group": "g", "topic": "t", "incarnation": "a", "seq": 1,
+            "at": "2026-03-02T07:00:00Z", "started_at": "2026-03-02T06:00:00Z", "interval_seconds": 2,
+            "state": "running", **told,
+        }  # fmt: skip
+        return Record("etl-status", 0, 0, f"consumer/g/t/h/{number}".encode(), json.dumps(value).encode(), (), NOW)
+
+    partition = {"topic": "t", "partition": 3, "oldest_at": "2026-03-02T06:30:00Z"}
+    world.services.live.take([word(1, window={"jobs": 5, "behind": 2}, partitions=[partition])], caught_up=False)
+    world.services.live.take([word(2, window={"jobs": 1}, held_by="topic t", settings_hash="other")], caught_up=False)
+    world.services.live.take([word(3, state="stopped")], caught_up=False)
+    (told,) = world.client("viewer").get("/api/v1/pool/groups").json()["items"]
+    wanted = {"topic": "t", "group": "g", "processes": 2, "silent": 0, "partitions": 1, "unfinished": 8, "runnable": 7}
+    assert told.items() >= wanted.items()
+    assert (told["held_by"], told["settings_differ"], told["oldest_at"]) == ("topic t", True, "2026-03-02T06:30:00Z")
+
+
+PATHS = ("/a/b/c.tif", "/a/b/d.tif", "/a/b", "x", "", "//", "/a//b", "/\ud55c\uae00/%_'.tif", "/a b/ c", "/a/b/c/")
+
+
+def test_causes_are_the_same_by_either_way(world: World) -> None:
+    """Claim: SQL groups as Python does, whatever paths hold; a pattern that matches all changes nothing."""
+    source = [{"hostname": "SRC", "path": path} for path in PATHS]
+    world.take(*(world.letter(n, source=source[n % len(source)]) for n in range(50)))
+    search = world.services.search
+    everything = Where()
+    everything.ends((), "*")
+
+    def told(where: Where) -> list[dict[str, Any]]:
+        return sorted(search.causes(where), key=lambda one: (one["code"], one["folder"], one["count"]))
+
+    assert told(Where()) == told(everything)
+    assert sum(one["count"] for one in told(Where())) == 50
+
+
+def test_a_pattern_costs_no_more_than_a_row_is_worth(world: World) -> None:
+    """Claim: a pattern of hundreds of wildcards, each row compared with it, is refused wherever one may be given."""
+    pattern = "*?" * 16
+    client = world.client("operator")
+    for path in ("/jobs", "/dead-letters", "/dead-letters/causes", "/dead-letters/export"):
+        (fault,) = client.get(f"/api/v1{path}", params={"path": pattern}).json()["errors"]
+        assert fault["detail"] == "has more than 30 wildcards"
+        assert client.get(f"/api/v1{path}", params={"path": pattern[:30]}).status_code == 200
+    asked = {"filter": {"path": pattern}, "dry_run": True}
+    world.services.history._caught_up = True
+    assert client.post("/api/v1/dead-letters/discards", json=asked).status_code == 422

@@ -79,3 +79,20 @@ def test_who_stays_keeps_what_is_his() -> None:
     left = {name: owned for name, owned in held.items() if name != "member-1"}
     after = settled(left)
     assert all(owned <= after[name] for name, owned in left.items())
+
+
+def test_every_member_is_told_how_many_work() -> None:
+    """Those that are left without a partition do not count; a leader of another version tells nothing."""
+    members = [
+        SimpleNamespace(member_id=name, metadata=SimpleNamespace(topics=["one"], owned_partitions=[], generation_id=1))
+        for name in "abc"
+    ]
+    cluster = SimpleNamespace(topics=["one"], partitions_for_topic=lambda _topic: {0, 1})
+    shares = Assignor().assign(cluster, members)
+    for share in shares.values():
+        member = Assignor()
+        assert member.workers() == 1
+        member.on_assignment(share, 1)
+        assert member.workers() == 2
+        member.on_assignment(SimpleNamespace(user_data=b"", partitions=list), 2)
+        assert member.workers() == 1

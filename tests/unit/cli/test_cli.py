@@ -219,6 +219,14 @@ def test_lines_are_sent_as_they_are_and_those_without_an_id_get_one(kafka: Kafka
     assert told[0] == {"job_id": "mine", "topic": "jobs", "partition": 0, "offset": 0}
 
 
+def test_a_line_of_several_files_is_sent_as_a_job_for_each(kafka: Kafka) -> None:
+    """Claim: each has an id by which its result is known."""
+    files = [{name: JOB[name] for name in ("source", "destination")}] * 2
+    result = jobs("submit", "--file", "-", given=json.dumps({"message_version": "2.0", "job_id": "m", "files": files}))
+    assert result.exit_code == 0, result.output
+    assert [json.loads(record.value or b"")["job_id"] for record in kafka.topics["jobs"]] == ["m.1", "m.2"]
+
+
 def test_a_bad_line_stops_all_before_anything_is_sent(kafka: Kafka, tmp_path: Path) -> None:
     """Claim: each bad line is named with its number and field, exit code 2, nothing sent."""
     path = tmp_path / "jobs.jsonl"
@@ -757,6 +765,17 @@ def test_servers_are_tried(folder: Path) -> None:
     assert re.search(r"GOOD +local .* ok +\d+ +\d+ +ok, 1 name in its folder", result.stdout)
     assert re.search(r"DEAF +ftp +127.0.0.1:1 +failed +- +- +CONNECTION_ERROR: .*refused", result.stdout)
     assert re.search(r"GONE +local .* failed", result.stdout)
+
+
+def test_a_bandwidth_limit_is_shown(folder: Path) -> None:
+    """Claim: by the trial of a server and by the check of all settings; others have no column for it."""
+    assert "bytes/s" not in etl("config", "check").stdout
+    with Path(".env").open("a") as file:
+        file.write("GOOD_BANDWIDTH_LIMIT=08:00-18:00 20m, 1.5G\n")
+    assert "at most 08:00-18:00 20M, 1500M bytes/s" in " ".join(etl("servers", "check", "GOOD").stdout.split())
+    (told,) = [json.loads(line) for line in etl("servers", "check", "GOOD", "--json").stdout.splitlines()]
+    assert told["bandwidth_limit"] == "08:00-18:00 20M, 1500M"
+    assert re.search(r"GOOD .* 08:00-18:00 20M, 1500M", etl("config", "check").stdout)
 
 
 def test_a_probe_is_written_and_removed(folder: Path) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 EXAMPLE = Path(__file__).parents[3] / ".env.example"
 LINE = re.compile(r"(#?)([A-Z][A-Z0-9_]*)=(.*)")
 SHOWN = "SRC_FTP_SERVER1"  # the server on which every property is shown
-OTHERS = ("DST_FTP_SERVER1_", "ARCHIVE_", "BANK_", "VAULT_")
+OTHERS = ("DST_FTP_SERVER1_", "ARCHIVE_", "BANK_", "CLOUD_", "VAULT_")
 
 
 def lines() -> list[tuple[bool, str, str]]:
@@ -46,7 +46,7 @@ def test_every_property_of_a_folder_is_there_with_its_help():
         assert f"# {help_}\n#ARCHIVE_{name}=" in EXAMPLE.read_text(encoding="utf-8"), name
 
 
-@pytest.mark.parametrize(("kind", "server"), [("sftp", "VAULT"), ("ftps", "BANK")])
+@pytest.mark.parametrize(("kind", "server"), [("sftp", "VAULT"), ("ftps", "BANK"), ("s3", "CLOUD")])
 def test_every_property_of_a_protocol_is_there_with_its_help(kind, server):
     """Beside those that it needs; its secrets may come from files."""
     importlib.import_module("etl.transfer")
@@ -56,7 +56,8 @@ def test_every_property_of_a_protocol_is_there_with_its_help(kind, server):
         assert f"# {help_}\n#{server}_{name}=" in text, name
     shown = {name.removeprefix(f"{server}_") for _, name, _ in lines() if name.startswith(f"{server}_")}
     files = {f"{name}_FILE" for name in spec.secrets}
-    assert shown == {"TYPE", "HOST", "USER", "PASS"} | set(spec.settings) | files
+    login = {"HOST", "USER", "PASS"} if spec.needs_login else set()
+    assert shown == {"TYPE"} | login | set(spec.settings) | files
 
 
 def test_every_default_of_a_property_is_the_real_one():

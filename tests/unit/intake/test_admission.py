@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import math
 import time
@@ -57,7 +58,7 @@ def utc(wall: float) -> str:
         ({**JOB, "typo": 1}, "typo"),
         ({**JOB, "source": {"hostname": "A"}}, "source.path"),
         ({**JOB, "source": {"hostname": "A", "path": "/a\r\nDELE /b"}}, "source.path"),
-        ({**JOB, "options": {"checksum": {}}}, "options.checksum: is not supported yet"),
+        ({**JOB, "options": {"checksum": {}}}, "options.checksum: must be"),
         ({**JOB, "source": {"hostname": "NOBODY", "path": "/a"}}, "NOBODY"),
     ],
 )
@@ -505,3 +506,67 @@ def test_what_an_earlier_version_deferred_is_read(scene: Scene) -> None:
     scene.clock.pass_(50)
     scene.accept(JOB, headers(**ours) + named, block_1)
     assert scene.run(succeed).job.job_id == "j1"
+
+
+def bundle_of(*names: str, **more: object) -> dict[str, object]:
+    files = [
+        {"source": {"hostname": "A", "path": f"/in/{name}"}, "destination": {"hostname": "B", "path": f"/out/{name}"}}
+        for name in names
+    ]
+    return {"message_version": "2.0", "job_id": "scan", "files": files, **more}
+
+
+def test_a_message_of_several_jobs_becomes_a_record_for_each_in_one_transaction(scene: Scene) -> None:
+    """In T-retry, for this group alone, with the producer's headers; each then runs as a job of its own."""
+    record = scene.accept(bundle_of("a", "b", metadata={"n": 1}), headers=(("trace", b"7"),))
+    batch = scene.commit()
+    assert batch is not None
+    assert batch.offsets[P0].offset == record.offset + 1
+    assert [message.topic for message in batch.messages] == ["jobs-retry"] * 2
+    assert scene.dispatcher.take(0) is None, "the message itself is no job"
+    names = set()
+    for number, message in enumerate(batch.messages, 1):
+        told = dict(message.headers)
+        assert told["trace"] == b"7"
+        assert told[header.GROUP] == b"group"
+        assert told[header.BUNDLE] == b"jobs-0-0"
+        assert header.ORIGIN not in told
+        assert message.partition is not None
+        scene.accept(message.value, message.headers, Partition("jobs-retry", message.partition), timestamp=NOW)
+        (task,) = scene.dispatcher.drop(lambda _task: True)
+        names.add(str(task.origin))
+        assert (task.job.job_id, task.job.metadata) == (f"scan.{number}", {"n": 1})
+        assert str(task.bundle) == "jobs-0-0"
+    assert len(names) == 2, "two jobs of one message never take each other's partial files for their own"
+
+
+def test_the_outcome_of_such_a_job_names_the_message_it_was_in(scene: Scene) -> None:
+    """Where offsets are lost, that shows that the message was split."""
+    scene.accept(bundle_of("a"))
+    (message,) = scene.commit().messages  # type: ignore[union-attr]
+    assert message.partition is not None
+    scene.accept(message.value, message.headers, Partition("jobs-retry", message.partition), timestamp=NOW)
+    scene.run(succeed)
+    (result,) = scene.commit().messages  # type: ignore[union-attr]
+    assert dict(result.headers)[header.BUNDLE] == b"jobs-0-0"
+    assert result_in(result).job_id == "scan.1"
+
+
+def test_a_message_of_several_jobs_with_one_that_is_wrong_is_one_dead_letter(scene: Scene) -> None:
+    message = bundle_of("a", "b")
+    message["files"][1]["destination"]["path"] = "/out/../.."  # type: ignore[index]
+    scene.accept(message)
+    messages = scene.messages()
+    assert set(messages) == {"jobs-dlq", "jobs-results"}
+    assert "files[2]: destination.path" in DLQMessage.from_json(messages["jobs-dlq"].value).error
+
+
+def test_a_packed_message_weighs_what_is_in_it(scene: Scene) -> None:
+    """Its dead letter shows the job, its deferral carries it unpacked."""
+    plain = json.dumps({**JOB, "metadata": {"x": ["y"] * 1000}}).encode()
+    scene.accept(gzip.compress(plain))
+    (task,) = scene.dispatcher.drop(lambda _task: True)
+    assert task.record.value == plain
+    assert task.size_bytes > len(plain)
+    scene.accept(gzip.compress(b'{"typo": 1}'))
+    assert DLQMessage.from_json(scene.messages()["jobs-dlq"].value).original_message == {"typo": 1}

@@ -57,10 +57,25 @@ def reader() -> FakeReader:
 
 
 @pytest.fixture
-def ahead(reader: FakeReader, monkeypatch: pytest.MonkeyPatch) -> Iterator[LookAhead]:
+def used() -> dict[str, float]:
+    """What clocks show: the time, and how long this process had the processor."""
+    return {"seconds": 0.0, "cpu": 0.0}
+
+
+@pytest.fixture
+def ahead(reader: FakeReader, used: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> Iterator[LookAhead]:
     monkeypatch.setattr(lookahead, "PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(lookahead, "BROKER_PAUSE_SECONDS", 0.001)
-    made = LookAhead(lambda _most: reader, "jobs-retry", "group", CONFIG, lambda *at: at in DONE)  # type: ignore[arg-type,return-value]
+    made = LookAhead(
+        lambda _most: reader,  # type: ignore[arg-type,return-value]
+        "jobs-retry",
+        "group",
+        CONFIG,
+        lambda *at: at in DONE,
+        has_room=lambda pair: pair == ("B", "A"),
+        clock=lambda: used["seconds"],
+        cpu=lambda: used["cpu"],
+    )
     yield made
     made.stop(5.0)
 
@@ -93,6 +108,26 @@ def test_each_record_is_read_once(ahead: LookAhead, reader: FakeReader) -> None:
     ahead.watch({P0: 5, P1: 20})
     ahead.look(reader)  # type: ignore[arg-type]
     assert reader.starts == [{P0: 4, P1: 11}, {P0: 8, P1: 21}]
+
+
+def test_it_reads_rarely_while_transfers_need_the_processor_and_it_finds_nobody_who_matters(
+    ahead: LookAhead, reader: FakeReader, used: dict[str, float]
+) -> None:
+    """Nobody who matters: only jobs of pairs for which there is no room either, or none at all."""
+
+    def pause(*pairs: str, cpu: float) -> float:
+        used["seconds"] += 1.0
+        used["cpu"] += cpu
+        ahead.watch({P0: 3})
+        reader.records = [Record(*P0, 4 + place, None, message(*pair)) for place, pair in enumerate(pairs)]
+        ahead.look(reader)  # type: ignore[arg-type]
+        return ahead.pause_seconds()
+
+    seldom, often = lookahead.BUSY_PAUSE_SECONDS, lookahead.PAUSE_SECONDS
+    assert pause("AB", "AB", cpu=0.6) == seldom
+    assert pause("AB", "AB", cpu=0.4) == often  # nothing is taken from transfers
+    assert pause("AB", "BA", cpu=0.6) == often  # somebody whose jobs could run
+    assert pause(cpu=0.6) == seldom
 
 
 def test_a_partition_that_was_taken_away_is_forgotten(ahead: LookAhead, reader: FakeReader) -> None:

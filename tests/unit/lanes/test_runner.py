@@ -11,7 +11,7 @@ from etl import errors
 from etl.models.letter import DLQMessage
 from etl.models.task import SCAN_ANEW, Attempt, Facts, Task, Unpublished
 from etl.sessions.lease import Lease
-from etl.transfer import partials, relay
+from etl.transfer import partials, receipts, relay
 from etl.transfer.base import Session
 from scene import DOWN, JOB, Scene, fail_leaving_a_partial_file, succeed
 
@@ -47,7 +47,7 @@ def test_a_partial_file_is_removed_through_a_new_session(scene: Scene) -> None:
     """The session that failed is not used for it. A partial file that cannot be removed is left to the next session."""
     for refusal in (None, ConnectionRefusedError("down")):
 
-        def fail(job: Task, refusal: BaseException | None = refusal) -> relay.Receipt:
+        def fail(job: Task, refusal: BaseException | None = refusal) -> receipts.Receipt:
             job.leaves_partial = True
             scene.world["B"].refusal = refusal
             raise errors.ConnectionLost("cut")
@@ -66,9 +66,9 @@ def test_an_upload_whose_rename_failed_is_kept_while_attempts_are_left(scene: Sc
     """It was sent and proven: only its rename is tried again. After the last attempt it is removed, by its own name."""
     kept = "/out/.etl-kept.part"
 
-    def fail(job: Task, *_rest: object) -> relay.Receipt:
+    def fail(job: Task, *_rest: object) -> receipts.Receipt:
         job.leaves_partial = True
-        job.unpublished = Unpublished(kept, 3, relay.SIZE, Facts(3, None))
+        job.unpublished = Unpublished(kept, 3, receipts.SIZE, Facts(3, None))
         raise errors.ConnectionLost("cut")
 
     scene.accept()
@@ -88,7 +88,7 @@ def test_an_upload_whose_rename_failed_is_kept_while_attempts_are_left(scene: Sc
 def test_a_dead_session_doubts_its_siblings(scene: Scene) -> None:
     """A job that found one dead, at no cost to itself, spares the others the same."""
 
-    def fail(*_: object) -> relay.Receipt:
+    def fail(*_: object) -> receipts.Receipt:
         raise errors.SessionFault("dead", server="B")
 
     scene.accept()
@@ -149,7 +149,7 @@ def test_an_orphan_removed_later_is_never_the_file_that_the_next_run_writes(scen
     """The next new session of the server removes it by name, perhaps while that run is writing."""
     names: list[str] = []
 
-    def fail(job: Task, _source: object, destination: Session, token: str, *_rest: object) -> relay.Receipt:
+    def fail(job: Task, _source: object, destination: Session, token: str, *_rest: object) -> receipts.Receipt:
         names.append(partials.partial_path(job, destination.server, token))
         job.leaves_partial = True
         scene.world["B"].refusal = ConnectionRefusedError("down")
@@ -173,7 +173,7 @@ def test_a_server_that_accepts_a_login_is_up_before_its_first_file_is_complete(s
     scene.dispatcher._servers[scene.pools.key(scene.pools.server("B"))].breaker.open_until = 0.0
     waits = []
 
-    def relayed() -> relay.Receipt:
+    def relayed() -> receipts.Receipt:
         report = scene.dispatcher.servers()["B"]
         waits.append((report.state, report.next_probe_seconds))
         scene.accept({**JOB, "destination": {"hostname": "B", "path": "/out/b"}})

@@ -148,11 +148,18 @@ def test_a_missing_empty_or_wrong_field_of_an_endpoint_is_named(field: str, part
         ({"source": {**NESTED["source"], "user": "x"}}, "source.user: is unknown"),
         ({"options": {"overwrte": "skip"}}, r"options.overwrte: is unknown \(did you mean overwrite\?\)"),
         ({"options": {"overwrite": "always"}}, "options.overwrite: must be"),
-        ({"options": {"verify": "checksum"}}, "options.verify: checksum is not supported yet"),
+        ({"options": {"verify": "always"}}, "options.verify: must be 'auto', 'size', 'checksum' or 'none'"),
+        ({"options": {"checksum": "0"}}, 'options.checksum: must be {"algorithm": name, "value": digits}'),
         (
             {"options": {"checksum": {"algorithm": "md5", "value": "0"}}},
-            "options.checksum: is not supported yet",
+            "options.checksum: value: is not the 32 hexadecimal digits of md5",
         ),
+        (
+            {"options": {"checksum": {"algorithm": "rot13", "value": "0"}}},
+            "options.checksum: algorithm: 'rot13' is not supported",
+        ),
+        ({"options": {"checksum_file": True}}, "options.checksum_file: must be 'ignore', 'use' or 'require'"),
+        ({"options": {"write_checksum_file": "crc32"}}, "options.write_checksum_file: must be 'sha256'"),
         ({"options": {"source_action": "move"}}, "options.source_action: must be"),
         ({"options": {"source_action": {"move": "../x"}}}, "options.source_action: move: climbs"),
         (

@@ -19,7 +19,7 @@ from etl.models.task import Start
 from etl.models.wire import Partition
 from etl.outcomes import messages
 from etl.sessions.lease import Lease
-from etl.transfer import relay
+from etl.transfer import receipts, relay
 from scene import DOWN, JOB, NOW, P0, Scene, deferred_record, fail_leaving_a_partial_file, fail_with, result_in, succeed
 
 pytestmark = pytest.mark.unit
@@ -73,7 +73,7 @@ def test_setting_the_clock_changes_no_duration(
     options = {"source_action": "delete"} if ending == "published" else {}
     wall = time.time
 
-    def relayed() -> relay.Receipt:
+    def relayed() -> receipts.Receipt:
         monkeypatch.setattr(time, "time", lambda: wall() + seconds)
         if ending == "dead":
             raise errors.FileMissing("/a is not there", server="A")
@@ -95,7 +95,7 @@ def test_setting_the_clock_changes_no_duration(
 def test_a_skipped_copy_keeps_its_source(scene: Scene) -> None:
     """With `overwrite: skip` and another file at the destination, nothing is copied, so nothing is deleted."""
     scene.accept({**JOB, "options": {"source_action": "delete", "overwrite": "skip"}})
-    scene.run(lambda: relay.Receipt(3, "none", skipped=True))
+    scene.run(lambda: receipts.Receipt(3, "none", skipped=True))
     assert result_in(scene.messages()["jobs-results"]).skipped
 
 

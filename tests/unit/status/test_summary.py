@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from etl.cli import status
-from etl.models.control import Hold
+from etl.models.control import Acknowledge, Hold
 from etl.models.status import (
     Fault,
     Parked,
@@ -78,6 +78,13 @@ def test_all_is_well() -> None:
 def test_what_needs_somebody(processes: list[Process], wanted: list[str]) -> None:
     """A server that is down for a minute does not, and explains a backlog that is old."""
     assert kinds(summarise(processes, NOW)) == wanted
+
+
+def test_the_parts_of_a_bandwidth_limit_are_added_up() -> None:
+    """What all processes together may move; a server without a limit has none."""
+    half = ServerStatus(name="A", bandwidth_limit=5e6)
+    summary = summarise([process(servers=(half, ServerStatus(name="B"))), process("h/1", servers=(half,))], NOW)
+    assert {one.name: one.status.bandwidth_limit for one in summary.servers} == {"A": 1e7, "B": None}
 
 
 def test_a_transfer_that_stands_still_and_dead_letters_need_somebody() -> None:
@@ -154,3 +161,20 @@ def test_strangers_text_is_never_printed_raw() -> None:
 )
 def test_lengths_of_time_are_told_in_their_largest_unit(seconds: float, shown: str) -> None:
     assert status._age(seconds) == shown
+
+
+def test_what_somebody_sees_to_is_told_and_needs_nobody() -> None:
+    """The command shows what was acknowledged on the page: who, why, until when; and all is well but for that."""
+    known = Acknowledge(
+        author="ann", at=ago(60), reason="disk ordered", need="server-down", name="A", since=ago(700), until=ago(-3600)
+    )
+    summary = summarise([process(servers=(down(700),))], NOW, known=[known])
+    (need,) = summary.needs
+    assert (summary.is_well, summary.urgent, summary.known, need.is_urgent) == (True, 0, 1, False)
+    assert status.words(need, NOW).startswith("A is down for 12 min")
+    assert "ann sees to it until" in status.words(need, NOW)
+    assert status.words(need, NOW).endswith(": disk ordered")
+    assert status.sentence(summary).endswith("somebody sees to 1 thing.")
+    assert status.to_dict(summary)["needs"][0]["known"]["author"] == "ann"
+    over = known.model_copy(update={"until": ago(1)})
+    assert not summarise([process(servers=(down(700),))], NOW, known=[over]).is_well

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import xxhash
 
 import pretend
 from etl import errors
 from etl.config import ServerConfig, TransferSettings
 from etl.models.message import Endpoint, FileTransferJob
 from etl.models.task import SCAN_ANEW, Facts, Origin, Record, Task
-from etl.transfer import partials, relay
+from etl.transfer import partials, receipts, relay
 from etl.transfer.base import Parcel, Promise, Published, Session, Settled, Stored
 
 pytestmark = pytest.mark.unit
@@ -150,7 +151,7 @@ class Scene:
         self.orphans = partials.OrphanIndex()
         self.partial = partials.partial_path(self.task, self.destination.server, TOKEN)
 
-    def run(self, *, shared: bool = False, memory: int = 1 << 20, spool: int = 1 << 20) -> relay.Receipt:
+    def run(self, *, shared: bool = False, memory: int = 1 << 20, spool: int = 1 << 20) -> receipts.Receipt:
         limits = relay.Limits(memoryview(bytearray(4)), memory, spool)
         return relay.run(
             self.task, self.source, self.source if shared else self.destination, TOKEN, limits, self.orphans
@@ -172,7 +173,8 @@ def test_the_checklist_in_its_order() -> None:
         "A unchanged /in/a",
         "B publish /out/a",
     ]
-    assert receipt == relay.Receipt(11, relay.SIZE, facts=Facts(11, 1000.0))
+    checksum = f"xxh3-128:{xxhash.xxh3_128_hexdigest(b'new content')}"
+    assert receipt == receipts.Receipt(11, receipts.SIZE, facts=Facts(11, 1000.0), checksum=checksum)
     assert scene.destination.files == {"/out/a": File(b"new content", 1000.0)}
     assert not scene.task.leaves_partial
 
@@ -302,7 +304,13 @@ TWIN = File(b"new content", 1000.4)  # the second is all that FTP carries
 SAME = File(b"new content", 4000.0)  # our own file, on a server that keeps no time stamps
 LIKE = File(b"NEW CONTENT", 4000.0)  # of the same size, no more
 UNDATED = File(b"old", None)
-DONE, KEPT, REFUSED, THERE_BY_TIME, THERE_BY_CONTENT = "done", "kept", "refused", relay.SIZE_AND_TIME, relay.CONTENT
+DONE, KEPT, REFUSED, THERE_BY_TIME, THERE_BY_CONTENT = (
+    "done",
+    "kept",
+    "refused",
+    receipts.SIZE_AND_TIME,
+    receipts.CONTENT,
+)
 
 MATRIX = [
     *[("replace", found, DONE) for found in (None, OLD, LATE, TWIN, SAME, LIKE, UNDATED)],
@@ -336,7 +344,7 @@ def test_overwrite(overwrite: str, found: File | None, expected: str) -> None:
         assert scene.destination.files == {"/out/a": File(b"new content", 1000.0)}
         return
     assert scene.destination.files == {"/out/a": found}
-    assert receipt.verified_by == (relay.NOTHING if expected == KEPT else expected)
+    assert receipt.verified_by == (receipts.NOTHING if expected == KEPT else expected)
 
 
 @pytest.mark.parametrize("overwrite", ["skip", "newer"])
@@ -344,7 +352,7 @@ def test_before_a_source_action_equal_sizes_are_not_enough(overwrite: str) -> No
     """The source may be deleted only for a file with its content."""
     there = Scene(overwrite=overwrite, source_action="delete")
     there.destination.files["/out/a"] = dataclasses.replace(SAME)
-    assert there.run().verified_by == relay.CONTENT
+    assert there.run().verified_by == receipts.CONTENT
     other = Scene(overwrite=overwrite, source_action="delete")
     other.destination.files["/out/a"] = dataclasses.replace(LIKE)
     assert other.run().skipped
@@ -667,7 +675,7 @@ def test_a_copy_that_was_there_already_is_probed_and_leaves_no_trace() -> None:
     scene = Scene(overwrite="skip", source_action="delete")
     scene.destination.files["/out/a"] = File(b"new content", 1000.0)
     scene.source.files["/in/a"] = File(b"new content", 1000.0)
-    assert scene.run().verified_by == relay.CONTENT
+    assert scene.run().verified_by == receipts.CONTENT
     assert list(scene.destination.files) == ["/out/a"]
     assert not scene.task.leaves_partial
 
@@ -778,7 +786,7 @@ def test_what_was_proven_is_only_renamed_again() -> None:
     assert not relay.can_pipeline(scene.task, scene.orphans)
     del scene.destination.hooks["publish"], scene.said[:]
     receipt = scene.run()
-    assert (receipt.size_bytes, receipt.verified_by, receipt.facts) == (11, relay.SIZE, Facts(11, 1000.0))
+    assert (receipt.size_bytes, receipt.verified_by, receipt.facts) == (11, receipts.SIZE, Facts(11, 1000.0))
     assert list(scene.destination.files) == ["/out/a"]
     assert not any(said.split()[1] in {"read", "write"} for said in scene.said)
     assert scene.task.unpublished is None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -23,8 +24,10 @@ log = structlog.get_logger(__name__)
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Note = Callable[[str | None, str, int, float], None]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+PREFIX = "/api/v1"
 OPEN = frozenset({("GET", "/"), ("GET", "/live"), ("GET", "/ready"), ("GET", "/health"), ("GET", "/login")}) | {
     ("POST", "/api/v1/session"),
 }
@@ -49,12 +52,16 @@ _HEADERS = (
 
 
 class Gate:
-    """Lets requests through to the application. `audit` gets a record of each act, done or refused."""
+    """Lets requests through to the application. `audit` gets a record of each act, done or refused.
 
-    def __init__(self, app: App, guard: Guard, audit: Callable[[dict[str, Any]], None]) -> None:
+    `note` is told each answer: the template of its route, method, status, and the seconds until it began.
+    """
+
+    def __init__(self, app: App, guard: Guard, audit: Callable[[dict[str, Any]], None], note: Note) -> None:
         self._app = app
         self._guard = guard
         self._audit = audit
+        self._note = note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -69,6 +76,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 answered = True
                 visit.status = message["status"]
+                self._note(visit.route, visit.method, visit.status, time.monotonic() - visit.began)
                 names = {name.lower() for name, _ in message["headers"]}
                 extra = [*_HEADERS, (b"x-request-id", visit.id.encode())]
                 if scope["path"].startswith("/api/") or scope["path"] == "/login":
@@ -139,6 +147,7 @@ class Visit:
         self.scope = scope
         self.id = secrets.token_hex(8)
         self.method: str = scope["method"]
+        self.began = time.monotonic()
         self.status = 0
         self.identity = NOBODY
         self.address: str = scope["client"][0] if scope.get("client") else "unknown"
@@ -163,6 +172,16 @@ class Visit:
     def is_act(self) -> bool:
         """Does it belong into the audit: an act, a login, or a try to log in?"""
         return self.method not in SAFE or self.scope["path"] == "/login" or bool(self.state["audit"].get("action"))
+
+    @property
+    def route(self) -> str | None:
+        """The template of the resource, once it is known; None: there is none, or the request did not get so far."""
+        asked: str = self.scope["path"]
+        if asked.startswith(OPEN_FOLDERS):
+            return OPEN_FOLDERS[0]
+        path: str | None = getattr(self.scope.get("route"), "path", None)
+        # The library tells the path below the router that has it.
+        return f"{PREFIX}{path}" if path and asked.startswith(f"{PREFIX}/") and not path.startswith(PREFIX) else path
 
     def cookie(self) -> str | None:
         """Return the secret of the session."""
@@ -197,14 +216,13 @@ class Visit:
     def record(self) -> dict[str, Any]:
         """Return what the audit keeps."""
         told: Mapping[str, Any] = self.state["audit"]
-        route = self.scope.get("route")
         identity: Identity = self.state.get("identity", self.identity)
         return {
             "request_id": self.id,
             "actor": identity.name,
             "via": identity.via,
             "address": self.address,
-            "action": f"{self.method} {getattr(route, 'path', self.scope['path'])}",
+            "action": f"{self.method} {self.route or self.scope['path']}",
             "target": self.scope["path"],
             "result": "done" if self.status < 400 else "refused" if self.status < 500 else "failed",
             **told,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from etl.api.acts.marks import put
 from etl.errors import InvalidMessage
-from etl.models.control import Hold, Order, read_order
+from etl.models.control import Acknowledge, Hold, Order, read_order
 
 if TYPE_CHECKING:
     from etl.api.views.following import Following
@@ -41,6 +41,20 @@ class Orders:
         now = datetime.now(UTC)
         orders = [_read(row["key"], row["value"]) for row in self._search.notes(self._topic, "hold/")]
         return [one for one in orders if isinstance(one, Hold) and (one.until is None or one.until > now)]
+
+    def known(self) -> list[Acknowledge]:
+        """Return what somebody sees to, newest first."""
+        return [one for one in self._acknowledged() if one.counts(datetime.now(UTC))]
+
+    def acknowledge(self, order: Acknowledge) -> None:
+        """Note that somebody sees to a need; drop such notes that are over, or the topic would only grow."""
+        now = datetime.now(UTC)
+        old = {one.key: None for one in self._acknowledged() if not one.counts(now) and one.key != order.key}
+        put(self._bootstrap_servers, self._topic, {order.key: order.to_json(), **old}, self._following)
+
+    def _acknowledged(self) -> list[Acknowledge]:
+        orders = [_read(row["key"], row["value"]) for row in self._search.notes(self._topic, "known/")]
+        return [one for one in orders if isinstance(one, Acknowledge)]
 
 
 def _read(key: str, value: str) -> Order | None:

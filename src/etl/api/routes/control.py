@@ -38,7 +38,7 @@ class WantedHold(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str = Field(min_length=1, max_length=500)
+    reason: str = Field(min_length=1, max_length=500, pattern=r"\S")
     until: datetime | None = Field(None, description="when it ends by itself, with its time zone")
 
 
@@ -96,13 +96,9 @@ def hold(what: What, name: Name, wanted: WantedHold, request: Request, services:
     name = _own(what, name, services)
     request.state.audit |= {"action": "hold", "target": f"{what}/{name}", "reason": wanted.reason}
     now = datetime.now(UTC)
-    until = wanted.until
-    if until is not None and until.tzinfo is None:
-        raise Problem("invalid", errors=[("/until", "has no time zone")])
-    if until is not None and not now < until < now + FURTHEST:
-        raise Problem("invalid", errors=[("/until", "is not in the next ten years")])
+    until = end_of(wanted.until, now)
     services.require_broker()
-    made = Hold(author=_author(who.name), at=now, reason=wanted.reason, what=what, name=name, until=until)
+    made = Hold(author=author(who.name), at=now, reason=wanted.reason, what=what, name=name, until=until)
     services.orders.give(made)
     return tell_hold(made)
 
@@ -130,7 +126,7 @@ def cancel(
         raise Problem("conflict", f"the job is over: {row['state']}")
     services.require_broker()
     now = datetime.now(UTC)
-    order = Cancel(author=_author(who.name), at=now, reason=why.reason, place=f"{topic}-{partition}-{offset}")
+    order = Cancel(author=author(who.name), at=now, reason=why.reason, place=f"{topic}-{partition}-{offset}")
     services.orders.give(order)
     return Ordered(order=order.key, by=who.name, at=document.iso(now))
 
@@ -150,7 +146,7 @@ def drain(
         raise Problem("conflict", f"the process is {found[0].state}")
     services.require_broker()
     now, incarnation = datetime.now(UTC), found[0].told["incarnation"]
-    order = Drain(author=_author(who.name), at=now, reason=why.reason, process=found[0].key, incarnation=incarnation)
+    order = Drain(author=author(who.name), at=now, reason=why.reason, process=found[0].key, incarnation=incarnation)
     services.orders.give(order)
     return Ordered(order=order.key, by=who.name, at=document.iso(now))
 
@@ -162,7 +158,7 @@ def try_now(name: Name, why: Why, request: Request, services: Served, who: Opera
     request.state.audit |= {"action": "try-now", "target": f"server/{name}", "reason": why.reason or None}
     services.require_broker()
     now = datetime.now(UTC)
-    order = TryNow(author=_author(who.name), at=now, reason=why.reason, server=name)
+    order = TryNow(author=author(who.name), at=now, reason=why.reason, server=name)
     services.orders.give(order)
     return Ordered(order=order.key, by=who.name, at=document.iso(now))
 
@@ -230,6 +226,15 @@ def tell_hold(hold: Hold) -> HoldTold:
     )
 
 
-def _author(name: str) -> str:
+def end_of(until: datetime | None, now: datetime) -> datetime | None:
+    """Return the end that was asked for. Raises Problem if it cannot be one."""
+    if until is not None and until.tzinfo is None:
+        raise Problem("invalid", errors=[("/until", "has no time zone")])
+    if until is not None and not now < until < now + FURTHEST:
+        raise Problem("invalid", errors=[("/until", "is not in the next ten years")])
+    return until
+
+
+def author(name: str) -> str:
     """Return the name of who asks, as a record can hold it."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:200].strip() or "?"

@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 
 from etl.api.access.identity import NOBODY, Identity
 from etl.api.problems import Problem, describe
-from etl.api.routes import control, root
+from etl.api.routes import control, root, summary
 from etl.api.routes.asking import Served, Viewer
 from etl.api.services import Services
 
@@ -32,7 +32,7 @@ SNAPSHOTS: dict[str, Callable[[Services], Any]] = {
     "processes": lambda services: services.live.processes(),
     "partitions": lambda services: services.live.partitions(),
     "operations": lambda services: [one.model_dump() for one in services.engine.operations()[:50]],
-    "summary": lambda services: root.summary(services, NOBODY).model_dump(exclude={"as_of"}),
+    "summary": lambda services: summary.summary(services, NOBODY).model_dump(exclude={"as_of"}),
     "holds": lambda services: [control.tell_hold(one).model_dump() for one in services.orders.holds()],
     "stats": lambda services: root.collect(services, None).model_dump(exclude={"as_of"}),
 }

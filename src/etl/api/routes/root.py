@@ -20,7 +20,6 @@ from etl.api.services import Services
 from etl.models import document
 from etl.status import metrics
 from etl.status.metrics import DeadLetters
-from etl.status.summary import KINDS, summarise
 
 router = APIRouter(tags=["state"], responses=describe(400, 429))
 # The paths of the first version of this product.
@@ -51,40 +50,6 @@ class State(BaseModel):
     """Is it so?"""
 
     status: str = Field(description="pass or fail")
-
-
-class Need(BaseModel):
-    """Something that needs somebody, or that one should know."""
-
-    kind: str = Field(description=", ".join(KINDS))
-    subject: str = Field(description="what it is about: a server, a process, a code")
-    since: str | None
-    jobs: int = Field(description="jobs that are touched by it")
-    detail: str = Field(description="text of a server or a person: to be shown as such")
-    is_urgent: bool = Field(description="false: one should merely know")
-
-
-class Backlog(BaseModel):
-    """The backlog of one topic and group."""
-
-    topic: str
-    group: str
-    processes: int
-    unfinished: int
-    oldest_at: str | None
-    parked: int = Field(description="jobs that wait in T-retry")
-    next_due_at: str | None
-    jobs_per_second: float
-    clear_seconds: float | None = Field(description="at this rate; null: nothing is done at the moment")
-
-
-class Summary(View):
-    """Is all well?"""
-
-    is_well: bool
-    urgent: int = Field(description="how many of the needs are urgent")
-    needs: list[Need]
-    topics: list[Backlog]
 
 
 class Column(BaseModel):
@@ -190,7 +155,7 @@ def collect(services: Services, window: str | None) -> Stats:
         bytes=sum(row["bytes"] for row in rows),
         failures=failures,
         dead_letters=services.search.waiting_letters(),
-        oldest_dead_letter_at=when(services.search.oldest_letter()),
+        oldest_dead_letter_at=when(services.search.letter_times()[0]),
         unfinished=services.search.unfinished(),
         oldest_job_at=min(map(str, oldest), default=None),
         running=len(services.live.running()),
@@ -224,40 +189,6 @@ def _count(words: Any) -> dict[str, int]:
     return found
 
 
-@stats_router.get("/summary")
-def summary(services: Served, _who: Viewer) -> Summary:
-    """Tell whether all is well, and what needs somebody, the worst first: the same as `etl status`."""
-    found = summarise(
-        services.live.fleet(), datetime.now(UTC), services.orders.holds(), services.search.waiting_letters()
-    )
-    needs = [
-        Need(
-            kind=need.kind,
-            subject=need.subject,
-            since=None if need.since is None else document.iso(need.since),
-            jobs=need.jobs,
-            detail=need.detail,
-            is_urgent=need.is_urgent,
-        )
-        for need in found.needs
-    ]
-    topics = [
-        Backlog(
-            topic=one.topic,
-            group=one.group,
-            processes=one.processes,
-            unfinished=one.unfinished,
-            oldest_at=None if one.oldest_at is None else document.iso(one.oldest_at),
-            parked=one.parked,
-            next_due_at=None if one.next_due_at is None else document.iso(one.next_due_at),
-            jobs_per_second=one.jobs_per_second,
-            clear_seconds=one.clear_seconds,
-        )
-        for one in found.topics
-    ]
-    return Summary(is_well=found.is_well, urgent=found.urgent, needs=needs, topics=topics, **services.envelope())
-
-
 @old.get(
     "/metrics",
     response_class=PlainTextResponse,
@@ -266,9 +197,11 @@ def summary(services: Served, _who: Viewer) -> Summary:
 def show_metrics(services: Served, _who: Viewer) -> Response:
     """Give the metrics of all processes, from what they said last; docs/metrics.md lists them."""
     search = services.search
-    oldest = search.oldest_letter()
+    oldest, _ = search.letter_times()
     letters = DeadLetters(search.waiting_letters(), None if oldest is None else document.moment(oldest))
-    text = metrics.render(services.live.fleet(), datetime.now(UTC), {services.topics.dlq: letters})
+    text = metrics.render(
+        services.live.fleet(), datetime.now(UTC), {services.topics.dlq: letters}, services.requests.totals()
+    )
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 

@@ -24,7 +24,16 @@ class App {
   dialog = null; // describes what is in the dialog
   login = { token: "", problem: null };
   visit = 0; // counts routes: an answer for a page that was left is dropped
-  ask = ask;
+
+  // Ask; who is not logged in any more gets the login instead of the page.
+  ask = async (...what) => {
+    try {
+      return await ask(...what);
+    } catch (problem) {
+      if (problem.status === 401) this.leave("session-over");
+      throw problem;
+    }
+  };
 
   async start() {
     addEventListener("hashchange", () => this.enter());
@@ -38,7 +47,7 @@ class App {
     try {
       this.me = await ask("/me");
       this.login = { token: "", problem: null };
-      this.feed ??= new Feed(() => this.changed(), () => this.leave());
+      this.feed ??= new Feed(() => this.changed(), () => this.leave("session-over"));
       this.feed.start();
     } catch (problem) {
       this.me = null;
@@ -56,8 +65,9 @@ class App {
     else this.draw();
   }
 
-  leave() {
+  leave(remark = "") {
     this.me = null;
+    this.login = { token: "", problem: null, remark };
     this.feed?.stop();
     this.draw();
   }
@@ -88,7 +98,7 @@ class App {
   }
 
   async enter() {
-    this.view = null;
+    this.view = this.refused = null;
     this.close();
     await this.reload();
     const field = this.wantsField && document.getElementById("find-field");
@@ -112,7 +122,6 @@ class App {
       this.view = Object.assign(this.view ?? {}, view);
       this.viewOf = location.hash;
     } catch (problem) {
-      if (problem.status === 401) this.leave();
       if (visit === this.visit) this.problem = problem;
     }
     this.draw();
@@ -214,7 +223,9 @@ class App {
         ? page.live(this)
         : this.view && this.viewOf === location.hash // the address may have changed a moment ago
           ? page.show(this, this.view, given, ...parts)
-          : !this.problem && h("p", { class: "empty" }, t("loading"));
+          : this.problem
+            ? page.form?.(this, (this.refused ??= page.blank(given))) // what was refused can be mended
+            : h("p", { class: "empty" }, t("loading"));
     return [
       h("a", { key: "skip", class: "skip", href: "#main", onclick: (e) => (e.preventDefault(), document.getElementById("main").focus()) }, t("skip")),
       h(
@@ -266,7 +277,7 @@ class App {
       "main",
       { key: "login", class: "login", id: "main" },
       h("h1", {}, "etl-file-sync"),
-      h("form", { onsubmit: go }, trouble(this.login.problem), field(t("token"), h("input", { type: "password", autocomplete: "current-password", required: true, value: this.login.token, oninput: (e) => (this.login.token = e.target.value) })), h("div", { class: "buttons" }, h("button", { type: "submit", class: "main" }, t("login")))),
+      h("form", { onsubmit: go }, trouble(this.login.problem), this.login.remark && h("p", { role: "status" }, sign("warn", t(this.login.remark))), field(t("token"), h("input", { type: "password", autocomplete: "current-password", required: true, value: this.login.token, oninput: (e) => (this.login.token = e.target.value) })), h("div", { class: "buttons" }, h("button", { type: "submit", class: "main" }, t("login")))),
       h("p", { class: "hint" }, t("login-hint")),
       this.languages(),
     );

@@ -13,27 +13,33 @@ const wantedOf = (given) => ({ actor: given.actor, action: given.action, target:
 export const auditPage = {
   async load(app, given) {
     const page = await app.ask(`/audit${query(wantedOf(given))}`);
-    return { page, items: page.items, form: { actor: "", action: "", target: "", result: "", ...wantedOf(given) } };
+    return { page, items: page.items, ...this.blank(given) };
   },
+  blank: (given) => ({ form: { actor: "", action: "", target: "", result: "", ...wantedOf(given) } }),
+  form: auditForm,
   show(app, view, given) {
-    const { form, items, page } = view;
-    const go = (event) => {
-      event.preventDefault();
-      app.go(route(["audit"], form));
-    };
+    const { items, page } = view;
     return [
       h("h1", {}, t("audit")),
-      h(
-        "form",
-        { class: "filter", onsubmit: go, "aria-label": t("filter") },
-        Object.entries(FIELDS).map(([name, label]) => field(t(label), h("input", { type: "text", name, value: form[name] ?? "", oninput: (event) => (form[name] = event.target.value) }))),
-        field(t("outcome"), choice(form.result ?? "", [["", t("any")], ...Object.keys(RESULTS).map((name) => [name, t(`result-${name}`)])], (value) => (form.result = value))),
-        h("div", { class: "buttons" }, h("button", { type: "submit" }, t("apply")), link("/audit", { class: "button" }, t("clear_filter"))),
-      ),
+      auditForm(app, view),
       section("acts", t("audit"), acts(items), app.pager(view, page, (cursor) => `/audit${query({ ...wantedOf(given), cursor })}`)),
     ];
   },
 };
+
+function auditForm(app, { form }) {
+  const go = (event) => {
+    event.preventDefault();
+    app.go(route(["audit"], form));
+  };
+  return h(
+    "form",
+    { class: "filter", onsubmit: go, "aria-label": t("filter") },
+    Object.entries(FIELDS).map(([name, label]) => field(t(label), h("input", { type: "text", name, value: form[name] ?? "", oninput: (event) => (form[name] = event.target.value) }))),
+    field(t("outcome"), choice(form.result ?? "", [["", t("any")], ...Object.keys(RESULTS).map((name) => [name, t(`result-${name}`)])], (value) => (form.result = value))),
+    h("div", { class: "buttons" }, h("button", { type: "submit" }, t("apply")), link("/audit", { class: "button" }, t("clear_filter"))),
+  );
+}
 
 function acts(items) {
   if (!items.length) return empty(t("audit-empty"));

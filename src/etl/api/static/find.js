@@ -36,34 +36,40 @@ export const findPage = {
   async load(app, given) {
     if (!app.feed.snapshots.servers) app.feed.snapshots.servers = await app.ask("/pool/servers");
     const page = await app.ask(`/jobs${query(wantedOf(app, given))}`);
-    return { page, items: page.items, form: { q: [given.q ?? ""].flat()[0], state: [given.state ?? []].flat(), range: given.range ?? "24h" } };
+    return { page, items: page.items, ...this.blank(given) };
   },
+  blank: (given) => ({ form: { q: [given.q ?? ""].flat()[0], state: [given.state ?? []].flat(), range: given.range ?? "24h" } }),
+  form: findForm,
   show(app, view, given) {
-    const { form, items, page } = view;
-    const go = (event) => {
-      event?.preventDefault();
-      const place = placeOf(form.q);
-      if (place && !form.q.includes("*")) app.go(route(["jobs", ...place.split("/")]));
-      else app.go(route(["find"], { q: form.q, state: form.state, range: form.range }));
-    };
-    const state = form.state.length > 1 ? form.state.join() : (form.state[0] ?? "");
-    const states = [["", t("any")], ...STATES.map((name) => [name, t(`state-${name}`)]), ["queued,waiting", `${t("state-queued")}, ${t("state-waiting")}`]];
+    const { items, page } = view;
     return [
       h("h1", {}, t("find")),
-      h(
-        "form",
-        { class: "filter", onsubmit: go, role: "search" },
-        field(t("find-label"), h("input", { type: "search", id: "find-field", value: form.q, "aria-describedby": "find-hint", oninput: (event) => (form.q = event.target.value) })),
-        field(t("state"), choice(state, states, (value) => (form.state = value.split(",").filter(Boolean)))),
-        field(t("range"), choice(form.range, RANGES.map((name) => [name, t(`range-${name}`)]), (value) => (form.range = value))),
-        h("div", { class: "buttons" }, h("button", { type: "submit", class: "main" }, t("find"))),
-        h("p", { id: "find-hint", class: "hint" }, t("find-hint")),
-      ),
+      findForm(app, view),
       given.since && h("p", {}, t("window-from", time(given.since), given.until ? time(given.until) : t("just-now"))),
       section("found", t("found"), jobTable(items), app.pager(view, page, (cursor) => `/jobs${query({ ...wantedOf(app, given), cursor })}`)),
     ];
   },
 };
+
+function findForm(app, { form }) {
+  const go = (event) => {
+    event?.preventDefault();
+    const place = placeOf(form.q);
+    if (place && !form.q.includes("*")) app.go(route(["jobs", ...place.split("/")]));
+    else app.go(route(["find"], { q: form.q, state: form.state, range: form.range }));
+  };
+  const state = form.state.length > 1 ? form.state.join() : (form.state[0] ?? "");
+  const states = [["", t("any")], ...STATES.map((name) => [name, t(`state-${name}`)]), ["queued,waiting", `${t("state-queued")}, ${t("state-waiting")}`]];
+  return h(
+    "form",
+    { class: "filter", onsubmit: go, role: "search" },
+    field(t("find-label"), h("input", { type: "search", id: "find-field", value: form.q, "aria-describedby": "find-hint", oninput: (event) => (form.q = event.target.value) })),
+    field(t("state"), choice(state, states, (value) => (form.state = value.split(",").filter(Boolean)))),
+    field(t("range"), choice(form.range, RANGES.map((name) => [name, t(`range-${name}`)]), (value) => (form.range = value))),
+    h("div", { class: "buttons" }, h("button", { type: "submit", class: "main" }, t("find"))),
+    h("p", { id: "find-hint", class: "hint" }, t("find-hint")),
+  );
+}
 
 export function jobTable(items) {
   if (!items.length) return empty(t("found-none"));

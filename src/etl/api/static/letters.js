@@ -16,8 +16,10 @@ export const lettersPage = {
   async load(app, given) {
     const wanted = filterOf(given);
     const [causes, page] = await Promise.all([app.ask(`/dead-letters/causes${query(wanted)}`), app.ask(`/dead-letters${query(wanted)}`)]);
-    return { causes, items: page.items, page, chosen: new Set(), form: Object.fromEntries(FILTERS.map((name) => [name, [given[name] ?? []].flat().join(", ")])) };
+    return { causes, items: page.items, page, chosen: new Set(), ...this.blank(given) };
   },
+  blank: (given) => ({ form: Object.fromEntries(FILTERS.map((name) => [name, [given[name] ?? []].flat().join(", ")])) }),
+  form: filterForm,
   show(app, view, given) {
     const { causes, items, page, chosen } = view;
     const wanted = filterOf(given);
@@ -37,6 +39,7 @@ export const lettersPage = {
             { class: "buttons" },
             act(app.me, t("replay"), () => askOperation(app, "replay", set), { kind: "main" }),
             act(app.me, t("discard"), () => askOperation(app, "discard", set), { kind: "danger" }),
+            h("a", { class: "button", href: `/api/v1/dead-letters/export${query(wanted)}`, download: true }, t("export")),
             h("span", { "aria-live": "polite" }, places.length ? t("selected", number(places.length)) : t("all-matching", number(causes.total))),
           ),
         letterTable(app, items, chosen),

@@ -2,8 +2,9 @@
 
 import { h } from "./dom.js";
 import { age, bytes, clockOf, number, percent, plain, secondsSince, strange, time } from "./format.js";
+import { query } from "./net.js";
 import { operations } from "./operations.js";
-import { act, bar, count, empty, jobLink, link, moved, route, section, serverLink, sign, slashed, table, told } from "./parts.js";
+import { act, bar, count, empty, endOf, ends, jobLink, link, moved, route, section, serverLink, sign, slashed, table, told } from "./parts.js";
 import { has, t } from "./texts.js";
 
 const SHOWN = 20; // transfers
@@ -31,6 +32,7 @@ function sentence(app, summary, stats) {
   if (app.stale) return h("h1", {}, sign("warn", t("not-known")));
   if (!summary.is_well) return h("h1", {}, sign("bad", t("needs-you", number(summary.urgent), summary.urgent)));
   const done = stats.jobs.done ?? 0;
+  if (summary.known > 0) return h("h1", {}, sign("good", t("nothing-new", t("files-bytes", number(done), bytes(stats.bytes), done), number(summary.known), summary.known)));
   return h("h1", {}, sign("good", t("all-well", t("files-bytes", number(done), bytes(stats.bytes), done))));
 }
 
@@ -42,12 +44,19 @@ function needs(app, summary) {
       h(
         "span",
         {},
-        sign(need.is_urgent ? "bad" : "calm", t(`need-${need.kind}`, strange(need.subject))),
+        sign(need.is_urgent ? "bad" : need.known ? "warn" : "calm", t(`need-${need.kind}`, strange(need.subject))),
         need.since && [" ", t("since", time(need.since))],
         need.jobs > 0 && need.kind !== "dead-letters" && [": ", count("waits", need.jobs)],
         need.detail && [" (", strange(need.detail), ")"],
+        need.known && h("div", { class: "hint" }, t("known-by", strange(need.known.author), strange(need.known.reason)), need.known.until && [" · ", t("hold-until", time(need.known.until))]),
       ),
-      link(target(need), { class: "button", "aria-label": `${t("look")}: ${plain(need.subject)}` }, t("look")),
+      h(
+        "div",
+        { class: "buttons" },
+        link(target(need), { class: "button", "aria-label": `${t("look")}: ${plain(need.subject)}` }, t("look")),
+        need.known && act(app.me, t("give-back"), () => giveBack(app, need), { name: need.subject }),
+        need.is_urgent && act(app.me, t("acknowledge"), () => acknowledge(app, need), { name: need.subject }),
+      ),
     ),
   );
   return section(
@@ -57,6 +66,20 @@ function needs(app, summary) {
     summary.needs.length > NEEDS && h("p", {}, t("needs-more", number(summary.needs.length - NEEDS))),
   );
 }
+
+function acknowledge(app, need) {
+  const form = { ends: "8h" };
+  app.confirm({
+    title: t("acknowledge-title", t(`need-${need.kind}`, strange(need.subject))),
+    text: t("acknowledge-text"),
+    label: t("acknowledge"),
+    needsReason: true,
+    more: () => ends(form, ["1h", "8h", "24h", "7d"]),
+    run: (reason) => app.ask("/needs/acknowledgements", { method: "POST", body: { kind: need.kind, name: need.name, reason, until: endOf(form) } }),
+  });
+}
+
+const giveBack = (app, { kind, name }) => app.run(() => app.ask(`/needs/acknowledgements${query({ kind, name })}`, { method: "DELETE" }));
 
 // Where a need is looked into, and acted on.
 function target(need) {
@@ -239,6 +262,6 @@ function drain(app, process) {
     title: t("drain-title", strange(process.id)),
     text: t("drain-text"),
     label: t("drain"),
-    run: (reason) => app.ask(`/pool/processes/${encodeURI(process.key)}/drain`, { method: "POST", body: { reason } }),
+    run: (reason) => app.ask(`/pool/processes/${process.key.split("/").map(encodeURIComponent).join("/")}/drain`, { method: "POST", body: { reason } }),
   });
 }

@@ -1,7 +1,7 @@
 // Parts that several pages share: tables, links to jobs and servers, words of states, dialogs, buttons of operators.
 
 import { h } from "./dom.js";
-import { bytes, number, percent, plain, strange } from "./format.js";
+import { bytes, now, number, percent, plain, strange } from "./format.js";
 import { Problem, query } from "./net.js";
 import { t } from "./texts.js";
 
@@ -77,6 +77,12 @@ export function act(me, label, onclick, { kind = "", name, disabled = false } = 
     label,
   );
 }
+
+// When something ends by itself: names of choices, and their seconds from now.
+const ENDS = { never: 0, "1h": 3600, "8h": 28_800, "24h": 86_400, "7d": 604_800 };
+export const ends = (form, names = Object.keys(ENDS)) =>
+  field(t("ends"), choice(form.ends, names.map((one) => [one, t(`ends-${one}`)]), (value) => (form.ends = value)));
+export const endOf = (form) => (ENDS[form.ends] ? new Date(now() + ENDS[form.ends] * 1000).toISOString() : null);
 
 // Words for what went wrong.
 export function words(problem) {

@@ -1,27 +1,27 @@
 // One server: how it is, and what an operator can do: hold, release, try now, check.
 
 import { h } from "./dom.js";
-import { bytes, number, percent, strange, time } from "./format.js";
+import { bytes, clockOf, now, number, percent, strange, time } from "./format.js";
 import { jobTable } from "./find.js";
 import { facts } from "./letters.js";
 import { query } from "./net.js";
 import { flight, serverState } from "./now.js";
-import { act, choice, empty, field, link, route, section, sign, table, trouble } from "./parts.js";
+import { act, empty, endOf, ends, link, route, section, sign, table, trouble } from "./parts.js";
 import { t } from "./texts.js";
 
 const CHECK_MS = 500;
-const ENDS = { never: 0, "1h": 3600, "8h": 28_800, "24h": 86_400 };
 
 export const serverPage = {
   refreshes: true,
   keeps: ["check", "remark", "problem"],
   async load(app, _given, name) {
-    const [server, causes, jobs] = await Promise.all([
+    const [server, hour, causes, jobs] = await Promise.all([
       app.ask(`/pool/servers/${encodeURIComponent(name)}`),
+      app.ask(`/pool/servers/${encodeURIComponent(name)}/hour`),
       app.ask(`/dead-letters/causes${query({ server: name })}`),
       app.ask(`/jobs${query({ server: name, state: ["queued", "waiting", "running"], limit: 20 })}`),
     ]);
-    return { server, causes, jobs, check: null, remark: null, problem: null };
+    return { server, hour, causes, jobs, check: null, remark: null, problem: null };
   },
   show(app, view, _given, name) {
     const server = (app.feed.snapshots.servers?.items ?? []).find((one) => one.name === view.server.name) ?? view.server;
@@ -55,12 +55,60 @@ export const serverPage = {
         [t("sessions"), `${number(server.sessions.open)} / ${number(server.sessions.limit)}`],
         [t("waiting"), number(server.waiting + server.deferred)],
       ]),
+      section("hour", t("hour"), hourGraphs(view.hour.items)),
       section("flight", t("its-flight"), flight(flying)),
       section("errors", t("last-errors"), causes(view.causes.items, name)),
       section("jobs", t("its-jobs"), jobTable(view.jobs.items)),
     ];
   },
 };
+
+const GRAPHS = [
+  ["jobs", "jobs-minute", (one) => one.jobs, (value) => number(value, 1)],
+  ["bytes", "bytes-minute", (one) => one.bytes, bytes],
+  ["failed", "failed-minute", (one) => one.failed, (value) => number(value, 1)],
+  ["trip", "round-trip", (one) => (one.round_trip_seconds ?? 0) * 1000, (value) => `${number(value, 1)}\u00a0ms`],
+];
+const MINUTES = 60;
+
+// Four small graphs of the same hour, each with its highest value in words; the numbers are in a table below.
+function hourGraphs(items) {
+  if (!items.length) return empty(t("hour-empty"));
+  const minute = (iso) => Math.floor(Date.parse(iso) / 60_000);
+  const first = Math.floor(now() / 60_000) - MINUTES + 1;
+  const graphs = GRAPHS.map(([name, label, value, words]) => {
+    const most = Math.max(...items.map(value));
+    const bars = items.map((one) => {
+      const height = most > 0 ? (value(one) / most) * 40 : 0;
+      const x = (minute(one.at) - first) * 10;
+      return [
+        one.down > 0 && h("rect", { key: `down ${one.at}`, class: "outage", x, y: 0, width: 10, height: 44 }),
+        height > 0 && h("rect", { key: one.at, class: name === "failed" ? "failed" : "done", x: x + 1, y: 44 - Math.max(1, height), width: 8, height: Math.max(1, height) }),
+      ];
+    });
+    return h(
+      "figure",
+      { key: name },
+      h("figcaption", {}, t(label), " ", h("span", { class: "number hint" }, t("at-most", words(most)))),
+      h("svg", { class: "hour", viewBox: `0 0 ${MINUTES * 10} 44`, preserveAspectRatio: "none", role: "img", "aria-label": `${t(label)}: ${t("at-most", words(most))}` }, bars),
+    );
+  });
+  return [
+    h("div", { class: "graphs" }, graphs),
+    items.some((one) => one.down > 0) && h("p", { class: "hint" }, sign("bad", t("hour-down"))),
+    h(
+      "details",
+      {},
+      h("summary", {}, t("as-table")),
+      table(
+        t("hour"),
+        [[t("at"), (one) => clockOf(one.at)], ...GRAPHS.map(([, label, value, words]) => [t(label), (one) => words(value(one)), "number"])],
+        items.toReversed(),
+        (one) => one.at,
+      ),
+    ),
+  ];
+}
 
 function causes(items, name) {
   if (!items.length) return empty(t("causes-empty"));
@@ -117,10 +165,7 @@ function askHold(app, name) {
     text: t("hold-text"),
     label: t("hold"),
     needsReason: true,
-    more: () => field(t("ends"), choice(form.ends, Object.keys(ENDS).map((one) => [one, t(`ends-${one}`)]), (value) => (form.ends = value))),
-    run: (reason) => {
-      const until = ENDS[form.ends] ? new Date(Date.now() + ENDS[form.ends] * 1000).toISOString() : null;
-      return app.ask(`/holds/server/${encodeURIComponent(name)}`, { method: "PUT", body: { reason, until } });
-    },
+    more: () => ends(form),
+    run: (reason) => app.ask(`/holds/server/${encodeURIComponent(name)}`, { method: "PUT", body: { reason, until: endOf(form) } }),
   });
 }

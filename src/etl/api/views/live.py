@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from etl.api.views.hour import Hour
 from etl.models.status import Snapshot
 from etl.models.task import Record
 from etl.status import fleet
@@ -35,13 +36,18 @@ class Live:
         self._lock = threading.Lock()  # guards what follows
         self._fleet = fleet.Fleet()
         self._told: dict[str, tuple[Snapshot, dict[str, Any]]] = {}  # what was said last, and that as a JSON object
+        self._hour = Hour()
         self._version = 0
 
     def take(self, records: Sequence[Record], *, caught_up: bool) -> None:
         """Take in new records, in their order; `caught_up`: everything that was there at our start is read by now."""
         with self._lock:
             for record in records:
-                self._version += self._fleet.accept(record, self._clock())
+                if not self._fleet.accept(record, self._clock()):
+                    continue
+                self._version += 1
+                if (said := self._fleet.snapshot((record.key or b"").decode("utf-8", "replace"))) is not None:
+                    self._hour.accept(said, record.timestamp)
             if caught_up:
                 self._fleet.caught_up(self._clock())
 
@@ -120,6 +126,11 @@ class Live:
             server["error_share"] = round(server["error_share"] / seen, 4) if seen else None
         return sorted(merged.values(), key=lambda one: (-BREAKERS.index(one["breaker"]), one["name"]))
 
+    def hour(self, server: str) -> list[dict[str, Any]]:
+        """Return the last hour of a server, minute by minute."""
+        with self._lock:
+            return self._hour.of(server, time.time())
+
     def partitions(self) -> list[dict[str, Any]]:
         """Return each partition as its owner sees it."""
         found = {}
@@ -161,6 +172,7 @@ def _server(name: str) -> dict[str, Any]:
         "bytes_per_second": 0.0,
         "error_share": 0.0,
         "round_trip_seconds": None,
+        "bandwidth_limit": None,
         "processes": [],
     }
 
@@ -174,6 +186,8 @@ def _merge(server: dict[str, Any], told: dict[str, Any], process: str) -> None:
         server[name] += told[name]
     if (trip := told.get("round_trip_seconds")) is not None:
         server["round_trip_seconds"] = max(trip, server["round_trip_seconds"] or 0.0)
+    if (limit := told.get("bandwidth_limit")) is not None:
+        server["bandwidth_limit"] = limit + (server["bandwidth_limit"] or 0.0)
     for name in server["sessions"]:
         server["sessions"][name] += told["sessions"][name]
     server["held_by"] = server["held_by"] or told.get("held_by")

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from etl.errors import InvalidMessage
-from etl.models import DLQMessage, FileTransferJob, TransferResult, document, header
+from etl.models import DLQMessage, FileTransferJob, TransferResult, bundle, document, header
 from etl.models.task import Record
 from etl.topics import letters
 from etl.topics.companions import SystemTopics
@@ -120,6 +120,8 @@ def _write_job(connection: sqlite3.Connection, record: Record) -> None:
     try:
         job = FileTransferJob.from_json(record.value)
     except InvalidMessage as error:
+        if bundle.is_bundle(record.value):
+            return  # each of its jobs has a record of its own, and so a row
         fields["job_id"] = error.job_id or fields["job_id"]
     else:
         fields |= {

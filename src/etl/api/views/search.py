@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etl.api.paging import SCAN_SECONDS, Found
+from etl.api.problems import Problem
 from etl.api.views.store import Store
 from etl.topics.letters import Place
 
@@ -23,6 +24,7 @@ JOB_FIELDS = (
     " group_id, replays, state, code, error, bytes, started_at, finished_at, worker, attempts, not_before, waits,"
     " letter"
 )
+WILDCARDS = 30  # of a pattern: each row is compared with it
 CHUNK = 500  # rows between two looks at the clock
 
 
@@ -52,12 +54,14 @@ class Where:
         )
 
     def ends(self, servers: Sequence[str], path: str | None) -> None:
-        """Add conditions for either end: its server, and a pattern of its path."""
+        """Add conditions for either end: its server, and a pattern of its path. Raises Problem if it is too costly."""
         if servers:
             marks = ", ".join("?" * len(servers))
             upper = [server.upper() for server in servers]
             self.add(f"(source IN ({marks}) OR destination IN ({marks}))", *upper, *upper)
         if path is not None:
+            if sum(path.count(letter) for letter in "*?[") > WILDCARDS:
+                raise Problem("invalid", errors=[("path", f"has more than {WILDCARDS} wildcards")])
             pattern = path
 
             def matches(row: sqlite3.Row) -> bool:
@@ -120,11 +124,12 @@ class Search:
     ) -> Found:
         found = Found()
         conditions, values = where.sql, list(where.values)
-        order = ("-at", *key)
+        order = ("at", *key)
         if after is not None and len(after) == len(order):
-            conditions += f" AND (-at, {', '.join(key)}) > ({', '.join('?' * len(order))}) AND at <= ?"
-            values += [*after, -after[0]]
-        sql = f"SELECT {fields} FROM {table} WHERE {conditions} ORDER BY at DESC, {', '.join(key)}"  # noqa: S608 - ours
+            conditions += f" AND ({', '.join(order)}) < ({', '.join('?' * len(order))})"
+            values += after
+        newest_first = ", ".join(f"{name} DESC" for name in order)
+        sql = f"SELECT {fields} FROM {table} WHERE {conditions} ORDER BY {newest_first}"  # noqa: S608 - ours
         deadline = time.monotonic() + self._budget
         position: list[Any] | None = None
         with self._store.reading() as connection:
@@ -135,7 +140,7 @@ class Search:
                 if number % CHUNK == 0 and time.monotonic() > deadline and position is not None:
                     found.after, found.complete = position, False
                     break
-                position = [-row["at"], *(row[name] for name in key)]
+                position = [row[name] for name in order]
                 if where.test is None or where.test(row):
                     found.rows.append(row)
         return found
@@ -143,7 +148,7 @@ class Search:
     def places(self, where: Where) -> dict[Place, bool]:
         """Return the places of all dead letters that match, newest first, and whether each was kept whole."""
         fields = "partition, offset, truncated, source_path, destination_path"
-        sql = f"SELECT {fields} FROM letters WHERE {where.sql} ORDER BY at DESC, partition, offset"  # noqa: S608 - ours
+        sql = f"SELECT {fields} FROM letters WHERE {where.sql} ORDER BY at DESC, partition DESC, offset DESC"  # noqa: S608 - ours
         with self._store.reading() as connection:
             return {
                 (row["partition"], row["offset"]): not row["truncated"]
@@ -153,12 +158,14 @@ class Search:
 
     def causes(self, where: Where, limit: int = 200) -> list[dict[str, Any]]:
         """Return dead letters grouped by cause: code, servers and folder, with count, first, last and an example."""
+        if where.test is None:
+            return self._grouped(where, limit)
         groups: dict[tuple[str, ...], dict[str, Any]] = {}
         fields = "at, code, source, source_path, destination, destination_path, error, partition, offset"
         sql = f"SELECT {fields} FROM letters WHERE {where.sql} ORDER BY at DESC"  # noqa: S608 - ours
         with self._store.reading() as connection:
             for row in connection.execute(sql, where.values):
-                if where.test is not None and not where.test(row):
+                if not where.test(row):
                     continue
                 folder = (row["source_path"] or "").rpartition("/")[0]
                 group = groups.setdefault(
@@ -177,6 +184,30 @@ class Search:
                 group["count"] += 1
                 group["first_at"] = row["at"]
         return sorted(groups.values(), key=lambda group: -group["count"])[:limit]
+
+    def _grouped(self, where: Where, limit: int) -> list[dict[str, Any]]:
+        """Do the same in SQL, which is four times as fast."""
+        # The folder is what is left when all letters but slashes are cut off at the end. What is not grouped comes from
+        # the oldest or the newest row of the group: so SQLite says of min() and max().
+        sql = (
+            "SELECT code, coalesce(source, '') AS source, coalesce(destination, '') AS destination,"  # noqa: S608 - ours
+            " rtrim(coalesce(source_path, ''), replace(source_path, '/', '')) AS folder, count(*) AS n,"
+            f" min(at) AS first_at, max(at) AS last_at, error, partition, offset FROM letters WHERE {where.sql}"
+            " GROUP BY 1, 2, 3, 4 ORDER BY n DESC LIMIT ?"
+        )
+        return [
+            {
+                "code": row["code"],
+                "source": row["source"] or None,
+                "destination": row["destination"] or None,
+                "folder": row["folder"][:-1],
+                "count": row["n"],
+                "first_at": row["first_at"],
+                "last_at": row["last_at"],
+                "sample": {"place": f"{row['partition']}:{row['offset']}", "error": row["error"]},
+            }
+            for row in self._store.rows(sql, [*where.values, limit])
+        ]
 
     def letter(self, partition: int, offset: int) -> sqlite3.Row | None:
         """Return a dead letter whole."""
@@ -203,9 +234,13 @@ class Search:
         rows = self._store.rows("SELECT code, count(*) AS n FROM letters WHERE settled IS NULL GROUP BY code")
         return {row["code"]: row["n"] for row in rows}
 
-    def oldest_letter(self) -> float | None:
-        """Return the time of the oldest dead letter that waits."""
-        return self._store.rows("SELECT min(at) AS at FROM letters WHERE settled IS NULL")[0]["at"]  # type: ignore[no-any-return]  # untyped row
+    def letter_times(self) -> tuple[float | None, float | None]:
+        """Return the times of the oldest and the newest dead letter that waits; the latter was not cancelled."""
+        (row,) = self._store.rows(
+            "SELECT min(at) AS oldest, max(at) FILTER (WHERE code != 'CANCELLED') AS newest FROM letters"
+            " WHERE settled IS NULL"
+        )
+        return row["oldest"], row["newest"]
 
     def finished(self, since: float) -> list[sqlite3.Row]:
         """Return what was finished since then: number, bytes and seconds, by state and code."""

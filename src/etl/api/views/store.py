@@ -19,7 +19,7 @@ from etl.models.wire import Partition
 
 log = structlog.get_logger(__name__)
 
-VERSION = 1  # of the tables: a file of another version is built anew
+VERSION = 2  # of the tables: a file of another version is built anew
 READERS = 8  # connections kept open for reading
 
 _TABLES = """
@@ -31,7 +31,7 @@ CREATE TABLE letters (
     truncated INTEGER, topic TEXT, origin TEXT, settled TEXT, settled_at REAL, note TEXT,
     timestamp REAL, key BLOB, value BLOB, headers TEXT,
     PRIMARY KEY (partition, offset));
-CREATE INDEX letters_newest ON letters (at DESC, partition, offset);
+CREATE INDEX letters_newest ON letters (at, partition, offset);
 CREATE INDEX letters_waiting ON letters (code, source, destination, at) WHERE settled IS NULL;
 CREATE INDEX letters_job ON letters (job_id);
 CREATE INDEX letters_origin ON letters (origin);
@@ -42,7 +42,7 @@ CREATE TABLE jobs (
     started_at REAL, finished_at REAL, worker TEXT, attempts INTEGER, result TEXT,
     not_before REAL, waits INTEGER DEFAULT 0, history TEXT, letter TEXT,
     PRIMARY KEY (topic, partition, offset));
-CREATE INDEX jobs_newest ON jobs (at DESC, topic, partition, offset);
+CREATE INDEX jobs_newest ON jobs (at, topic, partition, offset);
 CREATE INDEX jobs_state ON jobs (state, at DESC);
 CREATE INDEX jobs_id ON jobs (job_id);
 CREATE INDEX jobs_finished ON jobs (finished_at);
@@ -50,7 +50,7 @@ CREATE TABLE notes (topic TEXT, key TEXT, at REAL, value TEXT, PRIMARY KEY (topi
 CREATE TABLE audit (
     partition INTEGER, offset INTEGER, at REAL NOT NULL, actor TEXT, action TEXT, target TEXT, result TEXT, value TEXT,
     PRIMARY KEY (partition, offset));
-CREATE INDEX audit_newest ON audit (at DESC, partition, offset);
+CREATE INDEX audit_newest ON audit (at, partition, offset);
 """
 
 

@@ -23,7 +23,7 @@ from etl.errors import (
     SessionFault,
     TransferTimeout,
 )
-from etl.transfer.ftp.expected import can_answer, is_of_the_session
+from etl.transfer.ftp.expected import HASHES, can_answer, is_of_the_session
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
 from etl.transfer.ftp.sockets import is_readable
@@ -271,7 +271,7 @@ class Control:
             raise self._said_421(reply)
         if self._twins.is_due and self._twins.take(code):
             return
-        if not self._due or self._is_all_corked:
+        if not self._due or (self._corked and self._is_all_corked):
             self._twins.learn(code)
             raise self.out_of_step(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
@@ -297,7 +297,7 @@ class Control:
             head.preliminaries += 1
         else:
             raise self.out_of_step(f"the server answered {head.command} with {reply.text}")
-        if head.follows and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
+        if head.place > 1 and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
             self.pipelining.worked(transfers=head.begins)
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
@@ -312,7 +312,8 @@ class Control:
             except BlockingIOError:
                 if self._has_drained(upstream, time.monotonic() - began):
                     deadline = time.monotonic() + limit
-                if self._parser.is_open and time.monotonic() - called >= _OPEN_SECONDS:
+                is_open = self._parser.is_open and self._due[0].command not in HASHES
+                if is_open and time.monotonic() - called >= _OPEN_SECONDS:
                     self._give(self._parser.end_open())
                     return deadline
                 began = time.monotonic()

@@ -22,6 +22,8 @@ _SIOCOUTQ = 0x5411  # <linux/sockios.h>: bytes sent and not yet acknowledged
 class DataConnection:
     """An open data connection: receives with a limit, sends what there is room for, and notices who stands still."""
 
+    ends_last = False  # may not end before its transfer has begun
+
     def __init__(self, sock: socket.socket, sockets: Sockets, server: str, watch: Watch) -> None:
         self._sock = sock
         self._sockets = sockets
@@ -134,6 +136,16 @@ class DataConnection:
         ready = dict(poll.poll(max(0.0, seconds) * 1000))
         event = ready.get(self._sock.fileno(), 0)
         return None if not ready or event & select.POLLERR else bool(event)
+
+    def was_taken(self, seconds: float) -> bool | None:
+        """After the server's last word: did it close in good order? None: it has not closed in so many seconds.
+
+        False: it reset the connection, as the system of one does that closes with bytes unread.
+        """
+        poll = select.poll()
+        poll.register(self._sock, select.POLLRDHUP)
+        ready = dict(poll.poll(seconds * 1000))
+        return not ready[self._sock.fileno()] & select.POLLERR if ready else None
 
     def unsent_bytes(self) -> int:
         """Return how many bytes the other side has not acknowledged yet; 0 when that is not known."""

@@ -9,11 +9,13 @@ from functools import cache
 
 _TRANSFERS = {"RETR", "STOR", "APPE", "NLST", "LIST", "MLSD"}
 _LOGIN = {"USER", "PASS"}
+# Commands whose reply takes as long as the server reads the file; some give its first line at once.
+HASHES = {"HASH", "XSHA256", "XSHA512", "XSHA1", "XSHA", "XMD5", "MD5", "XCRC"}
 
 # A code that is here is no other command's.
 _OWNERS: dict[int, set[str]] = {
     211: {"FEAT"},
-    213: {"SIZE", "MDTM", "MFMT"},
+    213: {"SIZE", "MDTM", "MFMT", *HASHES},
     225: _TRANSFERS,
     226: _TRANSFERS,
     227: {"EPSV", "PASV"},  # some answer one with the other's code

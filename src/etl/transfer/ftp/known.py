@@ -49,6 +49,9 @@ class ServerQuirks:
     confusions: int = 0  # how often that was found out
     doubles: dict[tuple[str, int], bool] = field(default_factory=dict)  # (command, code): that reply comes twice
     unmade: set[str] = field(default_factory=set)  # folders whose making the end of a session prevented
+    hash_ends: dict[str, int] = field(default_factory=dict)  # way to a checksum: sessions in a row that ended at it
+    quotes_hashed: dict[str, bool] = field(default_factory=dict)  # way to a checksum: takes names with blanks in quotes
+    left_open: int = 0  # data connections of uploads, in a row, that it did not end itself
     vanished: int = 0  # uploads in a row that were gone once they were stored
     no_pipelining_until: float = 0.0  # its new sessions send one command at a time
     no_early_until: float = 0.0  # it gets no command before its last word

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_WRITTEN_LIMIT = 16  # paths whose bytes are kept
 _LAST_BYTES_SECONDS = 3.0  # for what a network still holds when the server has said its last word
 
 
@@ -32,7 +33,7 @@ class Link:
     """One login at a server. Paths are whole paths: absolute ones of the server."""
 
     def __init__(
-        self, server: ServerConfig, control: Control, names: Names, features: frozenset[str], ways: DataConnections
+        self, server: ServerConfig, control: Control, names: Names, features: dict[str, str], ways: DataConnections
     ) -> None:
         self.server = server
         self.control = control
@@ -42,7 +43,9 @@ class Link:
         self.starting = Starting(control, ways, self.settle_answered)
         self.tries_bare = False  # names without a folder, in this session alone: the server may take no others
         self._folder: str | None = None  # that was entered to name its files
+        self._written: dict[str, bytes] = {}  # paths lately asked for: each is sent three or four times
         self.refuses_times = False  # stamps of files, as far as this session has seen
+        self.hash_name: str | None = None  # the algorithm that HASH is set to, as far as this session has set it
         self._features = features
         self._unsettled: list[Lazy[object]] = []
 
@@ -58,6 +61,7 @@ class Link:
         self.server, self.control.server = server, server.hostname
         self.zone = zone_of(server.time_zone)
         self.names = Names(encoding, server.base_path, home)
+        self._written.clear()
 
     def ask(self, verb: str, whole_path: str) -> Pending:
         """Queue a command about a path."""
@@ -72,9 +76,14 @@ class Link:
 
     def wire(self, whole_path: str) -> bytes:
         """Return the bytes of a whole path, as they are sent."""
+        if (written := self._written.get(whole_path)) is not None:
+            return written
         path = self.names.wire(whole_path)
         refuse_misread(whole_path, path)
         if telnet.IAC not in path:
+            if len(self._written) >= _WRITTEN_LIMIT:
+                self._written.clear()
+            self._written[whole_path] = path
             return path
         return telnet.written(self.control, self.quirks, path, may_make="write" in self.server.access)
 
@@ -101,6 +110,10 @@ class Link:
     def offers(self, feature: str) -> bool:
         """Is a feature in the server's FEAT?"""
         return feature in self._features
+
+    def feature(self, feature: str) -> str:
+        """Return what the server's FEAT says behind a feature; empty without it."""
+        return self._features.get(feature, "")
 
     def may_offer(self, feature: str) -> bool:
         """Is a feature in the server's FEAT, or is there none, so that it must be tried to be known?"""

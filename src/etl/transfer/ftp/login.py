@@ -33,8 +33,8 @@ _SAYS_THE_LOGIN = ("incorrect", "attempt", "fail", "lock", "password", "tls", "s
 
 def log_in(
     control: Control, server: ServerConfig, encoding: str, security: Security, *, passive: bool
-) -> tuple[Names, frozenset[str]]:
-    """Log in; return how names are written there, and what FEAT offers (upper case).
+) -> tuple[Names, dict[str, str]]:
+    """Log in; return how names are written there, and what FEAT offers: its words (upper case), and what follows them.
 
     Raises ServerUnavailable, ServerBusy, AuthenticationFailed.
     """
@@ -50,7 +50,7 @@ def log_in(
         raise _refused(server, reply)
     security.after_login(control)
     quirks = known.of(server.address)
-    features: frozenset[str] = frozenset()
+    features: dict[str, str] = {}
     if quirks.answers_feat:
         began = time.monotonic()
         try:
@@ -113,11 +113,12 @@ def _binary_and_folder(control: Control, quirks: ServerQuirks, *, passive: bool)
     return alone
 
 
-def _features(reply: Reply) -> frozenset[str]:
+def _features(reply: Reply) -> dict[str, str]:
     if not reply.is_success:
-        return frozenset()
-    offered = (_CODE.sub(b"", line).strip().split() for line in reply.lines[1:-1])
-    return frozenset(words[0].decode("ascii", "replace").upper() for words in offered if words)
+        return {}
+    lines = (_CODE.sub(b"", line).strip().decode("ascii", "replace") for line in reply.lines[1:-1])
+    offered = (line.split(maxsplit=1) for line in lines)
+    return {words[0].upper(): words[1] if len(words) > 1 else "" for words in offered if words}
 
 
 def _credential(server: ServerConfig, text: str, encoding: str) -> bytes:

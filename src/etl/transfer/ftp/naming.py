@@ -5,6 +5,7 @@ Asking by the same name proves nothing: it is bent in the same way. The folder's
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from etl.errors import IOFailure, NameNotKept
@@ -16,12 +17,13 @@ from etl.transfer.paths import basename, beside, parent
 if TYPE_CHECKING:
     from etl.transfer.ftp.link import Link
 
-_ODD = set("\"\\'`<>|:?*") | {chr(code) for code in range(32)} | {chr(127)}
+# A sign that some drop or bend anywhere, a blank around a name, a dot behind it.
+_RISKY = re.compile(r"""["\\'`<>|:?*\x00-\x1f\x7f]|(?:\A|/)\s|\s(?:/|\Z)|\.(?:/|\Z)""")
 
 
 def is_at_risk(link: Link, path: str) -> bool:
     """May the server keep this name as another one? Names beyond ASCII are looked at until one was shown as sent."""
-    if any(part != part.strip() or part.endswith(".") or _ODD & set(part) for part in path.split("/")):
+    if _RISKY.search(path) is not None:
         return True
     if path.isascii():
         return False

@@ -171,9 +171,10 @@ class Passive:
         if not reply.is_success and self._pending.follows:
             connections.control.pipelining.failed(transfers=True)
         # What shared a write with it may be a transfer that runs by now: then nothing can be asked any more.
-        if port_in(reply) is None and not connections.is_proven and connections.fall_back():
+        if (port := port_in(reply)) is None and not connections.is_proven and connections.fall_back():
             reply = self._ask().result()
-        if (port := port_in(reply)) is None:
+            port = port_in(reply)
+        if port is None:
             what = f"no port in {reply.text}" if reply.is_success else f"no data connection: {reply.text}"
             raise IOFailure(f"{connections.server}: {what}", server=connections.server)
         self._dial(port)

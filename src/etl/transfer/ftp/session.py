@@ -15,7 +15,7 @@ from etl.errors import (
 )
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Stored
-from etl.transfer.ftp import asking, known, listing, naming
+from etl.transfer.ftp import asking, hashing, known, listing, naming
 from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.link import Link
 from etl.transfer.ftp.login import log_in
@@ -153,7 +153,7 @@ class FTPTransfer(Resumable):
     @property
     def is_over(self) -> bool:
         """Has an error ended it?"""
-        return self.link.control.state is State.BROKEN
+        return self._control is not None and self._control.state is State.BROKEN
 
     def prepare(self) -> None:
         """Queue the opening of a data connection."""
@@ -329,6 +329,16 @@ class FTPTransfer(Resumable):
     def traits(self) -> dict[str, str]:
         """Ask what the server is like."""
         return traits_of(self.link)
+
+    def hashes(self) -> tuple[str, ...]:
+        """Return those that FEAT names, and that the server was not seen to refuse."""
+        return hashing.offered(self.link)
+
+    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:
+        """Ask in every way that the server offers."""
+        link, silence_limit = self.link, max(self.settings.reply_timeout, self.settings.stall_timeout)
+        link.settle_all()
+        return hashing.hash_of(link, link.names.whole(path), algorithm, size_bytes, silence_limit)
 
     def survives(self, error: BaseException) -> bool:
         """After an answer about the file itself, with every reply read and nothing said unasked.

@@ -25,7 +25,7 @@ _PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: ser
 _BROKEN_OFF = 426
 _REFUSED = 400
 _BINARY = {"RETR", "STOR", "APPE"}
-_SAYS_TEXT = re.compile("\\bascii mode\\b", re.IGNORECASE)
+_SAYS_TEXT = re.compile(rb"\bascii mode\b", re.IGNORECASE)
 _MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
 
 
@@ -137,7 +137,7 @@ class Starting:
     def require_binary(self, command: Pending) -> None:
         """Raise for a file that the server sends or takes as text, as it has forgotten TYPE I: its bytes change."""
         said = command.preliminary
-        if command.command in _BINARY and said is not None and _SAYS_TEXT.search(said.text):
+        if command.command in _BINARY and said is not None and _SAYS_TEXT.search(b" ".join(said.lines)):
             name = self._control.server
             self._ways.quirks.forgets_type = True
             error = SessionFault(f"{name}: the server has forgotten TYPE I: {said.text}", server=name)

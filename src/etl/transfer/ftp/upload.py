@@ -19,12 +19,15 @@ from etl.transfer.paths import parent
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
+    from etl.transfer.ftp.data import DataConnection
     from etl.transfer.ftp.link import Link
     from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
 
 _LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
 _END_SECONDS = 1.0  # for a server's end of a data connection, before its last word alone is waited for
+_CLOSING_SECONDS = 0.25  # between a server's last word and its end of the data connection
+_LEFT_OPEN = 2  # data connections in a row that it left open
 _TRIES = 3  # of a STOR whose folder somebody deletes again and again
 _MAY_MEAN_FULL = {426, 450, 451}  # final replies to an upload that the server ended
 _BLOCK_BYTES = 64 * 1024
@@ -155,6 +158,8 @@ class Upload:
             if piece and not stor.has_failed:
                 raise self._ended_early()
             if is_last:
+                if data.ends_last and not self._sent_bytes:
+                    stor.started()
                 if not stor.has_failed:
                     data.finish_writing()
             elif self._held_bytes == len(self._buffer) and not stor.is_begun:
@@ -215,10 +220,24 @@ class Upload:
                 self._unjudged = stor
                 return None
             stor.result(data)
+            if not stor.has_failed and not self._was_taken(data):
+                self._remove_quietly()
+                raise self._ended_early()
         finally:
             data.close()
         self._link.starting.require_binary(stor)
         return stor if stor.has_failed else None
+
+    def _was_taken(self, data: DataConnection) -> bool:
+        """Did the server take all bytes before it said so? One that leaves its end open is not waited for each time."""
+        quirks = self._link.quirks
+        is_patient = quirks.left_open < _LEFT_OPEN
+        was_taken = data.was_taken(_CLOSING_SECONDS if is_patient else 0.0)
+        if was_taken is not None:
+            quirks.left_open = 0
+        elif is_patient:
+            quirks.left_open += 1
+        return was_taken is not False
 
     def _has_last_word_only(self, running: Running) -> bool:
         """Is the final reply all that is to come, and may the next commands be sent before it?"""

@@ -28,6 +28,8 @@ class SecureData(DataConnection):
     `room`: where encrypted bytes are received, of ROOM_BYTES; one for all data connections of a session.
     """
 
+    ends_last = True  # ftp-srv takes one that has ended by then, without a byte, for none
+
     def __init__(
         self, sock: socket.socket, sockets: Sockets, server: str, watch: Watch, tunnel: Tunnel, room: memoryview
     ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from etl.errors import EtlError, InvalidPath
+from etl.transfer.bandwidth import BLOCK_SECONDS
 from etl.transfer.paths import below, refuse_misread
 from etl.transfer.promises import Lazy
 from etl.transfer.sftp.handles import Handles
@@ -52,10 +53,14 @@ class Link:
         self.extensions = extensions
         self.handles = Handles(wire, options.pipeline)
         self.read_block = self.write_block = options.block_bytes or _SAFE_BLOCK_BYTES
+        self.window_bytes = WINDOW_BYTES  # asked for ahead, of one file that is read
+        if server.bandwidth is not None:
+            self.window_bytes = min(WINDOW_BYTES, int(server.bandwidth.least * BLOCK_SECONDS))
         self.round_trip: float | None = None
         self.refuses_to_replace = False  # RENAME does not replace a file, and there is nothing else
         self.expected_bytes = 0  # of the next file that is read: as many as the last one had
         self.reads_at_once = True  # until the server gives less than is asked for, or does not tell sizes
+        self.checks_files: bool | None = None  # makes checksums by `check-file`; None: not asked yet
         self._unsettled: list[Lazy[object]] = []
         self._ask_limits(options)
 

@@ -95,6 +95,11 @@ class Reader:
         self._at += length
         return self._body[self._at - length : self._at]
 
+    def rest(self) -> bytes:
+        """Take all that is left."""
+        rest, self._at = self._body[self._at :], len(self._body)
+        return rest
+
     def attributes(self) -> Attributes:
         """Take attributes."""
         flags = self.u32()

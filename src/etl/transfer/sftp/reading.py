@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from etl.models.task import Facts
-from etl.transfer.sftp.link import AT_ONCE_BYTES, WINDOW_BYTES
+from etl.transfer.sftp.link import AT_ONCE_BYTES
 from etl.transfer.sftp.packets import DATA, END_OF_FILE, FOR_READING, FSTAT, READ, STAT, STATUS, string
 from etl.transfer.sftp.refusals import no_file, plain_error, why_not_read
 
@@ -179,7 +179,7 @@ class SFTPParcel:
 
     def _ask_ahead(self) -> None:
         size_bytes, block = self.facts.size_bytes, self._link.read_block
-        while not self._at_end and self._asked_at_once + block <= max(WINDOW_BYTES, block):
+        while not self._at_end and self._asked_at_once + block <= max(self._link.window_bytes, block):
             count = block if size_bytes is None else min(block, size_bytes - self._asked_bytes)
             if count <= 0:
                 return

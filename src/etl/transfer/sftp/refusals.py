@@ -59,6 +59,9 @@ def why_not_read(link: Link, whole: str, answer: Answer, seen: Answer | None = N
         return no_file(link, whole, found)
     if is_missing(answer) or is_missing(seen):
         return FileMissing(f"{link.name}:{whole} is not there: {answer.text}", server=link.name)
+    above, found = _first_above(link, whole)  # mod_sftp calls what lies below a file forbidden
+    if found is not None and not found.is_folder and found.mode is not None:
+        return no_file(link, above, found)
     return plain_error(link, whole, answer)
 
 
@@ -70,14 +73,9 @@ def why_not_written(link: Link, whole: str, answer: Answer, more_bytes: int = 0)
     found = attributes_of(link, whole)
     if found is not None and not found.is_file:
         return no_file(link, whole, found)
-    above = parent(whole)
-    while above and above != parent(above):
-        found = attributes_of(link, above)
-        if found is not None:
-            if not found.is_folder and found.mode is not None:
-                return no_file(link, above, found)
-            break
-        above = parent(above)
+    above, found = _first_above(link, whole)
+    if found is not None and not found.is_folder and found.mode is not None:
+        return no_file(link, above, found)
     if isinstance(error, PermissionRefused) or (room := _room(link, above or ".")) is None:
         return error
     if room.is_read_only:
@@ -85,6 +83,17 @@ def why_not_written(link: Link, whole: str, answer: Answer, more_bytes: int = 0)
     if room.bytes_left <= more_bytes or room.files_left == 0:
         return StorageFull(f"{error}; there is no room left", server=link.name)
     return error
+
+
+def _first_above(link: Link, whole: str) -> tuple[str, Attributes | None]:
+    """Return the lowest of the folders on the way to a path of which the server tells what it is; None: of none."""
+    above = parent(whole)
+    while above and above != parent(above):
+        found = attributes_of(link, above)
+        if found is not None:
+            return above, found
+        above = parent(above)
+    return above, None
 
 
 def make_folders(link: Link, whole: str) -> Answer | None:

@@ -11,7 +11,7 @@ from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
 from etl.transfer.promises import Mapped
 from etl.transfer.resumable import Resumable
-from etl.transfer.sftp import login, options
+from etl.transfer.sftp import hashing, login, options
 from etl.transfer.sftp.link import FSYNC, WANTED, Link
 from etl.transfer.sftp.packets import (
     END_OF_FILE,
@@ -59,6 +59,7 @@ class SFTPTransfer(Resumable):
         self._link: Link | None = None
         self._is_cut = False
         self._told: dict[str, str] = {}
+        self._begun: Upload | None = None  # sent, and not judged yet
 
     # --- the session itself -----------------------------------------------------------------------------------
 
@@ -135,7 +136,9 @@ class SFTPTransfer(Resumable):
 
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel into a new file; every answer is read."""
-        upload = Upload(self.link, self.link.whole(partial), parcel, buffer)
+        begun, self._begun = self._begun, None
+        whole = self.link.whole(partial)
+        upload = begun if begun and begun.whole == whole else Upload(self.link, whole, parcel, buffer)
         return Stored(partial, *upload.run())
 
     def write_on(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int) -> Stored:
@@ -146,6 +149,13 @@ class SFTPTransfer(Resumable):
         finally:
             if upload.is_refused:
                 self.goes_on = False
+
+    def begin(self, partial: str, parcel: Parcel) -> bool:
+        """Send a small file in one go with its OPEN, where its handle can be foreseen."""
+        upload = Upload(self.link, self.link.whole(partial), parcel, memoryview(b""))
+        if upload.begin():
+            self._begun = upload
+        return self._begun is upload
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp and rename, in one write that leaves at once."""
@@ -225,6 +235,15 @@ class SFTPTransfer(Resumable):
                 if not synced.result().is_success:
                     raise plain_error(link, whole, synced.result())
                 return
+
+    def hashes(self) -> tuple[str, ...]:
+        """Return those of `check-file`. Asked for once in a session: not all servers announce it."""
+        return hashing.offered(self.link)
+
+    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:
+        """Ask by `check-file-name`."""
+        silence_limit = max(self.settings.reply_timeout, self.settings.stall_timeout)
+        return hashing.hash_of(self.link, self.link.whole(path), algorithm, size_bytes, silence_limit)
 
     def remove(self, path: str) -> bool:
         """Delete a file."""

@@ -30,12 +30,13 @@ class Upload:
 
     def __init__(self, link: Link, whole: str, parcel: Parcel, buffer: memoryview, offset: int | None = None) -> None:
         self._link = link
-        self._whole = whole
+        self.whole = whole
         self._parcel = parcel
         self._buffer = buffer
         self._offset, self._keeps = offset or 0, offset is not None
         self.is_refused = False  # the server opens no file for writing that it does not make empty
         self._sent_bytes = self._offset  # with those before the offset
+        self._begun: tuple[bytes, Pending, tuple[Pending, Pending]] | None = None  # its handle as foreseen; OPEN; end
         self._writes: deque[tuple[Pending, int]] = deque()  # not judged yet, with their bytes
         self._under_way_bytes = 0  # of these
         # Answers to WRITEs are small, and each stands for a block: that they come is all that can be asked of them.
@@ -46,7 +47,7 @@ class Upload:
 
         A file that fails is removed, unless the session failed with it.
         """
-        if (ended := self._send_at_once()) is not None:
+        if (self._begun or self.begin()) and (ended := self._met()) is not None:
             try:
                 return self._sent_bytes, self._judge(*ended)
             except EtlError:
@@ -57,16 +58,22 @@ class Upload:
         ended = self._send_opened()
         return self._sent_bytes, self._judge(*ended)
 
-    def _send_at_once(self) -> tuple[Pending, Pending] | None:
-        """Send all of a small file in one go with its OPEN; None when that cannot be, or was refused."""
+    def begin(self) -> bool:
+        """Send all of a small file in one go with its OPEN; False when that cannot be."""
         held, handle = self._parcel.held, None
         if held is not None and len(held) <= AT_ONCE_BYTES and not self._keeps:
             handle = self._link.handles.foreseen()
         if held is None or handle is None:
-            return None
-        opened = self._link.handles.open(self._link.wire_name(self._whole), _FLAGS)
+            return False
+        opened = self._link.handles.open(self._link.wire_name(self.whole), _FLAGS)
         self._send(handle, held)
-        ended = self._end(handle)
+        self._begun = handle, opened, self._end(handle)
+        return True
+
+    def _met(self) -> tuple[Pending, Pending] | None:
+        """Return what ends a file that was begun; None when it was refused, or got another handle."""
+        assert self._begun is not None  # noqa: S101 - whoever asks has begun it
+        handle, opened, ended = self._begun
         return ended if self._link.handles.opened(opened.result(), but_closed=handle) == handle else None
 
     def _send_opened(self) -> tuple[Pending, Pending]:
@@ -95,20 +102,20 @@ class Upload:
 
     def _open(self) -> bytes:
         link = self._link
-        name = link.wire_name(self._whole)
+        name = link.wire_name(self.whole)
         answer = link.handles.open(name, FOR_WRITING if self._offset else _FLAGS).result()
         if self._offset and answer.handle is None:
             self.is_refused = True
-            raise why_not_written(link, self._whole, answer)
+            raise why_not_written(link, self.whole, answer)
         for _ in range(_TRIES):
             if not is_missing(answer):
                 break
-            if (refusal := make_folders(link, self._whole)) is not None:
-                raise why_not_written(link, self._whole, refusal)
+            if (refusal := make_folders(link, self.whole)) is not None:
+                raise why_not_written(link, self.whole, refusal)
             answer = link.handles.open(name, _FLAGS).result()
         handle = link.handles.opened(answer)
         if handle is None:
-            raise why_not_written(link, self._whole, answer)
+            raise why_not_written(link, self.whole, answer)
         return handle
 
     def _send(self, handle: bytes, content: memoryview) -> None:
@@ -148,15 +155,15 @@ class Upload:
         found = size.result().attributes
         if found is None or found.size_bytes != self._sent_bytes:
             # Some refuse to tell it of open files, some answer before they have written.
-            found = self._link.ask(LSTAT, self._whole).result().attributes
+            found = self._link.ask(LSTAT, self.whole).result().attributes
         return None if found is None else found.size_bytes
 
     def _refused(self, answer: Answer) -> EtlError:
-        return why_not_written(self._link, self._whole, answer, self._sent_bytes)
+        return why_not_written(self._link, self.whole, answer, self._sent_bytes)
 
     def _remove_quietly(self) -> None:
         """Delete what is there of the file; under a final name it may be another file still, and the next try's."""
         if self._keeps or self._link.server.publish == "direct":
             return
         with contextlib.suppress(EtlError):
-            self._link.ask(REMOVE, self._whole).result()
+            self._link.ask(REMOVE, self.whole).result()

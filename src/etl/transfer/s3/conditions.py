@@ -1,0 +1,85 @@
+"""What a store keeps to, found out once: conditions on which it replaces, and the size that parts must come to.
+
+Some take a condition without a word, and overwrite all the same: only an object of our own shows it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import structlog
+
+from etl.errors import EtlError
+from etl.transfer.s3 import documents
+from etl.transfer.s3.upload import abort_by_id
+
+if TYPE_CHECKING:
+    from etl.transfer.s3.link import Link
+
+NOTHING_THERE = {"if-none-match": "*"}
+
+log = structlog.get_logger(__name__)
+
+
+def kept(link: Link, condition: dict[str, str], beside: str, *, is_parts: bool) -> dict[str, str]:
+    """Return a condition if the store is known to keep to it, else none; `beside`: a key in whose folder to try."""
+    if (condition or is_parts) and not link.store.is_tried:
+        _try_out(link, beside)
+    store = link.store
+    return condition if (store.keeps_complete_conditions if is_parts else store.keeps_put_conditions) else {}
+
+
+def traits(link: Link) -> dict[str, str]:
+    """Return in words what was found out, as far as anything was."""
+    store = link.store
+    if not store.is_tried:
+        return {}
+    words = {True: "kept", False: "ignored or refused"}
+    return {
+        "conditions on writing": words[store.keeps_put_conditions],
+        "conditions on parts": words[store.keeps_complete_conditions],
+        "size of parts": words[store.keeps_object_sizes],
+    }
+
+
+def _try_out(link: Link, beside: str) -> None:
+    """Try the store out with an object of our own, which is removed again. Where that fails nothing is believed."""
+    store = link.store
+    with store.lock:
+        if store.is_tried:
+            return
+        folder, slash, _ = beside.rpartition("/")
+        name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
+        key = f"{folder}{slash}{name}"
+        try:
+            link.require_success(key, link.ask("PUT", key, body=b"etl"))
+            store.keeps_put_conditions = all(
+                _is_refused_for(link, key, condition) for condition in (NOTHING_THERE, {"if-match": f'"{"0" * 32}"'})
+            )
+            store.keeps_complete_conditions = store.keeps_put_conditions and _refuses_parts(link, key, NOTHING_THERE)
+            store.keeps_object_sizes = _refuses_parts(link, key, {"x-amz-mp-object-size": "7"})
+        finally:
+            link.ask("DELETE", key)
+        store.is_tried = True
+    log.info("store tried out", server=link.name, **traits(link))
+
+
+def _is_refused_for(link: Link, key: str, condition: dict[str, str]) -> bool:
+    return link.ask("PUT", key, headers=condition, body=b"etl").status == 412
+
+
+def _refuses_parts(link: Link, key: str, headers: dict[str, str]) -> bool:
+    """Is the completion of an upload with one part refused for these headers?"""
+    begun = link.require_success(key, link.ask("POST", key, [("uploads", "")]))
+    upload_id = documents.required(begun.content, "UploadId")
+    try:
+        part = link.ask("PUT", key, [("partNumber", "1"), ("uploadId", upload_id)], body=b"etl")
+        body = documents.completion([documents.Part(1, link.require_success(key, part).headers.get("etag", ""))])
+        done = link.ask("POST", key, [("uploadId", upload_id)], headers, body)
+        return done.status in {400, 412}
+    finally:
+        try:
+            abort_by_id(link, key, upload_id)
+        except EtlError:
+            """It was completed."""

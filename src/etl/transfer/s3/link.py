@@ -1,0 +1,389 @@
+"""One login at a bucket: connection, signatures, requests, and what their answers are. Knows no protocol's verb."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ssl
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etl.errors import (
+    ConnectionLost,
+    EtlError,
+    InvalidPath,
+    IOFailure,
+    ServerUnavailable,
+    SettingsError,
+    TransferTimeout,
+)
+from etl.transfer.ftp.sockets import CutError, Sockets, dial
+from etl.transfer.ftps import options as tls_options
+from etl.transfer.ftps import refusals as tls_refusals
+from etl.transfer.ftps.agreement import Agreement
+from etl.transfer.ftps.tunnel import SecureSocket, Tunnel
+from etl.transfer.paths import refuse_unusable
+from etl.transfer.s3 import documents, known, refusals, signing
+from etl.transfer.s3.channel import Answer, Channel, EndedError, MalformedError, read_answer
+from etl.transfer.s3.options import DEFAULT_REGION, Options
+from etl.transfer.watch import StalledError, Watch
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, Mapping
+
+    from etl.models.server import ServerConfig, TransferSettings
+    from etl.transfer.s3.signing import Query
+
+_KEY_BYTES = 1024  # of a key at most
+_TRIES = 3  # of a request that is put right: region, token, a connection that was closed while idle
+
+
+class Link:
+    """One session's way to its bucket."""
+
+    def __init__(self, server: ServerConfig, settings: TransferSettings, sockets: Sockets) -> None:
+        self.settings = settings
+        self.sockets = sockets
+        self._channel: Channel | None = None
+        self._token = ""
+        self.adopt(server)
+
+    def adopt(self, server: ServerConfig) -> None:
+        """Work for another name of the same address from now on."""
+        self.server = server
+        former, self.options = getattr(self, "options", None), Options.of(server)
+        self.store = known.of(server)
+        if former is not None and former.connect_host != self.options.connect_host:
+            self.close()
+        self._read_token()
+
+    @property
+    def name(self) -> str:
+        """The server's name, for errors."""
+        return self.server.hostname
+
+    # --- keys -------------------------------------------------------------------------------------------------
+
+    def key(self, path: str) -> str:
+        """Return the key of a job's path. Raises InvalidPath."""
+        refuse_unusable(path)
+        base = self.server.base_path.strip("/")
+        key = f"{base}/{path.removeprefix('/')}" if base else path.removeprefix("/")
+        try:
+            length = len(key.encode())
+        except UnicodeError as error:
+            raise InvalidPath(f"{self.name}:{path!r} cannot be written in UTF-8", server=self.name) from error
+        if length > _KEY_BYTES:
+            raise InvalidPath(f"{self.name}:{path!r} has more than {_KEY_BYTES} bytes", server=self.name)
+        return key
+
+    def copy_source(self, key: str) -> str:
+        """Return an object of the bucket as a request to copy it names it."""
+        return f"/{self.options.bucket}/{signing.quoted(key, '/')}"
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        method: str,
+        key: str = "",
+        query: Query = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | memoryview = b"",
+    ) -> Answer:
+        """Send a request that may be sent twice; read its answer whole, refused or not. Raises ConnectionLost ..."""
+        answer = self.begin(method, key, query, headers, body)
+        self.read_whole(answer)
+        return answer
+
+    def begin(
+        self,
+        method: str,
+        key: str = "",
+        query: Query = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | memoryview = b"",
+    ) -> Answer:
+        """Send a request that may be sent twice; the body of a success is left to be read."""
+        for tries_left in reversed(range(_TRIES)):
+            is_new = self._prepare()
+            try:
+                answer = self._exchange(method, key, query, headers, body)
+            except _Ended as ended:
+                if tries_left and not is_new and not ended.began:
+                    continue  # closed by the store while it was idle
+                raise ended.error from ended
+            if not (tries_left and self._is_mended(answer)):
+                return answer
+        raise AssertionError("the last try returns or raises")
+
+    def stream(
+        self,
+        key: str,
+        query: Query,
+        headers: Mapping[str, str],
+        length: int,
+        send: Callable[[Callable[[bytes | memoryview], None]], None],
+    ) -> Answer:
+        """PUT a body that is made while it is sent, once: `send` gives its parts to what it is called with."""
+        self._prepare()
+        channel, watch = self._open(), self.watch()
+
+        def give(block: bytes | memoryview) -> None:
+            if channel.has_answer:
+                raise _EarlyError
+            channel.send(block, watch)
+
+        try:
+            with self.translated():
+                channel.send(self._head("PUT", key, query, headers, signing.UNSIGNED, length), watch)
+                try:
+                    send(give)
+                except (_EarlyError, BrokenPipeError, ConnectionResetError) as error:
+                    answer = self._early_answer(channel, error)
+                else:
+                    answer = self._answer(channel, "PUT")
+        except _Ended as ended:
+            raise ended.error from ended
+        except BaseException:
+            self.close()
+            raise
+        self.read_whole(answer)
+        return answer
+
+    def _early_answer(self, channel: Channel, error: Exception) -> Answer:
+        """Return the refusal that came before all was sent; no other request may go this way."""
+        try:
+            answer = self._answer(channel, "PUT")
+            answer.content = answer.body.read_all(documents.LIMIT_BYTES)
+        except (OSError, EndedError):
+            raise EndedError(f"the connection was cut: {error}", began=True) from error
+        finally:
+            self.close()
+        if not refusals.is_refused(answer):
+            raise EndedError("an answer before the request was sent", began=True)
+        return answer
+
+    def read_whole(self, answer: Answer) -> None:
+        """Read the body of an answer into its `content`."""
+        try:
+            with self.translated():
+                answer.content += answer.body.read_all(documents.LIMIT_BYTES)
+        except _Ended as ended:
+            raise ended.error from ended
+
+    def refused(self, what: str, answer: Answer) -> EtlError:
+        """Return the error that a refused answer stands for."""
+        return refusals.refused(self.server, what or self.options.bucket, answer, datetime.now(UTC))
+
+    def require_success(self, what: str, answer: Answer) -> Answer:
+        """Return an answer; raises what it refuses."""
+        if refusals.is_refused(answer):
+            raise self.refused(what, answer)
+        return answer
+
+    def watch(self) -> Watch:
+        """Return a watch over the bytes of one body."""
+        return Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
+
+    # --- the connection ---------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connect, unless a connection stands. Raises ServerUnavailable, CertificateRefused, EncryptionRefused."""
+        if self._channel is not None and self._channel.is_idle:
+            return
+        self.close()
+        options, settings, name = self.options, self.settings, self.name
+        try:
+            limits = settings.connect_timeout, settings.reply_timeout
+            sock = dial(self.sockets, options.connect_host, options.port, *limits)
+        except CutError as error:
+            raise self._aborted() from error
+        except OSError as error:
+            where = f"{options.connect_host}:{options.port}"
+            raise ServerUnavailable(f"{name}: {where} cannot be reached: {error}", server=name) from error
+        tunnel = None
+        if options.is_encrypted:
+            sock = secure = self._encrypt(sock)
+            tunnel = secure.tunnel
+        self._channel = Channel(self.sockets, sock, tunnel)
+
+    def _encrypt(self, sock: socket.socket) -> SecureSocket:
+        agreement = Agreement(replace(self.server, host=self.options.connect_host))
+        secure = SecureSocket(sock, agreement.new_tunnel())
+        self.sockets.replace(sock, secure)
+        try:
+            secure.shake_hands(self.settings.login_timeout)
+            agreement.met(secure.tunnel.tls)
+        except ssl.SSLCertVerificationError as error:
+            raise tls_refusals.not_trusted(self.server, error, self._certificate_shown()) from error
+        except OSError as error:
+            if self.sockets.is_cut:
+                raise self._aborted() from error
+            raise refusals.no_handshake(self.server, error) from error
+        return secure
+
+    def _certificate_shown(self) -> str:
+        """Return the fingerprint that the store shows: asked for in a connection that serves nothing else."""
+        options, limits = self.options, (self.settings.connect_timeout, self.settings.reply_timeout)
+        with contextlib.suppress(EtlError, OSError):
+            shown = replace(tls_options.Options.of(self.server), verifies=False, fingerprints=(), authorities="")
+            sock = dial(self.sockets, options.connect_host, options.port, *limits)
+            secure = SecureSocket(sock, Tunnel(tls_options.context_of(shown), options.connect_host))
+            self.sockets.replace(sock, secure)
+            secure.shake_hands(self.settings.login_timeout)
+            certificate = secure.tunnel.tls.getpeercert(binary_form=True)
+            self.sockets.close(secure)
+            if certificate:
+                return tls_refusals.fingerprint_of(certificate)
+        return ""
+
+    def close(self) -> None:
+        """Close the connection; the next request makes another."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def round_trip_seconds(self) -> float | None:
+        """Return how long a round trip takes, as the kernel measured it."""
+        return None if self._channel is None else self._channel.round_trip_seconds()
+
+    def _prepare(self) -> bool:
+        """Have a connection that may be used; say whether it is a new one."""
+        if self._channel is not None and self._channel.is_idle and not self.sockets.is_cut:
+            return False
+        if self.sockets.is_cut:
+            raise self._aborted()
+        self.connect()
+        return True
+
+    def _open(self) -> Channel:
+        assert self._channel is not None  # noqa: S101 - `_prepare` was called
+        return self._channel
+
+    # --- one request ------------------------------------------------------------------------------------------
+
+    def _exchange(
+        self, method: str, key: str, query: Query, headers: Mapping[str, str] | None, body: bytes | memoryview
+    ) -> Answer:
+        channel, watch = self._open(), self.watch()
+        # In clear the store shall notice what somebody on the way, or a fault, has changed.
+        is_told = not self.options.is_encrypted or not body
+        payload = hashlib.sha256(body).hexdigest() if is_told else signing.UNSIGNED
+        head = self._head(method, key, query, headers or {}, payload, len(body))
+        with self.translated():
+            try:
+                if len(body) <= 16 * 1024:
+                    channel.send(head + bytes(body), watch)
+                else:
+                    channel.send(head, watch)
+                    channel.send(body, watch)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                with contextlib.suppress(OSError):
+                    return self._early_answer(channel, error)
+                raise EndedError(f"the connection was cut: {error}", began=False) from error
+            answer = self._answer(channel, method)
+            if answer.status >= 300:
+                answer.content = answer.body.read_all(documents.LIMIT_BYTES)
+            return answer
+
+    def _answer(self, channel: Channel, method: str) -> Answer:
+        wait, settings = Watch(self.settings.reply_timeout, 0.0), self.settings
+        flow = self.watch() if method == "GET" else Watch(settings.stall_timeout, 0.0)
+        try:
+            return read_answer(channel, method, wait, flow)
+        except StalledError as error:
+            why = f"no answer within {settings.reply_timeout:g} s (ETL_REPLY_TIMEOUT_SECONDS)"
+            raise TimeoutError(why) from error
+
+    def _head(
+        self, method: str, key: str, query: Query, headers: Mapping[str, str], payload: str, length: int
+    ) -> bytes:
+        """Return the head of a request, signed now."""
+        options, now = self.options, datetime.now(UTC)
+        bucket = "" if options.is_virtual else f"/{options.bucket}"
+        path = f"{options.prefix}{bucket}/{signing.quoted(key, '/')}" if key else f"{options.prefix}{bucket}" or "/"
+        text = signing.query_string(query)
+        signed = {
+            "host": options.host_header,
+            "x-amz-content-sha256": payload,
+            "x-amz-date": signing.stamp_of(now),
+            **headers,
+        }
+        if self._token:
+            signed["x-amz-security-token"] = self._token
+        credentials = signing.Credentials(options.access_key, options.secret_key)
+        form = signing.canonical(method, path, text, signed, payload)
+        lines = [f"{method} {path}{f'?{text}' if text else ''} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in signed.items()]
+        lines.append(f"authorization: {signing.authorization(credentials, self._region(), 's3', now, form)}")
+        if length or method in {"PUT", "POST"}:
+            lines.append(f"content-length: {length}")
+        return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+
+    def _region(self) -> str:
+        return self.store.region or self.options.region or DEFAULT_REGION
+
+    def _is_mended(self, answer: Answer) -> bool:
+        """Was a refused request put right, so that it may be sent once more?"""
+        if answer.status < 300:
+            return False
+        code = refusals.code_of(answer)
+        if code in {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"} and self.options.token_file:
+            former = self._token
+            self._read_token()
+            return self._token != former
+        if answer.status in {301, 307, 400} or code == "AuthorizationHeaderMalformed":
+            told = refusals.region_told(answer)
+            if told and told != self._region() and code != "InvalidRegion":
+                self.store.region = told
+                return True
+        return False
+
+    def _read_token(self) -> None:
+        self._token = ""
+        if self.options.token_file:
+            try:
+                self._token = Path(self.options.token_file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeError) as error:
+                what = f"{self.name}_SESSION_TOKEN_FILE: the file cannot be read"
+                raise SettingsError(what, server=self.name) from error
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what sockets say into our errors; what may be tried once more leaves as `_Ended`."""
+        name = self.name
+        try:
+            yield
+        except EtlError:
+            raise
+        except (StalledError, TimeoutError) as error:
+            self.close()
+            raise TransferTimeout(f"{name}: {error}", server=name) from error
+        except MalformedError as error:
+            self.close()
+            raise IOFailure(f"{name}: {error}", server=name) from error
+        except (EndedError, OSError) as error:
+            self.close()
+            began = error.began if isinstance(error, EndedError) else False
+            lost = self._aborted() if self.sockets.is_cut else ConnectionLost(f"{name}: {error}", server=name)
+            raise _Ended(lost, began=began) from error
+
+    def _aborted(self) -> ConnectionLost:
+        return ConnectionLost(f"{self.name}: the session was aborted", server=self.name)
+
+
+class _EarlyError(Exception):
+    """Raised when an answer comes before a request was sent whole."""
+
+
+class _Ended(Exception):
+    """Raised when a connection ends; `began`: something of the answer had come."""
+
+    def __init__(self, error: ConnectionLost, *, began: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.began = began

@@ -1,0 +1,101 @@
+"""A file on its way out of a store: one GET, whose answer tells the facts before the first byte."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from etl.errors import SourceChanged
+from etl.models.task import Facts
+from etl.transfer.s3.channel import EndedError, MalformedError
+
+if TYPE_CHECKING:
+    from etl.transfer.s3.channel import Answer
+    from etl.transfer.s3.link import Link
+
+MTIME = "x-amz-meta-mtime"  # seconds since the epoch, as rclone has it
+
+_DRAINED_BYTES = 64 * 1024  # rather than a new connection
+
+
+def facts_of(answer: Answer) -> Facts:
+    """Return what the head of an answer tells of an object: its own time stamp, else when it was stored."""
+    length = answer.headers.get("content-length", "")
+    return Facts(int(length) if length.isdigit() else None, _mtime_of(answer))
+
+
+def etag_of(answer: Answer) -> str:
+    """Return the tag of an object's version, empty where none is told."""
+    return answer.headers.get("etag", "")
+
+
+def _mtime_of(answer: Answer) -> float | None:
+    try:
+        return float(answer.headers[MTIME])
+    except (KeyError, ValueError):
+        pass
+    try:
+        return parsedate_to_datetime(answer.headers["last-modified"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def open_object(link: Link, path: str, version: str) -> S3Parcel:
+    """Open an object; `version`: the tag that it must have, empty: any. Raises FileMissing, SourceChanged."""
+    key = link.key(path)
+    answer = link.begin("GET", key, headers={"if-match": version} if version else {})
+    if answer.status == 412:
+        raise SourceChanged(f"{link.name}:{key} changed after it was looked at", server=link.name)
+    if answer.status >= 300:
+        raise link.refused(key, answer)
+    return S3Parcel(link, path, answer)
+
+
+class S3Parcel:
+    """An object that is read. Its bytes are those of one version, `etag`."""
+
+    def __init__(self, link: Link, path: str, answer: Answer) -> None:
+        self.path = path
+        self.facts = facts_of(answer)
+        self.etag = etag_of(answer)
+        self.held: memoryview | None = None
+        self._link = link
+        self._body = answer.body
+        self._left = memoryview(b"")  # of `held`
+
+    def load(self, limit_bytes: int) -> bool:
+        """Take the whole object into memory if it is small enough."""
+        size_bytes = self.facts.size_bytes
+        if self.held is not None or size_bytes is None or size_bytes > limit_bytes:
+            return self.held is not None
+        room, filled = memoryview(bytearray(size_bytes)), 0
+        while filled < size_bytes and (count := self._receive(room[filled:])):
+            filled += count
+        self.held = self._left = room[:filled]
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Give what has come; waits only for the first of it."""
+        if self.held is None:
+            return self._receive(buffer)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def _receive(self, buffer: memoryview) -> int:
+        filled = 0
+        with self._link.translated():
+            while filled < len(buffer) and (count := self._body.readinto(buffer[filled:])):
+                filled += count
+        return filled
+
+    def close(self, *, complete: bool) -> None:
+        """End the reading; what is still to come is dropped, with the connection if it is much."""
+        left = self._body.left_bytes
+        if complete and not self._body.has_ended and left is not None and left <= _DRAINED_BYTES:
+            try:
+                self._body.read_all(_DRAINED_BYTES)
+            except (EndedError, MalformedError, OSError):
+                self._body.drop()
+        self._body.drop()

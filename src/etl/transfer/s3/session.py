@@ -1,0 +1,250 @@
+"""A session with a bucket: the verbs of the contract, made of requests."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from etl.errors import InvalidPath, IOFailure, PermissionRefused
+from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
+from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
+from etl.transfer.budget import LISTINGS
+from etl.transfer.ftp.sockets import Sockets
+from etl.transfer.paths import basename
+from etl.transfer.s3 import conditions, documents, options, publishing, upload
+from etl.transfer.s3.link import Link
+from etl.transfer.s3.reading import S3Parcel, etag_of, facts_of, open_object
+from etl.transfer.streaming import Streaming
+
+if TYPE_CHECKING:
+    from etl.models.task import Facts
+    from etl.transfer.base import Parcel
+
+_LOOK_SECONDS = 60.0  # for which what was looked at is what is meant
+_PAGES = 10_000  # of a listing at most, with 1000 names each
+
+
+class S3Transfer(Streaming):
+    """One connection to a store. Folders are but parts of keys: none is made, and none is missing."""
+
+    spec: ClassVar[ProtocolSpec] = ProtocolSpec(
+        needs_host=False,
+        needs_login=False,
+        settings=options.SETTINGS,
+        secrets=options.SECRETS,
+        problems=options.problems,
+        placed=options.placed,
+    )
+
+    def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
+        super().__init__(server, settings)
+        self._sockets = Sockets()
+        self._link = Link(server, self.settings, self._sockets)
+        self._plan: upload.Plan | None = None
+        self._writings: dict[str, upload.Writing] = {}  # by whole partial path: written, and not published yet
+        self._looked: dict[str, tuple[float, str | None]] = {}  # by key: when, and the tag; None: nothing was there
+
+    # --- the session itself -----------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Reach the store, and have it take our signature. Raises ServerUnavailable, AuthenticationFailed."""
+        try:
+            self._link.connect()
+            if self._link.ask("HEAD").status >= 300:  # which tells no reason
+                self._ask_for_reason()
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def _ask_for_reason(self) -> None:
+        try:
+            self.require_base()
+        except PermissionRefused:
+            """It knows us; what we may do is told by each key."""
+
+    def disconnect(self) -> None:
+        """Close the connection. Nothing is owed."""
+        self._link.close()
+        self._sockets.close_all()
+
+    def abort(self) -> None:
+        """Cut the connection, from any thread."""
+        self._sockets.cut()
+
+    def ping(self) -> None:
+        """Ask for any answer."""
+        self._link.ask("HEAD")
+
+    def round_trip_seconds(self) -> float | None:
+        """Return the kernel's measure."""
+        return self._link.round_trip_seconds()
+
+    def adopt(self, server: ServerConfig) -> None:
+        """Serve jobs of another name of the same bucket."""
+        super().adopt(server)
+        self._link.adopt(server)
+        self._looked.clear()
+        self._plan = None
+
+    def survives(self, error: BaseException) -> bool:
+        """After an answer about an object: each request stands for itself."""
+        return isinstance(error, ANSWERS) and not self._sockets.is_cut
+
+    # --- transfers --------------------------------------------------------------------------------------------
+
+    def read(self, path: str) -> Parcel:
+        """Open an object; of one that was just looked at that very version."""
+        return open_object(self._link, path, self._version_of(self._link.key(path)) or "")
+
+    def unchanged(self, parcel: Parcel) -> Promise[bool]:
+        """Ask for the version that is there."""
+        answer = self._link.ask("HEAD", self._link.key(parcel.path))
+        if answer.status == 404:
+            return Settled(value=True)
+        self._link.require_success(parcel.path, answer)
+        is_same = facts_of(answer) == parcel.facts
+        if isinstance(parcel, S3Parcel) and parcel.etag:
+            is_same = is_same and etag_of(answer) == parcel.etag
+        return Settled(is_same)
+
+    def foresee(self, final: str, mtime: float | None) -> None:
+        """Note what the next `write` is for: parts go to the final key at once."""
+        self.require_name(final)
+        self._plan = upload.Plan(self._link.key(final), mtime)
+
+    def require_name(self, path: str) -> None:
+        """Raise InvalidPath for what is no key."""
+        if not basename(path):
+            raise InvalidPath(f"{path!r} names no file")
+        self._link.key(path)
+
+    def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
+        """Take a parcel in: a small one into memory, of a larger one the parts are sent."""
+        self._looked.clear()
+        whole = self._link.key(partial)
+        plan, self._plan = self._plan or upload.Plan(whole, parcel.facts.mtime), None
+        writing = upload.Writing(plan, whole, upload.mark_of(partial))
+        upload.send(self._link, writing, parcel, buffer)
+        self._writings[whole] = writing
+        return Stored(partial, writing.sent_bytes, writing.sent_bytes)
+
+    def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        """Put the file under its final key; over what was looked at since `write`, if anything was."""
+        return self._publish(stored, final, mtime, self._looked_condition(self._link.key(final)))
+
+    def publish_new(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
+        """Put it there where nothing is, if the store keeps to that."""
+        return self._publish(stored, final, mtime, conditions.NOTHING_THERE)
+
+    def _publish(
+        self, stored: Stored, final: str, mtime: float | None, condition: dict[str, str]
+    ) -> Promise[Published]:
+        self.require_name(final)
+        key, whole = self._link.key(final), self._link.key(stored.partial)
+        writing = self._writings.get(whole)
+        if writing is None:
+            raise IOFailure(f"{self.server.hostname}:{whole} is gone", server=self.server.hostname)
+        is_parts = writing.held is None
+        condition = conditions.kept(self._link, condition, whole, is_parts=is_parts)
+        published = publishing.publish(self._link, writing, key, mtime, condition)
+        self._writings.pop(whole, None)
+        self._looked.clear()
+        if writing.is_shown:
+            publishing.delete(self._link, whole)
+        return Settled(published)
+
+    def _looked_condition(self, key: str) -> dict[str, str]:
+        if key not in self._looked:
+            return {}
+        version = self._version_of(key)
+        if version is None:
+            return conditions.NOTHING_THERE
+        return {"if-match": version} if version else {}
+
+    def _version_of(self, key: str) -> str | None:
+        """Return the tag of what was looked at a moment ago; None: nothing was there; empty: it was not looked at."""
+        looked_at, version = self._looked.pop(key, (0.0, ""))
+        return version if time.monotonic() - looked_at < _LOOK_SECONDS else ""
+
+    # --- questions and changes --------------------------------------------------------------------------------
+
+    def look(self, path: str) -> Facts | None:
+        """Ask what is there."""
+        key = self._link.key(path)
+        answer = self._link.ask("HEAD", key)
+        if answer.status == 404:
+            self._looked = {key: (time.monotonic(), None)}
+            return None
+        self._link.require_success(key, answer)
+        self._looked = {key: (time.monotonic(), etag_of(answer))}
+        return facts_of(answer)
+
+    def look_published(self, partial: str, final: str) -> Facts | None:
+        """Look at an object, if it is marked as what was written as `partial`."""
+        answer = self._link.ask("HEAD", self._link.key(final))
+        is_ours = answer.status == 200 and answer.headers.get(upload.MARK) == upload.mark_of(partial)
+        return facts_of(answer) if is_ours else None
+
+    def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
+        """Delete an object, or copy and delete it."""
+        self._looked.clear()
+        key = self._link.key(path)
+        if move_to is None:
+            publishing.delete(self._link, key)
+        else:
+            publishing.move(self._link, key, self._link.key(move_to))
+        return Settled(None)
+
+    def remove(self, path: str) -> bool:
+        """Delete an object, or forget what is written and not published."""
+        key = self._link.key(path)
+        writing = self._writings.pop(key, None)
+        was_there = upload.abort(self._link, key) or writing is not None
+        if writing is not None and not writing.is_shown:
+            return True
+        if is_there := self._link.ask("HEAD", key).status != 404:
+            publishing.delete(self._link, key)
+        return is_there or was_there
+
+    def show(self, stored: Stored) -> None:
+        """Put an empty object under the partial name."""
+        key = self._link.key(stored.partial)
+        self._link.require_success(key, self._link.ask("PUT", key))
+        if (writing := self._writings.get(key)) is not None:
+            writing.is_shown = True
+
+    def remove_leftovers(self, final: str) -> None:
+        """Abort the uploads to a key that nobody here is busy with."""
+        key = self._link.key(final)
+        for left in upload.left_of(self._link, key):
+            upload.abort_by_id(self._link, left.key, left.upload_id)
+
+    def require_base(self) -> None:
+        """Ask for the bucket: a base path is but the beginning of keys."""
+        query = [("list-type", "2"), ("max-keys", "1")]
+        self._link.require_success("", self._link.ask("GET", query=query))
+
+    def names(self, folder: str, prefix: str = "") -> list[str]:
+        """List what is directly below a folder."""
+        link, base = self._link, self.server.base_path.strip("/")
+        top = link.key(folder) if folder.strip("/.") else base
+        top = f"{top.rstrip('/')}/" if top else ""
+        query = [("list-type", "2"), ("prefix", top + prefix), ("delimiter", "/"), ("encoding-type", "url")]
+        names: list[str] = []
+        page, pages = "", 0
+        while pages < _PAGES:
+            more = [("continuation-token", page)] if page else []
+            answer = link.require_success(top, link.ask("GET", query=[*query, *more]))
+            listed = documents.listing_of(answer.content)
+            for key in (*listed.keys, *listed.folders):
+                if name := key.removeprefix(top).rstrip("/"):
+                    LISTINGS.take(len(name))
+                    names.append(name)
+            page, pages = listed.next_page, pages + 1
+            if not page:
+                break
+        return names
+
+    def traits(self) -> dict[str, str]:
+        """Return what was found out about the store."""
+        return conditions.traits(self._link)

@@ -1,0 +1,231 @@
+"""A file on its way into a bucket, seen by nobody before it is published: held in memory, or sent as parts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from etl.errors import EtlError, SizeMismatch, StorageFull
+from etl.transfer.paths import basename
+from etl.transfer.s3 import documents, known
+from etl.transfer.s3.documents import Part
+from etl.transfer.s3.reading import MTIME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etl.transfer.base import Parcel
+    from etl.transfer.s3.channel import Answer
+    from etl.transfer.s3.link import Link
+
+HELD_BYTES = 5 << 20  # of a file that waits in memory: smaller parts no store takes
+PART_BYTES = 16 << 20  # of a file whose size is known
+BLIND_PART_BYTES = 8 << 20  # of one whose size is not: each is gathered in memory first
+_PARTS = 9000  # at most, of the 10,000 that stores take
+_PARTS_OF_STORES = 10_000
+MARK = "x-amz-meta-etl-upload"  # which upload an object came by: decides when an answer was lost
+
+
+@dataclass
+class Plan:
+    """What is known of a file before its first byte: its final key, the time that it will have."""
+
+    key: str
+    mtime: float | None = None
+
+
+@dataclass
+class Held:
+    """A whole file in memory."""
+
+    content: memoryview
+
+
+@dataclass
+class Writing:
+    """One file on its way: what it is made of, and what its object will be made with."""
+
+    plan: Plan
+    partial: str  # the whole path of the partial name, which names the upload in this process
+    mark: str
+    held: Held | None = None
+    upload: known.Upload | None = None
+    sent_bytes: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    is_shown: bool = False  # is there an object under the partial name, to be removed again?
+
+
+def part_bytes(size_bytes: int) -> int:
+    """Return the size of the parts of a file: told by its own size alone, so that any process may go on with it."""
+    return max(PART_BYTES, -(-size_bytes // _PARTS))
+
+
+def mark_of(partial: str) -> str:
+    """Return what an object is marked with that was written as `partial`: no other run has that name."""
+    return hashlib.blake2b(basename(partial).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+
+
+def mtime_text(mtime: float) -> str:
+    """Return a time as it is kept with an object."""
+    return f"{mtime:.9f}".rstrip("0").rstrip(".")
+
+
+def headers_of(link: Link, mark: str, mtime: float | None) -> dict[str, str]:
+    """Return the headers that an object is made with."""
+    headers = {**link.options.headers_of_new(), MARK: mark}
+    if mtime is not None:
+        headers[MTIME] = mtime_text(mtime)
+    return headers
+
+
+def send(link: Link, writing: Writing, parcel: Parcel, buffer: memoryview) -> None:
+    """Take all of a parcel: into memory, or to the store as parts. Of a failed upload nothing is left."""
+    size_bytes = parcel.facts.size_bytes
+    if parcel.held is not None:
+        writing.held, writing.sent_bytes = Held(parcel.held), len(parcel.held)
+        return
+    reader = _Reader(parcel, buffer)
+    if size_bytes is not None and size_bytes <= HELD_BYTES:
+        room = memoryview(bytearray(size_bytes))
+        count = reader.fill(room)
+        writing.held, writing.sent_bytes = Held(room[:count]), count
+        reader.require_end()
+        return
+    first = memoryview(bytearray(0))
+    if size_bytes is None:
+        first = memoryview(bytearray(BLIND_PART_BYTES))
+        count = reader.fill(first)
+        if count < len(first):
+            writing.held, writing.sent_bytes = Held(first[:count]), count
+            return
+    try:
+        _begin(link, writing, BLIND_PART_BYTES if size_bytes is None else part_bytes(size_bytes))
+        if size_bytes is None:
+            _send_gathered(link, writing, reader, first)
+        else:
+            _send_known(link, writing, reader, size_bytes)
+    except BaseException:
+        with contextlib.suppress(EtlError):
+            abort(link, writing.partial)
+        raise
+
+
+class _Reader:
+    """A parcel, read through a buffer."""
+
+    def __init__(self, parcel: Parcel, buffer: memoryview) -> None:
+        self._parcel = parcel
+        self._buffer = buffer
+
+    def fill(self, room: memoryview) -> int:
+        """Read until there is no more room, or no more to come."""
+        filled = 0
+        while filled < len(room) and (count := self._parcel.readinto(room[filled:])):
+            filled += count
+        return filled
+
+    def pass_on(self, count_bytes: int, give: Callable[[memoryview], None]) -> int:
+        """Give so many bytes away, block by block; fewer if the parcel ends before."""
+        passed = 0
+        while passed < count_bytes:
+            count = self._parcel.readinto(self._buffer[: count_bytes - passed])
+            if not count:
+                break
+            give(self._buffer[:count])
+            passed += count
+        return passed
+
+    def require_end(self) -> None:
+        """Raise SizeMismatch when there is more than the size in the facts."""
+        if self._parcel.readinto(self._buffer[:1]):
+            raise SizeMismatch(f"{self._parcel.path}: more than {self._parcel.facts.size_bytes} bytes came")
+
+
+def _begin(link: Link, writing: Writing, size_of_parts: int) -> None:
+    writing.headers = headers_of(link, writing.mark, writing.plan.mtime)
+    answer = link.ask("POST", writing.plan.key, [("uploads", "")], writing.headers)
+    link.require_success(writing.plan.key, answer)
+    upload_id = documents.required(answer.content, "UploadId")
+    writing.upload = known.Upload(writing.plan.key, upload_id, size_of_parts)
+    known.begun(link.server, writing.partial, writing.upload)
+
+
+def _send_known(link: Link, writing: Writing, reader: _Reader, size_bytes: int) -> None:
+    """Send the parts as they are read: nothing of them stays in memory."""
+    upload = writing.upload
+    assert upload is not None  # noqa: S101 - begun above
+    while writing.sent_bytes < size_bytes:
+        length = min(upload.part_bytes, size_bytes - writing.sent_bytes)
+
+        def give(send_block: Callable[[memoryview], None], length: int = length) -> None:
+            passed = reader.pass_on(length, send_block)
+            if passed < length:
+                raise SizeMismatch(f"{writing.sent_bytes + passed} of {size_bytes} bytes came from the source")
+
+        answer = link.stream(upload.key, _of_part(upload), {}, length, give)
+        _take(link, writing, answer, length)
+    reader.require_end()
+
+
+def _send_gathered(link: Link, writing: Writing, reader: _Reader, room: memoryview) -> None:
+    """Send parts that are gathered first, as nobody knows how long the last one is."""
+    upload = writing.upload
+    assert upload is not None  # noqa: S101 - begun above
+    count = len(room)
+    while count:
+        if len(upload.parts) == _PARTS_OF_STORES:
+            most = _PARTS_OF_STORES * BLIND_PART_BYTES
+            raise StorageFull(f"{link.name}:{upload.key}: more than {most} bytes of unknown size", server=link.name)
+        answer = link.ask("PUT", upload.key, _of_part(upload), {}, room[:count])
+        _take(link, writing, answer, count)
+        count = reader.fill(room)
+
+
+def _of_part(upload: known.Upload) -> list[tuple[str, str]]:
+    return [("partNumber", str(len(upload.parts) + 1)), ("uploadId", upload.upload_id)]
+
+
+def _take(link: Link, writing: Writing, answer: Answer, length: int) -> None:
+    """Note a part that the store has taken."""
+    upload = writing.upload
+    assert upload is not None  # noqa: S101 - begun above
+    link.require_success(upload.key, answer)
+    etag = answer.headers.get("etag", "")
+    upload.parts.append(Part(len(upload.parts) + 1, etag))
+    upload.sent_bytes += length
+    writing.sent_bytes += length
+
+
+def abort(link: Link, partial: str) -> bool:
+    """Have the store forget an upload of this process; False: there is none."""
+    upload = known.upload(link.server, partial)
+    if upload is None:
+        return False
+    abort_by_id(link, upload.key, upload.upload_id)
+    known.ended(link.server, partial)
+    return True
+
+
+def abort_by_id(link: Link, key: str, upload_id: str) -> None:
+    """Have the store forget an upload. One that it does not know is forgotten."""
+    answer = link.ask("DELETE", key, [("uploadId", upload_id)])
+    if answer.status != 404:
+        link.require_success(key, answer)
+
+
+def left_of(link: Link, key: str) -> list[documents.Begun]:
+    """Return the uploads to a key that nobody in this process is busy with."""
+    live, found = known.live_ids(link.server), []
+    marker: tuple[str, str] | None = ("", "")
+    while marker is not None:
+        query = [("uploads", ""), ("prefix", key), ("encoding-type", "url")]
+        if marker != ("", ""):
+            query += [("key-marker", marker[0]), ("upload-id-marker", marker[1])]
+        answer = link.require_success(key, link.ask("GET", query=query))
+        page, marker = documents.uploads_of(answer.content)
+        found += [one for one in page if one.key == key and one.upload_id not in live]
+        if any(one.key > key for one in page):  # they are sorted, and begin with the key itself
+            break
+    return found
