@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import random
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,7 +24,7 @@ from etl.transfer.base import Session
 from etl.transfer.ftp import known
 from etl.transfer.partials import OrphanIndex
 from servers.certificates import Authority
-from servers.crossing import Crossing
+from servers.crossing import FAR, Crossing, block_of_ports
 from servers.pyftpd import DeafHandler, PyFTPD
 
 pytestmark = pytest.mark.contract
@@ -35,7 +33,6 @@ MIB = 1 << 20
 LIMITS = replace(LONG, resume_from_bytes=4 * MIB)
 BUFFER = memoryview(bytearray(MIB))
 OLD = 1_500_000_000
-FAR = "127.0.0.2"
 
 
 @dataclass
@@ -156,17 +153,6 @@ class FromTheStart(DeafHandler):
 
 ODD = {kind.__name__: kind for kind in (NoRest, NoRestart, Ignoring, Overwriting, Appending, Zeroing, FromTheStart)}
 HANDLERS = {"pyftpdlib": DeafHandler, **ODD}
-
-
-def block_of_ports(count: int = 12) -> list[int]:
-    """Find ports in a row that nobody listens on, beyond those of `stack.free_port`."""
-    while True:
-        first = random.randrange(stack.PORTS[-1].stop, 32768 - count)  # from there on come outgoing connections
-        ports = list(range(first, first + count))
-        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
-            for host, port in itertools.product(("127.0.0.1", FAR), ports):
-                probes.enter_context(socket.create_server((host, port)))
-            return ports
 
 
 def attempt(task: Task, source: End, destination: End, token: str) -> relay.Receipt | EtlError:

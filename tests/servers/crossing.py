@@ -10,9 +10,15 @@ address of this machine, with the same ports.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from stack import PORTS
+
+FAR = "127.0.0.2"  # our end
 
 _PIECE_BYTES = 1 << 18
 
@@ -21,13 +27,14 @@ class Crossing:
     """Listens on `ports` of `host`, and passes everything on to the same ports of `target`.
 
     Each number in `cut_at` is a count of bytes, of both directions together, at which all connections are ended: what
-    was counted arrives, as it does when a process is killed.
+    was counted arrives, as it does when a process is killed. With `on_cut` that is called instead.
     """
 
-    def __init__(self, ports: Iterable[int], host: str = "127.0.0.2", target: str = "127.0.0.1") -> None:
+    def __init__(self, ports: Iterable[int], host: str = FAR, target: str = "127.0.0.1") -> None:
         self.host = host
         self.up_bytes = self.down_bytes = self.cuts = 0  # to the server, from it; under `_lock`
         self.cut_at: list[int] = []
+        self.on_cut: Callable[[], object] | None = None
         self._target = target
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -83,7 +90,11 @@ class Crossing:
                 return
             self.cut_at.pop(0)
             self.cuts += 1
-            opened, self._open = self._open, set()
+            opened = set()
+            if self.on_cut is None:
+                opened, self._open = self._open, opened
+        if self.on_cut is not None:
+            self.on_cut()
         for sock in opened:
             _end(sock)
 
@@ -101,6 +112,17 @@ class Crossing:
             _end(sock)
         for thread in self._threads:
             thread.join(5)
+
+
+def block_of_ports(count: int = 12) -> list[int]:
+    """Find ports in a row that nobody listens on, beyond those of `stack.free_port`."""
+    while True:
+        first = random.randrange(PORTS[-1].stop, 32768 - count)  # from there on come outgoing connections
+        ports = list(range(first, first + count))
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for host, port in itertools.product(("127.0.0.1", FAR), ports):
+                probes.enter_context(socket.create_server((host, port)))
+            return ports
 
 
 def _end(sock: socket.socket) -> None:
