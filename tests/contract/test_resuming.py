@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, a_task, ftps_config, sftp_config
+from contract_parts import LONG, Bytes, a_task, drain, ftps_config, sftp_config
 
 import stack
 from etl.config import ServerConfig, TransferSettings
 from etl.errors import EtlError
-from etl.models.task import Task
+from etl.models.task import Facts, Task
 from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer, relay
 from etl.transfer.base import Session
 from etl.transfer.ftp import known
 from etl.transfer.partials import OrphanIndex
+from etl.transfer.resumable import Resumable
 from servers.certificates import Authority
 from servers.crossing import FAR, Crossing, block_of_ports
 from servers.pyftpd import DeafHandler, PyFTPD
@@ -334,3 +335,34 @@ def test_a_source_of_this_moment_is_sent_from_its_start(make_end: Callable[[str,
     task, _ = finished(ours, theirs)
     assert (theirs.root / "out/b").read_bytes() == content
     assert "resumed_at" not in task.remarks
+
+
+@pytest.mark.needs("resume", "size", "remove")
+def test_what_is_trusted_goes_on_right(subject: Any, buffer: memoryview) -> None:
+    """On every server: a part is gone on with at its own offset and right to the byte, or not at all."""
+    session = subject.open()
+    assert isinstance(session, Resumable)
+    content, cut_at = os.urandom(8 * MIB), 5 * MIB + 12345
+    session.write_on("/out/left", Bytes(content[:cut_at]), buffer, 0).require_stored()
+    facts = session.look("/out/left")
+    if not session.is_trusted("/out/part", buffer):
+        assert session.goes_on is False
+        assert session.look("/out/part") is None
+        return
+    foothold = session.take_over("/out/left", "/out/part", len(content))
+    assert facts is not None
+    assert foothold is not None
+    assert foothold.offset == 4 * MIB
+    assert session.look("/out/left") is None
+    assert foothold.proves(memoryview(content)[3 * MIB : 4 * MIB])
+    assert not foothold.proves(memoryview(content)[2 * MIB : 3 * MIB])
+    parcel = session.read_on("/out/part", 4 * MIB)
+    assert parcel is not None
+    assert drain(parcel, buffer) == content[4 * MIB : cut_at]
+    parcel.close(complete=True)
+    rest = Bytes(content[4 * MIB :], Facts(len(content), None))
+    stored = session.write_on("/out/part", rest, buffer, 4 * MIB)
+    assert (stored.sent_bytes, stored.size_bytes) == (len(content), len(content))
+    session.publish(stored, "/out/whole", None).result()
+    assert (subject.root / "out/whole").read_bytes() == content
+    assert subject.files() == {"out/whole"}

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 _FRESH_SECONDS = 2.0  # a file that was written so shortly ago may be written again within the same second
 _VERSION_BYTES = 8
+_PART = re.compile(rf"-[0-9a-f]{{{2 * _VERSION_BYTES}}}-([0-9a-f]+)$")
 _DOUBTS = 1  # times that a connection may break while a partial file is proven, before it is given up
 
 
@@ -75,14 +76,14 @@ def find(task: Task, source: Session, destination: Session, orphans: OrphanIndex
 def _largest(task: Task, names: set[str], source: Session, destination: Session, orphans: OrphanIndex) -> str | None:
     if source is destination or not _can_write(destination):
         return None
-    parts = [one for one in names if _version_in(task, destination.server, one, orphans) is not None]
+    parts = [one for one in names if _is_part(task, destination.server, one, orphans)]
     facts = source.look(task.job.source.path) if parts else None
     if facts is None or not _pays(task, source, facts):
         return None
     version = _version(task, facts)
     sizes: dict[str, int] = {}
     for one in parts:
-        if _version_in(task, destination.server, one, orphans) == version:
+        if _has_version(one, version):
             there = destination.look(beside(task.job.destination.path, one))
             sizes[one] = (there.size_bytes or 0) if there is not None else -1
     return max(sizes, key=sizes.__getitem__, default=None)
@@ -103,10 +104,10 @@ def go_on(
         return None
     job = task.job
     facts = source.look(job.source.path)
-    if facts is None or facts.size_bytes is None:
+    if facts is None or facts.size_bytes is None or not _has_version(left, _version(task, facts)):
+        drop(task, destination)
         return None
-    task.version, task.part = _version(task, facts), left
-    task.leaves_partial = True
+    task.version, task.leaves_partial = _version(task, facts), True
     task.doubts += 1
     hidden = partial_path(task, destination.server, f"{task.version}-{token}")
     foothold = parcel = None
@@ -120,7 +121,7 @@ def go_on(
         return None
     before = memoryview(bytearray(foothold.before_bytes))
     is_full = read_full(parcel, before) == len(before)
-    if not (is_full and _version(task, parcel.facts) == task.version and foothold.proves(before)):
+    if not (is_full and _has_version(hidden, _version(task, parcel.facts)) and foothold.proves(before)):
         parcel.close(complete=False)
         drop(task, destination)
         raise SessionFault(f"{job.destination}: what is there of it is not of {job.source}", server=job.source.hostname)
@@ -195,10 +196,12 @@ def _version(task: Task, facts: Facts) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=_VERSION_BYTES).hexdigest()
 
 
-def _version_in(task: Task, server: ServerConfig, one: str, orphans: OrphanIndex) -> str | None:
-    """Return the version that the name of a partial file tells; None: it is no such name, or is written just now."""
-    if not is_of_the_job(task, server, one):
-        return None
+def _has_version(name_or_path: str, version: str) -> bool:
+    return f"-{version}-" in basename(name_or_path)
+
+
+def _is_part(task: Task, server: ServerConfig, one: str, orphans: OrphanIndex) -> bool:
+    """Is a name that of a partial file of the job that tells a version, and is not written just now?"""
     after = server.partial_pattern.split("{id}")[1]
-    match = re.search(rf"-([0-9a-f]{{{2 * _VERSION_BYTES}}})-([0-9a-f]+)$", one.removesuffix(after))
-    return None if match is None or match[2] in orphans.live else match[1]
+    match = _PART.search(one.removesuffix(after))
+    return is_of_the_job(task, server, one) and match is not None and match[1] not in orphans.live
