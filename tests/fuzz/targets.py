@@ -16,6 +16,7 @@ from etl.broker.records import Unreadable, unpack
 from etl.config import ConfigLoader, ServerConfig
 from etl.errors import EtlError, InvalidMessage, InvalidPath, SettingsError
 from etl.models import header
+from etl.models.checksum import DIGITS, OWN, Checksum
 from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Record
@@ -24,8 +25,9 @@ from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.offsets import OffsetTracker
 from etl.outcomes.seal import PROOF, Seal
 from etl.topics.names import Topics
-from etl.transfer import paths
+from etl.transfer import paths, sumfiles
 from etl.transfer.ftp import names, telnet
+from etl.transfer.ftp.hashing import value_in
 from etl.transfer.ftp.listing import GarbledListingError, Listing
 from etl.transfer.ftp.opening import port_in
 from etl.transfer.ftp.replies import GarbledReplyError, ReplyParser
@@ -116,8 +118,19 @@ def reply(data: bytes) -> None:
                 port = port_in(said)
                 assert port is None or 0 < port < 65536
                 names.quoted_path(said.line)
+                for algorithm in DIGITS.keys() - {OWN}:
+                    made = value_in(said, algorithm, b"/a")
+                    assert made is None or Checksum.read(algorithm, made).value == made
                 names.size_in(said.line)
                 names.time_in(said.line)
+
+
+def sums(data: bytes) -> None:
+    """Read a checksum file that lies beside a source."""
+    text = data.decode("utf-8", "surrogateescape")
+    for is_own in (True, False):
+        found = sumfiles.read(text, "a", "sha256", is_own=is_own)
+        assert found is None or Checksum.parse(str(found)) == found
 
 
 def listing(data: bytes) -> None:
@@ -218,7 +231,7 @@ def line(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (record, headers, letter, packed, metadata, reply, listing, wire, packet, answer, setting, line)
+    for target in (record, headers, letter, packed, metadata, reply, sums, listing, wire, packet, answer, setting, line)
 }
 
 
@@ -230,6 +243,7 @@ def examples(name: str) -> Iterator[bytes]:
         "headers": [b"\x0b{}\xfe\x02jobs-0-1", b'\x03[{"at":"x"}]', b"\x042027-01-01T00:00:00Z"],
         "letter": [b'{"original_message":{},"error":"x","timestamp":"2027-01-01T00:00:00Z","retry_count":0}'],
         "reply": [b"229 (|||1234|)\r\n", b"200-a\r\n b\r\n200 c\r\n", b'257 "/a""b" is\r\n', b"213 20270101000000\r\n"],
+        "sums": [b"ab" * 32 + b"  a\n", b"MD5 (a) = " + b"cd" * 16, b"\\" + b"ef" * 32 + b" *a\\nb"],
         "listing": [b"type=file;size=1; a b\r\n", b"/x/.etl-1.part\r\n..\r\n"],
         "wire": [b"/.\xff\xf2./x", rb"/a\..\x", "/\uff0e\uff0e/x".encode()],
         "answer": [

@@ -21,6 +21,7 @@ from etl.errors import (
 )
 from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
+from etl.transfer.proving import Proving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,7 +191,7 @@ class BaseTransfer(ABC):
         self.disconnect()
 
 
-class Session(BaseTransfer):
+class Session(Proving, BaseTransfer):
     """What the relay works with: a session that streams. Built-in protocols are these; `Staged` wraps the others.
 
     Paths are as in the job; the session puts them under the server's `base_path`. Sequence of a job on the source:
@@ -309,20 +310,6 @@ class Session(BaseTransfer):
     def traits(self) -> dict[str, str]:
         """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
         return {}
-
-    def hashes(self) -> tuple[str, ...]:
-        """Return the algorithms by which the server itself makes checksums of its files, best first.
-
-        May ask once in a session whether it does at all.
-        """
-        return ()
-
-    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:  # noqa: ARG002 - for those who can
-        """Have the server make the checksum of a stored file, of so many bytes: lower-case hexadecimal digits.
-
-        None: it does not, after all. May block for as long as a server needs to read the file.
-        """
-        return None
 
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:

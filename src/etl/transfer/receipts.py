@@ -16,6 +16,7 @@ from etl.models.checksum import OWN, Checksum
 from etl.models.task import Facts, Unpublished
 from etl.transfer import sumfiles
 from etl.transfer.hashing import MAKERS, drained
+from etl.transfer.partials import telling_the_name
 from etl.transfer.paths import basename
 from etl.transfer.sameness import is_direct
 from etl.transfer.streaming import MemoryParcel
@@ -60,6 +61,11 @@ def asks_more(task: Task) -> bool:
     return options.verify == "checksum" or options.checksum_file != "ignore" or options.write_checksum_file is not None
 
 
+def needs_hash(task: Task) -> bool:
+    """Does the job ask for a checksum of the whole file, or compare one?"""
+    return asks_more(task) or bool(expected(task))
+
+
 def expected(task: Task) -> tuple[Checksum, ...]:
     """Return what the source's bytes must come to: as the job says, and a checksum file beside the source."""
     own = task.job.options.checksum
@@ -96,6 +102,8 @@ def algorithms(task: Task, destination: Session, size_bytes: int | None) -> tupl
 
     Raises SettingsError for a file that cannot be proven as the job wants it.
     """
+    if task.resumed_at:  # what passes is not the whole; jobs that need its hash are never gone on with
+        return ()
     options = task.job.options
     wanted = [checksum.algorithm for checksum in expected(task)]
     if options.write_checksum_file is not None:
@@ -104,7 +112,8 @@ def algorithms(task: Task, destination: Session, size_bytes: int | None) -> tupl
         offered = destination.hashes()
         if not offered:
             _require_room_to_read_back(task, destination, size_bytes)
-        wanted = [*[name for name in wanted if name in offered], *offered[:1], *wanted]
+        both = [name for name in wanted if name in offered]
+        wanted = [*(both or offered[:1]), *wanted]
     return tuple(dict.fromkeys(wanted)) or (OWN,)
 
 
@@ -116,9 +125,12 @@ def prove(task: Task, facts: Facts, stored: Stored, destination: Session, buffer
     rung = _compare_sizes(task, facts, stored)
     for checksum in expected(task):
         _require(task, checksum, task.digests[checksum.algorithm])
+    if not task.digests:
+        return Proof(rung, None)
     sent = Checksum(*next(iter(task.digests.items())))
     if task.job.options.verify == "checksum":
-        there, rung = digest_at(destination, stored.partial, sent.algorithm, stored.sent_bytes, buffer)
+        with telling_the_name(task, stored.partial):
+            there, rung = digest_at(destination, stored.partial, sent.algorithm, stored.sent_bytes, buffer)
         if there != sent.value:
             where, name = task.job.destination, destination.server.hostname
             raise CopyDamaged(f"{where}: its {sent.algorithm} is {there}, {sent.value} was sent", server=name)
