@@ -16,7 +16,6 @@ from etl.errors import (
     FileMissing,
     NotAFile,
     PermissionRefused,
-    SettingsError,
     StorageFull,
     UnknownType,
 )
@@ -256,10 +255,7 @@ class Session(Proving, BaseTransfer):
         """Raise InvalidPath for a name that the server cannot take. Asked before anything is written."""
 
     def foresee(self, final: str, mtime: float | None) -> None:  # noqa: ARG002 - for those who need it
-        """Say what the next `write` is for: its final name, and the time stamp that it will be published with.
-
-        Some protocols write under the final name at once, unseen until it is published. Raises as `require_name` does.
-        """
+        """Say under which name and time stamp the next `write` will be published. Raises as `require_name` does."""
         self.require_name(final)
 
     @abstractmethod
@@ -287,18 +283,12 @@ class Session(Proving, BaseTransfer):
         """
 
     def publish_new(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
-        """Publish where nothing may be replaced: it was just looked for, and not there.
-
-        A protocol that can rename without replacing raises IOFailure for a file that came meanwhile.
-        """
+        """Publish where nothing was just now. Raises IOFailure for what came meanwhile, if the protocol can tell."""
         return self.publish(stored, final, mtime)
 
     def look_published(self, partial: str, final: str) -> Facts | None:  # noqa: ARG002 - for those who can tell
         """Look at a final name, whose partial file is gone; None also when it is known to be another file."""
-        try:
-            return self.look(final)
-        except SettingsError:  # a user's class may not be able to
-            return None
+        return self.look(final)
 
     def show(self, stored: Stored) -> None:
         """See to it that a partial file can be seen under its name, until it is published or removed."""
