@@ -13,6 +13,7 @@ from etl.models.timetable import Timetable
 from etl.transfer.bandwidth import Bandwidth, Bucket, Limited, Sharing
 from etl.transfer.base import Session
 from etl.transfer.local import LocalTransfer
+from etl.transfer.resumable import Resumable
 from etl.transfer.streaming import FileParcel, MemoryParcel
 
 pytestmark = pytest.mark.unit
@@ -171,3 +172,21 @@ def test_what_moves_no_file_is_passed_on(tmp_path: Path) -> None:
         one.adopt(ServerConfig("OTHER", "local", base_path=str(tmp_path)))
         assert one.server.hostname == "OTHER"
         assert not one.is_over
+
+
+def test_a_file_that_is_gone_on_with_keeps_to_the_limit(tmp_path: Path) -> None:
+    """In both directions; and a session with a limit can go on with files if the session itself can."""
+    content = bytes(range(256)) * 2000
+    (tmp_path / "in").write_bytes(content)
+    (tmp_path / "part").write_bytes(content[:100_000])
+    bandwidth = limit("1M")
+    source, destination = session(tmp_path, bandwidth), session(tmp_path, bandwidth)
+    assert isinstance(source, Resumable)
+    assert isinstance(destination, Resumable)
+    parcel = source.read_on("/in", 100_000)
+    assert parcel is not None
+    began = time.monotonic()
+    destination.write_on("/part", parcel, buffer(), 100_000)
+    assert 0.3 <= time.monotonic() - began < 2
+    assert source.confirm(parcel).result()
+    assert (tmp_path / "part").read_bytes() == content
