@@ -24,19 +24,21 @@ from etl.config import ConfigLoader, ServerConfig
 from etl.lanes.lanes import Lanes
 from etl.lanes.run import Store
 from etl.lanes.runner import Runner
+from etl.models.checksum import OWN
 from etl.models.message import FileTransferJob
 from etl.models.task import Origin, Record, Task
 from etl.process import GC_THRESHOLDS
 from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
+from etl.transfer import hashing
 
 LIMIT_SECONDS = 120.0
 
 
 class Alone:
-    """A process that moves lists of files through `lanes` lanes."""
+    """A process that moves lists of files through `lanes` lanes; without `hashes` it makes none of what passes."""
 
-    def __init__(self, world: World, pair: Pair, lanes: int) -> None:
+    def __init__(self, world: World, pair: Pair, lanes: int, *, hashes: bool = True) -> None:
         self.name, self.lanes = f"alone, {lanes} lanes", lanes
         self._world = world
         self._process = subprocess.Popen(
@@ -45,7 +47,7 @@ class Alone:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._say({"ends": [asdict(pair.source), asdict(pair.target)], "lanes": lanes})
+        self._say({"ends": [asdict(pair.source), asdict(pair.target)], "lanes": lanes, "hashes": hashes})
 
     def stop(self) -> None:
         """End the process."""
@@ -138,6 +140,17 @@ class Jobs:
         self.done.set()
 
 
+class NoHash:
+    """Stands for a hash that costs nothing."""
+
+    def update(self, _block: memoryview, /) -> None:
+        """Take no look."""
+
+    def hexdigest(self) -> str:
+        """Return none."""
+        return ""
+
+
 class Untold:
     """Stands for the product's `Reporter`: no outcomes."""
 
@@ -190,6 +203,8 @@ def main() -> None:
         name: ServerConfig(name, "ftp", end["host"], end["port"], end["username"], end["password"])
         for name, end in ends.items()
     }
+    if not given["hashes"]:
+        hashing.MAKERS[OWN] = NoHash
     pools = Pools(configs.__getitem__, pools_settings(given["lanes"]))
     gc.freeze()  # as the consumer does
     gc.set_threshold(*GC_THRESHOLDS)

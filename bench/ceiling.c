@@ -146,7 +146,7 @@ static void *work(void *unused)
         if (number >= count)
             break;
         say(&from, "EPSV\r\nRETR %s/%s\r\n", folder, names[number]);
-        say(&to, "%sEPSV\r\nSTOR %s/.%s.part\r\n", renames, out, names[number]);
+        say(&to, "%sEPSV\r\nSTOR %s/%s.part\r\n", renames, out, names[number]);
         if (*renames) {
             hear(&to, '3', line);
             hear(&to, '2', line);
@@ -166,7 +166,7 @@ static void *work(void *unused)
             hear(&from, reply ? '2' : '1', line);
         for (int reply = 0; reply < 2; reply++)
             hear(&to, reply ? '2' : '1', line);
-        snprintf(renames, sizeof renames, "RNFR %s/.%s.part\r\nRNTO %s/%s\r\n", out, names[number], out, names[number]);
+        snprintf(renames, sizeof renames, "RNFR %s/%s.part\r\nRNTO %s/%s\r\n", out, names[number], out, names[number]);
     }
     if (*renames) {
         say(&to, "%s", renames);
@@ -212,6 +212,14 @@ int main(int given, char **arguments)
     login(&control, &target);
     say(&control, "MKD %s\r\n", out);
     hear(&control, '2', line);
+    for (int number = 0, last = 0; number < count; number++) {
+        int length = strcspn(names[number], "/");
+        if (!names[number][length] || (number && !strncmp(names[number], names[last], length + 1)))
+            continue;
+        last = number;
+        say(&control, "MKD %s/%.*s\r\n", out, length, names[number]);
+        hear(&control, '2', line);
+    }
     close(control.socket);
     pthread_barrier_init(&ready, NULL, threads + 1);
     for (int number = 0; number < threads; number++) {

@@ -19,6 +19,8 @@ import isolation
 import large
 import peers
 import rate
+import receipts
+import s3
 import sftp
 import told
 import trips
@@ -27,13 +29,18 @@ from world import OutOfTimeError, World, world
 
 PARTS = (
     "rate-0",
+    "rate-1",
+    "rate-3",
     "rate-10",
     "rate-40",
     "ftps-0",
     "ftps-10",
     "sftp-0",
     "sftp-10",
+    "s3-0",
+    "s3-10",
     "large",
+    "receipts",
     "trips",
     "backlog",
     "group",
@@ -41,9 +48,12 @@ PARTS = (
     "told",
 )
 NEEDS_MS = {
+    "rate-1": 1,
+    "rate-3": 3,
     "rate-10": 10,
     "ftps-10": 10,
     "sftp-10": 10,
+    "s3-10": 10,
     "rate-40": 40,
     "group": 10,
     "isolation": 10,
@@ -81,16 +91,19 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
     lanes = [int(word) for word in options.lanes.split(",")]
     if part == "rate-0":
         return rate.compare(made, 0, lanes, options.rounds, say)
-    if part == "rate-10":
-        return rate.compare(made, 10, lanes[-1:], options.rounds, say)
-    if part == "rate-40":
-        return rate.compare(made, 40, lanes[-1:], options.far_rounds, say)
+    if part.startswith("rate-"):
+        far = part == "rate-40"
+        return rate.compare(made, NEEDS_MS[part], lanes[-1:], options.far_rounds if far else options.rounds, say)
     if part.startswith("ftps-"):
         return ftps.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, say)
     if part.startswith("sftp-"):
         return sftp.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, options.large_mib, say)
+    if part.startswith("s3-"):
+        return s3.compare(made, NEEDS_MS.get(part, 0), options.far_rounds, options.large_mib, say)
     if part == "large":
         return large.compare(made, options.large_mib, 3 * options.rounds, say)  # one takes a second, and varies
+    if part == "receipts":
+        return receipts.compare(made, options.large_mib, 3 * options.rounds, say)
     if part == "trips":
         return trips.compare(made, options.trips_rtt, say)
     if part == "backlog":

@@ -62,7 +62,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Files:
-    """Files of the source, in a folder with nothing else in it."""
+    """Files of the source, in a folder with nothing else in it; or in folders of that, which are in their names."""
 
     folder: str
     names: tuple[str, ...]
@@ -116,13 +116,17 @@ class World:
             ends = [_end(server, like.host) for server, like in zip(servers, (pair.source, pair.target), strict=True)]
             yield Pair(rtt_ms, *ends)
 
-    def files(self, folder: str, count: int, size_bytes: int, *, sparse: bool = False) -> Files:
-        """Write files for the source."""
+    def files(self, folder: str, count: int, size_bytes: int, *, folders: int = 0, sparse: bool = False) -> Files:
+        """Write files for the source; with `folders`, in so many folders of that one."""
         place = self.source_root / folder
         place.mkdir(parents=True)
         block = self._random.randbytes(min(size_bytes, MIB))
-        names = tuple(f"{number:06d}.bin" for number in range(count))
+        names = tuple(
+            f"{number * folders // count:02d}/{number:06d}.bin" if folders else f"{number:06d}.bin"
+            for number in range(count)
+        )
         for name in names:
+            (place / name).parent.mkdir(exist_ok=True)
             with (place / name).open("wb") as file:
                 if sparse:
                     file.truncate(size_bytes)
@@ -142,7 +146,7 @@ class World:
         """Compare what arrived byte for byte with its source, and remove it. Raises RuntimeError."""
         arrived = self.target_root / out
         names = files.names[:count]
-        found = sorted(path.name for path in arrived.iterdir())
+        found = sorted(str(path.relative_to(arrived)) for path in arrived.rglob("*") if not path.is_dir())
         if found != sorted(names):
             raise RuntimeError(f"{len(names)} files were sent, the destination holds {len(found)}")
         for name in names:

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import hypothesis
 import psutil
@@ -129,20 +130,31 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Broker]:
     stack.remove_tree(folder)
 
 
-@pytest.fixture
-def new_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Broker]]:
-    """Start brokers of a test's own, to freeze and kill: `new_broker(**{"some.setting": "value"})`."""
-    servers: list[stack.Broker] = []
+S = TypeVar("S", bound=stack.Server)
+Start = Callable[..., S]
 
-    def start(**properties: str) -> stack.Broker:
-        server = stack.Broker(tmp_path_factory.mktemp("broker"), properties)
-        servers.append(server)
-        return server.start()
+
+@contextlib.contextmanager
+def own_servers(kind: Callable[[Path, dict[str, str]], S], folders: pytest.TempPathFactory) -> Iterator[Start[S]]:
+    """Give what starts servers of a test's own with settings by name, each in a folder that goes with it."""
+    servers: dict[Path, S] = {}
+
+    def start(**settings: str) -> S:
+        folder = folders.mktemp("own")
+        servers[folder] = kind(folder, settings)
+        return servers[folder].start()
 
     yield start
-    for server in servers:
+    for folder, server in servers.items():
         server.kill()
-        stack.remove_tree(server.folder)
+        stack.remove_tree(folder)
+
+
+@pytest.fixture
+def new_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start[stack.Broker]]:
+    """Start brokers of a test's own, to freeze and kill: `new_broker(**{"some.setting": "value"})`."""
+    with own_servers(stack.Broker, tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture
@@ -182,33 +194,17 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Sshd]:
 
 
 @pytest.fixture
-def make_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Sshd]]:
+def make_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start[stack.Sshd]]:
     """Start sshds of a test's own: `make_sshd(MaxStartups="1")`."""
-    servers: list[stack.Sshd] = []
-
-    def start(**settings: str) -> stack.Sshd:
-        server = stack.Sshd(tmp_path_factory.mktemp("sshd"), settings)
-        servers.append(server)
-        return server.start()
-
-    yield start
-    for server in servers:
-        server.kill()
+    with own_servers(stack.Sshd, tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture
-def make_vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., stack.Vsftpd]]:
+def make_vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start[stack.Vsftpd]]:
     """Start vsftpds of a test's own: `make_vsftpd(max_clients="2")`."""
-    servers: list[stack.Vsftpd] = []
-
-    def start(**settings: str) -> stack.Vsftpd:
-        server = stack.Vsftpd(tmp_path_factory.mktemp("vsftpd"), settings)
-        servers.append(server)
-        return server.start()
-
-    yield start
-    for server in servers:
-        server.kill()
+    with own_servers(stack.Vsftpd, tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture

@@ -12,24 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, POOR, Rich, ftps_config, sftp_config
+from contract_parts import LONG, POOR, POOR_STORE, Rich, ftps_config, s3_config, sftp_config
 
 import stack
 from etl.config import ServerConfig
 from etl.errors import AlreadyExists
 from etl.models.message import Endpoint, FileTransferJob, TransferOptions
 from etl.models.task import Origin, Record, Task
-from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer, relay
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, S3Transfer, SFTPTransfer, relay
 from etl.transfer.base import Session
 from etl.transfer.partials import OrphanIndex
+from etl.transfer.s3 import known as s3_known
 from etl.transfer.staged import Staged
 from servers.certificates import Authority
+from servers.s3 import FakeStore
 from servers.sftp import SFTPServer
 
 pytestmark = pytest.mark.contract
 
-KINDS = ["local", "vsftpd", "vsftpd_tls", "sshd", "asyncssh-poor", "own"]
-PAIRS = [pair for pair in itertools.product(KINDS, KINDS) if {"vsftpd_tls", "sshd", "asyncssh-poor"} & set(pair)]
+KINDS = ["local", "vsftpd", "vsftpd_tls", "sshd", "asyncssh-poor", "s3", "s3-poor", "own"]
+PAIRS = [
+    pair
+    for pair in itertools.product(KINDS, KINDS)
+    if {"vsftpd_tls", "sshd", "asyncssh-poor", "s3", "s3-poor"} & set(pair)
+]
 OVERWRITES = ["replace", "fail", "skip", "newer"]
 ACTIONS: list[Any] = ["keep", "delete", {"move": "/done/moved"}]
 OLD, NEW = 1_500_000_000, 1_600_000_000
@@ -49,7 +55,7 @@ def open_side(
 ) -> Iterator[Callable[[str, str], Side]]:
     """Open a session of a kind under a name."""
     sides: list[Side] = []
-    servers: list[SFTPServer] = []
+    servers: list[SFTPServer | FakeStore] = []
 
     def start(kind: str, name: str) -> Side:
         roots = {"vsftpd": vsftpd.root, "vsftpd_tls": vsftpd_tls.root}
@@ -67,6 +73,9 @@ def open_side(
         elif kind == "asyncssh-poor":
             servers.append(server := SFTPServer(root, **POOR))
             session = SFTPTransfer(replace(sftp_config(server, password=server.password), hostname=name), LONG)
+        elif kind.startswith("s3"):
+            servers.append(store := FakeStore(root, **(POOR_STORE if kind == "s3-poor" else {})))
+            session = S3Transfer(s3_config(store, name), LONG)
         elif kind == "own":
             session = Staged(Rich(ServerConfig(name, "own", base_path=str(root)), LONG), spool_limit_bytes=1 << 30)
         else:
@@ -78,6 +87,7 @@ def open_side(
     yield start
     for side in sides:
         side.session.disconnect()
+    s3_known.forget()
     for server in servers:
         server.close()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import select
+import socket
+import struct
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,19 +23,20 @@ CONTENT = b"new content"
 OLD = b"old content"  # as long
 
 
-def lie(its: FakeSession, _: str) -> None:
+def lie(its: FakeSession, _: str, *, hangs_up: bool = True) -> None:
     """Say 226, close with every byte unread, and hang up."""
     its.reply("150 Go on.")
     sock = its.data()
     select.select([sock], [], [], 5)
     its.reply("226 Done.")
     sock.close()
-    its.drop()
+    if hangs_up:
+        its.drop()
 
 
 def test_a_226_before_the_bytes_were_taken_is_no_upload(fake, session, buffer: memoryview) -> None:
     """The server's system resets a connection that is closed with bytes unread."""
-    ftp = session(fake(answers={"STOR": lie}))
+    ftp = session(fake(answers={"STOR": partial(lie, hangs_up=False)}))
     with pytest.raises(ConnectionLost, match="ended the transfer before the file"):
         ftp.write("/.p", Bytes(CONTENT), buffer)
 
@@ -52,6 +56,23 @@ def test_another_file_of_that_size_does_not_prove_it(
     del server.answers["STOR"]
     assert moved(task, source, session(server, publish="direct"), buffer).verified_by == receipts.SIZE
     assert server.files["/out/b"] == CONTENT
+
+
+def test_a_server_that_resets_what_it_has_read_is_no_liar(fake, session, buffer: memoryview) -> None:
+    """Some close no connection in any other way: the size of a file that only we write tells."""
+
+    def reset(its: FakeSession, argument: str) -> str:
+        its.reply("150 Go on.")
+        sock, received = its.data(), b""
+        while piece := sock.recv(65536):
+            received += piece
+        its.server.files[argument] = received
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        return "226 Done."
+
+    stored = session(fake(answers={"STOR": reset})).write("/.p", Bytes(CONTENT), buffer)
+    assert stored.size_bytes == len(CONTENT)
 
 
 def test_a_server_that_leaves_its_end_open_is_waited_for_twice(fake, session, buffer: memoryview) -> None:

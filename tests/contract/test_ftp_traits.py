@@ -17,6 +17,7 @@ def test_a_usual_server_has_nothing_to_hide(fake, session) -> None:
         "EPSV": "works",
         "PASV": "works",
         "commands": "many in one write, answers in order",
+        "checksums": "none",
     }
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from etl import logs
 from etl.broker.records import Unreadable, unpack
-from etl.config import ConfigLoader
+from etl.config import ConfigLoader, ServerConfig
 from etl.errors import EtlError, InvalidMessage, InvalidPath, SettingsError
 from etl.models import header
+from etl.models.checksum import DIGITS, OWN, Checksum
 from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Record
@@ -23,12 +25,18 @@ from etl.outcomes.messages import MessageBuilder
 from etl.outcomes.offsets import OffsetTracker
 from etl.outcomes.seal import PROOF, Seal
 from etl.topics.names import Topics
-from etl.transfer import paths
+from etl.transfer import paths, sumfiles
 from etl.transfer.ftp import names, telnet
+from etl.transfer.ftp.hashing import value_in
 from etl.transfer.ftp.listing import GarbledListingError, Listing
 from etl.transfer.ftp.opening import port_in
 from etl.transfer.ftp.replies import GarbledReplyError, ReplyParser
+from etl.transfer.s3 import documents
+from etl.transfer.s3.channel import Channel, EndedError, MalformedError, read_answer
+from etl.transfer.s3.reading import facts_of
+from etl.transfer.s3.refusals import refused
 from etl.transfer.sftp.packets import ATTRS, NAME, STATUS, Answer, Reader
+from etl.transfer.watch import Watch
 
 Target = Callable[[bytes], None]
 TOPICS = Topics("jobs", "jobs-results", "jobs-results", "jobs-retry", "jobs-dlq")
@@ -110,8 +118,19 @@ def reply(data: bytes) -> None:
                 port = port_in(said)
                 assert port is None or 0 < port < 65536
                 names.quoted_path(said.line)
+                for algorithm in DIGITS.keys() - {OWN}:
+                    made = value_in(said, algorithm, b"/a")
+                    assert made is None or Checksum.read(algorithm, made).value == made
                 names.size_in(said.line)
                 names.time_in(said.line)
+
+
+def sums(data: bytes) -> None:
+    """Read a checksum file that lies beside a source."""
+    text = data.decode("utf-8", "surrogateescape")
+    for is_own in (True, False):
+        found = sumfiles.read(text, "a", "sha256", is_own=is_own)
+        assert found is None or Checksum.parse(str(found)) == found
 
 
 def listing(data: bytes) -> None:
@@ -153,6 +172,41 @@ def packet(data: bytes) -> None:
                 reader.attributes()
 
 
+class _Pieces(Channel):
+    """A connection that brings these bytes, and then ends."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._ahead = bytearray()
+        self._is_closed = True
+
+    def receive(self, view: memoryview, watch: Watch) -> int:
+        """Give the next piece."""
+        source = self._ahead or self._data
+        count = min(len(view), len(source), PIECE_BYTES)
+        view[:count] = source[:count]
+        if self._ahead:
+            del self._ahead[:count]
+        else:
+            self._data = self._data[count:]
+        return count
+
+
+def answer(data: bytes) -> None:
+    """Read what a store of objects answers: its head, its body, and what the body says."""
+    watch = Watch(1.0, 0.0)
+    with contextlib.suppress(EndedError, MalformedError):
+        got = read_answer(_Pieces(data), "GET", watch, watch)
+        facts = facts_of(got)
+        assert facts.mtime is None or int(facts.mtime) is not None
+        got.content = got.body.read_all(documents.LIMIT_BYTES)
+        now = datetime.now(UTC)
+        assert str(refused(ServerConfig("S", "s3"), "key", got, now)).isprintable()
+    for read in (documents.listing_of, documents.uploads_of):
+        with contextlib.suppress(MalformedError):
+            read(data)
+
+
 def setting(data: bytes) -> None:
     """Read settings, from the environment and from a file."""
     text = data.decode("utf-8", "replace").replace("\0", "")
@@ -177,7 +231,7 @@ def line(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     target.__name__: target
-    for target in (record, headers, letter, packed, metadata, reply, listing, wire, packet, setting, line)
+    for target in (record, headers, letter, packed, metadata, reply, sums, listing, wire, packet, answer, setting, line)
 }
 
 
@@ -189,8 +243,15 @@ def examples(name: str) -> Iterator[bytes]:
         "headers": [b"\x0b{}\xfe\x02jobs-0-1", b'\x03[{"at":"x"}]', b"\x042027-01-01T00:00:00Z"],
         "letter": [b'{"original_message":{},"error":"x","timestamp":"2027-01-01T00:00:00Z","retry_count":0}'],
         "reply": [b"229 (|||1234|)\r\n", b"200-a\r\n b\r\n200 c\r\n", b'257 "/a""b" is\r\n', b"213 20270101000000\r\n"],
+        "sums": [b"ab" * 32 + b"  a\n", b"MD5 (a) = " + b"cd" * 16, b"\\" + b"ef" * 32 + b" *a\\nb"],
         "listing": [b"type=file;size=1; a b\r\n", b"/x/.etl-1.part\r\n..\r\n"],
         "wire": [b"/.\xff\xf2./x", rb"/a\..\x", "/\uff0e\uff0e/x".encode()],
+        "answer": [
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-amz-meta-mtime: nan\r\n\r\n12345",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\n\r\n",
+            b"HTTP/1.1 400 Bad\r\n\r\n<Error><Code>A\n</Code><Message>\x85</Message><Region>x</Region></Error>",
+            b"<ListBucketResult><EncodingType>url</EncodingType><Contents><Key>%e9</Key></Contents></ListBucketResult>",
+        ],
         "setting": [
             b"A_TYPE=ftp\nA_HOST=x\n",
             b"ftp\nhost\n21\nutf-8\nread\n/b\n+09:00\nA:A\n8\nx:1\nt\nINFO\nj\nCiphers=x",

@@ -133,14 +133,19 @@ def test_small_options(desk: Desk, places: Any) -> None:
         "metadata": {"n": [1, None]},
     }
     with desk.consuming(places.settings):
-        unstamped, unverified, sized, told = desk.do(
+        unstamped, unverified, sized, proven, told = desk.do(
             job("SRC:/in/a", "DST:/unstamped", preserve_mtime=False),
             job("SRC:/in/a", "DST:/unverified", verify="none"),
             job("SRC:/in/a", "DST:/sized", verify="size"),
+            job("SRC:/in/a", "DST:/proven", verify="checksum", write_checksum_file="sha256"),
             flat,
         )
     assert places.path("DST:/unstamped").stat().st_mtime > NEW
     assert (unstamped["verified_by"], unverified["verified_by"], sized["verified_by"]) == ("size", "none", "size")
+    digest = hashlib.sha256(places.get("DST:/proven")).hexdigest()
+    assert (proven["verified_by"], proven["checksum"]) == ("content", f"sha256:{digest}")
+    assert places.get("DST:/proven.sha256") == f"{digest}  proven\n".encode()
+    assert sized["checksum"].startswith("xxh3-128:")
     assert told["task_id"] == "flat-1"
     assert "job_id" not in told
     assert (told["dst_path"], told["metadata"]) == ("/flat", {"n": [1, None]})

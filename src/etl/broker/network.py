@@ -15,10 +15,10 @@ import structlog
 from kafka import errors as kafka_errors
 from kafka.future import Future
 from kafka.net import manager as library
+from kafka.net import selector
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
-from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest
 
 log = structlog.get_logger(__name__)
@@ -44,6 +44,8 @@ SOCKET_OPTIONS = [
         if hasattr(socket, name)  # Linux
     ),
 ]
+# Below DEBUG, so that nobody ever sees it; it would be four calls at each of ten places of a turn of the I/O thread.
+selector.log_trace = lambda *_: None
 _told: set[str] = set()  # addresses named as dead by this process; those that answer are taken off
 
 
@@ -52,7 +54,7 @@ def create_network(**settings: Any) -> KafkaNetClient:
     settings["socket_options"] = SOCKET_OPTIONS
     settings["socket_connection_setup_timeout_ms"] = int(CONNECT_SECONDS * 1000)
     settings["socket_connection_setup_timeout_max_ms"] = int(2 * CONNECT_SECONDS * 1000)
-    net = NetworkSelector(**settings)
+    net = selector.NetworkSelector(**settings)
     return KafkaNetClient(net=net, manager=_Manager(net, **settings))
 
 

@@ -282,8 +282,7 @@ class Dispatcher:
         except UnknownServer:
             return Room.FREE  # the job fails as soon as it is here
         with self._lock:
-            down = [server for side in sides if not (server := self._server(side)).breaker.closed]
-            if down:
+            if self._outages and (down := [one for one in map(self._server, sides) if not one.breaker.closed]):
                 most, queues = overflow.kept(self._outages, self._settings), self._queues.values()
                 has_probes = any(len(overflow.waiting(server, queues)) >= most for server in down)
                 return Room.DOWN if has_probes else Room.PROBE

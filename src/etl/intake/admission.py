@@ -133,7 +133,8 @@ class Admission:
         job = bundle.read(record.value, carried.job_id or str(carried.origin))
         if isinstance(job, tuple):
             return job
-        if max(_earliest(job), carried.not_before or 0.0) - self.clock() > HORIZON_SECONDS:
+        latest = max(_earliest(job), carried.not_before or 0.0)
+        if latest and latest - self.clock() > HORIZON_SECONDS:
             days = f"{HORIZON_SECONDS / 86400:g} days"
             raise InvalidMessage(f"options.not_before: is more than {days} away", job_id=job.job_id)
         return carried.task(record, job)

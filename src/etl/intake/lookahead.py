@@ -127,7 +127,7 @@ class LookAhead:
     def pause_seconds(self) -> float:
         """Return how long to wait before the next read. Measures from one call to the next how busy this process is."""
         now, cpu = self._clock(), self._cpu()
-        is_busy = cpu - self._measured_cpu >= BUSY * (now - self._measured_at)
+        is_busy = cpu - self._measured_cpu > BUSY * (now - self._measured_at)
         self._measured_at, self._measured_cpu = now, cpu
         return BUSY_PAUSE_SECONDS if is_busy and not self._found_room else PAUSE_SECONDS
 

@@ -334,12 +334,10 @@ def servers_of(text: Text) -> tuple[str, str] | None:
     return (source, destination) if isinstance(source, str) and isinstance(destination, str) else None
 
 
-def _require_few_fields(data: Mapping[str, Any]) -> None:
+def _require_few_fields(data: dict[str, Any]) -> None:
     """Raise InvalidMessage if an object whose fields we know has so many that most must be unknown."""
-    if len(data) > FIELDS_LIMIT:
-        raise InvalidMessage(f"message: has more than {FIELDS_LIMIT} fields")
-    for name in ("source", "destination", "options"):
-        if isinstance(value := data.get(name), dict) and len(value) > FIELDS_LIMIT:
+    for name, value in [("message", data), *[(name, data.get(name)) for name in ("source", "destination", "options")]]:
+        if isinstance(value, dict) and len(value) > FIELDS_LIMIT:
             raise InvalidMessage(f"{name}: has more than {FIELDS_LIMIT} fields")
 
 

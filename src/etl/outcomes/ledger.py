@@ -61,7 +61,7 @@ class PartitionState:
         if (earlier := self.waiting.get(outcome.offset)) is not None:
             self.waiting_bytes -= earlier.size_bytes
         self.waiting[outcome.offset] = outcome
-        self.waiting_bytes += outcome.size_bytes
+        self.waiting_bytes += outcome.size_bytes if outcome.messages else 0
 
     def take(self, offset: int) -> Outcome:
         """Take out the outcome of a record."""

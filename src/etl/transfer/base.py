@@ -16,12 +16,12 @@ from etl.errors import (
     FileMissing,
     NotAFile,
     PermissionRefused,
-    SettingsError,
     StorageFull,
     UnknownType,
 )
 from etl.models.server import PROTOCOLS, ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
+from etl.transfer.proving import Proving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,7 +191,7 @@ class BaseTransfer(ABC):
         self.disconnect()
 
 
-class Session(BaseTransfer):
+class Session(Proving, BaseTransfer):
     """What the relay works with: a session that streams. Built-in protocols are these; `Staged` wraps the others.
 
     Paths are as in the job; the session puts them under the server's `base_path`. Sequence of a job on the source:
@@ -255,10 +255,7 @@ class Session(BaseTransfer):
         """Raise InvalidPath for a name that the server cannot take. Asked before anything is written."""
 
     def foresee(self, final: str, mtime: float | None) -> None:  # noqa: ARG002 - for those who need it
-        """Say what the next `write` is for: its final name, and the time stamp that it will be published with.
-
-        Some protocols write under the final name at once, unseen until it is published. Raises as `require_name` does.
-        """
+        """Say under which name and time stamp the next `write` will be published. Raises as `require_name` does."""
         self.require_name(final)
 
     @abstractmethod
@@ -286,18 +283,12 @@ class Session(BaseTransfer):
         """
 
     def publish_new(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
-        """Publish where nothing may be replaced: it was just looked for, and not there.
-
-        A protocol that can rename without replacing raises IOFailure for a file that came meanwhile.
-        """
+        """Publish where nothing was just now. Raises IOFailure for what came meanwhile, if the protocol can tell."""
         return self.publish(stored, final, mtime)
 
     def look_published(self, partial: str, final: str) -> Facts | None:  # noqa: ARG002 - for those who can tell
         """Look at a final name, whose partial file is gone; None also when it is known to be another file."""
-        try:
-            return self.look(final)
-        except SettingsError:  # a user's class may not be able to
-            return None
+        return self.look(final)
 
     def show(self, stored: Stored) -> None:
         """See to it that a partial file can be seen under its name, until it is published or removed."""
@@ -319,20 +310,6 @@ class Session(BaseTransfer):
     def traits(self) -> dict[str, str]:
         """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""
         return {}
-
-    def hashes(self) -> tuple[str, ...]:
-        """Return the algorithms by which the server itself makes checksums of its files, best first.
-
-        May ask once in a session whether it does at all.
-        """
-        return ()
-
-    def hash_of(self, path: str, algorithm: str, size_bytes: int) -> str | None:  # noqa: ARG002 - for those who can
-        """Have the server make the checksum of a stored file, of so many bytes: lower-case hexadecimal digits.
-
-        None: it does not, after all. May block for as long as a server needs to read the file.
-        """
-        return None
 
     @abstractmethod
     def names(self, folder: str, prefix: str = "") -> list[str]:

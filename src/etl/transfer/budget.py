@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from etl.errors import IOFailure
 
@@ -24,17 +24,20 @@ class Budget:
         self._taken_bytes = 0  # by all runs, beyond their own
         self._here = threading.local()  # its `taken_bytes`: by the run of this thread
 
-    @contextlib.contextmanager
-    def room(self) -> Iterator[None]:
-        """Count from here on, and give back all at the end."""
+    def room(self) -> _Room:
+        """Return a context, or decorator, in which is counted what is taken; at its end all is given back."""
+        return _Room(self)
+
+    def begin(self) -> None:
+        """Count from here on."""
         self._here.taken_bytes = 0
-        try:
-            yield
-        finally:
-            taken_bytes, self._here.taken_bytes = self._here.taken_bytes, None
-            if taken_bytes > OWN_BYTES:
-                with self._lock:
-                    self._taken_bytes -= taken_bytes - OWN_BYTES
+
+    def end(self) -> None:
+        """Give back all, and count no more."""
+        taken_bytes, self._here.taken_bytes = self._here.taken_bytes, None
+        if taken_bytes > OWN_BYTES:
+            with self._lock:
+                self._taken_bytes -= taken_bytes - OWN_BYTES
 
     def take(self, length: int) -> None:
         """Count a name of that length that is kept. Raises IOFailure when there is no memory for it."""
@@ -57,6 +60,19 @@ class Budget:
             self.take(len(name))
             result.append(name)
         return result
+
+
+class _Room(contextlib.ContextDecorator):
+    """A run's part of a budget. A generator would do, at the price of ten calls for each file."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+
+    def __enter__(self) -> None:
+        self._budget.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.end()
 
 
 LISTINGS = Budget()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from etl.errors import ConnectionLost, EtlError, TransferTimeout
 from etl.transfer.base import Promise
@@ -56,6 +58,40 @@ class Lazy(Generic[T]):
             tell()
         else:
             self._tell = tell
+
+
+class Unsettled:
+    """The promises of one session that were not settled yet, in the order in which they were made."""
+
+    def __init__(self) -> None:
+        self._promises: deque[Lazy[Any]] = deque()  # the first is not settled; of those behind it some may be
+
+    def later(self, compute: Callable[[], T], *, asks_more: bool = True) -> Lazy[T]:
+        """Return a promise that `settle` settles, if nobody asks for it before."""
+        self._drop_settled()
+        promise = Lazy(compute, asks_more=asks_more)
+        self._promises.append(promise)
+        return promise
+
+    @property
+    def asks_more(self) -> bool:
+        """May one of them need more commands, which a transfer forbids?"""
+        self._drop_settled()
+        return bool(self._promises) and any(one.asks_more and not one.is_settled for one in self._promises)
+
+    def _drop_settled(self) -> None:
+        while self._promises and self._promises[0].is_settled:
+            self._promises.popleft()
+
+    def settle(self, *, answered: bool = False) -> None:
+        """Settle all; or only those that take no more than the replies that are read in passing (`answered`)."""
+        waiting, self._promises = self._promises, deque()
+        for promise in waiting:
+            if answered and promise.asks_more:
+                self._promises.append(promise)
+                continue
+            with contextlib.suppress(EtlError):  # whoever holds the promise is told
+                promise.result()
 
 
 class Mapped(Generic[A, T]):

@@ -16,6 +16,7 @@ from etl.models.checksum import OWN, Checksum
 from etl.models.task import Facts, Unpublished
 from etl.transfer import sumfiles
 from etl.transfer.hashing import MAKERS, drained
+from etl.transfer.partials import telling_the_name
 from etl.transfer.paths import basename
 from etl.transfer.sameness import is_direct
 from etl.transfer.streaming import MemoryParcel
@@ -111,7 +112,8 @@ def algorithms(task: Task, destination: Session, size_bytes: int | None) -> tupl
         offered = destination.hashes()
         if not offered:
             _require_room_to_read_back(task, destination, size_bytes)
-        wanted = [*[name for name in wanted if name in offered], *offered[:1], *wanted]
+        both = [name for name in wanted if name in offered]
+        wanted = [*(both or offered[:1]), *wanted]
     return tuple(dict.fromkeys(wanted)) or (OWN,)
 
 
@@ -127,7 +129,8 @@ def prove(task: Task, facts: Facts, stored: Stored, destination: Session, buffer
         return Proof(rung, None)
     sent = Checksum(*next(iter(task.digests.items())))
     if task.job.options.verify == "checksum":
-        there, rung = digest_at(destination, stored.partial, sent.algorithm, stored.sent_bytes, buffer)
+        with telling_the_name(task, stored.partial):
+            there, rung = digest_at(destination, stored.partial, sent.algorithm, stored.sent_bytes, buffer)
         if there != sent.value:
             where, name = task.job.destination, destination.server.hostname
             raise CopyDamaged(f"{where}: its {sent.algorithm} is {there}, {sent.value} was sent", server=name)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from etl.errors import (
     AlreadyExists,
     ConnectionLost,
+    CopyDamaged,
     EtlError,
     FileMissing,
     InvalidPath,
@@ -231,7 +232,10 @@ def _publish_known(
     stored = Stored(known.partial, known.size_bytes, there.size_bytes)
     proof = Proof(known.verified_by, known.checksum)
     if not known.is_proven:  # the session was lost before more than its size was compared
-        proof = receipts.prove(task, known.facts, stored, destination, buffer)
+        try:
+            proof = receipts.prove(task, known.facts, stored, destination, buffer)
+        except CopyDamaged:
+            return None
     refuse_itself(task, source, destination, stored, orphans)
     if task.job.options.overwrite != "replace":
         _look_again(task, known.facts, destination)

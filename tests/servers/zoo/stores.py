@@ -28,8 +28,8 @@ class Store(Resident):
         return {"ENDPOINT": endpoint, **own, **more}
 
     def below(self, folder: str) -> Any:
-        """Return a folder of the bucket, by requests that nobody signed."""
-        return Objects(f"http://{self.host}:{self.port}/{self.bucket}", folder)
+        """Return a folder of the bucket, as a path."""
+        return self.root / self.bucket / folder
 
 
 class Versitygw(Store):
@@ -46,10 +46,6 @@ class Versitygw(Store):
         place = ("posix", "--sidecar", str(self.folder / "sidecar"), str(self.root))
         return [str(self.needs), *login, "--port", f"{self.host}:{self.port}", "--quiet", *place]
 
-    def below(self, folder: str) -> Any:
-        """Return a folder of the bucket, as a path."""
-        return self.root / self.bucket / folder
-
 
 class Gofakes3(Store):
     """gofakes3, which holds all in memory, and takes any signature."""
@@ -62,9 +58,13 @@ class Gofakes3(Store):
         own = ("-backend", "memory", "-initialbucket", self.bucket)
         return [str(self.needs), "-host", f"{self.host}:{self.port}", *own]
 
+    def below(self, folder: str) -> Any:
+        """Return a folder of the bucket, by requests that nobody signed."""
+        return Objects(f"http://{self.host}:{self.port}/{self.bucket}", folder)
+
 
 class S3Proxy(Store):
-    """s3proxy over a folder of this disk, whose files it does not like to come by any other way; it takes any login."""
+    """s3proxy over a folder of this disk."""
 
     needs = ZOO / "s3proxy" / ".made-by"
     keeps: ClassVar[dict[str, str]] = dict.fromkeys(("put", "parts", "size"), "ignored or refused")
@@ -73,7 +73,9 @@ class S3Proxy(Store):
         """Return the program and its arguments; writes its configuration."""
         (self.root / self.bucket).mkdir(exist_ok=True)
         own = {
-            "s3proxy.authorization": "none",
+            "s3proxy.authorization": "aws-v2-or-v4",
+            "s3proxy.identity": self.access_key,
+            "s3proxy.credential": self.secret_key,
             "s3proxy.endpoint": f"http://{self.host}:{self.port}",
             "jclouds.provider": "filesystem-nio2",
             "jclouds.filesystem.basedir": str(self.root),

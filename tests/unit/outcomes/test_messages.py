@@ -171,9 +171,11 @@ def test_a_deferral_holds_the_original_bytes_and_key_and_everything_else_in_head
 
 def test_a_deferred_published_job_is_still_published_when_it_is_read() -> None:
     facts = Facts(123, 1_700_000_000.5)
-    (message,) = ENVELOPES.deferral(task(published=True, verified_by="size", facts=facts), NOW + 60)
+    copied = task(published=True, verified_by="size", facts=facts, checksum="md5:00")
+    (message,) = ENVELOPES.deferral(copied, NOW + 60)
     carried = ENVELOPES.read(delivered(message))
     assert (carried.published, carried.verified_by, carried.facts) == (True, "size", facts)
+    assert carried.checksum == "md5:00"
 
 
 def test_a_deferred_job_published_by_an_earlier_process_is_still_published_when_it_is_read() -> None:

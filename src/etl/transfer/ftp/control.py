@@ -50,7 +50,7 @@ class Control:
     def __init__(
         self, sock: socket.socket, sockets: Sockets, server: str, pipelining: Pipelining, *, login: float, reply: float
     ) -> None:
-        self.sock, self.wire = sock, Wire(sock)
+        self.use(sock)
         self.server = server
         self.pipelining, self._twins = pipelining, Twins(pipelining.quirks)
         self._sockets = sockets
@@ -62,16 +62,20 @@ class Control:
         self._has_paired = False  # a command that transfers left in one write with others
         self._transfer: Pending | None = None
         self._overtaken: Pending | None = None  # a transfer whose last reply is due, while commands sent behind it are
-        self._broken: EtlError | None = None
+        self.broken: EtlError | None = None
         self._has_rested = False  # nothing was answered since nothing was due: if it is dead now it was dead before
 
     def __repr__(self) -> str:
         return f"<Control {self.server} {self.state.value}, due: {[pending.command for pending in self._due]}>"
 
+    def use(self, sock: socket.socket) -> None:
+        """Write and read on this socket from now on; nothing may be due."""
+        self.sock, self.wire = sock, Wire(sock)
+
     @property
     def state(self) -> State:
         """Where the session stands."""
-        if self._broken is not None:
+        if self.broken is not None:
             return State.BROKEN
         if self._login_deadline is not None:
             return State.LOGGING_IN
@@ -93,8 +97,8 @@ class Control:
         Raises InvalidPath when the argument holds a line break or NUL, RuntimeError while a transfer runs (a bug of
         the caller), and the session's first error once it is broken.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self.broken is not None:
+            raise self.broken
         if self._transfer is not None:
             raise RuntimeError(f"{verb} must wait for the end of {self._transfer.command}")
         line = verb.encode("ascii")
@@ -135,8 +139,8 @@ class Control:
 
     def push(self) -> None:
         """Send what is corked, or of it the first command where the server wants one at a time; read nothing."""
-        if self._broken is not None:
-            raise self._broken
+        if self.broken is not None:
+            raise self.broken
         if self._corked:
             self._write_corked()
 
@@ -146,7 +150,7 @@ class Control:
 
     def peek(self) -> None:
         """Read the replies that have come; wait for none, nor for the rest of one."""
-        while self._broken is None:
+        while self.broken is None:
             if (reply := self._take()) is not None:
                 self._give(reply)
             elif (data := self._received()) is None:
@@ -161,8 +165,8 @@ class Control:
 
         Raises RuntimeError while a transfer runs, and the session's first error once it is broken.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self.broken is not None:
+            raise self.broken
         if self._transfer is not None:
             raise RuntimeError(f"flush must wait for the end of {self._transfer.command}")
         while self._due:
@@ -196,8 +200,8 @@ class Control:
 
     def abandon(self, error: EtlError) -> None:
         """Make this connection unusable; what is due will never be read."""
-        if self._broken is None:
-            self._broken = error
+        if self.broken is None:
+            self.broken = error
         for pending in self._due:
             pending.error = error
         self._due.clear()
@@ -206,7 +210,7 @@ class Control:
 
     def say_goodbye(self) -> None:
         """Send QUIT, if that is possible at once and nothing is under way; its reply is not waited for."""
-        if self._broken is None and not self._due:
+        if self.broken is None and not self._due:
             self.sock.send(b"QUIT\r\n", socket.MSG_DONTWAIT)
 
     def _deadline(self, limit: float) -> float:
@@ -368,19 +372,13 @@ class Control:
 
     def _timed_out(self, limit: float) -> EtlError:
         self._doubt_pipelining()
-        error: EtlError
         command = self._due[0].command if self._due else "nothing"
+        kind: type[EtlError] = TransferTimeout
+        what = f"no reply to {command} within {limit:g} s (ETL_REPLY_TIMEOUT_SECONDS)"
         if self._login_deadline:
-            error = ServerUnavailable(
-                f"{self.server}: no welcome and login within {self._login_limit:g} s "
-                f"(ETL_LOGIN_TIMEOUT_SECONDS; waiting for the reply to {command})",
-                server=self.server,
-            )
-        else:
-            error = TransferTimeout(
-                f"{self.server}: no reply to {command} within {limit:g} s (ETL_REPLY_TIMEOUT_SECONDS)",
-                server=self.server,
-            )
+            kind, what = ServerUnavailable, f"no welcome and login within {self._login_limit:g} s "
+            what += f"(ETL_LOGIN_TIMEOUT_SECONDS; waiting for the reply to {command})"
+        error = kind(f"{self.server}: {what}", server=self.server)
         self.abandon(error)
         return error
 

@@ -5,9 +5,8 @@ A parcel, an upload or a rename is given the link; it never sees the session tha
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 from etl.errors import EtlError
 from etl.models.server import zone_of
@@ -15,15 +14,13 @@ from etl.transfer.ftp import known, telnet
 from etl.transfer.ftp.names import Names, check_encoding
 from etl.transfer.ftp.starting import Starting
 from etl.transfer.paths import basename, parent, refuse_misread
-from etl.transfer.promises import Lazy
+from etl.transfer.promises import Unsettled
 
 if TYPE_CHECKING:
     from etl.models.server import ServerConfig
     from etl.transfer.ftp.control import Control
     from etl.transfer.ftp.opening import DataConnections
     from etl.transfer.ftp.pending import Pending
-
-T = TypeVar("T")
 
 _WRITTEN_LIMIT = 16  # paths whose bytes are kept
 _LAST_BYTES_SECONDS = 3.0  # for what a network still holds when the server has said its last word
@@ -40,14 +37,14 @@ class Link:
         self.names = names
         self.zone = zone_of(server.time_zone)  # of the times that the server tells, and is told
         self.quirks = known.of(server.address)
-        self.starting = Starting(control, ways, self.settle_answered)
+        self.promises = Unsettled()
+        self.starting = Starting(control, ways, partial(self.promises.settle, answered=True))
         self.tries_bare = False  # names without a folder, in this session alone: the server may take no others
         self._folder: str | None = None  # that was entered to name its files
         self._written: dict[str, bytes] = {}  # paths lately asked for: each is sent three or four times
         self.refuses_times = False  # stamps of files, as far as this session has seen
         self.hash_name: str | None = None  # the algorithm that HASH is set to, as far as this session has set it
         self._features = features
-        self._unsettled: list[Lazy[object]] = []
 
     @property
     def name(self) -> str:
@@ -76,14 +73,9 @@ class Link:
 
     def wire(self, whole_path: str) -> bytes:
         """Return the bytes of a whole path, as they are sent."""
-        if (written := self._written.get(whole_path)) is not None:
-            return written
         path = self.names.wire(whole_path)
         refuse_misread(whole_path, path)
         if telnet.IAC not in path:
-            if len(self._written) >= _WRITTEN_LIMIT:
-                self._written.clear()
-            self._written[whole_path] = path
             return path
         return telnet.written(self.control, self.quirks, path, may_make="write" in self.server.access)
 
@@ -93,7 +85,13 @@ class Link:
         Then its folder is entered before, and that is waited for: a command must not meet another folder's file.
         """
         if not (self.quirks.bare_names or self.tries_bare):
-            return self.wire(whole_path)
+            if (written := self._written.get(whole_path)) is None:
+                written = self.wire(whole_path)
+                if telnet.IAC not in written:  # else how it is written may change
+                    if len(self._written) >= _WRITTEN_LIMIT:
+                        self._written.clear()
+                    self._written[whole_path] = written
+            return written
         folder = parent(whole_path) or "/"
         if folder != self._folder:
             if not self.ask("CWD", folder).result().is_success:
@@ -135,34 +133,13 @@ class Link:
         """Make the session unusable."""
         self.control.abandon(error)
 
-    # --- promises ---------------------------------------------------------------------------------------------
-
-    def later(self, compute: Callable[[], T], *, asks_more: bool = True) -> Lazy[T]:
-        """Return a promise that is settled by `flush` at the latest."""
-        promise = Lazy(compute, asks_more=asks_more)
-        self._unsettled.append(promise)  # type: ignore[arg-type]  # settled only: of whatever it is
-        return promise
-
     def flush(self) -> None:
         """Send what is corked, read every reply that is due, settle every promise."""
-        waiting, self._unsettled = self._unsettled, []
-        for promise in waiting:
-            with contextlib.suppress(EtlError):  # whoever holds the promise is told
-                promise.result()
+        self.promises.settle()
         self.control.flush()
         self.starting.connect_prepared()
 
     def settle_all(self) -> None:
         """Settle promises before a transfer whose answers may need commands, which a transfer forbids."""
-        if self._unsettled and any(promise.asks_more for promise in self._unsettled):
+        if self.promises.asks_more:
             self.flush()
-
-    def settle_answered(self) -> None:
-        """Settle promises that take no more than the replies that are read in passing."""
-        if not self._unsettled:
-            return
-        waiting = [promise for promise in self._unsettled if not promise.asks_more]
-        self._unsettled = [promise for promise in self._unsettled if promise.asks_more]
-        for promise in waiting:
-            with contextlib.suppress(EtlError):  # whoever holds the promise is told
-                promise.result()

@@ -153,7 +153,7 @@ class FTPTransfer(Resumable):
     @property
     def is_over(self) -> bool:
         """Has an error ended it?"""
-        return self._control is not None and self._control.state is State.BROKEN
+        return self._control is not None and self._control.broken is not None
 
     def prepare(self) -> None:
         """Queue the opening of a data connection."""
@@ -248,7 +248,7 @@ class FTPTransfer(Resumable):
         partial, target = link.names.whole(stored.partial), link.names.whole(final)
         stamped = Stamping(link).stamp(partial, mtime)
         before = self._shown if partial == target else None
-        published = link.later(Renaming(link).publishing(partial, target, stored.sent_bytes, stamped, before))
+        published = link.promises.later(Renaming(link).publishing(partial, target, stored.sent_bytes, stamped, before))
         link.control.push()
         link.starting.connect_prepared()
         return published
@@ -283,7 +283,7 @@ class FTPTransfer(Resumable):
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask size and time again."""
         is_same = self._ask_again(parcel)
-        return self.link.later(lambda: _unless_over(parcel, is_same), asks_more=False)
+        return self.link.promises.later(lambda: _unless_over(parcel, is_same), asks_more=False)
 
     def _ask_again(self, parcel: Parcel) -> Callable[[], bool]:
         whole = self.link.names.whole(parcel.path)
@@ -299,20 +299,20 @@ class FTPTransfer(Resumable):
         parcel.leave()
         control.overtake()
         is_same = self._ask_again(parcel)
-        return self.link.later(lambda: parcel.judged(is_same=is_same()), asks_more=False)
+        return self.link.promises.later(lambda: parcel.judged(is_same=is_same()), asks_more=False)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete or move a file."""
         link = self.link
         whole = link.names.whole(path)
         if move_to is not None:
-            return link.later(Renaming(link).moving(whole, link.names.whole(move_to)))
+            return link.promises.later(Renaming(link).moving(whole, link.names.whole(move_to)))
         deleted = link.ask("DELE", whole)
 
         def complete() -> None:
             _deleted(link, whole, deleted.result())
 
-        return link.later(complete)
+        return link.promises.later(complete)
 
     def remove(self, path: str) -> bool:
         """Delete a file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from etl.transfer.ftp import hashing
 from etl.transfer.ftp.names import quoted_path
 from etl.transfer.ftp.opening import port_in
 
@@ -31,6 +32,7 @@ def traits_of(link: Link) -> dict[str, str]:
         "EPSV": _way(control, "EPSV"),
         "PASV": _way(control, "PASV"),
         "commands": commands,
+        "checksums": ", ".join(hashing.offered(link)) or "none",
     }
 
 

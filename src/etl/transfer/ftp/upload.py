@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from etl.errors import ConnectionLost, EtlError, IOFailure, StorageFull
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
+from etl.transfer.ftp.names import size_in
 from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, plain_error
 from etl.transfer.ftp.starting import Running
 from etl.transfer.paths import parent
@@ -220,7 +221,7 @@ class Upload:
                 self._unjudged = stor
                 return None
             stor.result(data)
-            if not stor.has_failed and not self._was_taken(data):
+            if not stor.has_failed and not self._was_taken(data) and not self._is_known_to_be_there():
                 self._remove_quietly()
                 raise self._ended_early()
         finally:
@@ -238,6 +239,16 @@ class Upload:
         elif is_patient:
             quirks.left_open += 1
         return was_taken is not False
+
+    def _is_known_to_be_there(self) -> bool:
+        """Is a file that nobody else has written as long as what was sent? Some reset each connection that they close.
+
+        Under a final name it may be another one.
+        """
+        if self._link.server.publish == "direct":
+            return False
+        size = self._link.ask("SIZE", self._whole).result()
+        return size.is_success and size_in(size.line) == self._sent_bytes
 
     def _has_last_word_only(self, running: Running) -> bool:
         """Is the final reply all that is to come, and may the next commands be sent before it?"""

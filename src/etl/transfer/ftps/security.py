@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError
 from etl.transfer.ftp.security import Security
-from etl.transfer.ftp.wire import Wire
 from etl.transfer.ftps import refusals
 from etl.transfer.ftps.agreement import Agreement
 from etl.transfer.ftps.opening import SecureDataConnections
@@ -61,8 +60,7 @@ class Encrypted(Security):
         if reply.code != _ENCRYPTED:
             raise refusals.no_auth(self._server, reply)
         control.require_silence()  # what came with the reply may not be taken for an answer that was encrypted
-        control.sock = self._encrypt(control.sock)
-        control.wire = Wire(control.sock)
+        control.use(self._encrypt(control.sock))
 
     def after_login(self, control: Control) -> None:
         """Have data connections encrypted, or not, as it is set."""

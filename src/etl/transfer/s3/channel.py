@@ -6,6 +6,7 @@ Also the form of answers (HTTP/1.1, RFC 9112): their heads, and where their bodi
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import time
@@ -16,6 +17,10 @@ from etl.transfer.watch import Watch
 
 if TYPE_CHECKING:
     from etl.transfer.ftps.tunnel import Tunnel
+
+LENGTH = re.compile(r"[0-9]{1,18}")
+_STATUS = re.compile(r"(HTTP/1\.[01]) ([1-9][0-9]{2})(?: |$)")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15}) *(?:;|$)")
 
 _BLOCK_BYTES = 256 * 1024  # encrypted at once
 _HEAD_BYTES = 64 * 1024  # of an answer at most
@@ -197,11 +202,10 @@ class Body:
             if not self._is_first:
                 self._channel.read_line(self._watch)
             self._is_first = False
-            size = self._channel.read_line(self._watch).partition(b";")[0].strip()
-            try:
-                self._chunk_left = int(size, 16)
-            except ValueError as error:
-                raise MalformedError("a chunk of an answer has no length") from error
+            size = _CHUNK.match(self._channel.read_line(self._watch))
+            if size is None:
+                raise MalformedError("a chunk of an answer has no length")
+            self._chunk_left = int(size[1], 16)
             if not self._chunk_left:
                 while self._channel.read_line(self._watch):
                     """Pass over what follows the last chunk."""
@@ -249,10 +253,10 @@ def read_answer(channel: Channel, method: str, wait: Watch, flow: Watch) -> Answ
     """Wait for an answer; its body is read by `Body`. `wait`: for the head, `flow`: for the body."""
     while True:
         head = channel.read_head(wait).decode("latin-1").split("\r\n")
-        version, _, rest = head[0].partition(" ")
-        if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+        found = _STATUS.match(head[0])
+        if found is None:
             raise MalformedError(f"no HTTP: {head[0][:60]!r}")
-        status = int(rest[:3])
+        version, status = found[1], int(found[2])
         if status >= 200:
             break
     headers: dict[str, str] = {}
@@ -265,7 +269,7 @@ def read_answer(channel: Channel, method: str, wait: Watch, flow: Watch) -> Answ
         body = Body(channel, flow, 0, is_chunked=False, keeps=keeps)
     elif "chunked" in headers.get("transfer-encoding", "").lower():
         body = Body(channel, flow, None, is_chunked=True, keeps=keeps)
-    elif length and not length.isdigit():
+    elif length and not LENGTH.fullmatch(length):
         raise MalformedError("an answer's length is no number")
     else:
         body = Body(channel, flow, int(length) if length else None, is_chunked=False, keeps=keeps)

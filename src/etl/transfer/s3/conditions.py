@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import EtlError
+from etl.errors import EtlError, IOFailure, PermissionRefused
 from etl.transfer.s3 import documents
 from etl.transfer.s3.upload import abort_by_id
 
@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 def kept(link: Link, condition: dict[str, str], beside: str, *, is_parts: bool) -> dict[str, str]:
     """Return a condition if the store is known to keep to it, else none; `beside`: a key in whose folder to try."""
-    if (condition or is_parts) and not link.store.is_tried:
-        _try_out(link, beside)
+    if condition or is_parts:
+        try_out(link, beside)
     store = link.store
     return condition if (store.keeps_complete_conditions if is_parts else store.keeps_put_conditions) else {}
 
@@ -43,25 +43,29 @@ def traits(link: Link) -> dict[str, str]:
     }
 
 
-def _try_out(link: Link, beside: str) -> None:
-    """Try the store out with an object of our own, which is removed again. Where that fails nothing is believed."""
+def try_out(link: Link, beside: str) -> None:
+    """Try the store out with an object of our own, which is removed again; what is refused is not believed.
+
+    Sessions that do so at the same time learn the same.
+    """
     store = link.store
-    with store.lock:
-        if store.is_tried:
-            return
-        folder, slash, _ = beside.rpartition("/")
-        name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
-        key = f"{folder}{slash}{name}"
-        try:
-            link.require_success(key, link.ask("PUT", key, body=b"etl"))
-            store.keeps_put_conditions = all(
-                _is_refused_for(link, key, condition) for condition in (NOTHING_THERE, {"if-match": f'"{"0" * 32}"'})
-            )
-            store.keeps_complete_conditions = store.keeps_put_conditions and _refuses_parts(link, key, NOTHING_THERE)
-            store.keeps_object_sizes = _refuses_parts(link, key, {"x-amz-mp-object-size": "7"})
-        finally:
-            link.ask("DELETE", key)
-        store.is_tried = True
+    if store.is_tried:
+        return
+    folder, slash, _ = beside.rpartition("/")
+    name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
+    key = f"{folder}{slash}{name}"
+    try:
+        link.require_success(key, link.ask("PUT", key, body=b"etl"))
+        store.keeps_put_conditions = all(
+            _is_refused_for(link, key, condition) for condition in (NOTHING_THERE, {"if-match": f'"{"0" * 32}"'})
+        )
+        store.keeps_complete_conditions = store.keeps_put_conditions and _refuses_parts(link, key, NOTHING_THERE)
+        store.keeps_object_sizes = _refuses_parts(link, key, {"x-amz-mp-object-size": "7"})
+    except (PermissionRefused, IOFailure) as error:
+        log.warning("store could not be tried out", server=link.name, error=str(error))
+    finally:
+        link.ask("DELETE", key)
+    store.is_tried = True
     log.info("store tried out", server=link.name, **traits(link))
 
 

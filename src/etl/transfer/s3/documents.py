@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.sax.saxutils import escape
@@ -18,7 +18,6 @@ class Part(NamedTuple):
 
     number: int
     etag: str
-    checksum: str = ""  # its CRC32C, in base64, where the store checks them
 
 
 def root_of(content: bytes) -> ET.Element | None:
@@ -66,16 +65,12 @@ class Begun(NamedTuple):
 
     key: str
     upload_id: str
-    initiated: str  # ISO 8601, UTC
 
 
 def uploads_of(content: bytes) -> tuple[list[Begun], tuple[str, str] | None]:
     """Read a page of ListMultipartUploads; return also where the next page begins, None: it was the last."""
     root = _listed(content, "ListMultipartUploadsResult")
-    found = [
-        Begun(_name(root, entry, "Key"), text_of(entry, "UploadId"), text_of(entry, "Initiated"))
-        for entry in root.findall("Upload")
-    ]
+    found = [Begun(_name(root, entry, "Key"), text_of(entry, "UploadId")) for entry in root.findall("Upload")]
     if text_of(root, "IsTruncated") != "true":
         return found, None
     return found, (_name(root, root, "NextKeyMarker"), text_of(root, "NextUploadIdMarker"))
@@ -83,15 +78,8 @@ def uploads_of(content: bytes) -> tuple[list[Begun], tuple[str, str] | None]:
 
 def completion(parts: Iterable[Part]) -> bytes:
     """Return the list of an upload's parts that completes it."""
-    return b"".join([b"<CompleteMultipartUpload>", *_parts(parts), b"</CompleteMultipartUpload>"])
-
-
-def _parts(parts: Iterable[Part]) -> Iterator[bytes]:
-    for part in parts:
-        checksum = f"<ChecksumCRC32C>{part.checksum}</ChecksumCRC32C>" if part.checksum else ""
-        yield (
-            f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>{checksum}</Part>"
-        ).encode()
+    lines = [f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>" for part in parts]
+    return f"<CompleteMultipartUpload>{''.join(lines)}</CompleteMultipartUpload>".encode()
 
 
 def _listed(content: bytes, kind: str) -> ET.Element:

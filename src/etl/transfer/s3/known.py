@@ -19,13 +19,11 @@ class Store:
     """One bucket of one store. Each field is written whole, by any session: the worst is that it is learnt twice."""
 
     region: str = ""  # as the store told it
-    skew_seconds: float = 0.0
     takes_checksums: bool | None = None  # on PUT: True: answers with them; False: refuses them; None: not known yet
     is_tried: bool = False  # were the next three found out?
     keeps_put_conditions: bool = False
     keeps_complete_conditions: bool = False
     keeps_object_sizes: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)  # held by the one session that tries the store out
 
 
 @dataclass

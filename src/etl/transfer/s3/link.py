@@ -16,6 +16,7 @@ from etl.errors import (
     InvalidPath,
     IOFailure,
     ServerUnavailable,
+    SessionFault,
     SettingsError,
     TransferTimeout,
 )
@@ -24,7 +25,7 @@ from etl.transfer.ftps import options as tls_options
 from etl.transfer.ftps import refusals as tls_refusals
 from etl.transfer.ftps.agreement import Agreement
 from etl.transfer.ftps.tunnel import SecureSocket, Tunnel
-from etl.transfer.paths import refuse_unusable
+from etl.transfer.paths import refuse_misread, refuse_unusable
 from etl.transfer.s3 import documents, known, refusals, signing
 from etl.transfer.s3.channel import Answer, Channel, EndedError, MalformedError, read_answer
 from etl.transfer.s3.options import DEFAULT_REGION, Options
@@ -73,10 +74,11 @@ class Link:
         base = self.server.base_path.strip("/")
         key = f"{base}/{path.removeprefix('/')}" if base else path.removeprefix("/")
         try:
-            length = len(key.encode())
+            wire = key.encode()
         except UnicodeError as error:
             raise InvalidPath(f"{self.name}:{path!r} cannot be written in UTF-8", server=self.name) from error
-        if length > _KEY_BYTES:
+        refuse_misread(key, wire)  # the store may be a folder of files
+        if len(wire) > _KEY_BYTES:
             raise InvalidPath(f"{self.name}:{path!r} has more than {_KEY_BYTES} bytes", server=self.name)
         return key
 
@@ -93,9 +95,14 @@ class Link:
         query: Query = (),
         headers: Mapping[str, str] | None = None,
         body: bytes | memoryview = b"",
+        *,
+        once: bool = False,
     ) -> Answer:
-        """Send a request that may be sent twice; read its answer whole, refused or not. Raises ConnectionLost ..."""
-        answer = self.begin(method, key, query, headers, body)
+        """Send a request and read its answer whole, refused or not.
+
+        `once`: it is not sent again where its answer may have been lost. Raises ConnectionLost, TransferTimeout ...
+        """
+        answer = self.begin(method, key, query, headers, body, once=once)
         self.read_whole(answer)
         return answer
 
@@ -106,16 +113,23 @@ class Link:
         query: Query = (),
         headers: Mapping[str, str] | None = None,
         body: bytes | memoryview = b"",
+        *,
+        once: bool = False,
     ) -> Answer:
-        """Send a request that may be sent twice; the body of a success is left to be read."""
+        """Send a request; the body of a success is left to be read."""
         for tries_left in reversed(range(_TRIES)):
             is_new = self._prepare()
             try:
                 answer = self._exchange(method, key, query, headers, body)
             except _Ended as ended:
-                if tries_left and not is_new and not ended.began:
-                    continue  # closed by the store while it was idle
-                raise ended.error from ended
+                if is_new or ended.began:
+                    raise
+                # Most likely it was closed by the store while it was idle.
+                if once:
+                    raise SessionFault(str(ended), server=self.name) from ended
+                if not tries_left:
+                    raise
+                continue
             if not (tries_left and self._is_mended(answer)):
                 return answer
         raise AssertionError("the last try returns or raises")
@@ -146,8 +160,6 @@ class Link:
                     answer = self._early_answer(channel, error)
                 else:
                     answer = self._answer(channel, "PUT")
-        except _Ended as ended:
-            raise ended.error from ended
         except BaseException:
             self.close()
             raise
@@ -169,11 +181,8 @@ class Link:
 
     def read_whole(self, answer: Answer) -> None:
         """Read the body of an answer into its `content`."""
-        try:
-            with self.translated():
-                answer.content += answer.body.read_all(documents.LIMIT_BYTES)
-        except _Ended as ended:
-            raise ended.error from ended
+        with self.translated():
+            answer.content += answer.body.read_all(documents.LIMIT_BYTES)
 
     def refused(self, what: str, answer: Answer) -> EtlError:
         """Return the error that a refused answer stands for."""
@@ -354,7 +363,7 @@ class Link:
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn what sockets say into our errors; what may be tried once more leaves as `_Ended`."""
+        """Turn what sockets say into our errors."""
         name = self.name
         try:
             yield
@@ -368,9 +377,9 @@ class Link:
             raise IOFailure(f"{name}: {error}", server=name) from error
         except (EndedError, OSError) as error:
             self.close()
-            began = error.began if isinstance(error, EndedError) else False
-            lost = self._aborted() if self.sockets.is_cut else ConnectionLost(f"{name}: {error}", server=name)
-            raise _Ended(lost, began=began) from error
+            if self.sockets.is_cut:
+                raise self._aborted() from error
+            raise _Ended(f"{name}: {error}", name, began=isinstance(error, EndedError) and error.began) from error
 
     def _aborted(self) -> ConnectionLost:
         return ConnectionLost(f"{self.name}: the session was aborted", server=self.name)
@@ -380,10 +389,9 @@ class _EarlyError(Exception):
     """Raised when an answer comes before a request was sent whole."""
 
 
-class _Ended(Exception):
+class _Ended(ConnectionLost):
     """Raised when a connection ends; `began`: something of the answer had come."""
 
-    def __init__(self, error: ConnectionLost, *, began: bool) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def __init__(self, message: str, server: str, *, began: bool) -> None:
+        super().__init__(message, server=server)
         self.began = began

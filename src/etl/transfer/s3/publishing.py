@@ -46,16 +46,16 @@ def publish(link: Link, writing: Writing, key: str, mtime: float | None, conditi
 
 
 def _put(link: Link, writing: Writing, key: str, mtime: float | None, condition: dict[str, str]) -> None:
-    assert writing.held is not None  # noqa: S101 - it is what is put
-    content, store = writing.held.content, link.store
+    content, store = writing.held, link.store
+    assert content is not None  # noqa: S101 - it is what is put
     headers = headers_of(link, writing.mark, mtime) | condition
 
     def ask() -> Answer:
         checksum = {} if store.takes_checksums is False else {_CHECKSUM: checksum_of(content)}
-        answer = link.ask("PUT", key, headers=headers | checksum, body=content)
+        answer = link.ask("PUT", key, headers=headers | checksum, body=content, once=True)
         if checksum and store.takes_checksums is not True and _refuses_checksums(answer):
             store.takes_checksums = False
-            answer = link.ask("PUT", key, headers=headers, body=content)
+            answer = link.ask("PUT", key, headers=headers, body=content, once=True)
         if not refusals.is_refused(answer) and _CHECKSUM in answer.headers:
             store.takes_checksums = True
         return answer
@@ -78,7 +78,7 @@ def _complete(link: Link, writing: Writing, condition: dict[str, str]) -> None:
     body = documents.completion(upload.parts)
 
     def ask() -> Answer:
-        return link.ask("POST", upload.key, [("uploadId", upload.upload_id)], headers, body)
+        return link.ask("POST", upload.key, [("uploadId", upload.upload_id)], headers, body, once=True)
 
     answer = _asked(link, writing, upload.key, ask)
     if answer is None or not link.store.keeps_object_sizes:

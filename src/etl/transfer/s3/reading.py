@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from etl.errors import SourceChanged
 from etl.models.task import Facts
-from etl.transfer.s3.channel import EndedError, MalformedError
+from etl.transfer.s3.channel import LENGTH, EndedError, MalformedError
 
 if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer
@@ -21,7 +22,7 @@ _DRAINED_BYTES = 64 * 1024  # rather than a new connection
 def facts_of(answer: Answer) -> Facts:
     """Return what the head of an answer tells of an object: its own time stamp, else when it was stored."""
     length = answer.headers.get("content-length", "")
-    return Facts(int(length) if length.isdigit() else None, _mtime_of(answer))
+    return Facts(int(length) if LENGTH.fullmatch(length) else None, _mtime_of(answer))
 
 
 def etag_of(answer: Answer) -> str:
@@ -30,22 +31,18 @@ def etag_of(answer: Answer) -> str:
 
 
 def _mtime_of(answer: Answer) -> float | None:
-    try:
-        return float(answer.headers[MTIME])
-    except (KeyError, ValueError):
-        pass
-    try:
+    with contextlib.suppress(KeyError, ValueError):
+        if math.isfinite(mtime := float(answer.headers[MTIME])):
+            return mtime
+    with contextlib.suppress(KeyError, ValueError, TypeError, OverflowError):
         return parsedate_to_datetime(answer.headers["last-modified"]).timestamp()
-    except (KeyError, ValueError, TypeError):
-        return None
+    return None
 
 
-def open_object(link: Link, path: str, version: str) -> S3Parcel:
-    """Open an object; `version`: the tag that it must have, empty: any. Raises FileMissing, SourceChanged."""
+def open_object(link: Link, path: str) -> S3Parcel:
+    """Open an object. Raises FileMissing, PermissionRefused ..."""
     key = link.key(path)
-    answer = link.begin("GET", key, headers={"if-match": version} if version else {})
-    if answer.status == 412:
-        raise SourceChanged(f"{link.name}:{key} changed after it was looked at", server=link.name)
+    answer = link.begin("GET", key)
     if answer.status >= 300:
         raise link.refused(key, answer)
     return S3Parcel(link, path, answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ _BY_STATUS: dict[int, type[EtlError]] = {
     507: StorageFull,
 }
 _SKEWED, _NO_BUCKET = "RequestTimeTooSkewed", "NoSuchBucket"
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _MOVED = {301, 307, 308}
 _NO_TLS = {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 
@@ -59,7 +61,10 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG",
 def code_of(answer: Answer) -> str:
     """Return the store's code for what went wrong, empty where it gives none."""
     root = documents.root_of(answer.content)
-    return documents.text_of(root, "Code") if root is not None and root.tag == "Error" else ""
+    if root is None or root.tag != "Error":
+        return ""
+    code = documents.text_of(root, "Code")
+    return code if _WORD.fullmatch(code) else "UnreadableCode"
 
 
 def is_refused(answer: Answer) -> bool:
@@ -71,14 +76,15 @@ def region_told(answer: Answer) -> str:
     """Return the region that a store says is the right one, empty where it does not."""
     told = answer.headers.get("x-amz-bucket-region", "")
     root = documents.root_of(answer.content)
-    return told or documents.text_of(root, "Region")
+    told = told or documents.text_of(root, "Region")
+    return told if _WORD.fullmatch(told) else ""
 
 
 def skew_of(answer: Answer, now: datetime) -> float | None:
     """Return by how many seconds the store's clock is ahead of `now`; None where it does not tell."""
     try:
         return (parsedate_to_datetime(answer.headers["date"]) - now).total_seconds()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
 
 
@@ -86,6 +92,7 @@ def refused(server: ServerConfig, what: str, answer: Answer, now: datetime) -> E
     """Return the error for a refused request; `what`: the key, or the bucket."""
     name, code, where = server.hostname, code_of(answer), f"{server.hostname}:{what}"
     said = documents.text_of(documents.root_of(answer.content), "Message")
+    said = "".join([sign if sign.isprintable() else "?" for sign in said])
     text = f"{where}: {answer.status} {code or 'without a code'}{f' ({said[:300]})' if said else ''}"
     if code == _SKEWED:
         skew = skew_of(answer, now)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import InvalidPath, IOFailure, PermissionRefused
+from etl.errors import InvalidPath, IOFailure, PermissionRefused, SettingsError
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from etl.models.task import Facts
     from etl.transfer.base import Parcel
 
-_LOOK_SECONDS = 60.0  # for which what was looked at is what is meant
 _PAGES = 10_000  # of a listing at most, with 1000 names each
 
 
@@ -42,7 +40,7 @@ class S3Transfer(Streaming):
         self._link = Link(server, self.settings, self._sockets)
         self._plan: upload.Plan | None = None
         self._writings: dict[str, upload.Writing] = {}  # by whole partial path: written, and not published yet
-        self._looked: dict[str, tuple[float, str | None]] = {}  # by key: when, and the tag; None: nothing was there
+        self._looked: dict[str, str | None] = {}  # since the last `write`, by key: the tag; None: nothing was there
 
     # --- the session itself -----------------------------------------------------------------------------------
 
@@ -64,6 +62,7 @@ class S3Transfer(Streaming):
 
     def disconnect(self) -> None:
         """Close the connection. Nothing is owed."""
+        self._writings.clear()
         self._link.close()
         self._sockets.close_all()
 
@@ -93,8 +92,11 @@ class S3Transfer(Streaming):
     # --- transfers --------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> Parcel:
-        """Open an object; of one that was just looked at that very version."""
-        return open_object(self._link, path, self._version_of(self._link.key(path)) or "")
+        """Open an object: all that comes is of one version."""
+        if self._link.key(path) in self._writings:
+            what = "a file that goes to a bucket cannot be read back before it is published (verify: checksum)"
+            raise SettingsError(f"{self.server.hostname}: {what}", server=self.server.hostname)
+        return open_object(self._link, path)
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask for the version that is there."""
@@ -154,17 +156,13 @@ class S3Transfer(Streaming):
         return Settled(published)
 
     def _looked_condition(self, key: str) -> dict[str, str]:
+        """Return on which condition the key may be replaced: that it has what was looked at since `write`."""
         if key not in self._looked:
             return {}
-        version = self._version_of(key)
+        version = self._looked[key]
         if version is None:
             return conditions.NOTHING_THERE
         return {"if-match": version} if version else {}
-
-    def _version_of(self, key: str) -> str | None:
-        """Return the tag of what was looked at a moment ago; None: nothing was there; empty: it was not looked at."""
-        looked_at, version = self._looked.pop(key, (0.0, ""))
-        return version if time.monotonic() - looked_at < _LOOK_SECONDS else ""
 
     # --- questions and changes --------------------------------------------------------------------------------
 
@@ -173,10 +171,10 @@ class S3Transfer(Streaming):
         key = self._link.key(path)
         answer = self._link.ask("HEAD", key)
         if answer.status == 404:
-            self._looked = {key: (time.monotonic(), None)}
+            self._looked = {key: None}
             return None
         self._link.require_success(key, answer)
-        self._looked = {key: (time.monotonic(), etag_of(answer))}
+        self._looked = {key: etag_of(answer)}
         return facts_of(answer)
 
     def look_published(self, partial: str, final: str) -> Facts | None:
@@ -231,20 +229,22 @@ class S3Transfer(Streaming):
         top = f"{top.rstrip('/')}/" if top else ""
         query = [("list-type", "2"), ("prefix", top + prefix), ("delimiter", "/"), ("encoding-type", "url")]
         names: list[str] = []
-        page, pages = "", 0
-        while pages < _PAGES:
+        page = ""
+        for _ in range(_PAGES):
             more = [("continuation-token", page)] if page else []
             answer = link.require_success(top, link.ask("GET", query=[*query, *more]))
             listed = documents.listing_of(answer.content)
             for key in (*listed.keys, *listed.folders):
-                if name := key.removeprefix(top).rstrip("/"):
+                name = key.removeprefix(top).rstrip("/")
+                if key.startswith(top) and name and "/" not in name:
                     LISTINGS.take(len(name))
                     names.append(name)
-            page, pages = listed.next_page, pages + 1
+            page = listed.next_page
             if not page:
-                break
-        return names
+                return names
+        raise IOFailure(f"{link.name}:{top}: a listing of more than {_PAGES} pages", server=link.name)
 
     def traits(self) -> dict[str, str]:
-        """Return what was found out about the store."""
+        """Try the store out, and return what was found."""
+        conditions.try_out(self._link, self._link.key("etl-check"))
         return conditions.traits(self._link)

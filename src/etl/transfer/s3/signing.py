@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED = "UNSIGNED-PAYLOAD"
-EMPTY = hashlib.sha256(b"").hexdigest()
 
 Query = Iterable[tuple[str, str]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, SizeMismatch, StorageFull
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer
     from etl.transfer.s3.link import Link
 
-HELD_BYTES = 5 << 20  # of a file that waits in memory: smaller parts no store takes
+HELD_BYTES = 2 << 20  # of a file that waits in memory until it is published
 PART_BYTES = 16 << 20  # of a file whose size is known
-BLIND_PART_BYTES = 8 << 20  # of one whose size is not: each is gathered in memory first
+BLIND_PART_BYTES = 5 << 20  # of one whose size is not: gathered in memory; smaller parts no store takes
 _PARTS = 9000  # at most, of the 10,000 that stores take
 _PARTS_OF_STORES = 10_000
 MARK = "x-amz-meta-etl-upload"  # which upload an object came by: decides when an answer was lost
@@ -37,23 +37,15 @@ class Plan:
 
 
 @dataclass
-class Held:
-    """A whole file in memory."""
-
-    content: memoryview
-
-
-@dataclass
 class Writing:
     """One file on its way: what it is made of, and what its object will be made with."""
 
     plan: Plan
     partial: str  # the whole path of the partial name, which names the upload in this process
     mark: str
-    held: Held | None = None
+    held: memoryview | None = None  # the whole file, in memory
     upload: known.Upload | None = None
     sent_bytes: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
     is_shown: bool = False  # is there an object under the partial name, to be removed again?
 
 
@@ -84,13 +76,13 @@ def send(link: Link, writing: Writing, parcel: Parcel, buffer: memoryview) -> No
     """Take all of a parcel: into memory, or to the store as parts. Of a failed upload nothing is left."""
     size_bytes = parcel.facts.size_bytes
     if parcel.held is not None:
-        writing.held, writing.sent_bytes = Held(parcel.held), len(parcel.held)
+        writing.held, writing.sent_bytes = parcel.held, len(parcel.held)
         return
     reader = _Reader(parcel, buffer)
     if size_bytes is not None and size_bytes <= HELD_BYTES:
         room = memoryview(bytearray(size_bytes))
         count = reader.fill(room)
-        writing.held, writing.sent_bytes = Held(room[:count]), count
+        writing.held, writing.sent_bytes = room[:count], count
         reader.require_end()
         return
     first = memoryview(bytearray(0))
@@ -98,7 +90,7 @@ def send(link: Link, writing: Writing, parcel: Parcel, buffer: memoryview) -> No
         first = memoryview(bytearray(BLIND_PART_BYTES))
         count = reader.fill(first)
         if count < len(first):
-            writing.held, writing.sent_bytes = Held(first[:count]), count
+            writing.held, writing.sent_bytes = first[:count], count
             return
     try:
         _begin(link, writing, BLIND_PART_BYTES if size_bytes is None else part_bytes(size_bytes))
@@ -144,8 +136,8 @@ class _Reader:
 
 
 def _begin(link: Link, writing: Writing, size_of_parts: int) -> None:
-    writing.headers = headers_of(link, writing.mark, writing.plan.mtime)
-    answer = link.ask("POST", writing.plan.key, [("uploads", "")], writing.headers)
+    headers = headers_of(link, writing.mark, writing.plan.mtime)
+    answer = link.ask("POST", writing.plan.key, [("uploads", "")], headers, once=True)
     link.require_success(writing.plan.key, answer)
     upload_id = documents.required(answer.content, "UploadId")
     writing.upload = known.Upload(writing.plan.key, upload_id, size_of_parts)

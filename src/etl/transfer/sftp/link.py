@@ -5,15 +5,13 @@ One thread at a time. Whole paths are as the server takes them: those of jobs be
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from etl.errors import EtlError, InvalidPath
+from etl.errors import InvalidPath
 from etl.transfer.bandwidth import BLOCK_SECONDS
 from etl.transfer.paths import below, refuse_misread
-from etl.transfer.promises import Lazy
+from etl.transfer.promises import Unsettled
 from etl.transfer.sftp.handles import Handles
 from etl.transfer.sftp.options import LARGEST_BLOCK
 from etl.transfer.sftp.packets import EXTENDED, EXTENDED_ANSWER, REALPATH, string
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from etl.models.server import ServerConfig, TransferSettings
     from etl.transfer.sftp.options import Options
     from etl.transfer.sftp.wire import Pending, Wire
-
-T = TypeVar("T")
 
 POSIX_RENAME, FSYNC = b"posix-rename@openssh.com", b"fsync@openssh.com"
 STATVFS, LIMITS = b"statvfs@openssh.com", b"limits@openssh.com"
@@ -61,7 +57,7 @@ class Link:
         self.expected_bytes = 0  # of the next file that is read: as many as the last one had
         self.reads_at_once = True  # until the server gives less than is asked for, or does not tell sizes
         self.checks_files: bool | None = None  # makes checksums by `check-file`; None: not asked yet
-        self._unsettled: list[Lazy[object]] = []
+        self.promises = Unsettled()
         self._ask_limits(options)
 
     @property
@@ -139,19 +135,7 @@ class Link:
         self.read_block = min(body.u64() or _SAFE_BLOCK_BYTES, LARGEST_BLOCK)
         self.write_block = min(body.u64() or _SAFE_BLOCK_BYTES, LARGEST_BLOCK)
 
-    # --- promises -------------------------------------------------------------------------------------------
-
-    def later(self, compute: Callable[[], T]) -> Lazy[T]:
-        """Return a promise that is settled by `flush` at the latest."""
-        self._unsettled = [waiting for waiting in self._unsettled if not waiting.is_settled]
-        promise = Lazy(compute, asks_more=True)
-        self._unsettled.append(promise)  # type: ignore[arg-type]  # settled only: of whatever it is
-        return promise
-
     def flush(self) -> None:
         """Send what is corked, read every answer that is due, settle every promise."""
-        waiting, self._unsettled = self._unsettled, []
-        for promise in waiting:
-            with contextlib.suppress(EtlError):  # whoever holds the promise is told
-                promise.result()
+        self.promises.settle()
         self.wire.flush()

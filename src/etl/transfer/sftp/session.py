@@ -115,7 +115,8 @@ class SFTPTransfer(Resumable):
     def traits(self) -> dict[str, str]:
         """Return what the login showed of the server."""
         missing = [name.decode() for name in WANTED if not self.link.offers(name)]
-        return {**self._told, "missing": ", ".join(missing)} if missing else dict(self._told)
+        told = {**self._told, "checksums": ", ".join(self.hashes()) or "none"}
+        return {**told, "missing": ", ".join(missing)} if missing else told
 
     @property
     def link(self) -> Link:
@@ -168,7 +169,7 @@ class SFTPTransfer(Resumable):
     def _publish(self, stored: Stored, final: str, mtime: float | None, *, replace: bool) -> Promise[Published]:
         link = self.link
         partial, target = link.whole(stored.partial), link.whole(final)
-        published = link.later(Renaming(link).publishing(partial, target, mtime, replace=replace))
+        published = link.promises.later(Renaming(link).publishing(partial, target, mtime, replace=replace))
         link.wire.push()
         return published
 
@@ -213,13 +214,13 @@ class SFTPTransfer(Resumable):
         link = self.link
         whole = link.whole(path)
         if move_to is not None:
-            return link.later(Renaming(link).moving(whole, link.whole(move_to)))
+            return link.promises.later(Renaming(link).moving(whole, link.whole(move_to)))
         removed = link.ask(REMOVE, whole)
 
         def complete() -> None:
             _was_removed(link, whole, removed.result())
 
-        return link.later(complete)
+        return link.promises.later(complete)
 
     def sync(self, path: str) -> None:
         """Have the server write the file to its disk, where it offers that."""
