@@ -84,7 +84,7 @@ class Resumable(Streaming):
                 if self.goes_on is None:
                     if isinstance(
                         error, (IOFailure, SizeMismatch)
-                    ):  # it sends something else: the next run begins anew
+                    ):  # the next run begins anew
                         self.goes_on = False
                     raise
             self.remove(partial)
