@@ -5,7 +5,7 @@ set -euo pipefail
 
 home=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 case ${1:-} in
-    consume | api | submit | dlq | offsets | servers | config | status | jobs | hold | release | cancel | drain | try-now | verify | -h | --help | --version) exec "$home/bin/etl" "$@" ;;
+    consume | api | submit | dlq | offsets | servers | config | status | jobs | acknowledge | hold | release | cancel | drain | try-now | verify | -h | --help | --version) exec "$home/bin/etl" "$@" ;;
     etl | kafka-*.sh) exec "$home/bin/$1" "${@:2}" ;;
 esac
 # Empty until appliance.py has checked the settings: the health check takes it for "starting".

@@ -108,6 +108,11 @@ class Scene:
         file.write_bytes(os.urandom(size))
         self.submit(job(f"SLOW:/in/{name}", f"ARCHIVE:/out/{name}", job_id=name), topic=topic)
 
+    def lasting(self) -> str:
+        """Return the id of the consumer that lasts."""
+        told = self.ask("/pool/processes")["items"]
+        return str(next(one["id"] for one in told if (one["kind"], one["topic"]) == ("consumer", self.topic)))
+
     def ask(self, path: str, /, **query: Any) -> Any:
         """Return what the API answers to a viewer."""
         # A connection of its own: none is left behind.

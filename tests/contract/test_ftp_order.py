@@ -255,3 +255,22 @@ def test_what_was_learnt_of_the_order_is_the_servers_not_the_sessions(fake, sess
     second = writes_of(server, lambda: session(server))
     assert first[-1] == ["OPTS", "TYPE", "EPSV", "PWD"]
     assert second[-1] == ["OPTS", "TYPE", "PWD"]
+
+
+def test_a_refused_file_where_a_port_should_be_is_the_next_commands(fake, session, buffer) -> None:
+    """ftp-srv refuses a transfer before it gives the port that was asked for in the same write; no attempt is spent."""
+    tries = iter(["550 Passive server not setup"])
+
+    def epsv(its: FakeSession, _: str) -> str:
+        if "RETR" in its.write and (refusal := next(tries, None)):
+            return refusal
+        return its.epsv("")
+
+    server = fake(files={"/a": b"12345"}, features=("SIZE", "MDTM", "EPSV"), answers={"EPSV": epsv})
+    ftp = session(server)
+    with pytest.raises(SessionFault, match="answered EPSV with 550"):
+        for _ in range(3):
+            assert content_of(ftp, "/a", buffer) == b"12345"
+    ftp = session(server)
+    assert ftp.link.control.pipelining.is_one_by_one
+    assert content_of(ftp, "/a", buffer) == b"12345"

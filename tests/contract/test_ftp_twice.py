@@ -71,6 +71,7 @@ def tries(act: Callable[[], object], limit: int = 3) -> int:
         *[(verbs, 0.05, 3) for verbs in (["STOR"], ["RNTO"], ["MKD"], ["STOR", "RNTO", "DELE"])],
         # a late one that may pass for the next command's is found out by detours
         (["MFMT"], 0.05, 12),
+        *[(["SIZE"], lag, 8) for lag in (0.003, 0.01, 0.05)],
     ],
 )
 def test_uploads_to_a_server_that_doubles_its_replies_arrive_once(
@@ -160,6 +161,26 @@ def test_a_pair_is_known_by_its_command_and_its_code() -> None:
     pairs.note("DELE", done)
     assert pairs.is_due
     assert not pairs.take(226)
+
+
+def test_a_late_second_reply_that_passed_for_the_next_commands_is_found_out() -> None:
+    """That one's own answer is what comes unasked then; of two that may be, the wrong one proves wrong, once."""
+    quirks = known.ServerQuirks()
+    pairs, missing, done = twins.Twins(quirks), Reply(550, (b"550 No.",)), Reply(250, (b"250 Done.",))
+    pairs.note("SIZE", missing)
+    pairs.note("CWD", missing)  # the second of SIZE
+    pairs.learn(250)  # of CWD
+    assert quirks.doubles == {("SIZE", 550): True}
+    quirks.doubles.clear()
+    pairs.note("SIZE", missing)
+    pairs.note("MDTM", missing)
+    pairs.learn(550)
+    assert quirks.doubles == {("SIZE", 550): True, ("MDTM", 550): True}
+    pairs.note("MDTM", missing)
+    pairs.unlearn()
+    pairs.note("RNTO", done)
+    pairs.learn(550)
+    assert quirks.doubles == {("SIZE", 550): True, ("MDTM", 550): False}
 
 
 # --- sessions that end behind a last word ----------------------------------------------------------------------------

@@ -453,3 +453,41 @@ def test_a_process_that_is_killed_leaves_no_ssh(sshd: stack.Sshd) -> None:
         (ssh,) = psutil.Process(process.pid).children(recursive=True)
         process.kill()
     stack.wait_until(lambda: not ssh.is_running() or ssh.status() == psutil.STATUS_ZOMBIE, 10, "the end of ssh")
+
+
+# What sshd 8.0 (Rocky Linux 8) agrees to as it comes, and the requests that its sftp-server does not know yet.
+OF_8_0 = {
+    "KexAlgorithms": "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,ecdh-sha2-nistp384,"
+    "ecdh-sha2-nistp521,diffie-hellman-group-exchange-sha256,diffie-hellman-group16-sha512,"
+    "diffie-hellman-group18-sha512,diffie-hellman-group14-sha256,diffie-hellman-group14-sha1",
+    "Ciphers": "chacha20-poly1305@openssh.com,aes128-ctr,aes192-ctr,aes256-ctr,aes128-gcm@openssh.com,"
+    "aes256-gcm@openssh.com",
+    "MACs": "umac-64-etm@openssh.com,umac-128-etm@openssh.com,hmac-sha2-256-etm@openssh.com,"
+    "hmac-sha2-512-etm@openssh.com,hmac-sha1-etm@openssh.com,umac-64@openssh.com,umac-128@openssh.com,hmac-sha2-256,"
+    "hmac-sha2-512,hmac-sha1",
+    "Subsystem": f"sftp {stack.SSHD_ROOT}/usr/lib/openssh/sftp-server "
+    "-P limits,expand-path,copy-data,home-directory,users-groups-by-id",
+}
+
+
+@pytest.mark.parametrize(
+    "older", [{}, {"Ciphers": "aes128-ctr", "MACs": "hmac-sha1"}, {"Ciphers": "aes256-cbc"}], ids=str
+)
+def test_a_server_that_knows_no_more_than_openssh_8_0(
+    make_sshd: Callable[..., stack.Sshd], open_one: Opener, buffer: memoryview, older: dict[str, str]
+) -> None:
+    """It tells no limits: blocks are of a size that every server takes. Older ciphers are a setting."""
+    server = make_sshd(**OF_8_0 | older)
+    config = sftp_config(server, base_path=str(server.root))
+    if "cbc" in older.get("Ciphers", ""):
+        with pytest.raises(ServerUnavailable, match="no matching cipher"):
+            open_one(config)
+        config = replace(config, options={**config.options, "SSH_LEGACY": "true"})
+    session = open_one(config)
+    assert session.traits()["missing"] == "limits@openssh.com"
+    assert session.link.read_block == session.link.write_block == 32_768
+    for number, size_bytes in enumerate((0, 5, 100_000, 100_001, 100_002, 5_000_000)):
+        content = os.urandom(size_bytes)
+        session.publish(session.write("/.etl-1.part", Bytes(content), buffer), f"/{number}", 1e9).result()
+        assert content_of(session, f"/{number}", buffer) == content
+        assert (server.root / str(number)).stat().st_mtime == 1e9

@@ -215,16 +215,15 @@ def test_a_listener_without_login_beyond_this_host_is_warned_of(tmp_path: Path) 
     assert "WARNING" not in secured.log.read_text()
 
 
-def test_the_private_key_is_written_nowhere(
-    secured: Secured, tmp_path: Path, run: Callable[..., Command], topic: str
-) -> None:
-    """Kafka reads it where it is; clients that know the authority log in, others do not."""
+@pytest.fixture
+def certificate(secured: Secured, tmp_path: Path) -> Path:
+    """Encrypt EXTERNAL with a certificate of its own, for 127.0.0.1 alone, and start; `anna` logs in."""
     certificates = tmp_path / "certificates"
     certificates.mkdir(mode=0o700)
     key, certificate = certificates / "server.key", certificates / "server.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate,
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+         "-subj", "/CN=broker", "-addext", "subjectAltName=IP:127.0.0.1"],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     runs = tmp_path / "run"
@@ -236,6 +235,11 @@ def test_the_private_key_is_written_nowhere(
         "APPLIANCE_RUN_DIR": str(runs),
     }
     secured.start_with(f"admin anna:{PASSWORD}\n")
+    return certificate
+
+
+def encrypted(secured: Secured, certificate: Path, topic: str, **others: str) -> dict[str, str]:
+    """Return a client's settings; `others` replace some, empty ones are left out."""
     login = {
         "ETL_TOPIC": topic,
         "ETL_BOOTSTRAP_SERVERS": f"127.0.0.1:{secured.external}",
@@ -243,14 +247,58 @@ def test_the_private_key_is_written_nowhere(
         "ETL_KAFKA_USERNAME": "anna",
         "ETL_KAFKA_PASSWORD": PASSWORD,
         "ETL_KAFKA_CA_FILE": str(certificate),
-    } | folder("HERE", tmp_path / "here")
+    } | others
+    return {name: value for name, value in login.items() if value} | folder("HERE", certificate.parent / "here")
+
+
+def test_the_private_key_is_written_nowhere(
+    secured: Secured, certificate: Path, tmp_path: Path, run: Callable[..., Command], topic: str
+) -> None:
+    """Kafka reads it where it is; clients that know the authority log in."""
     secured.command("kafka-topics.sh", "--create", "--topic", topic, "--partitions", "1")
-    sent = run("submit", "HERE:/a", "HERE:/b", environment=login)
+    sent = run("submit", "HERE:/a", "HERE:/b", environment=encrypted(secured, certificate, topic))
     assert sent.wait(60) == 0, sent.output
-    secret = key.read_bytes().splitlines()[1]
-    kept = [path for place in (secured.folder, runs) for path in place.rglob("*") if path.is_file()]
+    secret = certificate.with_suffix(".key").read_bytes().splitlines()[1]
+    places = (secured.folder, tmp_path / "run")
+    kept = [path for place in places for path in place.rglob("*") if path.is_file()]
     assert len(kept) > 10
     assert [path for path in kept if secret in path.read_bytes()] == []
+
+
+def test_a_broker_that_is_not_surely_the_right_one_gets_no_password(
+    secured: Secured, certificate: Path, tmp_path: Path, run: Callable[..., Command], topic: str
+) -> None:
+    """Nobody knows its authority, it has another name, or it refuses the login: no job is sent, no password told.
+
+    Not to check the name is not to check nothing. Nor is TLS older than 1.2 spoken.
+    """
+    secured.command("kafka-topics.sh", "--create", "--topic", topic, "--partitions", "1")
+    by_name = {"ETL_BOOTSTRAP_SERVERS": f"localhost:{secured.external}"}
+    no_authority = {"ETL_KAFKA_CA_FILE": ""}
+    no_name = {"ETL_KAFKA_CHECK_HOSTNAME": "false"}
+    wrong = [no_authority, by_name, no_name | no_authority, {"ETL_KAFKA_PASSWORD": f"{PASSWORD}!"}]
+    right = [{}, no_name | by_name]
+    tried = [
+        (run("submit", "HERE:/a", "HERE:/b", environment=encrypted(secured, certificate, topic, **others)), others)
+        for others in (*wrong, *right)
+    ]
+    for command, others in tried:
+        ended = command.wait(120)
+        assert (ended == 0) == (others in right), (others, command.output)
+        assert PASSWORD not in command.output
+        assert ended == 0 or "SASL_SSL" in command.output, (others, command.output)
+    with contextlib.closing(KafkaConsumer(bootstrap_servers=secured.bootstrap_servers)) as reader:
+        (sent,) = reader.end_offsets([TopicPartition(topic, 0)]).values()
+    assert sent == len(right)
+    spoken = {version: greet(secured.external, version) for version in ("-tls1_1", "-tls1_2", "-tls1_3")}
+    assert spoken == {"-tls1_1": False, "-tls1_2": True, "-tls1_3": True}
+
+
+def greet(port: int, version: str) -> bool:
+    """Does a listener speak this version of TLS, with whatever ciphers?"""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", version, "-cipher", "DEFAULT:@SECLEVEL=0"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode == 0 and "Cipher is (NONE)" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+import stack
 from servers.fake import FakeFTP, FakeSession
 from workbench import Desk, folder, job, login
 
 pytestmark = pytest.mark.integration
 
 JOBS = 24  # each way
+RESTARTED = 120  # files, when a server restarts
 COMMANDS = 25  # in a session that ends by itself: more than a login has, fewer than a handful of jobs
 
 
@@ -175,6 +178,29 @@ def test_every_file_arrives_though_sessions_do_not_last(
         assert server.files == {f"/to/{number}": bytes([100 + number]) * 1000 for number in range(JOBS)}
     for number in range(JOBS):
         assert (tmp_path / "out" / str(number)).read_bytes() == bytes([number]) * 1000
+
+
+def test_a_restart_is_one_warning(desk: Desk, tmp_path: Path, make_vsftpd: Callable[..., stack.Vsftpd]) -> None:
+    """A server that refuses connections until it is back: it is down, and no limit of sessions is what it means."""
+    server = make_vsftpd()
+    for number in range(RESTARTED):
+        (tmp_path / f"in-{number}").write_bytes(bytes([number]) * 400_000)
+    settings = login("FAR", server, MAX_CONNECTIONS="8") | folder("FILES", tmp_path)
+    settings |= {"ETL_WORKERS": "8", "ETL_RETRY_MAX_ATTEMPTS": "5", "ETL_RETRY_BACKOFF_SECONDS": "0.2"}
+    with structlog.testing.capture_logs() as lines, desk.consuming(settings):
+        desk.send(*(job(f"FILES:/in-{n}", f"FAR:/to/{n}") for n in range(RESTARTED)))
+        desk.wait(lambda: len(desk.results()) >= 8)
+        server.kill()
+        desk.wait(lambda: any(line["event"] == "server is down" for line in lines))
+        server.start()
+        desk.wait(lambda: len(desk.results()) == RESTARTED, 60.0)
+    assert _unlike(desk.results()) == []
+    assert max(result["attempts"] for result in desk.results()) <= 2
+    told = [line["event"] for line in lines if line["log_level"] == "warning" and line.get("server") == "FAR"]
+    assert told == ["server is down"]
+    for number in range(RESTARTED):
+        assert (server.root / "to" / str(number)).read_bytes() == bytes([number]) * 400_000
+    assert len(list((server.root / "to").iterdir())) == RESTARTED
 
 
 def _unlike(results: list[dict[str, Any]]) -> list[Any]:

@@ -48,6 +48,6 @@ def test_the_metrics_keep_to_the_conventions() -> None:
         version="1",
     )
     requests = Requests({("/api/v1/jobs", "GET", "2xx"): 3}, {("/api/v1/jobs", "GET"): totals.duration_seconds})
-    text = metrics.render([told], NOW, {"t-dlq": DeadLetters({"X": 1}, NOW)}, requests)
+    text = metrics.render([told], NOW, {"t-dlq": DeadLetters({"X": 1}, NOW, {"replayed": 2})}, requests)
     assert {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")} == set(metrics.METRICS)
     promtool("check", "metrics", given=text)

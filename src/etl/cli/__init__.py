@@ -16,7 +16,7 @@ from etl.errors import BrokerUnavailable, SettingsError
 # `etl submit` takes to send a job.
 COMMANDS = {name: name for name in ("consume", "submit", "status", "jobs", "dlq", "offsets", "servers", "config")}
 COMMANDS |= dict.fromkeys(("hold", "release", "cancel", "drain", "try-now"), "hands")
-COMMANDS |= {"verify": "verify", "api": "api"}
+COMMANDS |= {"acknowledge": "needs", "verify": "verify", "api": "api"}
 # What `etl --help` says of each, without importing it.
 SUMMARIES = {
     "consume": "Consume jobs and transfer their files until SIGTERM or Ctrl-C.",
@@ -32,6 +32,7 @@ SUMMARIES = {
     "cancel": "Cancel a job that waits or runs: it becomes a dead letter.",
     "drain": "Have a process finish what it runs, and leave its group.",
     "try-now": "Have a server that is down tried at once.",
+    "acknowledge": "Say that you see to what needs somebody.",
     "verify": "Compare the files of results with their destinations.",
     "api": "Serve the page, REST and metrics until SIGTERM or Ctrl-C.",
 }

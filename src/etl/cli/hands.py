@@ -46,9 +46,9 @@ def hold(config: ConfigLoader, what: str, name: str, reason: str, length: timede
     Running transfers finish. Jobs that wait spend no attempts, and do not delay others.
     """
     name = _known(config, what, name)
-    with _operator(config.settings) as operator:
+    with operating(config.settings) as operator:
         until = None if length is None else datetime.now(UTC) + length
-        order = _order(Hold, operator, reason, what=what, name=name, until=until)
+        order = new(Hold, operator, reason, what=what, name=name, until=until)
         operator.give(order, "hold")
     print(
         f"{what} {terminal.visible(name)} is on hold" + ("" if until is None else f" until {until:%Y-%m-%d %H:%M} UTC")
@@ -63,7 +63,7 @@ def hold(config: ConfigLoader, what: str, name: str, reason: str, length: timede
 def release(config: ConfigLoader, what: str, name: str, reason: str) -> None:
     """End a hold."""
     name = name.upper() if what == "server" else name
-    with _operator(config.settings) as operator:
+    with operating(config.settings) as operator:
         if name not in operator.orders().holds(what, datetime.now(UTC)):  # type: ignore[arg-type]  # click checked it
             operator.record("release", target=f"{what}/{name}", reason=reason or None, result="not found")
             click.echo(f"{what} {terminal.visible(name)} is not on hold", err=True)
@@ -85,8 +85,8 @@ def cancel(config: ConfigLoader, place: str, reason: str) -> None:
     found = PLACE.fullmatch(place)
     if found is None:
         raise click.UsageError("name the job by its place: TOPIC-PARTITION-OFFSET, as etl jobs find tells")
-    with _operator(config.settings) as operator:
-        operator.give(_order(Cancel, operator, reason, place=place), "cancel")
+    with operating(config.settings) as operator:
+        operator.give(new(Cancel, operator, reason, place=place), "cancel")
     print(f"job {terminal.visible(place)} is to be cancelled; see etl jobs show {terminal.visible(place)}")
 
 
@@ -107,9 +107,9 @@ def drain(config: ConfigLoader, name: str, reason: str) -> None:
     if len(found) > 1:
         keys = ", ".join(terminal.visible(one.key) for one in found)
         raise click.UsageError(f"several processes have this name: {keys}")
-    with _operator(settings) as operator:
+    with operating(settings) as operator:
         process = found[0]
-        order = _order(Drain, operator, reason, process=process.key, incarnation=process.snapshot.incarnation)
+        order = new(Drain, operator, reason, process=process.key, incarnation=process.snapshot.incarnation)
         operator.give(order, "drain")
     print(f"{terminal.visible(name)} is draining; see etl status")
 
@@ -120,16 +120,18 @@ def drain(config: ConfigLoader, name: str, reason: str) -> None:
 def try_now(config: ConfigLoader, server: str) -> None:
     """Have a server that is down tried at once, also if it refused the last login."""
     server = _known(config, "server", server)
-    with _operator(config.settings) as operator:
-        operator.give(_order(TryNow, operator, "", server=server), "try-now")
+    with operating(config.settings) as operator:
+        operator.give(new(TryNow, operator, "", server=server), "try-now")
     print(f"{terminal.visible(server)} is tried now; see etl status")
 
 
-def _operator(settings: Settings) -> Operator:
+def operating(settings: Settings) -> Operator:
+    """Return whoever uses this shell as an operator."""
     return Operator(settings.bootstrap_servers, SystemTopics.of(settings), user_at_host())
 
 
-def _order(kind: type[AnyOrder], operator: Operator, reason: str, **fields: object) -> AnyOrder:
+def new(kind: type[AnyOrder], operator: Operator, reason: str, **fields: object) -> AnyOrder:
+    """Return an order of an operator. Raises UsageError for what no order may say."""
     try:
         return new_order(kind, operator.actor, reason, **fields)
     except InvalidMessage as error:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def status(config: ConfigLoader, watch: bool, as_json: bool, no_dead_letters: bo
     try:
         with contextlib.ExitStack() as stack:
             live = Live(console=terminal.console(), auto_refresh=False) if watch and not as_json else None
-            for summary in _summaries(settings, watch=watch, with_letters=not no_dead_letters):
+            for summary in summaries(settings, watch=watch, with_letters=not no_dead_letters):
                 if as_json:
                     print(terminal.json_line(to_dict(summary)), flush=True)
                 elif live is None:
@@ -83,7 +83,7 @@ def status(config: ConfigLoader, watch: bool, as_json: bool, no_dead_letters: bo
     sys.exit(0 if summary.is_well else EXIT_NEEDED)
 
 
-def _summaries(settings: Settings, *, watch: bool, with_letters: bool) -> Iterator[Summary]:
+def summaries(settings: Settings, *, watch: bool, with_letters: bool) -> Generator[Summary, None, None]:
     """Yield one summary, or with `watch` one every two seconds for ever."""
     system = SystemTopics.of(settings)
     if not is_listening(settings.bootstrap_servers):

@@ -1,20 +1,20 @@
 """Files of other programs: servers from `connections.ini` or `rclone.conf`, settings from `config.yaml`.
 
-What they say becomes settings of our own names, which the environment overrides. `pooler` has the tables of names.
+What they say becomes settings of our own names, which the environment overrides. `pooler` has the tables of names. What
+only such a file needs (YAML, AES) is imported once there is one.
 """
 
 from __future__ import annotations
 
 import configparser
+import importlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from etl.config import obscured, pooler
+from etl.config import pooler
 from etl.config.pooler import Key
 from etl.config.sources import is_open_to_read
 from etl.config.validation import SECRET_NAME, nearest
@@ -102,34 +102,15 @@ def _text_of(files: Files, path: str, setting: str) -> str | None:
 # --- config.yaml ----------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # untyped library
-    """Refuses a name that is there twice: the second would win without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        seen: list[object] = []
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is set twice", problem_mark=key.start_mark)
-            seen.append(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _read_config(files: Files, path: str, *, with_defaults: bool) -> None:
     text = _text_of(files, path, CONFIG)
     if text is None:
         return
+    sections = importlib.import_module("etl.config.sections")
     try:
-        data = yaml.load(text, Loader=_Loader) or {}  # noqa: S506 - it is a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        why = error.problem if error.problem and "set twice" in error.problem else "is not YAML"
-        files.problems[f"{path}{line}"] = str(why)
-        return
-    except (yaml.YAMLError, RecursionError, ValueError):
-        files.problems[path] = "is not YAML"
-        return
-    if not isinstance(data, dict):
-        files.problems[path] = "must be sections with names in them"
+        data = sections.load(text)
+    except sections.NotYamlError as error:
+        files.problems[f"{path}, line {error.line}" if error.line else path] = str(error)
         return
     given = _given(files, path, data)
     for section, keys in pooler.CONFIG.items():
@@ -330,7 +311,7 @@ def _put_of_rclone(files: Files, found: _Properties, name: str, value: str, plac
     key = pooler.RCLONE[found["TYPE"][0].replace("ftps", "ftp")][name]
     try:
         if name in _OBSCURED:
-            found[key.ours] = (obscured.reveal(value), name)
+            found[key.ours] = (importlib.import_module("etl.config.obscured").reveal(value), name)
         elif name in {"tls", "explicit_tls"}:
             if pooler.switch(value):
                 found["TYPE"], found["TLS"] = ("ftps", name), ("implicit" if name == "tls" else "explicit", name)

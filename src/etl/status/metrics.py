@@ -114,6 +114,9 @@ METRICS: dict[str, Metric] = {
         _metric("etl_process_open_fds", "gauge", "process", "Open files and connections of the process."),
         _metric("etl_settings_mismatch", "gauge", "topic group", "1: consumers of a group have different servers."),
         _metric("etl_dead_letters", "gauge", "topic code", "Dead letters that wait to be settled (API alone)."),
+        _metric(
+            "etl_dead_letters_settled", "gauge", "topic how", "Those replayed or discarded, and not purged (API alone)."
+        ),
         _metric("etl_dead_letter_oldest_age_seconds", "gauge", "topic", "Age of the oldest of them (API alone)."),
         _metric("etl_http_requests_total", "counter", "route method status", "Requests answered (API alone)."),
         _metric(
@@ -130,10 +133,11 @@ METRICS: dict[str, Metric] = {
 
 @dataclass
 class DeadLetters:
-    """What the caller knows of the dead letters of a topic: how many wait, by code, and since when."""
+    """What the caller knows of the dead letters of a topic: how many wait, by code, and since when; how many do not."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     oldest: datetime | None = None
+    settled: Mapping[str, int] = field(default_factory=dict)  # by how
 
 
 @dataclass
@@ -196,6 +200,8 @@ def render(
     for topic, letters in (dead_letters or {}).items():
         for code, count in sorted(letters.counts.items()):
             text.put("etl_dead_letters", count, topic, code)
+        for how, count in sorted(letters.settled.items()):
+            text.put("etl_dead_letters_settled", count, topic, how)
         age = 0.0 if letters.oldest is None else max(0.0, (now - letters.oldest).total_seconds())
         text.put("etl_dead_letter_oldest_age_seconds", age, topic)
     if requests is not None:

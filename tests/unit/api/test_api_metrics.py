@@ -41,13 +41,16 @@ def test_prometheus_reads_what_was_declared() -> None:
 
 def test_the_metrics_of_the_api_can_be_read(filled: World) -> None:
     """Claim: /metrics has processes, dead letters and requests, in a form that Prometheus takes."""
+    with filled.services.store.writing() as connection:
+        connection.execute("UPDATE letters SET settled = 'discarded' WHERE offset = 11")
     with filled.client() as client:
         client.get("/api/v1/jobs")
         client.get("/api/v1/jobs/t/0/1")
         answer = client.get("/metrics")
     found = read(answer.text)
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert sum(found["etl_dead_letters"].values()) == 7
+    assert sum(found["etl_dead_letters"].values()) == 6
+    assert found["etl_dead_letters_settled"] == {(f"{filled.topic}-dlq", "discarded"): 1}
     assert found["etl_http_requests_total"]["/api/v1/jobs", "GET", "2xx"] == 1
     assert found["etl_http_requests_total"]["/api/v1/jobs/{topic}/{partition}/{offset}", "GET", "4xx"] == 1
     assert found["etl_http_request_duration_seconds_count"]["/api/v1/jobs", "GET"] == 1

@@ -1,7 +1,10 @@
 """Errors of the Kafka client, as they are told; and what a closed producer says of itself."""
 
+import base64
+
 import pytest
 from kafka import errors as kafka_errors
+from kafka.net.sasl.scram import ScramClient
 
 from etl.broker import TransactionalProducer, connection
 
@@ -46,3 +49,14 @@ def test_another_process_under_our_name_is_told_with_the_remedy() -> None:
 
 def test_a_producer_shows_its_id_and_its_state() -> None:
     assert repr(TransactionalProducer("localhost:9092", "etl-desk")) == "<TransactionalProducer etl-desk closed>"
+
+
+def test_a_broker_that_does_not_know_the_password_is_refused() -> None:
+    """It may say that we are logged in, but cannot sign that; nor does it get the password by being asked for less."""
+    for faked in (base64.b64encode(bytes(64)).decode(), ""):
+        client = ScramClient("anna", "Scram-7d21", "SCRAM-SHA-512")
+        nonce = client.first_message().rpartition(b"r=")[2].decode()
+        client.process_server_first_message(f"r={nonce}more,s={base64.b64encode(b'salt').decode()},i=4096".encode())
+        assert b"Scram-7d21" not in client.final_message()
+        with pytest.raises(ValueError, match="wrong signature"):
+            client.process_server_final_message(f"v={faked}".encode())

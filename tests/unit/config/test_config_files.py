@@ -285,12 +285,29 @@ ciphers = aes256-ctr aes128-ctr
 macs = hmac-sha2-256
 shell_type = unix
 
+[store]
+type = s3
+provider = Minio
+access_key_id = key-of-the-store
+secret_access_key = Secret-of-the-store
+region = eu-west-1
+endpoint = store.example.com:9000
+force_path_style = false
+sse_kms_key_id = abc
+server_side_encryption = aws:kms
+bucket = scans
+
 [cloud]
 type = drive
 token = Tell-nobody
 """
     config = load(tmp_path, RCLONE=text)
-    assert set(config.servers) == {"SCANNER", "VAULT"}
+    assert set(config.servers) == {"SCANNER", "VAULT", "STORE"}
+    store = config.servers["STORE"].options
+    assert (store["BUCKET"], store["ACCESS_KEY"], store["REGION"]) == ("scans", "key-of-the-store", "eu-west-1")
+    assert (store["ENDPOINT"], store["VIRTUAL_HOST"]) == ("https://store.example.com:9000", "true")
+    assert (store["SSE"], store["SECRET_KEY"]) == ("aws:kms:abc", "Secret-of-the-store")
+    assert "Secret-of-the-store" in config.secrets
     scanner, vault = config.servers["SCANNER"], config.servers["VAULT"]
     assert (scanner.type, scanner.password, scanner.max_connections, scanner.epsv) == ("ftps", "potato", 3, "off")
     assert (scanner.options["TLS"], scanner.options["TLS_VERIFY"]) == ("explicit", "false")
@@ -352,10 +369,9 @@ def test_the_page_shows_every_name_and_no_other() -> None:
 
 
 def test_every_name_stands_for_one_that_there_is() -> None:
-    """S3 apart: its properties are its protocol's own."""
     known = {*SERVER_PROPERTIES, *(name for spec in PROTOCOLS.values() for name in spec.settings)}
     for keys in pooler.CONFIG.values():
         for key in keys.values():
             assert not key.ours or key.ours in SETTINGS or key.ours.removeprefix("{NAME}_") in known, key
-    of_servers = [*pooler.CONNECTIONS.values(), *pooler.RCLONE["ftp"].values(), *pooler.RCLONE["sftp"].values()]
+    of_servers = [*pooler.CONNECTIONS.values(), *(key for keys in pooler.RCLONE.values() for key in keys.values())]
     assert {key.ours for key in of_servers} - {""} <= known

@@ -198,7 +198,8 @@ def show_metrics(services: Served, _who: Viewer) -> Response:
     """Give the metrics of all processes, from what they said last; docs/metrics.md lists them."""
     search = services.search
     oldest, _ = search.letter_times()
-    letters = DeadLetters(search.waiting_letters(), None if oldest is None else document.moment(oldest))
+    since = None if oldest is None else document.moment(oldest)
+    letters = DeadLetters(search.waiting_letters(), since, search.settled_letters())
     text = metrics.render(
         services.live.fleet(), datetime.now(UTC), {services.topics.dlq: letters}, services.requests.totals()
     )

@@ -1,7 +1,7 @@
 // The audit: who did what, why, and how it ended; what was refused, too.
 
 import { h } from "./dom.js";
-import { number, strange, time } from "./format.js";
+import { brief, number, strange, time } from "./format.js";
 import { query } from "./net.js";
 import { choice, empty, field, link, route, section, sign, table } from "./parts.js";
 import { has, t } from "./texts.js";
@@ -49,7 +49,7 @@ function acts(items) {
       [t("when"), (one) => time(one.at)],
       [t("actor"), (one) => strange(one.actor)],
       [t("action"), (one) => strange(one.action)],
-      [t("target"), (one) => [strange(one.target), one.count !== undefined && one.count !== null && [" · ", number(one.count)]]],
+      [t("target"), (one) => [brief(one.target), one.count !== undefined && one.count !== null && [" · ", number(one.count)]]],
       [t("reason"), (one) => strange(one.reason ?? ""), "wide"],
       [t("outcome"), (one) => sign(RESULTS[one.result] ?? "calm", has(`result-${one.result}`) ? t(`result-${one.result}`) : strange(one.result))],
       [t("address"), (one) => [strange(one.via), " ", strange(one.address)]],

@@ -1,7 +1,7 @@
 // Find jobs, and tell one job's whole story.
 
 import { h } from "./dom.js";
-import { age, bytes, number, strange, time } from "./format.js";
+import { age, brief, bytes, number, strange, time } from "./format.js";
 import { facts, json } from "./letters.js";
 import { query } from "./net.js";
 import { act, bar, choice, empty, field, file, jobLink, letterLink, moved, route, section, stateOf, table } from "./parts.js";
@@ -76,7 +76,7 @@ export function jobTable(items) {
   return table(
     t("found"),
     [
-      [t("job"), (one) => jobLink(one.place, strange(one.job_id ?? one.place))],
+      [t("job"), (one) => jobLink(one.place, brief(one.job_id ?? one.place, 60))],
       [t("state"), (one) => [stateOf(one), one.code && [" ", h("code", {}, strange(one.code))]]],
       [t("when"), (one) => time(one.finished_at ?? one.at)],
       [t("file"), (one) => [file(one.source), " → ", file(one.destination)], "wide"],
@@ -107,8 +107,8 @@ export const jobPage = {
       facts([
         [t("state"), [stateOf(job), job.code && [" ", h("code", {}, strange(job.code))]]],
         [t("error"), job.error && strange(job.error)],
-        [t("from"), file(job.source)],
-        [t("to"), file(job.destination)],
+        [t("from"), file(job.source, strange)],
+        [t("to"), file(job.destination, strange)],
         [t("size"), job.bytes === null ? null : bytes(job.bytes)],
         [t("duration"), job.duration_seconds === null ? null : age(job.duration_seconds)],
         [t("attempts"), job.attempts === null ? null : number(job.attempts)],

@@ -81,6 +81,14 @@ export function strange(text, props = {}) {
   return h("bdi", { ...props, class: `strange ${props.class ?? ""}`.trim() }, parts);
 }
 
+// The same for lists: of a long text both ends, and all of it as its title.
+export function brief(text, most = 120) {
+  const letters = [...String(text ?? "")];
+  if (letters.length <= most) return strange(text);
+  const half = Math.floor(most / 2);
+  return strange(`${letters.slice(0, half).join("")}…${letters.slice(-half).join("")}`, { title: plain(text) });
+}
+
 // The same as a string, for attributes.
 export const plain = (text) =>
   String(text ?? "").replace(UNSEEN, (one) => `\\u{${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}}`);

@@ -1,7 +1,7 @@
 // Dead letters: by cause, then one by one; replay and discard; one letter whole.
 
 import { h } from "./dom.js";
-import { number, plain, strange, time } from "./format.js";
+import { brief, number, plain, strange, time } from "./format.js";
 import { query } from "./net.js";
 import { askOperation, operations } from "./operations.js";
 import { act, count, empty, field, file, jobLink, letterLink, link, route, section, sign, table } from "./parts.js";
@@ -94,11 +94,11 @@ function causeTable(app, items, wanted) {
     [
       [t("code"), (one) => h("code", {}, strange(one.code))],
       [t("server"), (one) => [strange(one.source ?? "–"), " → ", strange(one.destination ?? "–")]],
-      [t("folder"), (one) => strange(one.folder)],
+      [t("folder"), (one) => brief(one.folder)],
       [t("count"), (one) => link(route(["letters"], filterOfCause(one, wanted)), { "aria-label": `${t("filter")}: ${one.code} ${plain(one.folder)}, ${number(one.count)}` }, number(one.count)), "number"],
       [t("last"), (one) => time(one.last_at)],
       [t("first"), (one) => time(one.first_at)],
-      [t("example"), (one) => [letterLink(one.sample.place), " ", strange(one.sample.error)], "wide"],
+      [t("example"), (one) => [letterLink(one.sample.place), " ", brief(one.sample.error, 300)], "wide"],
       [
         t("action"),
         (one) => act(app.me, t("replay"), () => askOperation(app, "replay", { filter: filterOfCause(one, wanted) }), { kind: "small", name: `${one.code} ${one.folder}` }),
@@ -129,8 +129,8 @@ function letterTable(app, items, chosen) {
         [t("when"), (one) => time(one.at)],
         [t("code"), (one) => h("code", {}, strange(one.code))],
         [t("file"), (one) => [file(one.source), " → ", file(one.destination)], "wide"],
-        [t("error"), (one) => strange(one.error), "wide"],
-        [t("job"), (one) => (one.job ? jobLink(one.job, strange(one.job_id ?? one.job)) : strange(one.job_id))],
+        [t("error"), (one) => brief(one.error, 300), "wide"],
+        [t("job"), (one) => (one.job ? jobLink(one.job, brief(one.job_id ?? one.job, 60)) : brief(one.job_id, 60))],
       ],
       items,
       (one) => one.place,
@@ -158,8 +158,8 @@ export const letterPage = {
         [t("when"), time(letter.at)],
         [t("settled"), [sign(waits ? "warn" : "calm", t(`settled-${letter.state}`)), letter.settled_at && [" ", time(letter.settled_at)]]],
         [t("job"), letter.job ? jobLink(letter.job, strange(letter.job_id ?? letter.job)) : strange(letter.job_id)],
-        [t("from"), file(letter.source)],
-        [t("to"), file(letter.destination)],
+        [t("from"), file(letter.source, strange)],
+        [t("to"), file(letter.destination, strange)],
         [t("replays"), number(letter.replays)],
       ]),
       others.length > 0 && section("others", t("others"), h("ul", {}, others.map((one) => h("li", { key: one.place }, letterLink(one.place), " ", time(one.at), " ", t(`settled-${one.state}`))))),

@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 import { age, bytes, clockOf, number, percent, plain, secondsSince, strange, time } from "./format.js";
 import { query } from "./net.js";
 import { operations } from "./operations.js";
-import { act, bar, count, empty, endOf, ends, jobLink, link, moved, route, section, serverLink, sign, slashed, table, told } from "./parts.js";
+import { act, askHold, bar, count, empty, endOf, ends, hold, jobLink, link, moved, route, section, serverLink, sign, slashed, table, told } from "./parts.js";
 import { has, t } from "./texts.js";
 
 const SHOWN = 20; // transfers
@@ -23,7 +23,7 @@ export function nowPage(app) {
     night(stats.items),
     section("flight", t("flight"), flight(transfers?.items ?? [], true)),
     section("servers", t("servers"), serverTable(servers?.items ?? [])),
-    section("backlog", t("backlog"), backlog(summary.items.topics)),
+    section("backlog", t("backlog"), backlog(app, summary.items.topics)),
     section("processes", t("processes"), processTiles(app, processes?.items ?? [])),
   ];
 }
@@ -53,8 +53,9 @@ function needs(app, summary) {
       h(
         "div",
         { class: "buttons" },
-        link(target(need), { class: "button", "aria-label": `${t("look")}: ${plain(need.subject)}` }, t("look")),
+        target(need) !== "/now" && link(target(need), { class: "button", "aria-label": `${t("look")}: ${plain(need.subject)}` }, t("look")),
         need.known && act(app.me, t("give-back"), () => giveBack(app, need), { name: need.subject }),
+        need.kind === "on-hold" && act(app.me, t("release"), () => app.run(() => app.ask(hold(...held(need)), { method: "DELETE" })), { name: need.subject }),
         need.is_urgent && act(app.me, t("acknowledge"), () => acknowledge(app, need), { name: need.subject }),
       ),
     ),
@@ -80,6 +81,9 @@ function acknowledge(app, need) {
 }
 
 const giveBack = (app, { kind, name }) => app.run(() => app.ask(`/needs/acknowledgements${query({ kind, name })}`, { method: "DELETE" }));
+
+// What a hold is about: "server NAME" as server and NAME.
+const held = ({ subject }) => [subject.slice(0, subject.indexOf(" ")), subject.slice(subject.indexOf(" ") + 1)];
 
 // Where a need is looked into, and acted on.
 function target(need) {
@@ -215,7 +219,7 @@ function serverTable(items) {
   );
 }
 
-function backlog(topics) {
+function backlog(app, topics) {
   if (!topics.length) return empty(t("backlog-empty"));
   const todo = (text) => link(route(["find"], { state: ["queued", "waiting"], range: "all" }), {}, text);
   return table(
@@ -232,6 +236,7 @@ function backlog(topics) {
         "number",
       ],
       [t("processes"), (one) => number(one.processes), "number"],
+      [t("action"), (one) => act(app.me, t("hold"), () => askHold(app, "topic", one.topic), { kind: "small", name: one.topic })],
     ],
     topics,
     (one) => `${one.topic} ${one.group}`,

@@ -1,7 +1,7 @@
 // Parts that several pages share: tables, links to jobs and servers, words of states, dialogs, buttons of operators.
 
 import { h } from "./dom.js";
-import { bytes, now, number, percent, plain, strange } from "./format.js";
+import { brief, bytes, now, number, percent, plain, strange } from "./format.js";
 import { Problem, query } from "./net.js";
 import { t } from "./texts.js";
 
@@ -10,7 +10,7 @@ export const link = (to, props, ...content) => h("a", { ...props, href: `#${to}`
 // A path below #, from parts and a query; each part is encoded.
 export const route = (parts, given = {}) => `/${parts.map(encodeURIComponent).join("/")}${query(given)}`;
 
-export const jobLink = (place, content) => link(route(["jobs", ...place.split("/")]), {}, content ?? strange(place));
+export const jobLink = (place, content) => link(route(["jobs", ...place.split("/")]), {}, content ?? brief(place));
 
 // PROCESS's name of a place, TOPIC-PARTITION-OFFSET, as the path of a job.
 export const slashed = (place) => place.replace(/-(\d+)-(\d+)$/, "/$1/$2");
@@ -19,13 +19,14 @@ export const serverLink = (name) => link(route(["servers", name]), {}, strange(n
 
 export const letterLink = (place) => link(route(["letters", place]), { class: "number" }, place);
 
-export const file = ({ server, path }) =>
-  h("span", { class: "file" }, server ? [serverLink(server), ":"] : null, strange(path ?? ""));
+// `show`: brief in lists, strange where all of it is wanted.
+export const file = ({ server, path }, show = brief) =>
+  h("span", { class: "file" }, server ? [serverLink(server), ":"] : null, show(path ?? ""));
 
 // "SERVER:/path" as a process tells it.
 export function told(text) {
   const at = text.indexOf(":");
-  return at > 0 ? file({ server: text.slice(0, at), path: text.slice(at + 1) }) : strange(text);
+  return at > 0 ? file({ server: text.slice(0, at), path: text.slice(at + 1) }) : brief(text);
 }
 
 // A state as icon and word: nothing is told by colour alone.
@@ -83,6 +84,21 @@ const ENDS = { never: 0, "1h": 3600, "8h": 28_800, "24h": 86_400, "7d": 604_800 
 export const ends = (form, names = Object.keys(ENDS)) =>
   field(t("ends"), choice(form.ends, names.map((one) => [one, t(`ends-${one}`)]), (value) => (form.ends = value)));
 export const endOf = (form) => (ENDS[form.ends] ? new Date(now() + ENDS[form.ends] * 1000).toISOString() : null);
+
+// Ask for the reason and the end of a hold. `what`: server, topic or group.
+export function askHold(app, what, name) {
+  const form = { ends: "never" };
+  app.confirm({
+    title: t("hold-title", strange(name)),
+    text: t(what === "server" ? "hold-text" : "hold-all-text"),
+    label: t("hold"),
+    needsReason: true,
+    more: () => ends(form),
+    run: (reason) => app.ask(hold(what, name), { method: "PUT", body: { reason, until: endOf(form) } }),
+  });
+}
+
+export const hold = (what, name) => `/holds/${what}/${encodeURIComponent(name)}`;
 
 // Words for what went wrong.
 export function words(problem) {

@@ -1,12 +1,12 @@
 // One server: how it is, and what an operator can do: hold, release, try now, check.
 
 import { h } from "./dom.js";
-import { bytes, clockOf, now, number, percent, strange, time } from "./format.js";
+import { age, brief, bytes, clockOf, now, number, percent, strange, time } from "./format.js";
 import { jobTable } from "./find.js";
 import { facts } from "./letters.js";
 import { query } from "./net.js";
 import { flight, serverState } from "./now.js";
-import { act, empty, endOf, ends, link, route, section, sign, table, trouble } from "./parts.js";
+import { act, askHold, empty, link, route, section, sign, table, trouble } from "./parts.js";
 import { t } from "./texts.js";
 
 const CHECK_MS = 500;
@@ -37,7 +37,7 @@ export const serverPage = {
         { class: "buttons" },
         held
           ? act(app.me, t("release"), () => attempt(app, view, () => app.ask(`/holds/server/${path}`, { method: "DELETE" })), { kind: "main" })
-          : act(app.me, t("hold"), () => askHold(app, server.name), { kind: "main" }),
+          : act(app.me, t("hold"), () => askHold(app, "server", server.name), { kind: "main" }),
         act(app.me, t("try-now"), () => attempt(app, view, () => app.ask(`/pool/servers/${path}/try`, { method: "POST", body: { reason: "" } }), "try-told")),
         act(app.me, t("check"), () => check(app, view, path), { disabled: view.check?.state === "running" }),
       ),
@@ -76,6 +76,7 @@ function hourGraphs(items) {
   if (!items.length) return empty(t("hour-empty"));
   const minute = (iso) => Math.floor(Date.parse(iso) / 60_000);
   const first = Math.floor(now() / 60_000) - MINUTES + 1;
+  const told = (most, words) => (most > 0 ? t("at-most", words(most)) : "–");
   const graphs = GRAPHS.map(([name, label, value, words]) => {
     const most = Math.max(...items.map(value));
     const bars = items.map((one) => {
@@ -89,8 +90,9 @@ function hourGraphs(items) {
     return h(
       "figure",
       { key: name },
-      h("figcaption", {}, t(label), " ", h("span", { class: "number hint" }, t("at-most", words(most)))),
-      h("svg", { class: "hour", viewBox: `0 0 ${MINUTES * 10} 44`, preserveAspectRatio: "none", role: "img", "aria-label": `${t(label)}: ${t("at-most", words(most))}` }, bars),
+      h("figcaption", {}, t(label), " ", h("span", { class: "number hint" }, told(most, words))),
+      h("svg", { class: "hour", viewBox: `0 0 ${MINUTES * 10} 44`, preserveAspectRatio: "none", role: "img", "aria-label": `${t(label)}: ${told(most, words)}` }, bars),
+      h("div", { class: "axis number", "aria-hidden": "true" }, h("span", {}, t("ago", age(3600))), h("span", {}, t("just-now"))),
     );
   });
   return [
@@ -116,7 +118,7 @@ function causes(items, name) {
     t("last-errors"),
     [
       [t("code"), (one) => h("code", {}, strange(one.code))],
-      [t("folder"), (one) => strange(one.folder)],
+      [t("folder"), (one) => brief(one.folder)],
       [t("count"), (one) => link(route(["letters"], { code: one.code, server: name }), {}, number(one.count)), "number"],
       [t("last"), (one) => time(one.last_at)],
     ],
@@ -156,16 +158,4 @@ function checkTold(told) {
   const { ok, failed, error, ms } = told.result;
   const steps = Object.entries(ms).map(([step, took]) => `${step} ${number(took, 1)}\u00a0ms`);
   return h("p", { class: "checked" }, t("check-done"), ": ", ok ? sign("good", t("check-ok")) : sign("bad", strange(failed), ": ", strange(error)), steps.length > 0 && ` (${steps.join(", ")})`);
-}
-
-function askHold(app, name) {
-  const form = { ends: "never" };
-  app.confirm({
-    title: t("hold-title", strange(name)),
-    text: t("hold-text"),
-    label: t("hold"),
-    needsReason: true,
-    more: () => ends(form),
-    run: (reason) => app.ask(`/holds/server/${encodeURIComponent(name)}`, { method: "PUT", body: { reason, until: endOf(form) } }),
-  });
 }

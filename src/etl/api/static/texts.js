@@ -246,6 +246,7 @@ const TEXTS = {
   release: ["Release", "보류 해제"],
   "hold-title": ["Hold {0}", "{0} 보류"],
   "hold-text": ["Its jobs wait, without spending attempts. Everybody sees the hold.", "이 서버의 작업은 시도 횟수를 쓰지 않고 기다립니다. 보류는 모두에게 표시됩니다."],
+  "hold-all-text": ["Its consumers read nothing and begin nothing; what runs finishes. Everybody sees the hold.", "컨슈머가 새 작업을 읽거나 시작하지 않으며, 실행 중인 작업은 마칩니다. 보류는 모두에게 표시됩니다."],
   "hold-told": ["On hold by {0}: {1}", "{0} 님이 보류함: {1}"],
   "hold-until": ["until {0}", "{0} 종료"],
   ends: ["Ends", "종료"],

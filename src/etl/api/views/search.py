@@ -234,6 +234,11 @@ class Search:
         rows = self._store.rows("SELECT code, count(*) AS n FROM letters WHERE settled IS NULL GROUP BY code")
         return {row["code"]: row["n"] for row in rows}
 
+    def settled_letters(self) -> dict[str, int]:
+        """Return the number of dead letters that are settled, by how: replayed or discarded."""
+        rows = self._store.rows("SELECT settled, count(*) AS n FROM letters WHERE settled IS NOT NULL GROUP BY settled")
+        return {row["settled"]: row["n"] for row in rows}
+
     def letter_times(self) -> tuple[float | None, float | None]:
         """Return the times of the oldest and the newest dead letter that waits; the latter was not cancelled."""
         (row,) = self._store.rows(

@@ -19,7 +19,7 @@ from etl.models.wire import Partition
 
 log = structlog.get_logger(__name__)
 
-VERSION = 2  # of the tables: a file of another version is built anew
+VERSION = 3  # of the tables: a file of another version is built anew
 READERS = 8  # connections kept open for reading
 
 _TABLES = """
@@ -33,6 +33,7 @@ CREATE TABLE letters (
     PRIMARY KEY (partition, offset));
 CREATE INDEX letters_newest ON letters (at, partition, offset);
 CREATE INDEX letters_waiting ON letters (code, source, destination, at) WHERE settled IS NULL;
+CREATE INDEX letters_settled ON letters (settled) WHERE settled IS NOT NULL;
 CREATE INDEX letters_job ON letters (job_id);
 CREATE INDEX letters_origin ON letters (origin);
 CREATE TABLE jobs (

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PORT_LINE_BYTES = 500  # of a reply that are searched for a port
 _FIRST_SECONDS = 5.0  # for the first data connection by EPSV, before PASV is tried
+_OF_FILES = {550, 551, 553}  # no refusal of a port, where one was given before: the transfer's, out of order
 _WORD_SECONDS = 2.0  # for the refusal that made a server close its port
 # The address is not read: see dial_peer().
 _PORT = re.compile(rb"(?:[0-9]{1,3}, *){4}([0-9]{1,3}), *([0-9]{1,3})(?![0-9])")
@@ -170,6 +171,8 @@ class Passive:
             raise
         if not reply.is_success and self._pending.follows:
             connections.control.pipelining.failed(transfers=True)
+        if connections.is_proven and reply.code in _OF_FILES:
+            raise connections.control.out_of_step(f"the server answered {self._pending.command} with {reply.text}")
         # What shared a write with it may be a transfer that runs by now: then nothing can be asked any more.
         if (port := port_in(reply)) is None and not connections.is_proven and connections.fall_back():
             reply = self._ask().result()

@@ -22,11 +22,13 @@ class Twins:
         self._quirks = quirks
         self._last = ("", 0)  # command and code
         self._lines: tuple[bytes, ...] = ()
+        self._alike: tuple[str, int] | None = None  # whose reply, word for word, is the last command's, too
         self._suspect: tuple[str, int] | None = None  # whose reply, word for word, was the next command's, too
         self.is_due = False
 
     def note(self, command: str, reply: Reply) -> None:
         """Note a final reply."""
+        self._alike = self._last if reply.lines == self._lines and command != self._last[0] else None
         if reply.code == _FACTS and reply.lines == self._lines and command != self._last[0]:
             self._suspect = self._last
         self._last, self._lines = (command, reply.code), reply.lines
@@ -38,9 +40,15 @@ class Twins:
         return code == self._last[1]
 
     def learn(self, code: int) -> None:
-        """Note a reply that came unasked: it may be the last one again. A pair that proved wrong is not believed."""
+        """Note a reply that came unasked: it may be the last one again. A pair that proved wrong is not believed.
+
+        Or it is the last command's own, and what that got was the one before again, which came late: of two that
+        may be, the wrong one is found out by the next session.
+        """
         if code == self._last[1]:
             self._quirks.doubles.setdefault(self._last, True)
+        if self._alike is not None:
+            self._quirks.doubles.setdefault(self._alike, True)
 
     def explain(self, reply: Reply) -> None:
         """Note a reply that cannot be its command's: the last one may have come again, or one before it."""
