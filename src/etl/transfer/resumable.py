@@ -82,9 +82,7 @@ class Resumable(Streaming):
                 self.goes_on = self._tail(partial, half) in {right, right + old[2 * _TRIAL_BYTES :]}
             except EtlError as error:
                 if self.goes_on is None:
-                    if isinstance(
-                        error, (IOFailure, SizeMismatch)
-                    ):  # the next run begins anew
+                    if isinstance(error, (IOFailure, SizeMismatch)):  # the next run begins anew
                         self.goes_on = False
                     raise
             self.remove(partial)
