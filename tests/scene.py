@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from etl.outcomes.seal import Seal
 from etl.retry.policy import Policy
 from etl.sessions.pools import Pools
 from etl.topics.names import Topics
-from etl.transfer import receipts, relay
+from etl.transfer import receipts, relay, resuming
 
 NOW = 1_700_000_000.0
 P0 = Partition("jobs", 0)
@@ -110,7 +111,10 @@ class Scene:
             self.partitions.held[partition] = self.ledger.assign(partition, 0)
         self.stopping = threading.Event()
         policy = Policy(2, 1.0, 300.0, 3600.0, jitter=lambda: 0.5)
-        self.reporter = Reporter("worker/1", self.dispatcher, self.ledger, policy, self.builder, self.stopping.is_set)
+        forget = partial(resuming.forget, server_of=self.pools.server, remember=self.pools.remember_orphan)
+        self.reporter = Reporter(
+            "worker/1", self.dispatcher, self.ledger, policy, self.builder, self.stopping.is_set, forget
+        )
         self.runner = Runner(self.settings, "cafe", self.pools, self.dispatcher, self.reporter, Store(1 << 20))
         self.ahead: list[Record] = []
         self.look_ahead = LookAhead(

@@ -45,6 +45,7 @@ from etl.topics import companions
 from etl.topics.checking import Checker
 from etl.topics.names import Topics
 from etl.topics.trimming import Trimmer
+from etl.transfer import resuming
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,7 +224,15 @@ class FileTransferConsumer:
         dispatcher = Dispatcher(pools, settings)
         seal = Seal(settings.group_secret) if settings.group_secret else None
         builder = MessageBuilder(names, self.group_id, retry_blocks, seal=seal)
-        reporter = Reporter(me.name, dispatcher, ledger, Policy.of(settings), builder, lambda: self._is_stopping)
+        reporter = Reporter(
+            me.name,
+            dispatcher,
+            ledger,
+            Policy.of(settings),
+            builder,
+            lambda: self._is_stopping,
+            partial(resuming.forget, server_of=pools.server, remember=pools.remember_orphan),
+        )
         book = Book()
         runner = Runner(
             settings,

@@ -54,8 +54,8 @@ class Subject:
 
 
 RICH = {"look", "dispose", "remove", "unchanged", "size", "names", "folders"}
-ALL = RICH | {"time", "abort", "base"}
-OBJECTS = ALL - {"folders", "base"}
+ALL = RICH | {"time", "abort", "base", "resume"}
+OBJECTS = ALL - {"folders", "base", "resume"}
 KINDS = {
     "local": ALL,
     "ftp": ALL,

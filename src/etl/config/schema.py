@@ -297,6 +297,12 @@ class Settings(ApiSettings):
     max_file_bytes: int = setting(
         "ETL_MAX_FILE_BYTES", 0, whole(0, 1 << 50), "bytes: largest file that is copied; 0: no limit"
     )
+    resume_from_bytes: int = setting(
+        "ETL_RESUME_FROM_BYTES",
+        64 << 20,
+        whole(4 << 20, 1 << 50),
+        "bytes: smallest file whose transfer, once cut, goes on where it stopped",
+    )
     result_retention_hours: float = setting(
         "RESULT_RETENTION_HOURS",
         168.0,
@@ -349,6 +355,7 @@ class Settings(ApiSettings):
             spool_limit_bytes=self.spool_limit_bytes,
             read_back_limit_bytes=self.verify_read_back_limit_bytes,
             max_file_bytes=self.max_file_bytes,
+            resume_from_bytes=self.resume_from_bytes,
         )
 
 

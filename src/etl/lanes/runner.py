@@ -17,7 +17,7 @@ from etl.errors import ConnectionLost, DeadlineExceeded, EtlError, Fate, Permiss
 from etl.models import document
 from etl.models.task import SCAN_ANEW, Phase, Start
 from etl.outcomes.reporter import context
-from etl.transfer import partials, relay
+from etl.transfer import partials, relay, resuming
 from etl.transfer.budget import LISTINGS
 from etl.transfer.promises import CrossThread
 from etl.transfer.receipts import NOTHING, Receipt
@@ -269,8 +269,10 @@ class Runner:
 
     def _may_go_on(self, task: Task, error: BaseException) -> bool:
         """Is the partial file kept, since only its rename failed, and will be tried again?"""
-        has_attempts = len(task.attempts) + 1 < self.settings.retry_max_attempts
-        return task.unpublished is not None and has_attempts and fate_of(error) is Fate.RETRY
+        return task.unpublished is not None and not self._is_last(task) and fate_of(error) is Fate.RETRY
+
+    def _is_last(self, task: Task) -> bool:
+        return len(task.attempts) + 1 >= self.settings.retry_max_attempts
 
     def _remove_partial(self, run: Run, error: BaseException) -> bool:
         """Remove the partial file of a failed attempt; return whether the destination's session is reusable.
@@ -281,11 +283,11 @@ class Runner:
         survives = _survives(destination, error)
         if not task.leaves_partial:
             return survives
-        if self._may_go_on(task, error):
+        if self._may_go_on(task, error) or resuming.is_kept(task, run.cause(error), is_last=self._is_last(task)):
             task.orphan_scan_since = SCAN_ANEW  # whoever does not go on with it removes it
             return survives
         server = self.pools.server(task.job.destination.hostname)
-        path = partials.partial_path(task, server, self._token(run))
+        path = task.part or partials.partial_path(task, server, self._token(run))
         if task.unpublished is not None:  # perhaps of an earlier run
             path, task.unpublished = task.unpublished.partial, None
         if survives:
@@ -299,7 +301,7 @@ class Runner:
             destination.disconnect()  # its slot belongs to this lease, so a new session may take it
             if not self.pools.remove_orphan(server, path):
                 self.reporter.leaves_orphans = True
-        task.leaves_partial = False
+        task.leaves_partial, task.part = False, None
         return survives
 
 

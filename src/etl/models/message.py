@@ -244,6 +244,7 @@ class TransferResult(BaseModel):
     skipped: bool = False  # the destination was left alone, as `overwrite` asked
     swapped: bool = False  # the server cannot rename over a file, so the name was absent for a moment
     mtime_kept: bool = True  # False: the destination's server did not keep the source's time stamp
+    resumed_at: int | None = None  # bytes: an earlier attempt had brought so many, and the copy went on behind them
     published_by: str | None = None  # "direct": written under its final name at once
     source_action_done: bool = True  # False: the copy is there, and its source still as well
     source_action_error: str | None = None  # why
@@ -290,8 +291,9 @@ class TransferResult(BaseModel):
             "error_code": self.error_code,
         }
         result.update((name, document.printable(value)) for name, value in optional.items() if value is not None)
-        if self.swapped:
-            result["swapped"] = True
+        for name in ("swapped", "resumed_at"):
+            if value := getattr(self, name):
+                result[name] = value
         for name in ("mtime_kept", "source_action_done"):
             if not getattr(self, name):
                 result[name] = False

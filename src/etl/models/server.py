@@ -61,6 +61,7 @@ class TransferSettings:
     spool_limit_bytes: int = 10 << 30  # the largest file that may go through a temporary file
     read_back_limit_bytes: int = 1 << 30  # the largest file that is read back to prove it
     max_file_bytes: int = 0  # the largest file that may be copied; 0: no limit
+    resume_from_bytes: int = 64 << 20  # size of a file from which on it is gone on with after a cut
 
 
 def zone_of(text: str) -> tzinfo:

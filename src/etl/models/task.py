@@ -128,12 +128,13 @@ class Phase:
 class Progress:
     """How far one run of a job has come. Written by its lane, read by any thread without a lock: for display only."""
 
-    __slots__ = ("moved_bytes", "phase", "size_bytes")
+    __slots__ = ("moved_bytes", "phase", "resumed_at", "size_bytes")
 
     def __init__(self) -> None:
         self.phase = Phase.CONNECTING
         self.size_bytes: int | None = None  # of the source, once it is known
-        self.moved_bytes = 0  # read at the source
+        self.resumed_at = 0  # the run goes on at this offset
+        self.moved_bytes = 0  # read at the source, from there on
 
 
 SCAN_ANEW = math.inf  # for `Task.orphan_scan_since`: no listing that exists is new enough
@@ -147,7 +148,12 @@ class Unpublished:
     size_bytes: int
     verified_by: str
     facts: Facts  # the source's, as it was read
-    checksum: str | None = None  # None: nothing but its size was proven
+    checksum: str | None = None  # None: nothing but its size was proven, or it was sent by several runs
+
+    @property
+    def is_proven(self) -> bool:
+        """Was all that can be compared?"""
+        return self.checksum is not None or self.verified_by != "none"
 
 
 @dataclass(eq=False)
@@ -176,6 +182,11 @@ class Task:
     digests: dict[str, str] = field(default_factory=dict)  # by algorithm: of the bytes that were sent last
     expected: tuple[Checksum, ...] = ()  # beside the job's own: of the checksum file that was found beside the source
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
+    # These four are `resuming.py`'s.
+    version: str | None = None  # of the source: a digest of its facts; None: the file is not gone on with
+    part: str | None = None  # the path of a partial file that is kept when the file is cut
+    resumed_at: int = 0  # the offset at which the copy went on, of the run that is on, or was last
+    doubts: int = 0  # runs that failed, one after the other, before the partial file was proven
     epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time
     # (monotonic); None if there is no need to.

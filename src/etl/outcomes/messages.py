@@ -16,6 +16,7 @@ from etl.errors import InvalidMessage
 from etl.logs import redact
 from etl.models import document, header
 from etl.models.field import is_label
+from etl.models.header import ORPHANS, OUTAGES, PUBLISHED, RECALLABLE, WAITING_SINCE
 from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob, TransferResult
 from etl.models.task import Attempt, Facts, Origin, Record, Task
@@ -24,12 +25,6 @@ from etl.outcomes.foreign import select_foreign
 from etl.outcomes.seal import Seal
 from etl.retry import tiers
 from etl.topics.names import Topics
-
-WAITING_SINCE = "etl-waiting-since"  # when the job began to wait for a server that is down: UTC, ISO 8601
-RECALLABLE = "etl-recallable"  # the job only waits for its servers: it may run before it is due
-OUTAGES = "etl-outages"  # number of consecutive outages, decimal
-ORPHANS = "etl-orphans"  # earlier runs may have left orphans at the destination
-PUBLISHED = "etl-published"  # JSON: the copy has its final name, the source action remains
 
 SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # sizes of a dead letter, tried in turn; any topic takes the last
 KEY_LIMIT_BYTES = 1024  # longer keys are left out of short forms
@@ -141,7 +136,7 @@ class MessageBuilder:
         proven = self.seal is not None and self.seal.proves(record)
         if proven or self.seal is None:
             return deferred._replace(proven=proven)
-        return deferred._replace(origin=carried.origin, leaves_orphans=False)
+        return deferred._replace(origin=carried.origin, leaves_orphans=False, part=None)
 
     def _replace_deferral(self, task: Task) -> tuple[Message, ...]:
         error = InvalidMessage(f"message: is too large to be deferred to {self.topics.retry}")
@@ -168,6 +163,7 @@ class MessageBuilder:
             replays=task.replays,
             waiting_since=task.waiting_since,
             outages=task.outages,
+            part=task.part,
             published=task.published,
             verified_by=task.verified_by if task.published else None,
             checksum=task.checksum if task.published else None,
@@ -189,6 +185,7 @@ class Carried(NamedTuple):
     outages: int = 0
     recallable: bool = False
     leaves_orphans: bool = False
+    part: str | None = None
     published: bool = False
     verified_by: str | None = None
     checksum: str | None = None
@@ -207,6 +204,7 @@ class Carried(NamedTuple):
             outages=self.outages,
             replays=self.replays,
             recallable=self.recallable,
+            part=self.part,
             published=self.published,
             verified_by=self.verified_by,
             checksum=self.checksum,
@@ -232,7 +230,7 @@ def _build_headers(carried: Carried) -> Headers:
         WAITING_SINCE: _format_time(carried.waiting_since),
         OUTAGES: str(carried.outages) if carried.outages else None,
         RECALLABLE: "1" if carried.recallable else None,
-        ORPHANS: "1" if carried.leaves_orphans else None,
+        ORPHANS: (carried.part or "1") if carried.leaves_orphans else None,
         PUBLISHED: _dump_json(_describe_publication(carried)) if carried.published else None,
     }
     return _encode({name: value for name, value in values.items() if value is not None})
@@ -271,6 +269,7 @@ def _read_deferral(record: Record, carried: Carried) -> Carried:
         outages=_parse_count(_read_text(record, OUTAGES)),
         recallable=record.header(RECALLABLE) is not None,
         leaves_orphans=record.header(ORPHANS) is not None,
+        part=_read_text(record, ORPHANS),
         published=published is not None,
         verified_by=_parse_label(published, "verified_by"),
         checksum=_parse_label(published, "checksum"),

@@ -67,6 +67,7 @@ class Reporter:
     policy: Policy
     builder: MessageBuilder
     is_stopping: Callable[[], bool]
+    forget_part: Callable[[Task], None] = lambda _task: None  # has a partial file removed that no job goes on with
     leaves_orphans: bool = False  # an orphan may remain at a server that no job of this process will look for
     started: float = field(default_factory=time.monotonic)
     done: int = 0  # finished jobs; approximate, as lanes count without a lock
@@ -210,6 +211,7 @@ class Reporter:
     def dead(self, task: Task, error: BaseException, start: Start | None = None) -> None:
         """Report that a job failed for good: a dead letter and a failed result. `start`: of its last run, if any."""
         span = (start or Start.now()).until_now()
+        self.forget_part(task)
         if self._add(task, RecordState.DONE, self._build_failure(task, error, span)):
             self.done += 1
             self._count_failure(error, _place(task.record), task.job.words)

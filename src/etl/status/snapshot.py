@@ -247,8 +247,8 @@ class Snapshots:
         for run in sorted(runs, key=lambda run: run.start.wall):
             task, progress = run.task, run.task.progress
             speed = speeds[run.number] = self._speeds.get(run.number) or Speed()
-            moved, size, phase = progress.moved_bytes, progress.size_bytes, progress.phase
-            speed.note(now, moved)
+            moved, size, phase = progress.resumed_at + progress.moved_bytes, progress.size_bytes, progress.phase
+            speed.note(now, progress.moved_bytes)
             rate, age, still = speed.per_second, now - run.started, speed.still_for(now)
             has_eta = phase == Phase.STREAMING and size is not None and rate > 0 and age >= YOUNG_SECONDS
             is_stalled = phase == Phase.STREAMING and still > YOUNG_SECONDS

@@ -1,7 +1,7 @@
 """Opening what lies below a folder, so that no link leads out of it, not even one that changes at the same moment.
 
 A path that was checked first and opened by its name afterwards may be another one by then. Here the system itself
-resolves it below the folder (openat2, Linux 5.6); elsewhere it is opened part by part.
+resolves it below the folder (openat2, Linux 5.6); elsewhere it is opened part by part. And what its errors mean.
 """
 
 from __future__ import annotations
@@ -11,12 +11,38 @@ import ctypes
 import errno
 import os
 
+from etl.errors import (
+    ConnectionLost,
+    EtlError,
+    FileMissing,
+    InvalidPath,
+    IOFailure,
+    NotAFile,
+    PermissionRefused,
+    StorageFull,
+)
+
 _OPENAT2 = 437  # the number of the system call, on all machines that we know
 _RESOLVE_BENEATH = 0x08
 _TRIES = 16  # of a path of which parts are renamed at the same time
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+_KINDS: dict[int, type[EtlError]] = {
+    errno.ENOENT: FileMissing,
+    errno.EACCES: PermissionRefused,
+    errno.EPERM: PermissionRefused,
+    errno.EROFS: PermissionRefused,
+    errno.ENOSPC: StorageFull,
+    errno.EDQUOT: StorageFull,
+    errno.EFBIG: StorageFull,
+    errno.EISDIR: NotAFile,
+    errno.ENOTDIR: NotAFile,
+    errno.EEXIST: NotAFile,  # of a folder that is to be made
+    errno.ENAMETOOLONG: InvalidPath,
+    errno.ESTALE: ConnectionLost,
+}
 
 
 class LeadsOutError(PermissionError):
@@ -25,6 +51,11 @@ class LeadsOutError(PermissionError):
 
 class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def kind_of(error: OSError) -> type[EtlError]:
+    """Return which error of ours an error of the system is."""
+    return _KINDS.get(error.errno or 0, IOFailure)
 
 
 def open_folder(root: str, path: str = ".") -> int:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, ClassVar
 from etl.errors import (
     ConnectionLost,
     EtlError,
-    FileMissing,
     InvalidPath,
     IOFailure,
     NotAFile,
@@ -32,6 +31,7 @@ from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.beneath import (
     LeadsOutError,
+    kind_of,
     make_folders,
     open_beneath,
     open_folder,
@@ -40,25 +40,12 @@ from etl.transfer.beneath import (
 )
 from etl.transfer.budget import LISTINGS
 from etl.transfer.paths import basename, parent, refuse_unusable
-from etl.transfer.streaming import FileParcel, Streaming, copy_whole, write_all
+from etl.transfer.resumable import Resumable
+from etl.transfer.streaming import FileParcel, copy_whole, write_all
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
 
-_KINDS: dict[int, type[EtlError]] = {
-    errno.ENOENT: FileMissing,
-    errno.EACCES: PermissionRefused,
-    errno.EPERM: PermissionRefused,
-    errno.EROFS: PermissionRefused,
-    errno.ENOSPC: StorageFull,
-    errno.EDQUOT: StorageFull,
-    errno.EFBIG: StorageFull,
-    errno.EISDIR: NotAFile,
-    errno.ENOTDIR: NotAFile,
-    errno.EEXIST: NotAFile,  # of a folder that is to be made
-    errno.ENAMETOOLONG: InvalidPath,
-    errno.ESTALE: ConnectionLost,
-}
 _TRIES = 5  # of making folders that somebody deletes at the same time
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # opening a FIFO nobody writes to would wait for ever
 _WRITING = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -71,8 +58,10 @@ def _problems(server: ServerConfig) -> Mapping[str, str]:
     return {} if is_size else {"MIN_FREE": "is no whole number of bytes"}
 
 
-class LocalTransfer(Streaming):
+class LocalTransfer(Resumable):
     """A folder of this machine."""
+
+    goes_on = True
 
     spec: ClassVar[ProtocolSpec] = ProtocolSpec(
         needs_host=False,
@@ -151,14 +140,26 @@ class LocalTransfer(Streaming):
                     self.connect()
         return Settled(None)
 
+    def read_on(self, path: str, offset: int) -> Parcel | None:
+        """Open a file from an offset on."""
+        with self._translated(path):
+            return _Guarded(self, self._open(path, _READING), path, offset)
+
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Write a parcel to a new file; what is there of it after a failure is removed."""
-        sent_bytes, looked_bytes = 0, 0
+        return self._write(partial, parcel, buffer)
+
+    def write_on(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int) -> Stored:
+        """Write a parcel from an offset on; what is there of it after a failure stays."""
+        return self._write(partial, parcel, buffer, offset)
+
+    def _write(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int | None = None) -> Stored:
+        sent_bytes = looked_bytes = offset or 0
         with self._translated(partial):
             descriptor, folder = self._create(partial)
             try:
-                self._require_own(descriptor, partial)
-                self._require_room(descriptor, parcel.facts.size_bytes or 0)
+                self._require_own(descriptor, partial, sent_bytes)
+                self._require_room(descriptor, (parcel.facts.size_bytes or 0) - sent_bytes)
                 while count := parcel.readinto(buffer):
                     self.require_not_aborted()
                     write_all(descriptor, buffer[:count])
@@ -171,8 +172,9 @@ class LocalTransfer(Streaming):
                 os.fsync(descriptor)
                 size_bytes = os.fstat(descriptor).st_size
             except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(basename(partial), dir_fd=folder)
+                if offset is None:
+                    with contextlib.suppress(OSError):
+                        os.unlink(basename(partial), dir_fd=folder)
                 raise
             finally:
                 os.close(descriptor)
@@ -271,13 +273,15 @@ class LocalTransfer(Streaming):
             raise NotAFile(f"{self.server.hostname}:{path} is no ordinary file", server=self.server.hostname)
         return Facts(found.st_size, found.st_mtime)
 
-    def _require_own(self, descriptor: int, path: str) -> None:
-        """Make a file empty that we write. Raises IOFailure if it is something else, or has another name, too."""
+    def _require_own(self, descriptor: int, path: str, offset: int) -> None:
+        """Go where we write. Raises IOFailure for a file that is not our own, or shorter; a new one is made empty."""
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or (found.st_nlink > 1 and self.server.publish != "direct"):
-            raise IOFailure(f"{self.server.hostname}:{path} is no ordinary file of our own")
-        if found.st_size:
+        is_own = stat.S_ISREG(found.st_mode) and (found.st_nlink <= 1 or self.server.publish == "direct")
+        if not is_own or found.st_size < offset:
+            raise IOFailure(f"{self.server.hostname}:{path} is no ordinary file of our own, or has become shorter")
+        if found.st_size and not offset:
             os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, offset, os.SEEK_SET)
 
     def _require_room(self, descriptor: int, more_bytes: int) -> None:
         """Raise StorageFull unless as much stays free as it must once `more_bytes` are written."""
@@ -377,8 +381,7 @@ class LocalTransfer(Streaming):
         except OSError as error:
             if error.errno == errno.ENOENT:
                 self.connect()  # else it is not the file that is gone
-            kind = _KINDS.get(error.errno or 0, IOFailure)
-            raise kind(f"{where}: {error.strerror or error}", server=name) from error
+            raise kind_of(error)(f"{where}: {error.strerror or error}", server=name) from error
         except UnicodeError as error:
             raise InvalidPath(f"{where} is no name on this system: {error}", server=name) from error
 
@@ -386,8 +389,8 @@ class LocalTransfer(Streaming):
 class _Guarded(FileParcel):
     """A local file whose reading stops when its session is aborted."""
 
-    def __init__(self, session: LocalTransfer, descriptor: int, path: str) -> None:
-        super().__init__(descriptor, path)
+    def __init__(self, session: LocalTransfer, descriptor: int, path: str, offset: int = 0) -> None:
+        super().__init__(descriptor, path, offset=offset)
         self._session = session
 
     def readinto(self, buffer: memoryview) -> int:

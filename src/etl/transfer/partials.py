@@ -61,6 +61,12 @@ def telling_the_name(task: Task, partial: str) -> Iterator[None]:
         raise
 
 
+def is_of_the_job(task: Task, server: ServerConfig, name: str) -> bool:
+    """Is a name that of a partial file of the job?"""
+    before, after = server.partial_pattern.split("{id}")
+    return name.startswith(f"{before}{_job_hash(task.origin)}-") and name.endswith(after) and "/" not in name
+
+
 def _job_hash(origin: Origin) -> str:
     return hashlib.blake2b(str(origin).encode(), digest_size=_JOB_HASH_BYTES).hexdigest()
 
@@ -164,10 +170,10 @@ def _both_folders(task: Task) -> tuple[str, ...]:
     return source.hostname.upper(), parent(source.path), *_folder(task)
 
 
-def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> None:
+def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex, but: str | None = None) -> None:
     """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside.
 
-    What may not be deleted stays: the job itself needs no such right.
+    `but`: the path of one that the job goes on with. What may not be deleted stays: the job itself needs no such right.
     """
     final = task.job.destination.path
     destination.remove_leftovers(final)
@@ -177,6 +183,8 @@ def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex) -> No
         if name.removesuffix(ASIDE).removesuffix(after).rpartition("-")[2] in orphans.live:
             continue  # another record says that it is the same job
         path = beside(final, name)
+        if path == but:
+            continue
         if name.endswith(after + ASIDE) and destination.look(final) is None:
             destination.dispose(path, final).result()
             continue

@@ -25,7 +25,7 @@ from etl.errors import (
     StorageFull,
 )
 from etl.models.task import Facts, Phase, Unpublished
-from etl.transfer import receipts
+from etl.transfer import receipts, resuming
 from etl.transfer.base import Stored
 from etl.transfer.hashing import hashed
 from etl.transfer.partials import partial_path, remove_orphans, telling_the_name
@@ -74,9 +74,12 @@ def _bring(
         if receipt is not None:
             return receipt
     receipts.look_for_checksum(task, source, limits.buffer)
+    left = None
     if task.orphan_scan_since is not None:
-        remove_orphans(task, destination, orphans)
+        left = resuming.find(task, source, destination, orphans)
+        remove_orphans(task, destination, orphans, but=left)
     if (receipt := _already_there(task, source, destination, limits.buffer)) is not None:
+        resuming.drop(task, destination)
         if not receipt.skipped:
             receipts.require_expected(task, source, limits.buffer)
             if not is_direct(destination):
@@ -88,7 +91,7 @@ def _bring(
     if source is not destination:
         destination.prepare()
         destination.push()
-    parcel = fetch(task, source)
+    parcel = resuming.go_on(task, left, source, destination, token, limits.buffer) or fetch(task, source)
     try:
         if source is destination:
             return _deliver_through_spool(task, parcel, source, token, limits, orphans)
@@ -102,7 +105,7 @@ def can_pipeline(task: Task, orphans: OrphanIndex) -> bool:
     """Is this a copy that asks its destination nothing before the file is there, nor its source more than its facts?"""
     if task.published or task.unpublished or task.job.options.overwrite != "replace" or may_be_itself(task, orphans):
         return False
-    if receipts.asks_more(task):
+    if receipts.asks_more(task) or task.part is not None:
         return False
     return task.orphan_scan_since is None or orphans.known(task) == []
 
@@ -117,6 +120,7 @@ def fetch(task: Task, source: Session) -> Parcel:
     """Open the job's source file. Raises FileMissing, PermissionRefused, TooLarge ..."""
     parcel = source.read(task.job.source.path)
     require_size(parcel, source.settings.max_file_bytes)
+    resuming.plan(task, source, parcel.facts)
     return parcel
 
 
@@ -153,11 +157,11 @@ def deliver(
     job = task.job
     destination.foresee(job.destination.path, parcel.facts.mtime if job.options.preserve_mtime else None)
     task.leaves_partial = not is_direct(destination)
-    hidden = partial_path(task, destination.server, token)
+    hidden = resuming.name(task, destination, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
     content, digests = hashed(content, receipts.algorithms(task, destination, parcel.facts.size_bytes))
     with telling_the_name(task, hidden):
-        stored = destination.write(hidden, content, buffer)
+        stored = resuming.write(task, hidden, content, destination, buffer)
     task.digests = digests()
     try:
         unchanged = confirmed(stored)
@@ -175,7 +179,7 @@ def deliver(
         if isinstance(error, ConnectionLost) and error.server == destination.server.hostname and stored.is_ended:
             # All bytes and the last word came: a session that ends there says nothing of the file.
             task.unpublished = Unpublished(stored.partial, stored.sent_bytes, NOTHING, parcel.facts)
-        elif task.unpublished is None:
+        elif task.unpublished is None and not resuming.is_kept(task, error, is_last=False):
             _remove_if_possible(task, destination, stored)
         raise
     return _publish(task, destination, stored, proof, parcel.facts, meanwhile)
@@ -194,8 +198,8 @@ def _publish(
         answer = publish(stored, task.job.destination.path, mtime)
         meanwhile()
         published = answer.result()
-    task.unpublished, task.leaves_partial = None, False
-    task.remarks = {"swapped": True} if published.swapped else {}
+    task.unpublished, task.leaves_partial, task.part = None, False, None
+    task.remarks = ({"swapped": True} if published.swapped else {}) | resuming.remark(task)
     if is_direct(destination):
         task.remarks["published_by"] = "direct"
     if options.preserve_mtime and not published.stamped:
@@ -217,9 +221,9 @@ def _publish_known(
     there = look_if_possible(destination, known.partial)
     if there is None:
         final = destination.look_published(known.partial, task.job.destination.path)
-        if final is None or final.size_bytes != known.size_bytes or known.checksum is None:
+        if final is None or final.size_bytes != known.size_bytes or not known.is_proven:
             return None
-        task.leaves_partial = False
+        task.leaves_partial, task.part = False, None
         if task.job.options.preserve_mtime and not known.facts.same_file(final):
             task.remarks = {"mtime_kept": False}
         return Receipt(known.size_bytes, known.verified_by, facts=known.facts, checksum=known.checksum)
@@ -227,7 +231,7 @@ def _publish_known(
         return None
     stored = Stored(known.partial, known.size_bytes, there.size_bytes)
     proof = Proof(known.verified_by, known.checksum)
-    if known.checksum is None:  # the session was lost before more than its size was compared
+    if not known.is_proven:  # the session was lost before more than its size was compared
         try:
             proof = receipts.prove(task, known.facts, stored, destination, buffer)
         except CopyDamaged:
@@ -245,7 +249,7 @@ def _remove_if_possible(task: Task, destination: Session, stored: Stored) -> Non
         return
     with contextlib.suppress(EtlError):
         destination.remove(stored.partial)
-        task.leaves_partial = False
+        task.leaves_partial, task.part = False, None
 
 
 def finish(task: Task, source: Session, destination: Session, facts: Facts | None) -> int | None:
@@ -370,6 +374,7 @@ def require_owned(task: Task) -> None:
 def _deliver_through_spool(
     task: Task, parcel: Parcel, session: Session, token: str, limits: Limits, orphans: OrphanIndex
 ) -> Receipt:
+    task.version = None  # it would be read into the spool anew
     size_bytes = parcel.facts.size_bytes or 0
     if size_bytes > limits.spool_bytes:
         raise StorageFull(f"{task.job.source} has {size_bytes} bytes, the spool may take {limits.spool_bytes}")

@@ -26,7 +26,9 @@ _BUFFER_BYTES = 1 << 20
 class FileParcel:
     """A file of this disk, by name or descriptor, as a parcel. Opening never hangs, whatever it is; raises OSError."""
 
-    def __init__(self, file: str | int, path: str | None = None, facts: Facts | None = None) -> None:
+    def __init__(
+        self, file: str | int, path: str | None = None, facts: Facts | None = None, *, offset: int = 0
+    ) -> None:
         self.path = path if path is not None else str(file)
         # O_NONBLOCK: opening a FIFO nobody writes to, or a device, would wait for ever
         how = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -37,6 +39,7 @@ class FileParcel:
                 raise NotAFile(f"{self.path} is a folder")
             if not stat.S_ISREG(self.stat.st_mode):
                 raise NotAFile(f"{self.path} is no ordinary file")
+            os.lseek(descriptor, offset, os.SEEK_SET)
             self._file = os.fdopen(descriptor, "rb", buffering=0)
         except BaseException:
             os.close(descriptor)
@@ -46,7 +49,7 @@ class FileParcel:
         self._left = memoryview(b"")  # of `held`: what `readinto` did not give out yet
         size_bytes = self.facts.size_bytes
         # One byte more than there should be shows that it grew; a file that never stops growing would fill a disk.
-        self._readable_bytes = sys.maxsize if size_bytes is None else size_bytes + 1
+        self._readable_bytes = sys.maxsize if size_bytes is None else size_bytes + 1 - offset
 
     def load(self, limit_bytes: int) -> bool:
         """Take the file into memory if it is small enough."""
@@ -155,7 +158,7 @@ class _Counted:
         """Read once."""
         count, progress = self._readinto(buffer), self._progress
         progress.moved_bytes += count
-        if not count or progress.moved_bytes == progress.size_bytes:
+        if not count or progress.resumed_at + progress.moved_bytes == progress.size_bytes:
             progress.phase = Phase.VERIFYING
         return count
 

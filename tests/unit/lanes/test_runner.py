@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 import pytest
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from etl import errors
 from etl.models.letter import DLQMessage
 from etl.models.task import SCAN_ANEW, Attempt, Facts, Task, Unpublished
+from etl.models.wire import Partition
 from etl.sessions.lease import Lease
 from etl.transfer import partials, receipts, relay
 from etl.transfer.base import Session
@@ -83,6 +85,71 @@ def test_an_upload_whose_rename_failed_is_kept_while_attempts_are_left(scene: Sc
         scene.run_next()
     assert scene.world["B"].removed == [kept]
     assert task.unpublished is None
+
+
+def leave_a_part(error: errors.EtlError) -> Callable[..., receipts.Receipt]:
+    """Fail as a large file does whose partial file is worth keeping."""
+
+    def run(job: Task, _source: object, destination: Session, token: str, *_rest: object) -> receipts.Receipt:
+        job.leaves_partial = True
+        job.part = partials.partial_path(job, destination.server, f"0123456789abcdef-{token}")
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize("kind", [errors.ConnectionLost, errors.TransferTimeout])
+def test_a_part_is_kept_while_attempts_are_left(scene: Scene, kind: type[errors.EtlError]) -> None:
+    """The next attempt goes on with it; after the last one it is removed."""
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", leave_a_part(kind("cut", server="B")))
+        task = scene.run_next()
+        assert task.part is not None
+        assert scene.world["B"].removed == []
+        assert task.orphan_scan_since == SCAN_ANEW
+        task.attempts += [Attempt("", "", "")] * (scene.settings.retry_max_attempts - 1 - len(task.attempts))
+        scene.passed.pass_(0.55)  # half of the first back-off
+        scene.run_next()
+    assert len(scene.world["B"].removed) == 1
+    assert task.part is None
+
+
+@pytest.mark.parametrize("kind", [errors.SizeMismatch, errors.SourceChanged, errors.StorageFull, errors.FileMissing])
+def test_a_part_that_is_no_use_is_removed_at_once(scene: Scene, kind: type[errors.EtlError]) -> None:
+    """Nothing is gone on with that is wrong, and a full disk is not kept full."""
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", leave_a_part(kind("no", server="B")))
+        task = scene.run_next()
+    assert len(scene.world["B"].removed) == 1
+    assert task.part is None
+
+
+def test_a_part_is_not_left_behind_by_a_job_that_ends_otherwise(scene: Scene) -> None:
+    """Its deferral names it; if the job is a dead letter before it runs, the server's next session removes it."""
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", leave_a_part(errors.ServerUnavailable("down", server="A")))
+        kept = scene.run_next().part
+    (task,) = scene.dispatcher.drop(lambda _task: True)
+    assert kept is not None
+    headers = scene.builder.deferral(task, scene.clock() - 60)[0].headers
+    scene.accept(headers=headers, partition=Partition("jobs-retry", 1), timestamp=scene.clock() - 3600)
+    (again,) = scene.dispatcher.drop(lambda _task: True)
+    assert again.part == kept
+    scene.reporter.dead(again, errors.Cancelled("cancelled"))
+    assert list(scene.pools._pool(scene.pools.server("B")).orphans) == [kept]
+
+
+def test_no_header_has_another_jobs_file_removed(scene: Scene) -> None:
+    """Only a name that is the job's own, in the folder of its destination."""
+    task = scene.admit()
+    own = partials.partial_path(task, scene.pools.server("B"), "0123456789abcdef-ab1")
+    for wrong in ("/out/a", "/elsewhere/" + own.rpartition("/")[2], own + "/../a", "1"):
+        task.part = wrong
+        scene.reporter.forget_part(task)
+    assert not scene.pools._pool(scene.pools.server("B")).orphans
 
 
 def test_a_dead_session_doubts_its_siblings(scene: Scene) -> None:

@@ -12,13 +12,22 @@ from etl.models.task import Facts
 from etl.transfer.ftp.listing import entry_of, shows
 from etl.transfer.ftp.longlist import Entry
 from etl.transfer.ftp.names import facts_in, folders_above, size_in, time_in
-from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, UNKNOWN_COMMAND, plain_error, says_denied, says_full
+from etl.transfer.ftp.refusals import (
+    REFUSED,
+    SAY_ENOUGH,
+    UNKNOWN_COMMAND,
+    plain_error,
+    says_denied,
+    says_full,
+    vanished,
+)
 from etl.transfer.paths import basename, parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.transfer.ftp.link import Link
+    from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
 
 
@@ -43,6 +52,32 @@ def ask_facts(link: Link, path: str) -> Callable[[], Facts]:
         return lambda: listed_facts(listed.result()) or Facts(None, None)
     size, mdtm = link.ask("SIZE", path), link.ask("MDTM", path)
     return lambda: facts_of(link, size.result(), mdtm.result())
+
+
+def ask_stored_size(link: Link, whole: str) -> Callable[[], int | None]:
+    """Queue the question for the size of a file just stored; the answer reads the replies."""
+    if lists_facts(link, whole):
+        listed = ask_facts(link, whole)
+        return lambda: listed().size_bytes
+    size = link.ask("SIZE", whole)
+    return lambda: _stored_size(link, whole, size)
+
+
+def _stored_size(link: Link, whole: str, size: Pending) -> int | None:
+    """Return the size of a file just stored; None when the server does not tell it: 226 was said all the same.
+
+    One that SIZE does not know and the folder does not show was stored under another name.
+    """
+    reply = size.result()
+    if reply.is_success or reply.code in UNKNOWN_COMMAND:
+        return size_in(reply.line) if reply.is_success else None
+    try:
+        is_shown = shows(link, whole)
+    except IOFailure:  # what only confirms fails nothing
+        return None
+    if is_shown is False and link.server.publish != "direct":
+        raise vanished(link, whole)
+    return None  # written directly, it may have been taken away by whoever waits for it
 
 
 def ask_unchanged(link: Link, path: str, facts: Facts) -> Callable[[], bool]:

@@ -26,7 +26,7 @@ _OWNERS: dict[int, set[str]] = {
     257: {"PWD", "MKD"},
     331: _LOGIN,
     332: _LOGIN,
-    350: {"RNFR"},
+    350: {"RNFR", "REST"},
 }
 # A command that is here has no other success.
 _SUCCESSES: dict[str, set[int]] = {
@@ -34,6 +34,7 @@ _SUCCESSES: dict[str, set[int]] = {
     "EPSV": {227, 228, 229},
     "PASV": {227, 228, 229},
     "RNFR": {350},
+    "REST": {350},
 }
 _LOGIN_IS_GONE = {530, 532}
 _OUT_OF_SEQUENCE = 503

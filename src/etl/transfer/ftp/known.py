@@ -42,6 +42,8 @@ class ServerQuirks:
     takes_any_session: bool = False  # of TLS, in a data connection: also another one than the control connection's
     refused_sessions: int = 0  # of TLS, in a row
     crashes: int = 0  # behind a download under TLS, in a row
+    refuses_offsets: bool = False  # does not know REST, or not at all
+    goes_on: bool | None = None  # a STOR behind a REST does what it should; None: not tried yet
     refuses_to_replace: bool = False  # does not rename over a file
     refuses_renames: bool = False  # refused the last one for longer than we wait
     confusions: int = 0  # how often that was found out

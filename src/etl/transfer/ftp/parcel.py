@@ -24,7 +24,9 @@ _REST_BYTES = 4 << 20  # read beyond the end of a file at most, to find out whet
 class FTPParcel:
     """A RETR that runs. Its session writes nothing until `close`."""
 
-    def __init__(self, link: Link, path: str, whole: str, facts: Facts, retr: Pending, data: DataConnection) -> None:
+    def __init__(
+        self, link: Link, path: str, whole: str, facts: Facts, retr: Pending, data: DataConnection, offset: int = 0
+    ) -> None:
         self.path = path
         self.facts = facts
         self._link = link
@@ -33,7 +35,7 @@ class FTPParcel:
         self._data = data
         self.held: memoryview | None = None
         self._ahead = memoryview(b"")  # what `load` read, and `readinto` did not give out yet
-        self._given_bytes = 0
+        self._given_bytes = offset  # of the file, from its start
         self._is_longer = False  # more came than the file's size
         self._at_end = False  # end of file seen, data connection closed
         self._is_closed = False

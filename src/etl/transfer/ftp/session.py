@@ -9,7 +9,6 @@ from etl.errors import (
     ConnectionLost,
     EtlError,
     FileMissing,
-    IOFailure,
     PermissionRefused,
     ServerUnavailable,
     SessionFault,
@@ -20,12 +19,12 @@ from etl.transfer.ftp import asking, hashing, known, listing, naming
 from etl.transfer.ftp.control import Control
 from etl.transfer.ftp.link import Link
 from etl.transfer.ftp.login import log_in
-from etl.transfer.ftp.names import check_encoding, size_in
+from etl.transfer.ftp.names import check_encoding
 from etl.transfer.ftp.parcel import FTPParcel
-from etl.transfer.ftp.pending import Pending, State
+from etl.transfer.ftp.pending import State
 from etl.transfer.ftp.pipelining import Pipelining
 from etl.transfer.ftp.publishing import Renaming, Stamping
-from etl.transfer.ftp.refusals import REFUSED, UNKNOWN_COMMAND, vanished
+from etl.transfer.ftp.refusals import REFUSED
 from etl.transfer.ftp.replies import Reply
 from etl.transfer.ftp.security import Security
 from etl.transfer.ftp.sockets import Sockets, dial, round_trip
@@ -33,7 +32,7 @@ from etl.transfer.ftp.telnet import IAC
 from etl.transfer.ftp.traits import traits_of
 from etl.transfer.ftp.upload import Upload
 from etl.transfer.promises import Lazy
-from etl.transfer.streaming import Streaming
+from etl.transfer.resumable import Resumable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from etl.transfer.base import Parcel
 
 
-class FTPTransfer(Streaming):
+class FTPTransfer(Resumable):
     """One login at an FTP server. Commands are queued; see `Control` for when they leave."""
 
     spec: ClassVar[ProtocolSpec] = ProtocolSpec(default_port=21)
@@ -194,19 +193,51 @@ class FTPTransfer(Streaming):
             link.starting.connect_prepared()
             link.wire(whole)
 
+    @property
+    def reads_on(self) -> bool:
+        """Did the server not refuse REST?"""
+        return not known.of(self.server.address).refuses_offsets
+
+    @property
+    def goes_on(self) -> bool | None:
+        """Does it take a STOR behind a REST?"""
+        return known.of(self.server.address).goes_on if self.reads_on else False
+
+    @goes_on.setter
+    def goes_on(self, is_right: bool | None) -> None:
+        known.of(self.server.address).goes_on = is_right
+
+    def read_on(self, path: str, offset: int) -> Parcel | None:
+        """Ask size and time, open the file at an offset."""
+        link = self.link
+        link.settle_all()
+        whole = link.names.whole(path)
+        ask, running = asking.ask_facts(link, whole), link.starting.begin("RETR", link.locate(whole), offset)
+        facts = ask()
+        if isinstance(running, Reply):
+            return None
+        return FTPParcel(link, path, whole, facts, running.command, running.data, offset)
+
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel into a new file; its size is asked for with whatever is sent next."""
+        return self._write(partial, parcel, buffer)
+
+    def write_on(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int) -> Stored:
+        """Stream a parcel into a file from an offset on."""
+        return self._write(partial, parcel, buffer, offset)
+
+    def _write(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int | None = None) -> Stored:
         link = self.link
         link.settle_all()
         whole = link.names.whole(partial)
         is_final = self.server.publish == "direct"
         self._shown = naming.shown_beside(link, whole) if is_final and naming.is_at_risk(link, whole) else None
-        upload = Upload(link, whole, parcel, buffer)
+        upload = Upload(link, whole, parcel, buffer, offset)
         sent_bytes = upload.run()
         return Stored(
             partial,
             sent_bytes,
-            size=Lazy(_ask_stored_size(link, whole), asks_more=True),
+            size=Lazy(asking.ask_stored_size(link, whole), asks_more=True),
             ended=Lazy(upload.judge, asks_more=True) if upload.is_unjudged else None,
         )
 
@@ -354,31 +385,6 @@ def _unless_over(parcel: Parcel, is_same: Callable[[], bool]) -> bool:
         if isinstance(parcel, FTPParcel) and parcel.is_proven:
             return True
         raise
-
-
-def _ask_stored_size(link: Link, whole: str) -> Callable[[], int | None]:
-    if asking.lists_facts(link, whole):
-        listed = asking.ask_facts(link, whole)
-        return lambda: listed().size_bytes
-    size = link.ask("SIZE", whole)
-    return lambda: _stored_size(link, whole, size)
-
-
-def _stored_size(link: Link, whole: str, size: Pending) -> int | None:
-    """Return the size of a file just stored; None when the server does not tell it: 226 was said all the same.
-
-    One that SIZE does not know and the folder does not show was stored under another name.
-    """
-    reply = size.result()
-    if reply.is_success or reply.code in UNKNOWN_COMMAND:
-        return size_in(reply.line) if reply.is_success else None
-    try:
-        is_shown = listing.shows(link, whole)
-    except IOFailure:  # what only confirms fails nothing
-        return None
-    if is_shown is False and link.server.publish != "direct":
-        raise vanished(link, whole)
-    return None  # written directly, it may have been taken away by whoever waits for it
 
 
 def _deleted(link: Link, whole: str, reply: Reply) -> bool:

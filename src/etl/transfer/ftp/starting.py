@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _PREPARED_SECONDS = 20.0  # how long a data connection opened ahead is good: servers have limits of their own
 _BROKEN_OFF = 426
+_REFUSED = 400
 _BINARY = {"RETR", "STOR", "APPE"}
 _SAYS_TEXT = re.compile(rb"\bascii mode\b", re.IGNORECASE)
 _MAY_BE_CONFUSED = {425, 500, 501, 502, 503, 504}  # to a transfer command, from one that lost the command before
@@ -77,10 +78,10 @@ class Starting:
             self._control.abandon(error)
             raise error
 
-    def begin(self, verb: str, argument: bytes | None) -> Running | Reply:
+    def begin(self, verb: str, argument: bytes | None, offset: int = 0) -> Running | Reply:
         """Start a transfer and wait until the server has accepted it; returns the reply when it is refused."""
         while True:
-            started = self.start(verb, argument)
+            started = self.start(verb, argument, offset)
             if isinstance(started, Running):
                 started.command.started()
                 if not started.command.is_refused:
@@ -91,8 +92,10 @@ class Starting:
             if not self.was_confused(started):
                 return started.result()
 
-    def start(self, verb: str, argument: bytes | None) -> Running | Pending:
+    def start(self, verb: str, argument: bytes | None, offset: int = 0) -> Running | Pending:
         """Start a transfer: command and data connection. Returns the command when it is refused meanwhile.
+
+        `offset`: where in the file it begins. Without the server's word on that, which is waited for, nothing starts.
 
         Once passive mode is proven in this session, its opening command and the transfer's leave in one write. Not so
         in active mode: pyftpdlib answers PORT when its connection stands, and loses what came before that.
@@ -104,6 +107,9 @@ class Starting:
             if not (ways.is_passive and ways.is_proven) or control.pipelining.is_one_by_one:
                 opening.agree()
                 data = opening.connection() if ways.is_passive else None
+            if offset and (refused := self._refuses(offset)) is not None:
+                opening.cancel()
+                return refused
             command = control.send(verb, argument, transfers=True)
             control.push()
             opening.agree()
@@ -119,6 +125,14 @@ class Starting:
             raise
         ways.is_proven = True
         return Running(command, data)
+
+    def _refuses(self, offset: int) -> Pending | None:
+        """Tell the server where the next transfer begins; return the command if it was refused."""
+        restart = self._control.send("REST", str(offset).encode("ascii"))
+        if restart.result().code < _REFUSED:
+            return None
+        self._ways.quirks.refuses_offsets = True
+        return restart
 
     def require_binary(self, command: Pending) -> None:
         """Raise for a file that the server sends or takes as text, as it has forgotten TYPE I: its bytes change."""

@@ -14,7 +14,7 @@ from etl.errors import ConnectionLost, EtlError, IOFailure, StorageFull
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.names import size_in
-from etl.transfer.ftp.refusals import REFUSED
+from etl.transfer.ftp.refusals import REFUSED, SAY_ENOUGH, plain_error
 from etl.transfer.ftp.starting import Running
 from etl.transfer.paths import parent
 
@@ -37,13 +37,17 @@ _SAY_ENOUGH = {425, 452, 552}  # refusals that no missing folder explains
 
 
 class Upload:
-    """Streams one parcel into a new file through a buffer."""
+    """Streams one parcel into a file through a buffer: a new one, or one that is gone on with at `offset`.
 
-    def __init__(self, link: Link, whole: str, parcel: Parcel, buffer: memoryview) -> None:
+    Where there is an offset, even 0, what is stored stays when something goes wrong.
+    """
+
+    def __init__(self, link: Link, whole: str, parcel: Parcel, buffer: memoryview, offset: int | None = None) -> None:
         self._link = link
         self._whole = whole
         self._parcel = parcel
         self._buffer = buffer
+        self._offset, self._keeps = offset or 0, offset is not None
         self._held_bytes = 0  # of the buffer: what a second STOR would begin with
         self._is_whole = False  # that is the whole file
         self._can_resend = True  # what was read of the parcel is still in the buffer
@@ -53,9 +57,10 @@ class Upload:
         self._is_ahead = False  # the data connection was opened before the STOR
 
     def run(self) -> int:
-        """Stream; return the number of bytes. When the STOR fails make the folders on its way and try again.
+        """Stream; return the number of bytes, with those before the offset.
 
-        What the server says at the end may be left to `judge`.
+        When the STOR fails make the folders on its way and try again. What the server says at the end may be left to
+        `judge`.
 
         No list of known folders is kept: a STOR into a folder that is there costs no question, and a folder that
         somebody deleted is found out by the refusal. When that comes means nothing: some servers say 150 first. On
@@ -72,6 +77,8 @@ class Upload:
             unmade.discard(folder)
         try:
             while (failed := self._try()) is not None:
+                if self._offset:
+                    raise self._does_not_go_on(failed)
                 if not self._is_put_right(failed):
                     raise self._reason(failed.result())
             self._link.takes_bare(self._link.tries_bare)
@@ -125,10 +132,10 @@ class Upload:
         """Send the file; return the STOR when it was refused, or failed."""
         starting = self._link.starting
         self._is_ahead = starting.is_prepared
-        running = starting.start("STOR", self._link.locate(self._whole))
+        running = starting.start("STOR", self._link.locate(self._whole), self._offset)
         if not isinstance(running, Running):
             return running
-        piece, self._sent_bytes = self._buffer[: self._held_bytes], 0
+        piece, self._sent_bytes = self._buffer[: self._held_bytes], self._offset
         while True:
             sent_bytes = self._sent_bytes + len(piece)
             is_last = self._is_whole or not piece or sent_bytes == self._parcel.facts.size_bytes
@@ -179,14 +186,31 @@ class Upload:
         try:
             count = self._parcel.readinto(room)
         except Exception:  # the source broke, not we: this session can tidy up
-            running.data.reset()
-            self._remove_rest(running.command)
+            if self._keeps:
+                self._leave(running)
+            else:
+                running.data.reset()
+                self._remove_rest(running.command)
             raise
         if begun:
             self._can_resend = False
         else:
             self._held_bytes += count
         return room[:count]
+
+    def _leave(self, running: Running) -> None:
+        """End the file here, so that the server stores all that was sent."""
+        with contextlib.suppress(EtlError):
+            running.data.finish_writing()
+            running.command.result(running.data, limit=_LAST_WORD_SECONDS)
+        running.data.close()
+
+    def _does_not_go_on(self, failed: Pending) -> EtlError:
+        """Return the error for a file that is not gone on with; learn whether this server never does that."""
+        reply = failed.result()
+        if failed.is_refused and reply.code not in SAY_ENOUGH - {451}:  # which ProFTPD says to all such
+            self._link.quirks.goes_on = False
+        return plain_error(self._link.name, self._whole, reply)
 
     def _end(self, running: Running) -> Pending | None:
         """Read the final reply, or leave it for `judge`."""
@@ -298,7 +322,7 @@ class Upload:
 
     def _remove_quietly(self) -> None:
         """Delete what is there of the file; under a final name it may be another file still, and the next try's."""
-        if self._link.server.publish == "direct":
+        if self._keeps or self._link.server.publish == "direct":
             return
         with contextlib.suppress(EtlError):
             self._link.ask("DELE", self._whole).result()

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _UNKNOWN = Facts(None, None)
 
 
-def open_file(link: Link, path: str) -> SFTPParcel | HeldParcel:
-    """Open a file for reading. Raises FileMissing, NotAFile, PermissionRefused."""
+def open_file(link: Link, path: str, offset: int = 0) -> SFTPParcel | HeldParcel:
+    """Open a file for reading, from `offset` on. Raises FileMissing, NotAFile, PermissionRefused."""
     whole = link.whole(path)
-    small = link.expected_bytes <= AT_ONCE_BYTES and link.reads_at_once
+    small = link.expected_bytes <= AT_ONCE_BYTES and link.reads_at_once and not offset
     handle = link.handles.foreseen() if small else None
     if handle is not None and (held := _read_at_once(link, path, whole, handle)) is not None:
         return held
@@ -34,7 +34,7 @@ def open_file(link: Link, path: str) -> SFTPParcel | HeldParcel:
     if found is not None and not found.is_file:  # OpenSSH opens folders, too
         link.handles.close(handle)
         raise no_file(link, whole, found)
-    parcel = SFTPParcel(link, path, handle, _UNKNOWN if found is None else found.facts)
+    parcel = SFTPParcel(link, path, handle, _UNKNOWN if found is None else found.facts, offset)
     link.expected_bytes = parcel.facts.size_bytes or 0
     return parcel
 
@@ -132,7 +132,7 @@ class _Part:
 class SFTPParcel:
     """An open file, its next blocks asked for ahead."""
 
-    def __init__(self, link: Link, path: str, handle: bytes, facts: Facts) -> None:
+    def __init__(self, link: Link, path: str, handle: bytes, facts: Facts, offset: int = 0) -> None:
         self.path = path
         self.facts = facts
         self.handle = handle
@@ -140,7 +140,7 @@ class SFTPParcel:
         self._link = link
         self._watch = link.watch()
         self._parts: deque[_Part] = deque()
-        self._asked_bytes = 0
+        self._asked_bytes = offset  # of the file, from its start
         self._asked_at_once = 0  # bytes that are on their way
         self._rest = memoryview(b"")  # of a block that came, or of what is held: not given out yet
         self._at_end = False

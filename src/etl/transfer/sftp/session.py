@@ -10,6 +10,7 @@ from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
 from etl.transfer.promises import Mapped
+from etl.transfer.resumable import Resumable
 from etl.transfer.sftp import hashing, login, options
 from etl.transfer.sftp.link import FSYNC, WANTED, Link
 from etl.transfer.sftp.packets import (
@@ -30,7 +31,6 @@ from etl.transfer.sftp.publishing import Renaming
 from etl.transfer.sftp.reading import HeldParcel, SFTPParcel, open_file
 from etl.transfer.sftp.refusals import attributes_of, is_missing, no_file, plain_error, why_not_written
 from etl.transfer.sftp.upload import Upload
-from etl.transfer.streaming import Streaming
 
 if TYPE_CHECKING:
     from etl.transfer.base import Parcel
@@ -41,7 +41,7 @@ _LISTS_AT_ONCE = 4  # READDIRs on their way
 _LISTS = 1_000_000  # of one folder at most; OpenSSH puts 100 names into each
 
 
-class SFTPTransfer(Streaming):
+class SFTPTransfer(Resumable):
     """One login at an SFTP server, by an ssh of its own."""
 
     spec: ClassVar[ProtocolSpec] = ProtocolSpec(
@@ -131,12 +131,25 @@ class SFTPTransfer(Streaming):
         """Open a file; its first blocks are on their way."""
         return open_file(self.link, path)
 
+    def read_on(self, path: str, offset: int) -> Parcel | None:
+        """Open a file at an offset."""
+        return open_file(self.link, path, offset)
+
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Stream a parcel into a new file; every answer is read."""
         begun, self._begun = self._begun, None
         whole = self.link.whole(partial)
         upload = begun if begun and begun.whole == whole else Upload(self.link, whole, parcel, buffer)
         return Stored(partial, *upload.run())
+
+    def write_on(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int) -> Stored:
+        """Stream a parcel into a file from an offset on."""
+        upload = Upload(self.link, self.link.whole(partial), parcel, buffer, offset)
+        try:
+            return Stored(partial, *upload.run())
+        finally:
+            if upload.is_refused:
+                self.goes_on = False
 
     def begin(self, partial: str, parcel: Parcel) -> bool:
         """Send a small file in one go with its OPEN, where its handle can be foreseen."""

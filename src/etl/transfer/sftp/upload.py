@@ -23,14 +23,19 @@ _TRIES = 3  # of an OPEN, with folders made in between: somebody may delete them
 
 
 class Upload:
-    """One file. `whole`: the partial file's whole path."""
+    """One file. `whole`: the partial file's whole path. `offset`: where in it the parcel begins.
 
-    def __init__(self, link: Link, whole: str, parcel: Parcel, buffer: memoryview) -> None:
+    Where there is an offset, even 0, what is stored stays when something goes wrong.
+    """
+
+    def __init__(self, link: Link, whole: str, parcel: Parcel, buffer: memoryview, offset: int | None = None) -> None:
         self._link = link
         self.whole = whole
         self._parcel = parcel
         self._buffer = buffer
-        self._sent_bytes = 0
+        self._offset, self._keeps = offset or 0, offset is not None
+        self.is_refused = False  # the server opens no file for writing that it does not make empty
+        self._sent_bytes = self._offset  # with those before the offset
         self._begun: tuple[bytes, Pending, tuple[Pending, Pending]] | None = None  # its handle as foreseen; OPEN; end
         self._writes: deque[tuple[Pending, int]] = deque()  # not judged yet, with their bytes
         self._under_way_bytes = 0  # of these
@@ -56,7 +61,7 @@ class Upload:
     def begin(self) -> bool:
         """Send all of a small file in one go with its OPEN; False when that cannot be."""
         held, handle = self._parcel.held, None
-        if held is not None and len(held) <= AT_ONCE_BYTES:
+        if held is not None and len(held) <= AT_ONCE_BYTES and not self._keeps:
             handle = self._link.handles.foreseen()
         if held is None or handle is None:
             return False
@@ -74,7 +79,7 @@ class Upload:
     def _send_opened(self) -> tuple[Pending, Pending]:
         """Open the file, making its folders, and send all."""
         self._writes.clear()
-        self._sent_bytes = self._under_way_bytes = 0
+        self._sent_bytes, self._under_way_bytes = self._offset, 0
         handle = self._open()
         try:
             held = self._parcel.held
@@ -87,7 +92,10 @@ class Upload:
                     self._link.wire.absorb()
         except BaseException:
             if self._link.wire.lost is None:
-                self._end(handle)
+                ended = self._end(handle)
+                with contextlib.suppress(EtlError):
+                    if self._keeps:
+                        self._judge(*ended)  # what is on its way arrives
                 self._remove_quietly()
             raise
         return self._end(handle)
@@ -95,7 +103,10 @@ class Upload:
     def _open(self) -> bytes:
         link = self._link
         name = link.wire_name(self.whole)
-        answer = link.handles.open(name, _FLAGS).result()
+        answer = link.handles.open(name, FOR_WRITING if self._offset else _FLAGS).result()
+        if self._offset and answer.handle is None:
+            self.is_refused = True
+            raise why_not_written(link, self.whole, answer)
         for _ in range(_TRIES):
             if not is_missing(answer):
                 break
@@ -152,7 +163,7 @@ class Upload:
 
     def _remove_quietly(self) -> None:
         """Delete what is there of the file; under a final name it may be another file still, and the next try's."""
-        if self._link.server.publish == "direct":
+        if self._keeps or self._link.server.publish == "direct":
             return
         with contextlib.suppress(EtlError):
             self._link.ask(REMOVE, self.whole).result()

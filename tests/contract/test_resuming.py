@@ -1,0 +1,368 @@
+"""Large files that are cut: each next attempt, of any process, goes on where the last one stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_parts import LONG, Bytes, a_task, drain, ftps_config, sftp_config
+
+import stack
+from etl.config import ServerConfig, TransferSettings
+from etl.errors import EtlError
+from etl.models.task import Facts, Task
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer, relay
+from etl.transfer.base import Session
+from etl.transfer.ftp import known
+from etl.transfer.partials import OrphanIndex
+from etl.transfer.resumable import Resumable
+from servers.certificates import Authority
+from servers.crossing import FAR, Crossing, block_of_ports
+from servers.pyftpd import DeafHandler, PyFTPD
+
+pytestmark = pytest.mark.contract
+
+MIB = 1 << 20
+LIMITS = replace(LONG, resume_from_bytes=4 * MIB)
+BUFFER = memoryview(bytearray(MIB))
+OLD = 1_500_000_000
+
+
+@dataclass
+class End:
+    """One side of a job: how sessions with it are opened, where its `/` is, and the proxy before it."""
+
+    open: Callable[[TransferSettings], Session]
+    root: Path
+    way: Crossing | None = None
+
+
+@pytest.fixture
+def make_end(
+    request: pytest.FixtureRequest, tmp_path: Path, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str, str], End]]:
+    """Make a side of a kind under a name."""
+    with contextlib.ExitStack() as ending:
+        yield lambda kind, name: _end(kind, name, request, tmp_path, authority, ending)
+    known.forget()
+
+
+def _end(
+    kind: str,
+    name: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    authority: Authority,
+    ending: contextlib.ExitStack,
+) -> End:
+    folder = f"{name.lower()}-{uuid.uuid4().hex[:8]}"
+    if kind == "local":
+        (tmp_path / folder).mkdir()
+        config = ServerConfig(name, "local", base_path=str(tmp_path / folder))
+        return End(lambda limits: LocalTransfer(config, limits), tmp_path / folder)
+    if kind == "sshd":
+        server = request.getfixturevalue("sshd")
+        (server.root / folder).mkdir()
+        way = ending.enter_context(Crossing([server.port], FAR))
+        config = replace(sftp_config(server, base_path=str(server.root / folder)), hostname=name, host=FAR)
+        return End(lambda limits: SFTPTransfer(config, limits), server.root / folder, way)
+    ports = block_of_ports()
+    if kind in HANDLERS:
+        ftpd = PyFTPD(tmp_path / f"{name}-ftp", HANDLERS[kind], passive_ports=ports)
+        server = ending.enter_context(contextlib.closing(ftpd))
+    else:
+        given = {"pasv_min_port": str(ports[0]), "pasv_max_port": str(ports[-1])}
+        if kind == "vsftpd_tls":
+            given |= stack.STRICT_TLS | {"rsa_cert_file": str(authority.sign("far", FAR).pem)}
+        server = request.getfixturevalue("make_vsftpd")(**given)
+    (server.root / folder).mkdir()
+    way = ending.enter_context(Crossing([server.port, *ports], FAR))
+    if kind == "vsftpd_tls":
+        secure = replace(ftps_config(server, authority, base_path=f"/{folder}"), hostname=name, host=FAR)
+        return End(lambda limits: FTPSTransfer(secure, limits), server.root / folder, way)
+    login = (FAR, server.port, server.username, server.password)
+    config = ServerConfig(name, "ftp", *login, base_path=f"/{folder}")
+    return End(lambda limits: FTPTransfer(config, limits), server.root / folder, way)
+
+
+class NoRest(DeafHandler):
+    """Knows no REST."""
+
+    def ftp_REST(self, line: str) -> None:  # noqa: N802 - pyftpdlib's name
+        self.respond(f"502 REST {line}: not implemented.")
+
+
+class NoRestart(DeafHandler):
+    """Takes no upload behind a REST, as ProFTPD does unless told."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        offset, self._restart_position = self._restart_position, 0
+        if offset:
+            return self.respond("451 Append/Restart not permitted, try again.")
+        return super().ftp_STOR(file, mode)
+
+
+class Ignoring(DeafHandler):
+    """Says yes to REST, and stores from the start: the rest alone is there."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        self._restart_position = 0
+        return super().ftp_STOR(file, mode)
+
+
+class Overwriting(DeafHandler):
+    """Stores from the start, over what is there: the size is right in the end."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        offset, self._restart_position = self._restart_position, 0
+        return super().ftp_STOR(file, "r+" if offset else mode)
+
+
+class Appending(DeafHandler):
+    """Stores behind what is there, wherever REST says."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        offset, self._restart_position = self._restart_position, 0
+        return super().ftp_STOR(file, "a" if offset else mode)
+
+
+class Zeroing(DeafHandler):
+    """Fills with zeros what is before the place."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        if self._restart_position:
+            os.truncate(file, 0)
+            os.truncate(file, self._restart_position)
+        return super().ftp_STOR(file, mode)
+
+
+class FromTheStart(DeafHandler):
+    """Says yes to REST, and sends from the start."""
+
+    def ftp_RETR(self, file: str) -> Any:  # noqa: N802 - pyftpdlib's name
+        self._restart_position = 0
+        return super().ftp_RETR(file)
+
+
+ODD = {kind.__name__: kind for kind in (NoRest, NoRestart, Ignoring, Overwriting, Appending, Zeroing, FromTheStart)}
+HANDLERS = {"pyftpdlib": DeafHandler, **ODD}
+
+
+def attempt(task: Task, source: End, destination: End, token: str) -> relay.Receipt | EtlError:
+    """Run a job as a process does that knows nothing of the last one's."""
+    task.orphan_scan_since = 0.0
+    sessions = [source.open(LIMITS), destination.open(LIMITS)]
+    try:
+        for session in sessions:
+            session.connect()
+        return relay.run(task, *sessions, token, relay.Limits(BUFFER, 0, 0), OrphanIndex())
+    except EtlError as error:
+        return error
+    finally:
+        for session in sessions:
+            session.disconnect()
+
+
+def names(end: End) -> list[str]:
+    """Return the names of all files at the destination."""
+    return [path.name for path in end.root.rglob("*") if path.is_file()]
+
+
+def put(end: End, content: bytes, at: int = OLD) -> None:
+    """Make the source."""
+    (end.root / "a").write_bytes(content)
+    os.utime(end.root / "a", (at, at))
+
+
+KINDS = ["local", "vsftpd", "pyftpdlib", "vsftpd_tls", "sshd"]
+SPANNING = [("local", "vsftpd"), ("vsftpd", "vsftpd_tls"), ("vsftpd_tls", "sshd"), ("sshd", "local")]
+LONG_PAIRS = [
+    pytest.param(*pair, 1024, 10, marks=[pytest.mark.long, pytest.mark.timeout(600)])
+    for pair in itertools.product(KINDS, KINDS)
+    if pair != ("local", "local")
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "size_mib", "cuts"), [*((*pair, 128, 5) for pair in SPANNING), *LONG_PAIRS]
+)
+def test_a_file_with_many_cuts_moves_less_than_a_third_more(
+    make_end: Callable[[str, str], End], source: str, destination: str, size_mib: int, cuts: int
+) -> None:
+    """Counted by a proxy, proofs included; and it is right to the byte, with nothing left beside it."""
+    ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
+    content = os.urandom(size_mib * MIB)
+    put(ours, content)
+    ways = [end.way for end in (ours, theirs) if end.way is not None]
+    for number in range(cuts):  # at each side in turn
+        way = ways[number % len(ways)]
+        way.cut_at.append(len(content) * (number + 1) // (cuts + 1))
+    for number in itertools.count():
+        ended = attempt(task := a_task(), ours, theirs, f"{number:x}")
+        if isinstance(ended, relay.Receipt):
+            break
+        assert number < 2 * cuts, ended
+    assert sum(way.cuts for way in ways) == cuts
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert names(theirs) == ["b"]
+    assert task.remarks["resumed_at"] > len(content) // 3
+    for way in ways:
+        print(f"{source} to {destination}: {way.moved_bytes / len(content):.3f} of its size, {number + 1} attempts")
+        assert way.moved_bytes < 1.3 * len(content)
+
+
+def cut_once(ours: End, theirs: End, content: bytes, at: int = OLD) -> None:
+    """Have a job be cut in the middle."""
+    put(ours, content, at)
+    way = ours.way or theirs.way
+    assert way is not None
+    way.cut_at = [way.moved_bytes + len(content) // 2]
+    assert isinstance(attempt(a_task(), ours, theirs, "0"), EtlError)
+
+
+def part(end: End) -> Path:
+    """Return the one partial file, once its server has written all that it received."""
+    (found,) = list(end.root.rglob(".etl-*.part"))
+    stack.wait_until(lambda: not is_open(found), 10, f"{found} is still written")
+    return found
+
+
+def is_open(path: Path) -> bool:
+    """Has any process a file open?"""
+    for opened in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if opened.readlink() == path:
+                return True
+    return False
+
+
+def finished(ours: End, theirs: End) -> tuple[Task, int]:
+    """Run a job until it is done; return it, and how many attempts that took."""
+    for number in range(1, 5):
+        ended = attempt(task := a_task(), ours, theirs, f"{number:x}")
+        if isinstance(ended, relay.Receipt):
+            assert names(theirs) == ["b"]
+            return task, number
+    raise AssertionError(ended)
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize("kind", list(ODD))
+def test_a_server_that_cannot_go_on_gets_the_file_from_its_start(
+    make_end: Callable[[str, str], End], kind: str, side: str
+) -> None:
+    """It refuses, or does another thing than it says: that is found out, and the file is right."""
+    far, near = make_end(kind, "FAKE" if side == "destination" else "A"), make_end("local", "HERE")
+    ours, theirs = (near, far) if side == "destination" else (far, near)
+    content = os.urandom(16 * MIB)
+    cut_once(ours, theirs, content)
+    task, attempts = finished(ours, theirs)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert attempts <= 2
+    reads_only = kind not in {"NoRest", "FromTheStart"}
+    assert ("resumed_at" in task.remarks) == (side == "source" and reads_only)
+
+
+PAIRS = [("local", "vsftpd"), ("vsftpd", "local"), ("local", "sshd"), ("sshd", "local")]
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_a_source_that_was_replaced_is_never_mixed_with_what_it_was(
+    make_end: Callable[[str, str], End], source: str, destination: str
+) -> None:
+    """Another time, another size; or both the same: then the bytes tell."""
+    ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
+    size_bytes = 16 * MIB
+    for at, more_bytes in ((OLD + 1, 0), (OLD, 1), (OLD, 0)):
+        cut_once(ours, theirs, os.urandom(size_bytes))
+        put(ours, content := os.urandom(size_bytes + more_bytes), at)
+        task, _ = finished(ours, theirs)
+        assert (theirs.root / "out/b").read_bytes() == content
+        assert "resumed_at" not in task.remarks
+        (theirs.root / "out/b").unlink()
+
+
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
+def test_a_part_that_somebody_changed_is_not_gone_on_with(
+    make_end: Callable[[str, str], End], source: str, destination: str
+) -> None:
+    """Filled with zeros, replaced by another file, longer than the whole, nearly nothing, gone: from the start."""
+    ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
+    size_bytes = 16 * MIB
+    changes: list[Callable[[Path], object]] = [
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: path.write_bytes(os.urandom(path.stat().st_size)),
+        lambda path: path.write_bytes(os.urandom(size_bytes + 1)),
+        lambda path: path.write_bytes(b"x"),
+        Path.unlink,
+    ]
+    for change in changes:
+        cut_once(ours, theirs, content := os.urandom(size_bytes))
+        change(part(theirs))
+        task, attempts = finished(ours, theirs)
+        assert (theirs.root / "out/b").read_bytes() == content
+        assert "resumed_at" not in task.remarks
+        assert attempts <= 2
+        (theirs.root / "out/b").unlink()
+
+
+def test_what_a_crash_left_unwritten_behind_the_place_is_sent_again(make_end: Callable[[str, str], End]) -> None:
+    """A server that lost its power may have zeros at the end of a file."""
+    ours, theirs = make_end("local", "A"), make_end("vsftpd", "FAKE")
+    cut_once(ours, theirs, content := os.urandom(16 * MIB))
+    left = part(theirs)
+    stored_bytes = left.stat().st_size
+    with left.open("r+b") as file:
+        file.truncate(stored_bytes - MIB)
+        file.truncate(stored_bytes)
+    task, _ = finished(ours, theirs)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert task.remarks["resumed_at"] < stored_bytes - MIB + 1
+
+
+def test_a_source_of_this_moment_is_sent_from_its_start(make_end: Callable[[str, str], End]) -> None:
+    """It may be written again within the second that its time tells."""
+    ours, theirs = make_end("local", "A"), make_end("vsftpd", "FAKE")
+    cut_once(ours, theirs, content := os.urandom(16 * MIB), int(time.time()))
+    task, _ = finished(ours, theirs)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert "resumed_at" not in task.remarks
+
+
+@pytest.mark.needs("resume", "size", "remove")
+def test_what_is_trusted_goes_on_right(subject: Any, buffer: memoryview) -> None:
+    """On every server: a part is gone on with at its own offset and right to the byte, or not at all."""
+    session = subject.open()
+    assert isinstance(session, Resumable)
+    content, cut_at = os.urandom(8 * MIB), 5 * MIB + 12345
+    session.write_on("/out/left", Bytes(content[:cut_at]), buffer, 0).require_stored()
+    facts = session.look("/out/left")
+    if not session.is_trusted("/out/part", buffer):
+        assert session.goes_on is False
+        assert session.look("/out/part") is None
+        return
+    foothold = session.take_over("/out/left", "/out/part", len(content))
+    assert facts is not None
+    assert foothold is not None
+    assert foothold.offset == 4 * MIB
+    assert session.look("/out/left") is None
+    assert foothold.proves(memoryview(content)[3 * MIB : 4 * MIB])
+    assert not foothold.proves(memoryview(content)[2 * MIB : 3 * MIB])
+    parcel = session.read_on("/out/part", 4 * MIB)
+    assert parcel is not None
+    assert drain(parcel, buffer) == content[4 * MIB : cut_at]
+    parcel.close(complete=True)
+    rest = Bytes(content[4 * MIB :], Facts(len(content), None))
+    stored = session.write_on("/out/part", rest, buffer, 4 * MIB)
+    assert (stored.sent_bytes, stored.size_bytes) == (len(content), len(content))
+    session.publish(stored, "/out/whole", None).result()
+    assert (subject.root / "out/whole").read_bytes() == content
+    assert subject.files() == {"out/whole"}
