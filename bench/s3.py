@@ -94,7 +94,7 @@ class S3Rclone(Rclone):
 
     def copy(self, *command: str) -> float:
         """Run one command; return how long it took, in seconds."""
-        environment = {"RCLONE_CONFIG": "/dev/null"}
+        environment = {"RCLONE_CONFIG": "/dev/null", "AWS_CA_BUNDLE": ""}  # a setting of the machine, which it refuses
         for name, store in zip(("SOURCE", "TARGET"), self._stores, strict=True):
             values = {"TYPE": "s3", "PROVIDER": "Other", "ENDPOINT": store.endpoint, "REGION": "us-east-1"}
             values |= {"ACCESS_KEY_ID": ACCESS, "SECRET_ACCESS_KEY": SECRET}

@@ -36,6 +36,7 @@ NAMES = [
 def copy_in(session: Session, final: str, content: bytes, buffer: memoryview, mtime: float | None = None) -> Stored:
     """Write and publish a file."""
     partial = f"{final.rpartition('/')[0]}/.etl-test.part".lstrip("/")
+    session.foresee(final, mtime)
     stored = session.write("/" + partial if final.startswith("/") else partial, Bytes(content), buffer)
     session.publish(stored, final, mtime).result()
     return stored

@@ -437,6 +437,41 @@ def test_the_same_size_and_time_hide_no_other_version(make, enter, buffer: memor
     assert not session.unchanged(parcel).result()
 
 
+def test_the_next_object_does_not_wait_for_the_question_about_the_last_one(make, enter, buffer: memoryview) -> None:
+    """It has a connection of its own; its answer is read with the next file, or when nothing follows."""
+    store = make()
+    for name in ("x", "y"):
+        store.keep(name, name.encode(), {})
+    session, told = enter(store), []
+    first = session.read("/x")
+    drain(first, buffer)
+    unchanged = session.confirm(first)
+    unchanged.then(lambda: told.append("x"))
+    assert told == []
+    second = session.read("/y")
+    assert told == ["x"]
+    assert unchanged.result()
+    drain(second, buffer)
+    store.keep("y", b"z", {})
+    changed = session.confirm(second)
+    changed.then(lambda: told.append("y"))
+    session.flush()
+    assert told == ["x", "y"]
+    assert not changed.result()
+
+
+def test_a_question_whose_answer_was_lost_is_asked_again(make, enter, buffer: memoryview) -> None:
+    """The connection may have ended while it was idle, or the store with it."""
+    store = make()
+    store.keep("x", b"x", {})
+    session = enter(store)
+    for fault in ("", "cut", "lost"):
+        store.faults["HEAD"] = [fault]
+        parcel = session.read("/x")
+        drain(parcel, buffer)
+        assert session.confirm(parcel).result()
+
+
 # --- what is left behind
 
 

@@ -81,7 +81,9 @@ class FakeStore:
         self.closing = threading.Event()
         self._server = _Server((self.host, 0), type("Handler", (_Handler,), {"store": self}))
         if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )  # by the first read, in the connection's own thread
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="store")
         self._thread.start()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ssl
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,27 +13,23 @@ from etl.errors import (
     EtlError,
     InvalidPath,
     IOFailure,
-    ServerUnavailable,
     SessionFault,
     SettingsError,
     TransferTimeout,
 )
-from etl.transfer.ftp.sockets import CutError, Sockets, dial
-from etl.transfer.ftps import options as tls_options
-from etl.transfer.ftps import refusals as tls_refusals
-from etl.transfer.ftps.agreement import Agreement
-from etl.transfer.ftps.tunnel import SecureSocket, Tunnel
 from etl.transfer.paths import refuse_misread, refuse_unusable
+from etl.transfer.promises import Lazy
 from etl.transfer.s3 import documents, known, refusals, signing
 from etl.transfer.s3.channel import Answer, Channel, EndedError, MalformedError, read_answer
+from etl.transfer.s3.connecting import aborted, open_channel
 from etl.transfer.s3.options import DEFAULT_REGION, Options
 from etl.transfer.watch import StalledError, Watch
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Mapping
 
     from etl.models.server import ServerConfig, TransferSettings
+    from etl.transfer.ftp.sockets import Sockets
     from etl.transfer.s3.signing import Query
 
 _KEY_BYTES = 1024  # of a key at most
@@ -134,6 +128,23 @@ class Link:
                 return answer
         raise AssertionError("the last try returns or raises")
 
+    def ask_ahead(self, key: str) -> Lazy[Answer]:
+        """Ask what is there, and read the answer later: until then nothing else may be asked here."""
+        self._prepare()
+        channel = self._open()
+        head = self._head("HEAD", key, (), {}, hashlib.sha256(b"").hexdigest(), 0)
+        with contextlib.suppress(ConnectionLost), self.translated():
+            channel.send(head, self.watch())
+
+        def receive() -> Answer:
+            with contextlib.suppress(ConnectionLost), self.translated():
+                answer = self._answer(channel, "HEAD")
+                if answer.status in {200, 404}:
+                    return answer
+            return self.ask("HEAD", key)
+
+        return Lazy(receive, asks_more=True)
+
     def stream(
         self,
         key: str,
@@ -201,54 +212,11 @@ class Link:
     # --- the connection ---------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Connect, unless a connection stands. Raises ServerUnavailable, CertificateRefused, EncryptionRefused."""
+        """Connect, unless a connection stands. Raises what `open_channel` does."""
         if self._channel is not None and self._channel.is_idle:
             return
         self.close()
-        options, settings, name = self.options, self.settings, self.name
-        try:
-            limits = settings.connect_timeout, settings.reply_timeout
-            sock = dial(self.sockets, options.connect_host, options.port, *limits)
-        except CutError as error:
-            raise self._aborted() from error
-        except OSError as error:
-            where = f"{options.connect_host}:{options.port}"
-            raise ServerUnavailable(f"{name}: {where} cannot be reached: {error}", server=name) from error
-        tunnel = None
-        if options.is_encrypted:
-            sock = secure = self._encrypt(sock)
-            tunnel = secure.tunnel
-        self._channel = Channel(self.sockets, sock, tunnel)
-
-    def _encrypt(self, sock: socket.socket) -> SecureSocket:
-        agreement = Agreement(replace(self.server, host=self.options.connect_host))
-        secure = SecureSocket(sock, agreement.new_tunnel())
-        self.sockets.replace(sock, secure)
-        try:
-            secure.shake_hands(self.settings.login_timeout)
-            agreement.met(secure.tunnel.tls)
-        except ssl.SSLCertVerificationError as error:
-            raise tls_refusals.not_trusted(self.server, error, self._certificate_shown()) from error
-        except OSError as error:
-            if self.sockets.is_cut:
-                raise self._aborted() from error
-            raise refusals.no_handshake(self.server, error) from error
-        return secure
-
-    def _certificate_shown(self) -> str:
-        """Return the fingerprint that the store shows: asked for in a connection that serves nothing else."""
-        options, limits = self.options, (self.settings.connect_timeout, self.settings.reply_timeout)
-        with contextlib.suppress(EtlError, OSError):
-            shown = replace(tls_options.Options.of(self.server), verifies=False, fingerprints=(), authorities="")
-            sock = dial(self.sockets, options.connect_host, options.port, *limits)
-            secure = SecureSocket(sock, Tunnel(tls_options.context_of(shown), options.connect_host))
-            self.sockets.replace(sock, secure)
-            secure.shake_hands(self.settings.login_timeout)
-            certificate = secure.tunnel.tls.getpeercert(binary_form=True)
-            self.sockets.close(secure)
-            if certificate:
-                return tls_refusals.fingerprint_of(certificate)
-        return ""
+        self._channel = open_channel(self.server, self.options, self.settings, self.sockets)
 
     def close(self) -> None:
         """Close the connection; the next request makes another."""
@@ -265,7 +233,7 @@ class Link:
         if self._channel is not None and self._channel.is_idle and not self.sockets.is_cut:
             return False
         if self.sockets.is_cut:
-            raise self._aborted()
+            raise aborted(self.name)
         self.connect()
         return True
 
@@ -378,11 +346,8 @@ class Link:
         except (EndedError, OSError) as error:
             self.close()
             if self.sockets.is_cut:
-                raise self._aborted() from error
+                raise aborted(self.name) from error
             raise _Ended(f"{name}: {error}", name, began=isinstance(error, EndedError) and error.began) from error
-
-    def _aborted(self) -> ConnectionLost:
-        return ConnectionLost(f"{self.name}: the session was aborted", server=self.name)
 
 
 class _EarlyError(Exception):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import InvalidPath, IOFailure, PermissionRefused, SettingsError
+from etl.errors import EtlError, InvalidPath, IOFailure, PermissionRefused, SettingsError
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
 from etl.transfer.ftp.sockets import Sockets
 from etl.transfer.paths import basename
+from etl.transfer.promises import Lazy, Mapped
 from etl.transfer.s3 import conditions, documents, options, publishing, upload
 from etl.transfer.s3.link import Link
 from etl.transfer.s3.reading import S3Parcel, etag_of, facts_of, open_object
@@ -18,6 +20,7 @@ from etl.transfer.streaming import Streaming
 if TYPE_CHECKING:
     from etl.models.task import Facts
     from etl.transfer.base import Parcel
+    from etl.transfer.s3.channel import Answer
 
 _PAGES = 10_000  # of a listing at most, with 1000 names each
 
@@ -38,6 +41,8 @@ class S3Transfer(Streaming):
         super().__init__(server, settings)
         self._sockets = Sockets()
         self._link = Link(server, self.settings, self._sockets)
+        self._aside: Link | None = None  # a second connection, for what is asked beside a file that is read
+        self._asked: Lazy[Answer] | None = None  # by it, and not read yet
         self._plan: upload.Plan | None = None
         self._writings: dict[str, upload.Writing] = {}  # by whole partial path: written, and not published yet
         self._looked: dict[str, str | None] = {}  # since the last `write`, by key: the tag; None: nothing was there
@@ -63,7 +68,10 @@ class S3Transfer(Streaming):
     def disconnect(self) -> None:
         """Close the connection. Nothing is owed."""
         self._writings.clear()
-        self._link.close()
+        self._asked = None
+        for link in (self._link, self._aside):
+            if link is not None:
+                link.close()
         self._sockets.close_all()
 
     def abort(self) -> None:
@@ -82,6 +90,9 @@ class S3Transfer(Streaming):
         """Serve jobs of another name of the same bucket."""
         super().adopt(server)
         self._link.adopt(server)
+        if self._aside is not None:
+            self.flush()
+            self._aside.adopt(server)
         self._looked.clear()
         self._plan = None
 
@@ -96,18 +107,36 @@ class S3Transfer(Streaming):
         if self._link.key(path) in self._writings:
             what = "a file that goes to a bucket cannot be read back before it is published (verify: checksum)"
             raise SettingsError(f"{self.server.hostname}: {what}", server=self.server.hostname)
-        return open_object(self._link, path)
+        parcel = open_object(self._link, path)
+        self.flush()  # it has come meanwhile
+        return parcel
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask for the version that is there."""
-        answer = self._link.ask("HEAD", self._link.key(parcel.path))
+        return Settled(self._is_same(parcel, self._link.ask("HEAD", self._link.key(parcel.path))))
+
+    def confirm(self, parcel: Parcel) -> Promise[bool]:
+        """Ask the same by a connection of its own, so that the next object need not wait for the answer."""
+        parcel.close(complete=True)
+        self.flush()
+        if self._aside is None:
+            self._aside = Link(self.server, self.settings, self._sockets)
+        self._asked = self._aside.ask_ahead(self._aside.key(parcel.path))
+        return Mapped(lambda answer: self._is_same(parcel, answer), self._asked)
+
+    def flush(self) -> None:
+        """Read the answer that is due."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            with contextlib.suppress(EtlError):  # whoever holds the promise is told
+                asked.result()
+
+    def _is_same(self, parcel: Parcel, answer: Answer) -> bool:
         if answer.status == 404:
-            return Settled(value=True)
+            return True
         self._link.require_success(parcel.path, answer)
-        is_same = facts_of(answer) == parcel.facts
-        if isinstance(parcel, S3Parcel) and parcel.etag:
-            is_same = is_same and etag_of(answer) == parcel.etag
-        return Settled(is_same)
+        is_same_version = not isinstance(parcel, S3Parcel) or etag_of(answer) == parcel.etag
+        return is_same_version and facts_of(answer) == parcel.facts
 
     def foresee(self, final: str, mtime: float | None) -> None:
         """Note what the next `write` is for: parts go to the final key at once."""
