@@ -30,7 +30,7 @@ from etl.errors import (
 )
 from etl.models.task import Facts
 from etl.transfer import LocalTransfer, S3Transfer
-from etl.transfer.s3 import known, upload
+from etl.transfer.s3 import known, publishing, upload
 from servers.certificates import Authority
 from servers.s3 import FakeStore
 
@@ -511,6 +511,23 @@ def test_a_publication_of_a_session_that_died_is_recognised(make, enter, buffer:
     assert enter(store).look_published("/.etl-1.part", "/x") is None
     session.publish(stored, "/x", None).result()
     assert enter(store).look_published("/.etl-1.part", "/x").size_bytes == 3
+
+
+def test_an_object_too_large_for_one_request_is_moved_in_parts(make, enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its time; where a part fails nothing is left, and the source stays."""
+    monkeypatch.setattr(publishing, "_COPIED_BYTES", 1000)
+    monkeypatch.setattr(publishing, "_COPIED_PART_BYTES", 5 << 20)
+    store, content = make(faults={"PART": ["", "internal"]}), os.urandom(12 << 20)
+    store.keep("in/x", content, {"x-amz-meta-mtime": "1600000000"})
+    session = enter(store)
+    with pytest.raises(IOFailure):
+        session.dispose("/in/x", "/done/x")
+    assert store.objects() == ["in/x"]
+    assert not store.uploads
+    session.dispose("/in/x", "/done/x").result()
+    assert store.objects() == ["done/x"]
+    assert (store.root / "done/x").read_bytes() == content
+    assert session.look("/done/x") == Facts(len(content), 1_600_000_000)
 
 
 # --- whole jobs
