@@ -36,7 +36,8 @@ class Large(Job):
     @property
     def content(self) -> bytes:
         """The source file."""
-        return random.Random(self.number).randbytes(self.size_bytes)
+        chance = random.Random(self.number)
+        return b"".join(chance.randbytes(MIB) for _ in range(self.size_bytes // MIB))
 
 
 @pytest.fixture

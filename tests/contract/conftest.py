@@ -53,9 +53,9 @@ class Subject:
         return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
 
 
-RICH = {"look", "dispose", "remove", "unchanged", "size", "names", "folders"}
+RICH = {"look", "dispose", "remove", "unchanged", "size", "names", "folders", "partial"}
 ALL = RICH | {"time", "abort", "base", "resume"}
-OBJECTS = ALL - {"folders", "base", "resume"}
+OBJECTS = ALL - {"folders", "base", "resume", "partial"}  # partial: what is not published yet can be read
 KINDS = {
     "local": ALL,
     "ftp": ALL,

@@ -39,7 +39,7 @@ def task_to(path: str, **options: Any) -> Any:
     return task
 
 
-@pytest.mark.needs("look", "remove")
+@pytest.mark.needs("look", "remove", "partial")
 def test_a_copy_is_proven_by_its_bytes(subject, here: LocalTransfer, buffer: memoryview) -> None:
     """By a checksum that the server makes, or by reading it back; and one that differs is found."""
     session = subject.open()

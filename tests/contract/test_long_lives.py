@@ -26,9 +26,9 @@ TICKET_SECONDS = 3  # of ProFTPD; as it comes they are 1800
 LARGE_BYTES = 5 * ONE_MIB  # streamed, as others cross whole
 
 
-def proftpd_config(server: ProFTPDTLS, **options: str) -> ServerConfig:
+def proftpd_config(server: ProFTPDTLS) -> ServerConfig:
     """Return the settings for it."""
-    given = {key: value for key, value in server.ours.items() if key != "TYPE"} | options
+    given = {key: value for key, value in server.ours.items() if key != "TYPE"}
     return ServerConfig("FAR", "ftps", server.host, server.port, server.username, server.password, options=given)
 
 

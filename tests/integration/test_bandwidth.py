@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from workbench import Desk, consuming, job
 
 pytestmark = pytest.mark.integration
 
+IS_LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}
 LIMIT = 2_000_000
 SECONDS = 10
 # Whatever waits for the limit must not be taken for a server that stands still, or is too slow.
@@ -42,7 +44,9 @@ def put(puts: Callable[[str, bytes], object], source: str, total_bytes: int = LI
 def is_kept(results: list[dict[str, Any]]) -> None:
     assert {(result["status"], result["attempts"]) for result in results} == {("SUCCESS", 1)}
     moved_bytes, took = sum(result["bytes"] for result in results), seconds(results)
-    assert took == pytest.approx(moved_bytes / LIMIT, rel=0.1), f"{moved_bytes / took:.0f} bytes a second"
+    assert took >= 0.9 * moved_bytes / LIMIT, f"{moved_bytes / took:.0f} bytes a second"
+    if IS_LONG:  # on a busy machine less may pass than is allowed
+        assert took <= 1.1 * moved_bytes / LIMIT, f"{moved_bytes / took:.0f} bytes a second"
 
 
 @pytest.mark.parametrize("limited", ["SRC", "DST", "HERE"])

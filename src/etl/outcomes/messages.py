@@ -28,6 +28,7 @@ from etl.topics.names import Topics
 
 SHORT_FORMS_BYTES = (128 * 1024, 8 * 1024, 2 * 1024)  # sizes of a dead letter, tried in turn; any topic takes the last
 KEY_LIMIT_BYTES = 1024  # longer keys are left out of short forms
+NO_PART = "1"  # in ORPHANS
 ERROR_LIMIT = 1000  # characters of the error in the short form of a result
 ATTEMPT_LIMIT = 500  # characters of an attempt in a header
 HEADER_LIMIT_BYTES = 4096  # of ours that are read, except the attempts: two names of servers take half of it at most
@@ -204,7 +205,7 @@ class Carried(NamedTuple):
             outages=self.outages,
             replays=self.replays,
             recallable=self.recallable,
-            part=self.part,
+            part=self.part if self.part != NO_PART else None,
             published=self.published,
             verified_by=self.verified_by,
             checksum=self.checksum,
@@ -230,7 +231,7 @@ def _build_headers(carried: Carried) -> Headers:
         WAITING_SINCE: _format_time(carried.waiting_since),
         OUTAGES: str(carried.outages) if carried.outages else None,
         RECALLABLE: "1" if carried.recallable else None,
-        ORPHANS: (carried.part or "1") if carried.leaves_orphans else None,
+        ORPHANS: (carried.part or NO_PART) if carried.leaves_orphans else None,
         PUBLISHED: _dump_json(_describe_publication(carried)) if carried.published else None,
     }
     return _encode({name: value for name, value in values.items() if value is not None})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from etl.models.timetable import Timetable
     from etl.transfer.base import Parcel, Session, Stored
+    from etl.transfer.resumable import Resumable
 
 BURST_SECONDS = 0.25  # of the limit may pass at once
 BLOCK_SECONDS = 0.125  # of the limit are taken at once, so that sessions take turns
@@ -103,7 +104,7 @@ class Bandwidth:
 
 
 class Limited:
-    """A session with a limit; whatever moves no bytes of files is passed on."""
+    """A session with a limit; whatever moves no bytes of files is passed on, also the answer to what it can do."""
 
     def __init__(self, session: Session, bandwidth: Bandwidth) -> None:
         self._session = session
@@ -112,6 +113,10 @@ class Limited:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+    @property  # type: ignore[misc]  # so that `isinstance` says of it what it says of the session
+    def __class__(self) -> type:
+        return type(self._session)
 
     def __enter__(self) -> Self:
         self._session.connect()
@@ -127,10 +132,12 @@ class Limited:
 
     def read(self, *arguments: Any, **named: Any) -> Parcel:
         """Open a file whose bytes are paid for before they come; those that came with the answer are paid for now."""
-        parcel = self._session.read(*arguments, **named)
-        if parcel.held is not None:
-            self.pay(self._bandwidth.inward, len(parcel.held))
-        return cast("Parcel", _Metered(parcel, self, self._bandwidth.inward))
+        return self._metered(self._session.read(*arguments, **named))
+
+    def read_on(self, *arguments: Any, **named: Any) -> Parcel | None:
+        """Open a file in the middle, likewise."""
+        parcel = cast("Resumable", self._session).read_on(*arguments, **named)
+        return None if parcel is None else self._metered(parcel)
 
     def confirm(self, parcel: Parcel) -> Any:
         """Pass on."""
@@ -146,12 +153,26 @@ class Limited:
 
     def write(self, partial: str, parcel: Parcel, *arguments: Any, **named: Any) -> Stored:
         """Write a file, each of whose blocks is paid for before it is taken from the source."""
+        return self._session.write(partial, self._paid(parcel), *arguments, **named)
+
+    def write_on(self, partial: str, parcel: Parcel, *arguments: Any, **named: Any) -> Stored:
+        """Write a file from the middle on, likewise."""
+        return cast("Resumable", self._session).write_on(partial, self._paid(parcel), *arguments, **named)
+
+    def _metered(self, parcel: Parcel) -> Parcel:
+        if parcel.held is not None:
+            self.pay(self._bandwidth.inward, len(parcel.held))
+        return cast("Parcel", _Metered(parcel, self, self._bandwidth.inward))
+
+    def _paid(self, parcel: Parcel) -> Parcel:
+        """Return a parcel to be written: paid for, or one that will be, block by block."""
         burst = self._bandwidth.outward.burst_bytes
-        if burst is not None and parcel.held is not None and len(parcel.held) <= burst:
-            self.pay(self._bandwidth.outward, len(parcel.held))
-        elif burst is not None:
-            parcel = cast("Parcel", _Metered(parcel, self, self._bandwidth.outward, streams=True))
-        return self._session.write(partial, parcel, *arguments, **named)
+        if burst is None:
+            return parcel
+        if parcel.held is None or len(parcel.held) > burst:
+            return cast("Parcel", _Metered(parcel, self, self._bandwidth.outward, streams=True))
+        self.pay(self._bandwidth.outward, len(parcel.held))
+        return parcel
 
     def pay(self, bucket: Bucket, count: int) -> None:
         """Take bytes out of a bucket and wait until they may pass. Raises ConnectionLost after `abort`."""

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etl.errors import IOFailure, SizeMismatch
+from etl.errors import EtlError, IOFailure, SizeMismatch
 from etl.models.task import Facts
 from etl.transfer.streaming import MemoryParcel, Streaming
 
@@ -80,9 +80,10 @@ class Resumable(Streaming):
             try:
                 self.write_on(partial, _parcel(new), buffer, _TRIAL_BYTES).require_stored()
                 self.goes_on = self._tail(partial, half) in {right, right + old[2 * _TRIAL_BYTES :]}
-            except (IOFailure, SizeMismatch):
-                if self.goes_on is None:  # it says, or sends, something else: the next run does without
-                    self.goes_on = False
+            except EtlError as error:
+                if self.goes_on is None:
+                    if isinstance(error, (IOFailure, SizeMismatch)):  # the next run begins anew
+                        self.goes_on = False
                     raise
             self.remove(partial)
         return self.goes_on is True

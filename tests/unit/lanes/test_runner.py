@@ -138,6 +138,11 @@ def test_a_part_is_not_left_behind_by_a_job_that_ends_otherwise(scene: Scene) ->
     scene.accept(headers=headers, partition=Partition("jobs-retry", 1), timestamp=scene.clock() - 3600)
     (again,) = scene.dispatcher.drop(lambda _task: True)
     assert again.part == kept
+    task.part = None
+    headers = scene.builder.deferral(task, scene.clock() - 60)[0].headers
+    scene.accept(headers=headers, partition=Partition("jobs-retry", 1), timestamp=scene.clock() - 3600)
+    (other,) = scene.dispatcher.drop(lambda _task: True)
+    assert (other.part, other.orphan_scan_since is None) == (None, False)
     scene.reporter.dead(again, errors.Cancelled("cancelled"))
     assert list(scene.pools._pool(scene.pools.server("B")).orphans) == [kept]
 
