@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _LIMIT_BYTES = 4 << 20  # of a checksum file that is read
 # `VALUE  name` and `VALUE *name` (coreutils; behind a backslash the name is escaped), `SHA256 (name) = VALUE` (BSD).
-_LINE = re.compile(r"(?P<escaped>\\?)(?P<value>[0-9A-Fa-f]+)[ \t]+[ *]?(?P<name>.+)")
+_LINE = re.compile(r"(?P<escaped>\\?)(?P<value>[0-9A-Fa-f]+)(?: [ *]|[ \t]+)(?P<name>.+)")
 _TAGGED = re.compile(r"(?P<algorithm>[\w-]+) ?\((?P<name>.+)\) ?= ?(?P<value>[0-9A-Fa-f]+)")
 
 
