@@ -20,6 +20,8 @@ import stack
 from chaos.conftest import LONG
 from chaos.processes import Consumer
 from chaos.topics import Topics
+from etl.status import metrics
+from etl.status.reader import StatusReader
 from servers.delay import Far
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if LONG else 120)]
@@ -29,7 +31,8 @@ SLOW_SECONDS, FAST_SECONDS = (0.020, 0.002) if LONG else (0.060, 0.010)
 KEPT = 0.95  # of a rate; asked for in the long tests alone, as other tests' work decides on rates, too
 PARTITIONS = 8
 LANES = 2  # of either pair in each process
-TRIGGERS = yaml.safe_load((stack.REPOSITORY / "k8s" / "scaledobject.yaml").read_text())["spec"]["triggers"]
+SCALED = yaml.safe_load((stack.REPOSITORY / "k8s" / "scaledobject.yaml").read_text())["spec"]
+(TRIGGER,) = SCALED["triggers"]
 # Not a lane too few: what is asked is whether jobs come to the lanes.
 SETTINGS = {"ETL_WORKERS": str(2 * LANES)}
 
@@ -143,20 +146,24 @@ class Scene:
         """Return how many records were ever written to T-retry, by the job."""
         return Counter(json.loads(value)["job_id"] for value in self.topics.values(f"{self.topics.name}-retry"))
 
-    def pods(self) -> list[int]:
-        """Return how many pods each trigger of KEDA asks for now.
+    def pods(self) -> int:
+        """Return how many pods KEDA's trigger asks for now.
 
-        As its scaler for Kafka counts (pkg/scalers/kafka_scaler.go): lag of the partitions that it is limited to, over
-        the threshold, and no more pods than these partitions.
+        As its scaler for an API counts (pkg/scalers/metrics_api_scaler.go), of the number that ours tells: what the
+        group's processes say in `etl-status`.
         """
-        asked = []
-        for trigger in TRIGGERS:
-            told = trigger["metadata"]
-            lags = self.lags(told["topic"].replace("file-transfer-jobs", self.topics.name))
-            only = told.get("partitionLimitation")
-            counted = [lag for number, lag in lags.items() if only is None or str(number) in only.split(",")]
-            asked.append(min(len(counted), math.ceil(sum(counted) / int(told["lagThreshold"]))))
-        return asked
+        reader = StatusReader(self.topics.bootstrap_servers, "etl-status")
+        try:
+            reader.catch_up()
+            told = [one for one in reader.fleet.processes(time.monotonic()) if one.snapshot.group == self.topics.group]
+        finally:
+            reader.close()
+        runnable = sum(metrics.runnable(one.snapshot) for one in told if one.state not in ("silent", "stopped"))
+        return min(SCALED["maxReplicaCount"], math.ceil(runnable / int(TRIGGER["metadata"]["targetValue"])))
+
+    def ask_for(self, are_right: Callable[[int], bool], what: str) -> None:
+        """Wait until the trigger asks for the right number of pods: processes speak every few seconds."""
+        self.topics.wait_until(lambda: are_right(self.pods()), 30, what)
 
 
 @pytest.fixture
@@ -179,11 +186,12 @@ def test_a_backlog_of_one_slow_pair_scales_out(scene: Scene, consumers: Callable
     """It stays in T, its lag is true, and each consumer that comes later takes its share of it."""
     seconds = 20.0 if LONG else 3.0
     scene.begin(consumers)
-    assert scene.pods() == [0, 0]
+    scene.ask_for(lambda pods: pods == 0, "no pods")
     count = 3000 if LONG else 700
     scene.send(scene.jobs("SLOW", count))
     rates, lags = [], []
-    assert scene.pods() == [min(PARTITIONS, math.ceil(count / 200)), 0]
+    most = min(PARTITIONS, math.ceil(count / 200))
+    scene.ask_for(lambda pods: pods in (most, most - 1), "pods for all that waits, but for what was done meanwhile")
     for name in ("a", "b", "c"):
         if rates:
             consumers(name, scene.settings, measured=False, ETL_INSTANCE_ID=name, ETL_SLOT="0").start()
@@ -225,7 +233,7 @@ def test_a_fast_pair_keeps_its_rate_beside_the_backlog_of_a_slow_one(
     if order != "fast first":  # these fill the window for a moment, and then they are the ones that make way
         assert not any(job_id.startswith("FAST") for job_id in deferred)
     print(f"written to T-retry: {len(deferred)} jobs, {sum(deferred.values())} records; pods {scene.pods()}")
-    assert max(scene.pods()) >= 2
+    scene.ask_for(lambda pods: pods >= 2, "pods for the slow pair, wherever its jobs wait")
     rate = scene.rate("SLOW", 5.0)
     consumers("b", scene.settings, measured=False, ETL_INSTANCE_ID="b", ETL_SLOT="0").start()
     scene.let_share("SLOW", "b")
@@ -246,10 +254,10 @@ def test_jobs_of_a_server_that_is_down_cost_the_others_nothing(
     random.Random(1).shuffle(jobs)
     beside = scene.rate_of(jobs, "FAST", count)
     if LONG:
-        assert scene.pods()[0] == PARTITIONS
+        scene.ask_for(lambda pods: pods == PARTITIONS, "all pods")
     else:
         scene.topics.wait_until(lambda: scene.done("FAST") == scene.sent["FAST"], 60, "all that can be done")
-        scene.topics.wait_until(lambda: max(scene.pods()) <= 1, 30, "no reason for more pods")
+        scene.ask_for(lambda pods: pods <= 1, "no reason for more pods")
     deferred = scene.deferred()
     records = Counter(deferred.values())
     print(
