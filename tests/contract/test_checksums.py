@@ -55,6 +55,19 @@ def test_a_copy_is_proven_by_its_bytes(subject, here: LocalTransfer, buffer: mem
     assert receipts.digest_at(session, "/out here/b", "sha256", len(CONTENT), buffer)[0] != SHA256
 
 
+def test_what_cannot_be_read_back_is_refused_before_its_first_byte(
+    subject, here: LocalTransfer, buffer: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server makes no checksums either."""
+    session = subject.open()
+    if session.reads_back or session.hashes():
+        return
+    monkeypatch.setattr(session, "write", None)
+    with pytest.raises(errors.SettingsError, match=r"options.verify: .* makes no checksums"):
+        moved(task_to("/out here/b", verify="checksum"), here, session, buffer)
+    assert not subject.files()
+
+
 @pytest.mark.needs("look")
 def test_what_a_checksum_file_beside_the_source_says_counts(subject, tmp_path: Path, buffer: memoryview) -> None:
     """A right one lets the file pass, a wrong one does not, and one that must be there is missed."""

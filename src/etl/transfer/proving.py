@@ -6,6 +6,8 @@ from __future__ import annotations
 class Proving:
     """A part of every session; by itself its server makes none."""
 
+    reads_back = True  # may a file be read that is written, and not published yet?
+
     def hashes(self) -> tuple[str, ...]:
         """Return the algorithms by which the server itself makes checksums of its files, best first.
 

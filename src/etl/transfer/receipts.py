@@ -194,12 +194,18 @@ def write_checksum_file(
 
 def _require_room_to_read_back(task: Task, destination: Session, size_bytes: int | None) -> None:
     """Raise SettingsError when neither the server makes checksums, nor may a file of that size be read back."""
+    name = task.job.destination.hostname
+    if not destination.reads_back:
+        raise SettingsError(
+            f"options.verify: {name} makes no checksums, and what goes there cannot be read before it is published",
+            server=name,
+        )
     limit_bytes = destination.settings.read_back_limit_bytes
     if (size_bytes or 0) > limit_bytes:
         raise SettingsError(
-            f"options.verify: {task.job.destination.hostname} makes no checksums, and {task.job.source} has more than "
-            f"{limit_bytes} bytes to be read back (ETL_VERIFY_READ_BACK_LIMIT_BYTES)",
-            server=task.job.destination.hostname,
+            f"options.verify: {name} makes no checksums, and {task.job.source} has more than {limit_bytes} bytes to be "
+            "read back (ETL_VERIFY_READ_BACK_LIMIT_BYTES)",
+            server=name,
         )
 
 

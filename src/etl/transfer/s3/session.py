@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
-from etl.errors import EtlError, InvalidPath, IOFailure, PermissionRefused, SettingsError
+from etl.errors import EtlError, InvalidPath, IOFailure, PermissionRefused
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.budget import LISTINGS
@@ -36,6 +36,7 @@ class S3Transfer(Streaming):
         problems=options.problems,
         placed=options.placed,
     )
+    reads_back = False
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
@@ -104,9 +105,6 @@ class S3Transfer(Streaming):
 
     def read(self, path: str) -> Parcel:
         """Open an object: all that comes is of one version."""
-        if self._link.key(path) in self._writings:
-            what = "a file that goes to a bucket cannot be read back before it is published (verify: checksum)"
-            raise SettingsError(f"{self.server.hostname}: {what}", server=self.server.hostname)
         parcel = open_object(self._link, path)
         self.flush()  # it has come meanwhile
         return parcel
