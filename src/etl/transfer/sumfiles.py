@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _LIMIT_BYTES = 4 << 20  # of a checksum file that is read
 # `VALUE  name` and `VALUE *name` (coreutils; behind a backslash the name is escaped), `SHA256 (name) = VALUE` (BSD).
+_LINE_ENDS = re.compile(r"[\r\n]+")  # alone: a name may hold U+2028, which `splitlines` takes for one
 _LINE = re.compile(r"(?P<escaped>\\?)(?P<value>[0-9A-Fa-f]+)(?: [ *]|[ \t]+)(?P<name>.+)")
 _TAGGED = re.compile(r"(?P<algorithm>[\w-]+) ?\((?P<name>.+)\) ?= ?(?P<value>[0-9A-Fa-f]+)")
 
@@ -32,7 +33,7 @@ def find(source: Session, path: str, buffer: memoryview) -> Checksum | None:
 
 def read(text: str, name: str, algorithm: str, *, is_own: bool) -> Checksum | None:
     """Return what a checksum file says of the file `name`. `is_own`: it is of no other, so a value may stand alone."""
-    for line in map(str.strip, text.splitlines()):
+    for line in (line.strip(" \t") for line in _LINE_ENDS.split(text)):
         try:
             if (tagged := _TAGGED.fullmatch(line)) is not None:
                 found, about = Checksum.read(tagged["algorithm"], tagged["value"]), tagged["name"]

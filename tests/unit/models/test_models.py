@@ -149,6 +149,10 @@ def test_a_missing_empty_or_wrong_field_of_an_endpoint_is_named(field: str, part
         ({"options": {"overwrte": "skip"}}, r"options.overwrte: is unknown \(did you mean overwrite\?\)"),
         ({"options": {"overwrite": "always"}}, "options.overwrite: must be"),
         ({"options": {"verify": "always"}}, "options.verify: must be 'auto', 'size', 'checksum' or 'none'"),
+        (
+            {"options": {"checksum": {"algorithm": "crc32", "value": 12345678}}},
+            "options.checksum: algorithm and value must be strings",
+        ),
         ({"options": {"checksum": "0"}}, 'options.checksum: must be {"algorithm": name, "value": digits}'),
         (
             {"options": {"checksum": {"algorithm": "md5", "value": "0"}}},
