@@ -95,7 +95,7 @@ def _checksum(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or set(value) != {"algorithm", "value"}:
         raise ValueError('must be {"algorithm": name, "value": digits}')
     if not all(isinstance(part, str) for part in value.values()):
-        raise ValueError("algorithm and value must be strings")  # noqa: TRY004 - pydantic reports ValueError
+        raise ValueError("algorithm and value must be strings")
     return Checksum.read(value["algorithm"], value["value"])._asdict()
 
 
