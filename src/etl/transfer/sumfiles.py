@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from etl.errors import NotAFile
 from etl.models.checksum import WRITABLE, Checksum
 from etl.transfer.paths import basename, beside
 from etl.transfer.sameness import look_if_possible
@@ -24,7 +25,10 @@ _TAGGED = re.compile(r"(?P<algorithm>[\w-]+) ?\((?P<name>.+)\) ?= ?(?P<value>[0-
 def find(source: Session, path: str, buffer: memoryview) -> Checksum | None:
     """Return what a checksum file beside a file says that it must be; None: there is none that speaks of it."""
     for algorithm, where, is_own in _places(path):
-        if look_if_possible(source, where) is None:
+        try:
+            if look_if_possible(source, where) is None:
+                continue
+        except NotAFile:  # a folder of that name says nothing
             continue
         if (found := read(_text(source, where, buffer), basename(path), algorithm, is_own=is_own)) is not None:
             return found
