@@ -400,3 +400,18 @@ def test_an_endpoint_that_is_none_is_named(data: object) -> None:
     """InvalidMessage and nothing else."""
     with pytest.raises(InvalidMessage):
         Endpoint.from_dict(data)  # type: ignore[arg-type]  # whatever it is
+
+
+def test_a_checksum_file_replaces_neither_the_source_nor_is_replaced_by_it() -> None:
+    """Where both sides are one server; without the option, a name is a name."""
+
+    def job(source: str, **options: object) -> str:
+        ends = {"source": {"hostname": "A", "path": source}, "destination": {"hostname": "a", "path": "/x"}}
+        return json.dumps({**ends, "options": options})
+
+    assert FileTransferJob.from_json(job("/x.None")).source.path == "/x.None"
+    assert FileTransferJob.from_json(job("/y", write_checksum_file="md5", source_action={"move": "/z"}))
+    with pytest.raises(InvalidMessage, match=r"options\.write_checksum_file: would replace the source"):
+        FileTransferJob.from_json(job("/x.md5", write_checksum_file="md5"))
+    with pytest.raises(InvalidMessage, match=r"options\.source_action: would replace the checksum file"):
+        FileTransferJob.from_json(job("/y", write_checksum_file="md5", source_action={"move": "/x.md5"}))
