@@ -7,6 +7,7 @@ only such a file needs (YAML, AES) is imported once there is one.
 from __future__ import annotations
 
 import configparser
+import contextlib
 import importlib
 import re
 from collections.abc import Iterable, Mapping
@@ -71,9 +72,10 @@ def complete(values: dict[str, str], servers: Iterable[str], files: Files) -> No
         for key, value in files.for_all.items():
             if not values.get(f"{name}_{key}"):
                 values[f"{name}_{key}"] = value
-        most = values.get(f"{name}_MAX_CONNECTIONS", "")
-        if "PREWARM" in files.for_all and most.isdigit() and values[f"{name}_PREWARM"].isdigit():
-            values[f"{name}_PREWARM"] = str(min(int(most), int(values[f"{name}_PREWARM"])))
+        if "PREWARM" in files.for_all:
+            with contextlib.suppress(ValueError):  # what is no number is told by its own name
+                most = int(values.get(f"{name}_MAX_CONNECTIONS", ""))
+                values[f"{name}_PREWARM"] = str(min(most, int(values[f"{name}_PREWARM"])))
 
 
 def _named(values: Mapping[str, str], name: str) -> tuple[str, bool]:

@@ -218,6 +218,14 @@ def test_what_is_wrong_in_connections_ini_is_named_by_section_and_name(tmp_path:
     assert "Tell-nobody" not in told
 
 
+@pytest.mark.parametrize("odd", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "-1", "many"])
+def test_a_number_of_sessions_that_is_none_is_named(tmp_path: Path, odd: str) -> None:
+    """Also where sessions to be opened ahead are limited by it."""
+    pool = f"pool:\n  max_sessions_per_connection: '{odd}'\n  prewarm_min_connections: 3\n"
+    told = complaint(tmp_path, CONFIG=pool, CONNECTIONS="[a]\ntype=ftp\nhost=h\npass=x\n")
+    assert "A_MAX_CONNECTIONS: " in told
+
+
 @pytest.mark.parametrize("name", ["ETL_CONFIG", "ETL_CONNECTIONS", "FTP_POOLER_CONFIG", "FTP_POOLER_CONNECTIONS"])
 def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingsError, match="/nowhere cannot be read: No such file"):
