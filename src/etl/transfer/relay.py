@@ -21,6 +21,7 @@ from etl.errors import (
     InvalidPath,
     IOFailure,
     OwnershipLost,
+    PermissionRefused,
     SourceChanged,
     StorageFull,
 )
@@ -73,6 +74,7 @@ def _bring(
         task.unpublished = None
         if receipt is not None:
             return receipt
+    task.digests = {}
     receipts.look_for_checksum(task, source, limits.buffer)
     left = None
     if task.orphan_scan_since is not None:
@@ -218,7 +220,11 @@ def _publish_known(
     here = look_if_possible(source, task.job.source.path)
     if here is not None and here != known.facts:
         return None
-    there = look_if_possible(destination, known.partial)
+    is_gone = known.is_renamed and not is_direct(destination)
+    if is_gone:  # what still has its partial name is half a checksum file
+        with contextlib.suppress(PermissionRefused):
+            destination.remove(known.partial)
+    there = None if is_gone else look_if_possible(destination, known.partial)
     if there is None:
         final = destination.look_published(known.partial, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes or not known.is_proven:
