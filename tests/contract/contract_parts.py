@@ -58,7 +58,7 @@ class Rich(Four):
 
     def size(self, path: str) -> int:
         if not Path(path).is_file() and Path(path).exists():
-            raise OSError("no file")
+            raise IsADirectoryError(path)
         return Path(path).stat().st_size
 
     def rename(self, old: str, new: str) -> None:

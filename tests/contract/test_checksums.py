@@ -88,6 +88,19 @@ def test_what_a_checksum_file_beside_the_source_says_counts(subject, tmp_path: P
     assert list((tmp_path / "there/out").iterdir()) == []
 
 
+@pytest.mark.needs("look", "folders")
+def test_a_folder_of_the_name_of_a_checksum_file_says_nothing(subject, tmp_path: Path, buffer: memoryview) -> None:
+    """As if it were not there, and the session goes on."""
+    (tmp_path / "there").mkdir()
+    there = LocalTransfer(ServerConfig("FAKE", "local", base_path=str(tmp_path / "there")))
+    source = subject.open()
+    subject.put("a", CONTENT)
+    subject.put("a.sha256/x")
+    assert moved(a_task(checksum_file="use"), source, there, buffer).checksum.startswith("xxh3-128:")
+    with pytest.raises(errors.FileMissing, match="no checksum file"):
+        moved(a_task(checksum_file="require"), source, there, buffer)
+
+
 # --- servers that make checksums --------------------------------------------------------------------------------
 
 

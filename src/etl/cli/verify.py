@@ -73,7 +73,8 @@ def verify(config: ConfigLoader, path: str, as_json: bool) -> None:
             click.echo(terminal.visible(verdict), err=verdict.found == _UNCHECKED)
     counts = Counter(verdict.found for verdict in found)
     told = ", ".join(f"{counts[rung]} {rung}" for rung in sorted(counts)) or "nothing to verify"
-    click.echo(f"{terminal.plural(len(found), 'file')}: {told}", err=True)
+    no_results = f"; {terminal.plural(bad, 'line')} without a result" if bad else ""
+    click.echo(f"{terminal.plural(len(found), 'file')}: {told}{no_results}", err=True)
     if counts[_DIFFERENT]:
         sys.exit(EXIT_DIFFERENT)
     if counts[_UNCHECKED] or bad:
@@ -151,10 +152,10 @@ def _of_one_file(session: Session, result: TransferResult, buffer: memoryview) -
                     return Verdict(result, _DIFFERENT, f"has {facts.size_bytes} bytes, not {result.bytes}")
                 rung = SIZE
             size_bytes = facts.size_bytes if facts.size_bytes is not None else result.bytes
-        if expected is None:
-            return Verdict(result, rung)
         is_too_large = (size_bytes or 0) > session.settings.read_back_limit_bytes
-        if is_too_large and expected.algorithm not in session.hashes():
+        if expected is None or (is_too_large and expected.algorithm not in session.hashes()):
+            if rung == NOTHING:
+                return Verdict(result, _UNCHECKED, "neither its size nor a checksum can be compared")
             return Verdict(result, rung)
         came, rung = digest_at(session, destination.path, expected.algorithm, size_bytes or 0, buffer)
     except (FileMissing, NotAFile) as error:

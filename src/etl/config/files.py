@@ -83,10 +83,10 @@ def _named(values: Mapping[str, str], name: str) -> tuple[str, bool]:
 
 
 def _text_of(files: Files, path: str, setting: str) -> str | None:
-    files.paths.append(path)
     try:
         with Path(path).open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
+        files.paths.append(path)
         if len(content) > _MOST_BYTES:
             files.problems[setting] = f"{path} is larger than {_MOST_BYTES} bytes"
             return None

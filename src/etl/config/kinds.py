@@ -56,7 +56,7 @@ def number(low: float, high: float, *, whole: bool = False) -> Kind:
             raise ValueError(text)
         return value
 
-    return Kind(f"a {'whole ' if whole else ''}number from {low:g} to {high:.16g}", parse)
+    return Kind(f"a {'whole ' if whole else ''}number from {low:.16g} to {high:.16g}", parse)
 
 
 def whole(low: int, high: int) -> Kind:

@@ -35,7 +35,7 @@ def load(text: str) -> dict[Any, Any]:
         raise
     except yaml.MarkedYAMLError as error:
         raise NotYamlError("is not YAML", error.problem_mark and error.problem_mark.line + 1) from None
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError):  # `!!int ''`, `!!bool x` and such
         raise NotYamlError("is not YAML") from None
     if not isinstance(data, dict):
         raise NotYamlError("must be sections with names in them")

@@ -94,7 +94,9 @@ def _source_action(value: object) -> str | dict[str, str]:
 def _checksum(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or set(value) != {"algorithm", "value"}:
         raise ValueError('must be {"algorithm": name, "value": digits}')
-    return Checksum.read(_text(value["algorithm"]), _text(value["value"]))._asdict()
+    if not all(isinstance(part, str) for part in value.values()):
+        raise ValueError("algorithm and value must be strings")
+    return Checksum.read(value["algorithm"], value["value"])._asdict()
 
 
 def _version(value: object) -> str:

@@ -124,8 +124,11 @@ class FileTransferJob(_Shape):
                 raise ValueError("destination: is the source itself")
             if self.options.move_to == self.destination.path:
                 raise ValueError("options.source_action: would move the source onto the destination")
-            if self.source.path == f"{self.destination.path}.{self.options.write_checksum_file}":
+            written = self.options.write_checksum_file and f"{self.destination.path}.{self.options.write_checksum_file}"
+            if self.source.path == written:
                 raise ValueError("options.write_checksum_file: would replace the source")
+            if written and self.options.move_to == written:
+                raise ValueError("options.source_action: would replace the checksum file")
         if self.options.move_to == self.source.path:
             raise ValueError("options.source_action: would move the source onto itself")
         return self

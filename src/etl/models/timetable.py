@@ -9,7 +9,8 @@ LEAST_BYTES_PER_SECOND = 1000  # below that, no transfer could be told from one 
 MOST_BYTES_PER_SECOND = 10**12
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _ENTRY = re.compile(
-    r"(?:([01]\d|2[0-3]):([0-5]\d)\s*-\s*([01]\d|2[0-4]):([0-5]\d)\s+)?(\d{1,13}(?:\.\d{1,6})?)([KMG]?)", re.IGNORECASE
+    r"(?:([01]\d|2[0-3]):([0-5]\d)\s*-\s*([01]\d|2[0-4]):([0-5]\d)\s+)?(\d{1,13}(?:\.\d{1,6})?)([KMG]?)",
+    re.IGNORECASE | re.ASCII,
 )
 
 

@@ -9,7 +9,7 @@ What such a class may offer beside the four, and is used when it does (paths are
     names(folder) -> list[str]   tidying up after a crash
     ping(), abort()              signs of life; ending what blocks, from another thread (else `disconnect` does)
 
-Each raises FileNotFoundError for what is not there.
+Each raises FileNotFoundError for what is not there, and IsADirectoryError for a folder.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from etl.errors import (
     EtlError,
     FileMissing,
     IOFailure,
+    NotAFile,
     PermissionRefused,
     ServerUnavailable,
     SettingsError,
@@ -281,6 +282,8 @@ class Staged(Session):
             raise
         except FileNotFoundError as error:
             raise FileMissing(f"{message}: {error}", server=name) from error
+        except IsADirectoryError as error:
+            raise NotAFile(f"{message} is a folder", server=name) from error
         except PermissionError as error:
             raise PermissionRefused(f"{message}: {error}", server=name) from error
         except Exception as error:

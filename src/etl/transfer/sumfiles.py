@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from etl.errors import NotAFile
 from etl.models.checksum import WRITABLE, Checksum
 from etl.transfer.paths import basename, beside
 from etl.transfer.sameness import look_if_possible
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _LIMIT_BYTES = 4 << 20  # of a checksum file that are kept
 # `VALUE  name` and `VALUE *name` (coreutils; behind a backslash the name is escaped), `SHA256 (name) = VALUE` (BSD).
+_LINE_ENDS = re.compile(r"[\r\n]+")  # alone: a name may hold U+2028, which `splitlines` takes for one
 _LINE = re.compile(r"(?P<escaped>\\?)(?P<value>[0-9A-Fa-f]+)(?: [ *]|[ \t]+)(?P<name>.+)")
 _TAGGED = re.compile(r"(?P<algorithm>[\w-]+) ?\((?P<name>.+)\) ?= ?(?P<value>[0-9A-Fa-f]+)")
 
@@ -23,7 +25,10 @@ _TAGGED = re.compile(r"(?P<algorithm>[\w-]+) ?\((?P<name>.+)\) ?= ?(?P<value>[0-
 def find(source: Session, path: str, buffer: memoryview) -> Checksum | None:
     """Return what a checksum file beside a file says that it must be; None: there is none that speaks of it."""
     for algorithm, where, is_own in _places(path):
-        if look_if_possible(source, where) is None:
+        try:
+            if look_if_possible(source, where) is None:
+                continue
+        except NotAFile:  # a folder of that name says nothing
             continue
         if (found := read(_text(source, where, buffer), basename(path), algorithm, is_own=is_own)) is not None:
             return found
@@ -32,7 +37,7 @@ def find(source: Session, path: str, buffer: memoryview) -> Checksum | None:
 
 def read(text: str, name: str, algorithm: str, *, is_own: bool) -> Checksum | None:
     """Return what a checksum file says of the file `name`. `is_own`: it is of no other, so a value may stand alone."""
-    for line in map(str.strip, text.splitlines()):
+    for line in (line.strip(" \t") for line in _LINE_ENDS.split(text)):
         try:
             if (tagged := _TAGGED.fullmatch(line)) is not None:
                 found, about = Checksum.read(tagged["algorithm"], tagged["value"]), tagged["name"]

@@ -79,7 +79,17 @@ def test_what_cannot_be_checked_is_told_apart(here: Path) -> None:
     done = verify(a_result(), elsewhere)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "unchecked: GONE:/b" in done.stderr
-    assert verify(a_result(), "nonsense").exit_code == 2
+    done = verify(a_result(), *["nonsense"] * 30)
+    assert done.exit_code == 2
+    assert done.stderr.endswith("1 file: 1 content; 30 lines without a result\n")
+
+
+def test_a_file_of_which_nothing_is_known_is_not_as_it_was_sent(here: Path) -> None:
+    """It is there; that is all."""
+    (here / "a").write_bytes(CONTENT)
+    done = verify(a_result(bytes=None, checksum=None))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "unchecked: DST:/a (job job of /a): neither its size nor a checksum can be compared" in done.stderr
 
 
 def test_only_the_last_copy_counts(here: Path) -> None:

@@ -341,6 +341,11 @@ def test_a_wrong_value_is_reported_by_the_name_of_its_setting(name, value):
     assert [line.split(":")[0].strip() for line in lines[1:]] == [name]
 
 
+def test_the_smallest_number_that_is_accepted_is_shown_exactly():
+    """4.1943e+06 would itself be too small."""
+    assert "ETL_RESUME_FROM_BYTES: '0' is not a whole number from 4194304 to" in complaint(ETL_RESUME_FROM_BYTES="0")
+
+
 @pytest.mark.parametrize("missing", ["HOST", "USER"])
 def test_a_missing_host_or_user_is_an_error(missing):
     """A server of type ftp cannot do without."""

@@ -185,6 +185,7 @@ def test_what_has_no_meaning_here_is_told_once(tmp_path: Path) -> None:
         ("a: [Tell-nobody\n", "config.yaml, line 2: is not YAML"),
         ("a: !!python/object/apply:os.system [Tell-nobody]\n", "config.yaml, line 1: is not YAML"),
         ("a: \x01", "config.yaml: is not YAML"),
+        *[(f"a: !!{kind}\n", "config.yaml: is not YAML") for kind in ("int ''", "float ''", "bool x", "timestamp x")],
     ],
 )
 def test_what_is_wrong_in_config_yaml_is_named_by_section_and_name(tmp_path: Path, text: str, says: str) -> None:
@@ -224,6 +225,8 @@ def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path: Path, name
     (tmp_path / "odd").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match="odd is not UTF-8"):
         ConfigLoader(environ={name: str(tmp_path / "odd")})
+    with pytest.raises(SettingsError, match=r"not a valid file name|text without control characters"):
+        ConfigLoader(environ={name: "a\0b"})
 
 
 def test_passwords_of_files_are_known_to_be_secret(tmp_path: Path) -> None:

@@ -149,6 +149,10 @@ def test_a_missing_empty_or_wrong_field_of_an_endpoint_is_named(field: str, part
         ({"options": {"overwrte": "skip"}}, r"options.overwrte: is unknown \(did you mean overwrite\?\)"),
         ({"options": {"overwrite": "always"}}, "options.overwrite: must be"),
         ({"options": {"verify": "always"}}, "options.verify: must be 'auto', 'size', 'checksum' or 'none'"),
+        (
+            {"options": {"checksum": {"algorithm": "crc32", "value": 12345678}}},
+            "options.checksum: algorithm and value must be strings",
+        ),
         ({"options": {"checksum": "0"}}, 'options.checksum: must be {"algorithm": name, "value": digits}'),
         (
             {"options": {"checksum": {"algorithm": "md5", "value": "0"}}},
@@ -396,3 +400,18 @@ def test_an_endpoint_that_is_none_is_named(data: object) -> None:
     """InvalidMessage and nothing else."""
     with pytest.raises(InvalidMessage):
         Endpoint.from_dict(data)  # type: ignore[arg-type]  # whatever it is
+
+
+def test_a_checksum_file_replaces_neither_the_source_nor_is_replaced_by_it() -> None:
+    """Where both sides are one server; without the option, a name is a name."""
+
+    def job(source: str, **options: object) -> str:
+        ends = {"source": {"hostname": "A", "path": source}, "destination": {"hostname": "a", "path": "/x"}}
+        return json.dumps({**ends, "options": options})
+
+    assert FileTransferJob.from_json(job("/x.None")).source.path == "/x.None"
+    assert FileTransferJob.from_json(job("/y", write_checksum_file="md5", source_action={"move": "/z"}))
+    with pytest.raises(InvalidMessage, match=r"options\.write_checksum_file: would replace the source"):
+        FileTransferJob.from_json(job("/x.md5", write_checksum_file="md5"))
+    with pytest.raises(InvalidMessage, match=r"options\.source_action: would replace the checksum file"):
+        FileTransferJob.from_json(job("/y", write_checksum_file="md5", source_action={"move": "/x.md5"}))

@@ -57,6 +57,7 @@ def test_a_timetable_is_shown_as_it_is_written(text: str) -> None:
         "8:00-18:00 20M",
         "08:00-18:00",
         "08:00-18:00 20M,",
+        "\N{ARABIC-INDIC DIGIT FIVE}M",
     ],
 )
 def test_what_is_no_timetable_is_refused(text: str) -> None:

@@ -33,6 +33,8 @@ def options(**given: str) -> Options:
         ({"ACCESS_KEY": ""}, "X_ACCESS_KEY: is missing"),
         ({"ACCESS_KEY": "a b"}, "X_ACCESS_KEY: holds a blank"),
         ({"SECRET_KEY": ""}, "X_SECRET_KEY: is missing (or SECRET_KEY_FILE)"),
+        ({"SECRET_KEY": "Secret\n4711"}, "X_SECRET_KEY: contains a line break or another control character"),
+        ({"PORT": "9000"}, "X_PORT: means nothing for a server of type s3: set ENDPOINT"),
         ({"SECRET_KEY_FILE": "/x"}, "only one of X_SECRET_KEY and X_SECRET_KEY_FILE"),
         ({"SESSION_TOKEN_FILE": "/no/such/file"}, "X_SESSION_TOKEN_FILE: the file cannot be read"),
         ({"ENDPOINT": "store.example.com:9000"}, "X_ENDPOINT: is no URL of a store"),

@@ -94,9 +94,13 @@ def problems(server: ServerConfig) -> Mapping[str, str]:
     """Return what is wrong with a server's settings, by property; no value is repeated that may be secret."""
     parsed = _Parsed(server.options)
     parsed.options()
-    for name, value in (("HOST", server.host), ("USER", server.username), ("PASS", server.password)):
+    for name, value, instead in (
+        ("HOST", server.host, "ENDPOINT"),
+        ("PORT", server.port, "ENDPOINT"),
+        ("USER", server.username, "ACCESS_KEY"),
+        ("PASS", server.password, "SECRET_KEY"),
+    ):
         if value:
-            instead = {"HOST": "ENDPOINT", "USER": "ACCESS_KEY", "PASS": "SECRET_KEY"}[name]
             parsed.problems.setdefault(name, f"means nothing for a server of type s3: set {instead}")
     if server.publish == "direct":
         parsed.problems.setdefault("PUBLISH", "direct means nothing for a server of type s3: no file is renamed there")
@@ -139,6 +143,8 @@ class _Parsed(Properties):
         secret_key = self._values.get("SECRET_KEY", "").strip()
         if not secret_key:
             self.problems.setdefault("SECRET_KEY", "is missing (or SECRET_KEY_FILE)")
+        elif not secret_key.isprintable():
+            self.problems.setdefault("SECRET_KEY", "contains a line break or another control character")
         return Options(
             bucket=bucket,
             region=region,
