@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,41 @@ def test_a_checksum_file_that_fails_is_written_alone_the_next_time(
     assert there.files() == {"b": CONTENT, "b.sha256": f"{SHA256}  b\n".encode()}
     assert (there.folder / "out/b").stat().st_ino == inode
     assert receipt.verified_by == receipts.SIZE
+
+
+def test_what_is_left_of_a_checksum_file_is_never_published_as_the_file(
+    source: LocalTransfer, there: Bent, buffer: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have the same partial name, one after the other, and here the same size, too."""
+    content = b"x" * len(f"{SHA256}  b\n")
+    Path(source.server.base_path, "a").write_bytes(content)
+    task = a_task(write_checksum_file="sha256")
+    there.fails.add("/out/b.sha256")
+    with monkeypatch.context() as patch, pytest.raises(errors.ConnectionLost):
+        patch.setattr(there, "remove", lambda _path: there._go_wrong("remove"))
+        there.fails.add("remove")
+        moved(task, source, there, buffer)
+    assert len(there.files()) == 2  # the file, and the partial one
+    moved(task, source, there, buffer)
+    line = f"{hashlib.sha256(content).hexdigest()}  b\n".encode()
+    assert there.files() == {"b": content, "b.sha256": line}
+
+
+def test_a_checksum_file_tells_of_the_file_that_is_there(
+    source: LocalTransfer, there: Bent, buffer: memoryview
+) -> None:
+    """Not of the one that an earlier run of the job has sent."""
+    task = a_task(write_checksum_file="md5", overwrite="newer")
+    there.fails.add("/out/b")
+    with pytest.raises(errors.ConnectionLost):
+        moved(task, source, there, buffer)
+    content = CONTENT[::-1] + b"!"
+    for place in (Path(source.server.base_path, "a"), there.folder / "out/b"):
+        place.write_bytes(content)
+        os.utime(place, (1_600_000_000, 1_600_000_000))
+    moved(task, source, there, buffer)
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    assert there.files()["b.md5"] == f"{md5}  b\n".encode()
 
 
 @pytest.mark.parametrize("overwrite", ["fail", "skip", "newer"])

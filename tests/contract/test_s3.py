@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from contract_parts import LONG, SHORT, Bytes, a_task, content_of, drain, moved, s3_config
 
-from etl.config import TransferSettings
+from etl.config import ServerConfig, TransferSettings
 from etl.errors import (
     AuthenticationFailed,
     CertificateRefused,
@@ -489,6 +489,49 @@ def test_uploads_that_a_dead_process_left_are_aborted(make, enter, buffer: memor
     assert sorted(one["key"] for one in store.uploads.values()) == ["out/b", "out/b2"]
     other.publish(live, "/out/b", None).result()
     assert store.objects() == ["out/b"]
+
+
+def test_a_publication_that_fails_leaves_no_parts_when_the_job_begins_anew(
+    make, enter, tmp_path: Path, buffer: memoryview
+) -> None:
+    """They cost money, and nobody else would abort them: this process is known to be busy with them."""
+    (tmp_path / "a").write_bytes(bytes(LARGE))
+    source = LocalTransfer(ServerConfig("A", "local", base_path=str(tmp_path)))
+    store, task = make(faults={"COMPLETE": ["", "", "internal"]}), a_task()
+    session = enter(store)
+    with pytest.raises(IOFailure):
+        moved(task, source, session, buffer)
+    assert task.unpublished is not None
+    moved(task, source, session, buffer)
+    assert store.objects() == ["out/b"]
+    assert not store.uploads
+
+
+def test_who_may_not_list_still_copies(make, enter, tmp_path: Path, buffer: memoryview) -> None:
+    """After a crash, too: what it left cannot be found then, and stays."""
+    (tmp_path / "a").write_bytes(b"12345")
+    source = LocalTransfer(ServerConfig("A", "local", base_path=str(tmp_path)))
+    store, task = make(faults={"UPLOADS": ["denied"], "LIST": ["denied"]}), a_task()
+    task.orphan_scan_since = 0.0
+    moved(task, source, enter(store), buffer)
+    assert store.objects() == ["out/b"]
+    assert store.requests.count("UPLOADS") == store.requests.count("LIST") == 1
+
+
+@pytest.mark.parametrize("kind", ["CREATE", "LIST", "UPLOADS"])
+def test_a_success_that_is_no_answer_is_an_error_of_the_server(make, enter, buffer: memoryview, kind: str) -> None:
+    """Somebody on the way may say what he likes: the job is tried again."""
+    store = make()
+    session = enter(store)
+    store.faults[kind] = ["garbled"]
+    with pytest.raises(IOFailure, match="<html>"):
+        session.foresee("/out/b", None)
+        if kind == "LIST":
+            session.names("/out")
+        elif kind == "UPLOADS":
+            session.remove_leftovers("/out/b")
+        else:
+            session.write("/out/.etl-1.part", Bytes(bytes(LARGE)), buffer)
 
 
 def test_another_session_removes_what_one_that_died_has_begun(make, enter, buffer: memoryview) -> None:

@@ -38,6 +38,7 @@ ERRORS = {
     "no_upload": (404, "NoSuchUpload"),
     "error_in_200": (200, "InternalError"),
     "full": (507, "InsufficientStorage"),
+    "denied": (403, "AccessDenied"),
 }
 
 
@@ -228,6 +229,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             store.closing.wait(30)
             raise _Cut
+        if fault == "garbled":
+            self._answer(200, {}, b"<html><p>Welcome!</html>")
+            return
         try:
             if fault in ERRORS:
                 raise _Refused(*ERRORS[fault])

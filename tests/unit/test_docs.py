@@ -15,9 +15,11 @@ pytestmark = pytest.mark.unit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+KOREAN = (REPOSITORY / "README.ko.md").read_text(encoding="utf-8")
 ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     REPOSITORY / "README.md",
+    REPOSITORY / "README.ko.md",
     REPOSITORY / "SECURITY.md",
     REPOSITORY / "bench" / "README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
@@ -46,12 +48,35 @@ def test_files_and_links_in_a_document_exist(document: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_sections_that_are_linked_exist(document: Path) -> None:
+    """A link into a document leads to one of its headings."""
+    targets = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text(encoding="utf-8"))
+    assert [
+        (file, anchor)
+        for file, anchor in targets
+        if anchor not in _anchors(document.parent / file if file else document)
+    ] == []
+
+
+def _anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as its readers make them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_the_readme_tells_every_option_and_error_code() -> None:
     """What a job may say, and how it may end, is all in the README."""
     options = [name for name in TransferOptions.model_fields if f"`{name}`" not in README]
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EtlError)]
     codes = sorted({kind.code for kind in kinds if f"`{kind.code}`" not in README})
     assert (options, codes) == ([], [])
+
+
+def test_the_korean_readme_has_the_tables_of_the_english_one() -> None:
+    """What is named in a table of one is in the other, in the same order: options, codes, properties, settings."""
+    named = [re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE) for text in (README, KOREAN)]
+    assert named[0] == named[1]
 
 
 def test_settings_in_the_documents_exist() -> None:

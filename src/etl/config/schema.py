@@ -188,8 +188,8 @@ class Settings(ApiSettings):
         "ETL_ON_LOST_OFFSETS",
         "stop",
         one_of("stop", "oldest", "newest"),
-        "where Kafka has forgotten the group's offsets although results show that it has worked: stop with a message, "
-        "do all jobs that no result shows (oldest), or only those that come from now on (newest)",
+        "where Kafka has forgotten what the group has done: stop, do what no result shows (oldest), or only new jobs "
+        "(newest)",
     )
     retry_max_attempts: int = setting("ETL_RETRY_MAX_ATTEMPTS", 5, whole(1, 1000), "attempts of a job in all")
     retry_backoff_seconds: float = setting(

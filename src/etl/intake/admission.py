@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from etl import clock as wall_clock
 from etl.dispatch.dispatcher import Room
 from etl.errors import InvalidMessage
+from etl.intake.partitions import may_receive
 from etl.models import bundle, document, header
 from etl.models.task import Origin
 from etl.models.wire import Partition
@@ -91,6 +92,7 @@ class Admission:
                     found = self._read(record, carried)
                     if isinstance(found, tuple):
                         task, jobs = carried.task(record, found[0]), found
+                        turn = self._turn_to_split(partition, record.offset)
                     else:
                         task = found
                         turn, seconds = self._decide(task, carried)
@@ -176,6 +178,14 @@ class Admission:
             return Turn.WAIT, seconds
         # For a server that is down the dispatcher decides: it knows how long that has been so.
         return (Turn.MAKE_WAY if room is Room.CROWDED else Turn.RUN), seconds
+
+    def _turn_to_split(self, partition: Partition, offset: int) -> Turn:
+        """Decide whether a message of several jobs is split now: few bytes, if packed, become megabytes of records."""
+        if may_receive(self.ledger):
+            return Turn.RUN
+        may_go = partial(may_receive, self.ledger)
+        self.partitions.delay(partition, offset, math.inf, seen_by_predecessor=True, may_go=may_go)
+        return Turn.WAIT
 
     def _due(self, record: Record, carried: Carried, now: float) -> float:
         """Return when a record of T-retry leaves its tier (wall clock)."""

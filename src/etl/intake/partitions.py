@@ -30,6 +30,11 @@ WAITING_LIMIT_BYTES = 32 << 20  # of messages that wait for a commit: nothing mo
 MAX_POLL_RECORDS = 200  # records that one poll may return, even if fetching was paused just before
 
 
+def may_receive(ledger: Ledger) -> bool:
+    """Is there room for more messages that wait for their commit?"""
+    return ledger.waiting_bytes < WAITING_LIMIT_BYTES
+
+
 @dataclass
 class _HeldPartition:
     epoch: int
@@ -182,7 +187,7 @@ class Partitions:
     def steer(self, *, window_full: bool) -> None:
         """Fetch only what can be processed: pause and resume partitions; record their positions in the ledger."""
         window_full = window_full or self._ledger.outstanding >= self._outstanding_limit
-        window_full = window_full or self._ledger.waiting_bytes >= WAITING_LIMIT_BYTES
+        window_full = window_full or not may_receive(self._ledger)
         with self._lock:
             held = dict(self._held)
         self._end_delays(held, window_full=window_full)

@@ -113,7 +113,7 @@ class Acknowledge(_Order):
 
     def counts(self, now: datetime) -> bool:
         """Is it in force? None lasts for ever."""
-        return now < min(self.until or datetime.max.replace(tzinfo=UTC), self.at + KNOWN_FOR)
+        return now - self.at < KNOWN_FOR and (self.until is None or now < self.until)
 
 
 Order = Hold | Cancel | Drain | TryNow | Acknowledge

@@ -124,7 +124,7 @@ class MessageBuilder:
         """Read what the headers of a record say about its job. Malformed headers count as absent.
 
         Outside `T-retry` only the id and the number of replays are trusted: producers could forge the rest. In it, if
-        the group has a secret, only a member's headers name another origin, or orphans.
+        the group has a secret, only a member's headers name another origin, a bundle, or orphans.
         """
         carried = Carried(
             origin=Origin(record.topic, record.partition, record.offset),
@@ -137,7 +137,7 @@ class MessageBuilder:
         proven = self.seal is not None and self.seal.proves(record)
         if proven or self.seal is None:
             return deferred._replace(proven=proven)
-        return deferred._replace(origin=carried.origin, leaves_orphans=False, part=None)
+        return deferred._replace(origin=carried.origin, leaves_orphans=False, part=None, bundle=None)
 
     def _replace_deferral(self, task: Task) -> tuple[Message, ...]:
         error = InvalidMessage(f"message: is too large to be deferred to {self.topics.retry}")

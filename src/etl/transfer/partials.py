@@ -71,6 +71,12 @@ def _job_hash(origin: Origin) -> str:
     return hashlib.blake2b(str(origin).encode(), digest_size=_JOB_HASH_BYTES).hexdigest()
 
 
+def remove_if_allowed(destination: Session, path: str) -> None:
+    """Remove what is left under a partial name, if it may be deleted: the job itself needs no such right."""
+    with contextlib.suppress(PermissionRefused):
+        destination.remove(path)
+
+
 class _Listed(NamedTuple):
     asked_at: float  # on the clock of `Task.orphan_scan_since`
     names: dict[str, list[str]]  # by hash of their jobs
@@ -141,7 +147,12 @@ class OrphanIndex:
         begins = re.compile(re.escape(before) + "([0-9a-f]{%d})-" % (2 * _JOB_HASH_BYTES))  # noqa: UP031 - braces
         found: dict[str, list[str]] = {}
         asked_at, count, own = self._clock(), 0, _job_hash(task.origin)
-        for name in destination.names(parent(task.job.destination.path), before):
+        try:
+            names = destination.names(parent(task.job.destination.path), before)
+        except PermissionRefused as error:  # the job itself needs no such right
+            log.warning("partial files cannot be looked for", destination=str(task.job.destination), error=str(error))
+            names = []
+        for name in names:
             if (match := begins.match(name)) and name.endswith((after, after + ASIDE)):
                 count += 1
                 if count <= ORPHANS_KEPT or (match[1] == own and len(found.get(own, ())) < ORPHANS_REMOVED):
@@ -173,7 +184,8 @@ def _both_folders(task: Task) -> tuple[str, ...]:
 def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex, but: str | None = None) -> None:
     """Remove the partial files that earlier attempts at this job left, and put back what they had moved aside.
 
-    `but`: the path of one that the job goes on with. What may not be deleted stays: the job itself needs no such right.
+    `but`: the path of one that the job goes on with. What may not be listed or deleted stays: the job itself needs no
+    such right.
     """
     final = task.job.destination.path
     destination.remove_leftovers(final)

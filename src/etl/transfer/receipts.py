@@ -172,7 +172,7 @@ def write_checksum_file(
         value, _ = digest_at(destination, path, algorithm, receipt.size_bytes or 0, buffer)
     if receipt.facts is not None:
         task.unpublished = Unpublished(
-            hidden, receipt.size_bytes or 0, receipt.verified_by, receipt.facts, receipt.checksum
+            hidden, receipt.size_bytes or 0, receipt.verified_by, receipt.facts, receipt.checksum, is_renamed=True
         )
     content, final = sumfiles.line_of(Checksum(algorithm, value), basename(path)), sumfiles.path_of(path, algorithm)
     begun = final if is_direct(destination) else hidden

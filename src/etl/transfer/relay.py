@@ -28,7 +28,7 @@ from etl.models.task import Facts, Phase, Unpublished
 from etl.transfer import receipts, resuming
 from etl.transfer.base import Stored
 from etl.transfer.hashing import hashed
-from etl.transfer.partials import partial_path, remove_orphans, telling_the_name
+from etl.transfer.partials import partial_path, remove_if_allowed, remove_orphans, telling_the_name
 from etl.transfer.receipts import CONTENT, NOTHING, SIZE_AND_TIME, Proof, Receipt
 from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
 from etl.transfer.streaming import MemoryParcel, bounded, counted, require_size
@@ -69,10 +69,14 @@ def _bring(
 ) -> Receipt:
     require_disposal(task, source)
     if task.unpublished is not None:  # an earlier run of this process sent and proved a file
-        receipt = _publish_known(task, task.unpublished, source, destination, limits.buffer, orphans)
+        known = task.unpublished
+        receipt = _publish_known(task, known, source, destination, limits.buffer, orphans)
         task.unpublished = None
         if receipt is not None:
             return receipt
+        if known.partial != task.part and not is_direct(destination):  # a store's parts are in no listing
+            remove_if_allowed(destination, known.partial)
+    task.digests = {}
     receipts.look_for_checksum(task, source, limits.buffer)
     left = None
     if task.orphan_scan_since is not None:
@@ -218,7 +222,10 @@ def _publish_known(
     here = look_if_possible(source, task.job.source.path)
     if here is not None and here != known.facts:
         return None
-    there = look_if_possible(destination, known.partial)
+    is_gone = known.is_renamed and not is_direct(destination)
+    if is_gone:  # what still has its partial name is half a checksum file
+        remove_if_allowed(destination, known.partial)
+    there = None if is_gone else look_if_possible(destination, known.partial)
     if there is None:
         final = destination.look_published(known.partial, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes or not known.is_proven:

@@ -156,9 +156,11 @@ def forget(task: Task, server_of: Callable[[str], ServerConfig], remember: Calla
     """Have the partial file of a job that failed for good removed, by whoever next connects to its server."""
     with contextlib.suppress(EtlError):  # a server that is not known any more
         server = server_of(task.job.destination.hostname)
-        if (part := _noted(task, server)) is not None:
-            remember(server, part)
-    task.part = None
+        unpublished = task.unpublished.partial if task.unpublished and task.leaves_partial else None
+        for left in {_noted(task, server), unpublished}:
+            if left is not None:
+                remember(server, left)
+    task.part = task.unpublished = None
 
 
 def _noted(task: Task, server: ServerConfig) -> str | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from etl.transfer.base import Session
 
-_LIMIT_BYTES = 4 << 20  # of a checksum file that is read
+_LIMIT_BYTES = 4 << 20  # of a checksum file that are kept
 # `VALUE  name` and `VALUE *name` (coreutils; behind a backslash the name is escaped), `SHA256 (name) = VALUE` (BSD).
 _LINE_ENDS = re.compile(r"[\r\n]+")  # alone: a name may hold U+2028, which `splitlines` takes for one
 _LINE = re.compile(r"(?P<escaped>\\?)(?P<value>[0-9A-Fa-f]+)(?: [ *]|[ \t]+)(?P<name>.+)")
@@ -74,12 +74,13 @@ def _places(path: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def _text(source: Session, path: str, buffer: memoryview) -> str:
-    """Read a checksum file, of which the first bytes are enough."""
+    """Read a checksum file to its end, which its session would not survive else; keep what is enough."""
     parcel, content = source.read(path), b""
     try:
-        while len(content) < _LIMIT_BYTES and (count := parcel.readinto(buffer)):
-            content += buffer[:count]
-        parcel.close(complete=len(content) < _LIMIT_BYTES)
+        while count := parcel.readinto(buffer):
+            if len(content) < _LIMIT_BYTES:
+                content += buffer[:count]
+        parcel.close(complete=True)
     finally:
         parcel.close(complete=False)
     return content.decode("utf-8-sig", "surrogateescape")

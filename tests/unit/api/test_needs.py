@@ -54,6 +54,11 @@ def test_none_lasts_for_ever() -> None:
     assert not order(until=AT + timedelta(hours=1)).counts(AT + timedelta(hours=1))
 
 
+def test_one_of_the_end_of_time_stops_nobody() -> None:
+    """Claim: whoever may write the topic may write any time, which every consumer reads."""
+    assert order(at=datetime.max.replace(tzinfo=UTC)).counts(AT)
+
+
 def test_its_record_can_be_read_whatever_its_name_holds() -> None:
     """Claim: names with slashes, and those too long or unprintable for a key, find their need again."""
     for subject in ("a/b to c/d", "x" * 5000, "A:/\u202e\x07"):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 EXAMPLE = Path(__file__).parents[3] / ".env.example"
 LINE = re.compile(r"(#?)([A-Z][A-Z0-9_]*)=(.*)")
 SHOWN = "SRC_FTP_SERVER1"  # the server on which every property is shown
-OTHERS = ("DST_FTP_SERVER1_", "ARCHIVE_", "BANK_", "CLOUD_", "VAULT_")
+OTHERS = ("DST_FTP_SERVER1_", "ARCHIVE_", "BANK_", "LAKE_", "VAULT_")
 
 
 def lines() -> list[tuple[bool, str, str]]:
@@ -46,7 +46,7 @@ def test_every_property_of_a_folder_is_there_with_its_help():
         assert f"# {help_}\n#ARCHIVE_{name}=" in EXAMPLE.read_text(encoding="utf-8"), name
 
 
-@pytest.mark.parametrize(("kind", "server"), [("sftp", "VAULT"), ("ftps", "BANK"), ("s3", "CLOUD")])
+@pytest.mark.parametrize(("kind", "server"), [("sftp", "VAULT"), ("ftps", "BANK"), ("s3", "LAKE")])
 def test_every_property_of_a_protocol_is_there_with_its_help(kind, server):
     """Beside those that it needs; its secrets may come from files."""
     importlib.import_module("etl.transfer")

@@ -15,6 +15,7 @@ import structlog
 
 from etl import errors, logs
 from etl.dispatch.overflow import DOWN_KEEPS
+from etl.intake import partitions
 from etl.models import header
 from etl.models.letter import DLQMessage
 from etl.models.message import FileTransferJob
@@ -550,6 +551,20 @@ def test_the_outcome_of_such_a_job_names_the_message_it_was_in(scene: Scene) -> 
     (result,) = scene.commit().messages  # type: ignore[union-attr]
     assert dict(result.headers)[header.BUNDLE] == b"jobs-0-0"
     assert result_in(result).job_id == "scan.1"
+
+
+def test_no_more_messages_are_split_than_can_wait_for_their_commit(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packed one of a few kilobytes becomes megabytes of records: their partitions wait, until some are in."""
+    monkeypatch.setattr(partitions, "WAITING_LIMIT_BYTES", 1)
+    scene.accept(bundle_of("a"))
+    second = scene.accept(bundle_of("b"))
+    assert scene.partitions.delayed == {P0: (second.offset, math.inf)}
+    assert scene.partitions.may_go is not None
+    assert not scene.partitions.may_go()
+    assert len(scene.commit().messages) == 1  # type: ignore[union-attr]
+    assert scene.partitions.may_go()
 
 
 def test_a_message_of_several_jobs_with_one_that_is_wrong_is_one_dead_letter(scene: Scene) -> None:

@@ -87,6 +87,24 @@ def test_an_upload_whose_rename_failed_is_kept_while_attempts_are_left(scene: Sc
     assert task.unpublished is None
 
 
+def test_an_upload_whose_rename_failed_is_not_left_behind_by_a_job_that_ends_otherwise(scene: Scene) -> None:
+    """If it is cancelled, or its deadline passes, before its next run, the server's next session removes it."""
+    kept = "/out/.etl-kept.part"
+
+    def fail(job: Task, *_rest: object) -> receipts.Receipt:
+        job.leaves_partial = True
+        job.unpublished = Unpublished(kept, 3, receipts.SIZE, Facts(3, None))
+        raise errors.ConnectionLost("cut")
+
+    scene.accept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "run", fail)
+        scene.run_next()
+    (task,) = scene.dispatcher.drop(lambda _task: True)
+    scene.reporter.dead(task, errors.Cancelled("cancelled"))
+    assert list(scene.pools._pool(scene.pools.server("B")).orphans) == [kept]
+
+
 def leave_a_part(error: errors.EtlError) -> Callable[..., receipts.Receipt]:
     """Fail as a large file does whose partial file is worth keeping."""
 

@@ -99,6 +99,15 @@ def test_a_forged_header_makes_a_job_no_other_one(name: str) -> None:
     assert task.orphan_scan_since is None or task.attempts
 
 
+def test_a_forged_header_puts_a_job_in_no_message_of_several() -> None:
+    """Its result would show that message as done."""
+    scene = Scene(group_secret=SECRET)
+    message = deferred(scene)
+    task = run(scene, message._replace(headers=(*message.headers, (header.BUNDLE, b"jobs-0-78"))))
+    assert task.unproven
+    assert task.bundle is None
+
+
 def test_without_a_secret_nothing_is_signed() -> None:
     """And headers are read as ever."""
     message = deferred(Scene())

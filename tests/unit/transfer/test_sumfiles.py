@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etl.models.checksum import WRITABLE, Checksum
+from etl.models.task import Facts
 from etl.transfer import sumfiles
+from etl.transfer.base import Session
+from etl.transfer.streaming import MemoryParcel
 
 pytestmark = pytest.mark.unit
 
@@ -60,6 +66,27 @@ def test_what_is_written_is_read(name: str) -> None:
 def test_any_text_is_read_without_an_error(text: str) -> None:
     """Strangers write these files."""
     sumfiles.read(text, "a", "sha256", is_own=True)
+
+
+def test_a_long_list_is_read_to_its_end() -> None:
+    """A transfer that is broken off would end the session, which the file itself is read by; more is not kept."""
+    line = f"{SHA256}  a\n".encode()
+    parcel = _Listed(line + b"#" * (5 << 20))
+    source = cast("Session", SimpleNamespace(look=lambda _: Facts(None, None), read=lambda _: parcel))
+    assert sumfiles.find(source, "/in/a", memoryview(bytearray(1 << 20))) == Checksum("sha256", SHA256)
+    assert parcel.closed == [True]
+
+
+class _Listed(MemoryParcel):
+    """A checksum file that notes how it is closed first."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__("SHA256SUMS", Facts(len(content), None), io.BytesIO(content))
+        self.closed: list[bool] = []
+
+    def close(self, *, complete: bool) -> None:
+        if not self.closed:
+            self.closed.append(complete)
 
 
 @pytest.mark.parametrize("algorithm", WRITABLE)

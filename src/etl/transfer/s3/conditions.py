@@ -76,7 +76,7 @@ def _is_refused_for(link: Link, key: str, condition: dict[str, str]) -> bool:
 def _refuses_parts(link: Link, key: str, headers: dict[str, str]) -> bool:
     """Is the completion of an upload with one part refused for these headers?"""
     begun = link.require_success(key, link.ask("POST", key, [("uploads", "")]))
-    upload_id = documents.required(begun.content, "UploadId")
+    upload_id = link.parsed(documents.required, begun, "UploadId")
     try:
         part = link.ask("PUT", key, [("partNumber", "1"), ("uploadId", upload_id)], body=b"etl")
         body = documents.completion([documents.Part(1, link.require_success(key, part).headers.get("etag", ""))])

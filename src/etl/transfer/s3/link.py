@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from etl.errors import (
     ConnectionLost,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from etl.models.server import ServerConfig, TransferSettings
     from etl.transfer.ftp.sockets import Sockets
     from etl.transfer.s3.signing import Query
+
+T = TypeVar("T")
 
 _KEY_BYTES = 1024  # of a key at most
 _TRIES = 3  # of a request that is put right: region, token, a connection that was closed while idle
@@ -194,6 +196,11 @@ class Link:
         """Read the body of an answer into its `content`."""
         with self.translated():
             answer.content += answer.body.read_all(documents.LIMIT_BYTES)
+
+    def parsed(self, read: Callable[..., T], answer: Answer, *arguments: str) -> T:
+        """Return what `read` finds in the body of an answer. Raises IOFailure for what is no such document."""
+        with self.translated():
+            return read(answer.content, *arguments)
 
     def refused(self, what: str, answer: Answer) -> EtlError:
         """Return the error that a refused answer stands for."""

@@ -170,14 +170,14 @@ def _copy_parts(link: Link, target: str, source: dict[str, str], found: Answer, 
     begun = link.require_success(
         target, link.ask("POST", target, [("uploads", "")], kept | link.options.headers_of_new())
     )
-    upload_id, parts = documents.required(begun.content, "UploadId"), []
+    upload_id, parts = link.parsed(documents.required, begun, "UploadId"), []
     try:
         for number, start in enumerate(range(0, size_bytes, _COPIED_PART_BYTES), 1):
             end = min(start + _COPIED_PART_BYTES, size_bytes) - 1
             place = {"x-amz-copy-source-range": f"bytes={start}-{end}"}
             query = [("partNumber", str(number)), ("uploadId", upload_id)]
             answer = link.require_success(target, link.ask("PUT", target, query, source | place))
-            parts.append(documents.Part(number, documents.required(answer.content, "ETag")))
+            parts.append(documents.Part(number, link.parsed(documents.required, answer, "ETag")))
         done = link.ask("POST", target, [("uploadId", upload_id)], {}, documents.completion(parts))
         link.require_success(target, done)
     except BaseException:

@@ -241,8 +241,9 @@ class S3Transfer(Streaming):
     def remove_leftovers(self, final: str) -> None:
         """Abort the uploads to a key that nobody here is busy with."""
         key = self._link.key(final)
-        for left in upload.left_of(self._link, key):
-            upload.abort_by_id(self._link, left.key, left.upload_id)
+        with contextlib.suppress(PermissionRefused):  # copying itself needs no such right
+            for left in upload.left_of(self._link, key):
+                upload.abort_by_id(self._link, left.key, left.upload_id)
 
     def require_base(self) -> None:
         """Ask for the bucket: a base path is but the beginning of keys."""
@@ -260,7 +261,7 @@ class S3Transfer(Streaming):
         for _ in range(_PAGES):
             more = [("continuation-token", page)] if page else []
             answer = link.require_success(top, link.ask("GET", query=[*query, *more]))
-            listed = documents.listing_of(answer.content)
+            listed = link.parsed(documents.listing_of, answer)
             for key in (*listed.keys, *listed.folders):
                 name = key.removeprefix(top).rstrip("/")
                 if key.startswith(top) and name and "/" not in name:

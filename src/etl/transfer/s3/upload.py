@@ -139,7 +139,7 @@ def _begin(link: Link, writing: Writing, size_of_parts: int) -> None:
     headers = headers_of(link, writing.mark, writing.plan.mtime)
     answer = link.ask("POST", writing.plan.key, [("uploads", "")], headers, once=True)
     link.require_success(writing.plan.key, answer)
-    upload_id = documents.required(answer.content, "UploadId")
+    upload_id = link.parsed(documents.required, answer, "UploadId")
     writing.upload = known.Upload(writing.plan.key, upload_id, size_of_parts)
     known.begun(link.server, writing.partial, writing.upload)
 
@@ -216,7 +216,7 @@ def left_of(link: Link, key: str) -> list[documents.Begun]:
         if marker != ("", ""):
             query += [("key-marker", marker[0]), ("upload-id-marker", marker[1])]
         answer = link.require_success(key, link.ask("GET", query=query))
-        page, marker = documents.uploads_of(answer.content)
+        page, marker = link.parsed(documents.uploads_of, answer)
         found += [one for one in page if one.key == key and one.upload_id not in live]
         if any(one.key > key for one in page):  # they are sorted, and begin with the key itself
             break
