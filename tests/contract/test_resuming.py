@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ftplib
 import itertools
 import os
+import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,9 +20,9 @@ from contract_parts import LONG, Bytes, a_task, drain, ftps_config, sftp_config
 
 import stack
 from etl.config import ServerConfig, TransferSettings
-from etl.errors import EtlError
+from etl.errors import EtlError, SessionFault
 from etl.models.task import Facts, Task
-from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer, relay
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer, relay, resuming
 from etl.transfer.base import Session
 from etl.transfer.ftp import known
 from etl.transfer.partials import OrphanIndex
@@ -326,6 +329,35 @@ def test_what_a_crash_left_unwritten_behind_the_place_is_sent_again(make_end: Ca
     task, _ = finished(ours, theirs)
     assert (theirs.root / "out/b").read_bytes() == content
     assert task.remarks["resumed_at"] < stored_bytes - MIB + 1
+
+
+def test_an_upload_that_was_cut_and_goes_on_at_the_server_is_waited_for(make_end: Callable[[str, str], End]) -> None:
+    """As after a lost network, or a process that is frozen: vsftpd has the file locked, and then it is longer.
+
+    That costs no attempt, and what is there is gone on with.
+    """
+    ours, theirs = make_end("local", "A"), make_end("vsftpd", "FAKE")
+    cut_once(ours, theirs, content := os.urandom(16 * MIB))
+    left = part(theirs)
+    stored_bytes, config = left.stat().st_size, theirs.open(LIMITS).server
+    with ftplib.FTP() as cut:
+        cut.connect(config.host, config.port, 10)
+        cut.login(config.username, config.password)
+        with cut.transfercmd(f"APPE {config.base_path}/out/{left.name}") as upload:
+            stack.wait_until(lambda: is_open(left), 10, "an upload that goes on")
+            rest = content[stored_bytes : stored_bytes + MIB]
+            ending = threading.Timer(2, lambda: (upload.sendall(rest), upload.shutdown(socket.SHUT_WR)))
+            ending.start()
+            task = a_task()
+            first = attempt(task, ours, theirs, "1")
+            ending.join()
+        cut.voidresp()
+    assert isinstance(first, SessionFault)
+    assert resuming.is_kept(task, first, is_last=False)
+    task, attempts = finished(ours, theirs)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert attempts == 1
+    assert task.remarks["resumed_at"] >= stored_bytes - 2 * MIB
 
 
 def test_a_source_of_this_moment_is_sent_from_its_start(make_end: Callable[[str, str], End]) -> None:

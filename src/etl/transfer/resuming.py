@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import ConnectionLost, EtlError, Fate, SessionFault, TransferTimeout, fate_of
+from etl.errors import (
+    ConnectionLost,
+    EtlError,
+    Fate,
+    SessionFault,
+    SizeMismatch,
+    SourceChanged,
+    TransferTimeout,
+    fate_of,
+)
 from etl.transfer.partials import is_of_the_job, partial_path
 from etl.transfer.paths import basename, beside
 from etl.transfer.receipts import needs_hash
@@ -113,7 +122,12 @@ def go_on(
     foothold = parcel = None
     if destination.is_trusted(hidden, buffer):
         task.part = hidden
-        foothold = destination.take_over(left, hidden, facts.size_bytes)
+        try:
+            foothold = destination.take_over(left, hidden, facts.size_bytes)
+        except (SizeMismatch, SourceChanged) as error:  # the upload that was cut had not ended: nothing about the job
+            raise SessionFault(
+                f"{job.destination}: what is there of it still grew", server=destination.server.hostname
+            ) from error
     if foothold is not None:
         parcel = source.read_on(job.source.path, foothold.offset - foothold.before_bytes)
     if foothold is None or parcel is None:
