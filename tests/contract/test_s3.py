@@ -303,6 +303,20 @@ def test_an_error_in_a_success_is_an_error(make, enter, buffer: memoryview) -> N
     assert store.objects() == ["first"]
 
 
+@pytest.mark.parametrize("size_bytes", [5, LARGE])
+def test_a_success_that_no_store_answers_is_none(make, enter, buffer: memoryview, size_bytes: int) -> None:
+    """A proxy on the way says 200 to everything: the object is looked for."""
+    store = make()
+    session = enter(store)
+    copy_in(session, "/first", Bytes(bytes(LARGE)), buffer)
+    session.foresee("/x", None)
+    stored = session.write("/.etl-1.part", Bytes(bytes(size_bytes)), buffer)
+    store.faults["PUT" if size_bytes == 5 else "COMPLETE"] = ["garbled"]
+    with pytest.raises(IOFailure, match="the object is not there"):
+        session.publish(stored, "/x", None)
+    assert store.objects() == ["first"]
+
+
 def test_a_busy_store_spends_no_attempt(make, enter, buffer: memoryview) -> None:
     """SlowDown, of each request."""
     store = make()

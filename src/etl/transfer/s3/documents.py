@@ -82,6 +82,12 @@ def completion(parts: Iterable[Part]) -> bytes:
     return f"<CompleteMultipartUpload>{''.join(lines)}</CompleteMultipartUpload>".encode()
 
 
+def is_completed(content: bytes) -> bool:
+    """Does an answer say that an upload is completed?"""
+    root = root_of(content)
+    return root is not None and root.tag == "CompleteMultipartUploadResult"
+
+
 def _listed(content: bytes, kind: str) -> ET.Element:
     root = root_of(content)
     if root is None or root.tag != kind:

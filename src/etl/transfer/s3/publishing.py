@@ -61,6 +61,8 @@ def _put(link: Link, writing: Writing, key: str, mtime: float | None, condition:
         return answer
 
     answer = _asked(link, writing, key, ask)
+    if answer is not None and "etag" not in answer.headers:
+        _require_published(link, writing, key)
     if answer is None or _CHECKSUM not in answer.headers:  # nobody has said that what was stored is what was sent
         _require_whole(link, writing, key)
 
@@ -81,6 +83,8 @@ def _complete(link: Link, writing: Writing, condition: dict[str, str]) -> None:
         return link.ask("POST", upload.key, [("uploadId", upload.upload_id)], headers, body, once=True)
 
     answer = _asked(link, writing, upload.key, ask)
+    if answer is not None and not documents.is_completed(answer.content):
+        _require_published(link, writing, upload.key)
     if answer is None or not link.store.keeps_object_sizes:
         _require_whole(link, writing, upload.key)
 
@@ -124,6 +128,12 @@ def is_published(link: Link, mark: str, key: str) -> bool:
     """Is what has the key the file of this upload?"""
     answer = link.ask("HEAD", key)
     return answer.status == 200 and answer.headers.get(MARK) == mark
+
+
+def _require_published(link: Link, writing: Writing, key: str) -> None:
+    """Look for what was published, after a success that no store would word so: a proxy on the way may have."""
+    if not is_published(link, writing.mark, key):
+        raise IOFailure(f"{link.name}:{key}: a success was answered, and the object is not there", server=link.name)
 
 
 def _require_whole(link: Link, writing: Writing, key: str) -> None:
