@@ -41,6 +41,11 @@ class Found:
     after: list[Any] | None = None  # None: there is no more
     complete: bool = True
 
+    @property
+    def searched_until(self) -> float | None:
+        """How far back it was searched, if not all of it was: positions begin with their time."""
+        return None if self.complete or self.after is None else float(self.after[0])
+
 
 class Cursors:
     """Makes and reads cursors."""

@@ -156,17 +156,23 @@ def test_what_has_not_changed_is_not_sent_again(world: World) -> None:
     assert client.get("/api/v1/pool/processes", headers={"If-None-Match": first.headers["etag"]}).status_code == 200
 
 
-def test_a_search_without_time_says_how_far_it_came(filled: World) -> None:
+def test_a_search_without_time_says_how_far_it_came(filled: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claim: it is cut off, told as not complete, and its cursor goes on to the end."""
+    monkeypatch.setattr("etl.api.views.search.CHUNK", 1)
     search = Search(filled.services.store, budget=-1.0)
     where = Where()
     where.ends((), "/nowhere/*")
-    found, rounds = search.jobs(where, 10), 0
+    found, told = search.jobs(where, 10), []
     assert search.jobs(Where(), 3).rows
-    while not found.complete and rounds < 100:
-        found, rounds = search.jobs(where, 10, found.after), rounds + 1
+    while not found.complete and len(told) < 100:
+        told.append(found.searched_until)
+        found = search.jobs(where, 10, found.after)
     assert found.complete
+    assert found.searched_until is None
     assert found.rows == []
+    times = [row["at"] for row in filled.services.store.rows("SELECT at FROM jobs ORDER BY at DESC")]
+    assert told == times[: len(told)]
+    assert told
 
 
 @given(places=st.sets(st.tuples(st.integers(0, 20), st.integers(0, 10**15)), max_size=50))

@@ -44,7 +44,7 @@ def list_acts(
     return Page[Open](
         items=[Open(**json.loads(row["value"])) for row in found.rows],
         next=services.cursors.write({"audit": query}, found.after) if found.after else None,
-        searched_until=when(-found.after[0]) if found.after and not found.complete else None,
+        searched_until=when(found.searched_until),
         complete=found.complete,
         **services.envelope(),
     )

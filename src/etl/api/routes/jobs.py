@@ -83,7 +83,7 @@ def find_jobs(
     return Page[Job](
         items=[showing.show_job(row, running) for row in found.rows],
         next=services.cursors.write({"jobs": query}, found.after) if found.after else None,
-        searched_until=when(-found.after[0]) if found.after and not found.complete else None,
+        searched_until=when(found.searched_until),
         complete=found.complete,
         **services.envelope(),
     )

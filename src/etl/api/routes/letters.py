@@ -106,7 +106,7 @@ def list_letters(
     return Page[Letter](
         items=[showing.show_letter(row) for row in found.rows],
         next=services.cursors.write({"letters": asdict(query)}, found.after) if found.after else None,
-        searched_until=when(-found.after[0]) if found.after and not found.complete else None,
+        searched_until=when(found.searched_until),
         complete=found.complete,
         **services.envelope(),
     )
