@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, IOFailure, SizeMismatch
 from etl.models.task import Facts
-from etl.transfer.streaming import MemoryParcel, Streaming
+from etl.transfer.streaming import MemoryParcel, Streaming, read_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,11 +129,3 @@ class Resumable(Streaming):
 
 def _parcel(content: bytes) -> MemoryParcel:
     return MemoryParcel("", Facts(None, None), io.BytesIO(content))
-
-
-def read_full(parcel: Parcel, room: memoryview) -> int:
-    """Read until there is no more room, or nothing more comes; return how many bytes."""
-    filled = 0
-    while filled < len(room) and (count := parcel.readinto(room[filled:])):
-        filled += count
-    return filled

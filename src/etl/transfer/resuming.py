@@ -27,7 +27,8 @@ from etl.errors import (
 from etl.transfer.partials import is_of_the_job, partial_path
 from etl.transfer.paths import basename, beside
 from etl.transfer.receipts import needs_hash
-from etl.transfer.resumable import Resumable, read_full
+from etl.transfer.resumable import Resumable
+from etl.transfer.streaming import read_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -237,3 +237,11 @@ def copy_whole(source: int, target: int, found: os.stat_result) -> None:
     os.fchmod(target, stat.S_IMODE(found.st_mode))
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
     os.fsync(target)
+
+
+def read_full(parcel: Parcel, room: memoryview) -> int:
+    """Read until there is no more room, or nothing more comes; return how many bytes."""
+    filled = 0
+    while filled < len(room) and (count := parcel.readinto(room[filled:])):
+        filled += count
+    return filled

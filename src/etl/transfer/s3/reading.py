@@ -65,14 +65,12 @@ class S3Parcel:
         size_bytes = self.facts.size_bytes
         if self.held is not None or size_bytes is None or size_bytes > limit_bytes:
             return self.held is not None
-        room, filled = memoryview(bytearray(size_bytes)), 0
-        while filled < size_bytes and (count := self._receive(room[filled:])):
-            filled += count
-        self.held = self._left = room[:filled]
+        room = memoryview(bytearray(size_bytes))
+        self.held = self._left = room[: self._receive(room)]
         return True
 
     def readinto(self, buffer: memoryview) -> int:
-        """Give what has come; waits only for the first of it."""
+        """Fill the buffer, unless the object ends before."""
         if self.held is None:
             return self._receive(buffer)
         count = min(len(buffer), len(self._left))
@@ -81,6 +79,7 @@ class S3Parcel:
         return count
 
     def _receive(self, buffer: memoryview) -> int:
+        """Fill the buffer, unless the object ends before."""
         filled = 0
         with self._link.translated():
             while filled < len(buffer) and (count := self._body.readinto(buffer[filled:])):

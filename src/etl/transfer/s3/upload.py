@@ -12,6 +12,7 @@ from etl.transfer.paths import basename
 from etl.transfer.s3 import documents, known
 from etl.transfer.s3.documents import Part
 from etl.transfer.s3.reading import MTIME
+from etl.transfer.streaming import read_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,21 +82,21 @@ def send(link: Link, writing: Writing, parcel: Parcel, buffer: memoryview) -> No
     reader = _Reader(parcel, buffer)
     if size_bytes is not None and size_bytes <= HELD_BYTES:
         room = memoryview(bytearray(size_bytes))
-        count = reader.fill(room)
+        count = read_full(parcel, room)
         writing.held, writing.sent_bytes = room[:count], count
         reader.require_end()
         return
     first = memoryview(bytearray(0))
     if size_bytes is None:
         first = memoryview(bytearray(BLIND_PART_BYTES))
-        count = reader.fill(first)
+        count = read_full(parcel, first)
         if count < len(first):
             writing.held, writing.sent_bytes = first[:count], count
             return
     try:
         _begin(link, writing, BLIND_PART_BYTES if size_bytes is None else part_bytes(size_bytes))
         if size_bytes is None:
-            _send_gathered(link, writing, reader, first)
+            _send_gathered(link, writing, parcel, first)
         else:
             _send_known(link, writing, reader, size_bytes)
     except BaseException:
@@ -110,13 +111,6 @@ class _Reader:
     def __init__(self, parcel: Parcel, buffer: memoryview) -> None:
         self._parcel = parcel
         self._buffer = buffer
-
-    def fill(self, room: memoryview) -> int:
-        """Read until there is no more room, or no more to come."""
-        filled = 0
-        while filled < len(room) and (count := self._parcel.readinto(room[filled:])):
-            filled += count
-        return filled
 
     def pass_on(self, count_bytes: int, give: Callable[[memoryview], None]) -> int:
         """Give so many bytes away, block by block; fewer if the parcel ends before."""
@@ -161,7 +155,7 @@ def _send_known(link: Link, writing: Writing, reader: _Reader, size_bytes: int) 
     reader.require_end()
 
 
-def _send_gathered(link: Link, writing: Writing, reader: _Reader, room: memoryview) -> None:
+def _send_gathered(link: Link, writing: Writing, parcel: Parcel, room: memoryview) -> None:
     """Send parts that are gathered first, as nobody knows how long the last one is."""
     upload = writing.upload
     assert upload is not None  # noqa: S101 - begun above
@@ -172,7 +166,7 @@ def _send_gathered(link: Link, writing: Writing, reader: _Reader, room: memoryvi
             raise StorageFull(f"{link.name}:{upload.key}: more than {most} bytes of unknown size", server=link.name)
         answer = link.ask("PUT", upload.key, _of_part(upload), {}, room[:count])
         _take(link, writing, answer, count)
-        count = reader.fill(room)
+        count = read_full(parcel, room)
 
 
 def _of_part(upload: known.Upload) -> list[tuple[str, str]]:
