@@ -64,18 +64,21 @@ def test_a_partial_file_is_removed_through_a_new_session(scene: Scene) -> None:
     assert not scene.reporter.drop_unscanned()
 
 
+KEPT = "/out/.etl-kept.part"
+
+
+def fail_at_rename(job: Task, *_rest: object) -> receipts.Receipt:
+    """Run a job in place of the relay: all is stored, and the session is lost."""
+    job.leaves_partial = True
+    job.unpublished = Unpublished(KEPT, 3, receipts.SIZE, Facts(3, None))
+    raise errors.ConnectionLost("cut")
+
+
 def test_an_upload_whose_rename_failed_is_kept_while_attempts_are_left(scene: Scene) -> None:
     """It was sent and proven: only its rename is tried again. After the last attempt it is removed, by its own name."""
-    kept = "/out/.etl-kept.part"
-
-    def fail(job: Task, *_rest: object) -> receipts.Receipt:
-        job.leaves_partial = True
-        job.unpublished = Unpublished(kept, 3, receipts.SIZE, Facts(3, None))
-        raise errors.ConnectionLost("cut")
-
     scene.accept()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay, "run", fail)
+        patch.setattr(relay, "run", fail_at_rename)
         task = scene.run_next()
         assert task.unpublished is not None
         assert scene.world["B"].removed == []
@@ -83,26 +86,19 @@ def test_an_upload_whose_rename_failed_is_kept_while_attempts_are_left(scene: Sc
         task.attempts += [Attempt("", "", "")] * (scene.settings.retry_max_attempts - 1 - len(task.attempts))
         scene.passed.pass_(0.55)  # half of the first back-off
         scene.run_next()
-    assert scene.world["B"].removed == [kept]
+    assert scene.world["B"].removed == [KEPT]
     assert task.unpublished is None
 
 
 def test_an_upload_whose_rename_failed_is_not_left_behind_by_a_job_that_ends_otherwise(scene: Scene) -> None:
     """If it is cancelled, or its deadline passes, before its next run, the server's next session removes it."""
-    kept = "/out/.etl-kept.part"
-
-    def fail(job: Task, *_rest: object) -> receipts.Receipt:
-        job.leaves_partial = True
-        job.unpublished = Unpublished(kept, 3, receipts.SIZE, Facts(3, None))
-        raise errors.ConnectionLost("cut")
-
     scene.accept()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay, "run", fail)
+        patch.setattr(relay, "run", fail_at_rename)
         scene.run_next()
     (task,) = scene.dispatcher.drop(lambda _task: True)
     scene.reporter.dead(task, errors.Cancelled("cancelled"))
-    assert list(scene.pools._pool(scene.pools.server("B")).orphans) == [kept]
+    assert list(scene.pools._pool(scene.pools.server("B")).orphans) == [KEPT]
 
 
 def leave_a_part(error: errors.EtlError) -> Callable[..., receipts.Receipt]:
