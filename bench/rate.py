@@ -64,6 +64,20 @@ def cpu_ms(runs: Sequence[Run], who: str) -> float:
     return statistics.median(run.cpu[who] / run.files * 1000 for run in runs)
 
 
+def middles(
+    ours: Consumers, peers: Sequence[Contender], runs: Sequence[Sequence[Run]], say: Callable[[str], None]
+) -> tuple[dict[str, float | str], dict[str, float | str]]:
+    """Say the rates of each; return by column the median of the rates, and the client's CPU in ms per file."""
+    values: dict[str, float | str] = {}
+    cpu: dict[str, float | str] = {}
+    for who, done in zip((ours, *peers), runs, strict=True):
+        say(f"  {who.name}: {', '.join(f'{rate:.0f}' for rate in sorted(rates(done)))} files/s")
+        if done:
+            name = "ours" if who is ours else who.name
+            values[name], cpu[name] = statistics.median(rates(done)), cpu_ms(done, "client")
+    return values, cpu
+
+
 def compare(world: World, rtt_ms: int, lanes: Sequence[int], rounds: int, say: Callable[[str], None]) -> list[Row]:
     """Measure one link; return the rows."""
     pair = world.pairs[rtt_ms]

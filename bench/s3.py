@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peers import Rclone, found
-from rate import WARM_FILES, alternated, cpu_ms, rates
+from rate import WARM_FILES, alternated, middles, rates
 from sftp import FOLDER, LANES, SOURCE, TARGET, ConsumersBetween
 from table import Goal, Row, ratio
 from world import EVERYWHERE, KB, MB, MIB, REPOSITORY, Files, OutOfTimeError, Pair, World, die_with_parent
@@ -118,13 +118,7 @@ def compare(world: World, rtt_ms: int, rounds: int, large_mib: int, say: Callabl
         peers = [S3Rclone(world, stores)] if found("rclone") else []
         consumers.move(pair, files, WARM_FILES)  # opens the sessions
         runs = alternated(world, [consumers, *peers], pair, files, rounds)
-        values: dict[str, float | str] = {}
-        cpu: dict[str, float | str] = {}
-        for who, done in zip((consumers, *peers), runs, strict=True):
-            say(f"  {who.name}: {', '.join(f'{rate:.0f}' for rate in sorted(rates(done)))} files/s")
-            if done:
-                name = "ours" if who is consumers else who.name
-                values[name], cpu[name] = statistics.median(rates(done)), cpu_ms(done, "client")
+        values, cpu = middles(consumers, peers, runs, say)
         theirs = rates(runs[1]) if peers else []
         must, aim = RCLONE if rtt_ms else (1.0, None)
         goals = [Goal(" /rclone", must, ratio(rates(runs[0]), theirs), aim)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ours import Consumers, Run, job_of, require_success
 from peers import Lftp, Peer, Rclone, found
-from rate import WARM_FILES, alternated, cpu_ms, rates
+from rate import WARM_FILES, alternated, middles, rates
 from table import Goal, Row, ratio
 from world import EVERYWHERE, KB, MB, MIB, Files, OutOfTimeError, Pair, World
 
@@ -199,13 +199,7 @@ def compare(world: World, rtt_ms: int, rounds: int, large_mib: int, say: Callabl
         peers: list[Peer] = [kind(world, servers) for kind in (SftpRclone, SftpLftp) if found(kind.name)]
         consumers.move(pair, files, WARM_FILES)  # opens the sessions
         runs = alternated(world, [consumers, *peers], pair, files, rounds)
-        values: dict[str, float | str] = {}
-        cpu: dict[str, float | str] = {}
-        for who, done in zip((consumers, *peers), runs, strict=True):
-            say(f"  {who.name}: {', '.join(f'{rate:.0f}' for rate in sorted(rates(done)))} files/s")
-            if done:
-                name = "ours" if who is consumers else who.name
-                values[name], cpu[name] = statistics.median(rates(done)), cpu_ms(done, "client")
+        values, cpu = middles(consumers, peers, runs, say)
         by_name = {peer.name: rates(done) for peer, done in zip(peers, runs[1:], strict=True)}
         goals = [
             Goal(f" /{name}", must, ratio(rates(runs[0]), by_name.get(name, [])), aim)
