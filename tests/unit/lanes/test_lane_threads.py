@@ -4,7 +4,6 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import structlog
@@ -24,9 +23,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize("limit", [1, 3])
 def test_pairs_in_all_directions_at_once_all_end_whatever_fails(limit: int) -> None:
     """A→B, B→A, A→A and others at once, sessions that fail, jobs aborted, back-offs: each job ends once, in order."""
-    world = World(A=limit, B=limit, C=limit)
-    for name, config in world.configs.items():  # sessions are lost all the time: the usual pace would be all there is
-        world.configs[name] = replace(config, connects_per_minute=60_000)
+    world = World(A=limit, B=limit, C=limit).unpaced()
     settings = pretend.settings(workers=8, retry_backoff_seconds=0.001, retry_backoff_max_seconds=0.002)
     pools = Pools(world.config, settings, create=world.create)
     dispatcher = Dispatcher(pools, settings)
