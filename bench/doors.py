@@ -101,8 +101,8 @@ def _rows(what: str, shut: Sequence[Run], opened: Sequence[Run]) -> list[Row]:
     note = (
         f"Doors: {FILES} files of 10 KB a round, {len(shut)} rounds with all doors shut (login and ACLs at a broker of "
         "its own, seals, ACCESS, ETL_ALLOWED_PAIRS, limits of files and of the disk, limits of records, names, folders)"
-        f" and as many with all of them taken out, in alternating order, {LANES} lanes; the ratios are those of both in "
-        "the same round."
+        f" and as many with all of them taken out, in alternating order, {LANES} lanes; the ratios are those of both "
+        "in the same round."
     )
     if not shut:
         return [Row(f"doors shut, {what}: files/s", {}, [Goal(" /open", RATE, None)], [note])]
