@@ -18,8 +18,8 @@ MOST = 20_000  # outages: whoever may write the topic chooses names and times
 def note(store: Store, said: Iterable[tuple[Snapshot, float]]) -> None:
     """Note which servers are down by these words; `said`: each with its time, seconds since the epoch.
 
-    Several processes find the same outage at times of their own: what overlaps is one, and so is what begins anew within
-    three words of a process.
+    Several processes find the same outage at times of their own: what overlaps is one, and so is what begins anew
+    within three words of a process.
     """
     down: list[tuple[str, float, float, float]] = []
     for snapshot, at in said:
