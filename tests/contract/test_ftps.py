@@ -565,7 +565,7 @@ def test_an_upload_is_ended_by_a_word_and_nobody_waits_for_its_answer(
 def test_a_server_that_waits_for_our_end_of_a_download_has_it_before_its_own(
     serve, session, buffer: memoryview, monkeypatch: pytest.MonkeyPatch, *, version: str, welcome: str, is_early: bool
 ) -> None:
-    """vsftpd would wait for a round trip else; others may take it for a download that is broken off."""
+    """Vsftpd would wait for a round trip else; others may take it for a download that is broken off."""
     monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0)
     said: list[bool] = []
 
