@@ -203,7 +203,7 @@ def test_a_rename_refused_just_after_the_upload_is_tried_again_alone(fake, sessi
 def test_a_server_that_never_renames_is_not_waited_for_each_time(fake, session, monkeypatch) -> None:
     """The seconds are spent once, and again after a rename that worked."""
     pauses: list[float] = []
-    monkeypatch.setattr("etl.transfer.ftp.control.Control.rest", lambda _, seconds: pauses.append(seconds))
+    monkeypatch.setattr("etl.transfer.ftp.link.Link.rest", lambda _, seconds: pauses.append(seconds))
     server = fake(files={"/.p": b"new"}, answers={"RNFR": "550 Renaming is off."})
     ftp = session(server)
     for _ in range(2):

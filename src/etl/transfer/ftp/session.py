@@ -237,7 +237,7 @@ class FTPTransfer(Resumable):
         return Stored(
             partial,
             sent_bytes,
-            size=Lazy(asking.ask_stored_size(link, whole), asks_more=True),
+            size=Lazy(asking.ask_stored_size(link, whole, sent_bytes), asks_more=True),
             ended=Lazy(upload.judge, asks_more=True) if upload.is_unjudged else None,
         )
 

@@ -10,7 +10,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, IOFailure, StorageFull
+from etl.errors import ConnectionLost, EtlError, IOFailure, SessionFault, StorageFull
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.names import size_in
@@ -170,6 +170,8 @@ class Upload:
                 running.data.reset()
                 if stor.reply is not None:
                     self._remove_quietly()
+                if isinstance(control.broken, SessionFault):  # the connection for the data went with the session
+                    raise control.broken from error
                 self._link.abandon(error)
                 raise
         return not stor.has_failed
