@@ -97,6 +97,7 @@ def test_a_file_too_large_to_be_sent_again_finds_its_folder_at_the_next_attempt(
         session(server).write("/new/.p", Bytes(content), buffer)
     assert caught.value.fate is Fate.RETRY
     assert session(server).write("/new/.p", Bytes(content), buffer).size_bytes == len(content)
+    assert session(server).write("/newer/.p", Bytes(content), buffer).size_bytes == len(content)  # looked for before
 
 
 def test_a_426_before_a_150_is_taken_for_confusion(fake, session, buffer) -> None:

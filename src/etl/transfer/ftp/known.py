@@ -42,6 +42,7 @@ class ServerQuirks:
     forgets_type: bool = False  # goes back to text by itself: TYPE I before each transfer
     takes_epsv: bool | None = None  # answers it with a port that can be reached; None: not asked yet
     takes_any_session: bool = False  # of TLS, in a data connection: also another one than the control connection's
+    encrypts_late: bool = False  # answered a handshake in clear, though it had agreed to TLS
     refused_sessions: int = 0  # of TLS, in a row
     crashes: int = 0  # behind a download under TLS, in a row
     refuses_offsets: bool = False  # does not know REST, or not at all
@@ -54,6 +55,7 @@ class ServerQuirks:
     answered: set[str] = field(default_factory=set)  # of the commands that are optional
     ended_at: dict[str, float] = field(default_factory=dict)  # such a command: when a session first ended at it
     withheld_until: dict[str, float] = field(default_factory=dict)  # and until when it is not sent any more
+    refuses_late: bool = False  # says that a folder is missing when more of a file was sent than can be sent again
     unmade: set[str] = field(default_factory=set)  # folders whose making the end of a session prevented
     hash_ends: dict[str, int] = field(default_factory=dict)  # way to a checksum: sessions in a row that ended at it
     quotes_hashed: dict[str, bool] = field(default_factory=dict)  # way to a checksum: takes names with blanks in quotes
