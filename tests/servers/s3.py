@@ -56,6 +56,8 @@ class FakeStore:
         region: str = "us-east-1",
         keeps_conditions: bool = True,  # on PUT; on Complete with the next one, too
         keeps_complete_conditions: bool | None = None,
+        keeps_read_conditions: bool = True,
+        sends_ranges: bool = True,
         checksums: str = "checked",  # or ignored, refused
         keeps_sizes: bool = True,  # x-amz-mp-object-size
         token: str = "",
@@ -68,6 +70,8 @@ class FakeStore:
         self.region = region
         self.keeps_conditions = keeps_conditions
         self.keeps_complete = keeps_conditions if keeps_complete_conditions is None else keeps_complete_conditions
+        self.keeps_read_conditions = keeps_read_conditions
+        self.sends_ranges = sends_ranges
         self.checksums = checksums
         self.keeps_sizes = keeps_sizes
         self.token = token
@@ -315,7 +319,8 @@ class _Handler(BaseHTTPRequestHandler):
         facts = self.store.facts(self.key)
         if facts is None:
             raise _Refused(404, "NoSuchKey")
-        if (wanted := self.given.get("if-match")) and wanted != facts["etag"]:
+        wanted = self.given.get("if-match", facts["etag"])
+        if self.store.keeps_read_conditions and wanted != facts["etag"]:
             raise _Refused(412, "PreconditionFailed")
         return facts
 
@@ -324,7 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> tuple[Any, ...]:
         facts, content = self._facts(), self.store.place(self.key).read_bytes()
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.given.get("range", "")):
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.given.get("range", ""))
+        if asked and self.store.sends_ranges:
             start, end = int(asked[1]), int(asked[2] or len(content) - 1) + 1
             facts |= {"content-range": f"bytes {start}-{end - 1}/{len(content)}", "content-length": str(end - start)}
             return 206, facts, content[start:end]

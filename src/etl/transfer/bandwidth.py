@@ -114,6 +114,7 @@ class Limited:
         self._session = session
         self._bandwidth = bandwidth
         self._cut = threading.Event()
+        session.reads_ahead = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)

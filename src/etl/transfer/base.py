@@ -199,6 +199,8 @@ class Session(Proving, BaseTransfer):
     After an exception the session's state is unknown: it is discarded, never reused, unless it `survives`.
     """
 
+    reads_ahead = True  # may more of a file be read than is asked for yet? Not where each block is paid for
+
     @abstractmethod
     def abort(self) -> None:
         """Make what blocks in this session fail at once; a name being looked up takes until the connect limit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,3 +49,12 @@ class Properties:
         if text and text not in _SWITCHES:
             self.problems.setdefault(name, "is neither true nor false")
         return _SWITCHES.get(text, default)
+
+    def _number(self, name: str, low: int, high: int, default: int | None) -> int | None:
+        text = self._text(name)
+        if not text:
+            return default
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+            self.problems.setdefault(name, f"is not a whole number from {low} to {high}")
+            return default
+        return int(text)

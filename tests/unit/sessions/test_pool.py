@@ -949,7 +949,7 @@ def test_a_users_four_methods_are_wrapped_and_an_unknown_type_is_an_error() -> N
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_to_b_and_b_to_a_and_a_to_a_at_once_never_deadlock(limit: int) -> None:
     """With one connection per server: every lane gets its pair in one step, so nobody waits holding one."""
-    world = World(A=limit, B=limit)
+    world = World(A=limit, B=limit).unpaced()
     pools = Pools(world.config, pretend.settings(), create=world.create)
     freed = threading.Condition()
     done: list[str] = []

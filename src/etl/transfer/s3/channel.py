@@ -100,13 +100,29 @@ class Channel:
             watch.note(0.0, sent)
             rest = rest[sent:]
 
+    def fileno(self) -> int:
+        """Return the socket's number, to wait for it among others."""
+        return self._sock.fileno()
+
+    def _take_ahead(self, view: memoryview) -> int:
+        count = min(len(view), len(self._ahead))
+        view[:count] = self._ahead[:count]
+        del self._ahead[:count]
+        return count
+
+    def receive_ready(self, view: memoryview) -> int | None:
+        """Receive what has come, 0 at the end, None: nothing has."""
+        if self._ahead:
+            return self._take_ahead(view)
+        try:
+            return self._receive_once(view)
+        except BlockingIOError:
+            return None
+
     def receive(self, view: memoryview, watch: Watch) -> int:
         """Receive some bytes, 0 at the end."""
         if self._ahead:
-            count = min(len(view), len(self._ahead))
-            view[:count] = self._ahead[:count]
-            del self._ahead[:count]
-            return count
+            return self._take_ahead(view)
         while True:
             try:
                 count = self._receive_once(view)
@@ -190,6 +206,19 @@ class Body:
             if not count:
                 self._end()
             return count
+        return self._counted(count)
+
+    def read_ready(self, view: memoryview) -> int:
+        """Take what has come of a body whose length was told, 0: nothing has. Raises EndedError."""
+        view = view[: self.left_bytes]
+        count = self._channel.receive_ready(view)
+        if count is None:
+            return 0
+        return self._counted(count)
+
+    def _counted(self, count: int) -> int:
+        """Count bytes of a body whose length was told."""
+        assert self.left_bytes is not None  # noqa: S101 - it was
         if not count:
             raise EndedError(f"the connection ended {self.left_bytes} bytes before the end", began=True)
         self.left_bytes -= count

@@ -132,20 +132,32 @@ class Link:
 
     def ask_ahead(self, key: str) -> Lazy[Answer]:
         """Ask what is there, and read the answer later: until then nothing else may be asked here."""
-        self._prepare()
-        channel = self._open()
-        head = self._head("HEAD", key, (), {}, hashlib.sha256(b"").hexdigest(), 0)
-        with contextlib.suppress(ConnectionLost), self.translated():
-            channel.send(head, self.watch())
+        with contextlib.suppress(ConnectionLost):
+            self.send_ahead("HEAD", key)
 
         def receive() -> Answer:
-            with contextlib.suppress(ConnectionLost), self.translated():
-                answer = self._answer(channel, "HEAD")
+            with contextlib.suppress(ConnectionLost):
+                answer = self.receive_ahead("HEAD")
                 if answer.status in {200, 404}:
                     return answer
             return self.ask("HEAD", key)
 
         return Lazy(receive, asks_more=True)
+
+    def send_ahead(self, method: str, key: str, headers: Mapping[str, str] | None = None) -> None:
+        """Send a request without a body, whose answer `receive_ahead` reads."""
+        self._prepare()
+        head = self._head(method, key, (), headers or {}, hashlib.sha256(b"").hexdigest(), 0)
+        with self.translated():
+            self.channel.send(head, self.watch())
+
+    def receive_ahead(self, method: str) -> Answer:
+        """Read the answer to `send_ahead`; the body of a success is left to be read."""
+        with self.translated():
+            answer = self._answer(self.channel, method)
+            if answer.status >= 300:
+                answer.content = answer.body.read_all(documents.LIMIT_BYTES)
+            return answer
 
     def stream(
         self,
@@ -157,7 +169,7 @@ class Link:
     ) -> Answer:
         """PUT a body that is made while it is sent, once: `send` gives its parts to what it is called with."""
         self._prepare()
-        channel, watch = self._open(), self.watch()
+        channel, watch = self.channel, self.watch()
 
         def give(block: bytes | memoryview) -> None:
             if channel.has_answer:
@@ -225,6 +237,10 @@ class Link:
         self.close()
         self._channel = open_channel(self.server, self.options, self.settings, self.sockets)
 
+    def sibling(self) -> Link:
+        """Return another way to the same bucket, for the same session."""
+        return Link(self.server, self.settings, self.sockets)
+
     def close(self) -> None:
         """Close the connection; the next request makes another."""
         if self._channel is not None:
@@ -244,8 +260,11 @@ class Link:
         self.connect()
         return True
 
-    def _open(self) -> Channel:
-        assert self._channel is not None  # noqa: S101 - `_prepare` was called
+    @property
+    def channel(self) -> Channel:
+        """The connection of the request that is under way."""
+        if self._channel is None:
+            raise ConnectionLost(f"{self.name}: the connection ended before an answer", server=self.name)
         return self._channel
 
     # --- one request ------------------------------------------------------------------------------------------
@@ -253,7 +272,7 @@ class Link:
     def _exchange(
         self, method: str, key: str, query: Query, headers: Mapping[str, str] | None, body: bytes | memoryview
     ) -> Answer:
-        channel, watch = self._open(), self.watch()
+        channel, watch = self.channel, self.watch()
         # In clear the store shall notice what somebody on the way, or a fault, has changed.
         is_told = not self.options.is_encrypted or not body
         payload = hashlib.sha256(body).hexdigest() if is_told else signing.UNSIGNED

@@ -24,6 +24,7 @@ SETTINGS = {
     "SESSION_TOKEN_FILE": "file of the token that belongs to temporary keys; read again when it has expired",
     "ENDPOINT": "URL of a store that is not Amazon's, https://HOST[:PORT]; unset: Amazon's of the region",
     "VIRTUAL_HOST": "true: the bucket is part of the host name; unset: for Amazon's alone",
+    "READ_STREAMS": "connections that read one large object at once, beside MAX_CONNECTIONS, 1 to 8; unset: 4",
     "STORAGE_CLASS": "storage class of new objects, such as STANDARD_IA; unset: the bucket's",
     "SSE": "encryption of new objects: AES256, aws:kms, or aws:kms:KEY; unset: the bucket's",
     **{name: help_ for name, help_ in tls.SETTINGS.items() if name not in _OF_FTP},
@@ -31,6 +32,7 @@ SETTINGS = {
 SECRETS = ("SECRET_KEY", *tls.SECRETS)
 
 DEFAULT_REGION = "us-east-1"
+_READ_STREAMS = 4
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY_ID = re.compile(r"[!-~]{1,200}")
@@ -54,6 +56,7 @@ class Options:
     is_virtual: bool = False
     storage_class: str = ""
     encryption: str = ""
+    read_streams: int = _READ_STREAMS
 
     @classmethod
     def of(cls, server: ServerConfig) -> Options:
@@ -157,6 +160,7 @@ class _Parsed(Properties):
             prefix=prefix,
             is_virtual=is_virtual,
             storage_class=self._matching("STORAGE_CLASS", _WORD, "is no storage class"),
+            read_streams=self._number("READ_STREAMS", 1, 8, _READ_STREAMS) or _READ_STREAMS,
             encryption=self._matching("SSE", _ENCRYPTIONS, "is none of AES256, aws:kms, aws:kms:KEY"),
         )
 

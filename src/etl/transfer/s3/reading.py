@@ -1,4 +1,4 @@
-"""A file on its way out of a store: one GET, whose answer tells the facts before the first byte."""
+"""A file on its way out of a store: one GET, whose answer tells the facts first; of a large one further pieces."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import math
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+import structlog
+
+from etl.errors import EtlError
 from etl.models.task import Facts
 from etl.transfer.s3.channel import LENGTH, EndedError, MalformedError
+from etl.transfer.s3.ranges import Ranges
 
 if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer
@@ -16,12 +20,16 @@ if TYPE_CHECKING:
 
 MTIME = "x-amz-meta-mtime"  # seconds since the epoch, as rclone has it
 
+log = structlog.get_logger(__name__)
+
 _DRAINED_BYTES = 64 * 1024  # rather than a new connection
 
 
 def facts_of(answer: Answer) -> Facts:
     """Return what the head of an answer tells of an object: its own time stamp, else when it was stored."""
     length = answer.headers.get("content-length", "")
+    if answer.status == 206:  # of the part alone
+        length = answer.headers.get("content-range", "").rpartition("/")[2]
     return Facts(int(length) if LENGTH.fullmatch(length) else None, _mtime_of(answer))
 
 
@@ -39,25 +47,28 @@ def _mtime_of(answer: Answer) -> float | None:
     return None
 
 
-def open_object(link: Link, path: str) -> S3Parcel:
-    """Open an object. Raises FileMissing, PermissionRefused ..."""
+def open_object(link: Link, path: str, *, reads_ahead: bool) -> S3Parcel:
+    """Open an object. `reads_ahead`: more may come than is taken. Raises FileMissing, PermissionRefused ..."""
     key = link.key(path)
     answer = link.begin("GET", key)
     if answer.status >= 300:
         raise link.refused(key, answer)
-    return S3Parcel(link, path, answer)
+    return S3Parcel(link, path, answer, reads_ahead=reads_ahead)
 
 
 class S3Parcel:
-    """An object that is read. Its bytes are those of one version, `etag`."""
+    """An object that is read, from `offset` on. Its bytes are those of one version, `etag`."""
 
-    def __init__(self, link: Link, path: str, answer: Answer) -> None:
+    def __init__(self, link: Link, path: str, answer: Answer, offset: int = 0, *, reads_ahead: bool) -> None:
         self.path = path
         self.facts = facts_of(answer)
         self.etag = etag_of(answer)
         self.held: memoryview | None = None
         self._link = link
         self._body = answer.body
+        self._place = offset  # of the next byte
+        self._ranges: Ranges | None = None
+        self._may_widen = reads_ahead
         self._left = memoryview(b"")  # of `held`
 
     def load(self, limit_bytes: int) -> bool:
@@ -72,11 +83,36 @@ class S3Parcel:
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer, unless the object ends before."""
         if self.held is None:
-            return self._receive(buffer)
+            count = self._read(buffer)
+            self._place += count
+            return count
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]
         return count
+
+    def _read(self, buffer: memoryview) -> int:
+        """Read on: by the first connection; where it pays, by others once they are known to send the right bytes."""
+        if self._may_widen:
+            self._may_widen = False
+            key, size_bytes = self._link.key(self.path), self.facts.size_bytes or 0
+            self._ranges = Ranges.of(self._link, key, self.etag, self._place, size_bytes)
+        ranges = self._ranges
+        if ranges is None:
+            return self._receive(buffer)
+        if self._place < ranges.start:
+            try:
+                ranges.widen()
+            except EtlError as error:
+                log.info("object read by fewer connections", server=self._link.name, error=str(error))
+            return self._receive(buffer[: ranges.start - self._place])
+        if self._place == ranges.start:
+            if not ranges.are_right():
+                ranges.close()
+                self._ranges = None
+                return self._receive(buffer)
+            self._body.drop()
+        return ranges.readinto(buffer)
 
     def _receive(self, buffer: memoryview) -> int:
         """Fill the buffer, unless the object ends before."""
@@ -88,6 +124,8 @@ class S3Parcel:
 
     def close(self, *, complete: bool) -> None:
         """End the reading; what is still to come is dropped, with the connection if it is much."""
+        if self._ranges is not None:
+            self._ranges.close()
         left = self._body.left_bytes
         if complete and not self._body.has_ended and left is not None and left <= _DRAINED_BYTES:
             try:

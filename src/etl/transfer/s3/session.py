@@ -105,7 +105,7 @@ class S3Transfer(Streaming):
 
     def read(self, path: str) -> Parcel:
         """Open an object: all that comes is of one version."""
-        parcel = open_object(self._link, path)
+        parcel = open_object(self._link, path, reads_ahead=self.reads_ahead)
         self.flush()  # it has come meanwhile
         return parcel
 

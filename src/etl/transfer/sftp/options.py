@@ -163,15 +163,6 @@ class _Parsed(Properties):
             return ""
         return path
 
-    def _number(self, name: str, low: int, high: int, default: int | None) -> int | None:
-        text = self._text(name)
-        if not text:
-            return default
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            self.problems.setdefault(name, f"is not a whole number from {low} to {high}")
-            return default
-        return int(text)
-
     def _fingerprints(self) -> Iterator[str]:
         for text in self._text("HOST_KEY").replace(",", " ").split():
             fingerprint = text.rstrip("=")

@@ -1,0 +1,178 @@
+"""A large object that several connections read side by side: right to the byte, and of one version."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_parts import LONG, content_of, drain, s3_config
+
+from etl.errors import ConnectionLost, EtlError, ServerBusy, SourceChanged
+from etl.models.timetable import Timetable
+from etl.transfer import S3Transfer
+from etl.transfer.bandwidth import Bandwidth, Sharing
+from etl.transfer.s3 import known, ranges
+from servers.certificates import Authority
+from servers.s3 import FakeStore
+
+pytestmark = pytest.mark.contract
+
+KIB = 1 << 10
+SIZE, FROM, BEGINNING, PIECE = 700_001, 400_000, 200_000, 32 * KIB
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have a few megabytes count as large; no memory is ever lost."""
+    monkeypatch.setattr(ranges, "FROM_BYTES", FROM)
+    monkeypatch.setattr(ranges, "BEGINNING_BYTES", BEGINNING)
+    monkeypatch.setattr(ranges, "PIECE_BYTES", PIECE)
+    yield
+    assert ranges._MEMORY._taken_bytes == 0
+
+
+@pytest.fixture
+def buffer() -> memoryview:
+    """A buffer of which several are needed before the pieces begin."""
+    return memoryview(bytearray(60 * KIB))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., tuple[FakeStore, S3Transfer, bytes]]]:
+    """Start a store with one large object `x`, and a session with it."""
+    stores: list[FakeStore] = []
+    sessions: list[S3Transfer] = []
+
+    def start(options: dict[str, str] | None = None, **behaviour: Any) -> tuple[FakeStore, S3Transfer, bytes]:
+        stores.append(FakeStore(tmp_path / f"store{len(stores)}", **behaviour))
+        content = os.urandom(SIZE)
+        stores[-1].keep("x", content, {})
+        sessions.append(S3Transfer(s3_config(stores[-1], **(options or {})), LONG))
+        sessions[-1].connect()
+        return stores[-1], sessions[-1], content
+
+    yield start
+    known.forget()
+    for session in sessions:
+        session.disconnect()
+    for store in stores:
+        store.close()
+
+
+def pieces(store: FakeStore) -> int:
+    """Return how many pieces were asked for."""
+    return sum("range" in head for head in store.heads)
+
+
+@pytest.mark.parametrize("streams", ["2", "3", "8"])
+@pytest.mark.parametrize("size_bytes", [1000, 60 * KIB, 1 << 20])
+def test_all_pieces_come_in_their_order(make, streams: str, size_bytes: int) -> None:
+    """Whatever is taken at once; the session goes on afterwards."""
+    store, session, content = make({"READ_STREAMS": streams})
+    assert content_of(session, "/x", memoryview(bytearray(size_bytes))) == content
+    assert pieces(store) == -(-(SIZE - BEGINNING) // PIECE) or size_bytes > BEGINNING
+    assert session.look("/x").size_bytes == SIZE
+    assert content_of(session, "/x", memoryview(bytearray(size_bytes))) == content
+
+
+def test_pieces_come_encrypted(make, authority: Authority, buffer: memoryview) -> None:
+    """Each connection is checked as the first one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.sign("store", "127.0.0.1").pem)
+    store, session, content = make({"TLS_CA_FILE": str(authority.ca)}, tls=context)
+    assert content_of(session, "/x", buffer) == content
+    assert pieces(store) > 10
+
+
+def test_an_object_whose_pieces_are_refused_is_read_by_one_connection(make, buffer: memoryview) -> None:
+    """The one that is there goes on, and nobody is told."""
+    store, session, content = make(faults={"GET": ["", *["slow_down"] * 4]})
+    assert content_of(session, "/x", buffer) == content
+    assert store.requests.count("GET") <= 1 + 4
+
+
+def test_a_store_that_ignores_ranges_sends_the_whole(make, buffer: memoryview) -> None:
+    """By the connection that was asked first."""
+    store, session, content = make(sends_ranges=False)
+    assert content_of(session, "/x", buffer) == content
+    assert store.requests.count("GET") <= 1 + 4
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_two_versions_are_never_mixed(make, buffer: memoryview, keeps: bool) -> None:
+    """The store says so where it keeps to the condition; else the tags do."""
+    store, session, content = make(keeps_read_conditions=keeps)
+    parcel = session.read("/x")
+    came = b""
+    while len(came) < SIZE // 2:
+        came += buffer[: parcel.readinto(buffer)]
+    store.keep("x", os.urandom(SIZE), {})
+    with pytest.raises(SourceChanged):
+        drain(parcel, buffer)
+    parcel.close(complete=False)
+    assert content.startswith(came)
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("half", ConnectionLost), ("slow_down", ServerBusy), ("cut", EtlError)])
+def test_a_piece_that_fails_ends_the_reading(make, buffer: memoryview, fault: str, kind: type[EtlError]) -> None:
+    """With the store's error; the next attempt is right."""
+    _store, session, content = make(faults={"GET": [*[""] * 9, fault]})
+    parcel = session.read("/x")
+    with pytest.raises(kind):
+        drain(parcel, buffer)
+    parcel.close(complete=False)
+    assert content_of(session, "/x", buffer) == content
+
+
+def test_without_memory_one_connection_reads(make, buffer: memoryview, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All lanes share it; what one gives back another has."""
+    monkeypatch.setattr(ranges, "MEMORY_BYTES", 4 * PIECE)
+    store, session, content = make()
+    first = session.read("/x")
+    first.readinto(buffer)
+    other = S3Transfer(session.server, LONG)
+    other.connect()
+    before = pieces(store)
+    assert content_of(other, "/x", buffer) == content
+    assert pieces(store) == before
+    first.close(complete=False)
+    assert content_of(other, "/x", buffer) == content
+    assert pieces(store) > before
+    other.disconnect()
+
+
+def test_one_stream_is_one(make, buffer: memoryview) -> None:
+    """As it is set."""
+    store, session, content = make({"READ_STREAMS": "1"})
+    assert content_of(session, "/x", buffer) == content
+    assert pieces(store) == 0
+
+
+def test_what_is_paid_for_is_not_read_ahead(make, buffer: memoryview) -> None:
+    """A session with a limit has one connection for an object."""
+    store, session, content = make()
+    bandwidth = Bandwidth(Sharing())
+    bandwidth.register(Timetable.parse("500M"))
+    assert content_of(bandwidth.limited(session), "/x", buffer) == content
+    assert pieces(store) == 0
+
+
+def test_nothing_is_left_of_a_reading_that_is_given_up(make, buffer: memoryview) -> None:
+    """In the middle of the pieces, and while they are asked for; an abort ends the waiting."""
+    _store, session, _content = make()
+    for taken in (50_000, 400_000):
+        parcel = session.read("/x")
+        came = 0
+        while came < taken:
+            came += parcel.readinto(buffer[:50_000])
+        parcel.close(complete=False)
+    parcel = session.read("/x")
+    parcel.readinto(buffer)
+    session.abort()
+    with pytest.raises(EtlError):
+        drain(parcel, buffer)
+    parcel.close(complete=False)
