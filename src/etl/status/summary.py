@@ -261,13 +261,14 @@ def _servers(consumers: Iterable[Snapshot]) -> list[Server]:
 
 
 def _merge(rows: Sequence[ServerStatus]) -> ServerStatus:
-    """Return one row for all: the worst breaker with its error, sums, and the longest round trip."""
+    """Return one row for all: the worst breaker, down since the first of them; sums; the longest round trip."""
     order = ("open", "half-open", "closed")
     worst = min(rows, key=lambda row: order.index(row.breaker))
     rate = sum(row.jobs_per_second for row in rows)
     shares = sum(row.error_share * row.jobs_per_second for row in rows)
     return worst.model_copy(
         update={
+            "since": min((row.since for row in rows if row.since and row.breaker != "closed"), default=worst.since),
             "lanes": sum(row.lanes for row in rows),
             "waiting": sum(row.waiting for row in rows),
             "deferred": sum(row.deferred for row in rows),

@@ -128,6 +128,19 @@ def test_the_bandwidth_limit_of_a_server_is_that_of_all_its_processes() -> None:
     assert {one["name"]: one["bandwidth_limit"] for one in live.servers()} == {"A": 4e6, "B": None}
 
 
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_server_is_down_since_the_first_process_found_it_so(order: tuple[int, int]) -> None:
+    """Claim: one that has met the outage just now does not make it a new one; one that still works is no end of it."""
+    since = {1: "2026-03-02T06:00:00Z", 2: "2026-03-02T06:59:00.5Z"}
+    live = Live(Clock())
+    for number in order:
+        down = {"name": "A", "breaker": "open" if number == 2 else "half-open", "since": since[number]}
+        live.take([status(number, servers=[down])], caught_up=True)
+    live.take([status(3, servers=[{"name": "A"}])], caught_up=True)
+    (server,) = live.servers()
+    assert (server["breaker"], server["since"]) == ("open", since[1])
+
+
 def test_metrics_are_those_of_all_processes(filled: World) -> None:
     """Claim: what processes say, and what the API knows of dead letters."""
     filled.services.live.take([status(1, lanes={"size": 8, "busy": 3})], caught_up=True)
