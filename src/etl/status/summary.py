@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etl.models.field import is_label
-from etl.models.status import ServerStatus
+from etl.models.status import ServerStatus, down_since
 from etl.status.unheld import NONE
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _merge(rows: Sequence[ServerStatus]) -> ServerStatus:
     shares = sum(row.error_share * row.jobs_per_second for row in rows)
     return worst.model_copy(
         update={
-            "since": min((row.since for row in rows if row.since and row.breaker != "closed"), default=worst.since),
+            "since": down_since(rows),
             "lanes": sum(row.lanes for row in rows),
             "waiting": sum(row.waiting for row in rows),
             "deferred": sum(row.deferred for row in rows),
