@@ -68,6 +68,17 @@ def test_what_is_set_aside_waits_until_it_is_done(world: World) -> None:
     assert client.get("/api/v1/jobs?state=done").json()["items"][0]["not_before"] is None
 
 
+def test_a_run_ends_behind_its_last_attempt(world: World) -> None:
+    """Claim: whichever of them was noted first, by milliseconds."""
+    attempts = json.dumps([{"at": "2026-03-02T07:00:05.2Z", "where": "host/1", "what": "no such file"}])
+    headers = ((header.ORIGIN, f"{world.topic}-0-1".encode()), (header.ATTEMPTS, attempts.encode()))
+    deferral = Record(f"{world.topic}-retry", 0, 0, None, world.job(1).value, headers, NOW)
+    times = {"started_at": "2026-03-02T07:00:05.05Z", "finished_at": "2026-03-02T07:00:05.1Z"}
+    world.take(world.job(1), deferral, world.result(1, status="FAILED", error="no", error_code="IO_ERROR", **times))
+    story = world.client("viewer").get(f"/api/v1/jobs/{world.topic}/0/1/events").json()
+    assert [event["what"] for event in story] == ["submitted", "started", "attempt", "failed"]
+
+
 def test_the_first_note_of_a_letter_counts(world: World) -> None:
     """Claim: a second one changes nothing; a discarded job is shown as that, and the story tells why."""
     record = world.letter(3)
