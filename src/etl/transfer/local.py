@@ -62,7 +62,7 @@ def _problems(server: ServerConfig) -> Mapping[str, str]:
 class LocalTransfer(Resumable):
     """A folder of this machine."""
 
-    goes_on = True
+    is_near = goes_on = True
 
     spec: ClassVar[ProtocolSpec] = ProtocolSpec(
         needs_host=False,

@@ -163,7 +163,8 @@ def deliver(
     task.leaves_partial = not is_direct(destination)
     hidden = resuming.name(task, destination, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
-    content, digests = hashed(content, receipts.algorithms(task, destination, parcel.facts.size_bytes))
+    algorithms = receipts.algorithms(task, destination, parcel.facts.size_bytes)
+    content, digests = hashed(content, algorithms, resuming.running(task))
     with telling_the_name(task, hidden):
         stored = resuming.write(task, hidden, content, destination, buffer)
     task.digests = digests()
