@@ -112,6 +112,7 @@ def test_the_command_lists_the_jobs_of_a_message(
     (one,) = jobs("show", "m0.2")
     assert one["events"][0]["what"] == "submitted"
     assert one["dead_letter"]
+    assert jobs("show", one["place"])[0]["job_id"] == "m0.2", "by the place that it has since it was split off"
     assert "message m0 of 2 jobs: 1 done, 1 failed" in etl("jobs", "show", message).stdout
     assert etl("jobs", "show", "m0.3").exit_code == 1
     (split,) = [event for event in jobs("show", "m0.1")[0]["events"] if event["what"] == "split off"]
