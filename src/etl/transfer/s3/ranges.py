@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 FROM_BYTES = 64 << 20  # of what is left to read: with less, the further connections do not pay
 BEGINNING_BYTES = 8 << 20  # come by the connection that told the facts, while the others connect
-PIECE_BYTES = 4 << 20
+CALM_BYTES = 256 << 20  # of one that was cut before: what is asked for ahead is lost by the next cut
+PIECE_BYTES = 8 << 20  # the larger, the fewer waits for an answer
+ROOM_BYTES = 2 << 20  # of a piece whose turn it is not; some more waits in the kernel
 MEMORY_BYTES = 32 << 20  # for the pieces of all lanes
 _LEAST = 2  # connections, else one alone does as well
 
@@ -66,12 +68,20 @@ class _Piece:
 
 
 class _Lane:
-    """One connection, with room for one piece; the next one is asked for ahead, and waits in the kernel."""
+    """One connection, and room for the beginning of its piece. Once that is whole, the next one is asked for."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.room = memoryview(bytearray(PIECE_BYTES))
-        self.asked: deque[_Piece] = deque()
+        self.room = memoryview(bytearray(ROOM_BYTES))
+        self.asked: deque[_Piece] = deque()  # a second one waits in the kernel, where the first is not longer than room
+
+    def is_full(self, first: _Piece) -> bool:
+        """Is there no room for more, unless it is the turn of its piece, `first`?"""
+        return (
+            not self.asked
+            or self.asked[0].is_whole
+            or (self.asked[0] is not first and self.asked[0].came == ROOM_BYTES)
+        )
 
 
 class Ranges:
@@ -94,7 +104,7 @@ class Ranges:
     def of(cls, link: Link, key: str, etag: str, start: int, end: int) -> Ranges | None:
         """Return the ranges of what is left of an object; None: it pays not, or there is no memory for them now."""
         count = link.options.read_streams
-        if count < _LEAST or not etag or end - start < FROM_BYTES or not _MEMORY.take(count * PIECE_BYTES):
+        if count < _LEAST or not etag or end - start < FROM_BYTES or not _MEMORY.take(count * ROOM_BYTES):
             return None
         return cls(link, key, etag, start + BEGINNING_BYTES, end, count)
 
@@ -106,7 +116,7 @@ class Ranges:
                 lane.link.close()
             self._lanes.clear()
             self._pieces.clear()
-            _MEMORY.give(self._count * PIECE_BYTES)
+            _MEMORY.give(self._count * ROOM_BYTES)
 
     def widen(self) -> None:
         """Connect once more, and ask for a piece, unless there are enough. Raises what keeps us from it, once."""
@@ -185,6 +195,7 @@ class Ranges:
                 if piece.is_whole or not link.channel.has_answer:
                     return 0
                 piece.body = self._checked(piece, link.receive_ahead("GET"))
+            room = room[: piece.length - piece.came]
             while moved_bytes < len(room) and (count := piece.body.read_ready(room[moved_bytes:])):
                 moved_bytes += count
             self._watch.note(0.0, moved_bytes)
@@ -207,7 +218,7 @@ class Ranges:
         """Wait until something comes of any piece."""
         poll = select.poll()
         for lane in self._lanes:
-            if lane.asked and not lane.asked[0].is_whole:
+            if not lane.is_full(self._pieces[0]):
                 poll.register(lane.link.channel.fileno(), select.POLLIN)
         began = time.monotonic()
         with self._link.translated():
