@@ -110,8 +110,13 @@ class Consumers:
         processes: int = 1,
         partitions: int = PARTITIONS,
         more: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "etl.main"),
+        broker: stack.Broker | None = None,
+        listener: str | None = None,
     ) -> None:
         self.world, self.name, self.lanes = world, name, lanes
+        self.broker = broker or world.broker
+        self._program, self._listener = program, listener or self.broker.bootstrap_servers
         self.topic = f"bench-{name}"
         self.idle_bytes = 0
         self._count, self._partitions, self._more = processes, partitions, more
@@ -126,7 +131,7 @@ class Consumers:
             lines += server_lines(f"SRC{rtt}", pair.source) + server_lines(f"DST{rtt}", pair.target)
         env_file.touch(mode=0o600)
         env_file.write_text("\n".join([*lines, *self._more]) + "\n")
-        command = [sys.executable, "-m", "etl.main", self.topic, self.topic, self.world.broker.bootstrap_servers]
+        command = [sys.executable, *self._program, self.topic, self.topic, self._listener]
         for number in range(self._count):
             with self._log(number).open("wb") as log:
                 process = subprocess.Popen(
@@ -140,7 +145,7 @@ class Consumers:
             self._processes.append(process)
         stack.wait_until(self._are_ready, START_SECONDS, f"start of {self.name}, see {self._log(0)}")
         self.idle_bytes = self.rss_bytes()
-        self._writer = Writer(self.world.broker.bootstrap_servers)
+        self._writer = Writer(self.broker.bootstrap_servers)
 
     def stop(self) -> None:
         """End them in good order."""
@@ -178,7 +183,7 @@ class Consumers:
         return {
             "client": sum(cpu_seconds(process.pid) for process in self._processes),
             "servers": self.world.server_cpu(),
-            "broker": cpu_seconds(self.world.broker.pid),
+            "broker": cpu_seconds(self.broker.pid),
         }
 
     def move(self, pair: Pair, files: Files, count: int | None = None) -> Run:
@@ -205,7 +210,7 @@ class Consumers:
     @contextmanager
     def results(self) -> Iterator[Results]:
         """Have the outcomes from now on, committed ones alone."""
-        with Reader(self.world.broker.bootstrap_servers, f"{self.topic}-results") as reader:
+        with Reader(self.broker.bootstrap_servers, f"{self.topic}-results") as reader:
             yield Results(self.world, reader)
 
     def _log(self, number: int) -> Path:

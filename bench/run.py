@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import backlog
+import doors
 import ftps
 import isolation
 import large
@@ -46,6 +47,7 @@ PARTS = (
     "group",
     "isolation",
     "told",
+    "doors",
 )
 NEEDS_MS = {
     "rate-1": 1,
@@ -112,6 +114,8 @@ def measure(part: str, made: World, options: argparse.Namespace) -> list[Row]:
         return backlog.group(made, 10, options.far_rounds, say)
     if part == "told":
         return told.compare(made, 4 * options.rounds, say)  # the difference is small
+    if part == "doors":
+        return doors.compare(made, 4 * options.rounds, say)
     return [
         *isolation.compare(made, 10, options.deferred, options.rounds, say),
         *isolation.compete(made, 10, options.far_rounds, say),

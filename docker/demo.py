@@ -1,7 +1,7 @@
 """The demonstration: broker, consumers and two FTP servers; 200 good jobs and 3 bad ones; what became of them.
 
-`demo.py` runs it and stops everything, `demo.py --keep` leaves it running, `demo.py --down` ends what runs. All that
-it makes is in build/demo of this clone (or in DEMO_FOLDER), all its ports are free ones.
+`demo.py` runs it and stops everything, `demo.py --keep` leaves it running with a few files in flight, `demo.py --down`
+ends what runs. All that it makes is in build/demo of this clone (or in DEMO_FOLDER), all its ports are free ones.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import traffic
 
 HOME = Path(__file__).resolve().parent.parent
 FOLDER = Path(os.environ.get("DEMO_FOLDER") or HOME / "build" / "demo").absolute()
@@ -69,6 +70,8 @@ def main() -> int:
     keep = False
     try:
         run()
+        if options.keep:
+            start("traffic", [sys.executable, traffic.__file__, str(FOLDER / "scanner"), str(ENV_FILE)], {})
         keep = options.keep
     except KeyboardInterrupt:
         print("\ndemo: interrupted", file=sys.stderr)
@@ -188,7 +191,7 @@ def write_settings(servers: tuple[FtpServer, ...], kafka_port: int, api_port: in
             f"{server.name}_PASS={server.password}",
         ]
     ENV_FILE.touch(mode=0o600)
-    ENV_FILE.write_text("\n".join(lines) + "\n")
+    ENV_FILE.write_text("\n".join([*lines, *traffic.settings(FOLDER / "scanner")]) + "\n")
 
 
 def write_jobs(source: FtpServer, target: FtpServer) -> tuple[Path, int]:
@@ -231,7 +234,17 @@ def etl(*arguments: str) -> list[str]:
 
 def clean_environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without a user's own settings, which must not change the demonstration."""
-    ours = ("ETL_", "SRC_FTP_SERVER1_", "DST_FTP_SERVER1_", "FTP_PASSIVE_MODE", "DLQ_", "RESULT_", "RETRY_", "FAIL_")
+    ours = (
+        "ETL_",
+        "SRC_FTP_SERVER1_",
+        "DST_FTP_SERVER1_",
+        "SCANNER_",
+        "FTP_PASSIVE_MODE",
+        "DLQ_",
+        "RESULT_",
+        "RETRY_",
+        "FAIL_",
+    )
     ours += ("KAFKA_PORT", "KAFKA_CONTROLLER_PORT", "KAFKA_DATA_DIR", "KAFKA_AUTOSTART", "KAFKA_ADVERTISED_")
     ours += ("KAFKA_NETWORK_", "KAFKA_EXTERNAL_", "KAFKA_EXTRA_PROPERTIES")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | dict(more)
@@ -401,7 +414,7 @@ def say_how_to_go_on_up() -> None:
     values = dict(line.split("=", 1) for line in ENV_FILE.read_text().splitlines())
     python = Path(sys.executable).parent
     print(f"""
-== it is still running
+== it is still running, and copies a few large files every ten seconds
 page          {login_link()}
 broker        {values["ETL_BOOTSTRAP_SERVERS"]}
 source        ftp://{values["SRC_FTP_SERVER1_USER"]}@127.0.0.1:{values["SRC_FTP_SERVER1_PORT"]}/

@@ -96,7 +96,10 @@ class News(loggers.StreamHandler):  # type: ignore[misc]  # supervisor ships no 
 
 
 class Prompt(Supervisor):  # type: ignore[misc]  # supervisor ships no types
-    """Starts its programs at once (the original waits a second first), and ends when none of them can be started."""
+    """Starts its programs at once (the original waits a second first), stops those of one priority side by side.
+
+    It ends when none of them can be started.
+    """
 
     def runforever(self) -> None:
         """Run."""
@@ -109,6 +112,12 @@ class Prompt(Supervisor):  # type: ignore[misc]  # supervisor ships no types
         """Do what is done each second."""
         super().tick(now)
         Output.finish()
+
+    def ordered_stop_groups_phase_1(self) -> None:
+        """Tell all that stop next to stop, at once: groups of one priority do not wait for each other."""
+        for group in self.stop_groups:
+            if group.config.priority == self.stop_groups[-1].config.priority:
+                group.stop_all()
 
     def end_if_all_are_fatal(self, event: Any) -> None:
         """End with the exit code of the program that was given up last, if nothing else is left to run."""

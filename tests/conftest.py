@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -28,6 +29,7 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 STOP_LIMIT = 20.0  # seconds that workers may need to stop their servers
+TELLS_CHILDREN = Path("/proc/thread-self/children").exists()  # does the kernel tell the children of a thread?
 LEAVE_LIMIT = 3.0  # seconds that a test's threads and processes may need to be gone after its end
 
 
@@ -53,21 +55,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: bool({"unit", "contract"} & item.keywords.keys()))
 
 
+def pytest_collection_finish() -> None:
+    """Take what is there by now out of the collector's way: many tests have it look for what they left."""
+    gc.collect()
+    gc.freeze()
+
+
 def _threads() -> set[threading.Thread]:
     return set(threading.enumerate())
 
 
 def _children() -> set[psutil.Process]:
-    children = {child for child in psutil.Process().children(recursive=True) if child.is_running()}
-    return children - {child for server in stack.Server.lasting if server.running for child in _family(server.pid)}
+    """Return all processes below this one, but for the servers of the session and what is below these."""
+    lasting = {server.pid for server in stack.Server.lasting if server.running}
+    found, parents = set(), [os.getpid()]
+    while parents:
+        for child in _children_of(parents.pop()):
+            if child.pid not in lasting:
+                found.add(child)
+                parents.append(child.pid)
+    return found
 
 
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+def _children_of(pid: int) -> Iterator[psutil.Process]:
+    """Yield the children of a process. Each test asks several times, and psutil reads all processes of the machine."""
+    if not TELLS_CHILDREN:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield from psutil.Process(pid).children()
+        return
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):  # it has ended
+            for child in (thread / "children").read_text().split():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    yield psutil.Process(int(child))
 
 
 def _sockets() -> set[str]:
@@ -108,7 +128,7 @@ def _nothing_left_behind() -> Iterator[None]:
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.02)
-    for child in _children() - children:
+    for child in _children() - children if left else ():
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
             child.kill()
     assert not left, f"left behind: {', '.join(left)}"

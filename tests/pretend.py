@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from etl.config import ServerConfig, Settings, TransferSettings
@@ -136,6 +136,11 @@ class World:
     def __init__(self, **limits: int) -> None:
         self.configs = {name: server(name, max_connections=limit) for name, limit in limits.items()}
         self.servers: dict[object, PretendServer] = {}
+
+    def unpaced(self) -> World:
+        """Let connects come as fast as they can: for tests in which sessions are lost all the time."""
+        self.configs = {name: replace(config, connects_per_minute=60_000) for name, config in self.configs.items()}
+        return self
 
     def __getitem__(self, name: str) -> PretendServer:
         return self.servers.setdefault(self.configs[name].address, PretendServer())

@@ -284,7 +284,7 @@ class FileTransferConsumer:
         )
         if group is None:
             return None
-        witness = Witness(names, self.group_id, self.bootstrap_servers)
+        witness = Witness(names, self.group_id, self.bootstrap_servers, builder.seal)
         claims = Claims(names, self.group_id, settings.on_lost_offsets, witness.ask, self._fail)
         group.decide = claims.decide
         partitions = Partitions(group, ledger, settings.window_records)

@@ -524,6 +524,46 @@ def test_a_session_that_ends_in_a_dialog_leads_to_the_login(scene: Scene, visit:
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_a_message_of_several_files_is_shown_with_its_jobs(scene: Scene, visit: Visit) -> None:
+    """Claim: by its place one finds how far it is, and each of its jobs; each job leads back to it."""
+    scene.put("/several/1.tif")
+    files = [{name: copy(f"/several/{n}.tif")[name] for name in ("source", "destination")} for n in (1, 2)]
+    scene.submit({"message_version": "2.0", "job_id": "several", "files": files})
+    stack.wait_until(lambda: causes(scene, "/several/*") == 1, 30, "the dead letter of the file that is not there")
+    failed, done = (scene.ask("/jobs", job_id=f"several.{n}")["items"][0] for n in (2, 1))
+    stack.wait_until(lambda: scene.ask(f"/groups/{failed['group']}")["finished_at"], 20, "the end of both")
+    assert done["group"] == failed["group"]
+    page = visit("viewer").go(f"/jobs/{failed['group']}")
+    expect(page.locator("main h1")).to_have_text("Message several: 2 files")
+    expect(page.locator("main")).to_contain_text(re.compile("1.*1"))
+    expect(row(page, "found", "several.1")).to_contain_text("done")
+    row(page, "found", "several.2").get_by_role("link", name="several.2").click()
+    expect(page.locator("main h1")).to_have_text("Job several.2")
+    page.locator(".facts").get_by_role("link", name=failed["group"]).click()
+    expect(page.locator("main h1")).to_have_text("Message several: 2 files")
+
+
+def test_an_outage_is_a_bar_on_the_axis_of_the_day(scene: Scene, visit: Visit) -> None:
+    """Claim: below the last day on the first page, and on the page of the server, in words, as a bar and as a table."""
+    scene.submit(job("NIGHT:/x", "ARCHIVE:/x", job_id="in-the-dark"))
+    page = visit("operator", viewport={"width": 320, "height": 640}).page
+    bar = page.locator("section[aria-labelledby=night] .outages li", has_text="NIGHT")
+    expect(bar).to_contain_text(re.compile("1 outage, .* in all"), timeout=30_000)
+    expect(bar.locator("rect")).to_have_count(1)
+    no_violations(page, "now")
+    assert widest(page) <= 320
+    bar.get_by_role("link", name="NIGHT").click()
+    section = page.locator("section[aria-labelledby=outages]")
+    expect(section.locator("svg rect")).to_have_count(1)
+    section.get_by_text("as a table").click()
+    expect(section.locator("tbody tr")).to_have_count(1)
+    assert widest(page) <= 320
+    (found,) = scene.ask("/jobs", job_id="in-the-dark")["items"]
+    admin = {"Authorization": f"Bearer {TOKENS['admin']}"}
+    assert httpx.post(f"{scene.api.url}/api/v1/jobs/{found['place']}/cancel", json={}, headers=admin).status_code == 202
+    stack.wait_until(lambda: causes(scene, "/x") == 1, 30, "its cancellation")
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_broker_may_go_away_below_the_page(scene: Scene, visit: Visit) -> None:

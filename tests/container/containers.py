@@ -79,7 +79,11 @@ class Container:
     def exec(self, *command: str, limit: float = 60.0, check: bool = True, user: str | None = None) -> str:
         """Run a command inside, return what it printed on standard output."""
         options = ["--user", user] if user else []
-        return docker("exec", *options, self.name, *command, limit=limit, check=check).stdout
+        try:
+            return docker("exec", *options, self.name, *command, limit=limit, check=check).stdout
+        except (DockerError, subprocess.TimeoutExpired) as error:
+            error.add_note(self.logs()[-6000:])
+            raise
 
     def try_exec(self, *command: str, limit: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command inside that may fail."""

@@ -74,7 +74,7 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
     assert "transfers reset" in appliance.logs()
 
     appliance.start()
-    _wait_for_part(appliance)  # the job that was reset runs again
+    appliance.wait_for("transfer resumed")  # the job that was reset
     log = appliance.logs().partition("transfers reset")[2]
     assert "ecovering" not in log
     assert "unclean" not in log.lower()
@@ -85,7 +85,7 @@ def test_a_locked_down_container_is_stopped_in_mid_transfer_and_killed_and_nothi
     appliance.wait_healthy()
     appliance.exec("etl", "submit", "SLOW:/quick.txt", "B:/again.txt", "--wait", "--timeout", "60")
     print(f"docker kill, docker start, to a job done: {time.monotonic() - began:.1f} s")
-    assert time.monotonic() - began < 20.0
+    assert time.monotonic() - began < 20.0, appliance.logs()[-6000:]
     stack.wait_until(
         lambda: "slow.bin" in appliance.exec("ls", "/data").split(), 3 * SLOW_BYTES / RATE, "the slow file's arrival"
     )

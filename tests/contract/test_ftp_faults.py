@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.contract
 
 BRISK = TransferSettings(
     connect_timeout=0.5, login_timeout=0.6, reply_timeout=0.5, stall_timeout=0.4, min_bytes_per_second=500.0
+)
+CALM = TransferSettings(  # of whatever is not at fault: a busy machine is no fault
+    connect_timeout=10.0, login_timeout=20.0, reply_timeout=10.0, stall_timeout=10.0, min_bytes_per_second=1.0
 )
 CONTENT = bytes(range(256)) * 400
 ATTEMPTS = 3
@@ -94,7 +98,7 @@ def attempt(source: FaultyFTP, destination: FaultyFTP, buffer: memoryview, *, wa
     }
     origin = Origin("jobs", 0, 0)
     task = Task(Record("jobs", 0, 0, None, b"{}"), origin, FileTransferJob.from_dict(job))
-    sessions = [session_of("A", source), session_of("B", destination)]
+    sessions = [session_of("A", source, limits_of(source)), session_of("B", destination, limits_of(destination))]
     try:
         plans = source.plan, destination.plan
         for session, plan in zip(sessions, plans, strict=True):
@@ -108,7 +112,7 @@ def attempt(source: FaultyFTP, destination: FaultyFTP, buffer: memoryview, *, wa
                 plan.is_over = False
     except EtlError as error:
         if task.leaves_partial:
-            with session_of("B", destination) as cleaner:
+            with session_of("B", destination, CALM) as cleaner:
                 cleaner.remove(partials.partial_path(task, cleaner.server, "t"))
         return error
     finally:
@@ -117,12 +121,19 @@ def attempt(source: FaultyFTP, destination: FaultyFTP, buffer: memoryview, *, wa
     return None
 
 
-def session_of(name: str, server: FaultyFTP) -> FTPTransfer:
+def limits_of(server: FaultyFTP) -> TransferSettings:
+    """Return brisk limits for what is yet to go wrong, and calm ones for all else."""
+    if not server.plan.has_faults or server.happened:
+        return CALM
+    return BRISK if server.plan.is_of_login else replace(BRISK, login_timeout=CALM.login_timeout)
+
+
+def session_of(name: str, server: FaultyFTP, limits: TransferSettings) -> FTPTransfer:
     login = (server.host, server.port, server.username, server.password)
     if isinstance(server, FaultyTLS):
         trusted = {"TLS_FINGERPRINT": server.tls.certificate.fingerprint}
-        return FTPSTransfer(ServerConfig(name, "ftps", *login, options=trusted), BRISK)
-    return FTPTransfer(ServerConfig(name, "ftp", *login), BRISK)
+        return FTPSTransfer(ServerConfig(name, "ftps", *login, options=trusted), limits)
+    return FTPTransfer(ServerConfig(name, "ftp", *login), limits)
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])

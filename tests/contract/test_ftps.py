@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import structlog
-from contract_parts import LONG, Bytes, a_task, content_of, ftps_config, moved
+from contract_parts import LONG, PATIENT, Bytes, a_task, content_of, ftps_config, moved
 
 import stack
 from etl.config import ServerConfig, TransferSettings
@@ -33,7 +34,7 @@ from etl.errors import (
     TransferTimeout,
 )
 from etl.transfer import FTPSTransfer
-from etl.transfer.ftp import known
+from etl.transfer.ftp import known, pipelining
 from servers.certificates import Authority, Certificate
 from servers.fake_tls import FakeTLS, Polite, Rude, TLSSession
 from servers.zoo import place
@@ -90,6 +91,32 @@ def put(session: FTPSTransfer, path: str, content: bytes, buffer: memoryview) ->
     stored = session.write(path, Bytes(content), buffer)
     stored.require_stored()
     return stored.size_bytes
+
+
+class Unready(TLSSession):
+    """Agrees to TLS before it is ready: what comes at once is taken for a command, and answered in clear."""
+
+    def auth(self, _: str) -> None:
+        """Answer, and look."""
+        self.sock.sendall(b"234 Go on.\r\n")
+        if select.select([self.sock], [], [], 0.05)[0]:
+            self.reply("500 What?")
+            self.drop()
+        else:
+            self.encrypt()
+
+
+def test_a_server_that_is_not_ready_when_it_agrees_is_given_a_moment(
+    serve, session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is met once more, and by all sessions a little later from then on: no outage, nothing in clear."""
+    monkeypatch.setattr(FakeTLS, "session_type", Unready)
+    server = serve(files={"/a": b"1"})
+    assert session(server).look("/a").size_bytes == 1
+    assert server.sessions == 2
+    assert session(server).look("/a").size_bytes == 1
+    assert server.sessions == 3
+    assert not any("PASS" in line for line in server.commands[: server.commands.index("AUTH TLS", 1)])
 
 
 # --- whom to trust --------------------------------------------------------------------------------------------
@@ -558,6 +585,33 @@ def test_an_upload_is_ended_by_a_word_and_nobody_waits_for_its_answer(
     assert server.files["/a"] == content
     assert server.tls.ends == ["said"]
     assert content_of(opened, "/a", buffer) == content
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("welcome", "is_early"), [(PATIENT, True), ("220 Fake.", False)])
+def test_a_server_that_waits_for_our_end_of_a_download_has_it_before_its_own(
+    serve, session, buffer: memoryview, monkeypatch: pytest.MonkeyPatch, *, version: str, welcome: str, is_early: bool
+) -> None:
+    """Vsftpd would wait for a round trip else; others may take it for a download that is broken off."""
+    monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0)
+    said: list[bool] = []
+
+    def answer(session: TLSSession, argument: str) -> str:
+        session.reply("150 Here it comes.")
+        with session.data() as sock:
+            sock.settimeout(10 if is_early else 0.2)
+            try:
+                said.append(not sock.recv(1))
+            except TimeoutError:
+                said.append(False)
+            sock.settimeout(10)
+            sock.sendall(session.server.files[argument])
+        return "226 Done."
+
+    server = serve(version=version, welcome=welcome, files={"/a": CONTENT}, answers={"RETR": answer})
+    server.tls.data.sslsocket_class = Polite
+    assert content_of(session(server), "/a", buffer) == CONTENT
+    assert said == [is_early]
 
 
 @pytest.mark.parametrize("size_bytes", [0, 5])

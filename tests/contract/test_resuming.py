@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 from contract_parts import LONG, Bytes, a_task, drain, ftps_config, s3_config, sftp_config
 
 import stack
@@ -355,6 +356,35 @@ def test_a_part_that_somebody_changed_is_not_gone_on_with(
         assert "resumed_at" not in task.remarks
         assert attempts <= 2
         (theirs.root / "out/b").unlink()
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "is_same_process"),
+    [("pyftpdlib", "local", True), ("local", "pyftpdlib", False), ("pyftpdlib", "local", False)],
+)
+def test_the_checksum_of_a_file_that_was_cut(
+    make_end: Callable[[str, str], End], source: str, destination: str, is_same_process: bool
+) -> None:
+    """The hash goes on where the copy does; another process makes it anew from a folder, or says that there is none."""
+    ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
+    content = os.urandom(16 * MIB + 1234)
+    put(ours, content)
+    way = ours.way or theirs.way
+    assert way is not None
+    way.cut_at = [len(content) // 2]
+    task = a_task()
+    assert isinstance(attempt(task, ours, theirs, "0"), EtlError)
+    if not is_same_process:
+        task = a_task()
+    receipt = attempt(task, ours, theirs, "1")
+    assert isinstance(receipt, relay.Receipt)
+    assert task.remarks["resumed_at"] > 0
+    if is_same_process or source == "local":
+        assert receipt.checksum == f"xxh3-128:{xxhash.xxh3_128(content).hexdigest()}"
+        assert "checksum_error" not in task.remarks
+    else:
+        assert receipt.checksum is None
+        assert "an earlier process" in task.remarks["checksum_error"]
 
 
 def test_what_a_crash_left_unwritten_behind_the_place_is_sent_again(make_end: Callable[[str, str], End]) -> None:

@@ -36,7 +36,18 @@ def test_what_is_acknowledged_is_known_until_it_is_taken_back_or_grows(
         assert not letters()["urgent"]
         desk.do(job("SRC:/none", "DST:/none"))
         assert letters()["urgent"], "one more has come"
+        assert etl("acknowledge", "dead-letters", "--reason", "mine").exit_code == 0
+        assert etl("dlq", "discard", "--code", "FILE_NOT_FOUND", "--yes", "--reason", "too late").exit_code == 0
+        assert not [one for one in etl.status()["needs"] if one["kind"] == "dead-letters"]
+        assert etl("acknowledge", "dead-letters", "--take-back").exit_code == 0, "although it needs nobody any more"
+        assert etl("acknowledge", "dead-letters", "--take-back").exit_code == 1, "nobody sees to it"
         nobody = etl("acknowledge", "server-down", "NOBODY", "--reason", "x")
         assert (nobody.exit_code, nobody.stdout) == (1, "")
     acts = [(act.action, act.reason) for act in audit(desk, "dead-letters/all")]
-    assert acts[-3:] == [("acknowledge", "lot 7 is late"), ("unacknowledge", None), ("acknowledge", "again")]
+    assert acts[-5:] == [
+        ("acknowledge", "lot 7 is late"),
+        ("unacknowledge", None),
+        ("acknowledge", "again"),
+        ("acknowledge", "mine"),
+        ("unacknowledge", None),
+    ]

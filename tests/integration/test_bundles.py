@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from integration.test_operators import Shell
 from workbench import Command, Desk, job
 
 pytestmark = pytest.mark.integration
@@ -80,3 +81,41 @@ def test_an_unknown_version_is_a_dead_letter_that_names_it_and_packed_messages_a
     assert "message_version: '3.0' is not supported" in desk.letter("odd").error
     assert any("unpacks to more than" in letter.error for letter in desk.letters())
     assert places.files("DST") == {"/out/packed", "/out/b"}
+
+
+def test_the_command_lists_the_jobs_of_a_message(
+    desk: Desk, places: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By id and place of the message all of them, each by its own id and place with its story, before and after."""
+    etl = Shell(desk, monkeypatch, tmp_path)
+    places.put("SRC:/in/0/0")
+    ((partition, offset),) = desk.send(bundle(0) | {"files": bundle(0)["files"][-2:]})
+    message = f"{desk.topic}-{partition}-{offset}"
+
+    def jobs(*names: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in etl("jobs", *names, "--json").stdout.splitlines()]
+
+    assert [(one["job_id"], one["state"]) for one in jobs("show", "m0")] == [
+        ("m0.1", "unfinished"),
+        ("m0.2", "unfinished"),
+    ]
+    places.put(f"SRC:/in/0/{FILES - 2}")
+    with desk.consuming(places.settings):
+        desk.wait(lambda: len(desk.results()) == 2, 30, "both results")
+    for names in (("find",), ("find", "m0"), ("find", "--server", "DST"), ("show", message), ("show", "m0")):
+        found = {one["job_id"]: one for one in jobs(*names)}
+        assert {name: one["state"] for name, one in found.items()} == {"m0.1": "done", "m0.2": "failed"}, names
+        assert all(
+            one["place"].startswith(f"{desk.topic}-retry-") and one["message_id"] == "m0" for one in found.values()
+        )
+    (one,) = jobs("show", "m0.2")
+    assert one["events"][0]["what"] == "submitted"
+    assert one["dead_letter"]
+    assert "message m0 of 2 jobs: 1 done, 1 failed" in etl("jobs", "show", message).stdout
+    assert etl("jobs", "show", "m0.3").exit_code == 1
+    (split,) = [event for event in jobs("show", "m0.1")[0]["events"] if event["what"] == "split off"]
+    assert split["text"] == jobs("show", "m0.1")[0]["place"]
+    for name, number in (("a", 1), ("b", 0), ("c", 1)):
+        desk.send(job("SRC:/none", "DST:/none", name), partition=number)
+        (newest,) = jobs("find", "--limit", "1")
+        assert newest["job_id"] == name, "the newest of all partitions"

@@ -56,6 +56,11 @@ class Plan:
         self.is_over = False
 
     @property
+    def has_faults(self) -> bool:
+        """Does it make anything go wrong?"""
+        return bool(self._faults)
+
+    @property
     def is_of_login(self) -> bool:
         """Is it the login that goes wrong?"""
         return not self._faults.keys().isdisjoint({"welcome", "USER", "PASS"})

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from pyftpdlib.authorizers import DummyAuthorizer
     from pyftpdlib.filesystems import AbstractedFS
-    from pyftpdlib.handlers import FTPHandler, TLS_FTPHandler
+    from pyftpdlib.handlers import FTPHandler, TLS_DTPHandler, TLS_FTPHandler
     from pyftpdlib.ioloop import IOLoop
     from pyftpdlib.servers import ThreadedFTPServer
 
@@ -77,8 +77,21 @@ class DeafHandler(FTPHandler):
             file.close()
 
 
+class TLSData(TLS_DTPHandler):
+    """Waits for its command.
+
+    2.2.0 takes a data connection for lost that is readable before it has heard of the transfer: after the handshake it
+    is, and a proxy may be slow to pass the command on.
+    """
+
+    def readable(self) -> bool:
+        return self._ssl_accepting or self._ssl_want_read or self.receive
+
+
 class TLSHandler(DeafHandler, TLS_FTPHandler):
     """The same, encrypted."""
+
+    dtp_handler = TLSData
 
 
 def under_tls(certificate: Certificate) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from etl.api.routes import (
     control,
     events,
     exporting,
+    groups,
     jobs,
     letters,
     operations,
@@ -51,6 +52,7 @@ def build(services: Services, audit: Callable[[dict[str, Any]], None]) -> FastAP
         pool.router,
         submitting.router,
         jobs.router,
+        groups.router,
         operations.router,  # before the letters: `replays` is no place of a letter
         exporting.router,  # likewise
         letters.router,

@@ -29,6 +29,7 @@ from etl.api.paging import Cursors
 from etl.api.presence import Presence
 from etl.api.problems import Problem
 from etl.api.requests import Counted
+from etl.api.views import outages
 from etl.api.views.following import Following
 from etl.api.views.live import Live
 from etl.api.views.rows import Rows
@@ -108,7 +109,8 @@ class Services:
                 )
 
         def take_status(records: Sequence[Record], positions: Mapping[Partition, int], caught_up: bool) -> None:
-            live.take([record for record in records if record.topic == system.status], caught_up=caught_up)
+            said = live.take([record for record in records if record.topic == system.status], caught_up=caught_up)
+            outages.note(store, said)
             others = [record for record in records if record.topic != system.status]
             take(others, {p: at for p, at in positions.items() if p.topic != system.status}, caught_up)
 

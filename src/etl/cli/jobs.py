@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from etl.cli import stories, terminal
 from etl.cli.options import Age, with_config
 from etl.cli.stories import Event, Query, Story
 from etl.models import document
+from etl.models.bundle import FILES_LIMIT
 from etl.status.reader import StatusReader
 from etl.topics.companions import SystemTopics
 from etl.topics.names import Topics
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 EXIT_NOT_FOUND = 1
 DAY = timedelta(days=1)
 MONTH = timedelta(days=30)  # as long as a topic that we create keeps jobs
-REPLAYS_SHOWN = 10
+SHOWN = FILES_LIMIT + 10  # jobs of one name: those of a message, and replays
 PLACE = re.compile(r"(.+)-(\d{1,9})-(\d{1,19})")
 
 
@@ -85,16 +87,24 @@ def find(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line for each job of this id.")
 @with_config
 def show(config: ConfigLoader, name: str, since: timedelta | None, as_json: bool) -> None:
-    """Print a job's whole story: sent, waited and why, attempts, result, source, dead letter, replays."""
+    """Print a job's whole story: sent, waited and why, attempts, result, source, dead letter, replays.
+
+    Of a message of several jobs, by its id or place: all of them, in a table.
+    """
     settings = config.settings
     topics = Topics.of(settings.topic, settings)
     found = _named(settings, topics, name, since or MONTH)
     if not found:
         click.echo(f"{topics.source} holds no job {terminal.visible(name)}", err=True)
         sys.exit(EXIT_NOT_FOUND)
-    for story in found:
-        stories.tell(settings.bootstrap_servers, topics, story)
+    stories.tell(settings.bootstrap_servers, topics, found)
     _add_running(settings, found)
+    if len(found) > 1 and not as_json and all(_is_only_of(story, name) for story in found):
+        terminal.console().print(_table(found))
+        states = Counter(story.state for story in found)
+        counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+        print(terminal.visible(f"message {found[0].message_id} of {terminal.plural(len(found), 'job')}: {counts}"))
+        return
     for index, story in enumerate(found):
         if as_json:
             print(terminal.json_line(_to_dict(story)))
@@ -109,21 +119,23 @@ def _named(settings: Settings, topics: Topics, name: str, since: timedelta) -> l
     place = PLACE.fullmatch(name)
     query = Query(names=frozenset([name]), since=datetime.now(UTC) - since)
     found: list[Story] = []
-    if place is not None and place[1] == topics.source:
-        at_place = stories.at_place(settings.bootstrap_servers, topics.source, int(place[2]), int(place[3]))
-        found = [] if at_place is None else [at_place]
-        if at_place is not None:  # its replays have its id
-            query = dataclasses.replace(query, names=frozenset([at_place.job_id]))
-            query = dataclasses.replace(query, since=document.moment(at_place.record.timestamp))
-    others, _ = stories.find(settings.bootstrap_servers, topics, query, REPLAYS_SHOWN)
+    if place is not None and place[1] in (topics.source, topics.retry):
+        found = stories.at_place(settings.bootstrap_servers, place[1], int(place[2]), int(place[3]))
+        if found:  # replays have its id
+            query = dataclasses.replace(query, names=frozenset(story.job_id for story in found))
+            query = dataclasses.replace(query, since=document.moment(found[0].record.timestamp))
+    others, _ = stories.find(settings.bootstrap_servers, topics, query, SHOWN)
     is_named = place is not None and bool(found)
     found += [
-        story
-        for story in others
-        if story.place not in {one.place for one in found} and (not is_named or _is_replay(story))
+        story for story in others if story.key not in {one.key for one in found} and (not is_named or _is_replay(story))
     ]
     # What was found so was told once already; a story is told from its beginning.
     return sorted((_anew(story) for story in found), key=lambda story: story.record.timestamp)
+
+
+def _is_only_of(story: Story, name: str) -> bool:
+    """Does the name mean the message of several jobs that this one was in, and not the job itself?"""
+    return story.message_id is not None and name not in (story.job_id, story.place)
 
 
 def _is_replay(story: Story) -> bool:
@@ -131,7 +143,7 @@ def _is_replay(story: Story) -> bool:
 
 
 def _anew(story: Story) -> Story:
-    return Story(story.record, story.job, events=story.events[:1])
+    return Story(story.record, story.job, events=story.events[:1], message_id=story.message_id)
 
 
 def _add_running(settings: Settings, found: list[Story]) -> None:
@@ -184,6 +196,7 @@ def _to_dict(story: Story) -> dict[str, Any]:
     """Return a job as a JSON object."""
     return {
         "place": story.place,
+        "message_id": story.message_id,
         "job_id": story.job_id,
         "state": story.state,
         "sent_at": document.iso(document.moment(story.record.timestamp)),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from etl.config import ConfigLoader
+    from etl.control.operator import Operator
+    from etl.status.summary import Need
 
 KIND = click.Choice([kind for kind in KINDS if kind != "on-hold"])  # a hold needs nobody
 
@@ -45,20 +47,35 @@ def acknowledge(
         there = [need for need in next(found).needs if need.kind == kind]
     if name is not None:
         there = [need for need in there if name.upper() in (need.name.upper(), need.subject.upper())]
-    if not there:
-        click.echo(f"nothing of the kind {kind} needs anybody now", err=True)
-        sys.exit(EXIT_NOT_FOUND)
-    if len(there) > 1:
-        raise click.UsageError(f"name one of {', '.join(terminal.visible(need.subject) for need in there)}")
-    (need,) = there
     with operating(settings) as operator:
+        if take_back:
+            _take_back(operator, kind, name, there, reason)
+            return
+        _require_one([need.subject for need in there], f"nothing of the kind {kind} needs anybody now")
+        (need,) = there
         until = None if length is None else datetime.now(UTC) + length
         order = new(
             Acknowledge, operator, reason, need=kind, name=need.name, jobs=need.jobs, since=need.since, until=until
         )
-        if take_back:
-            operator.take_back(order.key, "unacknowledge", reason or None)
-        else:
-            operator.give(order, "acknowledge")
-    subject = terminal.visible(f"{kind} {need.subject}".strip())
-    print(f"{subject} needs somebody again" if take_back else f"{operator.actor} sees to {subject}")
+        operator.give(order, "acknowledge")
+    print(terminal.visible(f"{operator.actor} sees to {f'{kind} {need.subject}'.strip()}"))
+
+
+def _take_back(operator: Operator, kind: str, name: str | None, there: list[Need], reason: str) -> None:
+    """Take back what somebody sees to, also if it needs nobody any more: else it would count once it begins anew."""
+    names = {need.name.upper() for need in there} | ({name.upper()} if name is not None else set())
+    orders = [one for one in operator.orders().orders(datetime.now(UTC)) if isinstance(one, Acknowledge)]
+    orders = [one for one in orders if one.need == kind and (name is None or one.name.upper() in names)]
+    _require_one([one.name for one in orders], f"nobody sees to anything of the kind {kind}")
+    (order,) = orders
+    operator.take_back(order.key, "unacknowledge", reason or None)
+    print(terminal.visible(f"{kind} {order.name}".strip() + " needs somebody again"))
+
+
+def _require_one(names: list[str], nothing: str) -> None:
+    """End with a message unless there is one name."""
+    if not names:
+        click.echo(nothing, err=True)
+        sys.exit(EXIT_NOT_FOUND)
+    if len(names) > 1:
+        raise click.UsageError(f"name one of {', '.join(map(terminal.visible, names))}")

@@ -6,8 +6,8 @@ Reads topics alone. Whatever a record holds, it raises nothing for it.
 from __future__ import annotations
 
 import fnmatch
+import heapq
 import json
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,8 +15,7 @@ from typing import Any
 
 from etl import broker
 from etl.errors import BrokerUnavailable, InvalidMessage
-from etl.models import DLQMessage, FileTransferJob, TransferResult, document, header
-from etl.models.bundle import is_bundle
+from etl.models import DLQMessage, FileTransferJob, TransferResult, bundle, document, header
 from etl.models.status import TransferStatus
 from etl.models.task import Record
 from etl.topics import letters
@@ -46,11 +45,18 @@ class Story:
     deferral: Record | None = None  # the last one
     running: TransferStatus | None = None
     events: list[Event] = field(default_factory=list)
+    message_id: str | None = None  # of the message of several jobs that it was in
+    own_place: str | None = None  # of such a job, once the message was split
 
     @property
     def place(self) -> str:
-        """TOPIC-PARTITION-OFFSET."""
-        return place_of(self.record)
+        """TOPIC-PARTITION-OFFSET: where it was first delivered."""
+        return self.own_place or place_of(self.record)
+
+    @property
+    def key(self) -> str:
+        """What its companions name it by."""
+        return self.place if self.message_id is None else f"{place_of(self.record)} {self.job_id}"
 
     @property
     def job_id(self) -> str:
@@ -85,14 +91,17 @@ class Query:
         """Is it worth while to read the record? Cheap, and never wrong when it says no."""
         if not self.names or place_of(record) in self.names or any(not PLAIN.issuperset(name) for name in self.names):
             return True
-        value, given = record.value or b"", record.header(header.JOB_ID) or b""
-        return any(name.encode() in value or name.encode() == given for name in self.names)
+        value = document.unpacked(record.value or b"", strict=False)
+        given = record.header(header.JOB_ID) or b""
+        may_be_several = b'"files"' in value  # whose jobs have ids that are not written in it
+        return may_be_several or any(name.encode() in value or name.encode() == given for name in self.names)
 
     def matches(self, story: Story) -> bool:
         """Do all conditions hold?"""
         if self.until is not None and story.record.timestamp > self.until.timestamp():
             return False
-        if self.names and not self.names & {story.place, story.job_id, _given_id(story.record)}:
+        names = {place_of(story.record), story.place, story.job_id, _given_id(story.record), story.message_id}
+        if self.names and not self.names & names:
             return False
         ends = [] if story.job is None else [story.job.source, story.job.destination]
         if self.servers and not any(end.hostname in self.servers for end in ends):
@@ -108,47 +117,65 @@ def place_of(record: Record) -> str:
 
 def find(bootstrap_servers: str, topics: Topics, query: Query, limit: int) -> tuple[list[Story], int]:
     """Return the newest jobs that match, newest first, at most `limit`; and how many match in all."""
-    found: deque[Story] = deque(maxlen=limit)
+    found: list[tuple[float, int, Story]] = []  # a heap: the oldest is the first to make room
     count = 0
     for record in _records(bootstrap_servers, topics.source, query.since):
-        if query.may_match(record) and query.matches(story := _story(record)):
-            found.append(story)
-            count += 1
-    stories = sorted(found, key=lambda story: (-story.record.timestamp, story.place))
-    _tell(bootstrap_servers, topics, {story.place: story for story in stories})
+        if query.may_match(record):
+            for story in _stories(record):
+                if query.matches(story):
+                    count += 1
+                    push = heapq.heappush if len(found) < limit else heapq.heappushpop
+                    push(found, (record.timestamp, -count, story))
+    stories = [story for _, _, story in sorted(found, reverse=True, key=lambda one: one[:2])]
+    _tell(bootstrap_servers, topics, {story.key: story for story in stories})
     return stories, count
 
 
-def at_place(bootstrap_servers: str, topic: str, partition: int, offset: int) -> Story | None:
-    """Return the job of one place; None if the topic does not hold it any more."""
+def at_place(bootstrap_servers: str, topic: str, partition: int, offset: int) -> list[Story]:
+    """Return the jobs of the message at one place; none if the topic does not hold it any more."""
     with broker.Reader(bootstrap_servers, topic) as reader:
         ends = reader.ends()
         if not 0 <= offset < ends.get(partition, 0):
-            return None
+            return []
         for record in reader.scan(until={partition: offset + 1}, start={partition: offset}):
             if (record.partition, record.offset) == (partition, offset):
-                return _story(record)
-    return None
+                break
+        else:
+            return []
+    message = _text(record, header.BUNDLE).rsplit("-", 2)
+    if len(message) == 3 and message[1].isdecimal() and message[2].isdecimal() and message[0] != topic:
+        jobs = at_place(bootstrap_servers, message[0], int(message[1]), int(message[2]))
+        return [story for story in jobs if story.job_id == _given_id(record)]
+    return _stories(record)
 
 
-def tell(bootstrap_servers: str, topics: Topics, story: Story) -> None:
-    """Read everything that happened to a job."""
-    _tell(bootstrap_servers, topics, {story.place: story}, deferrals=True)
-    story.events.sort(key=lambda event: (event.at is None, event.at or 0))
+def tell(bootstrap_servers: str, topics: Topics, stories: Collection[Story]) -> None:
+    """Read everything that happened to some jobs."""
+    _tell(bootstrap_servers, topics, {story.key: story for story in stories}, deferrals=True)
+    for story in stories:
+        story.events.sort(key=lambda event: (event.at is None, event.at or 0))
 
 
-def _story(record: Record) -> Story:
+def _stories(record: Record) -> list[Story]:
+    """Return the job of a record, or each of those in a message of several."""
+    name = _given_id(record) or place_of(record)
+    message_id: str | None = None
     try:
-        job = None if record.fault else FileTransferJob.from_json(record.value)
+        found = None if record.fault else bundle.read(record.value, name)
+        if isinstance(found, tuple):
+            message_id = str(document.parse(record.value).get("job_id") or name)
     except InvalidMessage:
-        job = None
-    story = Story(record, job)
+        found = None
     replays = (record.header(header.REPLAYS) or b"").decode("ascii", "replace")
     text = "as a replay of a dead letter" if replays else ""
-    if job is None:
-        text = "a message of several jobs" if is_bundle(record.value) else "a message that is not a valid job"
-    story.events.append(Event(document.moment(record.timestamp), "submitted", text))
-    return story
+    if found is None:
+        text = "a message that is not a valid job"
+    if message_id is not None:
+        text = ", ".join(filter(None, (text, f"in a message of several jobs: {message_id}, {place_of(record)}")))
+    return [
+        Story(record, job, events=[Event(document.moment(record.timestamp), "submitted", text)], message_id=message_id)
+        for job in (found if isinstance(found, tuple) else (found,))
+    ]
 
 
 def _given_id(record: Record) -> str:
@@ -156,18 +183,18 @@ def _given_id(record: Record) -> str:
 
 
 def _tell(bootstrap_servers: str, topics: Topics, stories: Mapping[str, Story], *, deferrals: bool = False) -> None:
-    """Add to each story, by its place, what the companions of its topic tell."""
+    """Add to each story, by its key, what the companions of its topic tell."""
     if not stories:
         return
     since = document.moment(min(story.record.timestamp for story in stories.values()))
     _add_letters(bootstrap_servers, topics, stories, since)
     for topic in {topics.results, topics.failed}:
         for record in _records(bootstrap_servers, topic, since):
-            if (story := stories.get(_origin(record))) is not None:
+            if (story := _of(record, stories)) is not None:
                 _add_result(story, record)
     if deferrals or any(story.state == "unfinished" for story in stories.values()):
         for record in _records(bootstrap_servers, topics.retry, since):
-            if (story := stories.get(_origin(record))) is not None:
+            if (story := _of(record, stories)) is not None:
                 story.deferral = record
                 _add_deferral(story, record)
 
@@ -206,12 +233,13 @@ def _add_source_action(story: Story, result: TransferResult, at: datetime) -> No
 def _add_deferral(story: Story, record: Record) -> None:
     """Add a wait, and the attempts before it that are not told yet."""
     until = _text(record, header.NOT_BEFORE)
-    servers = _text(record, "etl-servers")
-    waits = "for its time" if record.header("etl-recallable") is None else f"for room at {servers}"
-    if since := _text(record, "etl-waiting-since"):
+    servers = "" if story.job is None else f"{story.job.source.hostname}, {story.job.destination.hostname}"
+    waits = "for its time" if record.header(header.RECALLABLE) is None else f"for room at {servers}"
+    if since := _text(record, header.WAITING_SINCE):
         waits = f"for a server that is down since {since}: {servers}"
-    text = f"waits {waits}, until {until} at the latest"
-    story.events.append(Event(document.moment(record.timestamp), "deferred", text))
+    is_split = story.message_id is not None and record.header(header.ORIGIN) is None
+    what, text = ("split off", story.place) if is_split else ("deferred", f"waits {waits}, until {until} at the latest")
+    story.events.append(Event(document.moment(record.timestamp), what, text))
     _add_attempts(story, _attempts(record))
 
 
@@ -235,7 +263,7 @@ def _add_letters(bootstrap_servers: str, topics: Topics, stories: Mapping[str, S
             if (note := letters.read_marker(record)) is not None and note[0] in found:
                 settled.setdefault(note[0], record)
             continue
-        if (story := stories.get(_origin(record))) is not None:
+        if (story := _of(record, stories)) is not None:
             try:
                 found[record.partition, record.offset] = story, record, DLQMessage.from_json(record.value)
             except InvalidMessage:
@@ -273,8 +301,15 @@ def _records(bootstrap_servers: str, topic: str, since: datetime | None) -> Iter
         yield from reader.scan(until=ends, start=start)
 
 
-def _origin(record: Record) -> str:
-    return (record.header(header.ORIGIN) or b"").decode("utf-8", "replace")
+def _of(record: Record, stories: Mapping[str, Story]) -> Story | None:
+    """Return the story that an outcome belongs to; note the place of a job that was in a message of several."""
+    origin = _text(record, header.ORIGIN)
+    if message := _text(record, header.BUNDLE):
+        story = stories.get(f"{message} {_text(record, header.JOB_ID)}")
+        if story is not None:
+            story.own_place = origin or place_of(record)  # its first record in T-retry is its origin itself
+        return story
+    return stories.get(origin)
 
 
 def _text(record: Record, name: str) -> str:

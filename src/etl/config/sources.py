@@ -145,10 +145,20 @@ def without_links(environ: Mapping[str, str], is_server: Callable[[str], bool]) 
 
 
 def merged(layers: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the values of all layers by names in upper case. A later layer overrides, except with an empty value."""
+    """Return the values of all layers by names in upper case. A later layer overrides, except with an empty value.
+
+    A secret and the file that contains it (`X_PASS`, `X_PASS_FILE`) are one setting: either overrides the other one.
+    """
     values: dict[str, str] = {}
     for layer in layers:
+        given: dict[str, str] = {}
         for name in sorted(layer, key=lambda name: (name.upper(), name.isupper())):
-            if layer[name] or name.upper() not in values:
-                values[name.upper()] = layer[name]
+            if layer[name] or name.upper() not in given:
+                given[name.upper()] = layer[name]
+        for name, value in given.items():
+            other = name.removesuffix("_FILE") if name.endswith("_FILE") else f"{name}_FILE"
+            if value and other not in given:
+                values.pop(other, None)
+            if value or name not in values:
+                values[name] = value
     return values

@@ -114,7 +114,7 @@ class Backlog:
         self.entries: dict[Task, QueuedJob] = {}
         self.ready: OrderedDict[object, PairQueue] = OrderedDict()  # queues with ready jobs; the next in turn first
         self.destinations: dict[object, OrderedDict[int, QueuedJob]] = {}  # who writes there; the first may run
-        self._delayed: list[tuple[float, int, QueuedJob]] = []  # by due time; some may not be delayed any more
+        self.delayed: list[tuple[float, int, QueuedJob]] = []  # by due time; some may not be delayed any more
         self.size_bytes = 0
 
     def add(
@@ -189,21 +189,16 @@ class Backlog:
 
     def promote(self, now: float) -> None:
         """Make the delayed jobs ready whose time has come."""
-        while self._delayed and self._delayed[0][0] <= now:
-            entry = heapq.heappop(self._delayed)[2]
+        while self.delayed and self.delayed[0][0] <= now:
+            entry = heapq.heappop(self.delayed)[2]
             if entry.state is JobState.DELAYED and entry.due <= now:
                 self._admit(entry, now)
-
-    @property
-    def next_due(self) -> float:
-        """When the next delayed job may be ready."""
-        return self._delayed[0][0] if self._delayed else math.inf
 
     def _admit(self, entry: QueuedJob, now: float) -> None:
         """Let the first of its destination go: ready, or delayed until it is due."""
         if entry.due > now:
             entry.state = JobState.DELAYED
-            heapq.heappush(self._delayed, (entry.due, entry.number, entry))
+            heapq.heappush(self.delayed, (entry.due, entry.number, entry))
             self._notify()
             return
         if not entry.queue.ready:  # else a lane looked for this pair already, and it had to wait

@@ -7,6 +7,7 @@ back; does no other I/O.
 
 from __future__ import annotations
 
+import math
 import posixpath
 import random
 import threading
@@ -87,6 +88,7 @@ class Dispatcher:
         self._queues: dict[object, PairQueue] = {}
         self._backlog = Backlog(self._possible.notify)
         self._scheduler = Scheduler(pools, self._backlog, settings.workers)
+        self._watched_until = math.inf  # when one of the lanes that wait looks by itself
         self._stopped = False
         self._paused = False
         pools.on_release = self._wake
@@ -135,10 +137,15 @@ class Dispatcher:
                 if not self._paused and (taken := self._scheduler.select(now)) is not None:
                     self._possible.notify()  # more than one may be possible: the next lane looks
                     return taken
-                left = end - time.monotonic()
+                left, at = end - time.monotonic(), math.inf if self._paused else self._scheduler.next_at
                 if left <= 0:
                     return None
-                self._possible.wait(min(left, LONGEST_PAUSE, self._scheduler.seconds_to_next(now)))
+                is_watching = at < self._watched_until  # by time alone, one of those that wait looks for all of them
+                if is_watching:
+                    self._watched_until, left = at, min(left, max(0.0, at - now))
+                self._possible.wait(min(left, LONGEST_PAUSE))
+                if is_watching:
+                    self._watched_until = math.inf
         return None
 
     def another(self, task: Task) -> Task | None:
@@ -147,8 +154,7 @@ class Dispatcher:
             now = self._clock()
             self._backlog.promote(now)
             last = self._backlog.entries.get(task)
-            ends = self._stopped or self._paused
-            return None if ends or last is None else self._scheduler.next_for(last, now)
+            return None if self._stopped or self._paused or last is None else self._scheduler.next_for(last, now)
 
     def finish(self, task: Task, again_in: float | None = None) -> None:
         """End a job's run, and forget the job; or have it run again after `again_in` seconds at the earliest.
@@ -277,9 +283,7 @@ class Dispatcher:
 
     def room(self, names: Sequence[str]) -> Room:
         """Return whether there is room for one more job from the one server to the other."""
-        try:
-            sides = [self._pools.server(name) for name in names]
-        except UnknownServer:
+        if not (sides := self._known(names)):
             return Room.FREE  # the job fails as soon as it is here
         with self._lock:
             if self._outages and (down := [one for one in map(self._server, sides) if not one.breaker.closed]):

@@ -162,9 +162,11 @@ class Scheduler:
                 known[server] = self._pools.refusal(side) is Reason.FULL
         return any(known[server] for server in queue.servers)
 
-    def seconds_to_next(self, now: float) -> float:
-        """Return how long nothing becomes possible by time alone: the next delayed job, probe, or lane of a queue."""
-        return max(0.0, min(self._look_at, self._backlog.next_due) - now)
+    @property
+    def next_at(self) -> float:
+        """When something may become possible by time alone: a delayed job, a probe, a lane more of a queue."""
+        delayed = self._backlog.delayed
+        return min(self._look_at, delayed[0][0] if delayed else math.inf)
 
     def _may_run(self, queue: PairQueue, now: float) -> bool:
         """Are its servers open to jobs, and is it worth one lane more? Else note when that may change by itself."""

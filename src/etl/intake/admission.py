@@ -21,7 +21,7 @@ from etl.intake.partitions import may_receive
 from etl.models import bundle, document, header
 from etl.models.task import Origin
 from etl.models.wire import Partition
-from etl.outcomes.foreign import require_few_headers
+from etl.outcomes.foreign import require_few_headers, require_room_for_copies
 from etl.outcomes.ledger import Outcome
 from etl.outcomes.messages import Carried
 from etl.outcomes.offsets import RecordState
@@ -131,9 +131,10 @@ class Admission:
         """Return the job of a record as a task, or all jobs of one that holds several. Raises InvalidMessage."""
         if record.fault is not None:
             raise InvalidMessage(f"message: {record.fault}")
-        require_few_headers(record)
+        foreign = require_few_headers(record)
         job = bundle.read(record.value, carried.job_id or str(carried.origin))
         if isinstance(job, tuple):
+            require_room_for_copies(foreign, len(job))
             return job
         latest = max(_earliest(job), carried.not_before or 0.0)
         if latest and latest - self.clock() > HORIZON_SECONDS:

@@ -76,7 +76,8 @@ def unpacked(value: bytes, *, strict: bool = True) -> bytes:
     """Return a message without its gzip (RFC 1952), if it has one; never more than a message may have.
 
     Raises:
-        InvalidMessage: it is broken, or too much; unless not `strict`: then as much is returned as could be unpacked.
+        InvalidMessage: it is broken, too much, or packed twice; unless not `strict`: then as much is returned as could
+            be unpacked.
     """
     if not value.startswith(_GZIP):
         return value
@@ -89,6 +90,9 @@ def unpacked(value: bytes, *, strict: bool = True) -> bytes:
         if strict and (not unpacker.eof or unpacker.unused_data):
             why = "is cut off" if not unpacker.eof else "has something behind it"
             raise InvalidMessage(f"message: its gzip {why}")
+        # Packed once: a dead letter keeps what was in it, and a replay of that must not mean anything else.
+        if strict and content.startswith(_GZIP):
+            raise InvalidMessage("message: is packed with gzip twice")
     except zlib.error as error:
         if strict:
             raise InvalidMessage(f"message: its gzip is broken ({error})") from None

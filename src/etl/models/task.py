@@ -153,6 +153,11 @@ class Unpublished:
     published_as: str | None = None  # the partial name it had: only its checksum file, under `partial`, is left to do
 
     @property
+    def written_as(self) -> str:
+        """The partial name that the file itself had."""
+        return self.published_as or self.partial
+
+    @property
     def is_proven(self) -> bool:
         """Was all that can be compared?"""
         return self.checksum is not None or self.verified_by != "none"
@@ -184,10 +189,11 @@ class Task:
     digests: dict[str, str] = field(default_factory=dict)  # by algorithm: of the bytes that were sent last
     expected: tuple[Checksum, ...] = ()  # beside the job's own: of the checksum file that was found beside the source
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
-    # These four are `resuming.py`'s.
+    # These five are `resuming.py`'s.
     version: str | None = None  # of the source: a digest of its facts; None: the file is not gone on with
     part: str | None = None  # the path of a partial file that is kept when the file is cut
     resumed_at: int = 0  # the offset at which the copy went on, of the run that is on, or was last
+    trail: Any = None  # the hash of what was read of that version of the source, a `Trail`
     doubts: int = 0  # runs that failed, one after the other, before the partial file was proven
     epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time

@@ -96,6 +96,8 @@ def of_object(data: Mapping[str, Any], fields: frozenset[str]) -> str | None:
         return "looks like a notification of SNS: send what is in Message"
     if isinstance(data.get("records") or data.get("Records"), list):
         return "looks like a list of records: each is a message of its own"
+    if isinstance(data.get("files"), list):
+        return 'holds several jobs (files): set "message_version": "2.0"'
     if names & fields:
         return None
     for name, value in data.items():

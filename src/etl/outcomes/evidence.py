@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from etl.models.task import Record
+    from etl.outcomes.seal import Seal
     from etl.topics.names import Topics
 
 log = structlog.get_logger(__name__)
@@ -62,8 +63,9 @@ class Evidence(NamedTuple):
 class Witness:
     """Reads the outcomes, in a thread of its own, as often as it is asked for evidence."""
 
-    def __init__(self, topics: Topics, group: str, bootstrap_servers: str) -> None:
+    def __init__(self, topics: Topics, group: str, bootstrap_servers: str, seal: Seal | None = None) -> None:
         self._topics = topics
+        self._seal = seal
         self._group = group.encode()
         self._bootstrap_servers = bootstrap_servers
         self._asked: set[Partition] = set()  # partitions whose answer is still to come
@@ -105,6 +107,9 @@ class Witness:
 
     def _note(self, record: Record, found: dict[Partition, dict[int, float]]) -> None:
         if record.header(header.GROUP) != self._group:
+            return
+        # A deferral that no member wrote is another job: whoever may write T-retry could have jobs left out with it.
+        if self._seal is not None and record.topic == self._topics.retry and not self._seal.proves(record):
             return
         for told in filter(None, map(record.header, (header.ORIGIN, header.BUNDLE))):
             topic, *numbers = told.decode("utf-8", "replace").rsplit("-", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etl.errors import InvalidMessage
+from etl.models import document
 
 if TYPE_CHECKING:
     from etl.models.task import Record
@@ -20,6 +21,16 @@ def select_foreign(record: Record) -> Headers:
         return require_few_headers(record)
     except InvalidMessage:
         return ()
+
+
+def require_room_for_copies(foreign: Headers, copies: int) -> None:
+    """Raise InvalidMessage if each job of a message would carry its headers, and that makes too much of them."""
+    size_bytes = sum([len(name) + len(content) for name, content in foreign]) * copies
+    if size_bytes > document.MESSAGE.size_bytes:
+        raise InvalidMessage(
+            f"message: its headers, with each of its {copies} jobs, make {size_bytes} bytes, more than "
+            f"{document.MESSAGE.size_bytes}"
+        )
 
 
 def require_few_headers(record: Record) -> Headers:

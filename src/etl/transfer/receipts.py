@@ -105,7 +105,7 @@ def algorithms(task: Task, destination: Session, size_bytes: int | None) -> tupl
     Raises SettingsError for a file that cannot be proven as the job wants it.
     """
     if task.resumed_at:  # what passes is not the whole; jobs that need its hash are never gone on with
-        return ()
+        return (OWN,) if task.trail is not None else ()
     options = task.job.options
     wanted = [checksum.algorithm for checksum in expected(task)]
     if options.write_checksum_file is not None:

@@ -163,7 +163,8 @@ def deliver(
     task.leaves_partial = not is_direct(destination)
     hidden = resuming.name(task, destination, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
-    content, digests = hashed(content, receipts.algorithms(task, destination, parcel.facts.size_bytes))
+    algorithms = receipts.algorithms(task, destination, parcel.facts.size_bytes)
+    content, digests = hashed(content, algorithms, resuming.running(task))
     with telling_the_name(task, hidden):
         stored = resuming.write(task, hidden, content, destination, buffer)
     task.digests = digests()
@@ -227,8 +228,7 @@ def _publish_known(
         remove_if_allowed(destination, known.partial)
     there = None if is_gone else look_if_possible(destination, known.partial)
     if there is None:
-        was = known.published_as or known.partial
-        final = destination.look_published(was, task.job.destination.path)
+        final = destination.look_published(was := known.written_as, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes or not known.is_proven:
             return None
         task.leaves_partial, task.part = False, None

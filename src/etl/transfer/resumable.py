@@ -51,6 +51,7 @@ class Resumable(Streaming):
     A protocol whose partial files are no files (the parts of an upload to a store) has a `take_over` of its own.
     """
 
+    is_near = False  # do its files come without a network, so that reading one again costs little?
     goes_on: bool | None = None  # does the server write files on as it should? None: not known yet
 
     @property

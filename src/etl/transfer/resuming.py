@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -24,10 +24,12 @@ from etl.errors import (
     TransferTimeout,
     fate_of,
 )
+from etl.models.checksum import OWN
 from etl.transfer.partials import is_of_the_job, partial_path
 from etl.transfer.paths import basename, beside
 from etl.transfer.receipts import needs_hash
 from etl.transfer.resumable import Resumable
+from etl.transfer.trail import Trail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from etl.models.server import ServerConfig
     from etl.models.task import Facts, Task
     from etl.transfer.base import Parcel, Session, Stored
+    from etl.transfer.hashing import Hash
     from etl.transfer.partials import OrphanIndex
 
 log = structlog.get_logger(__name__)
@@ -42,12 +45,13 @@ log = structlog.get_logger(__name__)
 _FRESH_SECONDS = 2.0  # a file that was written so shortly ago may be written again within the same second
 _VERSION_BYTES = 8
 _PART = re.compile(rf"-[0-9a-f]{{{2 * _VERSION_BYTES}}}-([0-9a-f]+)$")
+_NO_CHECKSUM = "its beginning was copied by an earlier process"
 _DOUBTS = 1  # times that a connection may break while a partial file is proven, before it is given up
 
 
 def plan(task: Task, source: Session, facts: Facts) -> None:
     """Decide whether a file that is read from its start is worth going on with, should it be cut."""
-    task.resumed_at = 0
+    task.resumed_at, task.trail = 0, None
     task.version = _version(task, facts) if _pays(task, source, facts) and _is_dated(facts) else None
 
 
@@ -65,6 +69,15 @@ def write(task: Task, hidden: str, content: Parcel, destination: Session, buffer
     if task.part is None or not isinstance(destination, Resumable):
         return destination.write(hidden, content, buffer)
     return destination.write_on(hidden, content, buffer, task.resumed_at)
+
+
+def running(task: Task) -> dict[str, Hash]:
+    """Return the hashes that go on with a file that may be cut, or was."""
+    if task.part is None:
+        return {}
+    if not task.resumed_at:
+        task.trail = Trail(task.version or "")
+    return {} if task.trail is None else {OWN: task.trail}
 
 
 def find(task: Task, source: Session, destination: Session, orphans: OrphanIndex) -> str | None:
@@ -130,6 +143,7 @@ def go_on(
                 f"{job.destination}: what is there of it still grew", server=destination.server.hostname
             ) from error
     if foothold is not None:
+        _follow_trail(task, source, foothold.offset, buffer)
         parcel = source.read_on(job.source.path, foothold.offset - foothold.before_bytes)
     if foothold is None or parcel is None:
         drop(task, destination)
@@ -142,6 +156,22 @@ def go_on(
     task.resumed_at = task.progress.resumed_at = foothold.offset
     log.info("transfer resumed", job_id=job.job_id, destination=str(job.destination), offset=foothold.offset)
     return parcel
+
+
+def _follow_trail(task: Task, source: Resumable, offset: int, buffer: memoryview) -> None:
+    """Have the hash of what comes before a place: as it was there, or made anew where the source costs no network."""
+    trail, task.trail = task.trail, None
+    if trail is not None and trail.version == task.version and trail.go_back(offset):
+        task.trail = trail
+    elif source.is_near:
+        parcel, trail, left_bytes = source.read(task.job.source.path), Trail(task.version or ""), offset
+        try:
+            while left_bytes and (count := parcel.readinto(buffer[:left_bytes])):
+                trail.update(buffer[:count])
+                left_bytes -= count
+        finally:
+            parcel.close(complete=False)
+        task.trail = None if left_bytes else trail
 
 
 def is_kept(task: Task, error: BaseException, *, is_last: bool) -> bool:
@@ -160,9 +190,11 @@ def drop(task: Task, destination: Session) -> None:
         task.part, task.leaves_partial, task.doubts = None, False, 0
 
 
-def remark(task: Task) -> dict[str, int]:
+def remark(task: Task) -> dict[str, Any]:
     """Return what the result says of a copy that did not begin at the start of its file."""
-    return {"resumed_at": task.resumed_at} if task.resumed_at else {}
+    if not task.resumed_at:
+        return {}
+    return {"resumed_at": task.resumed_at} | ({} if task.trail is not None else {"checksum_error": _NO_CHECKSUM})
 
 
 def forget(task: Task, server_of: Callable[[str], ServerConfig], remember: Callable[[ServerConfig, str], None]) -> None:

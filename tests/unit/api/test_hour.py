@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from apiworld import World
-from etl.api.views import hour
+from etl.api.views import hour, outages
 from etl.api.views.hour import Hour
+from etl.models import document
 from etl.models.status import ServerStatus, Snapshot
 from etl.models.task import Record
 
@@ -87,3 +88,29 @@ def test_it_is_asked_for_by_server(world: World) -> None:
         assert client.get("/api/v1/pool/servers/nobody/hour").status_code == 404
     assert [one["jobs"] for one in items] == [10, 20, 20]
     assert json.dumps(items)
+
+
+def test_outages_are_kept_with_their_beginning_and_their_end(world: World) -> None:
+    """Claim: what several processes say of one is one; one that is over stays; no time of a stranger is believed."""
+    now = time.time()
+    began = now - 3000
+
+    def down(key: str, at: float, since: float | None, name: str = "src") -> tuple[Snapshot, float]:
+        told = None if since is None else document.iso(document.moment(since))
+        return said(key, breaker="open", since=told, name=name), at
+
+    def told(window: str) -> list[tuple[str, str, str]]:
+        with world.client("viewer") as client:
+            found = client.get(f"/api/v1/stats?window={window}").json()["outages"]
+        return [(one["server"], one["began_at"], one["ended_at"]) for one in found]
+
+    outages.note(world.services.store, [down("h/0", began + 600, began), down("h/1", began + 900, began + 5)])
+    again = [down("h/1", began + at, None) for at in (2000, 2005, 2010)]  # no word of when it began
+    outages.note(world.services.store, [(said("h/0"), began + 1000), *again])
+    times = [document.iso(document.moment(at)) for at in (began, began + 900, began + 2000, began + 2010)]
+    assert told("1h") == [("SRC", times[2], times[3]), ("SRC", times[0], times[1])]
+    assert told("20m") == [("SRC", times[2], times[3])]
+    outages.note(world.services.store, [down("x", now, now - 1e9, "old"), down("x", now, now + 1e9, "new")])
+    forged = {server: began for server, began, _ in told("1h")}
+    assert forged["OLD"] == document.iso(document.moment(now - outages.KEPT_SECONDS))
+    assert forged["NEW"] == document.iso(document.moment(now))

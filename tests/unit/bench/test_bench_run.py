@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).parents[3] / "bench"))  # programs, no packag
 
 import peers
 import run
+import unguarded
 from table import Goal, Row
 from world import End, Files, OutOfTimeError, Pair, World
 
@@ -93,3 +94,10 @@ def test_a_peer_that_the_time_limit_ends_is_no_failure_of_the_peer(tmp_path):
     with pytest.raises(OutOfTimeError):
         Sleeper(made).move(Pair(0, HERE, HERE), Files("small", (), 0))
     assert made.was_cut_short
+
+
+def test_every_door_that_is_taken_out_is_there():
+    """A guard that was renamed would stay in on both sides, and cost nothing in the comparison."""
+    for place, name, plain in unguarded.PLAIN:
+        assert callable(getattr(place, name)) or isinstance(getattr(place, name), property), name
+        assert getattr(place, name) is not plain

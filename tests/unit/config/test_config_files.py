@@ -130,6 +130,21 @@ def test_the_servers_of_connections_ini(tmp_path: Path) -> None:
     assert config.servers["LOCAL"].prewarm == 0
 
 
+def test_a_secret_in_a_file_and_one_in_a_setting_are_one_setting(tmp_path: Path) -> None:
+    """The environment overrides whichever of them the file has; in one place both are still too many."""
+    (tmp_path / "connections.ini").write_text("[a]\ntype = ftp\nhost = h\nuser = u\npass = of-the-file\n")
+    (tmp_path / "secret").write_text("of-the-mount\n")
+    (tmp_path / ".env").write_text(f"A_PASS_FILE={tmp_path / 'secret'}\n")
+    connections = {"ETL_CONNECTIONS": str(tmp_path / "connections.ini")}
+    mounted = connections | {"A_PASS_FILE": str(tmp_path / "secret")}
+    assert ConfigLoader(environ=mounted).servers["A"].password == "of-the-mount"
+    assert ConfigLoader(tmp_path / ".env", environ=connections).servers["A"].password == "of-the-mount"
+    given = connections | {"A_PASS": "given"}
+    assert ConfigLoader(tmp_path / ".env", environ=given).servers["A"].password == "given"
+    with pytest.raises(SettingsError, match="only one of A_PASS and A_PASS_FILE may be set"):
+        ConfigLoader(environ=mounted | {"A_PASS": "given"})
+
+
 def test_the_environment_overrides_the_file_which_overrides_the_default(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     (tmp_path / "connections.ini").write_text(connections(tmp_path))

@@ -11,6 +11,7 @@ import structlog.testing
 
 import pretend
 from etl import errors
+from etl.dispatch.backlog import Backlog
 from etl.dispatch.dispatcher import Dispatcher
 from etl.dispatch.dispatcher import Room as Space
 from etl.dispatch.overflow import DOWN_KEEPS
@@ -760,6 +761,26 @@ def test_take_wakes_when_something_becomes_possible(event: str, monkeypatch: pyt
     lease.release(reusable=True)
     dispatcher.finish(task)
     assert pools.close()
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_one_lane_looks_for_all_that_wait_until_time_alone_makes_a_job_possible(
+    *, is_paused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pair has as many lanes as it is worth, which may change ten times a second; a pause looks at nothing."""
+    looks, promote = itertools.count(), Backlog.promote
+    with room(World(A=8, B=8), first_lanes=1) as r:
+        r.warm("A", "B")
+        r.offer(*(pretend.task(number) for number in range(8)))
+        assert len(r.take_all()) == 1
+        monkeypatch.setattr(Backlog, "promote", lambda *given: (next(looks), promote(*given)))
+        r.dispatcher.pause(paused=is_paused)
+        lanes = [threading.Thread(target=r.dispatcher.take, args=(0.35,), name=f"lane-{n}") for n in range(8)]
+        for lane in lanes:
+            lane.start()
+        for lane in lanes:
+            lane.join(10)
+        assert next(looks) <= 8 * 2 + (0 if is_paused else 8)
 
 
 def test_a_decision_takes_no_longer_with_thousands_of_jobs_in_hundreds_of_queues() -> None:

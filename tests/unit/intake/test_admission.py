@@ -585,3 +585,23 @@ def test_a_packed_message_weighs_what_is_in_it(scene: Scene) -> None:
     assert task.size_bytes > len(plain)
     scene.accept(gzip.compress(b'{"typo": 1}'))
     assert DLQMessage.from_json(scene.messages()["jobs-dlq"].value).original_message == {"typo": 1}
+
+
+def test_a_message_packed_twice_keeps_its_exact_bytes(scene: Scene) -> None:
+    """Kept unpacked once, a replay of it would be a job, although the message is none."""
+    twice = gzip.compress(gzip.compress(json.dumps(JOB).encode()))
+    scene.accept(twice)
+    letter = DLQMessage.from_json(scene.messages()["jobs-dlq"].value)
+    assert "packed with gzip twice" in letter.error
+    assert letter.original_bytes() == twice
+
+
+def test_headers_that_each_job_would_carry_are_bounded_together(scene: Scene) -> None:
+    """A thousand jobs with a copy of 64 KB each would be 64 MB of one message."""
+    headers = (("trace", b"7" * 60_000),)
+    scene.accept(bundle_of(*map(str, range(70))), headers=headers)
+    messages = scene.messages()
+    assert set(messages) == {"jobs-dlq", "jobs-results"}
+    assert "its headers, with each of its 70 jobs, make 4200350 bytes" in str(messages["jobs-dlq"].value)
+    scene.accept(bundle_of(*map(str, range(69))), headers=headers)
+    assert len(scene.commit().messages) == 69  # type: ignore[union-attr]

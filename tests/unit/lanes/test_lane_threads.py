@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize("limit", [1, 3])
 def test_pairs_in_all_directions_at_once_all_end_whatever_fails(limit: int) -> None:
     """A→B, B→A, A→A and others at once, sessions that fail, jobs aborted, back-offs: each job ends once, in order."""
-    world = World(A=limit, B=limit, C=limit)
+    world = World(A=limit, B=limit, C=limit).unpaced()
     settings = pretend.settings(workers=8, retry_backoff_seconds=0.001, retry_backoff_max_seconds=0.002)
     pools = Pools(world.config, settings, create=world.create)
     dispatcher = Dispatcher(pools, settings)

@@ -82,7 +82,7 @@ def test_a_message_of_one_job_is_read_as_ever() -> None:
         (message(*[entry(str(n)) for n in range(100)], metadata={"x": "y" * 50_000}), "more than 4194304 bytes"),
         (json.dumps({**entry("a"), "message_version": "3.0"}).encode(), "message_version: '3.0' is not supported"),
         (json.dumps({"files": [entry("a")], "message_version": "2.7"}).encode(), "'2.7' is not supported"),
-        (json.dumps({"files": [entry("a")]}).encode(), "files: is unknown"),
+        (json.dumps({"files": [entry("a")]}).encode(), 'files: is unknown.* set "message_version": "2.0"'),
     ],
 )
 def test_what_is_wrong_is_named_and_then_no_job_is_begun(text: bytes, says: str) -> None:
@@ -131,7 +131,7 @@ def test_a_packed_message_is_read_as_what_is_in_it() -> None:
         (gzip.compress(b"{}", mtime=0) + b"x", "its gzip has something behind it"),
         (b"\x1f\x8b" + b"\xff" * 20, "its gzip is broken"),
         (gzip.compress(b"not a job", mtime=0), "is not JSON"),
-        (gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "UTF-8"),
+        (gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "is packed with gzip twice"),
     ],
 )
 def test_what_is_packed_badly_is_refused(value: bytes, says: str) -> None:

@@ -13,6 +13,7 @@ from etl.models import header
 from etl.models.task import Facts, Origin, Record, Task
 from etl.models.wire import Message, Partition
 from etl.outcomes import messages
+from etl.outcomes.evidence import Witness
 from etl.outcomes.seal import PROOF, Seal
 from scene import JOB, NOW, Scene, succeed
 
@@ -72,6 +73,24 @@ def test_what_a_member_deferred_is_believed() -> None:
     task = run(scene, message)
     assert (task.published, task.unproven, task.facts) == (True, False, Facts(3, 4.0))
     assert str(task.origin) == "jobs-0-0"
+
+
+def test_only_what_a_member_deferred_shows_that_a_job_was_done() -> None:
+    """Whoever may write T-retry could else have jobs left out once the group's offsets are lost."""
+    scene = Scene(group_secret=SECRET)
+    message = deferred(scene)
+    origin = dict(message.headers)[header.ORIGIN]
+    ours = Record("jobs-retry", 0, 5, message.key, message.value, message.headers, NOW)
+    forged = ours._replace(offset=6, headers=((header.GROUP, b"group"), (header.ORIGIN, b"jobs-0-77")))
+    shown = {}
+    for seal in (scene.builder.seal, None):
+        found: dict[Partition, dict[int, float]] = {}
+        witness = Witness(scene.topics, "group", "nowhere", seal)
+        for record in (ours, forged):
+            witness._note(record, found)
+        shown[seal is None] = set(found[Partition("jobs", 0)])
+    assert origin == b"jobs-0-0"
+    assert shown == {False: {0}, True: {0, 77}}
 
 
 @pytest.mark.parametrize("secret", ["", "another-secret-4712"])

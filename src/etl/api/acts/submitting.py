@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from etl import broker
 from etl.api.problems import Problem
 from etl.errors import BrokerUnavailable, CommitUnknown, Fenced, InvalidMessage, MessageRefused, MessageTooLarge
-from etl.models import FileTransferJob
+from etl.models import FileTransferJob, bundle, document
 from etl.models.wire import Message
 
 if TYPE_CHECKING:
@@ -43,14 +43,16 @@ def check(lines: Sequence[tuple[str, Any]]) -> list[Draft]:
     faults: list[tuple[str, str]] = []
     for pointer, line in lines:
         try:
-            job = FileTransferJob.from_dict(line) if isinstance(line, dict) else FileTransferJob.from_json(line)
+            found = _read(line)
         except InvalidMessage as error:
             faults.append((pointer, str(error)))
             continue
-        if job.job_id is None:
-            job, line = job.with_id(uuid.uuid4().hex), None  # noqa: PLW2901 - written anew with its id
-        value = line if isinstance(line, bytes) else job.to_json().encode()
-        drafts.append(Draft(job.job_id or "", job.ordering_key, value))
+        for job in found if isinstance(found, tuple) else (found,):
+            # As it came, if it is one job with an id; else written anew.
+            is_kept = isinstance(line, bytes) and job is found and job.job_id is not None
+            named = job if job.job_id is not None else job.with_id(uuid.uuid4().hex)
+            value = line if is_kept else named.to_json().encode()
+            drafts.append(Draft(named.job_id or "", job.ordering_key, value))
     if faults:
         raise Problem("invalid", f"{len(faults)} of {len(lines)} jobs are not valid; nothing was sent", errors=faults)
     if not drafts:
@@ -58,6 +60,16 @@ def check(lines: Sequence[tuple[str, Any]]) -> list[Draft]:
     if len(drafts) > MOST_JOBS:
         raise Problem("too-large", f"at most {MOST_JOBS} jobs are sent at once")
     return drafts
+
+
+def _read(line: Any) -> FileTransferJob | tuple[FileTransferJob, ...]:
+    """Return the job of a message, or all jobs of one of version 2.0. Raises InvalidMessage."""
+    name = uuid.uuid4().hex
+    if not isinstance(line, dict):
+        return bundle.read(line, name)
+    if line.get("message_version") == bundle.VERSION:
+        return bundle.of(document.check(line), name)
+    return FileTransferJob.from_dict(line)
 
 
 class Submitter:

@@ -61,6 +61,14 @@ class Column(BaseModel):
     bytes: int = 0
 
 
+class Outage(BaseModel):
+    """A server was down, as processes found it."""
+
+    server: str
+    began_at: str
+    ended_at: str = Field(description="when it was last told to be down")
+
+
 class Stats(View):
     """What was done in a window of time, and what is left to do."""
 
@@ -77,6 +85,7 @@ class Stats(View):
     servers: dict[str, int] = Field(description="servers, by breaker")
     pool: dict[str, float] = Field(description="lanes, busy lanes, jobs in windows, set aside, behind")
     timeline: list[Column]
+    outages: list[Outage] = Field(description="of servers, in that time, the newest first")
 
 
 @router.get("/live")
@@ -163,6 +172,10 @@ def collect(services: Services, window: str | None) -> Stats:
         servers=_count(server["breaker"] for server in services.live.servers(services.config.servers)),
         pool=services.live.totals(),
         timeline=_timeline(services, since, now),
+        outages=[
+            Outage(server=row["server"], began_at=when(row["began"]) or "", ended_at=when(row["ended"]) or "")
+            for row in services.search.outages(since)
+        ],
         **services.envelope(),
     )
 

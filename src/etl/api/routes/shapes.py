@@ -49,6 +49,7 @@ class Job(BaseModel):
     not_before: str | None = Field(description="if it waits: until when")
     waits: int = Field(description="how often it was set aside")
     letter: str | None = Field(description="PARTITION:OFFSET of its dead letter")
+    group: str | None = Field(description="place of the message of several jobs that it was in")
     transfer: dict[str, Any] | None = Field(None, description="if it is running: what its process says")
 
 

@@ -37,6 +37,7 @@ def show_job(row: sqlite3.Row, running: Mapping[str, dict[str, Any]]) -> Job:
         not_before=when(row["not_before"]) if is_open else None,
         waits=row["waits"] or 0,
         letter=row["letter"],
+        group=row["group_id"],
         transfer=transfer if is_open else None,
     )
 

@@ -26,7 +26,7 @@ _END = {
 }
 _JOB = {
     "type": "object",
-    "description": "README.md tells all fields, and the flat form",
+    "description": "README.md tells all fields, the flat form, and that of several files",
     "required": ["source", "destination"],
     "properties": {
         "job_id": {"type": "string"},
@@ -74,7 +74,10 @@ def submit(
     body: Annotated[bytes, Depends(_body)],
     key: Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)] = None,
 ) -> Answer:
-    """Submit jobs. The same Idempotency-Key with the same jobs sends them once, and gets the same answer for a day."""
+    """Submit jobs. The same Idempotency-Key with the same jobs sends them once, and gets the same answer for a day.
+
+    A message of version 2.0, which holds several jobs, is sent as single jobs.
+    """
     request.state.audit |= {"action": "submit", "target": services.topics.source}
     if key is None:
         raise Problem("key-missing")

@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 import { age, brief, bytes, number, strange, time } from "./format.js";
 import { facts, json } from "./letters.js";
 import { query } from "./net.js";
-import { act, bar, choice, empty, field, file, jobLink, letterLink, moved, route, section, stateOf, table } from "./parts.js";
+import { act, bar, choice, empty, field, file, jobLink, letterLink, link, moved, route, section, stateOf, table } from "./parts.js";
 import { has, t } from "./texts.js";
 
 const RANGES = ["1h", "24h", "7d", "all"];
@@ -29,27 +29,40 @@ export function placeOf(text) {
 function wantedOf(app, given) {
   const range = given.range ?? "24h";
   const time = given.since ? { since: given.since, until: given.until } : range === "all" ? {} : { since: range };
-  return { ...meaning([given.q ?? ""].flat()[0], app.feed.snapshots.servers?.items ?? []), state: given.state, code: given.code, ...time };
+  return { ...meaning([given.q ?? ""].flat()[0], app.feed.snapshots.servers?.items ?? []), group_id: given.group, state: given.state, code: given.code, ...time };
 }
+
+// A message of several files, and its jobs.
+const groupRoute = (place) => route(["find"], { group: place, range: "all" });
+const asked = (kind, place) => `/${kind}/${place.map(encodeURIComponent).join("/")}`;
 
 export const findPage = {
   async load(app, given) {
     if (!app.feed.snapshots.servers) app.feed.snapshots.servers = await app.ask("/pool/servers");
+    const group = given.group ? await app.ask(asked("groups", given.group.split("/"))) : null;
     const page = await app.ask(`/jobs${query(wantedOf(app, given))}`);
-    return { page, items: page.items, ...this.blank(given) };
+    return { page, group, items: page.items, ...this.blank(given) };
   },
   blank: (given) => ({ form: { q: [given.q ?? ""].flat()[0], state: [given.state ?? []].flat(), range: given.range ?? "24h" } }),
   form: findForm,
   show(app, view, given) {
-    const { items, page } = view;
+    const { items, page, group } = view;
     return [
-      h("h1", {}, t("find")),
+      h("h1", {}, group ? t("group-title", strange(group.job_id), number(group.files), group.files) : t("find")),
+      group && groupTold(group),
       findForm(app, view),
       given.since && h("p", {}, t("window-from", time(given.since), given.until ? time(given.until) : t("just-now"))),
       section("found", t("found"), jobTable(items), app.pager(view, page, (cursor) => `/jobs${query({ ...wantedOf(app, given), cursor })}`)),
     ];
   },
 };
+
+function groupTold(group) {
+  const states = Object.entries(group.states).map(([state, count], at) => [at > 0 && " · ", stateOf({ state }), ` ${number(count)}`]);
+  const unknown = group.unknown > 0 && [states.length > 0 && " · ", t("group-unknown", number(group.unknown))];
+  const ended = group.files - group.unknown - ["queued", "waiting", "running"].reduce((sum, state) => sum + (group.states[state] ?? 0), 0);
+  return h("div", {}, bar(t("progress"), ended, group.files), h("p", {}, states, unknown, " · ", bytes(group.bytes)));
+}
 
 function findForm(app, { form }) {
   const go = (event) => {
@@ -89,7 +102,17 @@ export function jobTable(items) {
 
 export const jobPage = {
   refreshes: true,
-  load: (app, _given, ...place) => app.ask(`/jobs/${place.map(encodeURIComponent).join("/")}`),
+  async load(app, _given, ...place) {
+    try {
+      return await app.ask(asked("jobs", place));
+    } catch (problem) {
+      if (problem.status !== 404) throw problem;
+      const isGroup = await app.ask(asked("groups", place)).then(() => true, () => false);
+      if (!isGroup) throw problem;
+      location.replace(`#${groupRoute(place.join("/"))}`);
+      return new Promise(() => {}); // another page is loaded
+    }
+  },
   show(app, { job, message, result, events, namesakes }) {
     const flying = (app.feed.snapshots.transfers?.items ?? []).find((one) => one.place === job.place.replace(/\/(\d+)\/(\d+)$/, "-$1-$2"));
     const isOpen = ["queued", "waiting", "running"].includes(job.state);
@@ -116,6 +139,7 @@ export const jobPage = {
         [t("place"), strange(job.place)],
         [t("worker"), job.worker && strange(job.worker)],
         [t("letter"), job.letter && letterLink(job.letter)],
+        [t("group"), job.group && link(groupRoute(job.group), {}, strange(job.group))],
       ]),
       section("story", t("story"), h("ol", { class: "story" }, events.map((one, at) => h("li", { key: at }, event(one, job.place))))),
       namesakes.length > 0 && section("namesakes", t("namesakes"), jobTable(namesakes)),

@@ -95,7 +95,7 @@ function target(need) {
   return "/now";
 }
 
-function night({ timeline, jobs }) {
+function night({ timeline, jobs, outages }) {
   const most = Math.max(1, ...timeline.map((column) => column.done + column.failed));
   const busy = timeline.filter((column) => column.done + column.failed > 0);
   const height = (value) => (value ? Math.max(2, (value / most) * 60) : 0);
@@ -125,6 +125,7 @@ function night({ timeline, jobs }) {
       columns,
     ),
     h("div", { class: "axis number", "aria-hidden": "true" }, marks, h("span", { key: "now" }, t("just-now"))),
+    outages.length > 0 && outageBars(timeline, outages),
     busy.length === 0
       ? empty(t("night-empty"))
       : h(
@@ -143,6 +144,35 @@ function night({ timeline, jobs }) {
             (column) => column.at,
           ),
         ),
+  );
+}
+
+const OUTAGES = 8; // servers, those that were down last
+
+// A bar for each server on the axis of the time line: red while it was down. `names`: without, the server is known.
+export function outageBars(timeline, outages, names = true) {
+  const first = Date.parse(timeline[0].at);
+  const step = Date.parse(timeline[1].at) - first;
+  const width = timeline.length * 10;
+  const x = (iso) => Math.min(width, Math.max(0, ((Date.parse(iso) - first) / step) * 10));
+  const seconds = (one) => (Date.parse(one.ended_at) - Math.max(first, Date.parse(one.began_at))) / 1000;
+  const servers = [...new Set(outages.map((one) => one.server))].slice(0, OUTAGES);
+  return h(
+    "ul",
+    { class: "outages" },
+    servers.map((name) => {
+      const mine = outages.filter((one) => one.server === name);
+      const words = t("outage-told", number(mine.length), age(mine.reduce((sum, one) => sum + seconds(one), 0)), mine.length);
+      const bars = mine.map((one) =>
+        h("rect", { key: one.began_at, class: "outage", x: x(one.began_at), y: 0, width: Math.max(2, x(one.ended_at) - x(one.began_at)), height: 8 }, h("title", {}, `${clockOf(one.began_at)} – ${clockOf(one.ended_at)}`)),
+      );
+      return h(
+        "li",
+        { key: name },
+        h("span", { class: "hint" }, names && [serverLink(name), ": "], words),
+        h("svg", { class: "down", viewBox: `0 0 ${width} 8`, preserveAspectRatio: "none", role: "img", "aria-label": `${plain(name)}: ${words}` }, bars),
+      );
+    }),
   );
 }
 

@@ -5,7 +5,7 @@ import { age, brief, bytes, clockOf, now, number, percent, strange, time } from 
 import { jobTable } from "./find.js";
 import { facts } from "./letters.js";
 import { query } from "./net.js";
-import { flight, serverState } from "./now.js";
+import { flight, outageBars, serverState } from "./now.js";
 import { act, askHold, empty, link, route, section, sign, table, trouble } from "./parts.js";
 import { t } from "./texts.js";
 
@@ -55,6 +55,7 @@ export const serverPage = {
         [t("sessions"), `${number(server.sessions.open)} / ${number(server.sessions.limit)}`],
         [t("waiting"), number(server.waiting + server.deferred)],
       ]),
+      section("outages", t("outages"), outages(app.feed.snapshots.stats?.items, server.name)),
       section("hour", t("hour"), hourGraphs(view.hour.items)),
       section("flight", t("its-flight"), flight(flying)),
       section("errors", t("last-errors"), causes(view.causes.items, name)),
@@ -62,6 +63,35 @@ export const serverPage = {
     ];
   },
 };
+
+// The outages of the last day as a bar, and as a table.
+function outages(stats, name) {
+  if (!stats) return empty(t("loading"));
+  const mine = stats.outages.filter((one) => one.server === name.toUpperCase());
+  if (!mine.length) return empty(t("outages-empty"));
+  const { timeline } = stats;
+  const marks = timeline.filter((_, at) => at % 24 === 0).map((column) => h("span", { key: column.at }, clockOf(column.at)));
+  const seconds = (one) => (Date.parse(one.ended_at) - Date.parse(one.began_at)) / 1000;
+  return [
+    outageBars(timeline, mine, false),
+    h("div", { class: "axis number", "aria-hidden": "true" }, marks, h("span", { key: "now" }, t("just-now"))),
+    h(
+      "details",
+      {},
+      h("summary", {}, t("as-table")),
+      table(
+        t("outages"),
+        [
+          [t("began"), (one) => time(one.began_at)],
+          [t("last-down"), (one) => time(one.ended_at)],
+          [t("duration"), (one) => age(seconds(one)), "number"],
+        ],
+        mine,
+        (one) => one.began_at,
+      ),
+    ),
+  ];
+}
 
 const GRAPHS = [
   ["jobs", "jobs-minute", (one) => one.jobs, (value) => number(value, 1)],

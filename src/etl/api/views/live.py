@@ -39,8 +39,12 @@ class Live:
         self._hour = Hour()
         self._version = 0
 
-    def take(self, records: Sequence[Record], *, caught_up: bool) -> None:
-        """Take in new records, in their order; `caught_up`: everything that was there at our start is read by now."""
+    def take(self, records: Sequence[Record], *, caught_up: bool) -> list[tuple[Snapshot, float]]:
+        """Take in new records, in their order; return what was said in them, and when by the broker's clock.
+
+        `caught_up`: everything that was there at our start is read by now.
+        """
+        found: list[tuple[Snapshot, float]] = []
         with self._lock:
             for record in records:
                 if not self._fleet.accept(record, self._clock()):
@@ -48,8 +52,10 @@ class Live:
                 self._version += 1
                 if (said := self._fleet.snapshot((record.key or b"").decode("utf-8", "replace"))) is not None:
                     self._hour.accept(said, record.timestamp)
+                    found.append((said, record.timestamp))
             if caught_up:
                 self._fleet.caught_up(self._clock())
+        return found
 
     @property
     def version(self) -> int:

@@ -86,8 +86,8 @@ def _write_letter(connection: sqlite3.Connection, record: Record) -> None:
         history = json.dumps([{"at": a.at, "where": a.where, "what": a.what} for a in message.attempts])
         connection.execute(
             "INSERT INTO jobs (topic, partition, offset, at, job_id, source, source_path, destination,"
-            " destination_path, state, code, error, finished_at, history, letter)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'failed', ?, ?, ?, ?, ?)"
+            " destination_path, state, code, error, finished_at, history, letter, group_id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'failed', ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET letter = excluded.letter, history = excluded.history,"
             " state = 'failed', code = excluded.code, error = excluded.error,"
             " finished_at = coalesce(finished_at, excluded.finished_at), not_before = NULL",
@@ -95,7 +95,7 @@ def _write_letter(connection: sqlite3.Connection, record: Record) -> None:
                 *(*place, message.timestamp.timestamp(), letter.job_id),
                 *(source.upper(), source_path, destination.upper(), destination_path),
                 *(message.error_code.upper(), message.error[:PREVIEW_CHARACTERS], message.timestamp.timestamp()),
-                *(history, letter.name),
+                *(history, letter.name, _group_of(record)),
             ),
         )
 
@@ -120,7 +120,7 @@ def _write_job(connection: sqlite3.Connection, record: Record) -> None:
     try:
         job = FileTransferJob.from_json(record.value)
     except InvalidMessage as error:
-        if bundle.is_bundle(record.value):
+        if _write_group(connection, record, str(fields["job_id"])):
             return  # each of its jobs has a record of its own, and so a row
         fields["job_id"] = error.job_id or fields["job_id"]
     else:
@@ -140,6 +140,22 @@ def _write_job(connection: sqlite3.Connection, record: Record) -> None:
         record.timestamp,
         fields | {"submitted_at": record.timestamp, "at": record.timestamp},
     )
+
+
+def _write_group(connection: sqlite3.Connection, record: Record, name: str) -> bool:
+    """Note a message of several jobs; False if it is none, or not a valid one."""
+    if not bundle.is_bundle(record.value):
+        return False
+    try:
+        data = document.parse(record.value)
+        jobs = bundle.of(data, name)
+    except InvalidMessage:
+        return False
+    connection.execute(
+        "INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?, ?, ?)",
+        (record.topic, record.partition, record.offset, record.timestamp, data.get("job_id") or name, len(jobs)),
+    )
+    return True
 
 
 def _write_result(connection: sqlite3.Connection, record: Record) -> None:
@@ -164,6 +180,8 @@ def _write_result(connection: sqlite3.Connection, record: Record) -> None:
         "result": result.to_json(flat=False),
         "not_before": None,
     }
+    if group := _group_of(record):
+        fields["group_id"] = group
     if source and destination:
         fields |= {"source": source.hostname.upper(), "source_path": source.path}
         fields |= {"destination": destination.hostname.upper(), "destination_path": destination.path}
@@ -172,23 +190,42 @@ def _write_result(connection: sqlite3.Connection, record: Record) -> None:
 
 def _write_wait(connection: sqlite3.Connection, record: Record) -> None:
     """Note that a job was set aside; what is finished already stays so: T-retry is read beside the results."""
-    place = _place_of(_text(record.header(header.ORIGIN)))
-    if place is None:
+    place, group = _place_of(_text(record.header(header.ORIGIN))), _group_of(record)
+    if place is None and group is None:
         return
-    not_before = _moment(_text(record.header(header.NOT_BEFORE)))
+    # A job of a message that holds several begins here: from now on this place is its own.
+    place = place or (record.topic, record.partition, record.offset)
+    ends = _ends_of(record) if group else (None, None, None, None)
     connection.execute(
-        "INSERT INTO jobs (topic, partition, offset, at, job_id, state, not_before, history, waits)"
-        " VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, 1)"
+        "INSERT INTO jobs (topic, partition, offset, at, job_id, state, not_before, history, group_id, source,"
+        " source_path, destination, destination_path, waits) VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?, ?, ?, ?, ?, 1)"
         " ON CONFLICT DO UPDATE SET not_before = excluded.not_before, history = excluded.history, waits = waits + 1,"
         " state = 'waiting' WHERE state IN ('queued', 'waiting')",
         (
             *place,
             record.timestamp,
             _text(record.header(header.JOB_ID)) or "-".join(map(str, place)),
-            not_before,
+            _moment(_text(record.header(header.NOT_BEFORE))),
             _text(record.header(header.ATTEMPTS)),
+            group,
+            *ends,
         ),
     )
+
+
+def _ends_of(record: Record) -> tuple[str | None, ...]:
+    """Return servers and paths of source and destination, as far as the record holds a job."""
+    try:
+        job = FileTransferJob.from_json(record.value)
+    except InvalidMessage:
+        return (None, None, None, None)
+    return (job.source.hostname.upper(), job.source.path, job.destination.hostname.upper(), job.destination.path)
+
+
+def _group_of(record: Record) -> str | None:
+    """Return the place of the message of several jobs that a job was in, TOPIC/PARTITION/OFFSET."""
+    place = _place_of(_text(record.header(header.BUNDLE)))
+    return None if place is None else "/".join(map(str, place))
 
 
 def _write_note(connection: sqlite3.Connection, record: Record) -> None:

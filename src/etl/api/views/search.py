@@ -6,7 +6,7 @@ import fnmatch
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,6 +224,33 @@ class Search:
         sql = "SELECT * FROM jobs WHERE topic = ? AND partition = ? AND offset = ?"
         rows = self._store.rows(sql, (topic, partition, offset))
         return rows[0] if rows else None
+
+    def group(self, topic: str, partition: int, offset: int) -> sqlite3.Row | None:
+        """Return a message of several jobs."""
+        sql = "SELECT * FROM groups WHERE topic = ? AND partition = ? AND offset = ?"
+        rows = self._store.rows(sql, (topic, partition, offset))
+        return rows[0] if rows else None
+
+    def states_of_group(self, group: str) -> list[sqlite3.Row]:
+        """Return how many jobs of a message are in each state, their bytes and when the last one was finished."""
+        sql = (
+            "SELECT state, count(*) AS n, coalesce(sum(bytes), 0) AS bytes, max(finished_at) AS last FROM jobs"
+            " WHERE group_id = ? GROUP BY state"
+        )
+        return self._store.rows(sql, (group,))
+
+    def running_of_group(self, group: str, running: Iterable[str]) -> int:
+        """Return how many jobs of a message are among these places (TOPIC-PARTITION-OFFSET), and not finished."""
+        sql = (
+            "SELECT count(*) AS n FROM jobs WHERE group_id = ? AND state IN ('queued', 'waiting')"
+            " AND topic || '-' || partition || '-' || offset IN (SELECT value FROM json_each(?))"
+        )
+        return int(self._store.rows(sql, (group, json.dumps(list(running))))[0]["n"])
+
+    def outages(self, since: float, limit: int = 1000) -> list[sqlite3.Row]:
+        """Return the outages of servers that had not ended by then, newest first."""
+        sql = "SELECT server, began, ended FROM outages WHERE ended >= ? ORDER BY ended DESC LIMIT ?"
+        return self._store.rows(sql, (since, limit))
 
     def namesakes(self, job_id: str) -> list[sqlite3.Row]:
         """Return the jobs with this id, oldest first: one that was replayed has several places."""

@@ -19,7 +19,7 @@ from etl.models.wire import Partition
 
 log = structlog.get_logger(__name__)
 
-VERSION = 3  # of the tables: a file of another version is built anew
+VERSION = 4  # of the tables: a file of another version is built anew
 READERS = 8  # connections kept open for reading
 
 _TABLES = """
@@ -47,6 +47,13 @@ CREATE INDEX jobs_newest ON jobs (at, topic, partition, offset);
 CREATE INDEX jobs_state ON jobs (state, at DESC);
 CREATE INDEX jobs_id ON jobs (job_id);
 CREATE INDEX jobs_finished ON jobs (finished_at);
+CREATE INDEX jobs_group ON jobs (group_id) WHERE group_id IS NOT NULL;
+CREATE TABLE groups (
+    topic TEXT, partition INTEGER, offset INTEGER, at REAL NOT NULL, job_id TEXT, files INTEGER,
+    PRIMARY KEY (topic, partition, offset));
+CREATE TABLE outages (server TEXT, began REAL, ended REAL);
+CREATE INDEX outages_server ON outages (server, ended);
+CREATE INDEX outages_newest ON outages (ended);
 CREATE TABLE notes (topic TEXT, key TEXT, at REAL, value TEXT, PRIMARY KEY (topic, key));
 CREATE TABLE audit (
     partition INTEGER, offset INTEGER, at REAL NOT NULL, actor TEXT, action TEXT, target TEXT, result TEXT, value TEXT,
@@ -134,7 +141,9 @@ class Store:
             " (SELECT at FROM jobs ORDER BY at DESC LIMIT 1 OFFSET ?)"
         )
         with self.writing() as connection:
-            return connection.execute(sql, (keep,)).rowcount
+            dropped = connection.execute(sql, (keep,)).rowcount
+            connection.execute("DELETE FROM groups WHERE at < (SELECT min(at) FROM jobs)")
+            return dropped
 
     def close(self) -> None:
         """Close every connection."""

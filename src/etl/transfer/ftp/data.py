@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError, TransferTimeout
-from etl.transfer.ftp.sockets import Sockets, limit_waits
+from etl.transfer.ftp.sockets import Sockets, has_heard_end, limit_waits, was_closed_well
 from etl.transfer.watch import PROGRESS_TICK, StalledError, Watch
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ class DataConnection:
 
         Raises TransferTimeout once a stall limit has passed.
         """
+        if has_heard_end(self._sock):
+            return True
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         if control is not None:
@@ -142,6 +144,8 @@ class DataConnection:
 
         False: it reset the connection, as the system of one does that closes with bytes unread.
         """
+        if (was_closed := was_closed_well(self._sock)) is not None:
+            return was_closed
         poll = select.poll()
         poll.register(self._sock, select.POLLRDHUP)
         ready = dict(poll.poll(seconds * 1000))

@@ -160,7 +160,7 @@ class Renaming:
                 return swapped
             # else: another session may have made the folder since we were refused, or the server had another reason
             # that is gone. That it does not replace files is believed when it has said so twice.
-            link.control.rest(pause)
+            link.rest(pause)
             from_ = self._ask("RNFR", source, target)
             from_.result()  # before the RNTO is sent: a server may have lost what shared a write
             to = self._ask("RNTO", target, source)

@@ -16,7 +16,7 @@ from typing import Any
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER, zero seconds: close() sends RST and forgets what was not sent
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))  # s, s, times
 
-_ESTABLISHED = 1  # of tcpi_state, the first byte of struct tcp_info
+_ESTABLISHED, _CLOSED, _CLOSE_WAIT = 1, 7, 8  # of tcpi_state, the first byte of struct tcp_info
 _RTT_AT = 68  # of tcpi_rtt (microseconds) in struct tcp_info, linux/tcp.h
 _RECEIVED_AT = 128  # of tcpi_bytes_received (64 bits), which Linux has since 4.1
 
@@ -113,7 +113,22 @@ def is_readable(sock: socket.socket, seconds: float = 0.0) -> bool:
 
 def is_connected(sock: socket.socket) -> bool:
     """Does a TCP connection stand? Costs less than waiting for it, where it is made at once."""
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
+    return _state(sock) == _ESTABLISHED
+
+
+def has_heard_end(sock: socket.socket) -> bool:
+    """Has the other side ended a TCP connection? Its last bytes may wait to be read. Costs less than waiting for it."""
+    return _state(sock) in {_CLOSED, _CLOSE_WAIT}
+
+
+def was_closed_well(sock: socket.socket) -> bool | None:
+    """Have both sides ended a TCP connection? False: by a reset; None: not yet. Costs less than waiting for it."""
+    return None if _state(sock) != _CLOSED else not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _state(sock: socket.socket) -> int:
+    """Return the state of a TCP connection. Unlike poll, this never lets the interpreter go to another thread."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 def is_silent(sock: socket.socket, received_bytes: int) -> bool:

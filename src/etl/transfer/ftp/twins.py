@@ -28,8 +28,9 @@ class Twins:
 
     def note(self, command: str, reply: Reply) -> None:
         """Note a final reply."""
-        self._alike = self._last if reply.lines == self._lines and command != self._last[0] else None
-        if reply.code == _FACTS and reply.lines == self._lines and command != self._last[0]:
+        is_alike = reply.lines == self._lines and command != self._last[0]
+        self._alike = self._last if is_alike else None
+        if is_alike and reply.code == _FACTS:
             self._suspect = self._last
         self._last, self._lines = (command, reply.code), reply.lines
         self.is_due = bool(self._quirks.doubles) and self._quirks.doubles.get(self._last, False)

@@ -10,7 +10,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, IOFailure, StorageFull
+from etl.errors import ConnectionLost, EtlError, IOFailure, SessionFault, StorageFull
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.names import size_in
@@ -72,7 +72,7 @@ class Upload:
         else:
             self._held_bytes = self._parcel.readinto(self._buffer)
         unmade, folder = self._link.quirks.unmade, parent(self._whole)
-        if folder in unmade:
+        if folder in unmade or (self._link.quirks.refuses_late and self._is_large):
             make_folders(self._link, self._whole)
             unmade.discard(folder)
         try:
@@ -85,6 +85,11 @@ class Upload:
         finally:
             self._link.tries_bare = False
         return self._sent_bytes
+
+    @property
+    def _is_large(self) -> bool:
+        """Has the file more bytes than the buffer, as far as is known? Then it may be too late to send them again."""
+        return not self._is_whole and self._held_bytes != self._parcel.facts.size_bytes
 
     def _is_put_right(self, failed: Pending) -> bool:
         """Put right what can be; where a session ends at a refusal the next one makes the folder before all else."""
@@ -104,6 +109,7 @@ class Upload:
             return False
         if make_folders(self._link, self._whole):
             if not self._can_resend:
+                self._link.quirks.refuses_late = True
                 raise IOFailure(
                     f"{self._link.name}:{self._whole}: its folder was not there, and is made now",
                     server=self._link.name,
@@ -170,6 +176,8 @@ class Upload:
                 running.data.reset()
                 if stor.reply is not None:
                     self._remove_quietly()
+                if isinstance(control.broken, SessionFault):  # the connection for the data went with the session
+                    raise control.broken from error
                 self._link.abandon(error)
                 raise
         return not stor.has_failed

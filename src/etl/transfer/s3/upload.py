@@ -56,7 +56,7 @@ class Writing:
 
 def part_bytes(size_bytes: int, least_bytes: int | None = None) -> int:
     """Return the size of the parts of a file: told by its own size alone, so that any process may go on with it."""
-    return max(least_bytes or PART_BYTES, -(-size_bytes // _PARTS))
+    return max(least_bytes or PART_BYTES, -(-size_bytes // (_PARTS << 20)) << 20)
 
 
 def mark_of(partial: str) -> str:

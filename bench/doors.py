@@ -1,0 +1,123 @@
+"""What it costs that strangers are kept out: the good path with every door shut, and with all of them taken out.
+
+Shut: a broker that asks for a login and has ACLs, seals on deferred jobs, limits of what jobs may do, of files and of
+the disk, and the guards that cannot be switched off. Open: none of that, by `unguarded.py`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from ours import Consumers, Run
+from rate import WARM_FILES, alternated, cpu_ms, rates
+from table import Goal, Row, ratio
+from world import KB, START_SECONDS, Pair, World
+
+import stack
+
+LANES = 8
+FILES = 2000
+RATE, CPU = 0.98, 1.02
+LOCAL = 9999  # stands for an RTT in the names of the two local servers
+PASSWORD = "Bench-password-of-the-doors"
+APPLIED = "users of the listeners with login: "
+
+
+class Shut(stack.Broker):
+    """A broker whose outer listener asks for a login, and where each user may do what a file says."""
+
+    def __init__(self, folder: Path, users: str) -> None:
+        folder.mkdir()
+        self.outer = stack.free_port()
+        file = folder / "users"
+        file.touch(mode=0o600)
+        file.write_text(users)
+        environment = {
+            "KAFKA_ADVERTISED_HOST": "127.0.0.1",
+            "KAFKA_ADVERTISED_PORT": str(self.outer),
+            "KAFKA_BIND_ADDRESS": "127.0.0.1",
+            "KAFKA_ADVERTISED_PROTOCOL": "SASL_PLAINTEXT",
+            "KAFKA_USERS_FILE": str(file),
+        }
+        super().__init__(folder, environment=environment)
+
+    def start_with_users(self) -> None:
+        """Start it, and wait until its users are known."""
+        self.start()
+        stack.wait_until(lambda: APPLIED in self.log.read_text(), START_SECONDS, "the users")
+
+
+def compare(world: World, rounds: int, say: Callable[[str], None]) -> list[Row]:
+    """Measure without latency, where the processors are the limit; return the rows."""
+    files = world.files("doors", FILES, 10 * KB)
+    local = Pair(LOCAL, world.pairs[0].source, world.pairs[0].target)
+    folders = [
+        f"{name}{LOCAL}_{line}"
+        for name, root in (("SRC", world.source_root), ("DST", world.target_root))
+        for line in ("TYPE=local", f"BASE_PATH={root}")
+    ]
+    rows: list[Row] = []
+    with ExitStack() as ending:
+        broker = Shut(world.folder / "doors", f"consume bench-shut worker:{PASSWORD}\n")
+        ending.callback(broker.stop, limit=10)
+        broker.start_with_users()
+        login = {"SECURITY_PROTOCOL": "SASL_PLAINTEXT", "USERNAME": "worker", "PASSWORD": PASSWORD}
+        shut = [
+            *(f"ETL_KAFKA_{name}={value}" for name, value in login.items()),
+            "ETL_GROUP_SECRET=bench-secret-of-the-group",
+            *(f"SRC{rtt}_ACCESS=read" for rtt in (0, LOCAL)),
+            *(f"DST{rtt}_ACCESS=read,write" for rtt in (0, LOCAL)),
+            f"ETL_ALLOWED_PAIRS=SRC0:DST0,SRC{LOCAL}:DST{LOCAL}",
+            "ETL_MAX_FILE_BYTES=1000000000",
+            f"DST{LOCAL}_MIN_FREE=1000000",
+        ]
+        unguarded = [str(Path(__file__).with_name("unguarded.py"))]
+        outer = f"127.0.0.1:{broker.outer}"
+        both = [
+            Consumers(world, "shut", LANES, more=[*folders, *shut], broker=broker, listener=outer),
+            Consumers(world, "open", LANES, more=folders, program=unguarded),
+        ]
+        for one in both:
+            ending.callback(one.stop)
+            one.start()
+        for what, pair in (("FTP", world.pairs[0]), ("local folders", local)):
+            for one in both:
+                one.move(pair, files, WARM_FILES)  # opens the sessions
+            runs = alternated(world, both, pair, files, rounds)
+            for name, done in zip(("shut", "open"), runs, strict=True):
+                each = ", ".join(f"{rate:.0f}" for rate in rates(done))
+                say(
+                    f"  {what}, {name}: {each} files/s"
+                    + (f"; CPU {cpu_ms(done, 'client'):.3f} ms/file" if done else "")
+                )
+            rows += _rows(what, *runs)
+    return rows
+
+
+def _rows(what: str, shut: Sequence[Run], opened: Sequence[Run]) -> list[Row]:
+    note = (
+        f"Doors: {FILES} files of 10 KB a round, {len(shut)} rounds with all doors shut (login and ACLs at a broker of "
+        "its own, seals, ACCESS, ETL_ALLOWED_PAIRS, limits of files and of the disk, limits of records, names, folders)"
+        f" and as many with all of them taken out, in alternating order, {LANES} lanes; the ratios are those of both "
+        "in the same round."
+    )
+    if not shut:
+        return [Row(f"doors shut, {what}: files/s", {}, [Goal(" /open", RATE, None)], [note])]
+    used = [[run.cpu["client"] / run.files for run in runs] for runs in (shut, opened)]
+    rate = ratio(rates(shut), rates(opened))
+    return [
+        Row(
+            f"doors shut, {what}: files/s",
+            {"ours": statistics.median(rates(shut))},
+            [Goal(" /open", RATE, rate)],
+            [note],
+        ),
+        Row(
+            "  client's CPU: ms/file",
+            {"ours": cpu_ms(shut, "client")},
+            [Goal(" /open", CPU, ratio(*used), at_most=True)],
+        ),
+    ]
