@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HELD_BYTES = 2 << 20  # of a file that waits in memory until it is published
 PART_BYTES = 8 << 20  # of a file whose size is known: what is sent twice after a cut, and a wait for each
 BLIND_PART_BYTES = 5 << 20  # of one whose size is not: gathered in memory; smaller parts no store takes
-GATHERED_BYTES = 16 << 20  # of a part that waits in memory, at most
+GATHERED_BYTES = 8 << 20  # of a part that waits in memory, at most
 _PARTS = 9000  # at most, of the 10,000 that stores take
 _PARTS_OF_STORES = 10_000
 MARK = "x-amz-meta-etl-upload"  # which upload an object came by: decides when an answer was lost
