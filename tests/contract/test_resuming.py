@@ -61,6 +61,7 @@ def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(upload, "PART_BYTES", 5 * MIB)  # no store takes smaller ones
         monkeypatch.setattr(ranges, "BEGINNING_BYTES", 2 * MIB)
         monkeypatch.setattr(ranges, "PIECE_BYTES", MIB)
+        monkeypatch.setattr(ranges, "ROOM_BYTES", MIB)
 
 
 @pytest.fixture

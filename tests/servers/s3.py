@@ -38,6 +38,8 @@ ERRORS = {
     "expired": (400, "ExpiredToken"),
     "no_upload": (404, "NoSuchUpload"),
     "error_in_200": (200, "InternalError"),
+    "odd": (400, "IncompleteBody"),
+    "unknown": (400, "InvalidArgument"),
     "full": (507, "InsufficientStorage"),
     "denied": (403, "AccessDenied"),
 }
@@ -61,7 +63,8 @@ class FakeStore:
         sends_ranges: bool = True,
         tags_parts: bool = True,  # with the MD5 of their content
         checks_tags: bool = True,  # of the parts that are completed
-        checksums: str = "checked",  # or ignored, refused
+        checksums: str = "checked",  # or ignored, refused; on parts, too
+        md5: str = "checked",  # or ignored
         keeps_sizes: bool = True,  # x-amz-mp-object-size
         token: str = "",
         page: int = 1000,
@@ -78,6 +81,8 @@ class FakeStore:
         self.tags_parts = tags_parts
         self.checks_tags = checks_tags
         self.checksums = checksums
+        self.md5 = md5
+        self.damages: set[str] = set()  # kinds of requests whose body comes with a wrong byte
         self.keeps_sizes = keeps_sizes
         self.token = token
         self.page = page
@@ -134,11 +139,11 @@ class FakeStore:
         try:
             place = self.place(key)
             found = place.stat()
-            version = (place, found.st_ino, found.st_size, found.st_mtime_ns)
+            version = (place, found.st_ino, found.st_size, found.st_ctime_ns)
             digest = self._digests.get(version) or f'"{hashlib.md5(place.read_bytes()).hexdigest()}"'
         except OSError:
             return None
-        if time.time() - found.st_mtime > 1:  # it may be written again within the same moment
+        if time.time() - found.st_ctime > 1:  # it may be written again within the same moment
             self._digests[version] = digest
         etag, meta = self.kept.get(key, ("", {}))
         told = meta.get("x-amz-meta-mtime")
@@ -229,6 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.given.get("content-length", 0)))
         if len(self.body) < int(self.given.get("content-length", 0)):
             raise _Cut
+        if self.body and self._kind() in self.store.damages:
+            self.body = self.body[:-1] + bytes([self.body[-1] ^ 1])
         bucket, _, key = path.removeprefix("/").partition("/")
         self.key = unquote(key)
         store, self.kind = self.store, self._kind()
@@ -370,6 +377,9 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refused(412, "PreconditionFailed")
 
     def _checked(self) -> dict[str, str]:
+        md5 = self.given.get("content-md5")
+        if md5 and self.store.md5 == "checked" and md5 != base64.b64encode(hashlib.md5(self.body).digest()).decode():
+            raise _Refused(400, "BadDigest")
         told = self.given.get("x-amz-checksum-crc32c")
         if told is None or self.store.checksums == "ignored":
             return {}
@@ -416,6 +426,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _part(self) -> tuple[Any, ...]:
         upload, number = self._upload(), int(self.query["partNumber"])
+        checked = self._checked()
         body = self.body
         if source := self.given.get("x-amz-copy-source"):
             start, end = map(int, self.given["x-amz-copy-source-range"].removeprefix("bytes=").split("-"))
@@ -424,7 +435,7 @@ class _Handler(BaseHTTPRequestHandler):
         upload["parts"][number] = body
         etag = self._tag(body)
         text = f"<CopyPartResult><ETag>{escape(etag)}</ETag></CopyPartResult>" if source else ""
-        return 200, {"etag": etag}, text.encode()
+        return 200, {"etag": etag, **checked}, text.encode()
 
     def _tag(self, body: bytes) -> str:
         return f'"{hashlib.md5(body if self.store.tags_parts else body + b"!").hexdigest()}"'

@@ -150,7 +150,12 @@ class Unpublished:
     verified_by: str
     facts: Facts  # the source's, as it was read
     checksum: str | None = None  # None: nothing but its size was proven, or it was sent by several runs
-    is_renamed: bool = False  # only its checksum file, which has the same partial name then, is still to be published
+    published_as: str | None = None  # the partial name it had: only its checksum file, under `partial`, is left to do
+
+    @property
+    def written_as(self) -> str:
+        """The partial name that the file itself had."""
+        return self.published_as or self.partial
 
     @property
     def is_proven(self) -> bool:

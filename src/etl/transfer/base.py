@@ -78,8 +78,10 @@ class Stored:
         *,
         size: Promise[int | None] | None = None,
         ended: Promise[None] | None = None,
+        is_checked: bool = False,
     ) -> None:
         self.partial = partial
+        self.is_checked = is_checked  # the server compares the bytes with checksums, else it does not publish them
         self.sent_bytes = sent_bytes
         self._size = size or Settled(size_bytes)
         self._ended = ended

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from etl.errors import EtlError, IOFailure, PermissionRefused
-from etl.transfer.s3 import documents
+from etl.transfer.s3 import checksums, documents, refusals
 from etl.transfer.s3.upload import abort_by_id
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def traits(link: Link) -> dict[str, str]:
         "conditions on parts": words[store.keeps_complete_conditions],
         "size of parts": words[store.keeps_object_sizes],
         "uploads that were cut": "gone on with" if store.proves_parts else "begun anew",
+        **({} if store.checks is None else {"checksums": store.checks or "none"}),
     }
 
 
@@ -55,9 +56,7 @@ def try_out(link: Link, beside: str) -> None:
     store = link.store
     if store.is_tried:
         return
-    folder, slash, _ = beside.rpartition("/")
-    name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
-    key = f"{folder}{slash}{name}"
+    key = _trial_key(link, beside)
     try:
         link.require_success(key, link.ask("PUT", key, body=_CONTENT))
         store.keeps_put_conditions = all(
@@ -72,6 +71,49 @@ def try_out(link: Link, beside: str) -> None:
         link.ask("DELETE", key)
     store.is_tried = True
     log.info("store tried out", server=link.name, **traits(link))
+
+
+def checked(link: Link, beside: str) -> str:
+    """Return the checksum that the store is known to check, empty: none; found out once, by a key beside another.
+
+    Only one that lets right bytes pass and refuses wrong ones counts, of an object and of a part.
+    """
+    store = link.store
+    if store.checks is None:
+        key = _trial_key(link, beside)
+        try:
+            store.checks = next((one for one in (checksums.CRC32C, checksums.MD5) if _checks(link, key, one)), "")
+        finally:
+            link.ask("DELETE", key)
+        log.info("store tried out", server=link.name, checksums=store.checks or "ignored or refused")
+    return store.checks
+
+
+def _checks(link: Link, key: str, algorithm: str) -> bool:
+    wrong, right = (checksums.headers_of(algorithm, content) for content in (_CONTENT + b"!", _CONTENT))
+
+    def tells_apart(query: list[tuple[str, str]]) -> bool:
+        if link.ask("PUT", key, query, wrong, _CONTENT).status != 400:
+            return False
+        return not refusals.is_refused(link.ask("PUT", key, query, right, _CONTENT))
+
+    if not tells_apart([]):
+        return False
+    headers = checksums.headers_of_upload(algorithm) | link.options.headers_of_new()
+    begun = link.ask("POST", key, [("uploads", "")], headers)
+    if refusals.is_refused(begun):
+        return False
+    upload_id = link.parsed(documents.required, begun, "UploadId")
+    try:
+        return tells_apart([("partNumber", "1"), ("uploadId", upload_id)])
+    finally:
+        abort_by_id(link, key, upload_id)
+
+
+def _trial_key(link: Link, beside: str) -> str:
+    folder, slash, _ = beside.rpartition("/")
+    name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
+    return f"{folder}{slash}{name}"
 
 
 def _is_refused_for(link: Link, key: str, condition: dict[str, str]) -> bool:

@@ -19,6 +19,7 @@ class Part(NamedTuple):
     number: int
     etag: str
     size_bytes: int = 0
+    crc32c: str = ""  # as it was told with the part
 
 
 def root_of(content: bytes) -> ET.Element | None:
@@ -91,7 +92,11 @@ def parts_of(content: bytes) -> tuple[list[Part], str]:
 
 def completion(parts: Iterable[Part]) -> bytes:
     """Return the list of an upload's parts that completes it."""
-    lines = [f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>" for part in parts]
+    lines = [
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
+        f"{f'<ChecksumCRC32C>{part.crc32c}</ChecksumCRC32C>' if part.crc32c else ''}</Part>"
+        for part in parts
+    ]
     return f"<CompleteMultipartUpload>{''.join(lines)}</CompleteMultipartUpload>".encode()
 
 

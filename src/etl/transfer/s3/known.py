@@ -20,6 +20,7 @@ class Store:
 
     region: str = ""  # as the store told it
     takes_checksums: bool | None = None  # on PUT: True: answers with them; False: refuses them; None: not known yet
+    checks: str | None = None  # the checksum that it checks, empty: none; None: not known yet
     is_tried: bool = False  # were the next four found out?
     keeps_put_conditions: bool = False
     keeps_complete_conditions: bool = False

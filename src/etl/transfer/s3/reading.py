@@ -12,7 +12,7 @@ import structlog
 from etl.errors import EtlError, IOFailure, SourceChanged
 from etl.models.task import Facts
 from etl.transfer.s3.channel import LENGTH, EndedError, MalformedError
-from etl.transfer.s3.ranges import Ranges
+from etl.transfer.s3.ranges import CALM_BYTES, Ranges
 
 if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer
@@ -87,6 +87,7 @@ class S3Parcel:
         self._place = offset  # of the next byte
         self._ranges: Ranges | None = None
         self._may_widen = reads_ahead
+        self._wide_from = offset + CALM_BYTES if offset else 0
         self._left = memoryview(b"")  # of `held`
 
     def load(self, limit_bytes: int) -> bool:
@@ -111,7 +112,7 @@ class S3Parcel:
 
     def _read(self, buffer: memoryview) -> int:
         """Read on: by the first connection; where it pays, by others once they are known to send the right bytes."""
-        if self._may_widen:
+        if self._may_widen and self._place >= self._wide_from:
             self._may_widen = False
             key, size_bytes = self._link.key(self.path), self.facts.size_bytes or 0
             self._ranges = Ranges.of(self._link, key, self.etag, self._place, size_bytes)

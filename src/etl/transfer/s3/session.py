@@ -41,7 +41,6 @@ class S3Transfer(Resumable):
         problems=options.problems,
         placed=options.placed,
     )
-    reads_back = False
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
@@ -169,6 +168,19 @@ class S3Transfer(Resumable):
             raise InvalidPath(f"{path!r} names no file")
         self._link.key(path)
 
+    def prepare_proof(self, size_bytes: int | None) -> bool:
+        """Find out whether the store checks checksums; else have the next file staged, as an object to be read.
+
+        A part waits in memory for its checksum, so that a file of which parts are too large is staged, too.
+        """
+        plan = self._plan
+        if plan is None:
+            return False
+        is_gathered = upload.part_bytes(size_bytes or 0, upload.BLIND_PART_BYTES) <= upload.GATHERED_BYTES
+        plan.checks = conditions.checked(self._link, plan.key) if is_gathered else ""
+        plan.is_staged = not plan.checks
+        return not plan.is_staged
+
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Take a parcel in: a small one into memory, of a larger one the parts are sent."""
         writing = self._new_writing(partial, parcel)
@@ -179,11 +191,17 @@ class S3Transfer(Resumable):
         self._looked.clear()
         whole = self._link.key(partial)
         plan, self._plan = self._plan or upload.Plan(whole, parcel.facts.mtime), None
+        if plan.is_staged:
+            plan.key = whole
         return upload.Writing(plan, whole, upload.mark_of(partial))
 
     def _written(self, partial: str, writing: upload.Writing) -> Stored:
-        self._writings[writing.partial] = writing
-        return Stored(partial, writing.sent_bytes, writing.sent_bytes)
+        plan, whole = writing.plan, writing.partial
+        self._writings[whole] = writing
+        if plan.is_staged:
+            writing.is_staged = writing.is_shown = True
+            publishing.publish(self._link, writing, whole, plan.mtime, {})
+        return Stored(partial, writing.sent_bytes, writing.sent_bytes, is_checked=bool(plan.checks))
 
     def is_trusted(self, partial: str, buffer: memoryview) -> bool:  # noqa: ARG002 - the contract's argument
         """Find out whether the store tells the MD5 of parts, by which what is there of a file can be proven."""
@@ -227,6 +245,8 @@ class S3Transfer(Resumable):
         writing = self._writings.get(whole)
         if writing is None:
             raise IOFailure(f"{self.server.hostname}:{whole} is gone", server=self.server.hostname)
+        if writing.is_staged:
+            return Settled(self._publish_staged(writing, key, mtime))
         is_parts = writing.held is None
         condition = conditions.kept(self._link, condition, whole, is_parts=is_parts)
         published = publishing.publish(self._link, writing, key, mtime, condition)
@@ -235,6 +255,15 @@ class S3Transfer(Resumable):
         if writing.is_shown:
             self._hide(whole)
         return Settled(published)
+
+    def _publish_staged(self, writing: upload.Writing, key: str, mtime: float | None) -> Published:
+        """Have the store copy what was read back; on no condition, which stores that check nothing do not keep to."""
+        publishing.move(self._link, writing.partial, key)
+        if not publishing.is_published(self._link, writing.mark, key):
+            raise IOFailure(f"{self._link.name}:{writing.partial} is gone", server=self._link.name)
+        self._writings.pop(writing.partial, None)
+        self._looked.clear()
+        return Published(stamped=mtime is not None and writing.plan.mtime == mtime)
 
     def _hide(self, whole: str) -> None:
         """Delete what is under a partial name; the file is published, so that it does not fail of this."""
@@ -347,4 +376,5 @@ class S3Transfer(Resumable):
     def traits(self) -> dict[str, str]:
         """Try the store out, and return what was found."""
         conditions.try_out(self._link, self._link.key("etl-check"))
+        conditions.checked(self._link, self._link.key("etl-check"))
         return conditions.traits(self._link)
