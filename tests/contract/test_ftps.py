@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import structlog
-from contract_parts import LONG, Bytes, a_task, content_of, ftps_config, moved
+from contract_parts import LONG, PATIENT, Bytes, a_task, content_of, ftps_config, moved
 
 import stack
 from etl.config import ServerConfig, TransferSettings
@@ -34,7 +34,7 @@ from etl.errors import (
     TransferTimeout,
 )
 from etl.transfer import FTPSTransfer
-from etl.transfer.ftp import known
+from etl.transfer.ftp import known, pipelining
 from servers.certificates import Authority, Certificate
 from servers.fake_tls import FakeTLS, Polite, Rude, TLSSession
 from servers.zoo import place
@@ -585,6 +585,33 @@ def test_an_upload_is_ended_by_a_word_and_nobody_waits_for_its_answer(
     assert server.files["/a"] == content
     assert server.tls.ends == ["said"]
     assert content_of(opened, "/a", buffer) == content
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("welcome", "is_early"), [(PATIENT, True), ("220 Fake.", False)])
+def test_a_server_that_waits_for_our_end_of_a_download_has_it_before_its_own(
+    serve, session, buffer: memoryview, monkeypatch: pytest.MonkeyPatch, *, version: str, welcome: str, is_early: bool
+) -> None:
+    """Vsftpd would wait for a round trip else; others may take it for a download that is broken off."""
+    monkeypatch.setattr(pipelining, "FAR_SECONDS", 0.0)
+    said: list[bool] = []
+
+    def answer(session: TLSSession, argument: str) -> str:
+        session.reply("150 Here it comes.")
+        with session.data() as sock:
+            sock.settimeout(10 if is_early else 0.2)
+            try:
+                said.append(not sock.recv(1))
+            except TimeoutError:
+                said.append(False)
+            sock.settimeout(10)
+            sock.sendall(session.server.files[argument])
+        return "226 Done."
+
+    server = serve(version=version, welcome=welcome, files={"/a": CONTENT}, answers={"RETR": answer})
+    server.tls.data.sslsocket_class = Polite
+    assert content_of(session(server), "/a", buffer) == CONTENT
+    assert said == [is_early]
 
 
 @pytest.mark.parametrize("size_bytes", [0, 5])

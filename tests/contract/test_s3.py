@@ -511,7 +511,7 @@ def test_a_publication_that_fails_leaves_no_parts_when_the_job_begins_anew(
     """They cost money, and nobody else would abort them: this process is known to be busy with them."""
     (tmp_path / "a").write_bytes(bytes(LARGE))
     source = LocalTransfer(ServerConfig("A", "local", base_path=str(tmp_path)))
-    store, task = make(faults={"COMPLETE": ["", "", "internal"]}), a_task()
+    store, task = make(faults={"COMPLETE": ["", "", "", "internal"]}), a_task()
     session = enter(store)
     with pytest.raises(IOFailure):
         moved(task, source, session, buffer)

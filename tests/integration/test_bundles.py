@@ -113,3 +113,9 @@ def test_the_command_lists_the_jobs_of_a_message(
     assert one["dead_letter"]
     assert "message m0 of 2 jobs: 1 done, 1 failed" in etl("jobs", "show", message).stdout
     assert etl("jobs", "show", "m0.3").exit_code == 1
+    (split,) = [event for event in jobs("show", "m0.1")[0]["events"] if event["what"] == "split off"]
+    assert split["text"] == jobs("show", "m0.1")[0]["place"]
+    for name, number in (("a", 1), ("b", 0), ("c", 1)):
+        desk.send(job("SRC:/none", "DST:/none", name), partition=number)
+        (newest,) = jobs("find", "--limit", "1")
+        assert newest["job_id"] == name, "the newest of all partitions"

@@ -6,8 +6,8 @@ Reads topics alone. Whatever a record holds, it raises nothing for it.
 from __future__ import annotations
 
 import fnmatch
+import heapq
 import json
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -117,14 +117,16 @@ def place_of(record: Record) -> str:
 
 def find(bootstrap_servers: str, topics: Topics, query: Query, limit: int) -> tuple[list[Story], int]:
     """Return the newest jobs that match, newest first, at most `limit`; and how many match in all."""
-    found: deque[Story] = deque(maxlen=limit)
+    found: list[tuple[float, int, Story]] = []  # a heap: the oldest is the first to make room
     count = 0
     for record in _records(bootstrap_servers, topics.source, query.since):
         if query.may_match(record):
-            matching = [story for story in _stories(record) if query.matches(story)]
-            found.extend(matching)
-            count += len(matching)
-    stories = sorted(found, key=lambda story: -story.record.timestamp)
+            for story in _stories(record):
+                if query.matches(story):
+                    count += 1
+                    push = heapq.heappush if len(found) < limit else heapq.heappushpop
+                    push(found, (record.timestamp, -count, story))
+    stories = [story for _, _, story in sorted(found, reverse=True, key=lambda one: one[:2])]
     _tell(bootstrap_servers, topics, {story.key: story for story in stories})
     return stories, count
 
@@ -231,12 +233,13 @@ def _add_source_action(story: Story, result: TransferResult, at: datetime) -> No
 def _add_deferral(story: Story, record: Record) -> None:
     """Add a wait, and the attempts before it that are not told yet."""
     until = _text(record, header.NOT_BEFORE)
-    servers = _text(record, "etl-servers")
-    waits = "for its time" if record.header("etl-recallable") is None else f"for room at {servers}"
-    if since := _text(record, "etl-waiting-since"):
+    servers = "" if story.job is None else f"{story.job.source.hostname}, {story.job.destination.hostname}"
+    waits = "for its time" if record.header(header.RECALLABLE) is None else f"for room at {servers}"
+    if since := _text(record, header.WAITING_SINCE):
         waits = f"for a server that is down since {since}: {servers}"
-    text = f"waits {waits}, until {until} at the latest"
-    story.events.append(Event(document.moment(record.timestamp), "deferred", text))
+    is_split = story.message_id is not None and record.header(header.ORIGIN) is None
+    what, text = ("split off", story.place) if is_split else ("deferred", f"waits {waits}, until {until} at the latest")
+    story.events.append(Event(document.moment(record.timestamp), what, text))
     _add_attempts(story, _attempts(record))
 
 

@@ -57,6 +57,7 @@ class Facts:
 
     size_bytes: int | None
     mtime: float | None
+    version: str = field(default="", compare=False)  # what the server itself names this version of the file
 
     def same_file(self, other: Facts) -> bool:
         """Are both sizes and times known and equal? Times are compared to the second: FTP tells no more."""

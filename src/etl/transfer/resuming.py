@@ -30,7 +30,6 @@ from etl.transfer.partials import is_of_the_job, partial_path
 from etl.transfer.paths import basename, beside
 from etl.transfer.receipts import needs_hash
 from etl.transfer.resumable import Resumable
-from etl.transfer.streaming import read_full
 from etl.transfer.trail import Trail
 
 if TYPE_CHECKING:
@@ -138,6 +137,7 @@ def go_on(
     task.version, task.leaves_partial = _version(task, facts), True
     task.doubts += 1
     hidden = partial_path(task, destination.server, f"{task.version}-{token}")
+    destination.foresee(job.destination.path, None)
     foothold = parcel = None
     if destination.is_trusted(hidden, buffer):
         task.part = hidden
@@ -153,9 +153,7 @@ def go_on(
     if foothold is None or parcel is None:
         drop(task, destination)
         return None
-    before = memoryview(bytearray(foothold.before_bytes))
-    is_full = read_full(parcel, before) == len(before)
-    if not (is_full and _has_version(hidden, _version(task, parcel.facts)) and foothold.proves(before)):
+    if not (_has_version(hidden, _version(task, parcel.facts)) and foothold.proves(parcel, buffer)):
         parcel.close(complete=False)
         drop(task, destination)
         raise SessionFault(f"{job.destination}: what is there of it is not of {job.source}", server=job.source.hostname)

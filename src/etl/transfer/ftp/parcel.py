@@ -160,6 +160,8 @@ class FTPParcel:
             is_told = self._is_told_whole()
             if not self._data.wait(None if is_told else control.sock, _LAST_SECONDS if is_told else _LOOK_SECONDS):
                 if is_told:
+                    self._at_end = True
+                    self._data.close()
                     break
                 try:
                     control.peek()
@@ -168,8 +170,6 @@ class FTPParcel:
                         raise
             elif self._receive(spare):
                 return False
-        self._at_end = True
-        self._data.close()
         return True
 
     def _is_told_whole(self) -> bool:

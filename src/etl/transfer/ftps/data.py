@@ -124,7 +124,7 @@ class SecureData(DataConnection):
             piece = block[:ROOM_BYTES]
             self.tunnel.write(piece)
             if is_last and len(piece) == len(block):
-                self._say_end()
+                self.say_end()
             self._unsent = memoryview(self.tunnel.take())
             self._push(socket.MSG_MORE if is_last else 0)
         except OSError as error:
@@ -135,7 +135,8 @@ class SecureData(DataConnection):
         with contextlib.suppress(BlockingIOError):
             self._unsent = self._unsent[self._sock.send(self._unsent, socket.MSG_DONTWAIT | flags) :]
 
-    def _say_end(self) -> None:
+    def say_end(self) -> None:
+        """Say in TLS that no more will be sent, with what is sent next; what comes can still be read."""
         if not self._is_said:
             self._is_said = True
             self.tunnel.close()
@@ -146,7 +147,7 @@ class SecureData(DataConnection):
         Some servers call an upload broken that ends without the one, others wait for the other.
         """
         try:
-            self._say_end()
+            self.say_end()
             self._unsent = memoryview(bytes(self._unsent) + self.tunnel.take())
             poll = select.poll()
             poll.register(self._sock, select.POLLOUT)
@@ -163,7 +164,7 @@ class SecureData(DataConnection):
     def close(self) -> None:
         """Close in good order: a close with bytes unread, as tickets are, would take back what was sent."""
         with contextlib.suppress(OSError):
-            self._say_end()
+            self.say_end()
             if (rest := self.tunnel.take()) and not self._unsent:
                 self._sock.send(rest, socket.MSG_DONTWAIT)
             for _ in range(_LAST_READS):

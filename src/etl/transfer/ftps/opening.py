@@ -84,6 +84,8 @@ class SecureDataConnections(DataConnections):
                 if not self.wait(data.sock, select.POLLIN, command, deadline):
                     return self._is_over(data, command, None)
                 data.hear()
+            if command.command == "RETR" and self.control.pipelining.may_overtake:
+                data.say_end()  # vsftpd waits for it, a round trip long, behind its last byte, and reads it no sooner
             data.push_handshake()
         except EtlError:  # of the control connection: what it says already is all there is to say
             raise

@@ -5,6 +5,7 @@ Some take a condition without a word, and overwrite all the same: only an object
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from etl.transfer.s3.upload import abort_by_id
 
 if TYPE_CHECKING:
     from etl.transfer.s3.link import Link
+
+_CONTENT = b"etl"
 
 NOTHING_THERE = {"if-none-match": "*"}
 
@@ -40,6 +43,7 @@ def traits(link: Link) -> dict[str, str]:
         "conditions on writing": words[store.keeps_put_conditions],
         "conditions on parts": words[store.keeps_complete_conditions],
         "size of parts": words[store.keeps_object_sizes],
+        "uploads that were cut": "gone on with" if store.proves_parts else "begun anew",
     }
 
 
@@ -55,12 +59,13 @@ def try_out(link: Link, beside: str) -> None:
     name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
     key = f"{folder}{slash}{name}"
     try:
-        link.require_success(key, link.ask("PUT", key, body=b"etl"))
+        link.require_success(key, link.ask("PUT", key, body=_CONTENT))
         store.keeps_put_conditions = all(
             _is_refused_for(link, key, condition) for condition in (NOTHING_THERE, {"if-match": f'"{"0" * 32}"'})
         )
         store.keeps_complete_conditions = store.keeps_put_conditions and _refuses_parts(link, key, NOTHING_THERE)
         store.keeps_object_sizes = _refuses_parts(link, key, {"x-amz-mp-object-size": "7"})
+        store.proves_parts = _refuses_parts(link, key, {}, tag=f'"{"0" * 32}"')
     except (PermissionRefused, IOFailure) as error:
         log.warning("store could not be tried out", server=link.name, error=str(error))
     finally:
@@ -70,16 +75,22 @@ def try_out(link: Link, beside: str) -> None:
 
 
 def _is_refused_for(link: Link, key: str, condition: dict[str, str]) -> bool:
-    return link.ask("PUT", key, headers=condition, body=b"etl").status == 412
+    return link.ask("PUT", key, headers=condition, body=_CONTENT).status == 412
 
 
-def _refuses_parts(link: Link, key: str, headers: dict[str, str]) -> bool:
-    """Is the completion of an upload with one part refused for these headers?"""
-    begun = link.require_success(key, link.ask("POST", key, [("uploads", "")]))
+def _refuses_parts(link: Link, key: str, headers: dict[str, str], tag: str = "") -> bool:
+    """Is the completion of an upload with one part refused for these headers, or for another tag of the part?
+
+    For the latter the part must have been tagged with the MD5 of its content.
+    """
+    begun = link.require_success(key, link.ask("POST", key, [("uploads", "")], link.options.headers_of_new()))
     upload_id = link.parsed(documents.required, begun, "UploadId")
     try:
-        part = link.ask("PUT", key, [("partNumber", "1"), ("uploadId", upload_id)], body=b"etl")
-        body = documents.completion([documents.Part(1, link.require_success(key, part).headers.get("etag", ""))])
+        part = link.ask("PUT", key, [("partNumber", "1"), ("uploadId", upload_id)], body=_CONTENT)
+        right = link.require_success(key, part).headers.get("etag", "")
+        if tag and right.strip('"') != hashlib.md5(_CONTENT, usedforsecurity=False).hexdigest():
+            return False
+        body = documents.completion([documents.Part(1, tag or right)])
         done = link.ask("POST", key, [("uploadId", upload_id)], headers, body)
         return done.status in {400, 412}
     finally:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.sax.saxutils import escape
 
-from etl.transfer.s3.channel import MalformedError
+from etl.transfer.s3.channel import LENGTH, MalformedError
 
 LIMIT_BYTES = 8 << 20  # of an answer: a listing has 1000 names of at most 1024 bytes
 
@@ -18,6 +18,7 @@ class Part(NamedTuple):
 
     number: int
     etag: str
+    size_bytes: int = 0
 
 
 def root_of(content: bytes) -> ET.Element | None:
@@ -74,6 +75,18 @@ def uploads_of(content: bytes) -> tuple[list[Begun], tuple[str, str] | None]:
     if text_of(root, "IsTruncated") != "true":
         return found, None
     return found, (_name(root, root, "NextKeyMarker"), text_of(root, "NextUploadIdMarker"))
+
+
+def parts_of(content: bytes) -> tuple[list[Part], str]:
+    """Read a page of ListParts; return also behind which number the next page begins, empty: it was the last."""
+    root = _listed(content, "ListPartsResult")
+    found = []
+    for entry in root.findall("Part"):
+        number, size = text_of(entry, "PartNumber"), text_of(entry, "Size")
+        if not (LENGTH.fullmatch(number) and LENGTH.fullmatch(size)):
+            raise MalformedError("a part of an upload has no number or size")
+        found.append(Part(int(number), text_of(entry, "ETag"), int(size)))
+    return found, text_of(root, "NextPartNumberMarker") if text_of(root, "IsTruncated") == "true" else ""
 
 
 def completion(parts: Iterable[Part]) -> bytes:

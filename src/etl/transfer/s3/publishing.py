@@ -80,7 +80,10 @@ def _complete(link: Link, writing: Writing, condition: dict[str, str]) -> None:
     body = documents.completion(upload.parts)
 
     def ask() -> Answer:
-        return link.ask("POST", upload.key, [("uploadId", upload.upload_id)], headers, body, once=True)
+        answer = link.ask("POST", upload.key, [("uploadId", upload.upload_id)], headers, body, once=True)
+        if refusals.code_of(answer) == "InvalidPart":  # somebody else's: nobody may go on with that
+            abort_by_id(link, upload.key, upload.upload_id)
+        return answer
 
     answer = _asked(link, writing, upload.key, ask)
     if answer is not None and not documents.is_completed(answer.content):
@@ -119,6 +122,8 @@ def _refused(link: Link, key: str, answer: Answer) -> EtlError:
     code = refusals.code_of(answer)
     if answer.status == 412 or code in {"PreconditionFailed", "ConditionalRequestConflict"}:
         return IOFailure(f"{link.name}:{key} appeared while the file was on its way", server=link.name)
+    if code == "InvalidPart":
+        return IOFailure(f"{link.name}:{key}: a part is not the one that was sent any more", server=link.name)
     if code == "NoSuchUpload":
         return IOFailure(f"{link.name}:{key}: the store has forgotten its upload", server=link.name)
     return link.refused(key, answer)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import EtlError
+from etl.errors import EtlError, IOFailure, SourceChanged
 from etl.models.task import Facts
 from etl.transfer.s3.channel import LENGTH, EndedError, MalformedError
 from etl.transfer.s3.ranges import Ranges
@@ -30,7 +30,7 @@ def facts_of(answer: Answer) -> Facts:
     length = answer.headers.get("content-length", "")
     if answer.status == 206:  # of the part alone
         length = answer.headers.get("content-range", "").rpartition("/")[2]
-    return Facts(int(length) if LENGTH.fullmatch(length) else None, _mtime_of(answer))
+    return Facts(int(length) if LENGTH.fullmatch(length) else None, _mtime_of(answer), etag_of(answer))
 
 
 def etag_of(answer: Answer) -> str:
@@ -54,6 +54,24 @@ def open_object(link: Link, path: str, *, reads_ahead: bool) -> S3Parcel:
     if answer.status >= 300:
         raise link.refused(key, answer)
     return S3Parcel(link, path, answer, reads_ahead=reads_ahead)
+
+
+def open_rest(link: Link, path: str, offset: int, version: str, *, reads_ahead: bool) -> S3Parcel | None:
+    """Open one version of an object from the middle on; None: the store sends no ranges. Raises SourceChanged ..."""
+    key = link.key(path)
+    answer = link.begin("GET", key, headers={"range": f"bytes={offset}-"} | ({"if-match": version} if version else {}))
+    if answer.status == 412 or (version and answer.status == 206 and etag_of(answer) != version):
+        answer.body.drop()
+        raise SourceChanged(f"{link.name}:{key} changed while it was opened", server=link.name)
+    if answer.status in {200, 416, 501}:
+        answer.body.drop()
+        link.store.sends_ranges = answer.status == 416
+        return None
+    link.require_success(key, answer)
+    if not answer.headers.get("content-range", "").startswith(f"bytes {offset}-"):
+        answer.body.drop()
+        raise IOFailure(f"{link.name}:{key}: the store sent another part than asked for", server=link.name)
+    return S3Parcel(link, path, answer, offset, reads_ahead=reads_ahead)
 
 
 class S3Parcel:

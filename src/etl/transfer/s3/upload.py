@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from etl.transfer.s3.link import Link
 
 HELD_BYTES = 2 << 20  # of a file that waits in memory until it is published
-PART_BYTES = 16 << 20  # of a file whose size is known
+PART_BYTES = 8 << 20  # of a file whose size is known: what is sent twice after a cut, and a wait for each
 BLIND_PART_BYTES = 5 << 20  # of one whose size is not: gathered in memory; smaller parts no store takes
 _PARTS = 9000  # at most, of the 10,000 that stores take
 _PARTS_OF_STORES = 10_000
@@ -73,8 +73,14 @@ def headers_of(link: Link, mark: str, mtime: float | None) -> dict[str, str]:
     return headers
 
 
-def send(link: Link, writing: Writing, parcel: Parcel, buffer: memoryview) -> None:
-    """Take all of a parcel: into memory, or to the store as parts. Of a failed upload nothing is left."""
+def send(
+    link: Link, writing: Writing, parcel: Parcel, buffer: memoryview, note: Callable[[known.Upload], bool] | None = None
+) -> None:
+    """Take all of a parcel: into memory, or to the store as parts.
+
+    `note` is given an upload that begins; where it writes that down, a failed upload is left to the caller, else
+    nothing is left of it.
+    """
     size_bytes = parcel.facts.size_bytes
     if parcel.held is not None:
         writing.held, writing.sent_bytes = parcel.held, len(parcel.held)
@@ -93,15 +99,36 @@ def send(link: Link, writing: Writing, parcel: Parcel, buffer: memoryview) -> No
         if count < len(first):
             writing.held, writing.sent_bytes = first[:count], count
             return
+    upload = _begin(link, writing, BLIND_PART_BYTES if size_bytes is None else part_bytes(size_bytes))
     try:
-        _begin(link, writing, BLIND_PART_BYTES if size_bytes is None else part_bytes(size_bytes))
+        writing.is_shown = note is not None and note(upload)
         if size_bytes is None:
             _send_gathered(link, writing, parcel, first)
         else:
             _send_known(link, writing, reader, size_bytes)
     except BaseException:
-        with contextlib.suppress(EtlError):
-            abort(link, writing.partial)
+        upload.is_live = False
+        if not writing.is_shown:
+            with contextlib.suppress(EtlError):
+                abort(link, writing.partial)
+        raise
+
+
+def send_on(
+    link: Link, writing: Writing, parcel: Parcel, buffer: memoryview, note: Callable[[known.Upload], bool]
+) -> None:
+    """Send the rest of a file, behind the parts that its upload has. What is there is left to the caller.
+
+    `note` is given the upload once the parts are sent that its last sender may have had under way.
+    """
+    upload, size_bytes = writing.upload, parcel.facts.size_bytes
+    assert upload is not None  # noqa: S101 - it was taken over
+    assert size_bytes is not None  # noqa: S101 - else it would not be gone on with
+    upload.is_live = True
+    try:
+        _send_known(link, writing, _Reader(parcel, buffer), size_bytes, note)
+    except BaseException:
+        upload.is_live = False
         raise
 
 
@@ -129,16 +156,23 @@ class _Reader:
             raise SizeMismatch(f"{self._parcel.path}: more than {self._parcel.facts.size_bytes} bytes came")
 
 
-def _begin(link: Link, writing: Writing, size_of_parts: int) -> None:
+def _begin(link: Link, writing: Writing, size_of_parts: int) -> known.Upload:
     headers = headers_of(link, writing.mark, writing.plan.mtime)
     answer = link.ask("POST", writing.plan.key, [("uploads", "")], headers, once=True)
     link.require_success(writing.plan.key, answer)
     upload_id = link.parsed(documents.required, answer, "UploadId")
-    writing.upload = known.Upload(writing.plan.key, upload_id, size_of_parts)
+    writing.upload = known.Upload(writing.plan.key, upload_id, size_of_parts, writing.mark)
     known.begun(link.server, writing.partial, writing.upload)
+    return writing.upload
 
 
-def _send_known(link: Link, writing: Writing, reader: _Reader, size_bytes: int) -> None:
+def _send_known(
+    link: Link,
+    writing: Writing,
+    reader: _Reader,
+    size_bytes: int,
+    note: Callable[[known.Upload], bool] | None = None,
+) -> None:
     """Send the parts as they are read: nothing of them stays in memory."""
     upload = writing.upload
     assert upload is not None  # noqa: S101 - begun above
@@ -152,6 +186,10 @@ def _send_known(link: Link, writing: Writing, reader: _Reader, size_bytes: int) 
 
         answer = link.stream(upload.key, _of_part(upload), {}, length, give)
         _take(link, writing, answer, length)
+        if note is not None and len(upload.parts) in upload.doubtful:
+            upload.taken[len(upload.parts)] = upload.parts[-1].etag
+            if len(upload.parts) == upload.doubtful[-1]:
+                note(upload)
     reader.require_end()
 
 
@@ -180,15 +218,18 @@ def _take(link: Link, writing: Writing, answer: Answer, length: int) -> None:
     link.require_success(upload.key, answer)
     etag = answer.headers.get("etag", "")
     upload.parts.append(Part(len(upload.parts) + 1, etag))
-    upload.sent_bytes += length
     writing.sent_bytes += length
 
 
 def abort(link: Link, partial: str) -> bool:
-    """Have the store forget an upload of this process; False: there is none."""
+    """Have the store forget an upload of this process; False: there is none.
+
+    If that fails nobody is busy with it any more: whoever tidies up after a run of the job aborts it.
+    """
     upload = known.upload(link.server, partial)
     if upload is None:
         return False
+    upload.is_live = False
     abort_by_id(link, upload.key, upload.upload_id)
     known.ended(link.server, partial)
     return True
