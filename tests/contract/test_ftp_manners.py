@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -81,6 +82,35 @@ def test_a_command_at_which_sessions_end_is_not_sent_again(fake, attempts, verb:
     source.commands.clear()
     assert attempts(source, odd) == []
     assert not any(line.startswith(verb) for line in (*odd.commands, *source.commands))
+
+
+@pytest.mark.parametrize("verb", ["OPTS", "PWD"])
+@pytest.mark.parametrize("end", UNWELCOME)
+def test_a_login_does_without_what_ends_it(fake, session, verb: str, end: str) -> None:
+    """It is met again at once: nothing is at stake, and no server is down for that."""
+    odd = fake(files={"/a": b"1"}, answers={verb: UNWELCOME[end]})
+    limits = TransferSettings(connect_timeout=5, login_timeout=2, reply_timeout=0.3, stall_timeout=5)
+    with contextlib.suppress(EtlError):
+        session(odd, limits)
+    assert session(odd, limits).look("/a").size_bytes == 1
+
+
+@pytest.mark.parametrize("end", ["hang-up", "silence", "503"])
+def test_a_folder_is_listed_without_mlsd_where_sessions_end_at_it(fake, session, end: str) -> None:
+    """What a killed attempt left is found all the same."""
+    odd = fake(files={"/d/.etl-1.part": b""}, features=FEATURES, answers={"MLSD": UNWELCOME[end]})
+    for _ in range(2):
+        with contextlib.suppress(EtlError):
+            session(odd, QUICK).names("/d")
+    assert session(odd, QUICK).names("/d") == [".etl-1.part"]
+
+
+@pytest.mark.parametrize("size", ["502 No.", "550 No."])
+def test_an_old_file_that_only_a_list_shows_steps_aside(fake, attempts, size: str) -> None:
+    """The server renames over none, and tells no sizes: that says nothing of what is there."""
+    odd = fake(files={"/out/b": b"old"}, answers={"SIZE": size, "RNTO": refusing_to_replace})
+    assert attempts(fake(files={"/a": b"12345"}), odd) == []
+    assert odd.files == {"/out/b": b"12345"}
 
 
 def test_a_restart_is_no_reason_to_withhold_a_command(fake, session) -> None:

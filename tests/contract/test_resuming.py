@@ -21,7 +21,7 @@ from contract_parts import LONG, Bytes, a_task, drain, ftps_config, s3_config, s
 
 import stack
 from etl.config import ServerConfig, TransferSettings
-from etl.errors import EtlError, SessionFault
+from etl.errors import EtlError, PartHeld, SessionFault
 from etl.models.task import Facts, Task
 from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, S3Transfer, SFTPTransfer, relay, resuming
 from etl.transfer.base import Session
@@ -184,8 +184,15 @@ class FromTheStart(DeafHandler):
         return super().ftp_RETR(file)
 
 
+class Holding(DeafHandler):
+    """Begins no upload behind a REST, as one does that waits for a lock; small files are nobody's."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        return None if self._restart_position > MIB else super().ftp_STOR(file, mode)
+
+
 ODD = {kind.__name__: kind for kind in (NoRest, NoRestart, Ignoring, Overwriting, Appending, Zeroing, FromTheStart)}
-HANDLERS = {"pyftpdlib": DeafHandler, **ODD}
+HANDLERS = {"pyftpdlib": DeafHandler, "Holding": Holding, **ODD}
 
 
 def attempt(task: Task, source: End, destination: End, token: str) -> relay.Receipt | EtlError:
@@ -385,6 +392,26 @@ def test_the_checksum_of_a_file_that_was_cut(
     else:
         assert receipt.checksum is None
         assert "an earlier process" in task.remarks["checksum_error"]
+
+
+def test_a_part_that_its_server_still_holds_is_given_up(
+    make_end: Callable[[str, str], End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upload that was cut may hold it for minutes. Two short looks, that spend no attempt; then anew."""
+    monkeypatch.setattr("etl.transfer.ftp.upload._HELD_SECONDS", 0.3)
+    ours, theirs = make_end("local", "A"), make_end("Holding", "FAKE")
+    cut_once(ours, theirs, content := os.urandom(16 * MIB))
+    part(theirs)
+    task = a_task()
+    for token, is_kept in (("1", True), ("2", False)):
+        error = attempt(task, ours, theirs, token)
+        assert isinstance(error, PartHeld)
+        assert not error.spends_attempt
+        assert resuming.is_kept(task, error, is_last=False) == is_kept
+    part(theirs).unlink()  # as whoever runs the job does
+    assert isinstance(attempt(task, ours, theirs, "3"), relay.Receipt)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert "resumed_at" not in task.remarks
 
 
 def test_what_a_crash_left_unwritten_behind_the_place_is_sent_again(make_end: Callable[[str, str], End]) -> None:

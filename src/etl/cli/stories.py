@@ -131,8 +131,8 @@ def find(bootstrap_servers: str, topics: Topics, query: Query, limit: int) -> tu
     return stories, count
 
 
-def at_place(bootstrap_servers: str, topic: str, partition: int, offset: int) -> list[Story]:
-    """Return the jobs of the message at one place; none if the topic does not hold it any more."""
+def at_place(bootstrap_servers: str, topics: Topics, topic: str, partition: int, offset: int) -> list[Story]:
+    """Return the jobs of the message at one place, of T or T-retry; none if the topic does not hold it any more."""
     with broker.Reader(bootstrap_servers, topic) as reader:
         ends = reader.ends()
         if not 0 <= offset < ends.get(partition, 0):
@@ -142,11 +142,14 @@ def at_place(bootstrap_servers: str, topic: str, partition: int, offset: int) ->
                 break
         else:
             return []
-    message = _text(record, header.BUNDLE).rsplit("-", 2)
-    if len(message) == 3 and message[1].isdecimal() and message[2].isdecimal() and message[0] != topic:
-        jobs = at_place(bootstrap_servers, message[0], int(message[1]), int(message[2]))
-        return [story for story in jobs if story.job_id == _given_id(record)]
-    return _stories(record)
+    if topic != topics.retry:
+        return _stories(record)
+    message = _text(record, header.BUNDLE)
+    first, *numbers = (message or _text(record, header.ORIGIN)).rsplit("-", 2)
+    if first != topics.source or [number.isdecimal() and len(number) < 20 for number in numbers] != [True, True]:
+        return []
+    jobs = at_place(bootstrap_servers, topics, first, int(numbers[0]), int(numbers[1]))
+    return [story for story in jobs if not message or story.job_id == _given_id(record)]
 
 
 def tell(bootstrap_servers: str, topics: Topics, stories: Collection[Story]) -> None:

@@ -189,11 +189,12 @@ class Task:
     digests: dict[str, str] = field(default_factory=dict)  # by algorithm: of the bytes that were sent last
     expected: tuple[Checksum, ...] = ()  # beside the job's own: of the checksum file that was found beside the source
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
-    # These five are `resuming.py`'s.
+    # These six are `resuming.py`'s.
     version: str | None = None  # of the source: a digest of its facts; None: the file is not gone on with
     part: str | None = None  # the path of a partial file that is kept when the file is cut
     resumed_at: int = 0  # the offset at which the copy went on, of the run that is on, or was last
     trail: Any = None  # the hash of what was read of that version of the source, a `Trail`
+    held: int = 0  # runs at whose beginning its server still held the partial file
     doubts: int = 0  # runs that failed, one after the other, before the partial file was proven
     epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time

@@ -16,7 +16,7 @@ from etl.models.checksum import OWN, Checksum
 from etl.models.task import Facts, Unpublished
 from etl.transfer import sumfiles
 from etl.transfer.hashing import MAKERS, drained
-from etl.transfer.partials import telling_the_name
+from etl.transfer.partials import TellingTheName
 from etl.transfer.paths import basename
 from etl.transfer.sameness import is_direct
 from etl.transfer.streaming import MemoryParcel
@@ -133,7 +133,7 @@ def prove(task: Task, facts: Facts, stored: Stored, destination: Session, buffer
     if stored.is_checked:
         rung = STORE
     elif task.job.options.verify == "checksum":
-        with telling_the_name(task, stored.partial):
+        with TellingTheName(task, stored.partial):
             there, rung = digest_at(destination, stored.partial, sent.algorithm, stored.sent_bytes, buffer)
         if there != sent.value:
             where, name = task.job.destination, destination.server.hostname

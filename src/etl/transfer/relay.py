@@ -28,7 +28,7 @@ from etl.models.task import Facts, Phase, Unpublished
 from etl.transfer import receipts, resuming
 from etl.transfer.base import Stored
 from etl.transfer.hashing import hashed
-from etl.transfer.partials import partial_path, remove_if_allowed, remove_orphans, telling_the_name
+from etl.transfer.partials import TellingTheName, partial_path, remove_if_allowed, remove_orphans
 from etl.transfer.receipts import CONTENT, NOTHING, SIZE_AND_TIME, Proof, Receipt
 from etl.transfer.sameness import is_direct, is_newer, look_if_possible, may_be_itself, refuse_itself, same_content
 from etl.transfer.streaming import MemoryParcel, bounded, counted, require_size
@@ -165,7 +165,7 @@ def deliver(
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
     algorithms = receipts.algorithms(task, destination, parcel.facts.size_bytes)
     content, digests = hashed(content, algorithms, resuming.running(task))
-    with telling_the_name(task, hidden):
+    with TellingTheName(task, hidden):
         stored = resuming.write(task, hidden, content, destination, buffer)
     task.digests = digests()
     try:
@@ -199,7 +199,7 @@ def _publish(
     mtime = facts.mtime if options.preserve_mtime else None
     task.unpublished = Unpublished(stored.partial, stored.sent_bytes, proof.verified_by, facts, proof.checksum)
     publish = destination.publish_new if options.overwrite == "fail" else destination.publish
-    with telling_the_name(task, stored.partial):
+    with TellingTheName(task, stored.partial):
         answer = publish(stored, task.job.destination.path, mtime)
         meanwhile()
         published = answer.result()

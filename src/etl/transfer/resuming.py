@@ -18,6 +18,7 @@ from etl.errors import (
     ConnectionLost,
     EtlError,
     Fate,
+    PartHeld,
     SessionFault,
     SizeMismatch,
     SourceChanged,
@@ -46,12 +47,12 @@ _FRESH_SECONDS = 2.0  # a file that was written so shortly ago may be written ag
 _VERSION_BYTES = 8
 _PART = re.compile(rf"-[0-9a-f]{{{2 * _VERSION_BYTES}}}-([0-9a-f]+)$")
 _NO_CHECKSUM = "its beginning was copied by an earlier process"
-_DOUBTS = 1  # times that a connection may break while a partial file is proven, before it is given up
+_DOUBTS = 1  # times that a connection may break while a partial file is proven, or it is held, before it is given up
 
 
 def plan(task: Task, source: Session, facts: Facts) -> None:
     """Decide whether a file that is read from its start is worth going on with, should it be cut."""
-    task.resumed_at, task.trail = 0, None
+    task.resumed_at, task.trail, task.held = 0, None, 0
     task.version = _version(task, facts) if _pays(task, source, facts) and _is_dated(facts) else None
 
 
@@ -68,7 +69,11 @@ def write(task: Task, hidden: str, content: Parcel, destination: Session, buffer
     """Write a parcel to its partial file, from where it begins."""
     if task.part is None or not isinstance(destination, Resumable):
         return destination.write(hidden, content, buffer)
-    return destination.write_on(hidden, content, buffer, task.resumed_at)
+    try:
+        return destination.write_on(hidden, content, buffer, task.resumed_at)
+    except PartHeld:
+        task.held += 1
+        raise
 
 
 def running(task: Task) -> dict[str, Hash]:
@@ -176,7 +181,7 @@ def _follow_trail(task: Task, source: Resumable, offset: int, buffer: memoryview
 
 def is_kept(task: Task, error: BaseException, *, is_last: bool) -> bool:
     """Is the partial file of a run that failed kept, for the next one to go on with? `is_last`: no attempt is left."""
-    if task.part is None or task.doubts > _DOUBTS:
+    if task.part is None or max(task.doubts, task.held) > _DOUBTS:
         return False
     if fate_of(error) in {Fate.OUTAGE, Fate.ABANDON}:
         return True

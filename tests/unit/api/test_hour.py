@@ -110,6 +110,8 @@ def test_outages_are_kept_with_their_beginning_and_their_end(world: World) -> No
     times = [document.iso(document.moment(at)) for at in (began, began + 900, began + 2000, began + 2010)]
     assert told("1h") == [("SRC", times[2], times[3]), ("SRC", times[0], times[1])]
     assert told("20m") == [("SRC", times[2], times[3])]
+    outages.note(world.services.store, [down("h/0", began + 2000, began + 800)])  # it was down all the time
+    assert told("1h") == [("SRC", times[0], times[3])]
     outages.note(world.services.store, [down("x", now, now - 1e9, "old"), down("x", now, now + 1e9, "new")])
     forged = {server: began for server, began, _ in told("1h")}
     assert forged["OLD"] == document.iso(document.moment(now - outages.KEPT_SECONDS))

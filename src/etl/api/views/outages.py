@@ -32,14 +32,16 @@ def note(store: Store, said: Iterable[tuple[Snapshot, float]]) -> None:
         return
     with store.writing() as connection:
         for name, began, at, still in down:
-            changed = connection.execute(
-                "UPDATE outages SET began = min(began, ?), ended = max(ended, ?)"
-                " WHERE server = ? AND ended >= ? AND began <= ?",
-                (began, at, name, still, at),
-            )
-            if changed.rowcount == 0:
+            of_it = "server = ? AND ended >= ? AND began <= ?"
+            first, last = connection.execute(
+                f"SELECT min(began), max(ended) FROM outages WHERE {of_it}",  # noqa: S608 - ours
+                (name, still, at),
+            ).fetchone()
+            if first is not None:
+                connection.execute(f"DELETE FROM outages WHERE {of_it}", (name, still, at))  # noqa: S608 - ours
+                began, at = min(began, first), max(at, last)  # noqa: PLW2901 - with those that it joins
+            else:
                 connection.execute("DELETE FROM outages WHERE ended < ?", (at - KEPT_SECONDS,))
-                connection.execute(
-                    "INSERT INTO outages SELECT ?, ?, ? WHERE (SELECT count(*) FROM outages) < ?",
-                    (name, began, at, MOST),
-                )
+            connection.execute(
+                "INSERT INTO outages SELECT ?, ?, ? WHERE (SELECT count(*) FROM outages) < ?", (name, began, at, MOST)
+            )

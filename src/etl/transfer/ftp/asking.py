@@ -183,19 +183,9 @@ def ask_kind(link: Link, path: str) -> Callable[[], Kind]:
             return Kind.FOLDER
         if listed is not None and (kind := _listed_kind(listed.result())) is not None:
             return kind
-        is_told = size.result().code not in UNKNOWN_COMMAND
-        is_file = size.result().is_success if is_told else _is_shown(link, path)
-        return Kind.FILE if is_file else Kind.MISSING
+        return Kind.FILE if size.result().is_success else Kind.MISSING
 
     return answer
-
-
-def _is_shown(link: Link, path: str) -> bool:
-    """Does its folder show it, as far as that can be listed?"""
-    try:
-        return bool(shows(link, path))
-    except IOFailure:
-        return False
 
 
 def _listed_kind(reply: Reply) -> Kind | None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.known import ServerQuirks
     from etl.transfer.ftp.pending import Pending
 
-# Nothing depends on these: without them a size is not compared, a time not kept, a folder told by CWD alone.
-_OPTIONAL = {"SIZE", "MDTM", "MFMT", "MLST"}
+# Nothing depends on these: without them a size is not compared, a time not kept, a folder told by CWD alone and listed
+# by NLST, a file sent from its start, and the folder after login not known.
+_OPTIONAL = {"SIZE", "MDTM", "MFMT", "MLST", "MLSD", "OPTS", "PWD", "REST"}
 # A wrong success of these is found out by the next command, or by what it lacks.
 _HARMLESS = {"SIZE", "RNFR", "REST", "MKD", "EPSV", "PASV"}
 _SECONDS = 600.0  # then such a command is tried again

@@ -375,7 +375,7 @@ def _ways_to_meet(pipelining: Pipelining, quirks: known.ServerQuirks) -> tuple[o
     """Return what is known of a server that changes how a login goes."""
     known_pairs = tuple(quirks.doubles.items())
     ways = (pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv, quirks.keeps_order, known_pairs)
-    return *ways, quirks.encrypts_late
+    return *ways, quirks.encrypts_late, tuple(quirks.ended_at), tuple(quirks.withheld_until.items())
 
 
 def _unless_over(parcel: Parcel, is_same: Callable[[], bool]) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, IOFailure, SessionFault, StorageFull
+from etl.errors import ConnectionLost, EtlError, IOFailure, PartHeld, SessionFault, StorageFull, TransferTimeout
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.names import size_in
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
+_HELD_SECONDS = 10.0  # for the word that a file is gone on with
 _END_SECONDS = 1.0  # for a server's end of a data connection, before its last word alone is waited for
 _CLOSING_SECONDS = 0.25  # between a server's last word and its end of the data connection
 _LEFT_OPEN = 2  # data connections in a row that it left open
@@ -141,6 +142,8 @@ class Upload:
         running = starting.start("STOR", self._link.locate(self._whole), self._offset)
         if not isinstance(running, Running):
             return running
+        if self._offset:
+            self._require_begun(running)
         piece, self._sent_bytes = self._buffer[: self._held_bytes], self._offset
         while True:
             sent_bytes = self._sent_bytes + len(piece)
@@ -151,6 +154,15 @@ class Upload:
             if is_last:
                 return self._end(running)
             piece = self._next(running)
+
+    def _require_begun(self, running: Running) -> None:
+        """Raise PartHeld when the server does not begin: the upload that was cut may have locked the file for long."""
+        try:
+            running.command.started(limit=_HELD_SECONDS)
+        except TransferTimeout as error:
+            running.data.reset()
+            name = self._link.name
+            raise PartHeld(f"{name}:{self._whole}: the upload that was cut still holds it", server=name) from error
 
     def _send(self, running: Running, piece: memoryview, *, is_last: bool) -> bool:
         """Send a piece, and the end of the file after the last one; False when the STOR has failed."""
