@@ -413,7 +413,7 @@ def test_an_aborted_session_stops(subject, buffer: memoryview) -> None:
     stopper = threading.Thread(target=lambda: (started.wait(10), session.abort()))
     stopper.start()
     with pytest.raises(EtlError):
-        session.write("/in/.etl-1.part", Endless(b""), buffer)
+        session.write("/in/.etl-1.part", Endless(b"", Facts(None, None)), buffer)
     stopper.join()
 
 

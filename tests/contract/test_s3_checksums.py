@@ -11,7 +11,7 @@ import pytest
 from contract_parts import LONG, a_task, moved, s3_config
 
 from etl.config import ServerConfig, TransferSettings
-from etl.errors import CopyDamaged, IOFailure, SettingsError
+from etl.errors import CopyDamaged, IOFailure, ServerBusy, SettingsError
 from etl.transfer import LocalTransfer, S3Transfer, receipts
 from etl.transfer.s3 import known, upload
 from servers.s3 import FakeStore
@@ -130,6 +130,16 @@ def test_what_is_too_large_to_be_read_back_is_refused_before_its_first_byte(make
     with pytest.raises(SettingsError, match="ETL_VERIFY_READ_BACK_LIMIT_BYTES"):
         moved(a_task(verify="checksum"), here(SMALL), enter(store, TransferSettings(read_back_limit_bytes=10)), buffer)
     assert store.objects() == []
+
+
+def test_a_trial_that_fails_says_nothing_about_the_store(make, enter, here, buffer: memoryview) -> None:
+    """The next job tries again."""
+    store = make(faults={"PUT": ["slow_down"]})
+    session = enter(store)
+    with pytest.raises(ServerBusy):
+        moved(a_task(verify="checksum"), here(SMALL), session, buffer)
+    assert store.objects() == []
+    assert moved(a_task(verify="checksum"), here(SMALL), session, buffer).verified_by == receipts.STORE
 
 
 def test_parts_too_large_to_be_gathered_are_read_back(make, enter) -> None:

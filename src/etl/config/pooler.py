@@ -217,7 +217,7 @@ RCLONE: dict[str, dict[str, Key]] = {
         "server_side_encryption": Key("SSE"),
         "sse_kms_key_id": Key("SSE", says="aws:kms: and the key"),
         "session_token": Key(says="put the token into a file: SESSION_TOKEN_FILE", is_refused=True),
-        "env_auth": Key(says="keys are read from the settings alone"),
+        "env_auth": Key(says="set CREDENTIALS=aws"),
         **dict.fromkeys(
             (
                 "acl",

@@ -92,10 +92,14 @@ def checked(link: Link, beside: str) -> str:
 def _checks(link: Link, key: str, algorithm: str) -> bool:
     wrong, right = (checksums.headers_of(algorithm, content) for content in (_CONTENT + b"!", _CONTENT))
 
+    def is_taken(query: list[tuple[str, str]], told: dict[str, str]) -> bool:
+        answer = link.ask("PUT", key, query, told, _CONTENT)
+        if answer.status == 500 or answer.status > 501:  # it says nothing about checksums
+            raise link.refused(key, answer)
+        return not refusals.is_refused(answer)
+
     def tells_apart(query: list[tuple[str, str]]) -> bool:
-        if link.ask("PUT", key, query, wrong, _CONTENT).status != 400:
-            return False
-        return not refusals.is_refused(link.ask("PUT", key, query, right, _CONTENT))
+        return not is_taken(query, wrong) and is_taken(query, right)
 
     if not tells_apart([]):
         return False

@@ -24,7 +24,7 @@ BEGINNING_BYTES = 8 << 20  # come by the connection that told the facts, while t
 CALM_BYTES = 256 << 20  # of one that was cut before: what is asked for ahead is lost by the next cut
 PIECE_BYTES = 8 << 20  # the larger, the fewer waits for an answer
 ROOM_BYTES = 2 << 20  # of a piece whose turn it is not; some more waits in the kernel
-MEMORY_BYTES = 32 << 20  # for the pieces of all lanes
+MEMORY_BYTES = 24 << 20  # for the pieces of all lanes
 _LEAST = 2  # connections, else one alone does as well
 
 

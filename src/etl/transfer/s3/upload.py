@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer
     from etl.transfer.s3.link import Link
 
-HELD_BYTES = 2 << 20  # of a file that waits in memory until it is published
+HELD_BYTES = 1 << 20  # of a file that waits in memory until it is published
 PART_BYTES = 8 << 20  # of a file whose size is known: what is sent twice after a cut, and a wait for each
 BLIND_PART_BYTES = 5 << 20  # of one whose size is not: gathered in memory; smaller parts no store takes
 GATHERED_BYTES = 8 << 20  # of a part that waits in memory, at most
