@@ -22,6 +22,7 @@ import stack
 FILES = 400
 RCLONE = (1.5, 3.0)  # must, aim
 LARGE = 1.0
+PEAK_MB = 100.0
 PROGRAM = REPOSITORY / "build" / "zoo" / "go" / "bin" / "versitygw"
 BUCKET = "root"  # the folder of the world below which files lie
 ACCESS, SECRET = "bench-access", "Bench-secret-4711"
@@ -128,7 +129,27 @@ def compare(world: World, rtt_ms: int, rounds: int, large_mib: int, say: Callabl
             Row(f"S3, 100 KB, RTT {rtt_ms} ms: files/s", values, goals, [*(peer.settings for peer in peers), note]),
             Row("  client's CPU: ms/file", cpu),
         ]
-        return rows + _large(world, rtt_ms, consumers, peers, local, rounds, large_mib, say)
+        rows += _large(world, rtt_ms, consumers, peers, local, rounds, large_mib, say)
+        return rows if rtt_ms else [*rows, _memory(world, consumers, say)]
+
+
+def _memory(world: World, consumers: ConsumersBetween, say: Callable[[str], None]) -> Row:
+    """Have all lanes busy with objects that wait in memory, and with large ones, which several connections read."""
+    peaks: dict[str, float] = {}
+    for what, count, size_mib in (("held", 16 * LANES, 2), ("large", LANES, 128)):
+        files = world.files(f"s3-memory-{what}", count, size_mib * MIB, sparse=True)
+        for _ in range(2):  # lanes come one after the other: each has had its buffer then
+            consumers.forget_peak()
+            consumers.move(world.pairs[0], files)
+        peaks[what] = consumers.peak_bytes() / MB
+        say(f"  {count} objects of {size_mib} MiB: at most {peaks[what]:.1f} MB")
+        shutil.rmtree(world.source_root / files.folder)
+    note = (
+        f"S3 memory: the most that was resident while {LANES} lanes moved objects of 2 MiB ({peaks['held']:.1f} MB) "
+        f"and of 128 MiB ({peaks['large']:.1f} MB); {consumers.idle_bytes / MB:.1f} MB at rest after the start."
+    )
+    most = max(peaks.values())
+    return Row(f"S3, {LANES} lanes: MB resident", {"ours": most}, [Goal("", PEAK_MB, most, at_most=True)], [note])
 
 
 def _large(

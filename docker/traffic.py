@@ -44,9 +44,8 @@ def main(folder: Path, env_file: str) -> None:
             for number, path in enumerate(paths, first)
         ]
         lines = "\n".join(map(json.dumps, jobs))
-        subprocess.run(
-            command, input=lines, text=True, stdout=subprocess.DEVNULL, check=False
-        )  # the broker may be away
+        # Not checked: the broker may be away.
+        subprocess.run(command, input=lines, text=True, stdout=subprocess.DEVNULL, check=False)
         time.sleep(max(0.0, EVERY_SECONDS - (time.monotonic() - began)))
 
 

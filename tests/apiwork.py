@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,8 +28,16 @@ TOKENS = {role: f"token-of-the-{role}-0123456789" for role in ("viewer", "operat
 class Api(stack.Server):
     """`etl api` as a process of its own, on a free port; `folder` keeps its log, its cache and its tokens."""
 
-    def __init__(self, folder: Path, bootstrap_servers: str, topic: str, **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bootstrap_servers: str,
+        topic: str,
+        program: Sequence[str] = (sys.executable, "-P", "-m", "etl.main"),
+        **settings: str,
+    ) -> None:
         super().__init__()
+        self._program = program
         self.folder = folder
         self.log = folder / "api.log"
         self.log.touch()
@@ -51,7 +59,7 @@ class Api(stack.Server):
         """Start it, again after a kill, too; return when it answers."""
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         environment |= {"PYTHONPATH": str(SOURCES), **self.settings}
-        command = [sys.executable, "-P", "-m", "etl.main", "api"]
+        command = [*self._program, "api"]
 
         def listens(process: subprocess.Popen[bytes]) -> bool:
             return stack.listens(process, self.port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -52,6 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long: short files fill the gaps at the end, when several workers share the tests."""
     items.sort(key=lambda item: bool({"unit", "contract"} & item.keywords.keys()))
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there by now out of the collector's way: many tests have it look for what they left."""
+    gc.collect()
+    gc.freeze()
 
 
 def _threads() -> set[threading.Thread]:

@@ -31,6 +31,7 @@ from etl.models.letter import DLQMessage
 # What a command of a test inherits; settings of whoever runs the tests stay out.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 SOURCES = stack.REPOSITORY / "src"
+SHORT_LIMITS = (sys.executable, str(stack.REPOSITORY / "tests" / "short_limits.py"))
 # Quick ones: a test waits for seconds, not for minutes.
 SETTINGS = {
     "ETL_RETRY_BACKOFF_SECONDS": "0.1",
@@ -73,6 +74,7 @@ class Desk:
         more_topics: Sequence[str] = (),
     ) -> None:
         self.bootstrap_servers, self.topic, self.group = bootstrap_servers, topic, f"group-{topic}"
+        self.system_prefix = "etl-"  # of the topics that all processes share
         self.results_topic, self.dlq, self.retry = (f"{topic}-{what}" for what in ("results", "dlq", "retry"))
         counts = {topic: partitions, self.results_topic: 1, self.dlq: 1, self.retry: 8} | dict.fromkeys(more_topics, 1)
         with self._admin() as admin:
@@ -121,6 +123,10 @@ class Desk:
             for value in values
         ]
         return [(told.partition, told.offset) for told in (future.get(timeout=20) for future in futures)]
+
+    def keep_apart(self) -> None:
+        """Have consumers and commands share their system topics with no other test: they read all that is there."""
+        self.system_prefix = f"{self.topic}-"
 
     def pump(self) -> None:
         """Collect what has come, for up to a tenth of a second."""
@@ -184,6 +190,7 @@ class Desk:
             "ETL_TOPIC": self.topic,
             "ETL_GROUP_ID": self.group,
             "ETL_BOOTSTRAP_SERVERS": self.bootstrap_servers,
+            "ETL_SYSTEM_TOPIC_PREFIX": self.system_prefix,
         }
         environment = SETTINGS | own
         for some in more:

@@ -140,6 +140,10 @@ class SessionFault(ConnectionLost):
     spends_attempt = False
 
 
+class PartHeld(SessionFault):
+    """Raised when a server does not let a partial file be gone on with, as the upload that was cut still holds it."""
+
+
 class TransferTimeout(EtlError, TimeoutError):
     """Raised when a reply, the data or the whole transfer takes longer than its limit."""
 

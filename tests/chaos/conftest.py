@@ -71,6 +71,7 @@ def consumers(topics: Topics, tmp_path: Path) -> Iterator[Callable[..., Consumer
             "ETL_GROUP_ID": topics.group,
             "ETL_BOOTSTRAP_SERVERS": topics.bootstrap_servers,
         }
+        measured = measured and not made  # the others run the same code
         made.append(Consumer(name, tmp_path, common | settings | more, measured=measured, program=program))
         return made[-1]
 

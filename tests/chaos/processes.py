@@ -17,7 +17,7 @@ import psutil
 # What a process of a test inherits; settings of whoever runs the tests stay out.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 
-SHORT_SESSIONS = (str(Path(__file__).with_name("short_sessions.py")),)  # the program whose sessions end after 6 s
+SHORT_LIMITS = (str(Path(__file__).parents[1] / "short_limits.py"),)  # the program whose sessions end after 6 s
 
 
 class Consumer:

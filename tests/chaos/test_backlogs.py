@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if LONG else 120)]
 
 # Round trips. Where many tests share the machine they are so long that it is the only thing that lanes wait for.
 SLOW_SECONDS, FAST_SECONDS = (0.020, 0.002) if LONG else (0.060, 0.010)
+RATED_SECONDS = 20.0 if LONG else 1.0
 KEPT = 0.95  # of a rate; asked for in the long tests alone, as other tests' work decides on rates, too
 PARTITIONS = 8
 LANES = 2  # of either pair in each process
@@ -107,7 +108,7 @@ class Scene:
     def let_share(self, pair: str, name: str) -> None:
         """Wait until a consumer does at least half as many jobs of a pair as each of the others; 30 s at most."""
         started = time.monotonic()
-        while (shares := self.shares(pair, 3.0))[name] * 2 < max(shares.values(), default=1):
+        while (shares := self.shares(pair, 3.0 if LONG else 2.0))[name] * 2 < max(shares.values(), default=1):
             assert time.monotonic() - started < 30, f"{name} does not do its share: {shares}"
 
     def rate_of(self, jobs: list[bytes], pair: str, count: int) -> float:
@@ -184,7 +185,6 @@ def topics(scene: Scene) -> Topics:
 
 def test_a_backlog_of_one_slow_pair_scales_out(scene: Scene, consumers: Callable[..., Consumer]) -> None:
     """It stays in T, its lag is true, and each consumer that comes later takes its share of it."""
-    seconds = 20.0 if LONG else 3.0
     scene.begin(consumers)
     scene.ask_for(lambda pods: pods == 0, "no pods")
     count = 3000 if LONG else 700
@@ -198,7 +198,7 @@ def test_a_backlog_of_one_slow_pair_scales_out(scene: Scene, consumers: Callable
             scene.let_share("SLOW", name)
         else:
             scene.topics.wait_until(lambda: scene.done("SLOW") > 20, 60, "the first jobs")
-        rates.append(scene.rate("SLOW", seconds))
+        rates.append(scene.rate("SLOW", RATED_SECONDS))
         lags.append((scene.sent["SLOW"] - scene.done("SLOW"), sum(scene.lags(scene.topics.name).values())))
         print(f"{len(rates)} consumers: {rates[-1]:.1f} jobs/s; left, lag: {lags[-1]}")
         assert lags[-1][1] >= lags[-1][0] - 100  # jobs that ended while we looked
@@ -216,7 +216,7 @@ def test_a_fast_pair_keeps_its_rate_beside_the_backlog_of_a_slow_one(
     scene: Scene, consumers: Callable[..., Consumer], order: str
 ) -> None:
     """Whatever came first; and the slow one's jobs scale out as they do alone, those in T-retry as well."""
-    slow, fast = (3000, 3000) if LONG else (1200, 300)
+    slow, fast = (3000, 3000) if LONG else (1200, 120)
     first = scene.begin(consumers)
     alone, both = [], []
     for rates, others in ((alone, 0), (both, slow)):
@@ -234,10 +234,10 @@ def test_a_fast_pair_keeps_its_rate_beside_the_backlog_of_a_slow_one(
         assert not any(job_id.startswith("FAST") for job_id in deferred)
     print(f"written to T-retry: {len(deferred)} jobs, {sum(deferred.values())} records; pods {scene.pods()}")
     scene.ask_for(lambda pods: pods >= 2, "pods for the slow pair, wherever its jobs wait")
-    rate = scene.rate("SLOW", 5.0)
+    rate = scene.rate("SLOW", RATED_SECONDS)
     consumers("b", scene.settings, measured=False, ETL_INSTANCE_ID="b", ETL_SLOT="0").start()
     scene.let_share("SLOW", "b")
-    now = scene.rate("SLOW", 5.0)
+    now = scene.rate("SLOW", RATED_SECONDS)
     print(f"slow jobs: {rate:.1f} per second, {now:.1f} with a second process")
     assert not LONG or now >= 1.8 * rate
     assert first.running
@@ -247,7 +247,7 @@ def test_jobs_of_a_server_that_is_down_cost_the_others_nothing(
     scene: Scene, consumers: Callable[..., Consumer]
 ) -> None:
     """Half of all that waits is for it: written to T-retry once or twice each, and no reason for more pods."""
-    count, waiting = (3000, 100_000) if LONG else (250, 1200)
+    count, waiting = (3000, 100_000) if LONG else (100, 800)
     scene.begin(consumers)
     alone = scene.rate_of(scene.jobs("FAST", count), "FAST", count)
     jobs = scene.jobs("FAST", waiting // 2) + scene.jobs("DOWN", waiting // 2)

@@ -12,7 +12,7 @@ import pytest
 import stack
 from chaos.conftest import LONG
 from chaos.judging import end_in_good_order, judge
-from chaos.processes import SHORT_SESSIONS, Consumer
+from chaos.processes import SHORT_LIMITS, Consumer
 from chaos.proxy import DELIVERED, Cut, Proxy
 from chaos.topics import Topics
 from chaos.watcher import Watcher
@@ -20,7 +20,7 @@ from chaos.work import Work
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800 if LONG else 240)]
 
-FROZEN_SECONDS = 11.0  # longer than a request (8), a transaction (10) and a session of these consumers (6) may last
+FROZEN_SECONDS = 7.0  # longer than a request (3.2), a transaction (4) and a session of these consumers (6) may last
 
 
 class ProxiedBroker(stack.Broker):
@@ -52,7 +52,7 @@ def test_a_broker_frozen_and_killed_during_a_run(
     """The consumers go on by themselves after both, and no outcome is lost or doubled."""
     first, second = work.add_mixed(80 if LONG else 15), work.add_mixed(80 if LONG else 15)
     pair = [
-        consumers(name, work.settings, program=SHORT_SESSIONS, ETL_SLOT=slot).start()
+        consumers(name, work.settings, program=SHORT_LIMITS, ETL_SLOT=slot).start()
         for name, slot in (("a", "0"), ("b", "1"))
     ]
     with Watcher(work.jobs) as watcher:
@@ -76,7 +76,7 @@ def test_a_broker_frozen_and_killed_during_a_run(
     assert topics.lag() == 0
 
 
-@pytest.mark.parametrize("count", [12, 3])
+@pytest.mark.parametrize("count", [pytest.param(12, marks=pytest.mark.long), 3])
 def test_jobs_in_place_of_lost_ones_are_done(
     chaos_broker: ProxiedBroker, work: Work, topics: Topics, consumers: Callable[..., Consumer], count: int
 ) -> None:
@@ -125,7 +125,11 @@ def test_commits_cut_off_before_their_reply(
     with Proxy(chaos_broker.proxy_port, chaos_broker.behind_port) as proxy:
         proxy.cut(cuts)
         consumer = consumers(
-            "a", work.settings, ETL_SLOT="0", ETL_BOOTSTRAP_SERVERS=f"127.0.0.1:{chaos_broker.proxy_port}"
+            "a",
+            work.settings,
+            program=SHORT_LIMITS,
+            ETL_SLOT="0",
+            ETL_BOOTSTRAP_SERVERS=f"127.0.0.1:{chaos_broker.proxy_port}",
         ).start()
         deadline = time.monotonic() + 60 + 15 * len(cuts)
         while len(proxy.done) < len(cuts):

@@ -24,7 +24,7 @@ from chaos.topics import Topics
 from chaos.work import Place, Work, ftp_place, local_place
 from servers.fake import FakeFTP, FakeSession
 
-SECONDS = int(os.environ.get("HOSTILE_SECONDS", "600" if LONG else "20"))
+SECONDS = int(os.environ.get("HOSTILE_SECONDS", "600" if LONG else "12"))
 JOBS = int(os.environ.get("HOSTILE_JOBS", "10000" if LONG else "300"))
 PATIENCE = 300  # seconds more, until the last job must be done
 

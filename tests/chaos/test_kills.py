@@ -31,7 +31,7 @@ def kill_while_they_work(
         sent = sum(map(len, portions[: number + 1]))
         open_jobs = sent - len(topics.done)
         wanted = sent - int(open_jobs * chance.uniform(0.1, 1.0))
-        limit = time.monotonic() + chance.uniform(1.0, 4.0)  # also while they start and take over
+        limit = time.monotonic() + chance.uniform(0.5, 3.0)  # also while they start and take over
         while len(topics.done) < wanted and time.monotonic() < limit:
             topics.poll(0.02)
         victims = consumers if chance.random() < 0.2 else [chance.choice(consumers)]

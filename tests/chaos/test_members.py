@@ -9,7 +9,7 @@ import pytest
 
 from chaos.ftp import Server
 from chaos.judging import end_in_good_order, introduce, judge
-from chaos.processes import SHORT_SESSIONS, Consumer
+from chaos.processes import SHORT_LIMITS, Consumer
 from chaos.topics import Topics
 from chaos.watcher import Watcher
 from chaos.work import Work
@@ -34,7 +34,7 @@ def test_a_consumer_asleep_beyond_its_session_publishes_nothing_afterwards(
     early = list(work.jobs)
     more = work.add(60, "replace", "keep")
     first = [
-        consumers(name, work.settings, program=SHORT_SESSIONS, ETL_SLOT=slot).start()
+        consumers(name, work.settings, program=SHORT_LIMITS, ETL_SLOT=slot).start()
         for name, slot in (("a", "0"), ("b", "1"))
     ]
     sleeper, other = first

@@ -16,11 +16,38 @@ from chaos.processes import Consumer
 from chaos.topics import Topics
 from chaos.watcher import Watcher
 from chaos.work import COMBINATIONS, Place, Work, ftp_place, local_place
+from etl.config import ServerConfig
+from etl.transfer import S3Transfer
+from etl.transfer.s3 import documents
+from etl.transfer.s3.options import placed
 from servers.s3 import FakeStore
+from servers.zoo.stores import Versitygw
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800 if LONG else 240)]
 
 IN_PARTS_BYTES = 6 << 20  # more than a file has that waits in memory
+
+
+class Real:
+    """A folder of a bucket of versitygw, whose objects lie on this disk, too."""
+
+    def __init__(self, server: Versitygw) -> None:
+        self._server = server
+        self.root = server.below("base")
+        self.root.mkdir()
+
+    def settings(self, **more: str) -> dict[str, str]:
+        """Return the settings of a server of type s3."""
+        return self._server.settings(BASE_PATH="base", **more)
+
+    @property
+    def uploads(self) -> list[str]:
+        """The keys of the uploads that nobody has completed or aborted."""
+        session = S3Transfer(placed(ServerConfig("S", "s3", options=self._server.settings())))
+        session.connect()
+        answer = session._link.ask("GET", query=[("uploads", "")])
+        session.disconnect()
+        return [one.key for one in documents.uploads_of(answer.content)[0]]
 
 
 @pytest.fixture
@@ -31,8 +58,23 @@ def store(tmp_path: Path) -> Iterator[FakeStore]:
     made.close()
 
 
+@pytest.fixture(params=["fake", pytest.param("versitygw", marks=[pytest.mark.long, pytest.mark.zoo])])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeStore | Real]:
+    """Give the fake one, and a real one."""
+    if request.param == "fake":
+        yield request.getfixturevalue("store")
+    else:
+        with Versitygw(tmp_path / "versitygw").for_the_session() as server:
+            yield Real(server)
+
+
 @pytest.fixture
 def work(vsftpd: stack.Vsftpd, store: FakeStore, tmp_path: Path, topic: str) -> Work:
+    """Work with the fake store."""
+    return work_with(store, vsftpd, tmp_path, topic)
+
+
+def work_with(store: FakeStore | Real, vsftpd: stack.Vsftpd, tmp_path: Path, topic: str) -> Work:
     """A bucket, to and from an FTP server and a local folder."""
     bucket = Place("CLOUD", store.root, {f"CLOUD_{name}": value for name, value in store.settings(TYPE="s3").items()})
     places = [bucket, ftp_place("OLD", vsftpd, topic), local_place("HERE", tmp_path / "here")]
@@ -41,10 +83,16 @@ def work(vsftpd: stack.Vsftpd, store: FakeStore, tmp_path: Path, topic: str) -> 
 
 
 def test_kills_leave_nothing_in_the_bucket(
-    work: Work, store: FakeStore, topics: Topics, consumers: Callable[..., Consumer]
+    any_store: FakeStore | Real,
+    vsftpd: stack.Vsftpd,
+    tmp_path: Path,
+    topic: str,
+    topics: Topics,
+    consumers: Callable[..., Consumer],
 ) -> None:
     """Every `overwrite` with every `source_action`; files in one request and in parts; uploads of the dead are gone."""
-    chance = random.Random(20261130)
+    store, chance = any_store, random.Random(20261130)
+    work = work_with(store, vsftpd, tmp_path, topic)
     work.add_mixed(40 if LONG else 6, large_every=20)
     for _ in range(12 if LONG else 4):
         work.add_one(IN_PARTS_BYTES, "fail", "delete")

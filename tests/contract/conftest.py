@@ -55,7 +55,7 @@ class Subject:
 
 RICH = {"look", "dispose", "remove", "unchanged", "size", "names", "folders", "partial"}
 ALL = RICH | {"time", "abort", "base", "resume"}
-OBJECTS = ALL - {"folders", "base", "resume", "partial"}  # partial: what is not published yet can be read
+OBJECTS = ALL - {"folders", "base", "partial"}  # partial: what is not published yet can be read
 KINDS = {
     "local": ALL,
     "ftp": ALL,

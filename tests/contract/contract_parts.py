@@ -149,6 +149,6 @@ def a_task(**options: Any) -> Task:
     return Task(Record("jobs", 0, 0, None, b"{}"), Origin("jobs", 0, 0), FileTransferJob.from_dict(job))
 
 
-def moved(task: Task, source: Any, destination: Any, buffer: memoryview) -> receipts.Receipt:
+def moved(task: Task, source: Any, destination: Any, buffer: memoryview, token: str = "t") -> receipts.Receipt:
     """Carry a task out."""
-    return relay.run(task, source, destination, "t", relay.Limits(buffer, 0, 0), partials.OrphanIndex())
+    return relay.run(task, source, destination, token, relay.Limits(buffer, 0, 0), partials.OrphanIndex())

@@ -29,7 +29,9 @@ from servers.sftp import SFTPServer
 
 pytestmark = pytest.mark.contract
 
-BRISK = TransferSettings(connect_timeout=2, login_timeout=3, reply_timeout=1, stall_timeout=1)
+# Of connections that are to break, of which one that stands still is known by its limit alone; and of all others.
+BRISK = TransferSettings(connect_timeout=1, login_timeout=1, reply_timeout=0.5, stall_timeout=0.5)
+CALM = TransferSettings(connect_timeout=10, login_timeout=20, reply_timeout=10, stall_timeout=10)
 CONTENT = os.urandom(1_500_000)
 LIMIT = 12.0  # seconds for a failure, a login among them
 # Of all bytes, in both directions: in the banner, the key exchange, the login, the first requests, the file, its end.
@@ -88,7 +90,7 @@ def test_a_connection_that_breaks_anywhere(far, buffer, tmp_path: Path, fault: s
     for after in SFTP_CUTS if is_sftp else FTPS_CUTS:
         way.fault, way.after, before = fault, after, way.happened
         began = time.monotonic()
-        error = attempt(opener, here, way_of_file, buffer)
+        error = attempt(opener, here, way_of_file, buffer, BRISK)
         if way.happened > before:  # else all was done before
             assert error is not None, after
             assert time.monotonic() - began < LIMIT, after
@@ -96,7 +98,7 @@ def test_a_connection_that_breaks_anywhere(far, buffer, tmp_path: Path, fault: s
             # The answer to a rename may be what is lost; whatever is there is whole.
             assert not final.exists() or final.read_bytes() == CONTENT, after
         way.fault = ""
-        assert attempt(opener, here, way_of_file, buffer) is None, after
+        assert attempt(opener, here, way_of_file, buffer, CALM) is None, after
         assert final.read_bytes() == CONTENT
         final.unlink()
         known.forget()
@@ -104,10 +106,14 @@ def test_a_connection_that_breaks_anywhere(far, buffer, tmp_path: Path, fault: s
 
 
 def attempt(
-    opener: Callable[[TransferSettings], Session], here: Path, way_of_file: str, buffer: memoryview
+    opener: Callable[[TransferSettings], Session],
+    here: Path,
+    way_of_file: str,
+    buffer: memoryview,
+    limits: TransferSettings,
 ) -> EtlError | None:
     """Do a job with new sessions; return how it failed."""
-    far, near = opener(BRISK), LocalTransfer(ServerConfig("HERE", "local", base_path=str(here)), BRISK)
+    far, near = opener(limits), LocalTransfer(ServerConfig("HERE", "local", base_path=str(here)), limits)
     try:
         far.connect()
         near.connect()
@@ -125,7 +131,7 @@ class Breaking(LocalTransfer):
     """Has something done when half of a file was read."""
 
     def __init__(self, folder: Path, act: Callable[[], None]) -> None:
-        super().__init__(ServerConfig("HERE", "local", base_path=str(folder)), BRISK)
+        super().__init__(ServerConfig("HERE", "local", base_path=str(folder)), CALM)
         self._act = act
 
     def read(self, path: str) -> Parcel:
@@ -155,7 +161,7 @@ def test_an_upload_that_is_cut_in_the_middle_is_no_file(
     make = SecureData.__init__
     monkeypatch.setattr(SecureData, "__init__", lambda data, *rest: (make(data, *rest), made.append(data))[0])
 
-    with opener(BRISK) as session:
+    with opener(CALM) as session:
 
         def cut() -> None:
             if how == "end" and made:
@@ -167,5 +173,5 @@ def test_an_upload_that_is_cut_in_the_middle_is_no_file(
             moved(a_task(), source, session, buffer)
     assert caught.value.fate in {Fate.RETRY, Fate.OUTAGE}
     assert not (root / "out/b").exists()
-    assert attempt(opener, here, "up", buffer) is None
+    assert attempt(opener, here, "up", buffer, CALM) is None
     assert (root / "out/b").read_bytes() == CONTENT

@@ -97,6 +97,7 @@ def test_a_file_too_large_to_be_sent_again_finds_its_folder_at_the_next_attempt(
         session(server).write("/new/.p", Bytes(content), buffer)
     assert caught.value.fate is Fate.RETRY
     assert session(server).write("/new/.p", Bytes(content), buffer).size_bytes == len(content)
+    assert session(server).write("/newer/.p", Bytes(content), buffer).size_bytes == len(content)  # looked for before
 
 
 def test_a_426_before_a_150_is_taken_for_confusion(fake, session, buffer) -> None:
@@ -203,7 +204,7 @@ def test_a_rename_refused_just_after_the_upload_is_tried_again_alone(fake, sessi
 def test_a_server_that_never_renames_is_not_waited_for_each_time(fake, session, monkeypatch) -> None:
     """The seconds are spent once, and again after a rename that worked."""
     pauses: list[float] = []
-    monkeypatch.setattr("etl.transfer.ftp.control.Control.rest", lambda _, seconds: pauses.append(seconds))
+    monkeypatch.setattr("etl.transfer.ftp.link.Link.rest", lambda _, seconds: pauses.append(seconds))
     server = fake(files={"/.p": b"new"}, answers={"RNFR": "550 Renaming is off."})
     ftp = session(server)
     for _ in range(2):

@@ -15,6 +15,7 @@ from etl.errors import (
     ConnectionLost,
     EtlError,
     Fate,
+    InvalidPath,
     IOFailure,
     ServerBusy,
     ServerUnavailable,
@@ -310,6 +311,17 @@ def test_passwords_are_sent_whatever_the_encoding_of_names(fake, session) -> Non
     with pytest.raises(AuthenticationFailed, match="line break"):
         session(server)
     assert not any(line.startswith("DELE") for line in server.commands)
+
+
+@pytest.mark.parametrize("argument", [b"/a\r\nDELE /b", b"/a\n", b"/a\0b"])
+def test_no_argument_carries_a_second_command(fake, session, argument: bytes) -> None:
+    """Whoever made it: it is refused before anything is sent, and the session goes on."""
+    server = fake()
+    opened = session(server)
+    with pytest.raises(InvalidPath, match="line break or NUL"):
+        opened.link.command("SIZE", argument)
+    opened.ping()
+    assert not any(line.startswith(("SIZE", "DELE")) for line in server.commands)
 
 
 def test_a_promise_asked_at_a_wrong_time_may_be_asked_again(fake, session, buffer) -> None:

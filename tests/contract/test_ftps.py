@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -90,6 +91,32 @@ def put(session: FTPSTransfer, path: str, content: bytes, buffer: memoryview) ->
     stored = session.write(path, Bytes(content), buffer)
     stored.require_stored()
     return stored.size_bytes
+
+
+class Unready(TLSSession):
+    """Agrees to TLS before it is ready: what comes at once is taken for a command, and answered in clear."""
+
+    def auth(self, _: str) -> None:
+        """Answer, and look."""
+        self.sock.sendall(b"234 Go on.\r\n")
+        if select.select([self.sock], [], [], 0.05)[0]:
+            self.reply("500 What?")
+            self.drop()
+        else:
+            self.encrypt()
+
+
+def test_a_server_that_is_not_ready_when_it_agrees_is_given_a_moment(
+    serve, session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is met once more, and by all sessions a little later from then on: no outage, nothing in clear."""
+    monkeypatch.setattr(FakeTLS, "session_type", Unready)
+    server = serve(files={"/a": b"1"})
+    assert session(server).look("/a").size_bytes == 1
+    assert server.sessions == 2
+    assert session(server).look("/a").size_bytes == 1
+    assert server.sessions == 3
+    assert not any("PASS" in line for line in server.commands[: server.commands.index("AUTH TLS", 1)])
 
 
 # --- whom to trust --------------------------------------------------------------------------------------------

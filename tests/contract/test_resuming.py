@@ -16,20 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, Bytes, a_task, drain, ftps_config, sftp_config
+import xxhash
+from contract_parts import LONG, Bytes, a_task, drain, ftps_config, s3_config, sftp_config
 
 import stack
 from etl.config import ServerConfig, TransferSettings
-from etl.errors import EtlError, SessionFault
+from etl.errors import EtlError, PartHeld, SessionFault
 from etl.models.task import Facts, Task
-from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, SFTPTransfer, relay, resuming
+from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, S3Transfer, SFTPTransfer, relay, resuming
 from etl.transfer.base import Session
 from etl.transfer.ftp import known
 from etl.transfer.partials import OrphanIndex
 from etl.transfer.resumable import Resumable
+from etl.transfer.s3 import known as s3_known
+from etl.transfer.s3 import ranges, upload
 from servers.certificates import Authority
 from servers.crossing import FAR, Crossing, block_of_ports
 from servers.pyftpd import DeafHandler, PyFTPD
+from servers.s3 import FakeStore
+from servers.zoo.stores import Versitygw
 
 pytestmark = pytest.mark.contract
 
@@ -46,6 +51,17 @@ class End:
     open: Callable[[TransferSettings], Session]
     root: Path
     way: Crossing | None = None
+    store: FakeStore | None = None
+
+
+@pytest.fixture(autouse=True)
+def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have parts of uploads, and pieces of objects, in proportion to the files of these tests; not in long ones."""
+    if request.node.get_closest_marker("long") is None:
+        monkeypatch.setattr(upload, "PART_BYTES", 5 * MIB)  # no store takes smaller ones
+        monkeypatch.setattr(ranges, "BEGINNING_BYTES", 2 * MIB)
+        monkeypatch.setattr(ranges, "PIECE_BYTES", MIB)
+        monkeypatch.setattr(ranges, "ROOM_BYTES", MIB)
 
 
 @pytest.fixture
@@ -56,6 +72,7 @@ def make_end(
     with contextlib.ExitStack() as ending:
         yield lambda kind, name: _end(kind, name, request, tmp_path, authority, ending)
     known.forget()
+    s3_known.forget()
 
 
 def _end(
@@ -77,6 +94,18 @@ def _end(
         way = ending.enter_context(Crossing([server.port], FAR))
         config = replace(sftp_config(server, base_path=str(server.root / folder)), hostname=name, host=FAR)
         return End(lambda limits: SFTPTransfer(config, limits), server.root / folder, way)
+    if kind == "s3":
+        store = ending.enter_context(contextlib.closing(FakeStore(tmp_path / f"{name}-store")))
+        (store.root / folder).mkdir()
+        way = ending.enter_context(Crossing([store.port], FAR))
+        bucket = s3_config(store, name, folder, ENDPOINT=f"http://{FAR}:{store.port}")
+        return End(lambda limits: S3Transfer(bucket, limits), store.root / folder, way, store)
+    if kind == "versitygw":
+        real = ending.enter_context(Versitygw(tmp_path / f"{name}-store").for_the_session())
+        real.below(folder).mkdir()
+        way = ending.enter_context(Crossing([real.port], FAR))
+        bucket = s3_config(real, name, folder, ENDPOINT=f"http://{FAR}:{real.port}")
+        return End(lambda limits: S3Transfer(bucket, limits), real.below(folder), way)
     ports = block_of_ports()
     if kind in HANDLERS:
         ftpd = PyFTPD(tmp_path / f"{name}-ftp", HANDLERS[kind], passive_ports=ports)
@@ -155,13 +184,21 @@ class FromTheStart(DeafHandler):
         return super().ftp_RETR(file)
 
 
+class Holding(DeafHandler):
+    """Begins no upload behind a REST, as one does that waits for a lock; small files are nobody's."""
+
+    def ftp_STOR(self, file: str, mode: str = "w") -> Any:  # noqa: N802 - pyftpdlib's name
+        return None if self._restart_position > MIB else super().ftp_STOR(file, mode)
+
+
 ODD = {kind.__name__: kind for kind in (NoRest, NoRestart, Ignoring, Overwriting, Appending, Zeroing, FromTheStart)}
-HANDLERS = {"pyftpdlib": DeafHandler, **ODD}
+HANDLERS = {"pyftpdlib": DeafHandler, "Holding": Holding, **ODD}
 
 
 def attempt(task: Task, source: End, destination: End, token: str) -> relay.Receipt | EtlError:
     """Run a job as a process does that knows nothing of the last one's."""
     task.orphan_scan_since = 0.0
+    s3_known.forget()
     sessions = [source.open(LIMITS), destination.open(LIMITS)]
     try:
         for session in sessions:
@@ -175,8 +212,9 @@ def attempt(task: Task, source: End, destination: End, token: str) -> relay.Rece
 
 
 def names(end: End) -> list[str]:
-    """Return the names of all files at the destination."""
-    return [path.name for path in end.root.rglob("*") if path.is_file()]
+    """Return the names of all files at the destination, and the keys of what is not whole."""
+    files = [path.name for path in end.root.rglob("*") if path.is_file()]
+    return files + ([one["key"] for one in end.store.uploads.values()] if end.store else [])
 
 
 def put(end: End, content: bytes, at: int = OLD) -> None:
@@ -187,15 +225,18 @@ def put(end: End, content: bytes, at: int = OLD) -> None:
 
 KINDS = ["local", "vsftpd", "pyftpdlib", "vsftpd_tls", "sshd"]
 SPANNING = [("local", "vsftpd"), ("vsftpd", "vsftpd_tls"), ("vsftpd_tls", "sshd"), ("sshd", "local")]
+STORES = [("local", "s3"), ("s3", "local")]  # a part that is sent again is larger than a block
+REAL_STORES = [("local", "versitygw"), ("versitygw", "local"), ("versitygw", "versitygw")]
 LONG_PAIRS = [
     pytest.param(*pair, 1024, 10, marks=[pytest.mark.long, pytest.mark.timeout(600)])
-    for pair in itertools.product(KINDS, KINDS)
+    for pair in [*itertools.product(KINDS, KINDS), *REAL_STORES]
     if pair != ("local", "local")
 ]
 
 
 @pytest.mark.parametrize(
-    ("source", "destination", "size_mib", "cuts"), [*((*pair, 128, 5) for pair in SPANNING), *LONG_PAIRS]
+    ("source", "destination", "size_mib", "cuts"),
+    [*((*pair, 128, 5) for pair in SPANNING), *((*pair, 128, 2) for pair in STORES), *LONG_PAIRS],
 )
 def test_a_file_with_many_cuts_moves_less_than_a_third_more(
     make_end: Callable[[str, str], End], source: str, destination: str, size_mib: int, cuts: int
@@ -274,7 +315,14 @@ def test_a_server_that_cannot_go_on_gets_the_file_from_its_start(
     assert ("resumed_at" in task.remarks) == (side == "source" and reads_only)
 
 
-PAIRS = [("local", "vsftpd"), ("vsftpd", "local"), ("local", "sshd"), ("sshd", "local")]
+PAIRS = [
+    ("local", "vsftpd"),
+    ("vsftpd", "local"),
+    ("local", "sshd"),
+    ("sshd", "local"),
+    ("local", "s3"),
+    ("s3", "local"),
+]
 
 
 @pytest.mark.parametrize(("source", "destination"), PAIRS)
@@ -315,6 +363,55 @@ def test_a_part_that_somebody_changed_is_not_gone_on_with(
         assert "resumed_at" not in task.remarks
         assert attempts <= 2
         (theirs.root / "out/b").unlink()
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "is_same_process"),
+    [("pyftpdlib", "local", True), ("local", "pyftpdlib", False), ("pyftpdlib", "local", False)],
+)
+def test_the_checksum_of_a_file_that_was_cut(
+    make_end: Callable[[str, str], End], source: str, destination: str, is_same_process: bool
+) -> None:
+    """The hash goes on where the copy does; another process makes it anew from a folder, or says that there is none."""
+    ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
+    content = os.urandom(16 * MIB + 1234)
+    put(ours, content)
+    way = ours.way or theirs.way
+    assert way is not None
+    way.cut_at = [len(content) // 2]
+    task = a_task()
+    assert isinstance(attempt(task, ours, theirs, "0"), EtlError)
+    if not is_same_process:
+        task = a_task()
+    receipt = attempt(task, ours, theirs, "1")
+    assert isinstance(receipt, relay.Receipt)
+    assert task.remarks["resumed_at"] > 0
+    if is_same_process or source == "local":
+        assert receipt.checksum == f"xxh3-128:{xxhash.xxh3_128(content).hexdigest()}"
+        assert "checksum_error" not in task.remarks
+    else:
+        assert receipt.checksum is None
+        assert "an earlier process" in task.remarks["checksum_error"]
+
+
+def test_a_part_that_its_server_still_holds_is_given_up(
+    make_end: Callable[[str, str], End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upload that was cut may hold it for minutes. Two short looks, that spend no attempt; then anew."""
+    monkeypatch.setattr("etl.transfer.ftp.upload._HELD_SECONDS", 0.3)
+    ours, theirs = make_end("local", "A"), make_end("Holding", "FAKE")
+    cut_once(ours, theirs, content := os.urandom(16 * MIB))
+    part(theirs)
+    task = a_task()
+    for token, is_kept in (("1", True), ("2", False)):
+        error = attempt(task, ours, theirs, token)
+        assert isinstance(error, PartHeld)
+        assert not error.spends_attempt
+        assert resuming.is_kept(task, error, is_last=False) == is_kept
+    part(theirs).unlink()  # as whoever runs the job does
+    assert isinstance(attempt(task, ours, theirs, "3"), relay.Receipt)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert "resumed_at" not in task.remarks
 
 
 def test_what_a_crash_left_unwritten_behind_the_place_is_sent_again(make_end: Callable[[str, str], End]) -> None:
@@ -369,7 +466,7 @@ def test_a_source_of_this_moment_is_sent_from_its_start(make_end: Callable[[str,
     assert "resumed_at" not in task.remarks
 
 
-@pytest.mark.needs("resume", "size", "remove")
+@pytest.mark.needs("resume", "size", "remove", "partial")
 def test_what_is_trusted_goes_on_right(subject: Any, buffer: memoryview) -> None:
     """On every server: a part is gone on with at its own offset and right to the byte, or not at all."""
     session = subject.open()
@@ -386,8 +483,8 @@ def test_what_is_trusted_goes_on_right(subject: Any, buffer: memoryview) -> None
     assert foothold is not None
     assert foothold.offset == 4 * MIB
     assert session.look("/out/left") is None
-    assert foothold.proves(memoryview(content)[3 * MIB : 4 * MIB])
-    assert not foothold.proves(memoryview(content)[2 * MIB : 3 * MIB])
+    assert foothold.proves(Bytes(content[3 * MIB :]), buffer)
+    assert not foothold.proves(Bytes(content[2 * MIB :]), buffer)
     parcel = session.read_on("/out/part", 4 * MIB)
     assert parcel is not None
     assert drain(parcel, buffer) == content[4 * MIB : cut_at]

@@ -24,7 +24,7 @@ from etl.errors import (
     IOFailure,
     ServerBusy,
     ServerUnavailable,
-    SizeMismatch,
+    SourceChanged,
     StorageFull,
     TransferTimeout,
 )
@@ -405,16 +405,35 @@ def test_parts_that_fail_leave_nothing(make, enter, buffer: memoryview, fault: s
 @pytest.mark.parametrize("size_bytes", [100, upload.PART_BYTES + 100])
 @pytest.mark.parametrize("more", [-50, 50])
 def test_a_source_of_another_size_than_it_told_is_found(make, enter, buffer, size_bytes: int, more: int) -> None:
-    """Shorter or longer: no object is made of it."""
+    """Shorter or longer: the number of bytes tells, which the relay compares before anything is published."""
     store = make()
     session = enter(store)
     session.foresee("/x", None)
     parcel = Bytes(bytes(size_bytes + more), Facts(size_bytes, None))
-    if size_bytes == 100 and more < 0:
-        assert session.write("/.etl-1.part", parcel, buffer).sent_bytes == 50  # the relay compares
-        return
-    with pytest.raises(SizeMismatch):
-        session.write("/.etl-1.part", parcel, buffer)
+    stored = session.write("/.etl-1.part", parcel, buffer)
+    assert stored.sent_bytes == size_bytes + (more if more < 0 else 1)
+    session.remove("/.etl-1.part")
+    assert not store.uploads
+    assert store.objects() == []
+
+
+@pytest.mark.parametrize("size_bytes", [100, upload.PART_BYTES + 100])
+@pytest.mark.parametrize("change_bytes", [-50, 50])
+def test_a_source_that_changes_while_it_is_sent_is_named(
+    make, enter, tmp_path: Path, buffer: memoryview, size_bytes: int, change_bytes: int
+) -> None:
+    """As with any other destination; and nothing of it is left."""
+    (tmp_path / "a").write_bytes(bytes(size_bytes))
+    os.utime(tmp_path / "a", (1, 1))
+    source = LocalTransfer(ServerConfig("A", "local", base_path=str(tmp_path)))
+    store = make()
+    session = enter(store)
+    parcel = source.read("/a")
+    os.truncate(tmp_path / "a", size_bytes + change_bytes)
+    source.read = lambda _path: parcel
+    with pytest.raises(SourceChanged, match="A:/a changed while it was read"):
+        moved(a_task(), source, session, buffer)
+    assert store.objects() == []
     assert not store.uploads
 
 
@@ -511,7 +530,7 @@ def test_a_publication_that_fails_leaves_no_parts_when_the_job_begins_anew(
     """They cost money, and nobody else would abort them: this process is known to be busy with them."""
     (tmp_path / "a").write_bytes(bytes(LARGE))
     source = LocalTransfer(ServerConfig("A", "local", base_path=str(tmp_path)))
-    store, task = make(faults={"COMPLETE": ["", "", "internal"]}), a_task()
+    store, task = make(faults={"COMPLETE": ["", "", "", "internal"]}), a_task()
     session = enter(store)
     with pytest.raises(IOFailure):
         moved(task, source, session, buffer)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, Bytes, content_of, s3_config
+from contract_parts import LONG, Bytes, a_task, content_of, moved, s3_config
 
+from etl.config import ServerConfig
 from etl.errors import IOFailure
 from etl.models.task import Facts
-from etl.transfer import S3Transfer
+from etl.transfer import LocalTransfer, S3Transfer, receipts
 from etl.transfer.s3 import known, upload
 from servers.zoo.server import place
 from servers.zoo.stores import STORES, Store
@@ -81,6 +83,8 @@ def test_what_the_store_keeps_to_is_found_out(session: S3Transfer, store: Store)
     assert told["conditions on writing"] == store.keeps["put"]
     assert told["conditions on parts"] == store.keeps["parts"]
     assert told["size of parts"] == store.keeps["size"]
+    assert told["checksums"] == store.keeps["checksums"]
+    assert told["uploads that were cut"] == "gone on with"
     assert session.names("") == []
     assert upload.left_of(session._link, session._link.key("/x")) == []
 
@@ -98,6 +102,19 @@ def test_what_came_meanwhile_is_not_replaced(session, store: Store, buffer: memo
     else:
         session.publish_new(stored, "/x", None).result()
     assert session.look("/x").size_bytes == (10 if kept else size_bytes)
+
+
+@pytest.mark.parametrize("size_bytes", [5, LARGE])
+def test_the_store_itself_proves_a_copy(
+    session: S3Transfer, tmp_path: Path, buffer: memoryview, size_bytes: int
+) -> None:
+    """It checks the checksum of each request: nothing is read back."""
+    (tmp_path / "a").write_bytes(os.urandom(size_bytes))
+    source = LocalTransfer(ServerConfig("A", "local", base_path=str(tmp_path)))
+    assert moved(a_task(verify="checksum"), source, session, buffer).verified_by == receipts.STORE
+    assert content_of(session, "/out/b", buffer) == (tmp_path / "a").read_bytes()
+    assert session.names("") == ["out"]
+    assert session.names("out") == ["b"]
 
 
 def test_uploads_that_were_left_are_aborted(session: S3Transfer, buffer: memoryview) -> None:

@@ -42,7 +42,7 @@ def everything_in(bootstrap_servers: str, topic: str) -> bytes:
         reader.close()
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("log_format", [pytest.param("text", marks=pytest.mark.long), "json"])
 def test_no_password_is_anywhere(
     log_format: str, desk: Desk, run: Callable[..., Command], make_ftpd: Callable[..., stack.Ftpd], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,10 +107,10 @@ def api_topics(broker: stack.Broker, topic: str) -> str:
 
 @pytest.fixture
 def make_api(broker: stack.Broker, api_topics: str, tmp_path: Path) -> Iterator[Callable[..., Api]]:
-    """Start the API: `make_api(ETL_API_TOKENS_FILE="")`."""
+    """Start the API: `make_api(ETL_API_TOKENS_FILE="")`, `make_api(program=SHORT_LIMITS)`."""
     made: list[Api] = []
 
-    def make(**settings: str) -> Api:
+    def make(**settings: Any) -> Api:
         folder = tmp_path / f"api{len(made)}"
         folder.mkdir()
         made.append(

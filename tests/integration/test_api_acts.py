@@ -20,6 +20,7 @@ from apiwork import JOB, V1, Api, bury, eventually, finish, speak, submit
 from etl.broker import Admin, Reader
 from etl.cli import main
 from etl.models.task import Record
+from workbench import SHORT_LIMITS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -197,7 +198,7 @@ def test_the_broker_away(new_broker: Callable[..., stack.Broker], make_api: Call
     for name in (topic, f"{topic}-results", f"{topic}-dlq", f"{topic}-retry"):
         admin.create(name, 1, {"message.timestamp.type": "LogAppendTime"})
     bury(broker, topic, 3)
-    api = make_api(ETL_BOOTSTRAP_SERVERS=broker.bootstrap_servers, ETL_TOPIC=topic).wait_ready()
+    api = make_api(program=SHORT_LIMITS, ETL_BOOTSTRAP_SERVERS=broker.bootstrap_servers, ETL_TOPIC=topic).wait_ready()
     broker.kill()
     page = eventually(lambda: api.get(f"{V1}/dead-letters").json(), lambda page: page["stale"], 60)
     assert len(page["items"]) == 3

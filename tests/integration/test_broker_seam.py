@@ -341,7 +341,13 @@ def test_a_join_that_nobody_collected_is_done_again(desk: Desk, join: Callable[.
 def test_a_join_that_ends_between_two_polls_is_not_begun_anew(desk: Desk, join: Callable[..., Member]) -> None:
     """Of a leader that would have all others join again, and so on while the machine is busy."""
     group = join().group
-    coordinator = group._client._coordinator
+    client, coordinator = group._client, group._client._coordinator
+    # What the leader learns of its topics while it joins is a reason to join again.
+    wait_until(
+        lambda: client.partitions_for_topic(desk.topic) and coordinator._metadata_snapshot.get(desk.topic),
+        20,
+        "metadata",
+    )
 
     def joined() -> bool:
         group.poll(0.001)
@@ -350,7 +356,7 @@ def test_a_join_that_ends_between_two_polls_is_not_begun_anew(desk: Desk, join: 
         return len(group.new_partitions()) == 2
 
     wait_until(joined, 20, "assignment")
-    assert group._client.group_metadata().generation_id == 1
+    assert client.group_metadata().generation_id == 1
 
 
 def test_who_is_thrown_out_while_it_joins_hears_of_it(desk: Desk, join: Callable[..., Member]) -> None:

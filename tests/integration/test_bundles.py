@@ -41,7 +41,8 @@ def test_each_file_of_a_message_has_one_outcome_although_consumers_are_killed(
     for number in range(MESSAGES):
         for index in range(FILES - 1):
             places.put(f"SRC:/in/{number}/{index}", f"{number}-{index}".encode() * 5000)
-    environment = desk.settings(places.settings, {"ETL_WORKERS": "2", "ETL_SYSTEM_TOPIC_PREFIX": f"{desk.topic}-"})
+    # By its name each is a member again at once; else the session of the one before would have to end.
+    environment = desk.settings(places.settings, {"ETL_WORKERS": "2", "ETL_INSTANCE_ID": desk.topic})
     for number in range(MESSAGES):
         desk.send(bundle(number), partition=number % 2)
     wanted = {f"m{number}.{index}" for number in range(MESSAGES) for index in range(1, FILES + 1)}
@@ -52,7 +53,7 @@ def test_each_file_of_a_message_has_one_outcome_although_consumers_are_killed(
         with Command(tmp_path, environment=environment) as consumer:
             desk.wait(lambda count=count: len(desk.results()) > count, 90, "work")  # type: ignore[misc]
             consumer.kill()
-    with desk.consuming(places.settings):
+    with desk.consuming(environment):
         desk.wait(lambda: {result["job_id"] for result in desk.results()} >= wanted, 120, "all")
         desk.wait(lambda: desk.lag() == 0, 30, "lag 0")
     results = Counter((result["job_id"], result["status"]) for result in desk.results())
@@ -111,5 +112,12 @@ def test_the_command_lists_the_jobs_of_a_message(
     (one,) = jobs("show", "m0.2")
     assert one["events"][0]["what"] == "submitted"
     assert one["dead_letter"]
+    assert jobs("show", one["place"])[0]["job_id"] == "m0.2", "by the place that it has since it was split off"
     assert "message m0 of 2 jobs: 1 done, 1 failed" in etl("jobs", "show", message).stdout
     assert etl("jobs", "show", "m0.3").exit_code == 1
+    (split,) = [event for event in jobs("show", "m0.1")[0]["events"] if event["what"] == "split off"]
+    assert split["text"] == jobs("show", "m0.1")[0]["place"]
+    for name, number in (("a", 1), ("b", 0), ("c", 1)):
+        desk.send(job("SRC:/none", "DST:/none", name), partition=number)
+        (newest,) = jobs("find", "--limit", "1")
+        assert newest["job_id"] == name, "the newest of all partitions"

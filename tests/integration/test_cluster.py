@@ -340,7 +340,7 @@ def test_a_broker_that_comes_back_under_another_address_is_found(
     broker = new_broker()
     with Relay(broker.port) as relay:
         environment = here | {"ETL_BOOTSTRAP_SERVERS": f"127.0.0.1:{relay.port}", "ETL_TOPIC": topic}
-        with Command(tmp_path, environment=environment) as one:
+        with Command(tmp_path, environment=environment, program=workbench.SHORT_LIMITS) as one:
             stack.wait_until(lambda: one.events("partition taken over"), 60, "start")
             with workbench.Writing(broker.bootstrap_servers) as writing:
                 writing.send(topic, jobs(0, 1)[0])
@@ -398,7 +398,7 @@ def test_idle_connections_are_kept_alive(
 
 def test_an_open_transaction_of_another_program_is_named(desk: Desk, tmp_path: Path, here: dict[str, str]) -> None:
     """With its offset; once it has ended the jobs behind it are done."""
-    with command(tmp_path, desk, here) as one:
+    with command(tmp_path, desk, here, workbench.SHORT_LIMITS[1]) as one:
         desk.do(*jobs(0, 1))
         stranger = KafkaProducer(
             bootstrap_servers=desk.bootstrap_servers, transactional_id=f"x-{desk.topic}", transaction_timeout_ms=120_000
@@ -528,7 +528,7 @@ def test_an_offset_of_another_program_may_be_accepted(desk: Desk, tmp_path: Path
     assert "another program" in offsets("list")
     assert f"{desk.topic} 0: goes on at 8" in offsets("accept")
     assert "another program" not in offsets("list")
-    with Reader(desk.bootstrap_servers, "etl-audit") as reader:
+    with Reader(desk.bootstrap_servers, f"{desk.system_prefix}audit") as reader:
         acts = [AuditRecord.from_json(record.value) for record in reader.scan()]
     (act,) = [act for act in acts if (act.action, act.target) == ("accept-offsets", f"group/{desk.group}")]
     assert (act.result, act.filter, act.count) == ("done", {f"{desk.topic}-0": 8}, 1)

@@ -645,7 +645,7 @@ def test_what_waits_for_a_slow_server_is_not_read_again_and_again(
     desk: Desk, places: Any, make_vsftpd: Callable[..., stack.Vsftpd]
 ) -> None:
     """As many jobs as it takes minutes to do, behind one session: it is never idle, and none of them is moved."""
-    slow = make_vsftpd(local_max_rate="20000")
+    slow = make_vsftpd(local_max_rate="40000")
     places.put("SRC:/in/one", b"x" * 2000)
     settings = places.settings | login("SLOW", slow) | {"SLOW_MAX_CONNECTIONS": "1", "ETL_WINDOW_RECORDS": "200"}
     with desk.consuming(settings):

@@ -5,7 +5,8 @@
     store.uploads       those that nobody has completed or aborted
 
 Faults, one for each next request of a kind: `cut` (the connection ends before anything is done), `lost` (after it is
-done), `hang`, `half` (of a body), `slow_down`, `internal`, `skew`, `expired`, `no_upload`, `error_in_200`, `full`.
+done), `torn` (a part is cut, and there with garbage in it), `hang`, `half` (of a body), `slow_down`, `internal`,
+`skew`, `expired`, `no_upload`, `error_in_200`, `full`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 import crc32c
 
@@ -37,6 +38,8 @@ ERRORS = {
     "expired": (400, "ExpiredToken"),
     "no_upload": (404, "NoSuchUpload"),
     "error_in_200": (200, "InternalError"),
+    "odd": (400, "IncompleteBody"),
+    "unknown": (400, "InvalidArgument"),
     "full": (507, "InsufficientStorage"),
     "denied": (403, "AccessDenied"),
 }
@@ -58,7 +61,10 @@ class FakeStore:
         keeps_complete_conditions: bool | None = None,
         keeps_read_conditions: bool = True,
         sends_ranges: bool = True,
-        checksums: str = "checked",  # or ignored, refused
+        tags_parts: bool = True,  # with the MD5 of their content
+        checks_tags: bool = True,  # of the parts that are completed
+        checksums: str = "checked",  # or ignored, refused; on parts, too
+        md5: str = "checked",  # or ignored
         keeps_sizes: bool = True,  # x-amz-mp-object-size
         token: str = "",
         page: int = 1000,
@@ -72,7 +78,11 @@ class FakeStore:
         self.keeps_complete = keeps_conditions if keeps_complete_conditions is None else keeps_complete_conditions
         self.keeps_read_conditions = keeps_read_conditions
         self.sends_ranges = sends_ranges
+        self.tags_parts = tags_parts
+        self.checks_tags = checks_tags
         self.checksums = checksums
+        self.md5 = md5
+        self.damages: set[str] = set()  # kinds of requests whose body comes with a wrong byte
         self.keeps_sizes = keeps_sizes
         self.token = token
         self.page = page
@@ -83,6 +93,7 @@ class FakeStore:
         self.refusals: list[str] = []  # of signatures
         self.uploads: dict[str, dict[str, Any]] = {}
         self.kept: dict[str, tuple[str, dict[str, str]]] = {}  # by key: tag of the content, metadata
+        self._digests: dict[tuple[Any, ...], str] = {}  # by version of a file
         self.closing = threading.Event()
         self._server = _Server((self.host, 0), type("Handler", (_Handler,), {"store": self}))
         if tls is not None:
@@ -127,16 +138,19 @@ class FakeStore:
         """Return the headers of an object; somebody may have changed its file meanwhile."""
         try:
             place = self.place(key)
-            content, found = place.read_bytes(), place.stat()
+            found = place.stat()
+            version = (place, found.st_ino, found.st_size, found.st_ctime_ns)
+            digest = self._digests.get(version) or f'"{hashlib.md5(place.read_bytes()).hexdigest()}"'
         except OSError:
             return None
+        if time.time() - found.st_ctime > 1:  # it may be written again within the same moment
+            self._digests[version] = digest
         etag, meta = self.kept.get(key, ("", {}))
-        digest = f'"{hashlib.md5(content).hexdigest()}"'
         told = meta.get("x-amz-meta-mtime")
         if etag.partition(" ")[0] != digest or (told and int(float(told)) != int(found.st_mtime)):
             etag, meta = digest, {}
         return {
-            "content-length": str(len(content)),
+            "content-length": str(found.st_size),
             "etag": etag.rpartition(" ")[2],
             "last-modified": formatdate(found.st_mtime, usegmt=True),
             **meta,
@@ -220,6 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.given.get("content-length", 0)))
         if len(self.body) < int(self.given.get("content-length", 0)):
             raise _Cut
+        if self.body and self._kind() in self.store.damages:
+            self.body = self.body[:-1] + bytes([self.body[-1] ^ 1])
         bucket, _, key = path.removeprefix("/").partition("/")
         self.key = unquote(key)
         store, self.kind = self.store, self._kind()
@@ -229,6 +245,9 @@ class _Handler(BaseHTTPRequestHandler):
             fault = store.faults[self.kind].pop(0) if store.faults.get(self.kind) else ""
         self.half = fault == "half"
         if fault == "cut":
+            raise _Cut
+        if fault == "torn":
+            self._upload()["parts"][int(self.query["partNumber"])] = os.urandom(len(self.body))
             raise _Cut
         if fault == "hang":
             store.closing.wait(30)
@@ -263,6 +282,8 @@ class _Handler(BaseHTTPRequestHandler):
             return "CREATE" if "uploads" in asked else "COMPLETE"
         if method == "DELETE" and "uploadId" in asked:
             return "ABORT"
+        if method == "GET" and "uploadId" in asked:
+            return "PARTS"
         if method == "GET" and not self.key:
             return "UPLOADS" if "uploads" in asked else "LIST"
         return method
@@ -328,13 +349,16 @@ class _Handler(BaseHTTPRequestHandler):
         return (200, self._facts() if self.key else {})
 
     def _get(self) -> tuple[Any, ...]:
-        facts, content = self._facts(), self.store.place(self.key).read_bytes()
+        facts, place = self._facts(), self.store.place(self.key)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.given.get("range", ""))
         if asked and self.store.sends_ranges:
-            start, end = int(asked[1]), int(asked[2] or len(content) - 1) + 1
-            facts |= {"content-range": f"bytes {start}-{end - 1}/{len(content)}", "content-length": str(end - start)}
-            return 206, facts, content[start:end]
-        return 200, facts, content
+            size_bytes = int(facts["content-length"])
+            start, end = int(asked[1]), int(asked[2] or size_bytes - 1) + 1
+            facts |= {"content-range": f"bytes {start}-{end - 1}/{size_bytes}", "content-length": str(end - start)}
+            with place.open("rb") as file:
+                file.seek(start)
+                return 206, facts, file.read(end - start)
+        return 200, facts, place.read_bytes()
 
     def _meta(self) -> dict[str, str]:
         kept = ("x-amz-meta-", "x-amz-storage-class", "x-amz-server-side")
@@ -353,6 +377,9 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refused(412, "PreconditionFailed")
 
     def _checked(self) -> dict[str, str]:
+        md5 = self.given.get("content-md5")
+        if md5 and self.store.md5 == "checked" and md5 != base64.b64encode(hashlib.md5(self.body).digest()).decode():
+            raise _Refused(400, "BadDigest")
         told = self.given.get("x-amz-checksum-crc32c")
         if told is None or self.store.checksums == "ignored":
             return {}
@@ -399,20 +426,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _part(self) -> tuple[Any, ...]:
         upload, number = self._upload(), int(self.query["partNumber"])
+        checked = self._checked()
         body = self.body
         if source := self.given.get("x-amz-copy-source"):
             start, end = map(int, self.given["x-amz-copy-source-range"].removeprefix("bytes=").split("-"))
             key = unquote(source).removeprefix(f"/{self.store.bucket}/")
             body = self.store.place(key).read_bytes()[start : end + 1]
         upload["parts"][number] = body
-        etag = f'"{hashlib.md5(body).hexdigest()}"'
+        etag = self._tag(body)
         text = f"<CopyPartResult><ETag>{escape(etag)}</ETag></CopyPartResult>" if source else ""
-        return 200, {"etag": etag}, text.encode()
+        return 200, {"etag": etag, **checked}, text.encode()
+
+    def _tag(self, body: bytes) -> str:
+        return f'"{hashlib.md5(body if self.store.tags_parts else body + b"!").hexdigest()}"'
 
     def _complete(self) -> tuple[Any, ...]:
         upload = self._upload()
         numbers = [int(number) for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", self.body)]
         content = b"".join(upload["parts"][number] for number in numbers)
+        tags = [unescape(tag.decode(), {"&quot;": '"'}) for tag in re.findall(rb"<ETag>(.*?)</ETag>", self.body)]
+        if self.store.checks_tags and tags != [self._tag(upload["parts"][number]) for number in numbers]:
+            raise _Refused(400, "InvalidPart")
         wanted = self.given.get("x-amz-mp-object-size")
         if self.store.keeps_sizes and wanted and int(wanted) != len(content):
             raise _Refused(400, "InvalidRequest")
@@ -455,6 +489,18 @@ class _Handler(BaseHTTPRequestHandler):
         space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
         kind = "<EncodingType>url</EncodingType>" if self.query.get("encoding-type") == "url" else ""
         return 200, {}, f"<ListBucketResult {space}>{kind}{''.join(lines)}</ListBucketResult>".encode()
+
+    def _parts(self) -> tuple[Any, ...]:
+        parts, behind = self._upload()["parts"], int(self.query.get("part-number-marker", 0))
+        numbers = [number for number in sorted(parts) if number > behind]
+        page = numbers[: self.store.page]
+        text = "".join(
+            f"<Part><PartNumber>{one}</PartNumber><ETag>{self._tag(parts[one])}</ETag><Size>{len(parts[one])}</Size></Part>"
+            for one in page
+        )
+        if len(page) < len(numbers):
+            text += f"<IsTruncated>true</IsTruncated><NextPartNumberMarker>{page[-1]}</NextPartNumberMarker>"
+        return 200, {}, f"<ListPartsResult>{text}</ListPartsResult>".encode()
 
     def _uploads(self) -> tuple[Any, ...]:
         prefix = self.query.get("prefix", "")

@@ -39,6 +39,7 @@ FATES = {
     Fate.RETRY: {
         "PermissionRefused",
         "SessionFault",
+        "PartHeld",
         "ConnectionLost",
         "TransferTimeout",
         "StorageFull",

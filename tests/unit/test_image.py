@@ -101,3 +101,13 @@ def test_the_hardened_compose_file_is_for_every_service() -> None:
 def test_the_listener_for_other_containers_is_off_unless_it_is_asked_for() -> None:
     """Neither the image nor its entrypoint sets it; every network has neighbours."""
     assert "KAFKA_NETWORK_HOST" not in DOCKERFILE + (DOCKER / "entrypoint.sh").read_text()
+
+
+def test_no_settings_and_no_history_are_in_the_context_of_the_image() -> None:
+    """What may come is listed, and nothing else does: neither a `.env` nor `.git`."""
+    lines = [line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert lines[0] == "*"
+    listed = {line[1:] for line in lines if line.startswith("!")}
+    assert listed == {"LICENSE", "pyproject.toml", "requirements.txt", "src", "kafka", "docker"}
+    for folder in ("src", "kafka", "docker"):
+        assert not list((REPOSITORY / folder).rglob(".env")), folder

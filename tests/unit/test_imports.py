@@ -166,6 +166,7 @@ def test_the_listing_shows_the_rooms() -> None:
             ),
         ),  # the host's name; is it there; to listen
         ("subprocess", ("etl.transfer.sftp",)),
+        ("botocore", ("etl.transfer.s3.keys",)),
         ("asyncio", ("etl.api",)),
     ],
 )
@@ -182,12 +183,12 @@ def test_only_the_command_starts_the_api() -> None:
 
 
 def test_a_consumer_loads_no_library_of_the_api() -> None:
-    """Not by way of another library, either; nor does a command that is not the API."""
+    """Not by way of another library, either; nor does a command that is not the API. An extra is loaded when used."""
     script = "import sys, etl.main, etl.process, etl.cli; print(*sorted({n.split('.')[0] for n in sys.modules}))"
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it loads sqlite3, too
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=plain)
     loaded = told.stdout.split()
-    assert not {"fastapi", "starlette", "uvicorn", "jwt", "sqlite3"} & set(loaded)
+    assert not {"fastapi", "starlette", "uvicorn", "jwt", "sqlite3", "botocore"} & set(loaded)
 
 
 def test_only_the_factory_knows_protocols() -> None:

@@ -16,10 +16,12 @@ odd names, all sizes, new folders, every `overwrite` and source action, missing 
 is written by `make servers-table`; `tests/servers/zoo` starts the servers, and `make test-zoo` runs all tests on them.
 What a server of your own can do, `etl servers check --write` finds out.
 
-*Our settings*: what to set for such a server. *Right*: the jobs of 169 that end as they do everywhere, judged on the
+*Our settings*: what to set for such a server, beside its address and login; with TLS also `{NAME}_TYPE=ftps`, with SFTP
+`{NAME}_TYPE=sftp`. *Right*: the jobs of 169 that end as they do everywhere, judged on the
 disk; why others do not is told below. *Times*: whether an uploaded file keeps its source's time; where not, the result
 says `"mtime_kept": false`. *Up*, *down*: files of 20 KB in a second, as a share of vsftpd's in the same minutes on the
-same machine (medians).
+same machine (medians). That vsftpd speaks plain FTP, also beside servers with TLS or SFTP; where less than a quarter is
+left, the reason is told below.
 
 | Server | Its settings | Our settings | Right | Times | Up | Down |
 |---|---|---|---|---|---|---|

@@ -120,7 +120,7 @@ def _named(settings: Settings, topics: Topics, name: str, since: timedelta) -> l
     query = Query(names=frozenset([name]), since=datetime.now(UTC) - since)
     found: list[Story] = []
     if place is not None and place[1] in (topics.source, topics.retry):
-        found = stories.at_place(settings.bootstrap_servers, place[1], int(place[2]), int(place[3]))
+        found = stories.at_place(settings.bootstrap_servers, topics, place[1], int(place[2]), int(place[3]))
         if found:  # replays have its id
             query = dataclasses.replace(query, names=frozenset(story.job_id for story in found))
             query = dataclasses.replace(query, since=document.moment(found[0].record.timestamp))

@@ -69,7 +69,7 @@ def _take_back(operator: Operator, kind: str, name: str | None, there: list[Need
     _require_one([one.name for one in orders], f"nobody sees to anything of the kind {kind}")
     (order,) = orders
     operator.take_back(order.key, "unacknowledge", reason or None)
-    print(terminal.visible(f"{kind} {order.name}".strip() + " needs somebody again"))
+    print(terminal.visible(f"nobody sees to {kind} {order.name} any more"))
 
 
 def _require_one(names: list[str], nothing: str) -> None:

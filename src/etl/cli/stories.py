@@ -6,8 +6,8 @@ Reads topics alone. Whatever a record holds, it raises nothing for it.
 from __future__ import annotations
 
 import fnmatch
+import heapq
 import json
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -117,20 +117,22 @@ def place_of(record: Record) -> str:
 
 def find(bootstrap_servers: str, topics: Topics, query: Query, limit: int) -> tuple[list[Story], int]:
     """Return the newest jobs that match, newest first, at most `limit`; and how many match in all."""
-    found: deque[Story] = deque(maxlen=limit)
+    found: list[tuple[float, int, Story]] = []  # a heap: the oldest is the first to make room
     count = 0
     for record in _records(bootstrap_servers, topics.source, query.since):
         if query.may_match(record):
-            matching = [story for story in _stories(record) if query.matches(story)]
-            found.extend(matching)
-            count += len(matching)
-    stories = sorted(found, key=lambda story: -story.record.timestamp)
+            for story in _stories(record):
+                if query.matches(story):
+                    count += 1
+                    push = heapq.heappush if len(found) < limit else heapq.heappushpop
+                    push(found, (record.timestamp, -count, story))
+    stories = [story for _, _, story in sorted(found, reverse=True, key=lambda one: one[:2])]
     _tell(bootstrap_servers, topics, {story.key: story for story in stories})
     return stories, count
 
 
-def at_place(bootstrap_servers: str, topic: str, partition: int, offset: int) -> list[Story]:
-    """Return the jobs of the message at one place; none if the topic does not hold it any more."""
+def at_place(bootstrap_servers: str, topics: Topics, topic: str, partition: int, offset: int) -> list[Story]:
+    """Return the jobs of the message at one place, of T or T-retry; none if the topic does not hold it any more."""
     with broker.Reader(bootstrap_servers, topic) as reader:
         ends = reader.ends()
         if not 0 <= offset < ends.get(partition, 0):
@@ -140,11 +142,14 @@ def at_place(bootstrap_servers: str, topic: str, partition: int, offset: int) ->
                 break
         else:
             return []
-    message = _text(record, header.BUNDLE).rsplit("-", 2)
-    if len(message) == 3 and message[1].isdecimal() and message[2].isdecimal() and message[0] != topic:
-        jobs = at_place(bootstrap_servers, message[0], int(message[1]), int(message[2]))
-        return [story for story in jobs if story.job_id == _given_id(record)]
-    return _stories(record)
+    if topic != topics.retry:
+        return _stories(record)
+    message = _text(record, header.BUNDLE)
+    first, *numbers = (message or _text(record, header.ORIGIN)).rsplit("-", 2)
+    if first != topics.source or [number.isdecimal() and len(number) < 20 for number in numbers] != [True, True]:
+        return []
+    jobs = at_place(bootstrap_servers, topics, first, int(numbers[0]), int(numbers[1]))
+    return [story for story in jobs if not message or story.job_id == _given_id(record)]
 
 
 def tell(bootstrap_servers: str, topics: Topics, stories: Collection[Story]) -> None:
@@ -231,12 +236,13 @@ def _add_source_action(story: Story, result: TransferResult, at: datetime) -> No
 def _add_deferral(story: Story, record: Record) -> None:
     """Add a wait, and the attempts before it that are not told yet."""
     until = _text(record, header.NOT_BEFORE)
-    servers = _text(record, "etl-servers")
-    waits = "for its time" if record.header("etl-recallable") is None else f"for room at {servers}"
-    if since := _text(record, "etl-waiting-since"):
+    servers = "" if story.job is None else f"{story.job.source.hostname}, {story.job.destination.hostname}"
+    waits = "for its time" if record.header(header.RECALLABLE) is None else f"for room at {servers}"
+    if since := _text(record, header.WAITING_SINCE):
         waits = f"for a server that is down since {since}: {servers}"
-    text = f"waits {waits}, until {until} at the latest"
-    story.events.append(Event(document.moment(record.timestamp), "deferred", text))
+    is_split = story.message_id is not None and record.header(header.ORIGIN) is None
+    what, text = ("split off", story.place) if is_split else ("deferred", f"waits {waits}, until {until} at the latest")
+    story.events.append(Event(document.moment(record.timestamp), what, text))
     _add_attempts(story, _attempts(record))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ from etl.errors import EtlError, FileMissing, InvalidMessage, NotAFile
 from etl.models import TransferResult
 from etl.models.checksum import Checksum
 from etl.models.message import Endpoint
-from etl.models.server import TransferSettings
-from etl.sessions.pools import create_session
+from etl.sessions.pools import Pools, create_session
+from etl.transfer.bandwidth import Bandwidth, Sharing
 from etl.transfer.base import Session
 from etl.transfer.receipts import NOTHING, SIZE, digest_at
 
@@ -63,9 +64,14 @@ def verify(config: ConfigLoader, path: str, as_json: bool) -> None:
     """
     results, bad = _read(path)
     servers = sorted({_place(result)[0] for result in results})
+    limited = _limits(config, servers)
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as threads:
         parts = [[result for result in results if _place(result)[0] == name] for name in servers]
-        found = [verdict for part in threads.map(lambda part: _of_one_server(config, part), parts) for verdict in part]
+        found = [
+            verdict
+            for part in threads.map(lambda part: _of_one_server(config, limited, part), parts)
+            for verdict in part
+        ]
     for verdict in found:
         if as_json:
             print(terminal.json_line(verdict.to_dict()))
@@ -107,14 +113,28 @@ def _place(result: TransferResult) -> tuple[str, str]:
     return result.destination.hostname.upper(), result.destination.path
 
 
-def _of_one_server(config: ConfigLoader, results: Iterable[TransferResult]) -> list[Verdict]:
+def _limits(config: ConfigLoader, names: Iterable[str]) -> dict[str, Bandwidth]:
+    """Return the bandwidth limits of servers by name: names of one address share theirs, as in a consumer."""
+    by_key: dict[tuple[object, ...], Bandwidth] = {}
+    limited: dict[str, Bandwidth] = {}
+    for name in names:
+        with contextlib.suppress(EtlError):  # a server that is not known is told of each of its files
+            server = config.get_server_config(name)
+            limited[name] = by_key.setdefault(Pools.key(server), Bandwidth(Sharing()))
+            limited[name].register(server.bandwidth)
+    return limited
+
+
+def _of_one_server(
+    config: ConfigLoader, limited: Mapping[str, Bandwidth], results: Iterable[TransferResult]
+) -> list[Verdict]:
     """Look at the files of one server in one session; after an error in a new one."""
     session: Session | None = None
     verdicts: list[Verdict] = []
     buffer = memoryview(bytearray(BUFFER_BYTES))
     for result in results:
         try:
-            session = session or _connected(config, _place(result)[0], config.settings.transfer)
+            session = session or _connected(config, limited, _place(result)[0])
             verdicts.append(_of_one_file(session, result, buffer))
         except Exception as error:  # noqa: BLE001 - a user's own protocol may raise anything
             why = str(error) if isinstance(error, EtlError) else f"{type(error).__name__}: {error}"
@@ -127,8 +147,9 @@ def _of_one_server(config: ConfigLoader, results: Iterable[TransferResult]) -> l
     return verdicts
 
 
-def _connected(config: ConfigLoader, name: str, limits: TransferSettings) -> Session:
-    session = create_session(config.get_server_config(name), limits)
+def _connected(config: ConfigLoader, limited: Mapping[str, Bandwidth], name: str) -> Session:
+    session = create_session(config.get_server_config(name), config.settings.transfer)
+    session = limited[name].limited(session)
     try:
         session.connect()
     except BaseException:

@@ -248,6 +248,7 @@ class TransferResult(BaseModel):
     swapped: bool = False  # the server cannot rename over a file, so the name was absent for a moment
     mtime_kept: bool = True  # False: the destination's server did not keep the source's time stamp
     resumed_at: int | None = None  # bytes: an earlier attempt had brought so many, and the copy went on behind them
+    checksum_error: str | None = None  # why there is none of a copy that went on
     published_by: str | None = None  # "direct": written under its final name at once
     source_action_done: bool = True  # False: the copy is there, and its source still as well
     source_action_error: str | None = None  # why
@@ -277,17 +278,15 @@ class TransferResult(BaseModel):
         else:
             result["source"] = source.to_dict() if source else None
             result["destination"] = destination.to_dict() if destination else None
-        result["bytes"] = self.bytes
-        result["duration_seconds"] = self.duration_seconds
-        result["attempts"] = self.attempts
-        result["verified_by"] = self.verified_by
-        result["skipped"] = self.skipped
+        for name in ("bytes", "duration_seconds", "attempts", "verified_by", "skipped"):
+            result[name] = getattr(self, name)
         result["started_at"] = document.iso(self.started_at) if self.started_at else None
         result["finished_at"] = document.iso(self.finished_at) if self.finished_at else None
         result["worker"] = self.worker
         result["metadata"] = self.metadata
         optional = {
             "checksum": self.checksum,
+            "checksum_error": self.checksum_error,
             "published_by": self.published_by,
             "source_action_error": self.source_action_error,
             "error": self.error,

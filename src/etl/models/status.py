@@ -8,6 +8,8 @@ nothing of how a process works.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -134,6 +136,11 @@ class ServerStatus(Part):
     round_trip_seconds: Number | None = None
     held_by: Text | None = None
     bandwidth_limit: Number | None = None
+
+
+def down_since(rows: Iterable[ServerStatus]) -> datetime | None:
+    """Return since when a server is down, of which these are the words of several processes: the first to find it."""
+    return min((row.since for row in rows if row.since is not None and row.breaker != "closed"), default=None)
 
 
 class TransferStatus(Part):

@@ -57,6 +57,7 @@ class Facts:
 
     size_bytes: int | None
     mtime: float | None
+    version: str = field(default="", compare=False)  # what the server itself names this version of the file
 
     def same_file(self, other: Facts) -> bool:
         """Are both sizes and times known and equal? Times are compared to the second: FTP tells no more."""
@@ -149,7 +150,12 @@ class Unpublished:
     verified_by: str
     facts: Facts  # the source's, as it was read
     checksum: str | None = None  # None: nothing but its size was proven, or it was sent by several runs
-    is_renamed: bool = False  # only its checksum file, which has the same partial name then, is still to be published
+    published_as: str | None = None  # the partial name it had: only its checksum file, under `partial`, is left to do
+
+    @property
+    def written_as(self) -> str:
+        """The partial name that the file itself had."""
+        return self.published_as or self.partial
 
     @property
     def is_proven(self) -> bool:
@@ -183,10 +189,12 @@ class Task:
     digests: dict[str, str] = field(default_factory=dict)  # by algorithm: of the bytes that were sent last
     expected: tuple[Checksum, ...] = ()  # beside the job's own: of the checksum file that was found beside the source
     leaves_partial: bool = False  # a partial file of this process may be left at the destination
-    # These four are `resuming.py`'s.
+    # These six are `resuming.py`'s.
     version: str | None = None  # of the source: a digest of its facts; None: the file is not gone on with
     part: str | None = None  # the path of a partial file that is kept when the file is cut
     resumed_at: int = 0  # the offset at which the copy went on, of the run that is on, or was last
+    trail: Any = None  # the hash of what was read of that version of the source, a `Trail`
+    held: int = 0  # runs at whose beginning its server still held the partial file
     doubts: int = 0  # runs that failed, one after the other, before the partial file was proven
     epoch: int = 0  # number of the partition's assignment in which the record was received
     # Before copying, look for partial files of earlier runs in a folder listing taken at or after this time

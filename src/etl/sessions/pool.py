@@ -316,12 +316,16 @@ class Pool:
     def has_expired(self, pooled: PooledSession, now: float) -> bool:
         """Is a session past its lifetime, or was it idle for too long? Those opened ahead of need may be idle."""
         if self.warm is not None and self.connected <= self.warm.prewarm:
-            return pooled.is_old(now)
-        return pooled.has_expired(now, self.ages)
+            return self._is_past_use(pooled, now)
+        return pooled.has_expired(now, self.ages) or self._is_past_use(pooled, now)
+
+    def _is_past_use(self, pooled: PooledSession, now: float) -> bool:
+        """Is it too old, or without a bandwidth limit that another name of its server has brought since?"""
+        return pooled.is_old(now) or not self.bandwidth.binds(pooled.session)
 
     def keeps(self, pooled: PooledSession, now: float) -> bool:
         """May a reusable session be kept when its lease ends?"""
-        return self.taken + len(self.idle) <= self.limit_at(now) and not pooled.is_old(now)
+        return self.taken + len(self.idle) <= self.limit_at(now) and not self._is_past_use(pooled, now)
 
     def put_idle(self, pooled: PooledSession) -> None:
         """Put a session among the idle ones, in the order of last use."""

@@ -13,6 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from etl.models.status import down_since
 from etl.outcomes.totals import SECONDS_BUCKETS, SIZE_BUCKETS, WAIT_BUCKETS
 
 if TYPE_CHECKING:
@@ -286,7 +287,8 @@ def _put_servers(text: _Text, consumers: Iterable[Snapshot], now: datetime) -> i
         for state in BREAKERS:
             text.put("etl_server_breaker", worst.breaker == state, name, state)
         text.put("etl_server_held", any(row.held_by for row in seen), name)
-        down = 0.0 if worst.since is None else max(0.0, (now - worst.since).total_seconds())
+        since = down_since(seen)
+        down = 0.0 if since is None else max(0.0, (now - since).total_seconds())
         text.put("etl_server_down_since_seconds", round(down, 1), name)
         trips = [row.round_trip_seconds for row in seen if row.round_trip_seconds is not None]
         if trips:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etl.models.field import is_label
-from etl.models.status import ServerStatus
+from etl.models.status import ServerStatus, down_since
 from etl.status.unheld import NONE
 
 if TYPE_CHECKING:
@@ -261,13 +261,14 @@ def _servers(consumers: Iterable[Snapshot]) -> list[Server]:
 
 
 def _merge(rows: Sequence[ServerStatus]) -> ServerStatus:
-    """Return one row for all: the worst breaker with its error, sums, and the longest round trip."""
+    """Return one row for all: the worst breaker, down since the first of them; sums; the longest round trip."""
     order = ("open", "half-open", "closed")
     worst = min(rows, key=lambda row: order.index(row.breaker))
     rate = sum(row.jobs_per_second for row in rows)
     shares = sum(row.error_share * row.jobs_per_second for row in rows)
     return worst.model_copy(
         update={
+            "since": down_since(rows),
             "lanes": sum(row.lanes for row in rows),
             "waiting": sum(row.waiting for row in rows),
             "deferred": sum(row.deferred for row in rows),

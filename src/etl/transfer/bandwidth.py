@@ -102,6 +102,10 @@ class Bandwidth:
         """Return a session that keeps to the limit; the same session if there is none."""
         return cast("Session", Limited(session, self)) if self._timetables else session
 
+    def binds(self, session: object) -> bool:
+        """Does a session keep to the limit, if there is one? Not one that was opened before the limit was known."""
+        return not self._timetables or isinstance(session, Limited)
+
 
 class Limited:
     """A session with a limit; whatever moves no bytes of files is passed on, also the answer to what it can do."""

@@ -78,8 +78,10 @@ class Stored:
         *,
         size: Promise[int | None] | None = None,
         ended: Promise[None] | None = None,
+        is_checked: bool = False,
     ) -> None:
         self.partial = partial
+        self.is_checked = is_checked  # the server compares the bytes with checksums, else it does not publish them
         self.sent_bytes = sent_bytes
         self._size = size or Settled(size_bytes)
         self._ended = ended
@@ -306,8 +308,8 @@ class Session(Proving, BaseTransfer):
         """Remove an empty folder; False when it stays, or was not there."""
         return False
 
-    def remove_leftovers(self, final: str) -> None:
-        """Remove what earlier runs left of a file, where that has no name of its own."""
+    def remove_leftovers(self, final: str, but: str | None = None) -> None:
+        """Remove what earlier runs left of a file, where that has no name of its own; not what is of the path `but`."""
 
     def traits(self) -> dict[str, str]:
         """Return what the server is like beside its files: topic -> words. For a session that does nothing else."""

@@ -100,6 +100,15 @@ def unlink_if_there(name: str, folder: int) -> None:
         os.unlink(name, dir_fd=folder)
 
 
+def stamp(name: str, folder: int, mtime: float) -> bool:
+    """Give a file of a folder its time; return whether that could be done."""
+    try:
+        os.utime(name, (mtime, mtime), dir_fd=folder, follow_symlinks=False)
+    except (OSError, OverflowError, ValueError):
+        return False
+    return True
+
+
 def sync_to_disk(name: str, folder: int) -> None:
     """Have the system write a file of a folder to the disk, or the folder itself (`.`), all of it."""
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import xxhash
@@ -25,16 +26,23 @@ class Hash(Protocol):
         """Return what all bytes so far come to, in lower-case hexadecimal digits."""
         ...
 
+    def copy(self) -> Hash:
+        """Return another one that goes on from here."""
+        ...
+
 
 class _Crc32:
-    def __init__(self) -> None:
-        self._value = 0
+    def __init__(self, value: int = 0) -> None:
+        self._value = value
 
     def update(self, block: memoryview, /) -> None:
         self._value = zlib.crc32(block, self._value)
 
     def hexdigest(self) -> str:
         return f"{self._value:08x}"
+
+    def copy(self) -> _Crc32:
+        return _Crc32(self._value)
 
 
 # By the names in `models.checksum`. None of them guards a secret: they find damage, and what was exchanged.
@@ -68,9 +76,14 @@ class _Hashed:
         return count
 
 
-def hashed(parcel: Parcel, algorithms: Iterable[str]) -> tuple[Parcel, Callable[[], dict[str, str]]]:
-    """Return a parcel to be read once, and what tells its hashes afterwards: by algorithm."""
-    hashes = {name: MAKERS[name]() for name in algorithms}
+def hashed(
+    parcel: Parcel, algorithms: Iterable[str], running: Mapping[str, Hash] = MappingProxyType({})
+) -> tuple[Parcel, Callable[[], dict[str, str]]]:
+    """Return a parcel to be read once, and what tells its hashes afterwards: by algorithm.
+
+    `running`: those that are there already, and go on.
+    """
+    hashes = {name: running[name] if name in running else MAKERS[name]() for name in algorithms}
 
     def tell() -> dict[str, str]:
         return {name: made.hexdigest() for name, made in hashes.items()}

@@ -35,6 +35,7 @@ from etl.transfer.beneath import (
     make_folders,
     open_beneath,
     open_folder,
+    stamp,
     sync_to_disk,
     unlink_if_there,
 )
@@ -61,7 +62,7 @@ def _problems(server: ServerConfig) -> Mapping[str, str]:
 class LocalTransfer(Resumable):
     """A folder of this machine."""
 
-    goes_on = True
+    is_near = goes_on = True
 
     spec: ClassVar[ProtocolSpec] = ProtocolSpec(
         needs_host=False,
@@ -184,9 +185,10 @@ class LocalTransfer(Resumable):
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Stamp, then rename."""
         with self._translated(final):
-            stamped = mtime is not None and self._stamp(stored.partial, mtime)
             try:
-                self._rename(stored.partial, final)
+                with self._folder(stored.partial) as folder:
+                    stamped = mtime is not None and stamp(basename(stored.partial), folder, mtime)
+                    self._rename(stored.partial, final, folder)
             except FileNotFoundError as error:
                 self.connect()
                 # Not FileMissing: it is our own partial file that is gone, and another attempt makes a new one.
@@ -311,7 +313,12 @@ class LocalTransfer(Resumable):
         with contextlib.suppress(FileNotFoundError):
             make_folders(self._root, folder.strip("/") or ".")
 
-    def _rename(self, source: str, target: str) -> None:
+    def _rename(self, source: str, target: str, opened: int | None = None) -> None:
+        """Rename a file. `opened`: its folder, which need not be opened again if the target is in it, too."""
+        if opened is not None and parent(source) == parent(target):
+            refuse_unusable(target)
+            os.replace(basename(source), basename(target), src_dir_fd=opened, dst_dir_fd=opened)
+            return
         for tries_left in reversed(range(_TRIES + 1)):
             try:
                 with self._folder(source) as here, self._folder(target) as there:
@@ -359,14 +366,6 @@ class LocalTransfer(Resumable):
         finally:
             for descriptor in opened:
                 os.close(descriptor)
-
-    def _stamp(self, path: str, mtime: float) -> bool:
-        try:
-            with self._folder(path) as folder:
-                os.utime(basename(path), (mtime, mtime), dir_fd=folder, follow_symlinks=False)
-        except (OSError, OverflowError, ValueError):
-            return False
-        return True
 
     @contextlib.contextmanager
     def _translated(self, path: str) -> Iterator[None]:

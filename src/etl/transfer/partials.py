@@ -196,7 +196,7 @@ def remove_orphans(task: Task, destination: Session, orphans: OrphanIndex, but: 
     such right.
     """
     final = task.job.destination.path
-    destination.remove_leftovers(final)
+    destination.remove_leftovers(final, but)
     refusal: PermissionRefused | None = None
     _, after = destination.server.partial_pattern.split("{id}")
     for name in orphans.of(task, destination):

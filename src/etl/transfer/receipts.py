@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from etl.errors import ChecksumMismatch, CopyDamaged, EtlError, FileMissing, IOFailure, SettingsError, SizeMismatch
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NOTHING = "none"
 SIZE = "size"
 SIZE_AND_TIME = "size+time"
+STORE = "store"  # the server compared the bytes with checksums that it was told with them
 HASH = "hash"  # the server made a checksum of the file, which is that of our bytes
 CONTENT = "content"  # the file was read back
 
@@ -46,6 +47,7 @@ class Receipt:
     skipped: bool = False  # `overwrite` left a different file alone: the source is left alone as well
     facts: Facts | None = None  # the source's, as it was read
     checksum: str | None = None  # of the bytes that were sent, as `models.checksum` writes it
+    partial: str | None = field(default=None, compare=False)  # its path before a run of this process published it
 
 
 class Proof(NamedTuple):
@@ -103,14 +105,14 @@ def algorithms(task: Task, destination: Session, size_bytes: int | None) -> tupl
     Raises SettingsError for a file that cannot be proven as the job wants it.
     """
     if task.resumed_at:  # what passes is not the whole; jobs that need its hash are never gone on with
-        return ()
+        return (OWN,) if task.trail is not None else ()
     options = task.job.options
     wanted = [checksum.algorithm for checksum in expected(task)]
     if options.write_checksum_file is not None:
         wanted.append(options.write_checksum_file)
     if options.verify == "checksum":
         offered = destination.hashes()
-        if not offered:
+        if not offered and not destination.prepare_proof(size_bytes):
             _require_room_to_read_back(task, destination, size_bytes)
         both = [name for name in wanted if name in offered]
         wanted = [*(both or offered[:1]), *wanted]
@@ -128,7 +130,9 @@ def prove(task: Task, facts: Facts, stored: Stored, destination: Session, buffer
     if not task.digests:
         return Proof(rung, None)
     sent = Checksum(*next(iter(task.digests.items())))
-    if task.job.options.verify == "checksum":
+    if stored.is_checked:
+        rung = STORE
+    elif task.job.options.verify == "checksum":
         with TellingTheName(task, stored.partial):
             there, rung = digest_at(destination, stored.partial, sent.algorithm, stored.sent_bytes, buffer)
         if there != sent.value:
@@ -172,7 +176,12 @@ def write_checksum_file(
         value, _ = digest_at(destination, path, algorithm, receipt.size_bytes or 0, buffer)
     if receipt.facts is not None:
         task.unpublished = Unpublished(
-            hidden, receipt.size_bytes or 0, receipt.verified_by, receipt.facts, receipt.checksum, is_renamed=True
+            hidden,
+            receipt.size_bytes or 0,
+            receipt.verified_by,
+            receipt.facts,
+            receipt.checksum,
+            published_as=receipt.partial or hidden,
         )
     content, final = sumfiles.line_of(Checksum(algorithm, value), basename(path)), sumfiles.path_of(path, algorithm)
     begun = final if is_direct(destination) else hidden
@@ -195,11 +204,6 @@ def write_checksum_file(
 def _require_room_to_read_back(task: Task, destination: Session, size_bytes: int | None) -> None:
     """Raise SettingsError when neither the server makes checksums, nor may a file of that size be read back."""
     name = task.job.destination.hostname
-    if not destination.reads_back:
-        raise SettingsError(
-            f"options.verify: {name} makes no checksums, and what goes there cannot be read before it is published",
-            server=name,
-        )
     limit_bytes = destination.settings.read_back_limit_bytes
     if (size_bytes or 0) > limit_bytes:
         raise SettingsError(

@@ -163,7 +163,8 @@ def deliver(
     task.leaves_partial = not is_direct(destination)
     hidden = resuming.name(task, destination, token)
     content = counted(bounded(parcel, destination.settings.max_file_bytes), task.progress)
-    content, digests = hashed(content, receipts.algorithms(task, destination, parcel.facts.size_bytes))
+    algorithms = receipts.algorithms(task, destination, parcel.facts.size_bytes)
+    content, digests = hashed(content, algorithms, resuming.running(task))
     with TellingTheName(task, hidden):
         stored = resuming.write(task, hidden, content, destination, buffer)
     task.digests = digests()
@@ -208,7 +209,7 @@ def _publish(
         task.remarks["published_by"] = "direct"
     if options.preserve_mtime and not published.stamped:
         task.remarks["mtime_kept"] = False
-    return Receipt(stored.sent_bytes, proof.verified_by, facts=facts, checksum=proof.checksum)
+    return Receipt(stored.sent_bytes, proof.verified_by, facts=facts, checksum=proof.checksum, partial=stored.partial)
 
 
 def _publish_known(
@@ -222,18 +223,18 @@ def _publish_known(
     here = look_if_possible(source, task.job.source.path)
     if here is not None and here != known.facts:
         return None
-    is_gone = known.is_renamed and not is_direct(destination)
+    is_gone = known.published_as is not None and not is_direct(destination)
     if is_gone:  # what still has its partial name is half a checksum file
         remove_if_allowed(destination, known.partial)
     there = None if is_gone else look_if_possible(destination, known.partial)
     if there is None:
-        final = destination.look_published(known.partial, task.job.destination.path)
+        final = destination.look_published(was := known.written_as, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes or not known.is_proven:
             return None
         task.leaves_partial, task.part = False, None
         if task.job.options.preserve_mtime and not known.facts.same_file(final):
             task.remarks = {"mtime_kept": False}
-        return Receipt(known.size_bytes, known.verified_by, facts=known.facts, checksum=known.checksum)
+        return Receipt(known.size_bytes, known.verified_by, facts=known.facts, checksum=known.checksum, partial=was)
     if there.size_bytes not in {None, known.size_bytes} or known.facts.size_bytes not in {None, known.size_bytes}:
         return None
     stored = Stored(known.partial, known.size_bytes, there.size_bytes)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl.errors import EtlError, IOFailure, SizeMismatch
+from etl.models.checksum import OWN, Checksum
 from etl.models.task import Facts
+from etl.transfer.hashing import MAKERS
 from etl.transfer.streaming import MemoryParcel, Streaming, read_full
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from etl.transfer.base import Parcel, Stored
 
 BLOCK_BYTES = 1 << 20
@@ -30,14 +30,19 @@ _LOOKS = 40  # until then
 
 @dataclass(frozen=True)
 class Foothold:
-    """Where a partial file can be gone on with: at `offset`.
-
-    `proves` is given the `before_bytes` bytes of the source that end there: are those in the partial file the same?
-    """
+    """Where a partial file can be gone on with: at `offset`; `checksum` is that of the `before_bytes` before it."""
 
     offset: int
     before_bytes: int
-    proves: Callable[[memoryview], bool]
+    checksum: Checksum
+
+    def proves(self, parcel: Parcel, buffer: memoryview) -> bool:
+        """Take the `before_bytes` that end at `offset` from a parcel of the source: are they the same?"""
+        left_bytes, made = self.before_bytes, MAKERS[self.checksum.algorithm]()
+        while left_bytes and (count := parcel.readinto(buffer[:left_bytes])):
+            made.update(buffer[:count])
+            left_bytes -= count
+        return not left_bytes and made.hexdigest() == self.checksum.value
 
 
 class Resumable(Streaming):
@@ -46,6 +51,7 @@ class Resumable(Streaming):
     A protocol whose partial files are no files (the parts of an upload to a store) has a `take_over` of its own.
     """
 
+    is_near = False  # do its files come without a network, so that reading one again costs little?
     goes_on: bool | None = None  # does the server write files on as it should? None: not known yet
 
     @property
@@ -101,7 +107,9 @@ class Resumable(Streaming):
         tail = self._tail(partial, offset - BLOCK_BYTES)
         if tail is None or len(tail) < BLOCK_BYTES:
             return None
-        return Foothold(offset, BLOCK_BYTES, lambda before: bytes(before) == tail[:BLOCK_BYTES])
+        made = MAKERS[OWN]()
+        made.update(memoryview(tail)[:BLOCK_BYTES])
+        return Foothold(offset, BLOCK_BYTES, Checksum(OWN, made.hexdigest()))
 
     def _size_at_rest(self, path: str) -> int:
         """Return the size of a file once it does not grow any more; 0: it does all the time, or has none."""

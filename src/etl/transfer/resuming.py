@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -18,17 +18,19 @@ from etl.errors import (
     ConnectionLost,
     EtlError,
     Fate,
+    PartHeld,
     SessionFault,
     SizeMismatch,
     SourceChanged,
     TransferTimeout,
     fate_of,
 )
+from etl.models.checksum import OWN
 from etl.transfer.partials import is_of_the_job, partial_path
 from etl.transfer.paths import basename, beside
 from etl.transfer.receipts import needs_hash
 from etl.transfer.resumable import Resumable
-from etl.transfer.streaming import read_full
+from etl.transfer.trail import Trail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from etl.models.server import ServerConfig
     from etl.models.task import Facts, Task
     from etl.transfer.base import Parcel, Session, Stored
+    from etl.transfer.hashing import Hash
     from etl.transfer.partials import OrphanIndex
 
 log = structlog.get_logger(__name__)
@@ -43,12 +46,13 @@ log = structlog.get_logger(__name__)
 _FRESH_SECONDS = 2.0  # a file that was written so shortly ago may be written again within the same second
 _VERSION_BYTES = 8
 _PART = re.compile(rf"-[0-9a-f]{{{2 * _VERSION_BYTES}}}-([0-9a-f]+)$")
-_DOUBTS = 1  # times that a connection may break while a partial file is proven, before it is given up
+_NO_CHECKSUM = "its beginning was copied by an earlier process"
+_DOUBTS = 1  # times that a connection may break while a partial file is proven, or it is held, before it is given up
 
 
 def plan(task: Task, source: Session, facts: Facts) -> None:
     """Decide whether a file that is read from its start is worth going on with, should it be cut."""
-    task.resumed_at = 0
+    task.resumed_at, task.trail, task.held = 0, None, 0
     task.version = _version(task, facts) if _pays(task, source, facts) and _is_dated(facts) else None
 
 
@@ -65,7 +69,20 @@ def write(task: Task, hidden: str, content: Parcel, destination: Session, buffer
     """Write a parcel to its partial file, from where it begins."""
     if task.part is None or not isinstance(destination, Resumable):
         return destination.write(hidden, content, buffer)
-    return destination.write_on(hidden, content, buffer, task.resumed_at)
+    try:
+        return destination.write_on(hidden, content, buffer, task.resumed_at)
+    except PartHeld:
+        task.held += 1
+        raise
+
+
+def running(task: Task) -> dict[str, Hash]:
+    """Return the hashes that go on with a file that may be cut, or was."""
+    if task.part is None:
+        return {}
+    if not task.resumed_at:
+        task.trail = Trail(task.version or "")
+    return {} if task.trail is None else {OWN: task.trail}
 
 
 def find(task: Task, source: Session, destination: Session, orphans: OrphanIndex) -> str | None:
@@ -120,6 +137,7 @@ def go_on(
     task.version, task.leaves_partial = _version(task, facts), True
     task.doubts += 1
     hidden = partial_path(task, destination.server, f"{task.version}-{token}")
+    destination.foresee(job.destination.path, None)
     foothold = parcel = None
     if destination.is_trusted(hidden, buffer):
         task.part = hidden
@@ -130,13 +148,12 @@ def go_on(
                 f"{job.destination}: what is there of it still grew", server=destination.server.hostname
             ) from error
     if foothold is not None:
+        _follow_trail(task, source, foothold.offset, buffer)
         parcel = source.read_on(job.source.path, foothold.offset - foothold.before_bytes)
     if foothold is None or parcel is None:
         drop(task, destination)
         return None
-    before = memoryview(bytearray(foothold.before_bytes))
-    is_full = read_full(parcel, before) == len(before)
-    if not (is_full and _has_version(hidden, _version(task, parcel.facts)) and foothold.proves(before)):
+    if not (_has_version(hidden, _version(task, parcel.facts)) and foothold.proves(parcel, buffer)):
         parcel.close(complete=False)
         drop(task, destination)
         raise SessionFault(f"{job.destination}: what is there of it is not of {job.source}", server=job.source.hostname)
@@ -146,9 +163,25 @@ def go_on(
     return parcel
 
 
+def _follow_trail(task: Task, source: Resumable, offset: int, buffer: memoryview) -> None:
+    """Have the hash of what comes before a place: as it was there, or made anew where the source costs no network."""
+    trail, task.trail = task.trail, None
+    if trail is not None and trail.version == task.version and trail.go_back(offset):
+        task.trail = trail
+    elif source.is_near:
+        parcel, trail, left_bytes = source.read(task.job.source.path), Trail(task.version or ""), offset
+        try:
+            while left_bytes and (count := parcel.readinto(buffer[:left_bytes])):
+                trail.update(buffer[:count])
+                left_bytes -= count
+        finally:
+            parcel.close(complete=False)
+        task.trail = None if left_bytes else trail
+
+
 def is_kept(task: Task, error: BaseException, *, is_last: bool) -> bool:
     """Is the partial file of a run that failed kept, for the next one to go on with? `is_last`: no attempt is left."""
-    if task.part is None or task.doubts > _DOUBTS:
+    if task.part is None or max(task.doubts, task.held) > _DOUBTS:
         return False
     if fate_of(error) in {Fate.OUTAGE, Fate.ABANDON}:
         return True
@@ -162,9 +195,11 @@ def drop(task: Task, destination: Session) -> None:
         task.part, task.leaves_partial, task.doubts = None, False, 0
 
 
-def remark(task: Task) -> dict[str, int]:
+def remark(task: Task) -> dict[str, Any]:
     """Return what the result says of a copy that did not begin at the start of its file."""
-    return {"resumed_at": task.resumed_at} if task.resumed_at else {}
+    if not task.resumed_at:
+        return {}
+    return {"resumed_at": task.resumed_at} | ({} if task.trail is not None else {"checksum_error": _NO_CHECKSUM})
 
 
 def forget(task: Task, server_of: Callable[[str], ServerConfig], remember: Callable[[ServerConfig, str], None]) -> None:

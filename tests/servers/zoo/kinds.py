@@ -42,6 +42,7 @@ class Kind:
 
 TIMELESS = frozenset({"time"})  # no MFMT
 DISORDERLY = "answers what is sent together in an order of its own, so that it gets its commands one by one: slow"
+HANDSHAKES = "every file costs a TLS handshake, and this machine pays for both ends"
 DOTLESS = {"PARTIAL_PATTERN": "etl-{id}.part"}
 
 KINDS = {
@@ -134,9 +135,16 @@ KINDS = {
         Kind("tls-vsftpd", "vsftpd", "TLS, `require_ssl_reuse`, `strict_ssl_read_eof`", VsftpdTLS, contract=False),
         Kind("tls-proftpd", "ProFTPD", "mod_tls, `TLSProtocol TLSv1.2`, `TLSRequired on`", ProFTPDTLS),
         Kind("tls-pure-ftpd", "Pure-FTPd", "`-Y 3`", PureFTPdTLS),
-        Kind("tls-pyftpdlib", "pyftpdlib", "TLS required", PyFTPDlibTLS, contract=False),
-        Kind("tls-apache", "Apache FtpServer 1.2.1", "TLS", lambda folder: ApacheTLS(folder, "50"), DOTLESS),
-        Kind("tls-ftp-srv", "ftp-srv 4.6.3", "TLS", FtpSrvTLS, lacks=TIMELESS, slow=DISORDERLY),
+        Kind("tls-pyftpdlib", "pyftpdlib", "TLS required", PyFTPDlibTLS, contract=False, slow=HANDSHAKES),
+        Kind(
+            "tls-apache",
+            "Apache FtpServer 1.2.1",
+            "TLS",
+            lambda folder: ApacheTLS(folder, "50"),
+            DOTLESS,
+            slow=HANDSHAKES,
+        ),
+        Kind("tls-ftp-srv", "ftp-srv 4.6.3", "TLS", FtpSrvTLS, lacks=TIMELESS, slow=f"{DISORDERLY}; {HANDSHAKES}"),
         Kind("sftp-openssh", "OpenSSH", "SFTP", OpenSSH, contract=False),
         Kind("sftp-proftpd", "ProFTPD", "SFTP, by mod_sftp", ProFTPDSftp, contract=False),
     )

@@ -36,7 +36,7 @@ class Versitygw(Store):
     """versitygw over a folder of this disk."""
 
     needs = ZOO / "go" / "bin" / "versitygw"
-    keeps: ClassVar[dict[str, str]] = {"put": "kept", "parts": "kept", "size": "kept"}
+    keeps: ClassVar[dict[str, str]] = {"put": "kept", "parts": "kept", "size": "kept", "checksums": "crc32c"}
 
     def command(self) -> list[str]:
         """Return the program and its arguments; makes the bucket."""
@@ -51,7 +51,12 @@ class Gofakes3(Store):
     """gofakes3, which holds all in memory, and takes any signature."""
 
     needs = ZOO / "go" / "bin" / "gofakes3"
-    keeps: ClassVar[dict[str, str]] = {"put": "kept", "parts": "ignored or refused", "size": "ignored or refused"}
+    keeps: ClassVar[dict[str, str]] = {
+        "put": "kept",
+        "parts": "ignored or refused",
+        "size": "ignored or refused",
+        "checksums": "md5",
+    }
 
     def command(self) -> list[str]:
         """Return the program and its arguments."""
@@ -67,7 +72,10 @@ class S3Proxy(Store):
     """s3proxy over a folder of this disk."""
 
     needs = ZOO / "s3proxy" / ".made-by"
-    keeps: ClassVar[dict[str, str]] = dict.fromkeys(("put", "parts", "size"), "ignored or refused")
+    keeps: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("put", "parts", "size"), "ignored or refused"),
+        "checksums": "md5",
+    }
 
     def command(self) -> list[str]:
         """Return the program and its arguments; writes its configuration."""

@@ -79,6 +79,9 @@ def test_the_jobs_of_a_message_are_told_from_its_submission_to_its_end(bundled: 
     assert (told["unknown"], told["states"], told["bytes"]) == (0, {"done": 3, "failed": 1}, 30)
     assert told["finished_at"] is not None
     assert ask(bundled, "/jobs?group_id=jobs/0/7&state=failed")["items"][0]["job_id"] == "scan.4"
+    events = [event["what"] for event in ask(bundled, "/jobs/jobs-retry/1/104/events")]
+    assert events[0] == "submitted"
+    assert set(events) == {"submitted", "failed", "dead-letter"}
 
 
 def test_a_job_of_a_message_that_runs_is_told_as_running(bundled: World, monkeypatch: pytest.MonkeyPatch) -> None:

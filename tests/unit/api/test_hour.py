@@ -105,10 +105,13 @@ def test_outages_are_kept_with_their_beginning_and_their_end(world: World) -> No
         return [(one["server"], one["began_at"], one["ended_at"]) for one in found]
 
     outages.note(world.services.store, [down("h/0", began + 600, began), down("h/1", began + 900, began + 5)])
-    outages.note(world.services.store, [(said("h/0"), began + 1000), down("h/1", began + 2000, None)])
-    times = [document.iso(document.moment(at)) for at in (began, began + 900, began + 2000)]
-    assert told("1h") == [("SRC", times[2], times[2]), ("SRC", times[0], times[1])]
-    assert told("20m") == [("SRC", times[2], times[2])]
+    again = [down("h/1", began + at, None) for at in (2000, 2005, 2010)]  # no word of when it began
+    outages.note(world.services.store, [(said("h/0"), began + 1000), *again])
+    times = [document.iso(document.moment(at)) for at in (began, began + 900, began + 2000, began + 2010)]
+    assert told("1h") == [("SRC", times[2], times[3]), ("SRC", times[0], times[1])]
+    assert told("20m") == [("SRC", times[2], times[3])]
+    outages.note(world.services.store, [down("h/0", began + 2000, began + 800)])  # it was down all the time
+    assert told("1h") == [("SRC", times[0], times[3])]
     outages.note(world.services.store, [down("x", now, now - 1e9, "old"), down("x", now, now + 1e9, "new")])
     forged = {server: began for server, began, _ in told("1h")}
     assert forged["OLD"] == document.iso(document.moment(now - outages.KEPT_SECONDS))

@@ -68,6 +68,17 @@ def test_what_is_set_aside_waits_until_it_is_done(world: World) -> None:
     assert client.get("/api/v1/jobs?state=done").json()["items"][0]["not_before"] is None
 
 
+def test_a_run_ends_behind_its_last_attempt(world: World) -> None:
+    """Claim: whichever of them was noted first, by milliseconds."""
+    attempts = json.dumps([{"at": "2026-03-02T07:00:05.2Z", "where": "host/1", "what": "no such file"}])
+    headers = ((header.ORIGIN, f"{world.topic}-0-1".encode()), (header.ATTEMPTS, attempts.encode()))
+    deferral = Record(f"{world.topic}-retry", 0, 0, None, world.job(1).value, headers, NOW)
+    times = {"started_at": "2026-03-02T07:00:05.05Z", "finished_at": "2026-03-02T07:00:05.1Z"}
+    world.take(world.job(1), deferral, world.result(1, status="FAILED", error="no", error_code="IO_ERROR", **times))
+    story = world.client("viewer").get(f"/api/v1/jobs/{world.topic}/0/1/events").json()
+    assert [event["what"] for event in story] == ["submitted", "started", "attempt", "failed"]
+
+
 def test_the_first_note_of_a_letter_counts(world: World) -> None:
     """Claim: a second one changes nothing; a discarded job is shown as that, and the story tells why."""
     record = world.letter(3)
@@ -126,6 +137,19 @@ def test_the_bandwidth_limit_of_a_server_is_that_of_all_its_processes() -> None:
     for number in (1, 2):
         live.take([status(number, servers=[{"name": "A", "bandwidth_limit": 2e6}, {"name": "B"}])], caught_up=True)
     assert {one["name"]: one["bandwidth_limit"] for one in live.servers()} == {"A": 4e6, "B": None}
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_server_is_down_since_the_first_process_found_it_so(order: tuple[int, int]) -> None:
+    """Claim: one that has met the outage just now does not make it a new one; one that still works is no end of it."""
+    since = {1: "2026-03-02T06:00:00Z", 2: "2026-03-02T06:59:00.5Z"}
+    live = Live(Clock())
+    for number in order:
+        down = {"name": "A", "breaker": "open" if number == 2 else "half-open", "since": since[number]}
+        live.take([status(number, servers=[down])], caught_up=True)
+    live.take([status(3, servers=[{"name": "A"}])], caught_up=True)
+    (server,) = live.servers()
+    assert (server["breaker"], server["since"]) == ("open", since[1])
 
 
 def test_metrics_are_those_of_all_processes(filled: World) -> None:

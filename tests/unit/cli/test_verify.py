@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from etl.cli import main
+from etl.transfer.bandwidth import BURST_SECONDS, Bucket
 
 pytestmark = pytest.mark.unit
 
@@ -119,3 +120,24 @@ def test_a_file_of_results_that_is_not_there(here: Path) -> None:
     done = CliRunner().invoke(main, ["verify", "--file", "none.jsonl"])
     assert done.exit_code == 2
     assert "none.jsonl" in done.stderr
+
+
+def test_what_is_read_back_keeps_to_the_bandwidth_limit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest of all names of the place, as in a consumer; two names pay into one bucket."""
+    for name, limit in (("DST", "1M"), ("OTHER", "2M")):
+        monkeypatch.setenv(f"{name}_TYPE", "local")
+        monkeypatch.setenv(f"{name}_BASE_PATH", str(here))
+        monkeypatch.setenv(f"{name}_BANDWIDTH_LIMIT", limit)
+    taken: list[tuple[int, float | None]] = []
+    take = Bucket.take
+
+    def paid(bucket: Bucket, count: int) -> float:
+        taken.append((id(bucket), bucket.burst_bytes))
+        return take(bucket, count)
+
+    monkeypatch.setattr(Bucket, "take", paid)
+    (here / "a").write_bytes(CONTENT)
+    done = verify(a_result("/a"), a_result("/a", destination={"hostname": "OTHER", "path": "/a"}))
+    assert done.stderr == "2 files: 2 content\n"
+    assert len({bucket for bucket, _ in taken}) == 1
+    assert {burst for _, burst in taken} == {1e6 * BURST_SECONDS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import pytest
@@ -19,7 +20,8 @@ from etl.sessions.lease import Lease
 from etl.sessions.pools import Pools
 from pretend import Clock, World
 
-pytestmark = pytest.mark.unit
+LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}  # more examples
+pytestmark = [pytest.mark.unit, *([pytest.mark.long] if LONG else [])]
 
 SERVERS = ["A", "B", "C", "D"]
 servers = st.sampled_from(SERVERS)
@@ -307,8 +309,8 @@ def held(task: Task, lease: Lease) -> set[str]:
 
 
 TestDispatcher = DispatcherMachine.TestCase
-TestDispatcher.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestDispatcher.settings = settings(max_examples=400 if LONG else 50, stateful_step_count=40, deadline=None)
 TestClimbingDispatcher = ClimbingMachine.TestCase
-TestClimbingDispatcher.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestClimbingDispatcher.settings = settings(max_examples=250 if LONG else 30, stateful_step_count=40, deadline=None)
 TestNarrowDispatcher = NarrowMachine.TestCase
-TestNarrowDispatcher.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestNarrowDispatcher.settings = settings(max_examples=250 if LONG else 30, stateful_step_count=40, deadline=None)

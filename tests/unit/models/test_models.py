@@ -143,6 +143,7 @@ def test_a_missing_empty_or_wrong_field_of_an_endpoint_is_named(field: str, part
         ({"job_id": 7}, "job_id: must be a string"),
         ({"job_id": " "}, "job_id: is empty"),
         ({"message_version": "2.0"}, "message_version: '2.0' is not supported"),
+        ({"message_version": "1." + "0" * 100_000}, "message_version: '1.0+' is not supported"),
         ({"metadata": []}, "metadata: must be"),
         ({"source": "SRC:/a"}, "source: must be an object"),
         ({"source": {**NESTED["source"], "user": "x"}}, "source.user: is unknown"),

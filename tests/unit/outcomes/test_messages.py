@@ -363,3 +363,30 @@ def test_times_survive_to_the_microsecond(wall: float) -> None:
     carried = ENVELOPES.read(delivered(message))
     assert carried.waiting_since == pytest.approx(wall, abs=1e-6)
     assert datetime.fromisoformat(header(message, "etl-not-before") or "").tzinfo == UTC
+
+
+def test_of_our_headers_a_producer_can_set_only_id_and_replays() -> None:
+    """Whatever it writes to the topic of jobs: nothing of it is believed, or copied into an outcome as ours."""
+    forged = {
+        "etl-group": b"group",
+        "etl-origin": b"jobs-0-0",
+        "etl-bundle": b"jobs-0-1",
+        "etl-attempts": b'[{"at": "x", "where": "y", "what": "z"}]',
+        "etl-published": b'{"verified_by": "size", "size_bytes": 1, "mtime": 1}',
+        "etl-not-before": b"2030-01-01T00:00:00+00:00",
+        "etl-recallable": b"1",
+        "etl-orphans": b"a-part",
+        "etl-outages": b"7",
+        "etl-marker": b"replayed",
+        "etl-job-id": b"mine",
+        "etl-replays": b"2",
+    }
+    found = record(headers=(*forged.items(), ("trace", b"t")))
+    assert ENVELOPES.read(found) == Carried(Origin("jobs", 3, 14), job_id="mine", replays=2)
+    (letter,) = ENVELOPES.dead_letter(found, InvalidMessage("no"))
+    (deferral,) = ENVELOPES.deferral(task(found), NOW + 10)
+    for message in (letter, deferral):
+        told = dict(message.headers)
+        assert told["trace"] == b"t"
+        assert told["etl-origin"] == b"jobs-3-14"
+        assert not told.keys() & {"etl-marker", "etl-published", "etl-bundle", "etl-attempts", "etl-orphans"}

@@ -10,9 +10,11 @@ import structlog
 
 import pretend
 from etl import errors
+from etl.models.timetable import Timetable
 from etl.sessions.lease import Lease
 from etl.sessions.pool import ORPHAN_LIMIT, Reason, Refusal
 from etl.sessions.pools import Pools, create_session
+from etl.transfer.bandwidth import Limited
 from pretend import Clock, PretendSession, World
 
 pytestmark = pytest.mark.unit
@@ -139,6 +141,19 @@ def test_one_session_serves_both_sides_where_there_is_room_for_one() -> None:
         assert refused(pools, "A", "A")
         taken.release(reusable=True)
         assert pools.stats()["A"]["idle"] == 1
+
+
+def test_a_limit_that_another_name_brings_later_binds_every_session() -> None:
+    """Those that were opened before it was known are replaced: idle ones, and one that is given back."""
+    world = World(A=3)
+    world.configs["ALIAS"] = pretend.server("ALIAS", host="a", max_connections=3, bandwidth=Timetable.parse("1M"))
+    with pools_of(world) as pools:
+        kept, given_back = lease(pools, "A", None), lease(pools, "A", None)
+        kept.release(reusable=True)
+        limited = lease(pools, "ALIAS", None)
+        given_back.release(reusable=True)
+        again = lease(pools, "A", None)
+        assert [type(one.source) for one in (limited, again)] == [Limited] * 2
 
 
 def test_two_sessions_serve_the_sides_of_one_server_where_there_is_room() -> None:

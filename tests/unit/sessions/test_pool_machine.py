@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import structlog
 from hypothesis import settings
@@ -15,7 +17,8 @@ from etl.sessions.pool import CONNECTS_AT_ONCE, Refusal
 from etl.sessions.pools import Pools
 from pretend import Clock, PretendSession, World
 
-pytestmark = pytest.mark.unit
+LONG = os.environ.get("TEST_LONG", "") not in {"", "0"}  # more examples
+pytestmark = [pytest.mark.unit, *([pytest.mark.long] if LONG else [])]
 
 LIMITS = {"A": 1, "B": 2, "C": 6}
 NAMES = ["A", "B", "C", "ALIAS", "STRANGER"]  # the last two are B: another base path; another password
@@ -191,4 +194,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPools = PoolMachine.TestCase
-TestPools.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPools.settings = settings(max_examples=400 if LONG else 50, stateful_step_count=40, deadline=None)

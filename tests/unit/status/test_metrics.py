@@ -83,6 +83,17 @@ def test_hostile_names_stay_within_their_quotes() -> None:
     assert "\u202e" not in text
 
 
+def test_a_server_is_down_since_the_first_process_found_it_so() -> None:
+    """The alarm before the patience ends goes by that."""
+    found = [
+        process(
+            f"h/{number}", servers=(ServerStatus(name="A", breaker="open", since=NOW - timedelta(seconds=seconds)),)
+        )
+        for number, seconds in enumerate((20, 4000, 60))
+    ]
+    assert samples(metrics.render(found, NOW))['etl_server_down_since_seconds{server="A"}'] == 4000
+
+
 def test_too_many_processes_and_servers_are_cut_and_counted() -> None:
     """64 processes, 200 servers each; the rest is a number."""
     servers = tuple(ServerStatus(name=f"S{number}") for number in range(300))

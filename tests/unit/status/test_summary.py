@@ -131,6 +131,15 @@ def test_servers_and_topics_are_added_up_over_processes() -> None:
     assert (topic.clear_seconds, topic.oldest_at) == (40.0, ago(5))
 
 
+def test_a_server_is_down_since_the_first_process_found_it_so() -> None:
+    """One that has met the outage just now does not make it a new one, that needs nobody yet."""
+    for first, second in ((20, 4000), (4000, 20)):
+        found = [process("h/0", servers=(down(first),)), process("h/1", servers=(down(second),))]
+        (server,) = summarise(found, NOW).servers
+        assert server.status.since == ago(4000)
+        assert kinds(summarise(found, NOW)) == ["server-down"]
+
+
 def test_jobs_that_nobody_holds_are_counted_and_told() -> None:
     """Without any consumer, too: they are what somebody should know first."""
     unheld = {("t", "g"): Unheld(70, ago(60))}

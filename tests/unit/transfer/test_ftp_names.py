@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import random
 import re
+from encodings.aliases import aliases
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.errors import InvalidPath
+from etl.errors import InvalidPath, SettingsError
 from etl.transfer import paths
 from etl.transfer.ftp import names, telnet
 from etl.transfer.ftp.listing import LINE_BYTES, NAME_BYTES, GarbledListingError, Listing
@@ -215,3 +217,16 @@ def test_no_way_of_dropping_telnets_commands_makes_a_path_climb(pieces: list[byt
         assert not {b"..", b"...", b".. "} & set(parts_by_telnet(path, draw))
     else:
         assert path.count(b".") >= 2
+
+
+def test_no_letter_becomes_a_line_break_on_the_wire() -> None:
+    """In none of the encodings that a server may have: another command would follow."""
+    allowed = []
+    for encoding in sorted(set(aliases.values())):
+        with contextlib.suppress(SettingsError, TypeError):  # TypeError: it encodes no text
+            allowed.append(names.check_encoding(encoding, "A"))
+    assert {"cp1251", "euc_kr", "shift_jis", "utf_8"} <= set(allowed)
+    letters = [chr(number) for number in range(0x10000) if chr(number) not in "\r\n\0"]
+    for encoding in allowed:
+        written = "".join(letters).encode(encoding, "ignore")
+        assert not re.search(rb"[\r\n\0]", written), encoding

@@ -8,6 +8,7 @@ from etl.config import ConfigLoader, ServerConfig
 from etl.errors import SettingsError
 from etl.models.server import TransferSettings
 from etl.transfer.ftp.sockets import Sockets
+from etl.transfer.s3 import options as s3_options
 from etl.transfer.s3.link import Link
 from etl.transfer.s3.options import Options, placed
 
@@ -34,6 +35,8 @@ def options(**given: str) -> Options:
         ({"ACCESS_KEY": "a b"}, "X_ACCESS_KEY: holds a blank"),
         ({"SECRET_KEY": ""}, "X_SECRET_KEY: is missing (or SECRET_KEY_FILE)"),
         ({"SECRET_KEY": "Secret\n4711"}, "X_SECRET_KEY: contains a line break or another control character"),
+        ({"CREDENTIALS": "mine"}, "X_CREDENTIALS: is not aws"),
+        ({"CREDENTIALS": "aws"}, "X_ACCESS_KEY: only one of it and CREDENTIALS"),
         ({"PORT": "9000"}, "X_PORT: means nothing for a server of type s3: set ENDPOINT"),
         ({"SECRET_KEY_FILE": "/x"}, "only one of X_SECRET_KEY and X_SECRET_KEY_FILE"),
         ({"SESSION_TOKEN_FILE": "/no/such/file"}, "X_SESSION_TOKEN_FILE: the file cannot be read"),
@@ -58,6 +61,15 @@ def test_a_wrong_setting_stops_the_start(properties: dict[str, str], said: str) 
         load(**properties)
     assert said in str(caught.value)
     assert "4711" not in str(caught.value)
+
+
+def test_keys_that_are_found_need_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is missing, the start says how to get it; else no key has to be set."""
+    found = {"ACCESS_KEY": "", "SECRET_KEY": "", "CREDENTIALS": "aws"}
+    assert load(**found).servers["X"].address == ("s3", "s3.us-east-1.amazonaws.com", 443, "@bucket")
+    monkeypatch.setattr(s3_options, "is_finder_installed", lambda: False)
+    with pytest.raises(SettingsError, match=r"X_CREDENTIALS: aws needs the library botocore.*etl-file-sync\[aws\]"):
+        load(**found)
 
 
 def test_a_bucket_has_an_address_and_a_login_of_its_own() -> None:

@@ -38,7 +38,7 @@ def show_group(topic: Topic, partition: Number, offset: Offset, services: Served
     running = services.search.running_of_group(place, services.live.running())
     if running:
         states["running"] = running
-        states["waiting"] = states.get("waiting", 0) - running
+        states["waiting"] = max(0, states.get("waiting", 0) - running)
     known = sum(states.values())
     is_over = known >= row["files"] and not states.keys() & {"queued", "waiting", "running"}
     return Group(
@@ -49,6 +49,6 @@ def show_group(topic: Topic, partition: Number, offset: Offset, services: Served
         unknown=max(0, row["files"] - known),
         states={state: count for state, count in states.items() if count},
         bytes=sum(one["bytes"] for one in rows),
-        finished_at=when(max(one["last"] for one in rows if one["last"])) if is_over else None,
+        finished_at=when(max((one["last"] for one in rows if one["last"]), default=None)) if is_over else None,
         **services.envelope(),
     )

@@ -104,7 +104,10 @@ def tell(
         Event(at=act.get("at"), what=str(act.get("action")), who=act.get("actor"), detail=act.get("reason"))
         for act in acts
     ]
-    return sorted(events, key=lambda event: event.at or "9")
+    # The end of a run is noted a moment before its last attempt is.
+    last = max((event.at or "" for event in events if event.what == "attempt"), default="")
+    ends = ("done", "failed")
+    return sorted(events, key=lambda event: max(event.at or "9", last if event.what in ends else ""))
 
 
 def _history(text: str | None) -> list[dict[str, Any]]:

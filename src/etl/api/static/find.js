@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 import { age, brief, bytes, number, strange, time } from "./format.js";
 import { facts, json } from "./letters.js";
 import { query } from "./net.js";
-import { act, bar, choice, empty, field, file, jobLink, letterLink, link, moved, route, section, stateOf, table } from "./parts.js";
+import { act, bar, choice, empty, field, file, fromTo, jobLink, letterLink, link, moved, route, section, stateOf, table } from "./parts.js";
 import { has, t } from "./texts.js";
 
 const RANGES = ["1h", "24h", "7d", "all"];
@@ -92,7 +92,7 @@ export function jobTable(items) {
       [t("job"), (one) => jobLink(one.place, brief(one.job_id ?? one.place, 60))],
       [t("state"), (one) => [stateOf(one), one.code && [" ", h("code", {}, strange(one.code))]]],
       [t("when"), (one) => time(one.finished_at ?? one.at)],
-      [t("file"), (one) => [file(one.source), " → ", file(one.destination)], "wide"],
+      [t("file"), fromTo, "wide"],
       [t("size"), (one) => (one.bytes === null ? "–" : bytes(one.bytes)), "number"],
     ],
     items,

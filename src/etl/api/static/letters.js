@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 import { brief, number, plain, strange, time } from "./format.js";
 import { query } from "./net.js";
 import { askOperation, operations } from "./operations.js";
-import { act, count, empty, field, file, jobLink, letterLink, link, route, section, sign, table } from "./parts.js";
+import { act, count, empty, field, file, fromTo, jobLink, letterLink, link, route, section, sign, table } from "./parts.js";
 import { t } from "./texts.js";
 
 const FILTERS = ["code", "server", "path", "job_id", "newer_than", "older_than"];
@@ -128,7 +128,7 @@ function letterTable(app, items, chosen) {
         [t("letter"), (one) => letterLink(one.place)],
         [t("when"), (one) => time(one.at)],
         [t("code"), (one) => h("code", {}, strange(one.code))],
-        [t("file"), (one) => [file(one.source), " → ", file(one.destination)], "wide"],
+        [t("file"), fromTo, "wide"],
         [t("error"), (one) => brief(one.error, 300), "wide"],
         [t("job"), (one) => (one.job ? jobLink(one.job, brief(one.job_id ?? one.job, 60)) : brief(one.job_id, 60))],
       ],

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { number, strange, time } from "./format.js";
-import { act, bar, count, empty, field, file, sign, table, trouble } from "./parts.js";
+import { act, bar, count, empty, field, fromTo, sign, table, trouble } from "./parts.js";
 import { t } from "./texts.js";
 
 const MOODS = { running: "busy", canary: "busy", stopped: "warn", done: "good" };
@@ -96,7 +96,7 @@ export function askOperation(app, kind, set) {
         n === 0 && h("p", {}, t("nothing-left")),
         h("p", {}, t("set-told")),
         preview.not_replayable > 0 && h("p", {}, t("not-replayable", number(preview.not_replayable))),
-        h("ul", { class: "sample" }, preview.sample.map((one) => h("li", { key: one.place }, h("code", {}, one.code), " ", file(one.source), " → ", file(one.destination)))),
+        h("ul", { class: "sample" }, preview.sample.map((one) => h("li", { key: one.place }, h("code", {}, one.code), " ", fromTo(one)))),
       ],
       kind === "replay" && h("label", { class: "check" }, h("input", { type: "checkbox", checked: form.canary, onchange: (e) => ((form.canary = e.target.checked), again()) }), " ", t("canary")),
       field(t("rate-limit"), h("input", { type: "text", inputmode: "decimal", pattern: "[0-9]+([.][0-9]+)?", placeholder: t("no-limit"), value: form.perSecond, oninput: (e) => ((form.perSecond = e.target.value), again()) })),

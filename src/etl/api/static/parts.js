@@ -23,6 +23,9 @@ export const letterLink = (place) => link(route(["letters", place]), { class: "n
 export const file = ({ server, path }, show = brief) =>
   h("span", { class: "file" }, server ? [serverLink(server), ":"] : null, show(path ?? ""));
 
+// Source and destination of a job; of a message that is none nothing is known.
+export const fromTo = ({ source, destination }) => (source.server || destination.server ? [file(source), " → ", file(destination)] : "–");
+
 // "SERVER:/path" as a process tells it.
 export function told(text) {
   const at = text.indexOf(":");

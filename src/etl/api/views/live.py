@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from etl.api.views.hour import Hour
@@ -184,10 +185,15 @@ def _server(name: str) -> dict[str, Any]:
 
 
 def _merge(server: dict[str, Any], told: dict[str, Any], process: str) -> None:
-    """Add what one process says of a server: the worst breaker, sums of what adds up, the longest round trip."""
+    """Add what one process says of a server: the worst breaker, sums of what adds up, the longest round trip.
+
+    It is down since the first of them found it so.
+    """
     state = told["breaker"].replace("-", "_")
+    since = [one["since"] for one in (server, told) if one["breaker"] != "closed" and one.get("since")]
     if BREAKERS.index(state) > BREAKERS.index(server["breaker"]):
-        server |= {name: told.get(name) for name in ("since", "next_probe_at", "error")} | {"breaker": state}
+        server |= {name: told.get(name) for name in ("next_probe_at", "error")} | {"breaker": state}
+    server["since"] = min(since, key=datetime.fromisoformat, default=None)
     for name in ("jobs_per_second", "bytes_per_second", "lanes", "waiting", "deferred", "error_share"):
         server[name] += told[name]
     if (trip := told.get("round_trip_seconds")) is not None:

@@ -194,11 +194,13 @@ def _write_wait(connection: sqlite3.Connection, record: Record) -> None:
     if place is None and group is None:
         return
     # A job of a message that holds several begins here: from now on this place is its own.
+    begins = None if place else record.timestamp
     place = place or (record.topic, record.partition, record.offset)
     ends = _ends_of(record) if group else (None, None, None, None)
     connection.execute(
-        "INSERT INTO jobs (topic, partition, offset, at, job_id, state, not_before, history, group_id, source,"
-        " source_path, destination, destination_path, waits) VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?, ?, ?, ?, ?, 1)"
+        "INSERT INTO jobs (topic, partition, offset, at, job_id, state, not_before, history, group_id,"
+        " submitted_at, source, source_path, destination, destination_path, waits)"
+        " VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?, ?, ?, ?, ?, ?, 1)"
         " ON CONFLICT DO UPDATE SET not_before = excluded.not_before, history = excluded.history, waits = waits + 1,"
         " state = 'waiting' WHERE state IN ('queued', 'waiting')",
         (
@@ -208,6 +210,7 @@ def _write_wait(connection: sqlite3.Connection, record: Record) -> None:
             _moment(_text(record.header(header.NOT_BEFORE))),
             _text(record.header(header.ATTEMPTS)),
             group,
+            begins,
             *ends,
         ),
     )

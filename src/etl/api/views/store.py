@@ -52,6 +52,7 @@ CREATE TABLE groups (
     topic TEXT, partition INTEGER, offset INTEGER, at REAL NOT NULL, job_id TEXT, files INTEGER,
     PRIMARY KEY (topic, partition, offset));
 CREATE TABLE outages (server TEXT, began REAL, ended REAL);
+CREATE INDEX outages_server ON outages (server, ended);
 CREATE INDEX outages_newest ON outages (ended);
 CREATE TABLE notes (topic TEXT, key TEXT, at REAL, value TEXT, PRIMARY KEY (topic, key));
 CREATE TABLE audit (

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from etl.transfer.ftp.link import Link
-    from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.replies import Reply
 
 
 _CODE = re.compile(rb"^250[- ]")
 _NOT_THERE = 550
+_PAUSES = (0.1, 0.4, 1.0, 2.0)  # seconds, until a file that was just stored is looked at again
 _TELLS = 213
 
 
@@ -54,30 +54,46 @@ def ask_facts(link: Link, path: str) -> Callable[[], Facts]:
     return lambda: facts_of(link, size.result(), mdtm.result())
 
 
-def ask_stored_size(link: Link, whole: str) -> Callable[[], int | None]:
-    """Queue the question for the size of a file just stored; the answer reads the replies."""
+def ask_stored_size(link: Link, whole: str, sent_bytes: int) -> Callable[[], int | None]:
+    """Queue the question for the size of a file just stored; the answer reads the replies.
+
+    Some servers have not done with a file when they say 226: one that is not there yet, or shorter than what was sent,
+    is looked at again for some seconds.
+    """
     if lists_facts(link, whole):
         listed = ask_facts(link, whole)
         return lambda: listed().size_bytes
     size = link.ask("SIZE", whole)
-    return lambda: _stored_size(link, whole, size)
+
+    def answer() -> int | None:
+        reply = size.result()
+        for tried, pause in enumerate(_PAUSES[: 1 if link.quirks.stays_short else None]):
+            if not _is_unfinished(link, whole, reply, sent_bytes):
+                link.quirks.stays_short = link.quirks.stays_short and not tried
+                break
+            link.rest(pause)
+            reply = link.ask("SIZE", whole).result()
+        else:
+            link.quirks.stays_short = True
+            if not reply.is_success and _is_unfinished(link, whole, reply, sent_bytes):
+                raise vanished(link, whole)
+        return size_in(reply.line) if reply.is_success else None  # not told: 226 was said all the same
+
+    return answer
 
 
-def _stored_size(link: Link, whole: str, size: Pending) -> int | None:
-    """Return the size of a file just stored; None when the server does not tell it: 226 was said all the same.
-
-    One that SIZE does not know and the folder does not show was stored under another name.
-    """
-    reply = size.result()
-    if reply.is_success or reply.code in UNKNOWN_COMMAND:
-        return size_in(reply.line) if reply.is_success else None
+def _is_unfinished(link: Link, whole: str, reply: Reply, sent_bytes: int) -> bool:
+    """Is a file that was just stored too short, or shown neither by SIZE nor by its folder?"""
+    if reply.is_success:
+        size_bytes = size_in(reply.line)
+        return size_bytes is not None and size_bytes < sent_bytes
+    if reply.code in UNKNOWN_COMMAND or link.server.publish == "direct":  # there it may have been taken away
+        return False
     try:
         is_shown = shows(link, whole)
     except IOFailure:  # what only confirms fails nothing
-        return None
-    if is_shown is False and link.server.publish != "direct":
-        raise vanished(link, whole)
-    return None  # written directly, it may have been taken away by whoever waits for it
+        return False
+    return not (is_shown or (is_shown is None and link.quirks.stays_short))
 
 
 def ask_unchanged(link: Link, path: str, facts: Facts) -> Callable[[], bool]:

@@ -8,7 +8,6 @@ commands may leave once the data has ended (`overtake`). Knows replies and limit
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from collections import deque
@@ -17,26 +16,27 @@ from typing import TYPE_CHECKING
 from etl.errors import (
     ConnectionLost,
     EtlError,
-    InvalidPath,
     ServerBusy,
     ServerUnavailable,
     SessionFault,
     TransferTimeout,
 )
 from etl.transfer.ftp.expected import HASHES, can_answer, is_of_the_session
+from etl.transfer.ftp.manners import Manners
 from etl.transfer.ftp.pending import Pending, State
 from etl.transfer.ftp.replies import GarbledReplyError, Reply, ReplyParser
 from etl.transfer.ftp.sockets import is_readable
 from etl.transfer.ftp.twins import TWIN_SECONDS, Twins
-from etl.transfer.ftp.wire import Wire
+from etl.transfer.ftp.wire import Wire, line_of
 from etl.transfer.watch import PROGRESS_TICK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from etl.transfer.ftp.pending import Upstream
     from etl.transfer.ftp.pipelining import Pipelining
     from etl.transfer.ftp.sockets import Sockets
 
-_BREAK = re.compile(rb"[\r\n\0]")
 _NOT_UNDERSTOOD = 500
 _FAREWELL = 421
 _GREETINGS = {220, 230}  # which some give twice
@@ -53,6 +53,7 @@ class Control:
         self.use(sock)
         self.server = server
         self.pipelining, self._twins = pipelining, Twins(pipelining.quirks)
+        self._manners = Manners(pipelining.quirks)
         self._sockets = sockets
         self._login_limit, self._reply_limit = login, reply
         self._login_deadline: float | None = time.monotonic() + login  # None: logged in
@@ -64,9 +65,6 @@ class Control:
         self._overtaken: Pending | None = None  # a transfer whose last reply is due, while commands sent behind it are
         self.broken: EtlError | None = None
         self._has_rested = False  # nothing was answered since nothing was due: if it is dead now it was dead before
-
-    def __repr__(self) -> str:
-        return f"<Control {self.server} {self.state.value}, due: {[pending.command for pending in self._due]}>"
 
     def use(self, sock: socket.socket) -> None:
         """Write and read on this socket from now on; nothing may be due."""
@@ -101,13 +99,12 @@ class Control:
             raise self.broken
         if self._transfer is not None:
             raise RuntimeError(f"{verb} must wait for the end of {self._transfer.command}")
-        line = verb.encode("ascii")
-        if argument is not None:
-            if _BREAK.search(argument):
-                raise InvalidPath(f"the argument of {verb} holds a line break or NUL", server=self.server)
-            line += b" " + argument
+        line = line_of(verb, argument, self.server)
         pending = Pending(self, verb, begins=transfers)
-        self._corked.append((pending, line + b"\r\n"))
+        pending.reply = self._manners.withheld(verb)
+        if pending.reply is not None:
+            return pending
+        self._corked.append((pending, line))
         self._due.append(pending)
         if transfers:
             self._transfer = pending
@@ -143,10 +140,6 @@ class Control:
             raise self.broken
         if self._corked:
             self._write_corked()
-
-    def rest(self, seconds: float) -> None:
-        """Wait, with nothing due; ends at once when the server says something, or the session is aborted."""
-        is_readable(self.sock, seconds)
 
     def peek(self) -> None:
         """Read the replies that have come; wait for none, nor for the rest of one."""
@@ -279,7 +272,7 @@ class Control:
             self._twins.learn(code)
             raise self.out_of_step(f"the server spoke unasked: {reply.text}")
         head = self._due[0]
-        if not can_answer(head.command, code):
+        if not can_answer(head.command, code) and not self._manners.takes(head.command, code, self._silence()):
             if self._login_deadline and code in _GREETINGS:
                 return
             self._twins.explain(reply)
@@ -289,6 +282,7 @@ class Control:
         self._has_rested = False
         if code >= 200:
             head.reply = reply
+            self._manners.answered(head.command)
             self._twins.note(head.command, reply)
             self._due.popleft()
             if head is self._transfer:
@@ -303,6 +297,13 @@ class Control:
             raise self.out_of_step(f"the server answered {head.command} with {reply.text}")
         if head.place > 1 and (head.is_begun if head.begins else code != _NOT_UNDERSTOOD):
             self.pipelining.worked(transfers=head.begins)
+
+    def _silence(self) -> Callable[[], bool] | None:
+        """Return what tells whether nothing follows a reply; None: another one is due, or may be."""
+        is_alone = len(self._due) - len(self._corked) == 1 and self.pipelining.is_one_by_one
+        if not is_alone or self.pipelining.quirks.doubles:
+            return None
+        return lambda: self._parser.is_empty and not is_readable(self.sock, TWIN_SECONDS)
 
     def _feed(self, deadline: float, limit: float, upstream: Upstream | None) -> float:
         """Receive once; return the deadline, which moves while bytes leave `upstream`."""
@@ -345,14 +346,12 @@ class Control:
         return self._failed(f"the server closed the connection{self._while()}")
 
     def _failed(self, what: str) -> EtlError:
-        self._doubt_pipelining()
+        self._doubt()
         if self._sockets.is_cut:
             what = "the session was aborted"
         lost = SessionFault if self._has_rested or not self._due else ConnectionLost
         kind = ServerUnavailable if self._login_deadline else lost
-        error = kind(f"{self.server}: {what}", server=self.server)
-        self.abandon(error)
-        return error
+        return self._ends(kind, what)
 
     def out_of_step(self, what: str) -> EtlError:
         """Return the error for a reply that cannot be its command's: none that follows can be trusted.
@@ -365,34 +364,37 @@ class Control:
     def _fault(self, what: str) -> EtlError:
         if self._sockets.is_cut:
             return self._failed(what)
-        self._doubt_pipelining()
-        error = SessionFault(f"{self.server}: {what}", server=self.server)
-        self.abandon(error)
-        return error
+        self._doubt()
+        return self._ends(SessionFault, what)
 
     def _timed_out(self, limit: float) -> EtlError:
-        self._doubt_pipelining()
+        self._doubt(is_silent=True)
         command = self._due[0].command if self._due else "nothing"
         kind: type[EtlError] = TransferTimeout
         what = f"no reply to {command} within {limit:g} s (ETL_REPLY_TIMEOUT_SECONDS)"
         if self._login_deadline:
-            kind, what = ServerUnavailable, f"no welcome and login within {self._login_limit:g} s "
-            what += f"(ETL_LOGIN_TIMEOUT_SECONDS; waiting for the reply to {command})"
-        error = kind(f"{self.server}: {what}", server=self.server)
-        self.abandon(error)
-        return error
+            kind, limit = ServerUnavailable, self._login_limit
+            what = f"no welcome and login within {limit:g} s (ETL_LOGIN_TIMEOUT_SECONDS; no reply to {command})"
+        return self._ends(kind, what)
 
-    def _doubt_pipelining(self) -> None:
-        """If the unanswered command was pipelined or sent early, suspect that pipelining confused the server."""
+    def _doubt(self, *, is_silent: bool = False) -> None:
+        """Suspect the unanswered command; if it was pipelined or sent early, that this confused the server."""
         if self._sockets.is_cut or not self._due:
             return
+        if not self._is_all_corked:
+            self._manners.blame(self._due[0], is_silent=is_silent)
         if self._overtaken is not None:
             self.pipelining.failed_to_overtake()
         if self._due[0].place:
             self.pipelining.failed(transfers=self._has_paired)
 
     def _said_421(self, reply: Reply) -> EtlError:
-        kind = ServerBusy if self._login_deadline else SessionFault if self._has_rested else ConnectionLost
-        error = kind(f"{self.server}: the server ends the connection: {reply.text}", server=self.server)
+        is_idle = self._transfer is None or not self._transfer.is_begun  # it is no word on a file, then
+        kind = ServerBusy if self._login_deadline else SessionFault if is_idle else ConnectionLost
+        return self._ends(kind, f"the server ends the connection: {reply.text}")
+
+    def _ends(self, kind: type[EtlError], what: str) -> EtlError:
+        """Make the connection unusable; return the error."""
+        error = kind(f"{self.server}: {what}", server=self.server)
         self.abandon(error)
         return error

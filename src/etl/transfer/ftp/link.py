@@ -12,6 +12,7 @@ from etl.errors import EtlError
 from etl.models.server import zone_of
 from etl.transfer.ftp import known, telnet
 from etl.transfer.ftp.names import Names, check_encoding
+from etl.transfer.ftp.sockets import is_readable
 from etl.transfer.ftp.starting import Starting
 from etl.transfer.paths import basename, parent, refuse_misread
 from etl.transfer.promises import Unsettled
@@ -98,6 +99,10 @@ class Link:
                 return self.wire(whole_path)
             self._folder = folder
         return self.wire(basename(whole_path))
+
+    def rest(self, seconds: float) -> None:
+        """Wait, with nothing due; ends at once when the server says something, or the session is aborted."""
+        is_readable(self.control.sock, seconds)
 
     def takes_bare(self, is_so: bool | None) -> None:
         """End such a try: names without a folder are what the server takes, it takes others, or that is not known."""

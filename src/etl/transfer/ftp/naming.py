@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 from etl.errors import IOFailure, NameNotKept
 from etl.transfer.ftp.listing import names_in
@@ -17,13 +18,18 @@ from etl.transfer.paths import basename, beside, parent
 if TYPE_CHECKING:
     from etl.transfer.ftp.link import Link
 
+_LONG_BYTES = 63  # a name that no server cuts off
+_CUT_BYTES = 31  # of a name that was
+_ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")  # which some take for a letter, as in addresses of the web
 # A sign that some drop or bend anywhere, a blank around a name, a dot behind it.
 _RISKY = re.compile(r"""["\\'`<>|:?*\x00-\x1f\x7f]|(?:\A|/)\s|\s(?:/|\Z)|\.(?:/|\Z)""")
 
 
 def is_at_risk(link: Link, path: str) -> bool:
     """May the server keep this name as another one? Names beyond ASCII are looked at until one was shown as sent."""
-    if _RISKY.search(path) is not None:
+    if _RISKY.search(path) is not None or _is_long(link, path):
+        return True
+    if not link.quirks.keeps_escapes and _ESCAPED.search(path) is not None:
         return True
     if path.isascii():
         return False
@@ -56,9 +62,11 @@ def require_kept(link: Link, path: str, before: set[str], source: str | None = N
             raise _not_kept(link, path, folder, None if is_undone else source)
         link.quirks.keeps_names = link.quirks.keeps_names or not path.isascii()
         link.quirks.keeps_ff = link.quirks.keeps_ff or has_ff
+        link.quirks.keeps_escapes = link.quirks.keeps_escapes or _ESCAPED.search(name) is not None
+        link.quirks.kept_bytes = max(link.quirks.kept_bytes, len(link.names.wire(name)))
         return
     new = after - before
-    alike = sorted(other for other in after if _core(other) == _core(name) or other in _misread(link, name))
+    alike = sorted(other for other in after if _is_bent(link, name, other))
     bent = next((other for other in alike if other in new), None)
     if bent is not None:
         # First by the name that was sent: it is bent once more, as what is shown might be, too.
@@ -99,12 +107,27 @@ def _undo(link: Link, path: str, source: str | None) -> bool:
     return link.command("RNTO", link.wire(source)).result().is_success
 
 
+def _is_long(link: Link, path: str) -> bool:
+    """Is the name longer than any that the server was seen to keep?"""
+    name = basename(path)
+    if len(name) <= _LONG_BYTES // 4:  # of UTF-8 at most
+        return False
+    return len(link.names.wire(name)) > max(_LONG_BYTES, link.quirks.kept_bytes)
+
+
+def _is_bent(link: Link, name: str, other: str) -> bool:
+    """May a server have made this other name of it?"""
+    is_cut = len(link.names.wire(other)) >= _CUT_BYTES and name.startswith(other)
+    return is_cut or _core(other) == _core(name) or other in _misread(link, name)
+
+
 def _core(name: str) -> str:
     """Return what is left of a name when everything is dropped that a server may drop."""
     return "".join(sign for sign in name if sign.isalnum())
 
 
 def _misread(link: Link, name: str) -> set[str]:
-    """Return what a server shows that took a name for Latin-1, or for UTF-8 with signs that are none."""
+    """Return what a server shows that took a name for Latin-1, for bad UTF-8, or for a part of an address."""
     wire = link.names.wire(name)
-    return {link.names.read(text.encode()) for text in (wire.decode("latin-1"), wire.decode("utf-8", "replace"))}
+    texts = (wire.decode("latin-1"), wire.decode("utf-8", "replace"))
+    return {link.names.read(text) for text in (*(text.encode() for text in texts), unquote_to_bytes(wire))}

@@ -226,6 +226,8 @@ class Passive:
         if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             if command is not None and self._is_refused(command):
                 return None
+            if connections.control.broken is not None:  # its port went with the session
+                raise connections.control.broken
             raise connections.lost(f"no data connection to port {self._port}: {os.strerror(number)}")
         return connections.adopt(sock)
 

@@ -88,9 +88,9 @@ class Pending:
         assert self.reply is not None  # noqa: S101 - settle() returns only then
         return self.reply
 
-    def started(self) -> Reply:
+    def started(self, limit: float | None = None) -> Reply:
         """Return the first reply of a transfer: any 1xx, or the final one when the transfer was refused."""
-        self._control.settle(self, preliminary=True)
+        self._control.settle(self, preliminary=True, limit=limit)
         reply = self.reply or self.preliminary
         assert reply is not None  # noqa: S101 - settle() returns only then
         return reply

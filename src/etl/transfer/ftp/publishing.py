@@ -151,7 +151,7 @@ class Renaming:
                     return None
             elif make_folders(link, target):
                 pass
-            elif tried and (kind := asking.ask_kind(link, target)()) is not asking.Kind.MISSING:
+            elif tried and (kind := self._kind_in_the_way(target)) is not asking.Kind.MISSING:
                 if kind is asking.Kind.FOLDER:
                     raise NotAFile(f"{link.name}:{target} is a folder", server=link.name)
                 swapped = self._swap(source, target, aside)
@@ -160,7 +160,7 @@ class Renaming:
                 return swapped
             # else: another session may have made the folder since we were refused, or the server had another reason
             # that is gone. That it does not replace files is believed when it has said so twice.
-            link.control.rest(pause)
+            link.rest(pause)
             from_ = self._ask("RNFR", source, target)
             from_.result()  # before the RNTO is sent: a server may have lost what shared a write
             to = self._ask("RNTO", target, source)
@@ -175,6 +175,17 @@ class Renaming:
         if not asking.is_there(link, source, by_listing=True):  # some say so at the RNTO only
             return None
         raise asking.why_not_written(link, target, refusal)
+
+    def _kind_in_the_way(self, target: str) -> asking.Kind:
+        """Find out what has the target's name; some servers tell it in a list only."""
+        kind = asking.ask_kind(self._link, target)()
+        if kind is not asking.Kind.MISSING:
+            return kind
+        try:
+            is_shown = asking.is_there(self._link, target, by_listing=True)
+        except IOFailure:  # no list is to be had
+            return kind
+        return asking.Kind.FILE if is_shown else kind
 
     def _require_gone(self, source: str, refusal: Reply) -> None:
         """Raise for a source that is there, and may not be renamed."""

@@ -237,7 +237,7 @@ class FTPTransfer(Resumable):
         return Stored(
             partial,
             sent_bytes,
-            size=Lazy(asking.ask_stored_size(link, whole), asks_more=True),
+            size=Lazy(asking.ask_stored_size(link, whole, sent_bytes), asks_more=True),
             ended=Lazy(upload.judge, asks_more=True) if upload.is_unjudged else None,
         )
 
@@ -374,7 +374,8 @@ class FTPTransfer(Resumable):
 def _ways_to_meet(pipelining: Pipelining, quirks: known.ServerQuirks) -> tuple[object, ...]:
     """Return what is known of a server that changes how a login goes."""
     known_pairs = tuple(quirks.doubles.items())
-    return pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv, quirks.keeps_order, known_pairs
+    ways = (pipelining.is_one_by_one, quirks.answers_feat, quirks.takes_epsv, quirks.keeps_order, known_pairs)
+    return *ways, quirks.encrypts_late, tuple(quirks.ended_at), tuple(quirks.withheld_until.items())
 
 
 def _unless_over(parcel: Parcel, is_same: Callable[[], bool]) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from etl.errors import ConnectionLost, EtlError, IOFailure, StorageFull
+from etl.errors import ConnectionLost, EtlError, IOFailure, PartHeld, SessionFault, StorageFull, TransferTimeout
 from etl.transfer.ftp import asking
 from etl.transfer.ftp.folders import make_folders
 from etl.transfer.ftp.names import size_in
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.replies import Reply
 
 _LAST_WORD_SECONDS = 5.0  # a server's reply to a transfer that we broke off; Pure-FTPd gives none
+_HELD_SECONDS = 10.0  # for the word that a file is gone on with
 _END_SECONDS = 1.0  # for a server's end of a data connection, before its last word alone is waited for
 _CLOSING_SECONDS = 0.25  # between a server's last word and its end of the data connection
 _LEFT_OPEN = 2  # data connections in a row that it left open
@@ -72,7 +73,7 @@ class Upload:
         else:
             self._held_bytes = self._parcel.readinto(self._buffer)
         unmade, folder = self._link.quirks.unmade, parent(self._whole)
-        if folder in unmade:
+        if folder in unmade or (self._link.quirks.refuses_late and self._is_large):
             make_folders(self._link, self._whole)
             unmade.discard(folder)
         try:
@@ -85,6 +86,11 @@ class Upload:
         finally:
             self._link.tries_bare = False
         return self._sent_bytes
+
+    @property
+    def _is_large(self) -> bool:
+        """Has the file more bytes than the buffer, as far as is known? Then it may be too late to send them again."""
+        return not self._is_whole and self._held_bytes != self._parcel.facts.size_bytes
 
     def _is_put_right(self, failed: Pending) -> bool:
         """Put right what can be; where a session ends at a refusal the next one makes the folder before all else."""
@@ -104,6 +110,7 @@ class Upload:
             return False
         if make_folders(self._link, self._whole):
             if not self._can_resend:
+                self._link.quirks.refuses_late = True
                 raise IOFailure(
                     f"{self._link.name}:{self._whole}: its folder was not there, and is made now",
                     server=self._link.name,
@@ -135,6 +142,8 @@ class Upload:
         running = starting.start("STOR", self._link.locate(self._whole), self._offset)
         if not isinstance(running, Running):
             return running
+        if self._offset:
+            self._require_begun(running)
         piece, self._sent_bytes = self._buffer[: self._held_bytes], self._offset
         while True:
             sent_bytes = self._sent_bytes + len(piece)
@@ -145,6 +154,15 @@ class Upload:
             if is_last:
                 return self._end(running)
             piece = self._next(running)
+
+    def _require_begun(self, running: Running) -> None:
+        """Raise PartHeld when the server does not begin: the upload that was cut may have locked the file for long."""
+        try:
+            running.command.started(limit=_HELD_SECONDS)
+        except TransferTimeout as error:
+            running.data.reset()
+            name = self._link.name
+            raise PartHeld(f"{name}:{self._whole}: the upload that was cut still holds it", server=name) from error
 
     def _send(self, running: Running, piece: memoryview, *, is_last: bool) -> bool:
         """Send a piece, and the end of the file after the last one; False when the STOR has failed."""
@@ -170,6 +188,8 @@ class Upload:
                 running.data.reset()
                 if stor.reply is not None:
                     self._remove_quietly()
+                if isinstance(control.broken, SessionFault):  # the connection for the data went with the session
+                    raise control.broken from error
                 self._link.abandon(error)
                 raise
         return not stor.has_failed

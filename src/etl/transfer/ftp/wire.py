@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
+from etl.errors import InvalidPath
 from etl.transfer.ftp.sockets import acknowledge_at_once, is_silent, limit_waits
 
 _CHUNK_BYTES = 8 * 1024
+_BREAK = re.compile(rb"[\r\n\0]")
 
 
 class Wire:
@@ -52,3 +55,12 @@ class Wire:
     def is_silent(self) -> bool:
         """Does the connection stand, and was all received that has come? False: not surely."""
         return is_silent(self._sock, self._received_bytes)
+
+
+def line_of(verb: str, argument: bytes | None, server: str) -> bytes:
+    """Return a command as it is sent. Raises InvalidPath when the argument holds a line break or NUL."""
+    if argument is None:
+        return verb.encode("ascii") + b"\r\n"
+    if _BREAK.search(argument):
+        raise InvalidPath(f"the argument of {verb} holds a line break or NUL", server=server)
+    return verb.encode("ascii") + b" " + argument + b"\r\n"

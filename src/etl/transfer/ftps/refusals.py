@@ -58,10 +58,15 @@ def no_auth(server: ServerConfig, reply: Reply) -> EtlError:
     return refused(server, _NO_AUTH.format(reply.text))
 
 
+def was_clear(error: OSError) -> bool:
+    """Was a handshake answered in clear?"""
+    return isinstance(error, ssl.SSLError) and error.reason in _NO_TLS
+
+
 def no_handshake(server: ServerConfig, error: OSError, *, is_implicit: bool) -> EtlError:
     """Return the error for a control connection that was not encrypted. Not for certificates."""
     reason = (getattr(error, "reason", None) or "") if isinstance(error, ssl.SSLError) else ""
-    if reason in _NO_TLS and is_implicit:
+    if was_clear(error) and is_implicit:
         what = f"what the server says is no TLS; {server.hostname}_TLS=explicit may be right ({reason})"
         return refused(server, what)
     if reason in _NO_COMMON_VERSION:

@@ -10,7 +10,9 @@ import ssl
 from typing import TYPE_CHECKING
 
 from etl.errors import ConnectionLost, EtlError
+from etl.transfer.ftp import known
 from etl.transfer.ftp.security import Security
+from etl.transfer.ftp.sockets import is_readable
 from etl.transfer.ftps import refusals
 from etl.transfer.ftps.agreement import Agreement
 from etl.transfer.ftps.opening import SecureDataConnections
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.sockets import Sockets
 
 _ENCRYPTED = 234
+_LATE_SECONDS = 0.1  # for a server that says so before it is ready to encrypt
 
 
 class Encrypted(Security):
@@ -59,6 +62,8 @@ class Encrypted(Security):
         reply = control.send("AUTH", b"TLS").result()
         if reply.code != _ENCRYPTED:
             raise refusals.no_auth(self._server, reply)
+        if control.pipelining.quirks.encrypts_late:
+            is_readable(control.sock, _LATE_SECONDS)
         control.require_silence()  # what came with the reply may not be taken for an answer that was encrypted
         control.use(self._encrypt(control.sock))
 
@@ -94,7 +99,10 @@ class Encrypted(Security):
                 raise ConnectionLost(
                     f"{self._server.hostname}: the session was aborted", server=self._server.hostname
                 ) from error
-            raise refusals.no_handshake(self._server, error, is_implicit=self.agreement.options.is_implicit) from error
+            is_implicit = self.agreement.options.is_implicit
+            if refusals.was_clear(error) and not is_implicit:
+                known.of(self._server.address).encrypts_late = True  # it took our first words for a command
+            raise refusals.no_handshake(self._server, error, is_implicit=is_implicit) from error
         self.agreement.met(secure.tunnel.tls)
         return secure
 

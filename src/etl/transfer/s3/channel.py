@@ -210,11 +210,10 @@ class Body:
 
     def read_ready(self, view: memoryview) -> int:
         """Take what has come of a body whose length was told, 0: nothing has. Raises EndedError."""
-        view = view[: self.left_bytes]
-        count = self._channel.receive_ready(view)
-        if count is None:
+        if self.has_ended or not view:
             return 0
-        return self._counted(count)
+        count = self._channel.receive_ready(view[: self.left_bytes])
+        return 0 if count is None else self._counted(count)
 
     def _counted(self, count: int) -> int:
         """Count bytes of a body whose length was told."""

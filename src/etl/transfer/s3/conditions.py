@@ -5,17 +5,20 @@ Some take a condition without a word, and overwrite all the same: only an object
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
 import structlog
 
 from etl.errors import EtlError, IOFailure, PermissionRefused
-from etl.transfer.s3 import documents
+from etl.transfer.s3 import checksums, documents, refusals
 from etl.transfer.s3.upload import abort_by_id
 
 if TYPE_CHECKING:
     from etl.transfer.s3.link import Link
+
+_CONTENT = b"etl"
 
 NOTHING_THERE = {"if-none-match": "*"}
 
@@ -40,6 +43,8 @@ def traits(link: Link) -> dict[str, str]:
         "conditions on writing": words[store.keeps_put_conditions],
         "conditions on parts": words[store.keeps_complete_conditions],
         "size of parts": words[store.keeps_object_sizes],
+        "uploads that were cut": "gone on with" if store.proves_parts else "begun anew",
+        **({} if store.checks is None else {"checksums": store.checks or "none"}),
     }
 
 
@@ -51,16 +56,15 @@ def try_out(link: Link, beside: str) -> None:
     store = link.store
     if store.is_tried:
         return
-    folder, slash, _ = beside.rpartition("/")
-    name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
-    key = f"{folder}{slash}{name}"
+    key = _trial_key(link, beside)
     try:
-        link.require_success(key, link.ask("PUT", key, body=b"etl"))
+        link.require_success(key, link.ask("PUT", key, body=_CONTENT))
         store.keeps_put_conditions = all(
             _is_refused_for(link, key, condition) for condition in (NOTHING_THERE, {"if-match": f'"{"0" * 32}"'})
         )
         store.keeps_complete_conditions = store.keeps_put_conditions and _refuses_parts(link, key, NOTHING_THERE)
         store.keeps_object_sizes = _refuses_parts(link, key, {"x-amz-mp-object-size": "7"})
+        store.proves_parts = _refuses_parts(link, key, {}, tag=f'"{"0" * 32}"')
     except (PermissionRefused, IOFailure) as error:
         log.warning("store could not be tried out", server=link.name, error=str(error))
     finally:
@@ -69,17 +73,66 @@ def try_out(link: Link, beside: str) -> None:
     log.info("store tried out", server=link.name, **traits(link))
 
 
-def _is_refused_for(link: Link, key: str, condition: dict[str, str]) -> bool:
-    return link.ask("PUT", key, headers=condition, body=b"etl").status == 412
+def checked(link: Link, beside: str) -> str:
+    """Return the checksum that the store is known to check, empty: none; found out once, by a key beside another.
+
+    Only one that lets right bytes pass and refuses wrong ones counts, of an object and of a part.
+    """
+    store = link.store
+    if store.checks is None:
+        key = _trial_key(link, beside)
+        try:
+            store.checks = next((one for one in (checksums.CRC32C, checksums.MD5) if _checks(link, key, one)), "")
+        finally:
+            link.ask("DELETE", key)
+        log.info("store tried out", server=link.name, checksums=store.checks or "ignored or refused")
+    return store.checks
 
 
-def _refuses_parts(link: Link, key: str, headers: dict[str, str]) -> bool:
-    """Is the completion of an upload with one part refused for these headers?"""
-    begun = link.require_success(key, link.ask("POST", key, [("uploads", "")]))
+def _checks(link: Link, key: str, algorithm: str) -> bool:
+    wrong, right = (checksums.headers_of(algorithm, content) for content in (_CONTENT + b"!", _CONTENT))
+
+    def tells_apart(query: list[tuple[str, str]]) -> bool:
+        if link.ask("PUT", key, query, wrong, _CONTENT).status != 400:
+            return False
+        return not refusals.is_refused(link.ask("PUT", key, query, right, _CONTENT))
+
+    if not tells_apart([]):
+        return False
+    headers = checksums.headers_of_upload(algorithm) | link.options.headers_of_new()
+    begun = link.ask("POST", key, [("uploads", "")], headers)
+    if refusals.is_refused(begun):
+        return False
     upload_id = link.parsed(documents.required, begun, "UploadId")
     try:
-        part = link.ask("PUT", key, [("partNumber", "1"), ("uploadId", upload_id)], body=b"etl")
-        body = documents.completion([documents.Part(1, link.require_success(key, part).headers.get("etag", ""))])
+        return tells_apart([("partNumber", "1"), ("uploadId", upload_id)])
+    finally:
+        abort_by_id(link, key, upload_id)
+
+
+def _trial_key(link: Link, beside: str) -> str:
+    folder, slash, _ = beside.rpartition("/")
+    name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
+    return f"{folder}{slash}{name}"
+
+
+def _is_refused_for(link: Link, key: str, condition: dict[str, str]) -> bool:
+    return link.ask("PUT", key, headers=condition, body=_CONTENT).status == 412
+
+
+def _refuses_parts(link: Link, key: str, headers: dict[str, str], tag: str = "") -> bool:
+    """Is the completion of an upload with one part refused for these headers, or for another tag of the part?
+
+    For the latter the part must have been tagged with the MD5 of its content.
+    """
+    begun = link.require_success(key, link.ask("POST", key, [("uploads", "")], link.options.headers_of_new()))
+    upload_id = link.parsed(documents.required, begun, "UploadId")
+    try:
+        part = link.ask("PUT", key, [("partNumber", "1"), ("uploadId", upload_id)], body=_CONTENT)
+        right = link.require_success(key, part).headers.get("etag", "")
+        if tag and right.strip('"') != hashlib.md5(_CONTENT, usedforsecurity=False).hexdigest():
+            return False
+        body = documents.completion([documents.Part(1, tag or right)])
         done = link.ask("POST", key, [("uploadId", upload_id)], headers, body)
         return done.status in {400, 412}
     finally:

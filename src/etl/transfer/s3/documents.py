@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.sax.saxutils import escape
 
-from etl.transfer.s3.channel import MalformedError
+from etl.transfer.s3.channel import LENGTH, MalformedError
 
 LIMIT_BYTES = 8 << 20  # of an answer: a listing has 1000 names of at most 1024 bytes
 
@@ -18,6 +18,8 @@ class Part(NamedTuple):
 
     number: int
     etag: str
+    size_bytes: int = 0
+    crc32c: str = ""  # as it was told with the part
 
 
 def root_of(content: bytes) -> ET.Element | None:
@@ -76,9 +78,25 @@ def uploads_of(content: bytes) -> tuple[list[Begun], tuple[str, str] | None]:
     return found, (_name(root, root, "NextKeyMarker"), text_of(root, "NextUploadIdMarker"))
 
 
+def parts_of(content: bytes) -> tuple[list[Part], str]:
+    """Read a page of ListParts; return also behind which number the next page begins, empty: it was the last."""
+    root = _listed(content, "ListPartsResult")
+    found = []
+    for entry in root.findall("Part"):
+        number, size = text_of(entry, "PartNumber"), text_of(entry, "Size")
+        if not (LENGTH.fullmatch(number) and LENGTH.fullmatch(size)):
+            raise MalformedError("a part of an upload has no number or size")
+        found.append(Part(int(number), text_of(entry, "ETag"), int(size)))
+    return found, text_of(root, "NextPartNumberMarker") if text_of(root, "IsTruncated") == "true" else ""
+
+
 def completion(parts: Iterable[Part]) -> bytes:
     """Return the list of an upload's parts that completes it."""
-    lines = [f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>" for part in parts]
+    lines = [
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
+        f"{f'<ChecksumCRC32C>{part.crc32c}</ChecksumCRC32C>' if part.crc32c else ''}</Part>"
+        for part in parts
+    ]
     return f"<CompleteMultipartUpload>{''.join(lines)}</CompleteMultipartUpload>".encode()
 
 

@@ -20,10 +20,13 @@ class Store:
 
     region: str = ""  # as the store told it
     takes_checksums: bool | None = None  # on PUT: True: answers with them; False: refuses them; None: not known yet
-    is_tried: bool = False  # were the next three found out?
+    checks: str | None = None  # the checksum that it checks, empty: none; None: not known yet
+    is_tried: bool = False  # were the next four found out?
     keeps_put_conditions: bool = False
     keeps_complete_conditions: bool = False
     keeps_object_sizes: bool = False
+    proves_parts: bool = False  # tags them with the MD5 of their content, and completes no others than those named
+    sends_ranges: bool = True  # as far as is known
 
 
 @dataclass
@@ -33,8 +36,11 @@ class Upload:
     key: str
     upload_id: str
     part_bytes: int  # of each part but the last
+    mark: str  # what its object will be marked with
+    is_live: bool = True  # a run of this process is busy with it, or has proven it
     parts: list[Part] = field(default_factory=list)
-    sent_bytes: int = 0
+    taken: dict[int, str] = field(default_factory=dict)  # parts that another sender may have written late: our tags
+    doubtful: range = range(0)  # numbers of those that this run sends
 
 
 _lock = threading.Lock()  # guards the two below
@@ -67,9 +73,9 @@ def ended(server: ServerConfig, partial: str) -> None:
 
 
 def live_ids(server: ServerConfig) -> set[str]:
-    """Return the ids of all uploads of this process to a bucket."""
+    """Return the ids of the uploads to a bucket that runs of this process are busy with."""
     with _lock:
-        return {one.upload_id for place, one in _uploads.items() if place[:-1] == _bucket(server)}
+        return {one.upload_id for place, one in _uploads.items() if one.is_live and place[:-1] == _bucket(server)}
 
 
 def forget() -> None:

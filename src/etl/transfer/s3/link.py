@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from etl.errors import (
@@ -14,7 +13,6 @@ from etl.errors import (
     InvalidPath,
     IOFailure,
     SessionFault,
-    SettingsError,
     TransferTimeout,
 )
 from etl.transfer.paths import refuse_misread, refuse_unusable
@@ -22,6 +20,7 @@ from etl.transfer.promises import Lazy
 from etl.transfer.s3 import documents, known, refusals, signing
 from etl.transfer.s3.channel import Answer, Channel, EndedError, MalformedError, read_answer
 from etl.transfer.s3.connecting import aborted, open_channel
+from etl.transfer.s3.keys import Keys
 from etl.transfer.s3.options import DEFAULT_REGION, Options
 from etl.transfer.watch import StalledError, Watch
 
@@ -45,7 +44,6 @@ class Link:
         self.settings = settings
         self.sockets = sockets
         self._channel: Channel | None = None
-        self._token = ""
         self.adopt(server)
 
     def adopt(self, server: ServerConfig) -> None:
@@ -55,7 +53,7 @@ class Link:
         self.store = known.of(server)
         if former is not None and former.connect_host != self.options.connect_host:
             self.close()
-        self._read_token()
+        self._keys = Keys(server.hostname, self.options, self.settings)
 
     @property
     def name(self) -> str:
@@ -316,9 +314,9 @@ class Link:
             "x-amz-date": signing.stamp_of(now),
             **headers,
         }
-        if self._token:
-            signed["x-amz-security-token"] = self._token
-        credentials = signing.Credentials(options.access_key, options.secret_key)
+        credentials = self._keys.current()
+        if credentials.token:
+            signed["x-amz-security-token"] = credentials.token
         form = signing.canonical(method, path, text, signed, payload)
         lines = [f"{method} {path}{f'?{text}' if text else ''} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in signed.items()]
@@ -336,24 +334,13 @@ class Link:
             return False
         code = refusals.code_of(answer)
         if code in {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"} and self.options.token_file:
-            former = self._token
-            self._read_token()
-            return self._token != former
+            return self._keys.renew()
         if answer.status in {301, 307, 400} or code == "AuthorizationHeaderMalformed":
             told = refusals.region_told(answer)
             if told and told != self._region() and code != "InvalidRegion":
                 self.store.region = told
                 return True
         return False
-
-    def _read_token(self) -> None:
-        self._token = ""
-        if self.options.token_file:
-            try:
-                self._token = Path(self.options.token_file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeError) as error:
-                what = f"{self.name}_SESSION_TOKEN_FILE: the file cannot be read"
-                raise SettingsError(what, server=self.name) from error
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:

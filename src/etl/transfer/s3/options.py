@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -22,9 +23,10 @@ SETTINGS = {
     "ACCESS_KEY": "id of the access key",
     "SECRET_KEY": "secret of the access key (or SECRET_KEY_FILE)",
     "SESSION_TOKEN_FILE": "file of the token that belongs to temporary keys; read again when it has expired",
+    "CREDENTIALS": "aws: keys of this machine's role, a web identity or a profile (the extra aws); unset: ACCESS_KEY",
     "ENDPOINT": "URL of a store that is not Amazon's, https://HOST[:PORT]; unset: Amazon's of the region",
     "VIRTUAL_HOST": "true: the bucket is part of the host name; unset: for Amazon's alone",
-    "READ_STREAMS": "connections that read one large object at once, beside MAX_CONNECTIONS, 1 to 8; unset: 4",
+    "READ_STREAMS": "connections that read one large object at once, beside MAX_CONNECTIONS, 1 to 16; unset: 6",
     "STORAGE_CLASS": "storage class of new objects, such as STANDARD_IA; unset: the bucket's",
     "SSE": "encryption of new objects: AES256, aws:kms, or aws:kms:KEY; unset: the bucket's",
     **{name: help_ for name, help_ in tls.SETTINGS.items() if name not in _OF_FTP},
@@ -32,7 +34,8 @@ SETTINGS = {
 SECRETS = ("SECRET_KEY", *tls.SECRETS)
 
 DEFAULT_REGION = "us-east-1"
-_READ_STREAMS = 4
+LACKING = "aws needs the library botocore, which is not installed: pip install 'etl-file-sync[aws]'"
+_READ_STREAMS = 6
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY_ID = re.compile(r"[!-~]{1,200}")
@@ -46,6 +49,7 @@ class Options:
 
     bucket: str = ""
     region: str = ""  # empty: as the store tells
+    finds_keys: bool = False  # by Amazon's library
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
     token_file: str = ""
@@ -91,6 +95,11 @@ class Options:
             if key:
                 headers["x-amz-server-side-encryption-aws-kms-key-id"] = key
         return headers
+
+
+def is_finder_installed() -> bool:
+    """Is Amazon's own library there, which finds keys? Does not load it."""
+    return importlib.util.find_spec("botocore") is not None
 
 
 def problems(server: ServerConfig) -> Mapping[str, str]:
@@ -140,17 +149,19 @@ class _Parsed(Properties):
             port = endpoint.port
         # A certificate for *.HOST is none for a bucket with a dot in its name.
         is_virtual = self._switch("VIRTUAL_HOST", default=is_amazon and "." not in bucket)
-        for name in ("BUCKET", "ACCESS_KEY"):
+        finds_keys = self._finds_keys()
+        for name in ("BUCKET",) if finds_keys else ("BUCKET", "ACCESS_KEY"):
             if not self._text(name):
                 self.problems.setdefault(name, "is missing")
         secret_key = self._values.get("SECRET_KEY", "").strip()
-        if not secret_key:
+        if not secret_key and not finds_keys:
             self.problems.setdefault("SECRET_KEY", "is missing (or SECRET_KEY_FILE)")
-        elif not secret_key.isprintable():
+        elif not (secret_key or "x").isprintable():
             self.problems.setdefault("SECRET_KEY", "contains a line break or another control character")
         return Options(
             bucket=bucket,
             region=region,
+            finds_keys=finds_keys,
             access_key=self._matching("ACCESS_KEY", _KEY_ID, "holds a blank or a character that is not ASCII"),
             secret_key=secret_key,
             token_file=self._file("SESSION_TOKEN_FILE"),
@@ -160,9 +171,21 @@ class _Parsed(Properties):
             prefix=prefix,
             is_virtual=is_virtual,
             storage_class=self._matching("STORAGE_CLASS", _WORD, "is no storage class"),
-            read_streams=self._number("READ_STREAMS", 1, 8, _READ_STREAMS) or _READ_STREAMS,
+            read_streams=self._number("READ_STREAMS", 1, 16, _READ_STREAMS) or _READ_STREAMS,
             encryption=self._matching("SSE", _ENCRYPTIONS, "is none of AES256, aws:kms, aws:kms:KEY"),
         )
+
+    def _finds_keys(self) -> bool:
+        text = self._text("CREDENTIALS").lower()
+        if text not in {"", "aws"}:
+            self.problems.setdefault("CREDENTIALS", "is not aws, the one thing that it may be")
+        if text == "aws" and not is_finder_installed():
+            self.problems.setdefault("CREDENTIALS", LACKING)
+        if text == "aws":
+            for name in ("ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN_FILE"):
+                if self._text(name):
+                    self.problems.setdefault(name, "only one of it and CREDENTIALS may be set")
+        return text == "aws"
 
     def _matching(self, name: str, pattern: re.Pattern[str], what: str) -> str:
         text = self._text(name)

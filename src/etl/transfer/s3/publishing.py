@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING
-
-import crc32c
 
 from etl.errors import ConnectionLost, EtlError, IOFailure, SizeMismatch, TransferTimeout
 from etl.transfer.base import Published
-from etl.transfer.s3 import documents, known, refusals
+from etl.transfer.s3 import checksums, documents, known, refusals
 from etl.transfer.s3.reading import facts_of
 from etl.transfer.s3.upload import MARK, Writing, abort_by_id, headers_of
 
@@ -20,14 +17,8 @@ if TYPE_CHECKING:
     from etl.transfer.s3.link import Link
 
 _TRIES = 3  # of a publication whose answer was lost
-_CHECKSUM = "x-amz-checksum-crc32c"
 _COPIED_BYTES = 5 << 30  # by one request at most
 _COPIED_PART_BYTES = 1 << 30
-
-
-def checksum_of(content: memoryview) -> str:
-    """Return the CRC32C of some bytes, as headers have it."""
-    return base64.b64encode(crc32c.crc32c(content).to_bytes(4, "big")).decode()
 
 
 def publish(link: Link, writing: Writing, key: str, mtime: float | None, condition: dict[str, str]) -> Published:
@@ -51,24 +42,30 @@ def _put(link: Link, writing: Writing, key: str, mtime: float | None, condition:
     headers = headers_of(link, writing.mark, mtime) | condition
 
     def ask() -> Answer:
-        checksum = {} if store.takes_checksums is False else {_CHECKSUM: checksum_of(content)}
-        answer = link.ask("PUT", key, headers=headers | checksum, body=content, once=True)
-        if checksum and store.takes_checksums is not True and _refuses_checksums(answer):
-            store.takes_checksums = False
+        if writing.plan.checks:
+            told = checksums.headers_of(writing.plan.checks, content)
+            return link.ask("PUT", key, headers=headers | told, body=content, once=True)
+        told = {} if store.takes_checksums is False else checksums.headers_of(checksums.CRC32C, content)
+        answer = link.ask("PUT", key, headers=headers | told, body=content, once=True)
+        if told and store.takes_checksums is not True and _may_refuse_checksums(answer):
             answer = link.ask("PUT", key, headers=headers, body=content, once=True)
-        if not refusals.is_refused(answer) and _CHECKSUM in answer.headers:
+            if not refusals.is_refused(answer):  # that proves what was refused
+                store.takes_checksums = False
+        if not refusals.is_refused(answer) and checksums.CRC32C_HEADER in answer.headers:
             store.takes_checksums = True
         return answer
 
     answer = _asked(link, writing, key, ask)
     if answer is not None and "etag" not in answer.headers:
         _require_published(link, writing, key)
-    if answer is None or _CHECKSUM not in answer.headers:  # nobody has said that what was stored is what was sent
+    if answer is None or checksums.CRC32C_HEADER not in answer.headers:  # nobody has said that it is what was sent
         _require_whole(link, writing, key)
 
 
-def _refuses_checksums(answer: Answer) -> bool:
-    return answer.status in {400, 501} and refusals.code_of(answer) not in {"BadDigest", "AuthorizationHeaderMalformed"}
+def _may_refuse_checksums(answer: Answer) -> bool:
+    """Does a refusal say that the store does not know a header? Any other says nothing about checksums."""
+    unknown = {"NotImplemented", "InvalidRequest", "InvalidArgument", "InvalidHeader"}
+    return answer.status == 501 or (answer.status == 400 and refusals.code_of(answer) in unknown)
 
 
 def _complete(link: Link, writing: Writing, condition: dict[str, str]) -> None:
@@ -80,7 +77,10 @@ def _complete(link: Link, writing: Writing, condition: dict[str, str]) -> None:
     body = documents.completion(upload.parts)
 
     def ask() -> Answer:
-        return link.ask("POST", upload.key, [("uploadId", upload.upload_id)], headers, body, once=True)
+        answer = link.ask("POST", upload.key, [("uploadId", upload.upload_id)], headers, body, once=True)
+        if refusals.code_of(answer) == "InvalidPart":  # somebody else's: nobody may go on with that
+            abort_by_id(link, upload.key, upload.upload_id)
+        return answer
 
     answer = _asked(link, writing, upload.key, ask)
     if answer is not None and not documents.is_completed(answer.content):
@@ -119,6 +119,8 @@ def _refused(link: Link, key: str, answer: Answer) -> EtlError:
     code = refusals.code_of(answer)
     if answer.status == 412 or code in {"PreconditionFailed", "ConditionalRequestConflict"}:
         return IOFailure(f"{link.name}:{key} appeared while the file was on its way", server=link.name)
+    if code == "InvalidPart":
+        return IOFailure(f"{link.name}:{key}: a part is not the one that was sent any more", server=link.name)
     if code == "NoSuchUpload":
         return IOFailure(f"{link.name}:{key}: the store has forgotten its upload", server=link.name)
     return link.refused(key, answer)

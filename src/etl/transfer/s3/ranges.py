@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 FROM_BYTES = 64 << 20  # of what is left to read: with less, the further connections do not pay
 BEGINNING_BYTES = 8 << 20  # come by the connection that told the facts, while the others connect
-PIECE_BYTES = 4 << 20
+CALM_BYTES = 256 << 20  # of one that was cut before: what is asked for ahead is lost by the next cut
+PIECE_BYTES = 8 << 20  # the larger, the fewer waits for an answer
+ROOM_BYTES = 2 << 20  # of a piece whose turn it is not; some more waits in the kernel
 MEMORY_BYTES = 32 << 20  # for the pieces of all lanes
 _LEAST = 2  # connections, else one alone does as well
 
@@ -51,28 +53,35 @@ _MEMORY = _Memory()
 
 
 class _Piece:
-    """What one connection was asked for, and what has come of it."""
+    """A part of the object that one connection was asked for."""
 
-    def __init__(self, link: Link, room: memoryview) -> None:
-        self.link = link
-        self._whole = room
-        self.ask_for(0, 0)
-
-    def ask_for(self, start: int, length: int) -> None:
-        """Have it stand for another part of the object."""
-        self.start, self.room = start, self._whole[:length]
+    def __init__(self, lane: _Lane, start: int, length: int) -> None:
+        self.lane = lane
+        self.start, self.length = start, length
         self.came = self.given = 0
         self.body: Body | None = None
 
     @property
     def is_whole(self) -> bool:
         """Has all of it come?"""
-        return self.came == len(self.room)
+        return self.came == self.length
 
-    @property
-    def ready(self) -> memoryview:
-        """What came, and was not given out yet."""
-        return self.room[self.given : self.came]
+
+class _Lane:
+    """One connection, and room for the beginning of its piece. Once that is whole, the next one is asked for."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.room = memoryview(bytearray(ROOM_BYTES))
+        self.asked: deque[_Piece] = deque()  # a second one waits in the kernel, where the first is not longer than room
+
+    def is_full(self, first: _Piece) -> bool:
+        """Is there no room for more, unless it is the turn of its piece, `first`?"""
+        return (
+            not self.asked
+            or self.asked[0].is_whole
+            or (self.asked[0] is not first and self.asked[0].came == ROOM_BYTES)
+        )
 
 
 class Ranges:
@@ -86,7 +95,8 @@ class Ranges:
         self._next = start  # what nobody was asked for yet
         self._end = end
         self._count = self._wanted = count
-        self._pieces: deque[_Piece] = deque()  # in the order of the object
+        self._lanes: list[_Lane] = []
+        self._pieces: deque[_Piece] = deque()  # of all lanes, in the order of the object
         self._is_closed = False
         self._watch = link.watch()
 
@@ -94,7 +104,7 @@ class Ranges:
     def of(cls, link: Link, key: str, etag: str, start: int, end: int) -> Ranges | None:
         """Return the ranges of what is left of an object; None: it pays not, or there is no memory for them now."""
         count = link.options.read_streams
-        if count < _LEAST or not etag or end - start < FROM_BYTES or not _MEMORY.take(count * PIECE_BYTES):
+        if count < _LEAST or not etag or end - start < FROM_BYTES or not _MEMORY.take(count * ROOM_BYTES):
             return None
         return cls(link, key, etag, start + BEGINNING_BYTES, end, count)
 
@@ -102,30 +112,35 @@ class Ranges:
         """End all connections, and give the memory back."""
         if not self._is_closed:
             self._is_closed = True
-            for piece in self._pieces:
-                piece.link.close()
+            for lane in self._lanes:
+                lane.link.close()
+            self._lanes.clear()
             self._pieces.clear()
-            _MEMORY.give(self._count * PIECE_BYTES)
+            _MEMORY.give(self._count * ROOM_BYTES)
 
     def widen(self) -> None:
         """Connect once more, and ask for a piece, unless there are enough. Raises what keeps us from it, once."""
-        if len(self._pieces) == self._wanted:
+        if len(self._lanes) == self._wanted:
             return
         link = self._link.sibling()
         try:
             link.connect()
-            self._ask(_Piece(link, memoryview(bytearray(PIECE_BYTES))))
+            lane = _Lane(link)
+            self._ask(lane)
         except BaseException:
-            self._wanted = len(self._pieces)
+            self._wanted = len(self._lanes)
+            link.close()
             raise
+        self._lanes.append(lane)
 
     def are_right(self) -> bool:
         """Does the store send what it is asked for, by more than one connection? Waits for its first answer."""
-        if len(self._pieces) < _LEAST:
+        if len(self._lanes) < _LEAST:
             return False
+        first = self._pieces[0]
         try:
-            while self._pieces[0].body is None:
-                if not self._advance(self._pieces[0]):
+            while first.body is None:
+                if not self._receive(first, first.lane.room):
                     self._wait()
         except EtlError:
             return False
@@ -135,51 +150,61 @@ class Ranges:
         """Fill the buffer, unless the object ends before."""
         filled = 0
         while filled < len(buffer) and self._pieces:
-            for piece in self._pieces:
-                self._advance(piece)
+            for lane in self._lanes:
+                self._advance(lane)
             first = self._pieces[0]
-            if not (ready := first.ready[: len(buffer) - filled]):
-                self._wait()
-                continue
-            buffer[filled : filled + len(ready)] = ready
-            filled += len(ready)
-            first.given += len(ready)
-            if first.given == len(first.room):
+            if first.given == first.came:  # nothing of it waits: it can go where it is wanted
+                direct = self._receive(first, buffer[filled:])
+                first.given += direct
+                filled += direct
+                if not direct:
+                    self._wait()
+            else:
+                ready = first.lane.room[first.given : first.came][: len(buffer) - filled]
+                buffer[filled : filled + len(ready)] = ready
+                first.given += len(ready)
+                filled += len(ready)
+            if first.given == first.length:
                 self._pieces.popleft()
-                if self._next < self._end:
-                    self._ask(first)
-                else:
-                    first.link.close()
+                first.lane.asked.popleft()
         return filled
 
-    def _ask(self, piece: _Piece) -> None:
-        """Ask for the next piece that nobody was asked for."""
-        length = min(PIECE_BYTES, self._end - self._next)
-        piece.ask_for(self._next, length)
-        wanted = {"range": f"bytes={piece.start}-{piece.start + length - 1}", "if-match": self._etag}
-        piece.link.send_ahead("GET", self._key, wanted)
-        self._next += length
+    def _ask(self, lane: _Lane) -> None:
+        """Ask for the next piece that nobody was asked for, unless there is none."""
+        if self._next == self._end:
+            return
+        piece = _Piece(lane, self._next, min(PIECE_BYTES, self._end - self._next))
+        wanted = {"range": f"bytes={piece.start}-{piece.start + piece.length - 1}", "if-match": self._etag}
+        lane.link.send_ahead("GET", self._key, wanted)
+        self._next += piece.length
+        lane.asked.append(piece)
         self._pieces.append(piece)
 
-    def _advance(self, piece: _Piece) -> bool:
-        """Take what has come of a piece, without waiting; say whether anything had."""
-        if piece.is_whole:
-            return False
-        with piece.link.translated():
+    def _advance(self, lane: _Lane) -> None:
+        """Take what has come for a lane into its room, and have it asked for more."""
+        if lane.asked and lane.asked[0] is not self._pieces[0]:
+            self._receive(lane.asked[0], lane.room[lane.asked[0].came :])
+        if not lane.asked or (len(lane.asked) == 1 and lane.asked[0].is_whole):
+            self._ask(lane)
+
+    def _receive(self, piece: _Piece, room: memoryview) -> int:
+        """Take what has come of a piece, without waiting; return how many bytes."""
+        link, moved_bytes = piece.lane.link, 0
+        with link.translated():
             if piece.body is None:
-                if not piece.link.channel.has_answer:
-                    return False
-                piece.body = self._checked(piece, piece.link.receive_ahead("GET"))
-            moved_bytes = 0
-            while not piece.is_whole and (count := piece.body.read_ready(piece.room[piece.came :])):
-                piece.came += count
+                if piece.is_whole or not link.channel.has_answer:
+                    return 0
+                piece.body = self._checked(piece, link.receive_ahead("GET"))
+            room = room[: piece.length - piece.came]
+            while moved_bytes < len(room) and (count := piece.body.read_ready(room[moved_bytes:])):
                 moved_bytes += count
             self._watch.note(0.0, moved_bytes)
-        return True
+        piece.came += moved_bytes
+        return moved_bytes
 
     def _checked(self, piece: _Piece, answer: Answer) -> Body:
         """Return the body of an answer that is the piece."""
-        link, length = piece.link, len(piece.room)
+        link, length = piece.lane.link, piece.length
         if answer.status == 412 or (answer.status == 206 and answer.headers.get("etag") != self._etag):
             raise SourceChanged(f"{link.name}:{self._key} changed while it was read", server=link.name)
         if answer.status >= 300:
@@ -192,10 +217,10 @@ class Ranges:
     def _wait(self) -> None:
         """Wait until something comes of any piece."""
         poll = select.poll()
-        for piece in self._pieces:
-            if not piece.is_whole:
-                poll.register(piece.link.channel.fileno(), select.POLLIN)
+        for lane in self._lanes:
+            if not lane.is_full(self._pieces[0]):
+                poll.register(lane.link.channel.fileno(), select.POLLIN)
         began = time.monotonic()
-        with self._pieces[0].link.translated():
+        with self._link.translated():
             poll.poll(self._watch.left() * 1000)
             self._watch.note(time.monotonic() - began, 0)

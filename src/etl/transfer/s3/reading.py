@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from etl.errors import EtlError
+from etl.errors import EtlError, IOFailure, SourceChanged
 from etl.models.task import Facts
 from etl.transfer.s3.channel import LENGTH, EndedError, MalformedError
-from etl.transfer.s3.ranges import Ranges
+from etl.transfer.s3.ranges import CALM_BYTES, Ranges
 
 if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer
@@ -30,7 +30,7 @@ def facts_of(answer: Answer) -> Facts:
     length = answer.headers.get("content-length", "")
     if answer.status == 206:  # of the part alone
         length = answer.headers.get("content-range", "").rpartition("/")[2]
-    return Facts(int(length) if LENGTH.fullmatch(length) else None, _mtime_of(answer))
+    return Facts(int(length) if LENGTH.fullmatch(length) else None, _mtime_of(answer), etag_of(answer))
 
 
 def etag_of(answer: Answer) -> str:
@@ -56,6 +56,24 @@ def open_object(link: Link, path: str, *, reads_ahead: bool) -> S3Parcel:
     return S3Parcel(link, path, answer, reads_ahead=reads_ahead)
 
 
+def open_rest(link: Link, path: str, offset: int, version: str, *, reads_ahead: bool) -> S3Parcel | None:
+    """Open one version of an object from the middle on; None: the store sends no ranges. Raises SourceChanged ..."""
+    key = link.key(path)
+    answer = link.begin("GET", key, headers={"range": f"bytes={offset}-"} | ({"if-match": version} if version else {}))
+    if answer.status == 412 or (version and answer.status == 206 and etag_of(answer) != version):
+        answer.body.drop()
+        raise SourceChanged(f"{link.name}:{key} changed while it was opened", server=link.name)
+    if answer.status in {200, 416, 501}:
+        answer.body.drop()
+        link.store.sends_ranges = answer.status == 416
+        return None
+    link.require_success(key, answer)
+    if not answer.headers.get("content-range", "").startswith(f"bytes {offset}-"):
+        answer.body.drop()
+        raise IOFailure(f"{link.name}:{key}: the store sent another part than asked for", server=link.name)
+    return S3Parcel(link, path, answer, offset, reads_ahead=reads_ahead)
+
+
 class S3Parcel:
     """An object that is read, from `offset` on. Its bytes are those of one version, `etag`."""
 
@@ -69,6 +87,7 @@ class S3Parcel:
         self._place = offset  # of the next byte
         self._ranges: Ranges | None = None
         self._may_widen = reads_ahead
+        self._wide_from = offset + CALM_BYTES if offset else 0
         self._left = memoryview(b"")  # of `held`
 
     def load(self, limit_bytes: int) -> bool:
@@ -93,7 +112,7 @@ class S3Parcel:
 
     def _read(self, buffer: memoryview) -> int:
         """Read on: by the first connection; where it pays, by others once they are known to send the right bytes."""
-        if self._may_widen:
+        if self._may_widen and self._place >= self._wide_from:
             self._may_widen = False
             key, size_bytes = self._link.key(self.path), self.facts.size_bytes or 0
             self._ranges = Ranges.of(self._link, key, self.etag, self._place, size_bytes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from etl.errors import (
     AuthenticationFailed,
     ConnectionLost,
+    CopyDamaged,
     EncryptionRefused,
     EtlError,
     FileMissing,
@@ -40,6 +41,7 @@ _KINDS: dict[type[EtlError], str] = {
     " InsufficientCapacity NotEnoughSpace",
     InvalidPath: "KeyTooLongError XMinioInvalidObjectName InvalidObjectName",
     ConnectionLost: "RequestTimeout",
+    CopyDamaged: "BadDigest InvalidDigest XAmzContentChecksumMismatch XAmzContentSHA256Mismatch",
 }
 _BY_CODE = {code: kind for kind, codes in _KINDS.items() for code in codes.split()}
 _BY_STATUS: dict[int, type[EtlError]] = {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING, ClassVar
+
+import structlog
 
 from etl.errors import EtlError, InvalidPath, IOFailure, PermissionRefused
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
@@ -12,20 +15,22 @@ from etl.transfer.budget import LISTINGS
 from etl.transfer.ftp.sockets import Sockets
 from etl.transfer.paths import basename
 from etl.transfer.promises import Lazy, Mapped
-from etl.transfer.s3 import conditions, documents, options, publishing, upload
+from etl.transfer.resumable import Foothold, Resumable
+from etl.transfer.s3 import conditions, documents, kept, known, options, publishing, upload
 from etl.transfer.s3.link import Link
-from etl.transfer.s3.reading import S3Parcel, etag_of, facts_of, open_object
-from etl.transfer.streaming import Streaming
+from etl.transfer.s3.reading import S3Parcel, etag_of, facts_of, open_object, open_rest
 
 if TYPE_CHECKING:
     from etl.models.task import Facts
     from etl.transfer.base import Parcel
     from etl.transfer.s3.channel import Answer
 
+log = structlog.get_logger(__name__)
+
 _PAGES = 10_000  # of a listing at most, with 1000 names each
 
 
-class S3Transfer(Streaming):
+class S3Transfer(Resumable):
     """One connection to a store. Folders are but parts of keys: none is made, and none is missing."""
 
     spec: ClassVar[ProtocolSpec] = ProtocolSpec(
@@ -36,7 +41,6 @@ class S3Transfer(Streaming):
         problems=options.problems,
         placed=options.placed,
     )
-    reads_back = False
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
@@ -109,6 +113,23 @@ class S3Transfer(Streaming):
         self.flush()  # it has come meanwhile
         return parcel
 
+    @property
+    def goes_on(self) -> bool | None:  # type: ignore[override]  # learnt of the store, for all sessions
+        """Can what is there of a file be proven, by the tags of its parts?"""
+        return self._link.store.proves_parts if self._link.store.is_tried else None
+
+    @property
+    def reads_on(self) -> bool:
+        """Does the store send ranges, as far as is known?"""
+        return self._link.store.sends_ranges
+
+    def read_on(self, path: str, offset: int) -> Parcel | None:
+        """Open an object in the middle: the version that was looked at last."""
+        version = self._looked.get(self._link.key(path)) or ""
+        parcel = open_rest(self._link, path, offset, version, reads_ahead=self.reads_ahead)
+        self.flush()
+        return parcel
+
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Ask for the version that is there."""
         return Settled(self._is_same(parcel, self._link.ask("HEAD", self._link.key(parcel.path))))
@@ -147,15 +168,66 @@ class S3Transfer(Streaming):
             raise InvalidPath(f"{path!r} names no file")
         self._link.key(path)
 
+    def prepare_proof(self, size_bytes: int | None) -> bool:
+        """Find out whether the store checks checksums; else have the next file staged, as an object to be read.
+
+        A part waits in memory for its checksum, so that a file of which parts are too large is staged, too.
+        """
+        plan = self._plan
+        if plan is None:
+            return False
+        is_gathered = upload.part_bytes(size_bytes or 0, upload.BLIND_PART_BYTES) <= upload.GATHERED_BYTES
+        plan.checks = conditions.checked(self._link, plan.key) if is_gathered else ""
+        plan.is_staged = not plan.checks
+        return not plan.is_staged
+
     def write(self, partial: str, parcel: Parcel, buffer: memoryview) -> Stored:
         """Take a parcel in: a small one into memory, of a larger one the parts are sent."""
+        writing = self._new_writing(partial, parcel)
+        upload.send(self._link, writing, parcel, buffer)
+        return self._written(partial, writing)
+
+    def _new_writing(self, partial: str, parcel: Parcel) -> upload.Writing:
         self._looked.clear()
         whole = self._link.key(partial)
         plan, self._plan = self._plan or upload.Plan(whole, parcel.facts.mtime), None
-        writing = upload.Writing(plan, whole, upload.mark_of(partial))
-        upload.send(self._link, writing, parcel, buffer)
+        if plan.is_staged:
+            plan.key = whole
+        return upload.Writing(plan, whole, upload.mark_of(partial))
+
+    def _written(self, partial: str, writing: upload.Writing) -> Stored:
+        plan, whole = writing.plan, writing.partial
         self._writings[whole] = writing
-        return Stored(partial, writing.sent_bytes, writing.sent_bytes)
+        if plan.is_staged:
+            writing.is_staged = writing.is_shown = True
+            publishing.publish(self._link, writing, whole, plan.mtime, {})
+        return Stored(partial, writing.sent_bytes, writing.sent_bytes, is_checked=bool(plan.checks))
+
+    def is_trusted(self, partial: str, buffer: memoryview) -> bool:  # noqa: ARG002 - the contract's argument
+        """Find out whether the store tells the MD5 of parts, by which what is there of a file can be proven."""
+        conditions.try_out(self._link, self._link.key(partial))
+        return self._link.store.proves_parts
+
+    def take_over(self, left: str, partial: str, size_bytes: int) -> Foothold | None:
+        """Go on with an upload to the key that was foreseen."""
+        if self._plan is None:
+            return None
+        link = self._link
+        return kept.take_over(link, link.key(left), link.key(partial), self._plan.key, size_bytes)
+
+    def write_on(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int) -> Stored:
+        """Send the rest of a file, or all of it, by an upload that can be gone on with."""
+        link, writing = self._link, self._new_writing(partial, parcel)
+        note = functools.partial(kept.note, link, writing.partial)
+        if not offset:
+            upload.send(link, writing, parcel, buffer, note)
+            return self._written(partial, writing)
+        begun = known.upload(link.server, writing.partial)
+        if begun is None or begun.key != writing.plan.key or offset != begun.part_bytes * len(begun.parts):
+            raise IOFailure(f"{link.name}:{writing.partial} is gone", server=link.name)
+        writing.upload, writing.mark, writing.sent_bytes, writing.is_shown = begun, begun.mark, offset, True
+        upload.send_on(link, writing, parcel, buffer, note)
+        return self._written(partial, writing)
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
         """Put the file under its final key; over what was looked at since `write`, if anything was."""
@@ -173,14 +245,32 @@ class S3Transfer(Streaming):
         writing = self._writings.get(whole)
         if writing is None:
             raise IOFailure(f"{self.server.hostname}:{whole} is gone", server=self.server.hostname)
+        if writing.is_staged:
+            return Settled(self._publish_staged(writing, key, mtime))
         is_parts = writing.held is None
         condition = conditions.kept(self._link, condition, whole, is_parts=is_parts)
         published = publishing.publish(self._link, writing, key, mtime, condition)
         self._writings.pop(whole, None)
         self._looked.clear()
         if writing.is_shown:
-            publishing.delete(self._link, whole)
+            self._hide(whole)
         return Settled(published)
+
+    def _publish_staged(self, writing: upload.Writing, key: str, mtime: float | None) -> Published:
+        """Have the store copy what was read back; on no condition, which stores that check nothing do not keep to."""
+        publishing.move(self._link, writing.partial, key)
+        if not publishing.is_published(self._link, writing.mark, key):
+            raise IOFailure(f"{self._link.name}:{writing.partial} is gone", server=self._link.name)
+        self._writings.pop(writing.partial, None)
+        self._looked.clear()
+        return Published(stamped=mtime is not None and writing.plan.mtime == mtime)
+
+    def _hide(self, whole: str) -> None:
+        """Delete what is under a partial name; the file is published, so that it does not fail of this."""
+        try:
+            publishing.delete(self._link, whole)
+        except EtlError as error:
+            log.warning("a partial name stays", server=self._link.name, key=whole, error=str(error))
 
     def _looked_condition(self, key: str) -> dict[str, str]:
         """Return on which condition the key may be replaced: that it has what was looked at since `write`."""
@@ -206,9 +296,10 @@ class S3Transfer(Streaming):
 
     def look_published(self, partial: str, final: str) -> Facts | None:
         """Look at an object, if it is marked as what was written as `partial`."""
+        begun = known.upload(self.server, self._link.key(partial))
+        mark = begun.mark if begun else upload.mark_of(partial)
         answer = self._link.ask("HEAD", self._link.key(final))
-        is_ours = answer.status == 200 and answer.headers.get(upload.MARK) == upload.mark_of(partial)
-        return facts_of(answer) if is_ours else None
+        return facts_of(answer) if answer.status == 200 and answer.headers.get(upload.MARK) == mark else None
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete an object, or copy and delete it."""
@@ -224,26 +315,36 @@ class S3Transfer(Streaming):
         """Delete an object, or forget what is written and not published."""
         key = self._link.key(path)
         writing = self._writings.pop(key, None)
-        was_there = upload.abort(self._link, key) or writing is not None
         if writing is not None and not writing.is_shown:
+            upload.abort(self._link, key)
             return True
+        begun = kept.find(self._link, key)
+        if begun is not None:
+            begun.is_live = False  # also if it cannot be aborted now
+            upload.abort_by_id(self._link, begun.key, begun.upload_id)
+            known.ended(self.server, key)
         if is_there := self._link.ask("HEAD", key).status != 404:
             publishing.delete(self._link, key)
-        return is_there or was_there
+        return is_there or begun is not None
 
     def show(self, stored: Stored) -> None:
         """Put an empty object under the partial name."""
         key = self._link.key(stored.partial)
+        writing = self._writings.get(key)
+        if writing is not None and writing.is_shown:
+            return
         self._link.require_success(key, self._link.ask("PUT", key))
-        if (writing := self._writings.get(key)) is not None:
+        if writing is not None:
             writing.is_shown = True
 
-    def remove_leftovers(self, final: str) -> None:
+    def remove_leftovers(self, final: str, but: str | None = None) -> None:
         """Abort the uploads to a key that nobody here is busy with."""
         key = self._link.key(final)
         with contextlib.suppress(PermissionRefused):  # copying itself needs no such right
+            spared = None if but is None else kept.find(self._link, self._link.key(but))
             for left in upload.left_of(self._link, key):
-                upload.abort_by_id(self._link, left.key, left.upload_id)
+                if spared is None or left.upload_id != spared.upload_id:
+                    upload.abort_by_id(self._link, left.key, left.upload_id)
 
     def require_base(self) -> None:
         """Ask for the bucket: a base path is but the beginning of keys."""
@@ -275,4 +376,5 @@ class S3Transfer(Streaming):
     def traits(self) -> dict[str, str]:
         """Try the store out, and return what was found."""
         conditions.try_out(self._link, self._link.key("etl-check"))
+        conditions.checked(self._link, self._link.key("etl-check"))
         return conditions.traits(self._link)

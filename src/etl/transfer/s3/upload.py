@@ -7,9 +7,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etl.errors import EtlError, SizeMismatch, StorageFull
+from etl.errors import EtlError, StorageFull
 from etl.transfer.paths import basename
-from etl.transfer.s3 import documents, known
+from etl.transfer.s3 import checksums, documents, known
 from etl.transfer.s3.documents import Part
 from etl.transfer.s3.reading import MTIME
 from etl.transfer.streaming import read_full
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from etl.transfer.s3.link import Link
 
 HELD_BYTES = 2 << 20  # of a file that waits in memory until it is published
-PART_BYTES = 16 << 20  # of a file whose size is known
+PART_BYTES = 8 << 20  # of a file whose size is known: what is sent twice after a cut, and a wait for each
 BLIND_PART_BYTES = 5 << 20  # of one whose size is not: gathered in memory; smaller parts no store takes
+GATHERED_BYTES = 8 << 20  # of a part that waits in memory, at most
 _PARTS = 9000  # at most, of the 10,000 that stores take
 _PARTS_OF_STORES = 10_000
 MARK = "x-amz-meta-etl-upload"  # which upload an object came by: decides when an answer was lost
@@ -35,6 +36,8 @@ class Plan:
 
     key: str
     mtime: float | None = None
+    checks: str = ""  # by which checksum the store is to check it as it comes
+    is_staged: bool = False  # it is to be an object under its partial name first, which can be read back
 
 
 @dataclass
@@ -47,12 +50,13 @@ class Writing:
     held: memoryview | None = None  # the whole file, in memory
     upload: known.Upload | None = None
     sent_bytes: int = 0
+    is_staged: bool = False  # is the object under the partial name the whole file?
     is_shown: bool = False  # is there an object under the partial name, to be removed again?
 
 
-def part_bytes(size_bytes: int) -> int:
+def part_bytes(size_bytes: int, least_bytes: int | None = None) -> int:
     """Return the size of the parts of a file: told by its own size alone, so that any process may go on with it."""
-    return max(PART_BYTES, -(-size_bytes // _PARTS))
+    return max(least_bytes or PART_BYTES, -(-size_bytes // (_PARTS << 20)) << 20)
 
 
 def mark_of(partial: str) -> str:
@@ -73,8 +77,14 @@ def headers_of(link: Link, mark: str, mtime: float | None) -> dict[str, str]:
     return headers
 
 
-def send(link: Link, writing: Writing, parcel: Parcel, buffer: memoryview) -> None:
-    """Take all of a parcel: into memory, or to the store as parts. Of a failed upload nothing is left."""
+def send(
+    link: Link, writing: Writing, parcel: Parcel, buffer: memoryview, note: Callable[[known.Upload], bool] | None = None
+) -> None:
+    """Take all of a parcel: into memory, or to the store as parts.
+
+    `note` is given an upload that begins; where it writes that down, a failed upload is left to the caller, else
+    nothing is left of it.
+    """
     size_bytes = parcel.facts.size_bytes
     if parcel.held is not None:
         writing.held, writing.sent_bytes = parcel.held, len(parcel.held)
@@ -83,26 +93,51 @@ def send(link: Link, writing: Writing, parcel: Parcel, buffer: memoryview) -> No
     if size_bytes is not None and size_bytes <= HELD_BYTES:
         room = memoryview(bytearray(size_bytes))
         count = read_full(parcel, room)
-        writing.held, writing.sent_bytes = room[:count], count
-        reader.require_end()
+        writing.held, writing.sent_bytes = room[:count], count + reader.more_bytes()
         return
-    first = memoryview(bytearray(0))
-    if size_bytes is None:
-        first = memoryview(bytearray(BLIND_PART_BYTES))
+    is_gathered = size_bytes is None or bool(writing.plan.checks)
+    length = part_bytes(size_bytes or 0, BLIND_PART_BYTES) if is_gathered else part_bytes(size_bytes or 0)
+    first = memoryview(bytearray(length if is_gathered else 0))
+    if is_gathered:
         count = read_full(parcel, first)
         if count < len(first):
             writing.held, writing.sent_bytes = first[:count], count
             return
+    upload = _begin(link, writing, length)
     try:
-        _begin(link, writing, BLIND_PART_BYTES if size_bytes is None else part_bytes(size_bytes))
-        if size_bytes is None:
+        writing.is_shown = note is not None and note(upload)
+        if is_gathered or size_bytes is None:
             _send_gathered(link, writing, parcel, first)
         else:
             _send_known(link, writing, reader, size_bytes)
     except BaseException:
-        with contextlib.suppress(EtlError):
-            abort(link, writing.partial)
+        upload.is_live = False
+        if not writing.is_shown:
+            with contextlib.suppress(EtlError):
+                abort(link, writing.partial)
         raise
+
+
+def send_on(
+    link: Link, writing: Writing, parcel: Parcel, buffer: memoryview, note: Callable[[known.Upload], bool]
+) -> None:
+    """Send the rest of a file, behind the parts that its upload has. What is there is left to the caller.
+
+    `note` is given the upload once the parts are sent that its last sender may have had under way.
+    """
+    upload, size_bytes = writing.upload, parcel.facts.size_bytes
+    assert upload is not None  # noqa: S101 - it was taken over
+    assert size_bytes is not None  # noqa: S101 - else it would not be gone on with
+    upload.is_live = True
+    try:
+        _send_known(link, writing, _Reader(parcel, buffer), size_bytes, note)
+    except BaseException:
+        upload.is_live = False
+        raise
+
+
+class _EndedEarlyError(Exception):
+    """Raised in the middle of a part for which no bytes are left."""
 
 
 class _Reader:
@@ -123,22 +158,28 @@ class _Reader:
             passed += count
         return passed
 
-    def require_end(self) -> None:
-        """Raise SizeMismatch when there is more than the size in the facts."""
-        if self._parcel.readinto(self._buffer[:1]):
-            raise SizeMismatch(f"{self._parcel.path}: more than {self._parcel.facts.size_bytes} bytes came")
+    def more_bytes(self) -> int:
+        """Return whether there is more than the size in the facts, as a number of bytes: the relay compares."""
+        return self._parcel.readinto(self._buffer[:1])
 
 
-def _begin(link: Link, writing: Writing, size_of_parts: int) -> None:
-    headers = headers_of(link, writing.mark, writing.plan.mtime)
+def _begin(link: Link, writing: Writing, size_of_parts: int) -> known.Upload:
+    headers = headers_of(link, writing.mark, writing.plan.mtime) | checksums.headers_of_upload(writing.plan.checks)
     answer = link.ask("POST", writing.plan.key, [("uploads", "")], headers, once=True)
     link.require_success(writing.plan.key, answer)
     upload_id = link.parsed(documents.required, answer, "UploadId")
-    writing.upload = known.Upload(writing.plan.key, upload_id, size_of_parts)
+    writing.upload = known.Upload(writing.plan.key, upload_id, size_of_parts, writing.mark)
     known.begun(link.server, writing.partial, writing.upload)
+    return writing.upload
 
 
-def _send_known(link: Link, writing: Writing, reader: _Reader, size_bytes: int) -> None:
+def _send_known(
+    link: Link,
+    writing: Writing,
+    reader: _Reader,
+    size_bytes: int,
+    note: Callable[[known.Upload], bool] | None = None,
+) -> None:
     """Send the parts as they are read: nothing of them stays in memory."""
     upload = writing.upload
     assert upload is not None  # noqa: S101 - begun above
@@ -148,11 +189,19 @@ def _send_known(link: Link, writing: Writing, reader: _Reader, size_bytes: int) 
         def give(send_block: Callable[[memoryview], None], length: int = length) -> None:
             passed = reader.pass_on(length, send_block)
             if passed < length:
-                raise SizeMismatch(f"{writing.sent_bytes + passed} of {size_bytes} bytes came from the source")
+                writing.sent_bytes += passed
+                raise _EndedEarlyError
 
-        answer = link.stream(upload.key, _of_part(upload), {}, length, give)
+        try:
+            answer = link.stream(upload.key, _of_part(upload), {}, length, give)
+        except _EndedEarlyError:
+            return
         _take(link, writing, answer, length)
-    reader.require_end()
+        if note is not None and len(upload.parts) in upload.doubtful:
+            upload.taken[len(upload.parts)] = upload.parts[-1].etag
+            if len(upload.parts) == upload.doubtful[-1]:
+                note(upload)
+    writing.sent_bytes += reader.more_bytes()
 
 
 def _send_gathered(link: Link, writing: Writing, parcel: Parcel, room: memoryview) -> None:
@@ -162,10 +211,11 @@ def _send_gathered(link: Link, writing: Writing, parcel: Parcel, room: memoryvie
     count = len(room)
     while count:
         if len(upload.parts) == _PARTS_OF_STORES:
-            most = _PARTS_OF_STORES * BLIND_PART_BYTES
+            most = _PARTS_OF_STORES * len(room)
             raise StorageFull(f"{link.name}:{upload.key}: more than {most} bytes of unknown size", server=link.name)
-        answer = link.ask("PUT", upload.key, _of_part(upload), {}, room[:count])
-        _take(link, writing, answer, count)
+        told = checksums.headers_of(writing.plan.checks, room[:count])
+        answer = link.ask("PUT", upload.key, _of_part(upload), told, room[:count])
+        _take(link, writing, answer, count, told.get(checksums.CRC32C_HEADER, ""))
         count = read_full(parcel, room)
 
 
@@ -173,22 +223,25 @@ def _of_part(upload: known.Upload) -> list[tuple[str, str]]:
     return [("partNumber", str(len(upload.parts) + 1)), ("uploadId", upload.upload_id)]
 
 
-def _take(link: Link, writing: Writing, answer: Answer, length: int) -> None:
+def _take(link: Link, writing: Writing, answer: Answer, length: int, crc32c: str = "") -> None:
     """Note a part that the store has taken."""
     upload = writing.upload
     assert upload is not None  # noqa: S101 - begun above
     link.require_success(upload.key, answer)
     etag = answer.headers.get("etag", "")
-    upload.parts.append(Part(len(upload.parts) + 1, etag))
-    upload.sent_bytes += length
+    upload.parts.append(Part(len(upload.parts) + 1, etag, length, crc32c))
     writing.sent_bytes += length
 
 
 def abort(link: Link, partial: str) -> bool:
-    """Have the store forget an upload of this process; False: there is none."""
+    """Have the store forget an upload of this process; False: there is none.
+
+    If that fails nobody is busy with it any more: whoever tidies up after a run of the job aborts it.
+    """
     upload = known.upload(link.server, partial)
     if upload is None:
         return False
+    upload.is_live = False
     abort_by_id(link, upload.key, upload.upload_id)
     known.ended(link.server, partial)
     return True

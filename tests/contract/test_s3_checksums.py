@@ -1,0 +1,174 @@
+"""`verify: checksum` to a bucket: proven by a store that checks what it is told, else read back before it is seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_parts import LONG, a_task, moved, s3_config
+
+from etl.config import ServerConfig, TransferSettings
+from etl.errors import CopyDamaged, IOFailure, SettingsError
+from etl.transfer import LocalTransfer, S3Transfer, receipts
+from etl.transfer.s3 import known, upload
+from servers.s3 import FakeStore
+
+pytestmark = pytest.mark.contract
+
+SMALL, IN_PARTS = 1000, 2 * upload.BLIND_PART_BYTES + 77
+MTIME = 1_600_000_000
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., FakeStore]]:
+    """Start stores."""
+    stores: list[FakeStore] = []
+
+    def start(**behaviour: Any) -> FakeStore:
+        stores.append(FakeStore(tmp_path / f"store{len(stores)}", **behaviour))
+        return stores[-1]
+
+    yield start
+    known.forget()
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def enter(make: Callable[..., FakeStore]) -> Iterator[Callable[..., S3Transfer]]:
+    """Open sessions."""
+    sessions: list[S3Transfer] = []
+
+    def open_one(store: FakeStore, limits: TransferSettings = LONG) -> S3Transfer:
+        sessions.append(S3Transfer(s3_config(store, "FAKE"), limits))
+        sessions[-1].connect()
+        return sessions[-1]
+
+    yield open_one
+    for session in sessions:
+        session.disconnect()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Callable[[int], LocalTransfer]:
+    """Make a source with a file of some size."""
+
+    def make_one(size_bytes: int) -> LocalTransfer:
+        (tmp_path / "a").write_bytes(os.urandom(size_bytes))
+        os.utime(tmp_path / "a", (MTIME, MTIME))
+        return LocalTransfer(ServerConfig("A", "local", base_path=str(tmp_path)))
+
+    return make_one
+
+
+KINDS = [("checked", "checked", "x-amz-checksum-crc32c"), ("refused", "checked", "content-md5")]
+
+
+@pytest.mark.parametrize("size_bytes", [0, SMALL, IN_PARTS])
+@pytest.mark.parametrize(("crc32c", "md5", "header"), KINDS)
+def test_a_store_that_checks_proves(make, enter, here, tmp_path, buffer, crc32c, md5, header, size_bytes) -> None:
+    """Each request that carries bytes of the file tells their checksum; what checks is found out once."""
+    store = make(checksums=crc32c, md5=md5)
+    session = enter(store)
+    for _ in range(2):
+        store.requests.clear()
+        store.heads.clear()
+        receipt = moved(a_task(verify="checksum"), here(size_bytes), session, buffer)
+        assert receipt.verified_by == receipts.STORE
+        assert receipt.checksum.startswith("xxh3-128:")
+    told = [head for kind, head in zip(store.requests, store.heads, strict=True) if kind in {"PUT", "PART"}]
+    assert len(told) == (3 if size_bytes == IN_PARTS else 1)
+    assert all(header in head for head in told)
+    assert store.objects() == ["out/b"]
+    assert not store.uploads
+    assert (store.root / "out/b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert session.look("/out/b").mtime == MTIME
+
+
+@pytest.mark.parametrize("size_bytes", [SMALL, IN_PARTS])
+@pytest.mark.parametrize(("crc32c", "md5", "header"), KINDS)
+def test_bytes_that_are_damaged_on_their_way_are_no_object(make, enter, here, buffer, crc32c, md5, header, size_bytes):
+    """The store refuses them: the attempt fails, and nothing is left."""
+    store = make(checksums=crc32c, md5=md5)
+    session = enter(store)
+    moved(a_task(verify="checksum"), here(1), session, buffer)
+    (store.root / "out/b").unlink()
+    store.damages = {"PUT", "PART"}
+    with pytest.raises(CopyDamaged) as caught:
+        moved(a_task(verify="checksum"), here(size_bytes), session, buffer)
+    assert caught.value.server == "FAKE"
+    assert store.objects() == []
+    assert not store.uploads
+
+
+@pytest.mark.parametrize("size_bytes", [SMALL, IN_PARTS])
+def test_a_store_that_checks_nothing_is_read_back(make, enter, here, tmp_path, buffer, size_bytes: int) -> None:
+    """As an object under the hidden partial name: what is under the final one is replaced by what was proven."""
+    store = make(checksums="ignored", md5="ignored")
+    session = enter(store)
+    for _ in range(2):
+        receipt = moved(a_task(verify="checksum"), here(size_bytes), session, buffer)
+        assert receipt.verified_by == receipts.CONTENT
+    assert store.objects() == ["out/b"]
+    assert not store.uploads
+    assert (store.root / "out/b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert session.look("/out/b").mtime == MTIME
+    before = (store.root / "out/b").read_bytes()
+    store.damages = {"PUT", "PART"}
+    with pytest.raises(CopyDamaged):
+        moved(a_task(verify="checksum"), here(size_bytes), session, buffer)
+    assert store.objects() == ["out/b"]
+    assert (store.root / "out/b").read_bytes() == before
+
+
+def test_what_is_too_large_to_be_read_back_is_refused_before_its_first_byte(make, enter, here, buffer) -> None:
+    """Where the store checks nothing."""
+    store = make(checksums="ignored", md5="ignored")
+    with pytest.raises(SettingsError, match="ETL_VERIFY_READ_BACK_LIMIT_BYTES"):
+        moved(a_task(verify="checksum"), here(SMALL), enter(store, TransferSettings(read_back_limit_bytes=10)), buffer)
+    assert store.objects() == []
+
+
+def test_parts_too_large_to_be_gathered_are_read_back(make, enter) -> None:
+    """Within the limit, which such a file is beyond."""
+    session = enter(make())
+    session.foresee("/out/b", None)
+    assert session.prepare_proof(1 << 30)
+    assert session.prepare_proof(None)
+    assert not session.prepare_proof(1 << 40)
+
+
+@pytest.mark.parametrize(("fault", "is_refused"), [("odd", False), ("internal", False), ("unknown", True)])
+def test_only_a_store_that_refuses_checksums_gets_none(make, enter, here, buffer, fault: str, is_refused: bool) -> None:
+    """Any other refusal says nothing about them."""
+    store = make(faults={"PUT": [fault]})
+    session = enter(store)
+    if is_refused:
+        moved(a_task(), here(SMALL), session, buffer)
+        assert session._link.store.takes_checksums is False
+        return
+    with pytest.raises(IOFailure):
+        moved(a_task(), here(SMALL), session, buffer)
+    moved(a_task(), here(SMALL), session, buffer)
+    assert session._link.store.takes_checksums is True
+
+
+def test_a_checksum_file_that_fails_twice_copies_nothing_again(make, enter, here, buffer: memoryview) -> None:
+    """The file is published: each further attempt writes what is left alone."""
+    store, task = make(), a_task(write_checksum_file="sha256")
+    session, source = enter(store), here(SMALL)
+    store.faults["PUT"] = ["", "internal"]
+    for token in ("1", "2", "3"):
+        store.requests.clear()
+        if token == "3":
+            store.faults.clear()
+            assert moved(task, source, session, buffer, token=token).size_bytes == SMALL
+        else:
+            with pytest.raises(IOFailure):
+                moved(task, source, session, buffer, token=token)
+            store.faults["PUT"] = ["internal"]
+    assert store.requests.count("PUT") == 1
+    assert store.objects() == ["out/b", "out/b.sha256"]
