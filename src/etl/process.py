@@ -62,7 +62,6 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
     gc.set_threshold(*GC_THRESHOLDS)
     with suppress(AttributeError):  # the C library is not glibc
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)
-    let_others_finish()
     consumer = FileTransferConsumer(settings.topic, settings.group_id, settings.bootstrap_servers, config)
     _stop_on_signals(consumer)
     try:
@@ -74,17 +73,6 @@ def run(overrides: dict[str, str] | None = None, env_file: str | None = None) ->
         log.error("stopped", error=str(error), error_code=error.code)  # noqa: TRY400 - a traceback would add nothing
         return EXIT_FAILED
     return EXIT_OK
-
-
-def let_others_finish() -> None:
-    """Have a thread that wakes wait until the one that runs waits itself: this thread, and those that it starts.
-
-    Only one thread at a time can run Python. With the usual policy (sched(7)) whoever wakes takes the processor from
-    the thread that woke it, and cannot go on without it: a third of all switches, and a fifth of the processor time.
-    """
-    with suppress(AttributeError, OSError):  # not Linux, or not allowed here
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has chosen another one
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _stop_on_signals(consumer: FileTransferConsumer) -> None:

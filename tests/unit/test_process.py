@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,13 +41,12 @@ def stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Stan
     monkeypatch.setattr(process, "FileTransferConsumer", Stand)
     monkeypatch.setattr(Stand, "doing", staticmethod(lambda _self: None))
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
-    thresholds, policy = gc.get_threshold(), os.sched_getscheduler(0)
+    thresholds = gc.get_threshold()
     yield Stand
     for number, handler in handlers:
         signal.signal(number, handler)
     gc.set_threshold(*thresholds)
     gc.unfreeze()
-    os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def raising(error: BaseException) -> Callable[[Any], None]:
@@ -116,25 +114,3 @@ def test_the_first_signal_asks_and_the_second_insists(stand: type[Stand], monkey
     monkeypatch.setattr(stand, "doing", staticmethod(work))
     assert process.run() == process.EXIT_OK
     assert told == [(["SIGTERM"], []), (["SIGTERM"], []), (["SIGTERM"], [process.EXIT_AT_ONCE])]
-
-
-def test_threads_take_the_processor_from_nobody() -> None:
-    """Nor do those that are started later. What an operator has chosen stays."""
-    told: list[int] = []
-
-    def tell() -> None:
-        told.append(os.sched_getscheduler(0))
-
-    def chosen(policy: int) -> None:
-        os.sched_setscheduler(0, policy, os.sched_param(0))
-        process.let_others_finish()
-        started = threading.Thread(target=tell, name="started")
-        started.start()
-        started.join(10)
-        tell()
-
-    for policy in (os.SCHED_OTHER, os.SCHED_IDLE):
-        one = threading.Thread(target=chosen, args=(policy,), name="chosen")  # a policy is a thread's
-        one.start()
-        one.join(10)
-    assert told == [os.SCHED_BATCH, os.SCHED_BATCH, os.SCHED_IDLE, os.SCHED_IDLE]

@@ -101,7 +101,9 @@ def test_no_record_stops_a_view(
     tmp_path_factory: pytest.TempPathFactory, value: bytes | None, kind: int, headers: bool
 ) -> None:
     """Claim: whatever stands in a topic, the view goes on behind it."""
-    world = WORLD.setdefault("it", World(tmp_path_factory.mktemp("world")))
+    if not WORLDS:  # one for all examples: each has databases on disk
+        WORLDS.append(World(tmp_path_factory.mktemp("world")))
+    world = WORLDS[0]
     topics = world.services.topics
     names = (topics.source, topics.results, topics.retry, topics.dlq, "etl-control", "etl-audit")
     heads = ((header.ORIGIN, value or b""), (header.MARKER, value or b""), (header.REPLAYS, value or b""))
@@ -109,7 +111,7 @@ def test_no_record_stops_a_view(
     world.services.live.take([Record("etl-status", 0, 0, value, value)], caught_up=False)
 
 
-WORLD: dict[str, World] = {}
+WORLDS: list[World] = []
 
 
 def test_a_silent_process_is_not_counted_on() -> None:
