@@ -22,6 +22,7 @@ _OPTIONAL = {"SIZE", "MDTM", "MFMT", "MLST", "MLSD", "OPTS", "PWD", "REST"}
 # A wrong success of these is found out by the next command, or by what it lacks.
 _HARMLESS = {"SIZE", "RNFR", "REST", "MKD", "EPSV", "PASV"}
 _SECONDS = 600.0  # then such a command is tried again
+_SECONDS_OF_SILENCE = 30.0  # the same after one silence
 _SUCCESS = range(200, 300)
 
 
@@ -47,15 +48,16 @@ class Manners:
     def blame(self, head: Pending, *, is_silent: bool) -> None:
         """Note the command that a session ended at, the first one without an answer.
 
-        One of which nobody ever saw an answer is withheld once it was sent alone and only silence came, or a session
-        that began after such an end has ended there, too: a restart ends many sessions at once.
+        One of which nobody ever saw an answer is withheld once a session that began after such an end has ended there,
+        too: a restart ends many sessions at once. Silence after it was sent alone tells less, as it may be an outage.
         """
         command, quirks, now = head.command, self._quirks, time.monotonic()
         if command not in _OPTIONAL or command in quirks.answered:
             return
-        ended_at = quirks.ended_at.setdefault(command, now)
-        if (is_silent and head.place <= 1) or ended_at < self._born:
+        if quirks.ended_at.setdefault(command, now) < self._born:
             quirks.withheld_until[command] = now + _SECONDS
+        elif is_silent and head.place <= 1:
+            quirks.withheld_until[command] = now + _SECONDS_OF_SILENCE
 
     def takes(self, command: str, code: int, is_silent: Callable[[], bool] | None) -> bool:
         """Is a code that is no usual one for this command the server's own way to say yes?

@@ -65,7 +65,8 @@ class Pipelining:
     def out_of_step(self) -> None:
         """Note a reply that cannot be its command's."""
         self.quirks.keeps_order = False
-        self.quirks.answered.clear()  # of two commands that get one code the first may have had the second's
+        if not self.is_one_by_one:
+            self.quirks.answered.clear()  # of two commands that get one code the first may have had the second's
         self.slow_down()
 
     @property
