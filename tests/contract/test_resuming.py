@@ -21,13 +21,13 @@ from contract_parts import LONG, Bytes, a_task, drain, ftps_config, s3_config, s
 
 import stack
 from etl.config import ServerConfig, TransferSettings
-from etl.errors import EtlError, PartHeld, SessionFault
+from etl.errors import ConnectionLost, EtlError, PartHeld, SessionFault
 from etl.models.task import Facts, Task
 from etl.transfer import FTPSTransfer, FTPTransfer, LocalTransfer, S3Transfer, SFTPTransfer, relay, resuming
 from etl.transfer.base import Session
 from etl.transfer.ftp import known
 from etl.transfer.partials import OrphanIndex
-from etl.transfer.resumable import Resumable
+from etl.transfer.resumable import Foothold, Resumable
 from etl.transfer.s3 import known as s3_known
 from etl.transfer.s3 import ranges, upload
 from servers.certificates import Authority
@@ -366,13 +366,27 @@ def test_a_part_that_somebody_changed_is_not_gone_on_with(
 
 
 @pytest.mark.parametrize(
-    ("source", "destination", "is_same_process"),
-    [("pyftpdlib", "local", True), ("local", "pyftpdlib", False), ("pyftpdlib", "local", False)],
+    ("source", "destination", "is_same_process", "hashed_anew_bytes"),
+    [
+        ("pyftpdlib", "local", True, 0),
+        ("local", "pyftpdlib", False, 16 * MIB),
+        ("local", "pyftpdlib", False, MIB),
+        ("pyftpdlib", "local", False, 16 * MIB),
+    ],
 )
 def test_the_checksum_of_a_file_that_was_cut(
-    make_end: Callable[[str, str], End], source: str, destination: str, is_same_process: bool
+    make_end: Callable[[str, str], End],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    destination: str,
+    is_same_process: bool,
+    hashed_anew_bytes: int,
 ) -> None:
-    """The hash goes on where the copy does; another process makes it anew from a folder, or says that there is none."""
+    """The hash goes on where the copy does; another process makes it anew from a folder, or says that there is none.
+
+    It makes it of no more than it can read in seconds.
+    """
+    monkeypatch.setattr(resuming, "_HASHED_ANEW_BYTES", hashed_anew_bytes)
     ours, theirs = make_end(source, "A"), make_end(destination, "FAKE")
     content = os.urandom(16 * MIB + 1234)
     put(ours, content)
@@ -386,12 +400,30 @@ def test_the_checksum_of_a_file_that_was_cut(
     receipt = attempt(task, ours, theirs, "1")
     assert isinstance(receipt, relay.Receipt)
     assert task.remarks["resumed_at"] > 0
-    if is_same_process or source == "local":
+    if is_same_process or (source == "local" and hashed_anew_bytes > len(content) // 2):
         assert receipt.checksum == f"xxh3-128:{xxhash.xxh3_128(content).hexdigest()}"
         assert "checksum_error" not in task.remarks
     else:
         assert receipt.checksum is None
-        assert "an earlier process" in task.remarks["checksum_error"]
+        assert "not known any more" in task.remarks["checksum_error"]
+
+
+def test_a_source_that_breaks_while_it_is_proven_is_closed(
+    make_end: Callable[[str, str], End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else knows of it yet."""
+    ours, theirs = make_end("local", "A"), make_end("pyftpdlib", "FAKE")
+    cut_once(ours, theirs, os.urandom(16 * MIB))
+    broken = ConnectionLost("gone")
+
+    def breaks(*_: object) -> bool:
+        assert is_open(ours.root / "a")
+        raise broken
+
+    monkeypatch.setattr(Foothold, "proves", breaks)
+    ended = attempt(a_task(), ours, theirs, "1")
+    assert ended is broken
+    assert not is_open(ours.root / "a")
 
 
 def test_a_part_that_its_server_still_holds_is_given_up(

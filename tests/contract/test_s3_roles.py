@@ -153,6 +153,39 @@ def test_where_no_keys_are_found_the_error_says_so(services: Services, store, mo
     open_session(store).disconnect()
 
 
+PROFILES = {
+    "its own": "[default]\ncredential_process = {program}\n",
+    "that of its role": "[default]\nrole_arn = arn:aws:iam::123456789012:role/etl\nsource_profile = other\n"
+    "[profile other]\ncredential_process = {program}\n",
+}
+
+
+@pytest.mark.parametrize("whose", PROFILES)
+def test_no_program_of_a_profile_is_run(services, store, monkeypatch, tmp_path: Path, whose: str) -> None:
+    """It might take any time, and say anything; the error names no more than its kind."""
+    program, ran = tmp_path / "program", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\necho Secret-4711 >&2\nexit 1\n")
+    program.chmod(0o700)
+    (tmp_path / "config").write_text(PROFILES[whose].format(program=program))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(AuthenticationFailed, match=r"no keys were found \(CREDENTIALS=aws\)") as caught:
+        open_session(store)
+    assert not ran.exists()
+    assert "Secret-4711" not in str(caught.value)
+
+
+def test_the_error_of_the_library_is_not_quoted(services, store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text may hold an answer that it could not read."""
+
+    def fails(*_: object) -> None:
+        raise ValueError("Secret-4711")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "_finder", fails)
+        with pytest.raises(AuthenticationFailed, match=r"\(CREDENTIALS=aws\): ValueError$"):
+            open_session(store)
+
+
 def test_without_the_library_a_job_says_what_to_install(services, store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the start does; it may have been removed since."""
     import sys

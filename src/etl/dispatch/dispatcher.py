@@ -138,9 +138,11 @@ class Dispatcher:
                     self._possible.notify()  # more than one may be possible: the next lane looks
                     return taken
                 left, at = end - time.monotonic(), math.inf if self._paused else self._scheduler.next_at
-                if left <= 0:
-                    return None
                 is_watching = at < self._watched_until  # by time alone, one of those that wait looks for all of them
+                if left <= 0:
+                    if is_watching:
+                        self._possible.notify()  # nobody does any more: the next lane
+                    return None
                 if is_watching:
                     self._watched_until, left = at, min(left, max(0.0, at - now))
                 self._possible.wait(min(left, LONGEST_PAUSE))
@@ -180,9 +182,8 @@ class Dispatcher:
         with self._lock:  # critical section: none of them begins, or begins again, from here on
             now = self._clock()
             picked = [entry for task, entry in self._backlog.entries.items() if predicate(task)]
-            picked = [entry for entry in picked if running or entry.state is not JobState.RUNNING]
             gone = [entry for entry in picked if entry.state is not JobState.RUNNING]
-            for entry in picked:
+            for entry in picked if running else gone:
                 entry.dropped = True
             for entry in gone:
                 self._backlog.remove(entry, now)
@@ -208,8 +209,7 @@ class Dispatcher:
             server = self._server(config)
             if not server.breaker.fails:
                 return
-            now = self._clock()
-            seconds, deferred = server.breaker.age(now), server.deferred
+            seconds, deferred = server.breaker.age(self._clock()), server.deferred
             self._let_in(server)
         log.info("server is back", server=config.hostname, down_seconds=round(seconds, 1), deferred=deferred)
 

@@ -46,7 +46,9 @@ log = structlog.get_logger(__name__)
 _FRESH_SECONDS = 2.0  # a file that was written so shortly ago may be written again within the same second
 _VERSION_BYTES = 8
 _PART = re.compile(rf"-[0-9a-f]{{{2 * _VERSION_BYTES}}}-([0-9a-f]+)$")
-_NO_CHECKSUM = "its beginning was copied by an earlier process"
+_NO_CHECKSUM = "the checksum of its beginning is not known any more"
+# Of a local file, hashed anew before its copy goes on: some seconds, as the destination's session idles meanwhile.
+_HASHED_ANEW_BYTES = 2 << 30
 _DOUBTS = 1  # times that a connection may break while a partial file is proven, or it is held, before it is given up
 
 
@@ -153,8 +155,13 @@ def go_on(
     if foothold is None or parcel is None:
         drop(task, destination)
         return None
-    if not (_has_version(hidden, _version(task, parcel.facts)) and foothold.proves(parcel, buffer)):
-        parcel.close(complete=False)
+    is_proven = False
+    try:
+        is_proven = _has_version(hidden, _version(task, parcel.facts)) and foothold.proves(parcel, buffer)
+    finally:
+        if not is_proven:
+            parcel.close(complete=False)
+    if not is_proven:
         drop(task, destination)
         raise SessionFault(f"{job.destination}: what is there of it is not of {job.source}", server=job.source.hostname)
     task.doubts = 0
@@ -164,11 +171,11 @@ def go_on(
 
 
 def _follow_trail(task: Task, source: Resumable, offset: int, buffer: memoryview) -> None:
-    """Have the hash of what comes before a place: as it was there, or made anew where the source costs no network."""
+    """Have the hash of what comes before a place: as it was there, or made anew where that takes seconds; else none."""
     trail, task.trail = task.trail, None
     if trail is not None and trail.version == task.version and trail.go_back(offset):
         task.trail = trail
-    elif source.is_near:
+    elif source.is_near and offset <= _HASHED_ANEW_BYTES:
         parcel, trail, left_bytes = source.read(task.job.source.path), Trail(task.version or ""), offset
         try:
             while left_bytes and (count := parcel.readinto(buffer[:left_bytes])):

@@ -110,3 +110,13 @@ def test_a_message_of_several_files_is_sent_as_its_jobs(as_text: bool) -> None:
     with pytest.raises(Problem) as caught:
         submitting.check([("/0", json.dumps(line).encode() if as_text else line)])
     assert [(pointer, "files[2]" in text) for pointer, text in caught.value.errors] == [("/0", True)]
+
+
+def test_a_request_of_too_many_jobs_is_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message of a few lines may hold a thousand jobs; what comes behind the last one that fits is not looked at."""
+    monkeypatch.setattr(submitting, "MOST_JOBS", 2 * FILES)
+    assert len(submitting.check([("/0", message()), ("/1", message())])) == 2 * FILES
+    monkeypatch.setattr(submitting, "MOST_JOBS", 2 * FILES - 1)
+    with pytest.raises(Problem) as caught:
+        submitting.check([("/0", message()), ("/1", message()), ("/2", {"wrong": True})])
+    assert caught.value.code == "too-large"

@@ -1,6 +1,7 @@
 """The dispatcher: turns, shares, priorities, order by destination, and for whose jobs there is room."""
 
 import itertools
+import math
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import structlog.testing
 
 import pretend
+import stack
 from etl import errors
 from etl.dispatch.backlog import Backlog
 from etl.dispatch.dispatcher import Dispatcher
@@ -755,6 +757,29 @@ def test_take_wakes_when_something_becomes_possible(event: str, monkeypatch: pyt
     taker = threading.Thread(target=lambda: taken.append(dispatcher.take(60.0)), name="taker")
     taker.start()
     act()
+    taker.join(10)
+    got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
+    assert got is task
+    lease.release(reusable=True)
+    dispatcher.finish(task)
+    assert pools.close()
+
+
+def test_a_lane_that_ends_its_watch_leaves_it_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else would look when the job is due: the other one would sleep through the test."""
+    monkeypatch.setattr("etl.dispatch.dispatcher.LONGEST_PAUSE", 60.0)
+    world = World(A=1, B=1)
+    settings = pretend.settings()
+    pools = Pools(world.config, settings, create=world.create)
+    dispatcher = Dispatcher(pools, settings)
+    dispatcher.offer(task := pretend.task(1), 0.8)
+    taken: list[object] = []
+    watcher = threading.Thread(target=lambda: dispatcher.take(0.4), name="watcher")
+    watcher.start()
+    stack.wait_until(lambda: dispatcher._watched_until < math.inf, 5, "nobody watches")
+    taker = threading.Thread(target=lambda: taken.append(dispatcher.take(60.0)), name="taker")
+    taker.start()
+    watcher.join(5)
     taker.join(10)
     got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
     assert got is task

@@ -53,12 +53,12 @@ def check(lines: Sequence[tuple[str, Any]]) -> list[Draft]:
             named = job if job.job_id is not None else job.with_id(uuid.uuid4().hex)
             value = line if is_kept else named.to_json().encode()
             drafts.append(Draft(named.job_id or "", job.ordering_key, value))
+            if len(drafts) > MOST_JOBS:  # at once: small lines may name very many
+                raise Problem("too-large", f"at most {MOST_JOBS} jobs are sent at once")
     if faults:
         raise Problem("invalid", f"{len(faults)} of {len(lines)} jobs are not valid; nothing was sent", errors=faults)
     if not drafts:
         raise Problem("invalid", "there are no jobs in the request")
-    if len(drafts) > MOST_JOBS:
-        raise Problem("too-large", f"at most {MOST_JOBS} jobs are sent at once")
     return drafts
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from etl.models.server import TransferSettings
 
 
+class _NoKeys(Exception):
+    """That library has looked everywhere."""
+
+
 class Keys:
     """The keys of one server, as they are now."""
 
@@ -52,8 +56,10 @@ def _found(name: str, connect_limit: float, reply_limit: float) -> Credentials:
         keys = _finder(connect_limit, reply_limit).get_frozen_credentials()
     except ImportError as error:
         raise SettingsError(f"{name}_CREDENTIALS: {LACKING}", server=name) from error
-    except Exception as error:  # of that library, or of any that it uses
-        raise AuthenticationFailed(f"{name}: no keys were found (CREDENTIALS=aws): {error}", server=name) from error
+    except Exception as error:  # noqa: BLE001 - of that library, or of any that it uses
+        # Its text may quote what is secret: a file that cannot be read, an answer.
+        why = str(error) if isinstance(error, _NoKeys) else type(error).__name__
+        raise AuthenticationFailed(f"{name}: no keys were found (CREDENTIALS=aws): {why}", server=name) from None
     return Credentials(keys.access_key, keys.secret_key, keys.token or "")
 
 
@@ -68,7 +74,9 @@ def _finder(connect_limit: float, reply_limit: float) -> Any:
         connect_timeout=connect_limit, read_timeout=reply_limit, retries={"total_max_attempts": 1}
     )
     session.set_default_client_config(limits)
+    for profile in session.full_config["profiles"].values():  # also of those that a role is assumed from
+        profile.pop("credential_process", None)  # a program of its own choice, without a limit of time
     found = session.get_credentials()
     if found is None:
-        raise LookupError("neither in the environment, nor in files, nor at the metadata service of this machine")
+        raise _NoKeys("neither in the environment, nor in files, nor at the metadata service of this machine")
     return found
