@@ -18,7 +18,7 @@ from etl.transfer.promises import Lazy, Mapped
 from etl.transfer.resumable import Foothold, Resumable
 from etl.transfer.s3 import conditions, documents, kept, known, options, publishing, upload
 from etl.transfer.s3.link import Link
-from etl.transfer.s3.reading import S3Parcel, etag_of, facts_of, open_object, open_rest
+from etl.transfer.s3.reading import MTIME, S3Parcel, etag_of, facts_of, open_object, open_rest
 
 if TYPE_CHECKING:
     from etl.models.task import Facts
@@ -242,7 +242,7 @@ class S3Transfer(Resumable):
     ) -> Promise[Published]:
         self.require_name(final)
         key, whole = self._link.key(final), self._link.key(stored.partial)
-        writing = self._writings.get(whole)
+        writing = self._writings.get(whole) or self._staged_before(stored.partial, whole, mtime)
         if writing is None:
             raise IOFailure(f"{self.server.hostname}:{whole} is gone", server=self.server.hostname)
         if writing.is_staged:
@@ -255,6 +255,15 @@ class S3Transfer(Resumable):
         if writing.is_shown:
             self._hide(whole)
         return Settled(published)
+
+    def _staged_before(self, partial: str, whole: str, mtime: float | None) -> upload.Writing | None:
+        """Return a file that another session has staged: its mark tells a note of an upload from it."""
+        answer, mark = self._link.ask("HEAD", whole), upload.mark_of(partial)
+        if answer.status != 200 or answer.headers.get(upload.MARK) != mark:
+            return None
+        is_stamped = mtime is not None and answer.headers.get(MTIME) == upload.mtime_text(mtime)
+        plan = upload.Plan(whole, mtime if is_stamped else None)
+        return upload.Writing(plan, whole, mark, is_staged=True, is_shown=True)
 
     def _publish_staged(self, writing: upload.Writing, key: str, mtime: float | None) -> Published:
         """Have the store copy what was read back; on no condition, which stores that check nothing do not keep to."""
