@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, Bytes, s3_config
+from contract_parts import LONG, Bytes, a_task, moved, s3_config
 
+from etl.config import ServerConfig, TransferSettings
 from etl.errors import ConnectionLost, EtlError, IOFailure, PermissionRefused, SourceChanged
 from etl.models.task import Facts
-from etl.transfer import S3Transfer
+from etl.transfer import LocalTransfer, S3Transfer
 from etl.transfer.s3 import known, upload
 from servers.s3 import FakeStore
 
@@ -217,6 +219,27 @@ def test_who_may_not_write_beside_the_file_still_copies(make, enter, buffer: mem
     stored = session.write_on("/out/.left", Bytes(CONTENT), buffer, 0)
     session.publish(stored, "/out/b", None).result()
     assert store.objects() == ["out/b"]
+
+
+@pytest.mark.parametrize("is_another_process", [False, True])
+@pytest.mark.parametrize("kinds", [("DELETE",), ("HEAD", "GET"), ("PARTS",), ("DELETE", "HEAD", "GET", "PARTS")])
+def test_who_lacks_a_right_for_resuming_begins_anew(make, enter, tmp_path, buffer, kinds, is_another_process) -> None:
+    """The job itself needs none of them."""
+    store, task = make(), a_task()
+    (tmp_path / "a").write_bytes(CONTENT)
+    os.utime(tmp_path / "a", (1_600_000_000, 1_600_000_000))
+    source = LocalTransfer(
+        ServerConfig("A", "local", base_path=str(tmp_path)), TransferSettings(resume_from_bytes=len(CONTENT))
+    )
+    store.faults = {kind: ["denied"] * 50 for kind in kinds} | {"PART": ["", "", "", "cut"]}
+    with pytest.raises(ConnectionLost):
+        moved(task, source, enter(store), buffer, token="aa")
+    if is_another_process:
+        known.forget()
+    task.orphan_scan_since = time.monotonic()
+    moved(task, source, enter(store), buffer, token="bb")
+    assert (store.root / "out/b").read_bytes() == CONTENT
+    assert not store.uploads
 
 
 @pytest.mark.parametrize("is_another_process", [False, True])

@@ -68,7 +68,7 @@ def try_out(link: Link, beside: str) -> None:
     except (PermissionRefused, IOFailure) as error:
         log.warning("store could not be tried out", server=link.name, error=str(error))
     finally:
-        link.ask("DELETE", key)
+        store.deletes = link.ask("DELETE", key).status != 403
     store.is_tried = True
     log.info("store tried out", server=link.name, **traits(link))
 

@@ -31,7 +31,9 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
 def note(link: Link, partial: str, upload: known.Upload) -> bool:
-    """Write down which upload a partial name stands for; False: we may not."""
+    """Write down which upload a partial name stands for; False: we may not, or could not remove it again."""
+    if not link.store.deletes:
+        return False
     taken = {str(number): etag for number, etag in upload.taken.items()}
     text = json.dumps({"key": upload.key, "upload_id": upload.upload_id, "mark": upload.mark, "taken": taken})
     try:
@@ -72,7 +74,11 @@ def take_over(link: Link, left: str, partial: str, key: str, size_bytes: int) ->
     upload = find(link, left)
     is_right = upload is not None and upload.key == key and note(link, partial, upload)
     known.ended(link.server, left)
-    publishing.delete(link, left)
+    try:
+        publishing.delete(link, left)
+    except PermissionRefused:
+        link.store.deletes = False
+        raise
     if upload is None or not is_right:
         return None
     known.begun(link.server, partial, upload)
@@ -93,13 +99,13 @@ def take_over(link: Link, left: str, partial: str, key: str, size_bytes: int) ->
 
 
 def _listed(link: Link, upload: known.Upload) -> list[Part]:
-    """Return the parts that the store has, in their order; none where it cannot tell (s3proxy, after a cut)."""
+    """Return the parts that the store has, in their order; none where it may not tell, or cannot (s3proxy)."""
     found: list[Part] = []
     marker = ""
     for _ in range(_PAGES):
         query = [("uploadId", upload.upload_id)] + ([("part-number-marker", marker)] if marker else [])
         answer = link.ask("GET", upload.key, query)
-        if answer.status in {404, 500, 501}:
+        if answer.status in {403, 404, 500, 501}:
             return []
         page, marker = link.parsed(documents.parts_of, link.require_success(upload.key, answer))
         found += page

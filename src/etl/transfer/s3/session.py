@@ -115,8 +115,11 @@ class S3Transfer(Resumable):
 
     @property
     def goes_on(self) -> bool | None:  # type: ignore[override]  # learnt of the store, for all sessions
-        """Can what is there of a file be proven, by the tags of its parts?"""
-        return self._link.store.proves_parts if self._link.store.is_tried else None
+        """Can what is there of a file be proven, by the tags of its parts, and may its note be removed?"""
+        store = self._link.store
+        if not store.deletes:  # a note of the upload would stay
+            return False
+        return store.proves_parts if store.is_tried else None
 
     @property
     def reads_on(self) -> bool:
@@ -206,7 +209,7 @@ class S3Transfer(Resumable):
     def is_trusted(self, partial: str, buffer: memoryview) -> bool:  # noqa: ARG002 - the contract's argument
         """Find out whether the store tells the MD5 of parts, by which what is there of a file can be proven."""
         conditions.try_out(self._link, self._link.key(partial))
-        return self._link.store.proves_parts
+        return self.goes_on is True
 
     def take_over(self, left: str, partial: str, size_bytes: int) -> Foothold | None:
         """Go on with an upload to the key that was foreseen."""
@@ -279,6 +282,8 @@ class S3Transfer(Resumable):
         try:
             publishing.delete(self._link, whole)
         except EtlError as error:
+            if isinstance(error, PermissionRefused):
+                self._link.store.deletes = False
             log.warning("a partial name stays", server=self._link.name, key=whole, error=str(error))
 
     def _looked_condition(self, key: str) -> dict[str, str]:
