@@ -163,6 +163,16 @@ def test_a_trial_that_fails_says_nothing_about_the_store(make, enter, here, buff
     assert moved(a_task(verify="checksum"), here(SMALL), session, buffer).verified_by == receipts.STORE
 
 
+@pytest.mark.parametrize("fault", ["denied", "too_many", "conflict", "slow"])
+def test_a_refusal_of_another_kind_is_not_taken_for_a_check(make, enter, here, buffer: memoryview, fault: str) -> None:
+    """A store that checks nothing is found out all the same, by the next attempt."""
+    store = make(checksums="ignored", md5="ignored", faults={"PUT": [fault]})
+    session = enter(store)
+    with pytest.raises(EtlError):
+        moved(a_task(verify="checksum"), here(SMALL), session, buffer)
+    assert moved(a_task(verify="checksum"), here(SMALL), session, buffer).verified_by == receipts.CONTENT
+
+
 def test_parts_too_large_to_be_gathered_are_read_back(make, enter) -> None:
     """Within the limit, which such a file is beyond."""
     session = enter(make())

@@ -313,7 +313,10 @@ class S3Transfer(Resumable):
         begun = known.upload(self.server, self._link.key(partial))
         mark = begun.mark if begun else upload.mark_of(partial)
         answer = self._link.ask("HEAD", self._link.key(final))
-        return facts_of(answer) if answer.status == 200 and answer.headers.get(upload.MARK) == mark else None
+        if answer.status != 200 or answer.headers.get(upload.MARK) != mark:
+            return None
+        known.ended(self.server, self._link.key(partial))
+        return facts_of(answer)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete an object, or copy and delete it."""
