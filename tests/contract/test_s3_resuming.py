@@ -242,6 +242,29 @@ def test_who_lacks_a_right_for_resuming_begins_anew(make, enter, tmp_path, buffe
     assert not store.uploads
 
 
+def test_an_upload_that_was_published_unanswered_is_not_sent_again(make, enter, tmp_path, buffer: memoryview) -> None:
+    """The mark tells, though the note still has the partial name."""
+    store, task = make(), a_task()
+    (tmp_path / "a").write_bytes(CONTENT)
+    os.utime(tmp_path / "a", (1_600_000_000, 1_600_000_000))
+    source = LocalTransfer(
+        ServerConfig("A", "local", base_path=str(tmp_path)), TransferSettings(resume_from_bytes=len(CONTENT))
+    )
+    session = enter(store)
+    session.traits()
+    store.faults = {"COMPLETE": ["lost"], "HEAD": ["cut"] * 20}
+    with pytest.raises(ConnectionLost):
+        moved(task, source, session, buffer, token="aa")
+    assert len(store.objects()) == 2
+    store.faults.clear()
+    session = enter(store)
+    store.requests.clear()
+    assert moved(task, source, session, buffer, token="bb").size_bytes == len(CONTENT)
+    assert "PART" not in store.requests
+    assert store.objects() == ["out/b"]
+    assert not known.live_ids(session.server)
+
+
 @pytest.mark.parametrize("is_another_process", [False, True])
 def test_an_upload_that_is_given_up_is_aborted(make, enter, buffer: memoryview, is_another_process: bool) -> None:
     """By its partial name, as a partial file of any protocol is removed."""

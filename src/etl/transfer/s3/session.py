@@ -18,7 +18,7 @@ from etl.transfer.promises import Lazy, Mapped
 from etl.transfer.resumable import Foothold, Resumable
 from etl.transfer.s3 import conditions, documents, kept, known, options, publishing, upload
 from etl.transfer.s3.link import Link
-from etl.transfer.s3.reading import MTIME, S3Parcel, etag_of, facts_of, open_object, open_rest
+from etl.transfer.s3.reading import S3Parcel, etag_of, facts_of, open_object, open_rest
 
 if TYPE_CHECKING:
     from etl.models.task import Facts
@@ -41,6 +41,8 @@ class S3Transfer(Resumable):
         problems=options.problems,
         placed=options.placed,
     )
+
+    marks_files = True
 
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
@@ -245,7 +247,7 @@ class S3Transfer(Resumable):
     ) -> Promise[Published]:
         self.require_name(final)
         key, whole = self._link.key(final), self._link.key(stored.partial)
-        writing = self._writings.get(whole) or self._staged_before(stored.partial, whole, mtime)
+        writing = self._writings.get(whole) or self._staged_before(stored.partial, whole)
         if writing is None:
             raise IOFailure(f"{self.server.hostname}:{whole} is gone", server=self.server.hostname)
         if writing.is_staged:
@@ -259,13 +261,12 @@ class S3Transfer(Resumable):
             self._hide(whole)
         return Settled(published)
 
-    def _staged_before(self, partial: str, whole: str, mtime: float | None) -> upload.Writing | None:
+    def _staged_before(self, partial: str, whole: str) -> upload.Writing | None:
         """Return a file that another session has staged: its mark tells a note of an upload from it."""
         answer, mark = self._link.ask("HEAD", whole), upload.mark_of(partial)
         if answer.status != 200 or answer.headers.get(upload.MARK) != mark:
             return None
-        is_stamped = mtime is not None and answer.headers.get(MTIME) == upload.mtime_text(mtime)
-        plan = upload.Plan(whole, mtime if is_stamped else None)
+        plan = upload.Plan(whole, facts_of(answer).mtime)
         return upload.Writing(plan, whole, mark, is_staged=True, is_shown=True)
 
     def _publish_staged(self, writing: upload.Writing, key: str, mtime: float | None) -> Published:
@@ -315,7 +316,9 @@ class S3Transfer(Resumable):
         answer = self._link.ask("HEAD", self._link.key(final))
         if answer.status != 200 or answer.headers.get(upload.MARK) != mark:
             return None
-        known.ended(self.server, self._link.key(partial))
+        if begun is not None:
+            known.ended(self.server, self._link.key(partial))
+            self._hide(self._link.key(partial))  # its note, if there is one
         return facts_of(answer)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
