@@ -242,6 +242,34 @@ def test_who_lacks_a_right_for_resuming_begins_anew(make, enter, tmp_path, buffe
     assert not store.uploads
 
 
+def test_two_notes_of_one_upload_do_not_cost_it(make, enter, buffer: memoryview) -> None:
+    """A crash may leave them; the one that is gone on with is removed with its upload all the same."""
+    store = make()
+    cut(store, enter(store), buffer)
+    known.forget()
+    (store.root / "out/.other").write_bytes((store.root / "out/.left").read_bytes())
+    session = enter(store)
+    session.remove_leftovers("/out/b", "/out/.left")
+    assert session.remove("/out/.other")
+    assert store.objects() == ["out/.left"]
+    assert len(store.uploads) == 1
+    assert session.remove("/out/.left")
+    assert not store.uploads
+
+
+def test_a_note_about_another_folder_is_not_believed(make, enter, buffer: memoryview) -> None:
+    """Its upload is none of ours to abort."""
+    store = make()
+    cut(store, enter(store), buffer)
+    known.forget()
+    place = store.root / "out/.left"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"key": "elsewhere/b"}))
+    next(iter(store.uploads.values()))["key"] = "elsewhere/b"
+    assert enter(store).remove("/out/.left")
+    assert store.objects() == []
+    assert len(store.uploads) == 1
+
+
 def test_an_upload_that_was_published_unanswered_is_not_sent_again(make, enter, tmp_path, buffer: memoryview) -> None:
     """The mark tells, though the note still has the partial name."""
     store, task = make(), a_task()

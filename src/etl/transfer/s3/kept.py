@@ -19,7 +19,7 @@ from etl.errors import PermissionRefused
 from etl.models.checksum import Checksum
 from etl.transfer.resumable import Foothold
 from etl.transfer.s3 import documents, known, publishing
-from etl.transfer.s3.upload import part_bytes
+from etl.transfer.s3.upload import abort_by_id, part_bytes
 
 if TYPE_CHECKING:
     from etl.transfer.s3.documents import Part
@@ -53,7 +53,24 @@ def find(link: Link, partial: str) -> known.Upload | None:
         answer.body.drop()
         return None
     link.read_whole(answer)
-    return _read(answer.content)
+    found = _read(answer.content)
+    # Whoever else may write there shall not have us abort uploads elsewhere.
+    return found if found is not None and found.key.rpartition("/")[0] == partial.rpartition("/")[0] else None
+
+
+def give_up(link: Link, partial: str, spared: tuple[str, str]) -> bool:
+    """Abort the upload that a partial name stands for; False: there is none.
+
+    `spared`: partial name and id of one that is gone on with. After a crash two names may stand for it.
+    """
+    upload = find(link, partial)
+    if upload is None:
+        return False
+    if partial == spared[0] or upload.upload_id != spared[1]:
+        upload.is_live = False  # also if it cannot be aborted now
+        abort_by_id(link, upload.key, upload.upload_id)
+        known.ended(link.server, partial)
+    return True
 
 
 def _read(content: bytes) -> known.Upload | None:

@@ -52,6 +52,7 @@ class S3Transfer(Resumable):
         self._asked: Lazy[Answer] | None = None  # by it, and not read yet
         self._plan: upload.Plan | None = None
         self._writings: dict[str, upload.Writing] = {}  # by whole partial path: written, and not published yet
+        self._spared = ("", "")  # whole partial path and id of the upload that is to be gone on with
         self._looked: dict[str, str | None] = {}  # since the last `write`, by key: the tag; None: nothing was there
 
     # --- the session itself -----------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ class S3Transfer(Resumable):
         """Go on with an upload to the key that was foreseen."""
         if self._plan is None:
             return None
-        link = self._link
+        link, self._spared = self._link, ("", "")
         return kept.take_over(link, link.key(left), link.key(partial), self._plan.key, size_bytes)
 
     def write_on(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int) -> Stored:
@@ -338,14 +339,10 @@ class S3Transfer(Resumable):
         if writing is not None and not writing.is_shown:
             upload.abort(self._link, key)
             return True
-        begun = kept.find(self._link, key)
-        if begun is not None:
-            begun.is_live = False  # also if it cannot be aborted now
-            upload.abort_by_id(self._link, begun.key, begun.upload_id)
-            known.ended(self.server, key)
+        has_begun = kept.give_up(self._link, key, self._spared)
         if is_there := self._link.ask("HEAD", key).status != 404:
             publishing.delete(self._link, key)
-        return is_there or begun is not None
+        return is_there or has_begun
 
     def show(self, stored: Stored) -> None:
         """Put an empty object under the partial name."""
@@ -362,8 +359,9 @@ class S3Transfer(Resumable):
         key = self._link.key(final)
         with contextlib.suppress(PermissionRefused):  # copying itself needs no such right
             spared = None if but is None else kept.find(self._link, self._link.key(but))
+            self._spared = ("", "") if but is None or spared is None else (self._link.key(but), spared.upload_id)
             for left in upload.left_of(self._link, key):
-                if spared is None or left.upload_id != spared.upload_id:
+                if left.upload_id != self._spared[1]:
                     upload.abort_by_id(self._link, left.key, left.upload_id)
 
     def require_base(self) -> None:
