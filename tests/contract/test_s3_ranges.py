@@ -12,7 +12,7 @@ import pytest
 from contract_parts import LONG, content_of, drain, s3_config
 
 from etl.config import TransferSettings
-from etl.errors import ConnectionLost, EtlError, ServerBusy, ServerUnavailable, SourceChanged
+from etl.errors import ConnectionLost, EtlError, ServerBusy, ServerUnavailable, SessionFault, SourceChanged
 from etl.models.timetable import Timetable
 from etl.transfer import S3Transfer
 from etl.transfer.bandwidth import Bandwidth, Sharing
@@ -173,7 +173,10 @@ def test_two_versions_are_never_mixed(make, buffer: memoryview, keeps: bool) -> 
     assert content.startswith(came)
 
 
-@pytest.mark.parametrize(("fault", "kind"), [("half", ConnectionLost), ("slow_down", ServerBusy), ("cut", EtlError)])
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [("half", ConnectionLost), ("slow_down", ServerBusy), ("cut", EtlError), ("expired", SessionFault)],
+)
 def test_a_piece_that_fails_ends_the_reading(make, buffer: memoryview, fault: str, kind: type[EtlError]) -> None:
     """With the store's error; the next attempt is right."""
     _store, session, content = make(faults={"GET": [*[""] * 9, fault]})

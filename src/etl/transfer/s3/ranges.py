@@ -13,7 +13,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from etl.errors import EtlError, IOFailure, ServerBusy, SourceChanged
+from etl.errors import EtlError, IOFailure, ServerBusy, SessionFault, SourceChanged
+from etl.transfer.s3 import refusals
 
 if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer, Body
@@ -25,6 +26,7 @@ CALM_BYTES = 256 << 20  # of one that was cut before: what is asked for ahead is
 PIECE_BYTES = 8 << 20  # the larger, the fewer waits for an answer
 ROOM_BYTES = 2 << 20  # of a piece whose turn it is not; some more waits in the kernel
 MEMORY_BYTES = 24 << 20  # for the pieces of all lanes
+_RENEWED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # codes: the next request has other keys
 _LEAST = 2  # connections, else one alone does as well
 
 
@@ -151,7 +153,7 @@ class Ranges:
 
     def _remember(self, error: BaseException, count: int) -> None:
         """Note how many connections the store serves at once, so that the next object need not wait for more."""
-        is_of_store = isinstance(error, EtlError) and not isinstance(error, (ServerBusy, SourceChanged))
+        is_of_store = isinstance(error, EtlError) and not isinstance(error, (ServerBusy, SessionFault, SourceChanged))
         if is_of_store and not self._link.sockets.is_cut:
             self._link.store.read_streams = max(1, count)
 
@@ -217,7 +219,10 @@ class Ranges:
         if answer.status == 412 or (answer.status == 206 and answer.headers.get("etag") != self._etag):
             raise SourceChanged(f"{link.name}:{self._key} changed while it was read", server=link.name)
         if answer.status >= 300:
-            raise link.refused(self._key, answer)
+            error = link.refused(self._key, answer)
+            if refusals.code_of(answer) in _RENEWED:
+                raise SessionFault(str(error), server=link.name) from error
+            raise error
         told = answer.headers.get("content-range", "").partition("/")[0]
         if told != f"bytes {piece.start}-{piece.start + length - 1}" or answer.body.left_bytes != length:
             raise IOFailure(f"{link.name}:{self._key}: the store sent another part than asked for", server=link.name)
