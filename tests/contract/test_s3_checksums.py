@@ -11,7 +11,7 @@ import pytest
 from contract_parts import LONG, a_task, moved, s3_config
 
 from etl.config import ServerConfig, TransferSettings
-from etl.errors import CopyDamaged, IOFailure, ServerBusy, SettingsError
+from etl.errors import CopyDamaged, EtlError, IOFailure, ServerBusy, SettingsError
 from etl.transfer import LocalTransfer, S3Transfer, receipts
 from etl.transfer.s3 import known, upload
 from servers.s3 import FakeStore
@@ -124,6 +124,27 @@ def test_a_store_that_checks_nothing_is_read_back(make, enter, here, tmp_path, b
     assert (store.root / "out/b").read_bytes() == before
 
 
+@pytest.mark.parametrize("size_bytes", [SMALL, IN_PARTS])
+@pytest.mark.parametrize(
+    ("kind", "how"), [("COPY", "cut"), ("COPY", "internal"), ("COPY", "lost"), ("DELETE", "cut"), ("GET", "cut")]
+)
+def test_a_staged_file_is_published_by_another_session(make, enter, here, tmp_path, buffer, kind, how, size_bytes):
+    """It is there, and proven or to be proven: no byte is sent again."""
+    store, task, source = make(checksums="ignored", md5="ignored"), a_task(verify="checksum"), here(size_bytes)
+    moved(a_task(verify="checksum"), source, enter(store), buffer)
+    (store.root / "out/b").unlink()
+    store.faults = {kind: [how] * 3}  # a request is sent again by a connection that was idle
+    with pytest.raises(EtlError):
+        moved(task, source, enter(store), buffer)
+    store.faults.clear()
+    store.requests.clear()
+    assert moved(task, source, enter(store), buffer, token="u").size_bytes == size_bytes
+    assert not {"PUT", "PART"} & set(store.requests)
+    assert store.objects() == ["out/b"]
+    assert (store.root / "out/b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert "mtime_kept" not in task.remarks
+
+
 def test_what_is_too_large_to_be_read_back_is_refused_before_its_first_byte(make, enter, here, buffer) -> None:
     """Where the store checks nothing."""
     store = make(checksums="ignored", md5="ignored")
@@ -140,6 +161,16 @@ def test_a_trial_that_fails_says_nothing_about_the_store(make, enter, here, buff
         moved(a_task(verify="checksum"), here(SMALL), session, buffer)
     assert store.objects() == []
     assert moved(a_task(verify="checksum"), here(SMALL), session, buffer).verified_by == receipts.STORE
+
+
+@pytest.mark.parametrize("fault", ["denied", "too_many", "conflict", "slow"])
+def test_a_refusal_of_another_kind_is_not_taken_for_a_check(make, enter, here, buffer: memoryview, fault: str) -> None:
+    """A store that checks nothing is found out all the same, by the next attempt."""
+    store = make(checksums="ignored", md5="ignored", faults={"PUT": [fault]})
+    session = enter(store)
+    with pytest.raises(EtlError):
+        moved(a_task(verify="checksum"), here(SMALL), session, buffer)
+    assert moved(a_task(verify="checksum"), here(SMALL), session, buffer).verified_by == receipts.CONTENT
 
 
 def test_parts_too_large_to_be_gathered_are_read_back(make, enter) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from contract_parts import LONG, content_of, drain, s3_config
 
-from etl.errors import ConnectionLost, EtlError, ServerBusy, SourceChanged
+from etl.config import TransferSettings
+from etl.errors import ConnectionLost, EtlError, ServerBusy, ServerUnavailable, SessionFault, SourceChanged
 from etl.models.timetable import Timetable
 from etl.transfer import S3Transfer
 from etl.transfer.bandwidth import Bandwidth, Sharing
 from etl.transfer.s3 import known, ranges
+from etl.transfer.s3.link import Link
 from servers.certificates import Authority
 from servers.s3 import FakeStore
 
@@ -102,6 +104,53 @@ def test_an_object_whose_pieces_are_refused_is_read_by_one_connection(make, buff
     assert store.requests.count("GET") <= 1 + 6
 
 
+def test_a_store_that_answers_no_further_connection_costs_no_attempt(make, buffer: memoryview) -> None:
+    """The first connection goes on, and the next object does not wait again."""
+    store, session, content = make(faults={"GET": ["", *["hang"] * 6]})
+    session.settings = session._link.settings = TransferSettings(stall_timeout=0.5)
+    assert content_of(session, "/x", buffer) == content
+    store.requests.clear()
+    assert content_of(session, "/x", buffer) == content
+    assert store.requests == ["GET"]
+
+
+def test_a_store_that_takes_no_further_connection_is_remembered(make, buffer: memoryview, monkeypatch) -> None:
+    """The next object does not try again."""
+    _store, session, content = make()
+    tried = []
+
+    def refuse(link: Link) -> Link:
+        tried.append(link)
+        raise ServerUnavailable("no more connections")
+
+    monkeypatch.setattr(
+        Link, "sibling", lambda link: type("Refusing", (), {"connect": refuse, "close": lambda _: None})()
+    )
+    for _ in range(2):
+        assert content_of(session, "/x", buffer) == content
+    assert len(tried) == 1
+
+
+def test_more_streams_than_memory_suffices_for_are_as_many_as_it_does(make, buffer, room: int, monkeypatch) -> None:
+    """Not one alone."""
+    monkeypatch.setattr(ranges, "MEMORY_BYTES", 12 * room)
+    store, session, content = make({"READ_STREAMS": "16"})
+    assert content_of(session, "/x", buffer) == content
+    assert pieces(store) > 10
+
+
+def test_a_large_buffer_connects_as_many(make, monkeypatch) -> None:
+    """As a small one."""
+    _store, session, content = make()
+    made = []
+    sibling = Link.sibling
+    monkeypatch.setattr(Link, "sibling", lambda link: made.append(link) or sibling(link))
+    parcel = session.read("/x")
+    assert drain(parcel, memoryview(bytearray(SIZE))) == content
+    parcel.close(complete=True)
+    assert len(made) == 6
+
+
 def test_a_store_that_ignores_ranges_sends_the_whole(make, buffer: memoryview) -> None:
     """By the connection that was asked first."""
     store, session, content = make(sends_ranges=False)
@@ -124,7 +173,10 @@ def test_two_versions_are_never_mixed(make, buffer: memoryview, keeps: bool) -> 
     assert content.startswith(came)
 
 
-@pytest.mark.parametrize(("fault", "kind"), [("half", ConnectionLost), ("slow_down", ServerBusy), ("cut", EtlError)])
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [("half", ConnectionLost), ("slow_down", ServerBusy), ("cut", EtlError), ("expired", SessionFault)],
+)
 def test_a_piece_that_fails_ends_the_reading(make, buffer: memoryview, fault: str, kind: type[EtlError]) -> None:
     """With the store's error; the next attempt is right."""
     _store, session, content = make(faults={"GET": [*[""] * 9, fault]})

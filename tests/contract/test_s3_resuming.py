@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_parts import LONG, Bytes, s3_config
+from contract_parts import LONG, Bytes, a_task, moved, s3_config
 
+from etl.config import ServerConfig, TransferSettings
 from etl.errors import ConnectionLost, EtlError, IOFailure, PermissionRefused, SourceChanged
 from etl.models.task import Facts
-from etl.transfer import S3Transfer
+from etl.transfer import LocalTransfer, S3Transfer
 from etl.transfer.s3 import known, upload
 from servers.s3 import FakeStore
 
@@ -217,6 +219,78 @@ def test_who_may_not_write_beside_the_file_still_copies(make, enter, buffer: mem
     stored = session.write_on("/out/.left", Bytes(CONTENT), buffer, 0)
     session.publish(stored, "/out/b", None).result()
     assert store.objects() == ["out/b"]
+
+
+@pytest.mark.parametrize("is_another_process", [False, True])
+@pytest.mark.parametrize("kinds", [("DELETE",), ("HEAD", "GET"), ("PARTS",), ("DELETE", "HEAD", "GET", "PARTS")])
+def test_who_lacks_a_right_for_resuming_begins_anew(make, enter, tmp_path, buffer, kinds, is_another_process) -> None:
+    """The job itself needs none of them."""
+    store, task = make(), a_task()
+    (tmp_path / "a").write_bytes(CONTENT)
+    os.utime(tmp_path / "a", (1_600_000_000, 1_600_000_000))
+    source = LocalTransfer(
+        ServerConfig("A", "local", base_path=str(tmp_path)), TransferSettings(resume_from_bytes=len(CONTENT))
+    )
+    store.faults = {kind: ["denied"] * 50 for kind in kinds} | {"PART": ["", "", "", "cut"]}
+    with pytest.raises(ConnectionLost):
+        moved(task, source, enter(store), buffer, token="aa")
+    if is_another_process:
+        known.forget()
+    task.orphan_scan_since = time.monotonic()
+    moved(task, source, enter(store), buffer, token="bb")
+    assert (store.root / "out/b").read_bytes() == CONTENT
+    assert not store.uploads
+
+
+def test_two_notes_of_one_upload_do_not_cost_it(make, enter, buffer: memoryview) -> None:
+    """A crash may leave them; the one that is gone on with is removed with its upload all the same."""
+    store = make()
+    cut(store, enter(store), buffer)
+    known.forget()
+    (store.root / "out/.other").write_bytes((store.root / "out/.left").read_bytes())
+    session = enter(store)
+    session.remove_leftovers("/out/b", "/out/.left")
+    assert session.remove("/out/.other")
+    assert store.objects() == ["out/.left"]
+    assert len(store.uploads) == 1
+    assert session.remove("/out/.left")
+    assert not store.uploads
+
+
+def test_a_note_about_another_folder_is_not_believed(make, enter, buffer: memoryview) -> None:
+    """Its upload is none of ours to abort."""
+    store = make()
+    cut(store, enter(store), buffer)
+    known.forget()
+    place = store.root / "out/.left"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"key": "elsewhere/b"}))
+    next(iter(store.uploads.values()))["key"] = "elsewhere/b"
+    assert enter(store).remove("/out/.left")
+    assert store.objects() == []
+    assert len(store.uploads) == 1
+
+
+def test_an_upload_that_was_published_unanswered_is_not_sent_again(make, enter, tmp_path, buffer: memoryview) -> None:
+    """The mark tells, though the note still has the partial name."""
+    store, task = make(), a_task()
+    (tmp_path / "a").write_bytes(CONTENT)
+    os.utime(tmp_path / "a", (1_600_000_000, 1_600_000_000))
+    source = LocalTransfer(
+        ServerConfig("A", "local", base_path=str(tmp_path)), TransferSettings(resume_from_bytes=len(CONTENT))
+    )
+    session = enter(store)
+    session.traits()
+    store.faults = {"COMPLETE": ["lost"], "HEAD": ["cut"] * 20}
+    with pytest.raises(ConnectionLost):
+        moved(task, source, session, buffer, token="aa")
+    assert len(store.objects()) == 2
+    store.faults.clear()
+    session = enter(store)
+    store.requests.clear()
+    assert moved(task, source, session, buffer, token="bb").size_bytes == len(CONTENT)
+    assert "PART" not in store.requests
+    assert store.objects() == ["out/b"]
+    assert not known.live_ids(session.server)
 
 
 @pytest.mark.parametrize("is_another_process", [False, True])

@@ -42,6 +42,9 @@ ERRORS = {
     "unknown": (400, "InvalidArgument"),
     "full": (507, "InsufficientStorage"),
     "denied": (403, "AccessDenied"),
+    "too_many": (429, "TooManyRequests"),
+    "conflict": (409, "OperationAborted"),
+    "slow": (408, "RequestTimeout"),
 }
 
 

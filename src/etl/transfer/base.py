@@ -201,6 +201,7 @@ class Session(Proving, BaseTransfer):
     After an exception the session's state is unknown: it is discarded, never reused, unless it `survives`.
     """
 
+    marks_files = False  # does `look_published` know a file by its mark, whatever has its partial name?
     reads_ahead = True  # may more of a file be read than is asked for yet? Not where each block is paid for
 
     @abstractmethod

@@ -227,7 +227,7 @@ def _publish_known(
     if is_gone:  # what still has its partial name is half a checksum file
         remove_if_allowed(destination, known.partial)
     there = None if is_gone else look_if_possible(destination, known.partial)
-    if there is None:
+    if there is None or (destination.marks_files and there.size_bytes != known.size_bytes):
         final = destination.look_published(was := known.written_as, task.job.destination.path)
         if final is None or final.size_bytes != known.size_bytes or not known.is_proven:
             return None

@@ -19,6 +19,7 @@ from etl.errors import (
     EtlError,
     Fate,
     PartHeld,
+    PermissionRefused,
     SessionFault,
     SizeMismatch,
     SourceChanged,
@@ -26,7 +27,7 @@ from etl.errors import (
     fate_of,
 )
 from etl.models.checksum import OWN
-from etl.transfer.partials import is_of_the_job, partial_path
+from etl.transfer.partials import is_of_the_job, partial_path, remove_if_allowed
 from etl.transfer.paths import basename, beside
 from etl.transfer.receipts import needs_hash
 from etl.transfer.resumable import Resumable
@@ -98,7 +99,7 @@ def find(task: Task, source: Session, destination: Session, orphans: OrphanIndex
     found = _largest(task, names, source, destination, orphans)
     task.part = None if found is None else beside(final, found)
     if known is not None and known != task.part and basename(known) not in listed:  # some servers list no such names
-        destination.remove(known)
+        remove_if_allowed(destination, known)
     return task.part
 
 
@@ -113,8 +114,9 @@ def _largest(task: Task, names: set[str], source: Session, destination: Session,
     sizes: dict[str, int] = {}
     for one in parts:
         if _has_version(one, version):
-            there = destination.look(beside(task.job.destination.path, one))
-            sizes[one] = (there.size_bytes or 0) if there is not None else -1
+            with contextlib.suppress(PermissionRefused):  # the job itself needs no such right
+                there = destination.look(beside(task.job.destination.path, one))
+                sizes[one] = (there.size_bytes or 0) if there is not None else -1
     return max(sizes, key=sizes.__getitem__, default=None)
 
 
@@ -145,6 +147,8 @@ def go_on(
         task.part = hidden
         try:
             foothold = destination.take_over(left, hidden, facts.size_bytes)
+        except PermissionRefused as error:  # the job itself needs no such right
+            log.warning("a partial file is not gone on with", destination=str(job.destination), error=str(error))
         except (SizeMismatch, SourceChanged) as error:  # the upload that was cut had not ended: nothing about the job
             raise SessionFault(
                 f"{job.destination}: what is there of it still grew", server=destination.server.hostname
@@ -198,7 +202,7 @@ def is_kept(task: Task, error: BaseException, *, is_last: bool) -> bool:
 def drop(task: Task, destination: Session) -> None:
     """Remove the partial file that was kept, if there is one: the job does not go on with it."""
     if task.part is not None:
-        destination.remove(task.part)
+        remove_if_allowed(destination, task.part)
         task.part, task.leaves_partial, task.doubts = None, False, 0
 
 

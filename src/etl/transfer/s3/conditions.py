@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from etl.transfer.s3.link import Link
 
 _CONTENT = b"etl"
+_OF_CHECKSUMS = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}  # codes, whatever the status
 
 NOTHING_THERE = {"if-none-match": "*"}
 
@@ -68,7 +69,7 @@ def try_out(link: Link, beside: str) -> None:
     except (PermissionRefused, IOFailure) as error:
         log.warning("store could not be tried out", server=link.name, error=str(error))
     finally:
-        link.ask("DELETE", key)
+        store.deletes = link.ask("DELETE", key).status != 403
     store.is_tried = True
     log.info("store tried out", server=link.name, **traits(link))
 
@@ -94,7 +95,8 @@ def _checks(link: Link, key: str, algorithm: str) -> bool:
 
     def is_taken(query: list[tuple[str, str]], told: dict[str, str]) -> bool:
         answer = link.ask("PUT", key, query, told, _CONTENT)
-        if answer.status == 500 or answer.status > 501:  # it says nothing about checksums
+        says_nothing = answer.status in {401, 403, 404, 408, 409, 429, 500} or answer.status > 501
+        if says_nothing and refusals.code_of(answer) not in _OF_CHECKSUMS:
             raise link.refused(key, answer)
         return not refusals.is_refused(answer)
 

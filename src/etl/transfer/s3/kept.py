@@ -19,7 +19,7 @@ from etl.errors import PermissionRefused
 from etl.models.checksum import Checksum
 from etl.transfer.resumable import Foothold
 from etl.transfer.s3 import documents, known, publishing
-from etl.transfer.s3.upload import part_bytes
+from etl.transfer.s3.upload import abort_by_id, part_bytes
 
 if TYPE_CHECKING:
     from etl.transfer.s3.documents import Part
@@ -31,7 +31,9 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
 def note(link: Link, partial: str, upload: known.Upload) -> bool:
-    """Write down which upload a partial name stands for; False: we may not."""
+    """Write down which upload a partial name stands for; False: we may not, or could not remove it again."""
+    if not link.store.deletes:
+        return False
     taken = {str(number): etag for number, etag in upload.taken.items()}
     text = json.dumps({"key": upload.key, "upload_id": upload.upload_id, "mark": upload.mark, "taken": taken})
     try:
@@ -51,7 +53,24 @@ def find(link: Link, partial: str) -> known.Upload | None:
         answer.body.drop()
         return None
     link.read_whole(answer)
-    return _read(answer.content)
+    found = _read(answer.content)
+    # Whoever else may write there shall not have us abort uploads elsewhere.
+    return found if found is not None and found.key.rpartition("/")[0] == partial.rpartition("/")[0] else None
+
+
+def give_up(link: Link, partial: str, spared: tuple[str, str]) -> bool:
+    """Abort the upload that a partial name stands for; False: there is none.
+
+    `spared`: partial name and id of one that is gone on with. After a crash two names may stand for it.
+    """
+    upload = find(link, partial)
+    if upload is None:
+        return False
+    if partial == spared[0] or upload.upload_id != spared[1]:
+        upload.is_live = False  # also if it cannot be aborted now
+        abort_by_id(link, upload.key, upload.upload_id)
+        known.ended(link.server, partial)
+    return True
 
 
 def _read(content: bytes) -> known.Upload | None:
@@ -72,7 +91,11 @@ def take_over(link: Link, left: str, partial: str, key: str, size_bytes: int) ->
     upload = find(link, left)
     is_right = upload is not None and upload.key == key and note(link, partial, upload)
     known.ended(link.server, left)
-    publishing.delete(link, left)
+    try:
+        publishing.delete(link, left)
+    except PermissionRefused:
+        link.store.deletes = False
+        raise
     if upload is None or not is_right:
         return None
     known.begun(link.server, partial, upload)
@@ -93,13 +116,13 @@ def take_over(link: Link, left: str, partial: str, key: str, size_bytes: int) ->
 
 
 def _listed(link: Link, upload: known.Upload) -> list[Part]:
-    """Return the parts that the store has, in their order; none where it cannot tell (s3proxy, after a cut)."""
+    """Return the parts that the store has, in their order; none where it may not tell, or cannot (s3proxy)."""
     found: list[Part] = []
     marker = ""
     for _ in range(_PAGES):
         query = [("uploadId", upload.upload_id)] + ([("part-number-marker", marker)] if marker else [])
         answer = link.ask("GET", upload.key, query)
-        if answer.status in {404, 500, 501}:
+        if answer.status in {403, 404, 500, 501}:
             return []
         page, marker = link.parsed(documents.parts_of, link.require_success(upload.key, answer))
         found += page

@@ -27,6 +27,8 @@ class Store:
     keeps_object_sizes: bool = False
     proves_parts: bool = False  # tags them with the MD5 of their content, and completes no others than those named
     sends_ranges: bool = True  # as far as is known
+    read_streams: int = 16  # connections that it serves at once for one object, as far as is known
+    deletes: bool = True  # what we put there, as far as is known: else a note of an upload would stay
 
 
 @dataclass

@@ -13,7 +13,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from etl.errors import EtlError, IOFailure, SourceChanged
+from etl.errors import EtlError, IOFailure, ServerBusy, SessionFault, SourceChanged
+from etl.transfer.s3 import refusals
 
 if TYPE_CHECKING:
     from etl.transfer.s3.channel import Answer, Body
@@ -25,6 +26,7 @@ CALM_BYTES = 256 << 20  # of one that was cut before: what is asked for ahead is
 PIECE_BYTES = 8 << 20  # the larger, the fewer waits for an answer
 ROOM_BYTES = 2 << 20  # of a piece whose turn it is not; some more waits in the kernel
 MEMORY_BYTES = 24 << 20  # for the pieces of all lanes
+_RENEWED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # codes: the next request has other keys
 _LEAST = 2  # connections, else one alone does as well
 
 
@@ -89,6 +91,7 @@ class Ranges:
 
     def __init__(self, link: Link, key: str, etag: str, start: int, end: int, count: int) -> None:
         self.start = start
+        self.step_bytes = max(1, BEGINNING_BYTES // (2 * count))  # between two connections that are made
         self._link = link
         self._key = key
         self._etag = etag
@@ -103,7 +106,7 @@ class Ranges:
     @classmethod
     def of(cls, link: Link, key: str, etag: str, start: int, end: int) -> Ranges | None:
         """Return the ranges of what is left of an object; None: it pays not, or there is no memory for them now."""
-        count = link.options.read_streams
+        count = min(link.options.read_streams, link.store.read_streams, MEMORY_BYTES // ROOM_BYTES)
         if count < _LEAST or not etag or end - start < FROM_BYTES or not _MEMORY.take(count * ROOM_BYTES):
             return None
         return cls(link, key, etag, start + BEGINNING_BYTES, end, count)
@@ -127,8 +130,9 @@ class Ranges:
             link.connect()
             lane = _Lane(link)
             self._ask(lane)
-        except BaseException:
+        except BaseException as error:
             self._wanted = len(self._lanes)
+            self._remember(error, self._wanted)
             link.close()
             raise
         self._lanes.append(lane)
@@ -142,9 +146,16 @@ class Ranges:
             while first.body is None:
                 if not self._receive(first, first.lane.room):
                     self._wait()
-        except EtlError:
+        except EtlError as error:
+            self._remember(error, 1)
             return False
         return True
+
+    def _remember(self, error: BaseException, count: int) -> None:
+        """Note how many connections the store serves at once, so that the next object need not wait for more."""
+        is_of_store = isinstance(error, EtlError) and not isinstance(error, (ServerBusy, SessionFault, SourceChanged))
+        if is_of_store and not self._link.sockets.is_cut:
+            self._link.store.read_streams = max(1, count)
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer, unless the object ends before."""
@@ -208,7 +219,10 @@ class Ranges:
         if answer.status == 412 or (answer.status == 206 and answer.headers.get("etag") != self._etag):
             raise SourceChanged(f"{link.name}:{self._key} changed while it was read", server=link.name)
         if answer.status >= 300:
-            raise link.refused(self._key, answer)
+            error = link.refused(self._key, answer)
+            if refusals.code_of(answer) in _RENEWED:
+                raise SessionFault(str(error), server=link.name) from error
+            raise error
         told = answer.headers.get("content-range", "").partition("/")[0]
         if told != f"bytes {piece.start}-{piece.start + length - 1}" or answer.body.left_bytes != length:
             raise IOFailure(f"{link.name}:{self._key}: the store sent another part than asked for", server=link.name)
@@ -221,6 +235,6 @@ class Ranges:
             if not lane.is_full(self._pieces[0]):
                 poll.register(lane.link.channel.fileno(), select.POLLIN)
         began = time.monotonic()
-        with self._link.translated():
+        with self._pieces[0].lane.link.translated():  # the main link is still needed, should this one stand still
             poll.poll(self._watch.left() * 1000)
             self._watch.note(time.monotonic() - began, 0)

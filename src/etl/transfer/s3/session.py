@@ -42,6 +42,8 @@ class S3Transfer(Resumable):
         placed=options.placed,
     )
 
+    marks_files = True
+
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
         self._sockets = Sockets()
@@ -50,6 +52,7 @@ class S3Transfer(Resumable):
         self._asked: Lazy[Answer] | None = None  # by it, and not read yet
         self._plan: upload.Plan | None = None
         self._writings: dict[str, upload.Writing] = {}  # by whole partial path: written, and not published yet
+        self._spared = ("", "")  # whole partial path and id of the upload that is to be gone on with
         self._looked: dict[str, str | None] = {}  # since the last `write`, by key: the tag; None: nothing was there
 
     # --- the session itself -----------------------------------------------------------------------------------
@@ -115,8 +118,11 @@ class S3Transfer(Resumable):
 
     @property
     def goes_on(self) -> bool | None:  # type: ignore[override]  # learnt of the store, for all sessions
-        """Can what is there of a file be proven, by the tags of its parts?"""
-        return self._link.store.proves_parts if self._link.store.is_tried else None
+        """Can what is there of a file be proven, by the tags of its parts, and may its note be removed?"""
+        store = self._link.store
+        if not store.deletes:  # a note of the upload would stay
+            return False
+        return store.proves_parts if store.is_tried else None
 
     @property
     def reads_on(self) -> bool:
@@ -206,13 +212,13 @@ class S3Transfer(Resumable):
     def is_trusted(self, partial: str, buffer: memoryview) -> bool:  # noqa: ARG002 - the contract's argument
         """Find out whether the store tells the MD5 of parts, by which what is there of a file can be proven."""
         conditions.try_out(self._link, self._link.key(partial))
-        return self._link.store.proves_parts
+        return self.goes_on is True
 
     def take_over(self, left: str, partial: str, size_bytes: int) -> Foothold | None:
         """Go on with an upload to the key that was foreseen."""
         if self._plan is None:
             return None
-        link = self._link
+        link, self._spared = self._link, ("", "")
         return kept.take_over(link, link.key(left), link.key(partial), self._plan.key, size_bytes)
 
     def write_on(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int) -> Stored:
@@ -242,7 +248,7 @@ class S3Transfer(Resumable):
     ) -> Promise[Published]:
         self.require_name(final)
         key, whole = self._link.key(final), self._link.key(stored.partial)
-        writing = self._writings.get(whole)
+        writing = self._writings.get(whole) or self._staged_before(stored.partial, whole)
         if writing is None:
             raise IOFailure(f"{self.server.hostname}:{whole} is gone", server=self.server.hostname)
         if writing.is_staged:
@@ -255,6 +261,14 @@ class S3Transfer(Resumable):
         if writing.is_shown:
             self._hide(whole)
         return Settled(published)
+
+    def _staged_before(self, partial: str, whole: str) -> upload.Writing | None:
+        """Return a file that another session has staged: its mark tells a note of an upload from it."""
+        answer, mark = self._link.ask("HEAD", whole), upload.mark_of(partial)
+        if answer.status != 200 or answer.headers.get(upload.MARK) != mark:
+            return None
+        plan = upload.Plan(whole, facts_of(answer).mtime)
+        return upload.Writing(plan, whole, mark, is_staged=True, is_shown=True)
 
     def _publish_staged(self, writing: upload.Writing, key: str, mtime: float | None) -> Published:
         """Have the store copy what was read back; on no condition, which stores that check nothing do not keep to."""
@@ -270,6 +284,8 @@ class S3Transfer(Resumable):
         try:
             publishing.delete(self._link, whole)
         except EtlError as error:
+            if isinstance(error, PermissionRefused):
+                self._link.store.deletes = False
             log.warning("a partial name stays", server=self._link.name, key=whole, error=str(error))
 
     def _looked_condition(self, key: str) -> dict[str, str]:
@@ -299,7 +315,12 @@ class S3Transfer(Resumable):
         begun = known.upload(self.server, self._link.key(partial))
         mark = begun.mark if begun else upload.mark_of(partial)
         answer = self._link.ask("HEAD", self._link.key(final))
-        return facts_of(answer) if answer.status == 200 and answer.headers.get(upload.MARK) == mark else None
+        if answer.status != 200 or answer.headers.get(upload.MARK) != mark:
+            return None
+        if begun is not None:
+            known.ended(self.server, self._link.key(partial))
+            self._hide(self._link.key(partial))  # its note, if there is one
+        return facts_of(answer)
 
     def dispose(self, path: str, move_to: str | None = None) -> Promise[None]:
         """Delete an object, or copy and delete it."""
@@ -318,14 +339,10 @@ class S3Transfer(Resumable):
         if writing is not None and not writing.is_shown:
             upload.abort(self._link, key)
             return True
-        begun = kept.find(self._link, key)
-        if begun is not None:
-            begun.is_live = False  # also if it cannot be aborted now
-            upload.abort_by_id(self._link, begun.key, begun.upload_id)
-            known.ended(self.server, key)
+        has_begun = kept.give_up(self._link, key, self._spared)
         if is_there := self._link.ask("HEAD", key).status != 404:
             publishing.delete(self._link, key)
-        return is_there or begun is not None
+        return is_there or has_begun
 
     def show(self, stored: Stored) -> None:
         """Put an empty object under the partial name."""
@@ -342,8 +359,9 @@ class S3Transfer(Resumable):
         key = self._link.key(final)
         with contextlib.suppress(PermissionRefused):  # copying itself needs no such right
             spared = None if but is None else kept.find(self._link, self._link.key(but))
+            self._spared = ("", "") if but is None or spared is None else (self._link.key(but), spared.upload_id)
             for left in upload.left_of(self._link, key):
-                if spared is None or left.upload_id != spared.upload_id:
+                if left.upload_id != self._spared[1]:
                     upload.abort_by_id(self._link, left.key, left.upload_id)
 
     def require_base(self) -> None:
