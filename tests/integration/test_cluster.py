@@ -340,7 +340,7 @@ def test_a_broker_that_comes_back_under_another_address_is_found(
     broker = new_broker()
     with Relay(broker.port) as relay:
         environment = here | {"ETL_BOOTSTRAP_SERVERS": f"127.0.0.1:{relay.port}", "ETL_TOPIC": topic}
-        with Command(tmp_path, environment=environment, program=workbench.SHORT_LIMITS) as one:
+        with Command(tmp_path, environment=environment) as one:
             stack.wait_until(lambda: one.events("partition taken over"), 60, "start")
             with workbench.Writing(broker.bootstrap_servers) as writing:
                 writing.send(topic, jobs(0, 1)[0])
