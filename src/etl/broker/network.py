@@ -77,7 +77,24 @@ class _Manager(library.KafkaConnectionManager):  # type: ignore[misc]  # untyped
         super().__init__(net, **settings)
         self._addresses: dict[Any, tuple[str, int]] = {}  # of the known brokers
         self.cluster.add_listener(self._notice_moves)
+        self._refresh = self.cluster._refresh_loop  # noqa: SLF001 - there is no public hook
+        self.cluster._refresh_loop = self._keep_refreshing  # noqa: SLF001 - as above
         net.call_later(IDLE_SECONDS, self._ping)
+
+    async def _keep_refreshing(self) -> None:
+        """Look for the leaders of partitions until the client is closed.
+
+        The library's loop ends for ever with an error that it meets while it waits for a look that another one began,
+        as in a restart of the broker. Partitions that had no leader then would never be read again.
+        """
+        while True:
+            try:
+                await self._refresh()
+            except kafka_errors.KafkaError:
+                if self.closed or not self.bootstrapped:
+                    raise
+            else:
+                return
 
     # --- the given addresses
 
