@@ -209,6 +209,7 @@ def subject(
     yield Subject(root, open_one, KINDS[name], config.encoding or "utf-8")
     for session in sessions:
         session.disconnect()
+    known.forget()  # the next server may get the port of this one
     s3_known.forget()
     if server is not None:
         server.close()
