@@ -95,6 +95,15 @@ def hashed(
     return parcel, tell
 
 
+def take(parcel: Parcel, buffer: memoryview, most_bytes: int, made: Hash) -> int:
+    """Read as much of a parcel into a hash, unless it ends before; return how many bytes."""
+    taken_bytes = 0
+    while taken_bytes < most_bytes and (count := parcel.readinto(buffer[: most_bytes - taken_bytes])):
+        made.update(buffer[:count])
+        taken_bytes += count
+    return taken_bytes
+
+
 def drained(parcel: Parcel, buffer: memoryview, made: Hash) -> str:
     """Read a parcel to its end, and close it; return what its bytes come to."""
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from etl.errors import EtlError, IOFailure, SizeMismatch
 from etl.models.checksum import OWN, Checksum
 from etl.models.task import Facts
+from etl.transfer import hashing
 from etl.transfer.hashing import MAKERS
 from etl.transfer.streaming import MemoryParcel, Streaming, read_full
 
@@ -38,11 +39,9 @@ class Foothold:
 
     def proves(self, parcel: Parcel, buffer: memoryview) -> bool:
         """Take the `before_bytes` that end at `offset` from a parcel of the source: are they the same?"""
-        left_bytes, made = self.before_bytes, MAKERS[self.checksum.algorithm]()
-        while left_bytes and (count := parcel.readinto(buffer[:left_bytes])):
-            made.update(buffer[:count])
-            left_bytes -= count
-        return not left_bytes and made.hexdigest() == self.checksum.value
+        made = MAKERS[self.checksum.algorithm]()
+        is_whole = hashing.take(parcel, buffer, self.before_bytes, made) == self.before_bytes
+        return is_whole and made.hexdigest() == self.checksum.value
 
 
 class Resumable(Streaming):

@@ -27,6 +27,7 @@ from etl.errors import (
     fate_of,
 )
 from etl.models.checksum import OWN
+from etl.transfer import hashing
 from etl.transfer.partials import is_of_the_job, partial_path, remove_if_allowed
 from etl.transfer.paths import basename, beside
 from etl.transfer.receipts import needs_hash
@@ -180,14 +181,11 @@ def _follow_trail(task: Task, source: Resumable, offset: int, buffer: memoryview
     if trail is not None and trail.version == task.version and trail.go_back(offset):
         task.trail = trail
     elif source.is_near and offset <= _HASHED_ANEW_BYTES:
-        parcel, trail, left_bytes = source.read(task.job.source.path), Trail(task.version or ""), offset
+        parcel, trail = source.read(task.job.source.path), Trail(task.version or "")
         try:
-            while left_bytes and (count := parcel.readinto(buffer[:left_bytes])):
-                trail.update(buffer[:count])
-                left_bytes -= count
+            task.trail = trail if hashing.take(parcel, buffer, offset, trail) == offset else None
         finally:
             parcel.close(complete=False)
-        task.trail = None if left_bytes else trail
 
 
 def is_kept(task: Task, error: BaseException, *, is_last: bool) -> bool:
