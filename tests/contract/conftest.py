@@ -251,6 +251,38 @@ def buffer() -> memoryview:
 
 
 @pytest.fixture
+def make_store(tmp_path: Path) -> Iterator[Callable[..., FakeStore]]:
+    """Start stores; they end after the test, as do its sessions."""
+    stores: list[FakeStore] = []
+
+    def start(**behaviour: Any) -> FakeStore:
+        stores.append(FakeStore(tmp_path / f"store{len(stores)}", **behaviour))
+        return stores[-1]
+
+    yield start
+    s3_known.forget()
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def enter_store(make_store: Callable[..., FakeStore]) -> Iterator[Callable[..., S3Transfer]]:
+    """Open sessions with stores; they are closed after the test."""
+    sessions: list[S3Transfer] = []
+
+    def open_one(
+        store: FakeStore, limits: TransferSettings = LONG, *, name: str = "FAKE", base: str = "", **settings: str
+    ) -> S3Transfer:
+        sessions.append(S3Transfer(s3_config(store, name, base, **settings), limits))
+        sessions[-1].connect()
+        return sessions[-1]
+
+    yield open_one
+    for session in sessions:
+        session.disconnect()
+
+
+@pytest.fixture
 def fake() -> Iterator[Callable[..., FakeFTP]]:
     """Start fake servers; they are closed after the test, after its sessions."""
     servers: list[FakeFTP] = []

@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from contract_parts import LONG, a_task, moved, s3_config
+from contract_parts import a_task, moved
 
 from etl.config import ServerConfig, TransferSettings
 from etl.errors import CopyDamaged, EtlError, IOFailure, ServerBusy, SettingsError
-from etl.transfer import LocalTransfer, S3Transfer, receipts
-from etl.transfer.s3 import known, upload
-from servers.s3 import FakeStore
+from etl.transfer import LocalTransfer, receipts
+from etl.transfer.s3 import upload
 
 pytestmark = pytest.mark.contract
 
 SMALL, IN_PARTS = 1000, 2 * upload.BLIND_PART_BYTES + 77
 MTIME = 1_600_000_000
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., FakeStore]]:
-    """Start stores."""
-    stores: list[FakeStore] = []
-
-    def start(**behaviour: Any) -> FakeStore:
-        stores.append(FakeStore(tmp_path / f"store{len(stores)}", **behaviour))
-        return stores[-1]
-
-    yield start
-    known.forget()
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def enter(make: Callable[..., FakeStore]) -> Iterator[Callable[..., S3Transfer]]:
-    """Open sessions."""
-    sessions: list[S3Transfer] = []
-
-    def open_one(store: FakeStore, limits: TransferSettings = LONG) -> S3Transfer:
-        sessions.append(S3Transfer(s3_config(store, "FAKE"), limits))
-        sessions[-1].connect()
-        return sessions[-1]
-
-    yield open_one
-    for session in sessions:
-        session.disconnect()
 
 
 @pytest.fixture
@@ -69,10 +37,12 @@ KINDS = [("checked", "checked", "x-amz-checksum-crc32c"), ("refused", "checked",
 
 @pytest.mark.parametrize("size_bytes", [0, SMALL, IN_PARTS])
 @pytest.mark.parametrize(("crc32c", "md5", "header"), KINDS)
-def test_a_store_that_checks_proves(make, enter, here, tmp_path, buffer, crc32c, md5, header, size_bytes) -> None:
+def test_a_store_that_checks_proves(
+    make_store, enter_store, here, tmp_path, buffer, crc32c, md5, header, size_bytes
+) -> None:
     """Each request that carries bytes of the file tells their checksum; what checks is found out once."""
-    store = make(checksums=crc32c, md5=md5)
-    session = enter(store)
+    store = make_store(checksums=crc32c, md5=md5)
+    session = enter_store(store)
     for _ in range(2):
         store.requests.clear()
         store.heads.clear()
@@ -90,10 +60,12 @@ def test_a_store_that_checks_proves(make, enter, here, tmp_path, buffer, crc32c,
 
 @pytest.mark.parametrize("size_bytes", [SMALL, IN_PARTS])
 @pytest.mark.parametrize(("crc32c", "md5", "header"), KINDS)
-def test_bytes_that_are_damaged_on_their_way_are_no_object(make, enter, here, buffer, crc32c, md5, header, size_bytes):
+def test_bytes_that_are_damaged_on_their_way_are_no_object(
+    make_store, enter_store, here, buffer, crc32c, md5, header, size_bytes
+):
     """The store refuses them: the attempt fails, and nothing is left."""
-    store = make(checksums=crc32c, md5=md5)
-    session = enter(store)
+    store = make_store(checksums=crc32c, md5=md5)
+    session = enter_store(store)
     moved(a_task(verify="checksum"), here(1), session, buffer)
     (store.root / "out/b").unlink()
     store.damages = {"PUT", "PART"}
@@ -105,10 +77,12 @@ def test_bytes_that_are_damaged_on_their_way_are_no_object(make, enter, here, bu
 
 
 @pytest.mark.parametrize("size_bytes", [SMALL, IN_PARTS])
-def test_a_store_that_checks_nothing_is_read_back(make, enter, here, tmp_path, buffer, size_bytes: int) -> None:
+def test_a_store_that_checks_nothing_is_read_back(
+    make_store, enter_store, here, tmp_path, buffer, size_bytes: int
+) -> None:
     """As an object under the hidden partial name: what is under the final one is replaced by what was proven."""
-    store = make(checksums="ignored", md5="ignored")
-    session = enter(store)
+    store = make_store(checksums="ignored", md5="ignored")
+    session = enter_store(store)
     for _ in range(2):
         receipt = moved(a_task(verify="checksum"), here(size_bytes), session, buffer)
         assert receipt.verified_by == receipts.CONTENT
@@ -128,35 +102,44 @@ def test_a_store_that_checks_nothing_is_read_back(make, enter, here, tmp_path, b
 @pytest.mark.parametrize(
     ("kind", "how"), [("COPY", "cut"), ("COPY", "internal"), ("COPY", "lost"), ("DELETE", "cut"), ("GET", "cut")]
 )
-def test_a_staged_file_is_published_by_another_session(make, enter, here, tmp_path, buffer, kind, how, size_bytes):
+def test_a_staged_file_is_published_by_another_session(
+    make_store, enter_store, here, tmp_path, buffer, kind, how, size_bytes
+):
     """It is there, and proven or to be proven: no byte is sent again."""
-    store, task, source = make(checksums="ignored", md5="ignored"), a_task(verify="checksum"), here(size_bytes)
-    moved(a_task(verify="checksum"), source, enter(store), buffer)
+    store, task, source = make_store(checksums="ignored", md5="ignored"), a_task(verify="checksum"), here(size_bytes)
+    moved(a_task(verify="checksum"), source, enter_store(store), buffer)
     (store.root / "out/b").unlink()
     store.faults = {kind: [how] * 3}  # a request is sent again by a connection that was idle
     with pytest.raises(EtlError):
-        moved(task, source, enter(store), buffer)
+        moved(task, source, enter_store(store), buffer)
     store.faults.clear()
     store.requests.clear()
-    assert moved(task, source, enter(store), buffer, token="u").size_bytes == size_bytes
+    assert moved(task, source, enter_store(store), buffer, token="u").size_bytes == size_bytes
     assert not {"PUT", "PART"} & set(store.requests)
     assert store.objects() == ["out/b"]
     assert (store.root / "out/b").read_bytes() == (tmp_path / "a").read_bytes()
     assert "mtime_kept" not in task.remarks
 
 
-def test_what_is_too_large_to_be_read_back_is_refused_before_its_first_byte(make, enter, here, buffer) -> None:
+def test_what_is_too_large_to_be_read_back_is_refused_before_its_first_byte(
+    make_store, enter_store, here, buffer
+) -> None:
     """Where the store checks nothing."""
-    store = make(checksums="ignored", md5="ignored")
+    store = make_store(checksums="ignored", md5="ignored")
     with pytest.raises(SettingsError, match="ETL_VERIFY_READ_BACK_LIMIT_BYTES"):
-        moved(a_task(verify="checksum"), here(SMALL), enter(store, TransferSettings(read_back_limit_bytes=10)), buffer)
+        moved(
+            a_task(verify="checksum"),
+            here(SMALL),
+            enter_store(store, TransferSettings(read_back_limit_bytes=10)),
+            buffer,
+        )
     assert store.objects() == []
 
 
-def test_a_trial_that_fails_says_nothing_about_the_store(make, enter, here, buffer: memoryview) -> None:
+def test_a_trial_that_fails_says_nothing_about_the_store(make_store, enter_store, here, buffer: memoryview) -> None:
     """The next job tries again."""
-    store = make(faults={"PUT": ["slow_down"]})
-    session = enter(store)
+    store = make_store(faults={"PUT": ["slow_down"]})
+    session = enter_store(store)
     with pytest.raises(ServerBusy):
         moved(a_task(verify="checksum"), here(SMALL), session, buffer)
     assert store.objects() == []
@@ -164,18 +147,20 @@ def test_a_trial_that_fails_says_nothing_about_the_store(make, enter, here, buff
 
 
 @pytest.mark.parametrize("fault", ["denied", "too_many", "conflict", "slow"])
-def test_a_refusal_of_another_kind_is_not_taken_for_a_check(make, enter, here, buffer: memoryview, fault: str) -> None:
+def test_a_refusal_of_another_kind_is_not_taken_for_a_check(
+    make_store, enter_store, here, buffer: memoryview, fault: str
+) -> None:
     """A store that checks nothing is found out all the same, by the next attempt."""
-    store = make(checksums="ignored", md5="ignored", faults={"PUT": [fault]})
-    session = enter(store)
+    store = make_store(checksums="ignored", md5="ignored", faults={"PUT": [fault]})
+    session = enter_store(store)
     with pytest.raises(EtlError):
         moved(a_task(verify="checksum"), here(SMALL), session, buffer)
     assert moved(a_task(verify="checksum"), here(SMALL), session, buffer).verified_by == receipts.CONTENT
 
 
-def test_parts_too_large_to_be_gathered_are_read_back(make, enter) -> None:
+def test_parts_too_large_to_be_gathered_are_read_back(make_store, enter_store) -> None:
     """Within the limit, which such a file is beyond."""
-    session = enter(make())
+    session = enter_store(make_store())
     session.foresee("/out/b", None)
     assert session.prepare_proof(1 << 30)
     assert session.prepare_proof(None)
@@ -183,10 +168,12 @@ def test_parts_too_large_to_be_gathered_are_read_back(make, enter) -> None:
 
 
 @pytest.mark.parametrize(("fault", "is_refused"), [("odd", False), ("internal", False), ("unknown", True)])
-def test_only_a_store_that_refuses_checksums_gets_none(make, enter, here, buffer, fault: str, is_refused: bool) -> None:
+def test_only_a_store_that_refuses_checksums_gets_none(
+    make_store, enter_store, here, buffer, fault: str, is_refused: bool
+) -> None:
     """Any other refusal says nothing about them."""
-    store = make(faults={"PUT": [fault]})
-    session = enter(store)
+    store = make_store(faults={"PUT": [fault]})
+    session = enter_store(store)
     if is_refused:
         moved(a_task(), here(SMALL), session, buffer)
         assert session._link.store.takes_checksums is False
@@ -197,10 +184,12 @@ def test_only_a_store_that_refuses_checksums_gets_none(make, enter, here, buffer
     assert session._link.store.takes_checksums is True
 
 
-def test_a_checksum_file_that_fails_twice_copies_nothing_again(make, enter, here, buffer: memoryview) -> None:
+def test_a_checksum_file_that_fails_twice_copies_nothing_again(
+    make_store, enter_store, here, buffer: memoryview
+) -> None:
     """The file is published: each further attempt writes what is left alone."""
-    store, task = make(), a_task(write_checksum_file="sha256")
-    session, source = enter(store), here(SMALL)
+    store, task = make_store(), a_task(write_checksum_file="sha256")
+    session, source = enter_store(store), here(SMALL)
     store.faults["PUT"] = ["", "internal"]
     for token in ("1", "2", "3"):
         store.requests.clear()
