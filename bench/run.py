@@ -128,6 +128,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # everything is taken down, as with Ctrl-C
     started = time.monotonic()
     peers.fetch()
+    if any(part.startswith("s3-") for part in options.parts):
+        s3.fetch()
     rtts = sorted({0, *(NEEDS_MS.get(part, 0) for part in options.parts), options.trips_rtt})
     with world(rtts, started + options.limit, options.folder) as made:
         rows, missing = measure_all(made, options)

@@ -41,10 +41,14 @@ class Store:
         return f"http://{self.host}:{self.port}"
 
 
+def fetch() -> None:
+    """Build the store, unless it is there: before the world is made, from whose network nothing outside is reached."""
+    subprocess.run([str(REPOSITORY / "tests" / "fetch-zoo.sh"), "go"], check=True, timeout=900)
+
+
 @contextmanager
 def serve(world: World, rtt_ms: int) -> Iterator[list[Store]]:
     """Start a store for each folder of the world, at the end of a link."""
-    subprocess.run([str(REPOSITORY / "tests" / "fetch-zoo.sh"), "go"], check=True, timeout=900)
     processes: list[subprocess.Popen[bytes]] = []
     with ExitStack() as ending:
         if rtt_ms:
