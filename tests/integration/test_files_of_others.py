@@ -70,9 +70,7 @@ base_path = {folder}
         assert desk.outcome("t-2", 60)["error_code"] == "FILE_NOT_FOUND"
         desk.wait(lambda: "530 Authentication failed" in consumer.output, 60, "refused login")
         # A result can be read a moment before its line is written.
-        desk.wait(
-            lambda: '"event": "job done"' in consumer.output, 10, "a line in JSON, as in FTP Pooler"
-        )
+        desk.wait(lambda: '"event": "job done"' in consumer.output, 10, "a line in JSON, as in FTP Pooler")
         output = consumer.output
     assert (folder / "b.txt").read_bytes() == b"content"
     assert desk.outcome("t-1")["src_id"] == "remote-server-a"
