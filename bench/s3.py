@@ -24,6 +24,7 @@ RCLONE = (1.5, 3.0)  # must, aim
 LARGE = 1.0
 PEAK_MB = 100.0
 PROGRAM = REPOSITORY / "build" / "zoo" / "go" / "bin" / "versitygw"
+STORED = "stored"  # the large file, as it came by S3
 BUCKET = "root"  # the folder of the world below which files lie
 ACCESS, SECRET = "bench-access", "Bench-secret-4711"
 
@@ -166,10 +167,15 @@ def _large(
     size_mib: int,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """Move one large file each way, between a folder of this machine and a bucket."""
+    """Move one large file each way, between a folder of this machine and a bucket.
+
+    Down comes one that was stored by way of S3: one that was only laid below the store has no ETag, without which we
+    ask for it by one connection, as nothing else tells a version from the next.
+    """
     files = world.files(f"s3-large-{rtt_ms}", 1, size_mib * MIB)
     there = world.source_root / files.folder / files.names[0]
     shutil.copyfile(there, local / "large")
+    consumers.run([((FOLDER, "large"), (SOURCE, f"{files.folder}/{STORED}"))], files)
     rows = []
     for way in ("up", "down"):
         ours: list[float] = []
@@ -213,9 +219,9 @@ def _one_way(
         return seconds
     copy = local / out
     if peer is None:
-        seconds = consumers.run([((SOURCE, f"{files.folder}/{name}"), (FOLDER, out))], files).seconds
+        seconds = consumers.run([((SOURCE, f"{files.folder}/{STORED}"), (FOLDER, out))], files).seconds
     else:
-        seconds = peer.copy("copyto", f"SOURCE:{BUCKET}/{files.folder}/{name}", str(copy))
+        seconds = peer.copy("copyto", f"SOURCE:{BUCKET}/{files.folder}/{STORED}", str(copy))
     if copy.stat().st_size != files.size_bytes:
         raise RuntimeError(f"{copy} is not whole")
     copy.unlink()

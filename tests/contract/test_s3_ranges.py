@@ -41,7 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch, room: int) -> Iterator[None]:
     monkeypatch.setattr(ranges, "PIECE_BYTES", PIECE)
     monkeypatch.setattr(ranges, "ROOM_BYTES", room)
     yield
-    assert ranges._MEMORY._taken_bytes == 0
+    assert ranges._MEMORY._taken == 0
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def buffer() -> memoryview:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., tuple[FakeStore, S3Transfer, bytes]]]:
-    """Start a store with one large object `x`, and a session with it."""
+    """Start a store with one large object `x`, and a session with it, which has six more connections."""
     stores: list[FakeStore] = []
     sessions: list[S3Transfer] = []
 
@@ -60,7 +60,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., tuple[FakeStore, S3Transfer, 
         stores.append(FakeStore(tmp_path / f"store{len(stores)}", **behaviour))
         content = os.urandom(SIZE)
         stores[-1].keep("x", content, {})
-        sessions.append(S3Transfer(s3_config(stores[-1], **(options or {})), LONG))
+        sessions.append(S3Transfer(s3_config(stores[-1], **{"READ_STREAMS": "6", **(options or {})}), LONG))
         sessions[-1].connect()
         return stores[-1], sessions[-1], content
 
@@ -201,6 +201,23 @@ def test_without_memory_one_connection_reads(make, buffer: memoryview, room: int
     first.close(complete=False)
     assert content_of(other, "/x", buffer) == content
     assert pieces(store) > before
+    other.disconnect()
+
+
+def test_what_is_left_of_the_memory_is_shared(make, buffer: memoryview, room: int, monkeypatch) -> None:
+    """One object has as many connections as it may, the next one those that are left."""
+    monkeypatch.setattr(ranges, "MEMORY_BYTES", 8 * room)
+    _store, session, content = make()
+    first = session.read("/x")
+    first.readinto(buffer)
+    other = S3Transfer(session.server, LONG)
+    other.connect()
+    made = []
+    sibling = Link.sibling
+    monkeypatch.setattr(Link, "sibling", lambda link: made.append(link) or sibling(link))
+    assert content_of(other, "/x", buffer) == content
+    assert len(made) == 2
+    first.close(complete=False)
     other.disconnect()
 
 

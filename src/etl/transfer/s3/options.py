@@ -26,7 +26,7 @@ SETTINGS = {
     "CREDENTIALS": "aws: keys of this machine's role, a web identity or a profile (the extra aws); unset: ACCESS_KEY",
     "ENDPOINT": "URL of a store that is not Amazon's, https://HOST[:PORT]; unset: Amazon's of the region",
     "VIRTUAL_HOST": "true: the bucket is part of the host name; unset: for Amazon's alone",
-    "READ_STREAMS": "connections that read one large object at once, beside MAX_CONNECTIONS, 1 to 16; unset: 6",
+    "READ_STREAMS": "connections that read one large object at once, beside MAX_CONNECTIONS, 1 to 16; unset: 10",
     "STORAGE_CLASS": "storage class of new objects, such as STANDARD_IA; unset: the bucket's",
     "SSE": "encryption of new objects: AES256, aws:kms, or aws:kms:KEY; unset: the bucket's",
     **{name: help_ for name, help_ in tls.SETTINGS.items() if name not in _OF_FTP},
@@ -35,7 +35,7 @@ SECRETS = ("SECRET_KEY", *tls.SECRETS)
 
 DEFAULT_REGION = "us-east-1"
 LACKING = "aws needs the library botocore, which is not installed: pip install 'etl-file-sync[aws]'"
-_READ_STREAMS = 6
+_READ_STREAMS = 10
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY_ID = re.compile(r"[!-~]{1,200}")

@@ -31,24 +31,25 @@ _LEAST = 2  # connections, else one alone does as well
 
 
 class _Memory:
-    """Counts the bytes that pieces take. Any thread."""
+    """Counts the rooms that are taken. Any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the next
-        self._taken_bytes = 0
+        self._taken = 0
 
-    def take(self, count_bytes: int) -> bool:
-        """Take some bytes; False: there are not so many left."""
-        with self._lock:  # critical section: decide whether they fit
-            if self._taken_bytes + count_bytes > MEMORY_BYTES:
-                return False
-            self._taken_bytes += count_bytes
-            return True
+    def take(self, count: int) -> int:
+        """Take at most so many rooms, and no fewer than two connections need; return how many, 0: none is left."""
+        with self._lock:  # critical section: decide how many there are
+            count = min(count, MEMORY_BYTES // ROOM_BYTES - self._taken)
+            if count < _LEAST:
+                return 0
+            self._taken += count
+            return count
 
-    def give(self, count_bytes: int) -> None:
-        """Give bytes back."""
+    def give(self, count: int) -> None:
+        """Give rooms back."""
         with self._lock:
-            self._taken_bytes -= count_bytes
+            self._taken -= count
 
 
 _MEMORY = _Memory()
@@ -106,10 +107,10 @@ class Ranges:
     @classmethod
     def of(cls, link: Link, key: str, etag: str, start: int, end: int) -> Ranges | None:
         """Return the ranges of what is left of an object; None: it pays not, or there is no memory for them now."""
-        count = min(link.options.read_streams, link.store.read_streams, MEMORY_BYTES // ROOM_BYTES)
-        if count < _LEAST or not etag or end - start < FROM_BYTES or not _MEMORY.take(count * ROOM_BYTES):
+        if not etag or end - start < FROM_BYTES:
             return None
-        return cls(link, key, etag, start + BEGINNING_BYTES, end, count)
+        count = _MEMORY.take(min(link.options.read_streams, link.store.read_streams))
+        return None if not count else cls(link, key, etag, start + BEGINNING_BYTES, end, count)
 
     def close(self) -> None:
         """End all connections, and give the memory back."""
@@ -119,7 +120,7 @@ class Ranges:
                 lane.link.close()
             self._lanes.clear()
             self._pieces.clear()
-            _MEMORY.give(self._count * ROOM_BYTES)
+            _MEMORY.give(self._count)
 
     def widen(self) -> None:
         """Connect once more, and ask for a piece, unless there are enough. Raises what keeps us from it, once."""
