@@ -196,13 +196,10 @@ def test_an_object_without_a_tag_that_was_stored_just_now_is_read_by_one_connect
     assert pieces(store) == 0
 
 
-@pytest.mark.parametrize("keeps", [True, False])
 @pytest.mark.parametrize(("size_bytes", "seconds"), [(SIZE, 30), (SIZE + 1, 60)])
-def test_two_versions_without_a_tag_are_never_mixed(
-    make, buffer: memoryview, keeps: bool, size_bytes: int, seconds: float
-) -> None:
+def test_two_versions_without_a_tag_are_never_mixed(make, buffer: memoryview, size_bytes: int, seconds: float) -> None:
     """Another time shows it; another size does, too."""
-    store, session, content = make(tags_objects=False, keeps_read_conditions=keeps)
+    store, session, content = make(tags_objects=False)
     aged(store, 60)
     stamp = store.place("x").stat().st_mtime
     parcel = session.read("/x")

@@ -27,7 +27,6 @@ PIECE_BYTES = 8 << 20  # the larger, the fewer waits for an answer
 ROOM_BYTES = 2 << 20  # of a piece whose turn it is not; some more waits in the kernel
 MEMORY_BYTES = 24 << 20  # for the pieces of all lanes
 _RENEWED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # codes: the next request has other keys
-_CONDITIONS = {"etag": "if-match", "last-modified": "if-unmodified-since"}  # by what tells the version
 _LEAST = 2  # connections, else one alone does as well
 
 
@@ -189,8 +188,9 @@ class Ranges:
         if self._next == self._end:
             return
         piece = _Piece(lane, self._next, min(PIECE_BYTES, self._end - self._next))
-        part = f"bytes={piece.start}-{piece.start + piece.length - 1}"
-        wanted = {"range": part, _CONDITIONS[self._told_by]: self._version}
+        wanted = {"range": f"bytes={piece.start}-{piece.start + piece.length - 1}"}
+        if self._told_by == "etag":  # versitygw compares If-Unmodified-Since with fractions of a second
+            wanted["if-match"] = self._version
         lane.link.send_ahead("GET", self._key, wanted)
         self._next += piece.length
         lane.asked.append(piece)
