@@ -169,8 +169,7 @@ def _large(
 ) -> list[Row]:
     """Move one large file each way, between a folder of this machine and a bucket.
 
-    Down comes one that was stored by way of S3: one that was only laid below the store has no ETag, without which we
-    ask for it by one connection, as nothing else tells a version from the next.
+    Down comes one that was stored by way of S3, as objects are: one that was only laid below the store has no ETag.
     """
     files = world.files(f"s3-large-{rtt_ms}", 1, size_mib * MIB)
     there = world.source_root / files.folder / files.names[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,46 @@ def test_two_versions_are_never_mixed(make, buffer: memoryview, keeps: bool) -> 
     while len(came) < SIZE // 2:
         came += buffer[: parcel.readinto(buffer)]
     store.keep("x", os.urandom(SIZE), {})
+    with pytest.raises(SourceChanged):
+        drain(parcel, buffer)
+    parcel.close(complete=False)
+    assert content.startswith(came)
+
+
+def aged(store: FakeStore, seconds: float) -> None:
+    """Have the object be as old as that."""
+    then = time.time() - seconds
+    os.utime(store.place("x"), (then, then))
+
+
+def test_an_object_without_a_tag_is_known_by_its_time(make, buffer: memoryview) -> None:
+    """As gateways have them, of files that were laid into their folder."""
+    store, session, content = make(tags_objects=False)
+    aged(store, 60)
+    assert content_of(session, "/x", buffer) == content
+    assert pieces(store) > 10
+
+
+def test_an_object_without_a_tag_that_was_stored_just_now_is_read_by_one_connection(make, buffer: memoryview) -> None:
+    """It may be replaced within the same second, and nobody could tell."""
+    store, session, content = make(tags_objects=False)
+    aged(store, 0)
+    assert content_of(session, "/x", buffer) == content
+    assert pieces(store) == 0
+
+
+@pytest.mark.parametrize(("size_bytes", "seconds"), [(SIZE, 30), (SIZE + 1, 60)])
+def test_two_versions_without_a_tag_are_never_mixed(make, buffer: memoryview, size_bytes: int, seconds: float) -> None:
+    """Another time shows it; another size does, too."""
+    store, session, content = make(tags_objects=False)
+    aged(store, 60)
+    stamp = store.place("x").stat().st_mtime
+    parcel = session.read("/x")
+    came = b""
+    while len(came) < SIZE // 2:
+        came += buffer[: parcel.readinto(buffer)]
+    store.keep("x", os.urandom(size_bytes), {})
+    os.utime(store.place("x"), (stamp + 60 - seconds,) * 2)
     with pytest.raises(SourceChanged):
         drain(parcel, buffer)
     parcel.close(complete=False)

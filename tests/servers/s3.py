@@ -64,6 +64,7 @@ class FakeStore:
         keeps_complete_conditions: bool | None = None,
         keeps_read_conditions: bool = True,
         sends_ranges: bool = True,
+        tags_objects: bool = True,  # in answers that tell their facts
         tags_parts: bool = True,  # with the MD5 of their content
         checks_tags: bool = True,  # of the parts that are completed
         checksums: str = "checked",  # or ignored, refused; on parts, too
@@ -81,6 +82,7 @@ class FakeStore:
         self.keeps_complete = keeps_conditions if keeps_complete_conditions is None else keeps_complete_conditions
         self.keeps_read_conditions = keeps_read_conditions
         self.sends_ranges = sends_ranges
+        self.tags_objects = tags_objects
         self.tags_parts = tags_parts
         self.checks_tags = checks_tags
         self.checksums = checksums
@@ -348,11 +350,15 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(412, "PreconditionFailed")
         return facts
 
+    def _told(self) -> dict[str, str]:
+        """Return the facts as they are told."""
+        return {name: value for name, value in self._facts().items() if name != "etag" or self.store.tags_objects}
+
     def _head(self) -> tuple[Any, ...]:
-        return (200, self._facts() if self.key else {})
+        return (200, self._told() if self.key else {})
 
     def _get(self) -> tuple[Any, ...]:
-        facts, place = self._facts(), self.store.place(self.key)
+        facts, place = self._told(), self.store.place(self.key)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.given.get("range", ""))
         if asked and self.store.sends_ranges:
             size_bytes = int(facts["content-length"])

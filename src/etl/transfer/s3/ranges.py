@@ -90,12 +90,12 @@ class _Lane:
 class Ranges:
     """The rest of one version of an object, from `start` on."""
 
-    def __init__(self, link: Link, key: str, etag: str, start: int, end: int, count: int) -> None:
+    def __init__(self, link: Link, key: str, version: tuple[str, str], start: int, end: int, count: int) -> None:
         self.start = start
         self.step_bytes = max(1, BEGINNING_BYTES // (2 * count))  # between two connections that are made
         self._link = link
         self._key = key
-        self._etag = etag
+        self._told_by, self._version = version
         self._next = start  # what nobody was asked for yet
         self._end = end
         self._count = self._wanted = count
@@ -105,12 +105,15 @@ class Ranges:
         self._watch = link.watch()
 
     @classmethod
-    def of(cls, link: Link, key: str, etag: str, start: int, end: int) -> Ranges | None:
-        """Return the ranges of what is left of an object; None: it pays not, or there is no memory for them now."""
-        if not etag or end - start < FROM_BYTES:
+    def of(cls, link: Link, key: str, version: tuple[str, str] | None, start: int, end: int) -> Ranges | None:
+        """Return the ranges of what is left of an object; None: it pays not, or there is no memory for them now.
+
+        `version`: a header that tells it from others, and its value; None: nothing does, so it is read in one.
+        """
+        if version is None or end - start < FROM_BYTES:
             return None
         count = _MEMORY.take(min(link.options.read_streams, link.store.read_streams))
-        return None if not count else cls(link, key, etag, start + BEGINNING_BYTES, end, count)
+        return None if not count else cls(link, key, version, start + BEGINNING_BYTES, end, count)
 
     def close(self) -> None:
         """End all connections, and give the memory back."""
@@ -186,7 +189,9 @@ class Ranges:
         if self._next == self._end:
             return
         piece = _Piece(lane, self._next, min(PIECE_BYTES, self._end - self._next))
-        wanted = {"range": f"bytes={piece.start}-{piece.start + piece.length - 1}", "if-match": self._etag}
+        wanted = {"range": f"bytes={piece.start}-{piece.start + piece.length - 1}"}
+        if self._told_by == "etag":  # versitygw compares If-Unmodified-Since with fractions of a second
+            wanted["if-match"] = self._version
         lane.link.send_ahead("GET", self._key, wanted)
         self._next += piece.length
         lane.asked.append(piece)
@@ -217,14 +222,15 @@ class Ranges:
     def _checked(self, piece: _Piece, answer: Answer) -> Body:
         """Return the body of an answer that is the piece."""
         link, length = piece.lane.link, piece.length
-        if answer.status == 412 or (answer.status == 206 and answer.headers.get("etag") != self._etag):
+        told, _, total = answer.headers.get("content-range", "").partition("/")
+        is_same = answer.headers.get(self._told_by) == self._version and total in {str(self._end), "*", ""}
+        if answer.status == 412 or (answer.status == 206 and not is_same):
             raise SourceChanged(f"{link.name}:{self._key} changed while it was read", server=link.name)
         if answer.status >= 300:
             error = link.refused(self._key, answer)
             if refusals.code_of(answer) in _RENEWED:
                 raise SessionFault(str(error), server=link.name) from error
             raise error
-        told = answer.headers.get("content-range", "").partition("/")[0]
         if told != f"bytes {piece.start}-{piece.start + length - 1}" or answer.body.left_bytes != length:
             raise IOFailure(f"{link.name}:{self._key}: the store sent another part than asked for", server=link.name)
         return answer.body

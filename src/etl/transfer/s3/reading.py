@@ -22,6 +22,7 @@ MTIME = "x-amz-meta-mtime"  # seconds since the epoch, as rclone has it
 
 log = structlog.get_logger(__name__)
 
+_FRESH_SECONDS = 2  # an object stored so shortly ago may be replaced within the same second
 _DRAINED_BYTES = 64 * 1024  # rather than a new connection
 
 
@@ -36,6 +37,20 @@ def facts_of(answer: Answer) -> Facts:
 def etag_of(answer: Answer) -> str:
     """Return the tag of an object's version, empty where none is told."""
     return answer.headers.get("etag", "")
+
+
+def _version_of(answer: Answer) -> tuple[str, str] | None:
+    """Return a header that tells an object's version from others, and its value; None: there is none to rely on.
+
+    Gateways have no tag for what was laid into their folder: then it is the time, by the store's own clock.
+    """
+    if tag := etag_of(answer):
+        return "etag", tag
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        date, stored = (parsedate_to_datetime(answer.headers[name]) for name in ("date", "last-modified"))
+        if (date - stored).total_seconds() > _FRESH_SECONDS:
+            return "last-modified", answer.headers["last-modified"]
+    return None
 
 
 def _mtime_of(answer: Answer) -> float | None:
@@ -81,6 +96,7 @@ class S3Parcel:
         self.path = path
         self.facts = facts_of(answer)
         self.etag = etag_of(answer)
+        self._version = _version_of(answer)
         self.held: memoryview | None = None
         self._link = link
         self._body = answer.body
@@ -115,7 +131,7 @@ class S3Parcel:
         if self._may_widen and self._place >= self._wide_from:
             self._may_widen = False
             key, size_bytes = self._link.key(self.path), self.facts.size_bytes or 0
-            self._ranges = Ranges.of(self._link, key, self.etag, self._place, size_bytes)
+            self._ranges = Ranges.of(self._link, key, self._version, self._place, size_bytes)
         ranges = self._ranges
         if ranges is None:
             return self._receive(buffer)
