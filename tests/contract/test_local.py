@@ -378,6 +378,44 @@ def test_links_inside_are_followed_whatever_their_form(session: LocalTransfer, r
     assert (root / "real/moved").read_bytes() == b"content"
 
 
+def test_a_base_may_be_a_link_itself(root: Path, buffer: memoryview) -> None:
+    """Whoever sets it knows where it leads; what lies below it stays inside all the same."""
+    (root.parent / "name").symlink_to(root)
+    (root / "out").symlink_to(root.parent)
+    session = LocalTransfer(ServerConfig("HERE", "local", base_path=str(root.parent / "name")))
+    session.publish(session.write("/new/.p", Bytes(b"x"), buffer), "/new/f", 1000.0)
+    assert content_of(session, "/new/f", buffer) == b"x"
+    for path in ("/out/f", "/out/root/new/f/../../../secret"):
+        with pytest.raises(PermissionRefused, match="leads out"):
+            session.write(path, Bytes(b"x"), buffer)
+
+
+def test_a_name_may_be_long_below_a_long_base(tmp_path: Path, buffer: memoryview) -> None:
+    """Longer than a path may be, only together with its base."""
+    base, below = tmp_path, "/".join(["y" * 200] * 12)
+    for _ in range(10):
+        base /= "x" * 200
+    base.mkdir(parents=True)
+    session = LocalTransfer(ServerConfig("HERE", "local", base_path=str(base)))
+    session.publish(session.write(f"/{below}/.p", Bytes(b"x"), buffer), f"/{below}/f", 1000.0)
+    assert content_of(session, f"/{below}/f", buffer) == b"x"
+
+
+def test_a_source_that_became_a_link_to_elsewhere_is_refused(session: LocalTransfer, root: Path) -> None:
+    """Whatever size and time the other file has: nobody is told whether they are the same."""
+    (root / "f").write_bytes(b"inside")
+    (root.parent / "secret").write_bytes(b"secret")
+    os.utime(root / "f", (1000, 1000))
+    os.utime(root.parent / "secret", (1000, 1000))
+    parcel = session.read("/f")
+    parcel.close(complete=False)
+    assert session.unchanged(parcel).result()
+    (root / "f").unlink()
+    (root / "f").symlink_to(root.parent / "secret")
+    with pytest.raises(PermissionRefused, match="leads out"):
+        session.unchanged(parcel)
+
+
 def exchange(one: Path, other: Path) -> None:
     """Swap two names in one step (renameat2)."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -123,7 +123,7 @@ class LocalTransfer(Resumable):
         if isinstance(parcel, FileParcel):
             with contextlib.suppress(OSError, ValueError):
                 found = os.lstat(f"{self._root}/{parcel.path.lstrip('/')}")
-                if os.path.samestat(found, parcel.stat):
+                if stat.S_ISREG(found.st_mode) and os.path.samestat(found, parcel.stat):
                     return Settled(Facts(found.st_size, found.st_mtime) == parcel.facts)
         try:
             return Settled(self.look(parcel.path) in {None, parcel.facts})
