@@ -29,7 +29,7 @@ from etl.errors import (
     StorageFull,
 )
 from etl.models.task import Facts
-from etl.transfer import LocalTransfer, TransferFactory, beneath, local
+from etl.transfer import LocalTransfer, TransferFactory, beneath, disk
 from etl.transfer.base import Stored
 from etl.transfer.streaming import MemoryParcel
 from mounts import small_disk
@@ -386,6 +386,38 @@ def exchange(one: Path, other: Path) -> None:
         raise OSError(ctypes.get_errno(), "renameat2")
 
 
+def test_a_base_path_that_is_a_link_serves_as_any_other(root: Path, buffer: memoryview) -> None:
+    """What is above the base path is the operator's own; links below it that lead out are refused as ever."""
+    (root.parent / "link").symlink_to(root)
+    (root.parent / "secret").write_bytes(b"secret")
+    (root / "out").symlink_to(root.parent)
+    session = LocalTransfer(ServerConfig("HERE", "local", base_path=str(root.parent / "link")))
+    session.connect()
+    session.publish(session.write("/in/.p", Bytes(b"new"), buffer), "/in/new", None).result()
+    assert content_of(session, "/in/new", buffer) == b"new"
+    with pytest.raises(PermissionRefused, match="leads out"):
+        session.read("/out/secret")
+
+
+def test_a_path_without_links_is_opened_in_one_call(
+    session: LocalTransfer, root: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call costs a file of a few kilobytes a percent: the guard must take no more than opening does without it."""
+    if way == "walk":
+        pytest.skip("it takes a call for each part")
+    calls: list[str] = []
+    for place, name in ((beneath, "_syscall"), (os, "open"), (os, "close")):
+        real = getattr(place, name)
+        monkeypatch.setattr(
+            place, name, lambda *args, name=name, real=real, **rest: calls.append(name) or real(*args, **rest)
+        )
+    (root / "in").mkdir()
+    (root / "in/file").write_bytes(b"")
+    calls.clear()
+    assert session.look("/in/file") == Facts(0, (root / "in/file").stat().st_mtime)
+    assert calls == ["_syscall", "close"]
+
+
 def test_a_link_swapped_in_at_any_moment_leads_nowhere(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
     """Somebody who may write in the base swaps a folder and a link to elsewhere while jobs read, write and move."""
     outside = root.parent / "outside"
@@ -436,14 +468,14 @@ def test_a_disk_keeps_what_must_stay_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int | None
 ) -> None:
     """Whether the file's size is known before, or it goes on and on; what was written is removed."""
-    monkeypatch.setattr(local, "_ROOM_BYTES", 64 * 1024)
-    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+    monkeypatch.setattr(disk, "_UNSEEN_BYTES", 64 * 1024)
+    with small_disk(tmp_path / "disk", 1 << 20) as place:
         session = LocalTransfer(
-            ServerConfig("HERE", "local", base_path=str(disk), options={"MIN_FREE": str(512 * 1024)})
+            ServerConfig("HERE", "local", base_path=str(place), options={"MIN_FREE": str(512 * 1024)})
         )
         parcel = MemoryParcel("/a", Facts(size_bytes, None), io.BytesIO(bytes(600_000)))
         with pytest.raises(StorageFull, match="HERE_MIN_FREE"):
             session.write("/.p", parcel, memoryview(bytearray(10_000)))
-        assert list(disk.iterdir()) == []
+        assert list(place.iterdir()) == []
         small = MemoryParcel("/a", Facts(None, None), io.BytesIO(bytes(1000)))
         assert session.write("/.p", small, memoryview(bytearray(10_000))).sent_bytes == 1000

@@ -1,7 +1,8 @@
 """Opening what lies below a folder, so that no link leads out of it, not even one that changes at the same moment.
 
 A path that was checked first and opened by its name afterwards may be another one by then. Here the system itself
-resolves it below the folder (openat2, Linux 5.6); elsewhere it is opened part by part. And what its errors mean.
+resolves it (openat2, Linux 5.6): in one call where it meets no link at all, else below the folder; elsewhere it is
+opened part by part. And what its errors mean.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 
 from etl.errors import (
@@ -23,11 +25,10 @@ from etl.errors import (
 )
 
 _OPENAT2 = 437  # the number of the system call, on all machines that we know
-_RESOLVE_BENEATH = 0x08
+_RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x04, 0x08
+_HERE = -100  # AT_FDCWD; of no account for an absolute path
 _TRIES = 16  # of a path of which parts are renamed at the same time
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 _KINDS: dict[int, type[EtlError]] = {
     errno.ENOENT: FileMissing,
@@ -53,6 +54,11 @@ class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t)
+_syscall.restype = ctypes.c_long
+
+
 def kind_of(error: OSError) -> type[EtlError]:
     """Return which error of ours an error of the system is."""
     return _KINDS.get(error.errno or 0, IOFailure)
@@ -71,6 +77,13 @@ def open_beneath(root: str, path: str, flags: int) -> int:
     flags |= os.O_CLOEXEC
     if not root.strip("/"):
         return os.open(f"/{path}", flags)
+    if _has_openat2 and ".." not in path:
+        # Without links and `..` nothing leads out. Most paths have neither, and cost one call instead of three.
+        try:
+            return _openat2(_HERE, f"{root}/{path}", flags, _RESOLVE_NO_SYMLINKS)
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # there is a link, perhaps above the folder
+                raise
     top = os.open(root, _FOLDER)
     try:
         if _has_openat2:
@@ -125,18 +138,17 @@ class _AbsoluteError(Exception):
     """Raised when only the path's real form can tell whether it leads out."""
 
 
-def _openat2(top: int, path: str, flags: int) -> int:
-    how = _How(flags, 0, _RESOLVE_BENEATH)
+@functools.cache  # there are a few ways to open; the system only reads them
+def _how(flags: int, resolve: int) -> _How:
+    return _How(flags, 0, resolve)
+
+
+def _openat2(top: int, path: str, flags: int, resolve: int = _RESOLVE_BENEATH) -> int:
+    name, how = os.fsencode(path), _how(flags, resolve)
     for _ in range(_TRIES):
-        opened = _libc.syscall(
-            ctypes.c_long(_OPENAT2),
-            ctypes.c_long(top),
-            ctypes.c_char_p(os.fsencode(path)),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
+        opened: int = _syscall(_OPENAT2, top, name, how, ctypes.sizeof(how))
         if opened >= 0:
-            return int(opened)
+            return opened
         number = ctypes.get_errno()
         if number == errno.EXDEV:
             raise _AbsoluteError

@@ -24,7 +24,6 @@ from etl.errors import (
     NotAFile,
     PermissionRefused,
     ServerUnavailable,
-    StorageFull,
 )
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
@@ -40,6 +39,7 @@ from etl.transfer.beneath import (
     unlink_if_there,
 )
 from etl.transfer.budget import LISTINGS
+from etl.transfer.disk import Reserve
 from etl.transfer.paths import basename, parent, refuse_unusable
 from etl.transfer.resumable import Resumable
 from etl.transfer.streaming import FileParcel, copy_whole, write_all
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 _TRIES = 5  # of making folders that somebody deletes at the same time
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # opening a FIFO nobody writes to would wait for ever
 _WRITING = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_ROOM_BYTES = 64 << 20  # written between two looks at what is free
 
 
 def _problems(server: ServerConfig) -> Mapping[str, str]:
@@ -76,6 +75,7 @@ class LocalTransfer(Resumable):
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
         self._is_aborted = False
+        self._reserve = Reserve(server)
 
     def connect(self) -> None:
         """Look whether the base path is there: a share may not be mounted yet, or not any more."""
@@ -155,19 +155,17 @@ class LocalTransfer(Resumable):
         return self._write(partial, parcel, buffer, offset)
 
     def _write(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int | None = None) -> Stored:
-        sent_bytes = looked_bytes = offset or 0
+        sent_bytes = offset or 0
         with self._translated(partial):
             descriptor, folder = self._create(partial)
             try:
-                self._require_own(descriptor, partial, sent_bytes)
-                self._require_room(descriptor, (parcel.facts.size_bytes or 0) - sent_bytes)
+                device = self._require_own(descriptor, partial, sent_bytes)
+                self._reserve.begin(descriptor, device, (parcel.facts.size_bytes or 0) - sent_bytes)
                 while count := parcel.readinto(buffer):
                     self.require_not_aborted()
                     write_all(descriptor, buffer[:count])
                     sent_bytes += count
-                    if sent_bytes - looked_bytes >= _ROOM_BYTES:
-                        looked_bytes = sent_bytes
-                        self._require_room(descriptor, 0)
+                    self._reserve.wrote(descriptor, count)
                 # Before the rename: else a power cut may leave an empty file under the final name (ext4, XFS). The
                 # folder is not synced: the rename may be lost then, as may the broker's record of it; no half file is.
                 os.fsync(descriptor)
@@ -253,13 +251,17 @@ class LocalTransfer(Resumable):
 
     @contextlib.contextmanager
     def _folder(self, path: str) -> Iterator[int]:
-        """Open the folder that a path's last part is in."""
-        refuse_unusable(path)
-        opened = open_folder(self._root, parent(path).lstrip("/") or ".")
+        """Open the folder that a path's last part is in, for a while."""
+        opened = self._open_folder(path)
         try:
             yield opened
         finally:
             os.close(opened)
+
+    def _open_folder(self, path: str) -> int:
+        """Open the folder that a path's last part is in."""
+        refuse_unusable(path)
+        return open_folder(self._root, parent(path).lstrip("/") or ".")
 
     def _is_there(self, path: str) -> bool:
         """Is there anything of that name?"""
@@ -275,8 +277,11 @@ class LocalTransfer(Resumable):
             raise NotAFile(f"{self.server.hostname}:{path} is no ordinary file", server=self.server.hostname)
         return Facts(found.st_size, found.st_mtime)
 
-    def _require_own(self, descriptor: int, path: str, offset: int) -> None:
-        """Go where we write. Raises IOFailure for a file that is not our own, or shorter; a new one is made empty."""
+    def _require_own(self, descriptor: int, path: str, offset: int) -> int:
+        """Go where we write; return the file's disk. A new file is made empty.
+
+        Raises IOFailure for a file that is not our own, or shorter.
+        """
         found = os.fstat(descriptor)
         is_own = stat.S_ISREG(found.st_mode) and (found.st_nlink <= 1 or self.server.publish == "direct")
         if not is_own or found.st_size < offset:
@@ -284,23 +289,18 @@ class LocalTransfer(Resumable):
         if found.st_size and not offset:
             os.ftruncate(descriptor, 0)
         os.lseek(descriptor, offset, os.SEEK_SET)
-
-    def _require_room(self, descriptor: int, more_bytes: int) -> None:
-        """Raise StorageFull unless as much stays free as it must once `more_bytes` are written."""
-        if min_free_bytes := int(self.server.options.get("MIN_FREE", 0)):
-            disk = os.fstatvfs(descriptor)
-            if disk.f_bavail * disk.f_frsize - more_bytes < min_free_bytes:
-                name = self.server.hostname
-                raise StorageFull(f"{name}: less than {min_free_bytes} bytes stay free ({name}_MIN_FREE)", server=name)
+        return found.st_dev
 
     def _create(self, path: str) -> tuple[int, int]:
         """Make a file; return its descriptor and that of its folder."""
-        refuse_unusable(path)
         for tries_left in reversed(range(_TRIES + 1)):
             try:
-                with self._folder(path) as folder:
-                    created = os.open(basename(path), _WRITING, 0o666, dir_fd=folder)
-                    return created, os.dup(folder)
+                folder = self._open_folder(path)
+                try:
+                    return os.open(basename(path), _WRITING, 0o666, dir_fd=folder), folder
+                except BaseException:
+                    os.close(folder)
+                    raise
             except FileNotFoundError:
                 if not tries_left:
                     raise
@@ -361,7 +361,7 @@ class LocalTransfer(Resumable):
             found = os.fstat(opened[0])
             self._facts(source, found)
             opened.append(os.open(name, _WRITING | os.O_EXCL, 0o600, dir_fd=folder))
-            self._require_room(opened[1], found.st_size)
+            self._reserve.begin(opened[1], os.fstat(opened[1]).st_dev, found.st_size)
             copy_whole(opened[0], opened[1], found)
         finally:
             for descriptor in opened:
