@@ -22,6 +22,7 @@ SESSION_TIMEOUT_SECONDS = 15.0  # without a heartbeat for that long the broker g
 HEARTBEAT_SECONDS = 3.0  # between two heartbeats: several may be lost before the session ends
 LATE_HEARTBEAT_SECONDS = 2 * HEARTBEAT_SECONDS  # without an answer for that long the broker counts as silent
 OBSTACLE_SECONDS = 15.0  # behind an open transaction, before that is told: ours end within ten
+LEADERLESS_SECONDS = 30.0  # without a known leader of a partition, before that is told: a new one is chosen in less
 
 
 class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
@@ -75,6 +76,7 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
 
         coordinator.reset_generation = reset_generation
         self._obstructed: dict[Any, tuple[int, float]] = {}  # positions behind an open transaction, and since when
+        self._leaderless: dict[Any, float] = {}  # partitions without a known leader, and since when
         self.stable: dict[Any, int] = {}  # up to which offset each partition may be read: open transactions hide more
         fetching.mend(self._fetcher, self.stable)
 
@@ -88,7 +90,9 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
         self._coordinator._offset_fetch_futures.clear()  # noqa: SLF001 - the library has no public way
 
     def describe_obstacle(self, now: float) -> str:
-        """Say which partition cannot be read on because of an open transaction; empty if there is none."""
+        """Say which partition cannot be read on: no leader is known, or a transaction is open; empty if all can."""
+        if (leaderless := self._describe_leaderless(now)) is not None:
+            return leaderless
         before, self._obstructed = self._obstructed, {}
         for tp, state in list(self._subscription.assignment.items()):
             if state.paused or state.position is None or state.highwater is None:
@@ -104,6 +108,15 @@ class Consumer(KafkaConsumer):  # type: ignore[misc]  # untyped library
                     f"{now - since:.0f} s now, with {state.highwater - at} records behind it"
                 )
         return ""
+
+    def _describe_leaderless(self, now: float) -> str | None:
+        before, self._leaderless = self._leaderless, {}
+        for tp in list(self._subscription.assignment):
+            if self._cluster.leader_for_partition(tp) in (None, -1):
+                since = self._leaderless[tp] = before.get(tp, now)
+                if now - since > LEADERLESS_SECONDS:
+                    return f"{tp.topic} {tp.partition}: no broker is known that leads it, for {now - since:.0f} s now"
+        return None
 
     def leads_later(self, tp: Any) -> bool | None:
         """Has the partition's leader changed since the last record was read? None if that is not known now."""

@@ -59,10 +59,12 @@ def create_network(**settings: Any) -> KafkaNetClient:
 
 
 class _Connection(KafkaConnection):  # type: ignore[misc]  # untyped library
-    """A connection that notes when something came."""
+    """A connection that notes when something came, and when from where the metadata says that a broker is."""
 
     def data_received(self, data: Any) -> None:
         self.net.heard_at = time.monotonic()
+        if isinstance(self.node_id, int):  # the given addresses and the coordinators have names
+            self.net.broker_heard_at = self.net.heard_at
         super().data_received(data)
 
 
@@ -73,7 +75,7 @@ class _Manager(library.KafkaConnectionManager):  # type: ignore[misc]  # untyped
     """The connections of one client. All of it runs on the client's I/O thread."""
 
     def __init__(self, net: Any, **settings: Any) -> None:
-        net.heard_at = time.monotonic()
+        net.heard_at = net.broker_heard_at = time.monotonic()
         super().__init__(net, **settings)
         self._addresses: dict[Any, tuple[str, int]] = {}  # of the known brokers
         self.cluster.add_listener(self._notice_moves)
@@ -197,11 +199,12 @@ class _Manager(library.KafkaConnectionManager):  # type: ignore[misc]  # untyped
     def least_loaded_node(self) -> Any:
         """Choose whom to ask what any broker may be asked: one of the given addresses, if no known broker answers.
 
-        Brokers may have come back under other addresses. The library asks the given ones only once.
+        Brokers may have come back under other addresses. The library asks the given ones only once. A word of the
+        coordinator proves nothing: whoever looks for it is told its new address, which the metadata lacks.
         """
         known = {broker.node_id for broker in self.cluster.brokers()}
         is_connected = any(node in known and conn.connected for node, conn in self._conns.items())
-        if known and (is_connected or time.monotonic() - self._net.heard_at < DEAF_SECONDS):
+        if known and (is_connected or time.monotonic() - self._net.broker_heard_at < DEAF_SECONDS):
             return super().least_loaded_node()
         given = [broker.node_id for broker in self.cluster.bootstrap_brokers()]
         ready = [node_id for node_id in given if self.connection_delay(node_id) == 0]

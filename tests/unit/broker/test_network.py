@@ -49,3 +49,22 @@ def test_a_client_that_never_found_its_broker_looks_for_none() -> None:
     manager.closed, manager._refresh, manager._bootstrap_future = False, refresh, None
     with pytest.raises(kafka_errors.KafkaTimeoutError):
         asyncio.run(manager._keep_refreshing())
+
+
+@pytest.mark.parametrize(("heard", "asked"), [(1, 1), ("coordinator-1", "bootstrap-0"), ("bootstrap-0", "bootstrap-0")])
+def test_only_a_word_of_a_known_broker_proves_its_address(
+    heard: Any, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that came back elsewhere is heard as the coordinator, and would never be asked for its partitions."""
+    cluster = ClusterMetadata(bootstrap_servers="127.0.0.1:1")
+    cluster._brokers = {1: SimpleNamespace(node_id=1)}
+    manager: Any = object.__new__(network._Manager)
+    net = SimpleNamespace(heard_at=0.0, broker_heard_at=0.0, call_soon=lambda *_: None)
+    manager.cluster, manager._net, manager.connection_delay = cluster, net, lambda _: 0
+    manager._conns = {"coordinator-1": SimpleNamespace(connected=True, paused=set(), in_flight_requests=())}
+    connection: Any = object.__new__(network._Connection)
+    connection.net, connection.node_id = net, heard
+    monkeypatch.setattr(network.KafkaConnection, "data_received", lambda *_: None)
+    connection.data_received(b"")
+    assert net.heard_at > 0
+    assert manager.least_loaded_node() == asked
