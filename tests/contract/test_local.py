@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract_parts import Bytes, content_of, drain
@@ -29,7 +30,7 @@ from etl.errors import (
     StorageFull,
 )
 from etl.models.task import Facts
-from etl.transfer import LocalTransfer, TransferFactory, beneath, disk
+from etl.transfer import LocalTransfer, TransferFactory, beneath, local
 from etl.transfer.base import Stored
 from etl.transfer.streaming import MemoryParcel
 from mounts import small_disk
@@ -378,44 +379,72 @@ def test_links_inside_are_followed_whatever_their_form(session: LocalTransfer, r
     assert (root / "real/moved").read_bytes() == b"content"
 
 
+def test_a_base_may_be_a_link_itself(root: Path, buffer: memoryview) -> None:
+    """Whoever sets it knows where it leads; what lies below it stays inside all the same."""
+    (root.parent / "name").symlink_to(root)
+    (root / "out").symlink_to(root.parent)
+    session = LocalTransfer(ServerConfig("HERE", "local", base_path=str(root.parent / "name")))
+    session.publish(session.write("/new/.p", Bytes(b"x"), buffer), "/new/f", 1000.0)
+    assert content_of(session, "/new/f", buffer) == b"x"
+    for path in ("/out/f", "/out/root/new/f/../../../secret"):
+        with pytest.raises(PermissionRefused, match="leads out"):
+            session.write(path, Bytes(b"x"), buffer)
+
+
+def test_a_name_may_be_long_below_a_long_base(tmp_path: Path, buffer: memoryview) -> None:
+    """Longer than a path may be, only together with its base."""
+    base, below = tmp_path, "/".join(["y" * 200] * 12)
+    for _ in range(10):
+        base /= "x" * 200
+    base.mkdir(parents=True)
+    session = LocalTransfer(ServerConfig("HERE", "local", base_path=str(base)))
+    session.publish(session.write(f"/{below}/.p", Bytes(b"x"), buffer), f"/{below}/f", 1000.0)
+    assert content_of(session, f"/{below}/f", buffer) == b"x"
+
+
+def test_a_source_that_became_a_link_to_elsewhere_is_refused(session: LocalTransfer, root: Path) -> None:
+    """Whatever size and time the other file has: nobody is told whether they are the same."""
+    (root / "f").write_bytes(b"inside")
+    (root.parent / "secret").write_bytes(b"secret")
+    os.utime(root / "f", (1000, 1000))
+    os.utime(root.parent / "secret", (1000, 1000))
+    parcel = session.read("/f")
+    parcel.close(complete=False)
+    assert session.unchanged(parcel).result()
+    (root / "f").unlink()
+    (root / "f").symlink_to(root.parent / "secret")
+    with pytest.raises(PermissionRefused, match="leads out"):
+        session.unchanged(parcel)
+
+
+def test_a_path_without_links_is_opened_in_one_call(
+    session: LocalTransfer, root: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call costs a file of a few kilobytes a percent: the guard takes no more of them than plain opening does."""
+    if way == "walk":
+        pytest.skip("it takes a call for each part")
+    (root / "in").mkdir()
+    (root / "in/file").write_bytes(b"")
+    modified = (root / "in/file").stat().st_mtime
+    calls: list[str] = []
+    for place, name in ((beneath, "_syscall"), (os, "open"), (os, "close")):
+        real = getattr(place, name)
+
+        def counted(*args: Any, name: str = name, real: Any = real, **named: Any) -> Any:
+            calls.append(name)
+            return real(*args, **named)
+
+        monkeypatch.setattr(place, name, counted)
+    assert session.look("/in/file") == Facts(0, modified)
+    assert calls == ["_syscall", "close"]
+
+
 def exchange(one: Path, other: Path) -> None:
     """Swap two names in one step (renameat2)."""
     libc = ctypes.CDLL(None, use_errno=True)
     folder, swap = ctypes.c_int(-100), ctypes.c_uint(2)
     if libc.renameat2(folder, bytes(one), folder, bytes(other), swap):
         raise OSError(ctypes.get_errno(), "renameat2")
-
-
-def test_a_base_path_that_is_a_link_serves_as_any_other(root: Path, buffer: memoryview) -> None:
-    """What is above the base path is the operator's own; links below it that lead out are refused as ever."""
-    (root.parent / "link").symlink_to(root)
-    (root.parent / "secret").write_bytes(b"secret")
-    (root / "out").symlink_to(root.parent)
-    session = LocalTransfer(ServerConfig("HERE", "local", base_path=str(root.parent / "link")))
-    session.connect()
-    session.publish(session.write("/in/.p", Bytes(b"new"), buffer), "/in/new", None).result()
-    assert content_of(session, "/in/new", buffer) == b"new"
-    with pytest.raises(PermissionRefused, match="leads out"):
-        session.read("/out/secret")
-
-
-def test_a_path_without_links_is_opened_in_one_call(
-    session: LocalTransfer, root: Path, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each call costs a file of a few kilobytes a percent: the guard must take no more than opening does without it."""
-    if way == "walk":
-        pytest.skip("it takes a call for each part")
-    calls: list[str] = []
-    for place, name in ((beneath, "_syscall"), (os, "open"), (os, "close")):
-        real = getattr(place, name)
-        monkeypatch.setattr(
-            place, name, lambda *args, name=name, real=real, **rest: calls.append(name) or real(*args, **rest)
-        )
-    (root / "in").mkdir()
-    (root / "in/file").write_bytes(b"")
-    calls.clear()
-    assert session.look("/in/file") == Facts(0, (root / "in/file").stat().st_mtime)
-    assert calls == ["_syscall", "close"]
 
 
 def test_a_link_swapped_in_at_any_moment_leads_nowhere(session: LocalTransfer, root: Path, buffer: memoryview) -> None:
@@ -468,14 +497,14 @@ def test_a_disk_keeps_what_must_stay_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int | None
 ) -> None:
     """Whether the file's size is known before, or it goes on and on; what was written is removed."""
-    monkeypatch.setattr(disk, "_UNSEEN_BYTES", 64 * 1024)
-    with small_disk(tmp_path / "disk", 1 << 20) as place:
+    monkeypatch.setattr(local, "_ROOM_BYTES", 64 * 1024)
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
         session = LocalTransfer(
-            ServerConfig("HERE", "local", base_path=str(place), options={"MIN_FREE": str(512 * 1024)})
+            ServerConfig("HERE", "local", base_path=str(disk), options={"MIN_FREE": str(512 * 1024)})
         )
         parcel = MemoryParcel("/a", Facts(size_bytes, None), io.BytesIO(bytes(600_000)))
         with pytest.raises(StorageFull, match="HERE_MIN_FREE"):
             session.write("/.p", parcel, memoryview(bytearray(10_000)))
-        assert list(place.iterdir()) == []
+        assert list(disk.iterdir()) == []
         small = MemoryParcel("/a", Facts(None, None), io.BytesIO(bytes(1000)))
         assert session.write("/.p", small, memoryview(bytearray(10_000))).sent_bytes == 1000

@@ -30,6 +30,7 @@ from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.beneath import (
     LeadsOutError,
+    create_beneath,
     kind_of,
     make_folders,
     open_beneath,
@@ -39,9 +40,9 @@ from etl.transfer.beneath import (
     unlink_if_there,
 )
 from etl.transfer.budget import LISTINGS
-from etl.transfer.disk import Reserve
 from etl.transfer.paths import basename, parent, refuse_unusable
 from etl.transfer.resumable import Resumable
+from etl.transfer.room import Room
 from etl.transfer.streaming import FileParcel, copy_whole, write_all
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _TRIES = 5  # of making folders that somebody deletes at the same time
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # opening a FIFO nobody writes to would wait for ever
 _WRITING = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_ROOM_BYTES = 64 << 20  # written between two looks at what is free
 
 
 def _problems(server: ServerConfig) -> Mapping[str, str]:
@@ -75,7 +77,7 @@ class LocalTransfer(Resumable):
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
         self._is_aborted = False
-        self._reserve = Reserve(server)
+        self._room = Room()
 
     def connect(self) -> None:
         """Look whether the base path is there: a share may not be mounted yet, or not any more."""
@@ -117,6 +119,12 @@ class LocalTransfer(Resumable):
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Compare size and time."""
+        # The file that was opened may be looked at by its name: it was below the base, and all of it is known.
+        if isinstance(parcel, FileParcel):
+            with contextlib.suppress(OSError, ValueError):
+                found = os.lstat(f"{self._root}/{parcel.path.lstrip('/')}")
+                if stat.S_ISREG(found.st_mode) and os.path.samestat(found, parcel.stat):
+                    return Settled(Facts(found.st_size, found.st_mtime) == parcel.facts)
         try:
             return Settled(self.look(parcel.path) in {None, parcel.facts})
         except NotAFile:  # a folder has its name now
@@ -155,29 +163,32 @@ class LocalTransfer(Resumable):
         return self._write(partial, parcel, buffer, offset)
 
     def _write(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int | None = None) -> Stored:
-        sent_bytes = offset or 0
+        sent_bytes = looked_bytes = offset or 0
         with self._translated(partial):
-            descriptor, folder = self._create(partial)
+            descriptor, is_new = self._create(partial)
             try:
-                device = self._require_own(descriptor, partial, sent_bytes)
-                self._reserve.begin(descriptor, device, (parcel.facts.size_bytes or 0) - sent_bytes)
+                if not is_new:
+                    self._require_own(descriptor, partial, sent_bytes)
+                more_bytes = (parcel.facts.size_bytes or 0) - sent_bytes
+                self._room.require(self.server, descriptor, more_bytes, parent(partial))
                 while count := parcel.readinto(buffer):
                     self.require_not_aborted()
                     write_all(descriptor, buffer[:count])
                     sent_bytes += count
-                    self._reserve.wrote(descriptor, count)
+                    if sent_bytes - looked_bytes >= _ROOM_BYTES:
+                        looked_bytes = sent_bytes
+                        self._room.require(self.server, descriptor, 0)
                 # Before the rename: else a power cut may leave an empty file under the final name (ext4, XFS). The
                 # folder is not synced: the rename may be lost then, as may the broker's record of it; no half file is.
                 os.fsync(descriptor)
                 size_bytes = os.fstat(descriptor).st_size
             except BaseException:
                 if offset is None:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(OSError), self._folder(partial) as folder:
                         os.unlink(basename(partial), dir_fd=folder)
                 raise
             finally:
                 os.close(descriptor)
-                os.close(folder)
         return Stored(partial, sent_bytes, size_bytes)
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
@@ -251,17 +262,13 @@ class LocalTransfer(Resumable):
 
     @contextlib.contextmanager
     def _folder(self, path: str) -> Iterator[int]:
-        """Open the folder that a path's last part is in, for a while."""
-        opened = self._open_folder(path)
+        """Open the folder that a path's last part is in."""
+        refuse_unusable(path)
+        opened = open_folder(self._root, parent(path).lstrip("/") or ".")
         try:
             yield opened
         finally:
             os.close(opened)
-
-    def _open_folder(self, path: str) -> int:
-        """Open the folder that a path's last part is in."""
-        refuse_unusable(path)
-        return open_folder(self._root, parent(path).lstrip("/") or ".")
 
     def _is_there(self, path: str) -> bool:
         """Is there anything of that name?"""
@@ -277,11 +284,8 @@ class LocalTransfer(Resumable):
             raise NotAFile(f"{self.server.hostname}:{path} is no ordinary file", server=self.server.hostname)
         return Facts(found.st_size, found.st_mtime)
 
-    def _require_own(self, descriptor: int, path: str, offset: int) -> int:
-        """Go where we write; return the file's disk. A new file is made empty.
-
-        Raises IOFailure for a file that is not our own, or shorter.
-        """
+    def _require_own(self, descriptor: int, path: str, offset: int) -> None:
+        """Go where we write. Raises IOFailure for a file that is not our own, or shorter; else it begins anew at 0."""
         found = os.fstat(descriptor)
         is_own = stat.S_ISREG(found.st_mode) and (found.st_nlink <= 1 or self.server.publish == "direct")
         if not is_own or found.st_size < offset:
@@ -289,18 +293,15 @@ class LocalTransfer(Resumable):
         if found.st_size and not offset:
             os.ftruncate(descriptor, 0)
         os.lseek(descriptor, offset, os.SEEK_SET)
-        return found.st_dev
 
-    def _create(self, path: str) -> tuple[int, int]:
-        """Make a file; return its descriptor and that of its folder."""
+    def _create(self, path: str) -> tuple[int, bool]:
+        """Open a file to be written; return its descriptor, and whether it is new, and so our own."""
+        refuse_unusable(path)
         for tries_left in reversed(range(_TRIES + 1)):
             try:
-                folder = self._open_folder(path)
-                try:
-                    return os.open(basename(path), _WRITING, 0o666, dir_fd=folder), folder
-                except BaseException:
-                    os.close(folder)
-                    raise
+                with contextlib.suppress(FileExistsError):
+                    return create_beneath(self._root, path.lstrip("/"), _WRITING | os.O_EXCL), True
+                return create_beneath(self._root, path.lstrip("/"), _WRITING), False
             except FileNotFoundError:
                 if not tries_left:
                     raise
@@ -361,7 +362,7 @@ class LocalTransfer(Resumable):
             found = os.fstat(opened[0])
             self._facts(source, found)
             opened.append(os.open(name, _WRITING | os.O_EXCL, 0o600, dir_fd=folder))
-            self._reserve.begin(opened[1], os.fstat(opened[1]).st_dev, found.st_size)
+            self._room.require(self.server, opened[1], found.st_size)
             copy_whole(opened[0], opened[1], found)
         finally:
             for descriptor in opened:
