@@ -1,8 +1,8 @@
 # `make` lists the targets. Each of them brings up what it needs.
 
 PYTHON := .venv/bin/python
-# Workers of a test run: one more than two cores, as most tests wait more than they work. Each takes a file at a time.
-WORKERS ?= 3
+# Workers of a test run: twice two cores, as most tests wait more than they work. Each takes a file at a time.
+WORKERS ?= 4
 PYTEST = -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=20
 .DEFAULT_GOAL := help
 
@@ -27,8 +27,13 @@ down: ## stop what `make demo KEEP=1` left running
 	@if [ -x $(PYTHON) ]; then $(PYTHON) docker/demo.py --down; else echo "demo: nothing was running"; fi
 
 .PHONY: test
-test: test-servers ## run all tests except those of the image and the long ones; measure coverage, child processes too
+test: test-servers ## run all tests except those of the image and the long ones
 	@tests/fetch-zoo.sh debian || true  # those of the zoo that run each time
+	$(PYTHON) $(PYTEST) -m "not long and not container" $(ARGS)
+
+.PHONY: coverage
+coverage: test-servers ## run the same tests, and measure what they reach, in child processes too: half as long again
+	@tests/fetch-zoo.sh debian || true
 	@$(PYTHON) -m coverage erase
 	$(PYTHON) -m coverage run $(PYTEST) -m "not long and not container" $(ARGS)
 	@$(PYTHON) -m coverage combine --quiet
@@ -69,7 +74,7 @@ screenshot: test-servers ## write docs/images/page.png anew, from the page
 	WRITE_SCREENSHOTS=1 $(PYTHON) -m pytest tests/browser -k picture
 
 .PHONY: test-long
-test-long: zoo-servers ## run the long tests: more kills, more faults, more files
+test-long: zoo-servers coverage ## run the long tests: more kills, more faults, more files; and those of `make coverage`
 	TEST_LONG=1 $(PYTHON) -m pytest -m long $(ARGS)
 
 .PHONY: bench
