@@ -68,11 +68,6 @@ def kind_of(error: OSError) -> type[EtlError]:
     return _KINDS.get(error.errno or 0, IOFailure)
 
 
-def open_folder(root: str, path: str = ".") -> int:
-    """Return a descriptor of a folder below `root`, to be used as `dir_fd` only. Raises what `open_beneath` does."""
-    return open_beneath(root, path, os.O_PATH | os.O_DIRECTORY)
-
-
 def open_beneath(root: str, path: str, flags: int) -> int:
     """Open an existing file or folder; return its descriptor. Links inside are followed. `path` is relative.
 
@@ -99,23 +94,34 @@ def create_beneath(root: str, path: str, flags: int) -> int:
     flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     if (opened := _open_linkless(root, path, flags, _MODE)) is not None:
         return opened
-    folder = open_folder(root, parent(path) or ".")
-    try:
+    with Folder(root, parent(path)) as folder:
         return os.open(basename(path), flags, _MODE, dir_fd=folder)
-    finally:
-        os.close(folder)
+
+
+class Folder:
+    """A folder below `root`, open for a `with` block, which has its descriptor, for `dir_fd` only.
+
+    Raises what `open_beneath` does.
+    """
+
+    __slots__ = ("_opened",)
+
+    def __init__(self, root: str, path: str) -> None:
+        self._opened = open_beneath(root, path or ".", os.O_PATH | os.O_DIRECTORY)
+
+    def __enter__(self) -> int:
+        return self._opened
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._opened)
 
 
 def make_folders(root: str, path: str) -> None:
     """Make a folder and those above it, below `root`, which must exist; what exists may stay."""
     parts = path.split("/")
     for count in range(len(parts)):
-        above = open_folder(root, "/".join(parts[:count]) or ".")
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(parts[count] or ".", dir_fd=above)
-        finally:
-            os.close(above)
+        with Folder(root, "/".join(parts[:count])) as above, contextlib.suppress(FileExistsError):
+            os.mkdir(parts[count] or ".", dir_fd=above)
 
 
 def unlink_if_there(name: str, folder: int) -> None:

@@ -29,12 +29,12 @@ from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.beneath import (
+    Folder,
     LeadsOutError,
     create_beneath,
     kind_of,
     make_folders,
     open_beneath,
-    open_folder,
     stamp,
     sync_to_disk,
     unlink_if_there,
@@ -260,15 +260,10 @@ class LocalTransfer(Resumable):
         refuse_unusable(path)
         return open_beneath(self._root, path.lstrip("/"), flags)
 
-    @contextlib.contextmanager
-    def _folder(self, path: str) -> Iterator[int]:
+    def _folder(self, path: str) -> Folder:
         """Open the folder that a path's last part is in."""
         refuse_unusable(path)
-        opened = open_folder(self._root, parent(path).lstrip("/") or ".")
-        try:
-            yield opened
-        finally:
-            os.close(opened)
+        return Folder(self._root, parent(path).lstrip("/"))
 
     def _is_there(self, path: str) -> bool:
         """Is there anything of that name?"""
