@@ -153,8 +153,8 @@ class ConfigLoader:
     def require_allowed(self, job: FileTransferJob) -> None:
         """Raise Forbidden, or UnknownServer, unless the settings let jobs do what this one asks for."""
         if self._rights.are_limited:
-            source, destination = (self.get_server_config(end.hostname) for end in (job.source, job.destination))
-            self._rights.require(source, destination, job.options)
+            source = self.get_server_config(job.source.hostname)
+            self._rights.require(source, self.get_server_config(job.destination.hostname), job.options)
 
     def get_dlq_topic(self, topic: str) -> str:
         """Return the name of the dead-letter topic for `topic`."""

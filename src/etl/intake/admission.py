@@ -88,7 +88,9 @@ class Admission:
             try:
                 carried = self.builder.read(record)
                 if not self.ledger.is_done(partition, record.offset):
-                    record = record._replace(value=record.value and document.unpacked(record.value))
+                    value = record.value and document.unpacked(record.value)
+                    if value is not record.value:
+                        record = record._replace(value=value)
                     found = self._read(record, carried)
                     if isinstance(found, tuple):
                         task, jobs = carried.task(record, found[0]), found

@@ -44,12 +44,12 @@ def parse(document: bytes | bytearray | str | None, bounds: Bounds = MESSAGE) ->
     Raises:
         InvalidMessage: names the field; or `message`, if `document` is not a JSON object.
     """
-    if isinstance(document, bytes | bytearray):
-        document = unpacked(bytes(document))
-    if len(document or b"") > bounds.size_bytes:
+    if not isinstance(document, str):
+        document = unpacked(bytes(document or b""))
+    if len(document) > bounds.size_bytes:
         raise InvalidMessage(f"message: is larger than {bounds.size_bytes} bytes")
     try:
-        text = document if isinstance(document, str) else bytes(document or b"").decode("utf-8")
+        text = document if isinstance(document, str) else document.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidMessage(f"message: is not UTF-8 (byte {error.start})") from None
     text = text.removeprefix("\ufeff")

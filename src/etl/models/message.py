@@ -338,7 +338,8 @@ def servers_of(text: Text) -> tuple[str, str] | None:
 
 def _require_few_fields(data: dict[str, Any]) -> None:
     """Raise InvalidMessage if an object whose fields we know has so many that most must be unknown."""
-    for name, value in [("message", data), *[(name, data.get(name)) for name in ("source", "destination", "options")]]:
+    for name in ("message", "source", "destination", "options"):
+        value = data if name == "message" else data.get(name)
         if isinstance(value, dict) and len(value) > FIELDS_LIMIT:
             raise InvalidMessage(f"{name}: has more than {FIELDS_LIMIT} fields")
 

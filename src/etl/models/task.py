@@ -47,8 +47,10 @@ class Record(NamedTuple):
         """Roughly how much memory the record takes together with the job in it; hardly ever less."""
         value = self.value or b""
         values = value.count(b",") + value.count(b"{") + value.count(b"[")
-        headers = sum([len(name) + len(content) + HEADER_BYTES for name, content in self.headers])
-        return len(value) + values * VALUE_BYTES + len(self.key or b"") + headers
+        weight_bytes = len(value) + values * VALUE_BYTES + len(self.key or b"")
+        if self.headers:
+            weight_bytes += sum([len(name) + len(content) + HEADER_BYTES for name, content in self.headers])
+        return weight_bytes
 
 
 @dataclass(frozen=True)

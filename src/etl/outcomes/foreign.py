@@ -35,6 +35,8 @@ def require_room_for_copies(foreign: Headers, copies: int) -> None:
 
 def require_few_headers(record: Record) -> Headers:
     """Return the producer's own headers of a record. Raises InvalidMessage if they are too many or too large."""
+    if not record.headers:
+        return ()
     foreign = tuple([pair for pair in record.headers if not pair[0].startswith("etl-")])
     if len(foreign) > FOREIGN_LIMIT:
         raise InvalidMessage(f"message: has {len(foreign)} headers, more than {FOREIGN_LIMIT}: they are left out")

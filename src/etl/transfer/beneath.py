@@ -1,7 +1,8 @@
 """Opening what lies below a folder, so that no link leads out of it, not even one that changes at the same moment.
 
 A path that was checked first and opened by its name afterwards may be another one by then. Here the system itself
-resolves it below the folder (openat2, Linux 5.6); elsewhere it is opened part by part. And what its errors mean.
+resolves it below the folder (openat2, Linux 5.6), by one call if no part of it is a link; elsewhere it is opened part
+by part. And what its errors mean.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
+from typing import Any
 
 from etl.errors import (
     ConnectionLost,
@@ -21,13 +24,14 @@ from etl.errors import (
     PermissionRefused,
     StorageFull,
 )
+from etl.transfer.paths import basename, parent
 
 _OPENAT2 = 437  # the number of the system call, on all machines that we know
-_RESOLVE_BENEATH = 0x08
+_NO_LINKS, _BENEATH = 0x04, 0x08  # RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH
+_NOWHERE = -100  # AT_FDCWD: the path is absolute
 _TRIES = 16  # of a path of which parts are renamed at the same time
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_MODE = 0o666  # of a new file, before the umask
 
 _KINDS: dict[int, type[EtlError]] = {
     errno.ENOENT: FileMissing,
@@ -53,14 +57,15 @@ class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+# Not `PyDLL`: other threads run on while a share does not answer.
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t)
+_syscall.restype = ctypes.c_long
+
+
 def kind_of(error: OSError) -> type[EtlError]:
     """Return which error of ours an error of the system is."""
     return _KINDS.get(error.errno or 0, IOFailure)
-
-
-def open_folder(root: str, path: str = ".") -> int:
-    """Return a descriptor of a folder below `root`, to be used as `dir_fd` only. Raises what `open_beneath` does."""
-    return open_beneath(root, path, os.O_PATH | os.O_DIRECTORY)
 
 
 def open_beneath(root: str, path: str, flags: int) -> int:
@@ -71,27 +76,52 @@ def open_beneath(root: str, path: str, flags: int) -> int:
     flags |= os.O_CLOEXEC
     if not root.strip("/"):
         return os.open(f"/{path}", flags)
+    if (opened := _open_linkless(root, path, flags)) is not None:
+        return opened
     top = os.open(root, _FOLDER)
     try:
         if _has_openat2:
             # EXDEV: it leads out, or by a link with an absolute path, which may lead inside all the same.
             with contextlib.suppress(_AbsoluteError):
-                return _openat2(top, path, flags)
+                return _openat2(top, path, flags, _BENEATH)
         return _walk(top, root, path, flags)
     finally:
         os.close(top)
+
+
+def create_beneath(root: str, path: str, flags: int) -> int:
+    """Open a file to be written, which is made if need be, but is no link; return its descriptor. As `open_beneath`."""
+    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    if (opened := _open_linkless(root, path, flags, _MODE)) is not None:
+        return opened
+    with Folder(root, parent(path)) as folder:
+        return os.open(basename(path), flags, _MODE, dir_fd=folder)
+
+
+class Folder:
+    """A folder below `root`, open for a `with` block, which has its descriptor, for `dir_fd` only.
+
+    Raises what `open_beneath` does.
+    """
+
+    __slots__ = ("_opened",)
+
+    def __init__(self, root: str, path: str) -> None:
+        self._opened = open_beneath(root, path or ".", os.O_PATH | os.O_DIRECTORY)
+
+    def __enter__(self) -> int:
+        return self._opened
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._opened)
 
 
 def make_folders(root: str, path: str) -> None:
     """Make a folder and those above it, below `root`, which must exist; what exists may stay."""
     parts = path.split("/")
     for count in range(len(parts)):
-        above = open_folder(root, "/".join(parts[:count]) or ".")
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(parts[count] or ".", dir_fd=above)
-        finally:
-            os.close(above)
+        with Folder(root, "/".join(parts[:count])) as above, contextlib.suppress(FileExistsError):
+            os.mkdir(parts[count] or ".", dir_fd=above)
 
 
 def unlink_if_there(name: str, folder: int) -> None:
@@ -125,24 +155,39 @@ class _AbsoluteError(Exception):
     """Raised when only the path's real form can tell whether it leads out."""
 
 
-def _openat2(top: int, path: str, flags: int) -> int:
-    how = _How(flags, 0, _RESOLVE_BENEATH)
+def _open_linkless(root: str, path: str, flags: int, mode: int = 0) -> int | None:
+    """Open a path of which no part is a link, `root` included, by one call. None: it takes a closer look.
+
+    Without links and `..` each part lies in the one before it, so that none leads out.
+    """
+    if not _has_openat2 or ".." in path:
+        return None
+    try:
+        return _openat2(_NOWHERE, f"{root}/{path}", flags, _NO_LINKS, mode)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENAMETOOLONG}:  # a link; or too long only together with `root`
+            return None
+        raise
+
+
+def _openat2(top: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+    name, how = os.fsencode(path), _how(flags, mode, resolve)
     for _ in range(_TRIES):
-        opened = _libc.syscall(
-            ctypes.c_long(_OPENAT2),
-            ctypes.c_long(top),
-            ctypes.c_char_p(os.fsencode(path)),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
+        opened: int = _syscall(_OPENAT2, top, name, how, ctypes.sizeof(_How))
         if opened >= 0:
-            return int(opened)
+            return opened
         number = ctypes.get_errno()
         if number == errno.EXDEV:
             raise _AbsoluteError
         if number not in {errno.EAGAIN, errno.EINTR}:
             raise OSError(number, os.strerror(number), path)
     raise LeadsOutError(errno.EAGAIN, "changes all the time", path)
+
+
+@functools.cache
+def _how(flags: int, mode: int, resolve: int) -> Any:
+    """Return what a call is told, as its argument: there are few of them, and the system only reads them."""
+    return ctypes.byref(_How(flags, mode, resolve))
 
 
 def _walk(top: int, root: str, path: str, flags: int) -> int:
@@ -165,7 +210,7 @@ def _probe() -> bool:
     """Has the system the call, and does a container's filter let it pass?"""
     top = os.open("/", _FOLDER)
     try:
-        os.close(_openat2(top, ".", _FOLDER))
+        os.close(_openat2(top, ".", _FOLDER, _BENEATH))
     except (OSError, _AbsoluteError):
         return False
     finally:

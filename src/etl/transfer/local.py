@@ -24,17 +24,17 @@ from etl.errors import (
     NotAFile,
     PermissionRefused,
     ServerUnavailable,
-    StorageFull,
 )
 from etl.models.server import ProtocolSpec, ServerConfig, TransferSettings
 from etl.models.task import Facts
 from etl.transfer.base import ANSWERS, Promise, Published, Settled, Stored
 from etl.transfer.beneath import (
+    Folder,
     LeadsOutError,
+    create_beneath,
     kind_of,
     make_folders,
     open_beneath,
-    open_folder,
     stamp,
     sync_to_disk,
     unlink_if_there,
@@ -42,6 +42,7 @@ from etl.transfer.beneath import (
 from etl.transfer.budget import LISTINGS
 from etl.transfer.paths import basename, parent, refuse_unusable
 from etl.transfer.resumable import Resumable
+from etl.transfer.room import Room
 from etl.transfer.streaming import FileParcel, copy_whole, write_all
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class LocalTransfer(Resumable):
     def __init__(self, server: ServerConfig, settings: TransferSettings | None = None) -> None:
         super().__init__(server, settings)
         self._is_aborted = False
+        self._room = Room()
 
     def connect(self) -> None:
         """Look whether the base path is there: a share may not be mounted yet, or not any more."""
@@ -117,6 +119,12 @@ class LocalTransfer(Resumable):
 
     def unchanged(self, parcel: Parcel) -> Promise[bool]:
         """Compare size and time."""
+        # The file that was opened may be looked at by its name: it was below the base, and all of it is known.
+        if isinstance(parcel, FileParcel):
+            with contextlib.suppress(OSError, ValueError):
+                found = os.lstat(f"{self._root}/{parcel.path.lstrip('/')}")
+                if stat.S_ISREG(found.st_mode) and os.path.samestat(found, parcel.stat):
+                    return Settled(Facts(found.st_size, found.st_mtime) == parcel.facts)
         try:
             return Settled(self.look(parcel.path) in {None, parcel.facts})
         except NotAFile:  # a folder has its name now
@@ -157,29 +165,30 @@ class LocalTransfer(Resumable):
     def _write(self, partial: str, parcel: Parcel, buffer: memoryview, offset: int | None = None) -> Stored:
         sent_bytes = looked_bytes = offset or 0
         with self._translated(partial):
-            descriptor, folder = self._create(partial)
+            descriptor, is_new = self._create(partial)
             try:
-                self._require_own(descriptor, partial, sent_bytes)
-                self._require_room(descriptor, (parcel.facts.size_bytes or 0) - sent_bytes)
+                if not is_new:
+                    self._require_own(descriptor, partial, sent_bytes)
+                more_bytes = (parcel.facts.size_bytes or 0) - sent_bytes
+                self._room.require(self.server, descriptor, more_bytes, parent(partial))
                 while count := parcel.readinto(buffer):
                     self.require_not_aborted()
                     write_all(descriptor, buffer[:count])
                     sent_bytes += count
                     if sent_bytes - looked_bytes >= _ROOM_BYTES:
                         looked_bytes = sent_bytes
-                        self._require_room(descriptor, 0)
+                        self._room.require(self.server, descriptor, 0)
                 # Before the rename: else a power cut may leave an empty file under the final name (ext4, XFS). The
                 # folder is not synced: the rename may be lost then, as may the broker's record of it; no half file is.
                 os.fsync(descriptor)
                 size_bytes = os.fstat(descriptor).st_size
             except BaseException:
                 if offset is None:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(OSError), self._folder(partial) as folder:
                         os.unlink(basename(partial), dir_fd=folder)
                 raise
             finally:
                 os.close(descriptor)
-                os.close(folder)
         return Stored(partial, sent_bytes, size_bytes)
 
     def publish(self, stored: Stored, final: str, mtime: float | None) -> Promise[Published]:
@@ -251,15 +260,10 @@ class LocalTransfer(Resumable):
         refuse_unusable(path)
         return open_beneath(self._root, path.lstrip("/"), flags)
 
-    @contextlib.contextmanager
-    def _folder(self, path: str) -> Iterator[int]:
+    def _folder(self, path: str) -> Folder:
         """Open the folder that a path's last part is in."""
         refuse_unusable(path)
-        opened = open_folder(self._root, parent(path).lstrip("/") or ".")
-        try:
-            yield opened
-        finally:
-            os.close(opened)
+        return Folder(self._root, parent(path).lstrip("/"))
 
     def _is_there(self, path: str) -> bool:
         """Is there anything of that name?"""
@@ -276,7 +280,7 @@ class LocalTransfer(Resumable):
         return Facts(found.st_size, found.st_mtime)
 
     def _require_own(self, descriptor: int, path: str, offset: int) -> None:
-        """Go where we write. Raises IOFailure for a file that is not our own, or shorter; a new one is made empty."""
+        """Go where we write. Raises IOFailure for a file that is not our own, or shorter; else it begins anew at 0."""
         found = os.fstat(descriptor)
         is_own = stat.S_ISREG(found.st_mode) and (found.st_nlink <= 1 or self.server.publish == "direct")
         if not is_own or found.st_size < offset:
@@ -285,22 +289,14 @@ class LocalTransfer(Resumable):
             os.ftruncate(descriptor, 0)
         os.lseek(descriptor, offset, os.SEEK_SET)
 
-    def _require_room(self, descriptor: int, more_bytes: int) -> None:
-        """Raise StorageFull unless as much stays free as it must once `more_bytes` are written."""
-        if min_free_bytes := int(self.server.options.get("MIN_FREE", 0)):
-            disk = os.fstatvfs(descriptor)
-            if disk.f_bavail * disk.f_frsize - more_bytes < min_free_bytes:
-                name = self.server.hostname
-                raise StorageFull(f"{name}: less than {min_free_bytes} bytes stay free ({name}_MIN_FREE)", server=name)
-
-    def _create(self, path: str) -> tuple[int, int]:
-        """Make a file; return its descriptor and that of its folder."""
+    def _create(self, path: str) -> tuple[int, bool]:
+        """Open a file to be written; return its descriptor, and whether it is new, and so our own."""
         refuse_unusable(path)
         for tries_left in reversed(range(_TRIES + 1)):
             try:
-                with self._folder(path) as folder:
-                    created = os.open(basename(path), _WRITING, 0o666, dir_fd=folder)
-                    return created, os.dup(folder)
+                with contextlib.suppress(FileExistsError):
+                    return create_beneath(self._root, path.lstrip("/"), _WRITING | os.O_EXCL), True
+                return create_beneath(self._root, path.lstrip("/"), _WRITING), False
             except FileNotFoundError:
                 if not tries_left:
                     raise
@@ -361,7 +357,7 @@ class LocalTransfer(Resumable):
             found = os.fstat(opened[0])
             self._facts(source, found)
             opened.append(os.open(name, _WRITING | os.O_EXCL, 0o600, dir_fd=folder))
-            self._require_room(opened[1], found.st_size)
+            self._room.require(self.server, opened[1], found.st_size)
             copy_whole(opened[0], opened[1], found)
         finally:
             for descriptor in opened:
