@@ -479,6 +479,24 @@ def test_a_session_ends_before_proftpd_forgets_it(forgetful: ProFTPDTLS, buffer:
         assert content_of(opened, "/a", buffer) == CONTENT
 
 
+def test_a_request_to_renegotiate_costs_no_short_download(buffer: memoryview) -> None:
+    """ProFTPD asks for it in the midst of a file; nobody renegotiates, and the files arrive in the same session."""
+    content = CONTENT * 10
+    with place() as folder:
+        server = ProFTPDTLS(folder, "TLSRenegotiate data 64 required on")
+        server.start()
+        try:
+            (server.root / "a").write_bytes(content)
+            options = {"TLS_CA_FILE": server.ours["TLS_CA_FILE"]}
+            config = ServerConfig("FILES", "ftps", server.host, server.port, "zoo", server.password, options=options)
+            with FTPSTransfer(config, LONG) as opened:
+                assert [content_of(opened, "/a", buffer) == content for _ in range(2)] == [True, True]
+            assert "requesting TLS renegotiation on data channel" in (folder / "tls.log").read_text()
+        finally:
+            server.kill()
+            known.forget()
+
+
 # --- ends -----------------------------------------------------------------------------------------------------
 
 
