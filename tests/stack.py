@@ -32,6 +32,7 @@ KAFKA_LIBS = Path(os.environ.get("KAFKA_LIBS") or BUILD / "kafka" / "libs")
 VSFTPD_ROOT = BUILD / "vsftpd" / "root"
 SSHD_ROOT = BUILD / "sshd" / "root"
 PORTS = [range(first, first + 2000) for first in range(12000, 30000, 2000)]  # of each worker
+_given_ports: set[int] = set()
 START_LIMIT = 60.0  # seconds; a start takes two or three on an idle machine
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -46,11 +47,15 @@ def free_port() -> int:
     """Return a port that nobody listens on, below the range from which outgoing connections are numbered.
 
     A port of that range could be taken by any client while a killed server is away. Each worker of a run has ports of
-    its own: none takes what another has just found free.
+    its own: none takes what another has just found free. None is given twice, as it may be wanted later, or again.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % len(PORTS)
     while True:
-        port = random.choice(PORTS[worker])
+        if len(_given_ports) == len(PORTS[worker]):
+            _given_ports.clear()
+        if (port := random.choice(PORTS[worker])) in _given_ports:
+            continue
+        _given_ports.add(port)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -317,6 +322,8 @@ class Vsftpd(Server):
             "listen_port": str(self.port),
             "pasv_address": self.host,
             "connect_from_port_20": "NO",
+            "pasv_min_port": "32768",  # else it takes any, also one that a server of another test is to come back to
+            "pasv_max_port": "60999",
             "write_enable": "YES",
             "mdtm_write": "YES",
             "utf8_filesystem": "YES",

@@ -772,9 +772,9 @@ def test_a_lane_that_ends_its_watch_leaves_it_to_another(monkeypatch: pytest.Mon
     settings = pretend.settings()
     pools = Pools(world.config, settings, create=world.create)
     dispatcher = Dispatcher(pools, settings)
-    dispatcher.offer(task := pretend.task(1), 0.8)
+    dispatcher.offer(task := pretend.task(1), 1.5)
     taken: list[object] = []
-    watcher = threading.Thread(target=lambda: dispatcher.take(0.4), name="watcher")
+    watcher = threading.Thread(target=lambda: dispatcher.take(0.1), name="watcher")
     watcher.start()
     stack.wait_until(lambda: dispatcher._watched_until < math.inf, 5, "nobody watches")
     taker = threading.Thread(target=lambda: taken.append(dispatcher.take(60.0)), name="taker")

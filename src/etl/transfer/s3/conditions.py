@@ -117,9 +117,17 @@ def _checks(link: Link, key: str, algorithm: str) -> bool:
 
 
 def _trial_key(link: Link, beside: str) -> str:
-    folder, slash, _ = beside.rpartition("/")
-    name = link.server.partial_pattern.replace("{id}", f"try-{secrets.token_hex(6)}")
-    return f"{folder}{slash}{name}"
+    """Return a key beside another that nothing else has.
+
+    Beside a partial file it is a further one of the same job, by its name: what a crash leaves of a trial is an orphan.
+    """
+    folder, slash, name = beside.rpartition("/")
+    before, after = link.server.partial_pattern.split("{id}")
+    words = ["try" + secrets.token_hex(6)]
+    if name.startswith(before) and name.endswith(after):
+        own = name.removeprefix(before).removesuffix(after).split("-")
+        words = [own[0], *words, own[-1]]
+    return f"{folder}{slash}{before}{'-'.join(words)}{after}"
 
 
 def _is_refused_for(link: Link, key: str, condition: dict[str, str]) -> bool:
