@@ -19,7 +19,7 @@ from world import KB, START_SECONDS, Pair, World
 import stack
 
 LANES = 8
-FILES = 2000
+FILES = {100: 1000, 10: 2000}  # by their size in KB: as jobs are measured elsewhere, and where guards weigh most
 # Two processes of the same program differ by some percent for as long as they live: many starts count, not one.
 ROUNDS_A_START = 4
 RATE, CPU = 0.98, 1.02
@@ -54,9 +54,9 @@ class Shut(stack.Broker):
 
 def compare(world: World, rounds: int, say: Callable[[str], None]) -> list[Row]:
     """Measure without latency, where the processors are the limit; return the rows."""
-    files = world.files("doors", FILES, 10 * KB)
+    files = {kb: world.files(f"doors-{kb}", count, kb * KB) for kb, count in FILES.items()}
     pairs = {"FTP": world.pairs[0], "local folders": Pair(LOCAL, world.pairs[0].source, world.pairs[0].target)}
-    runs: dict[str, tuple[list[Run], list[Run]]] = {what: ([], []) for what in pairs}
+    runs: dict[tuple[str, int], tuple[list[Run], list[Run]]] = {(what, kb): ([], []) for what in pairs for kb in FILES}
     folders = [
         f"{name}{LOCAL}_{line}"
         for name, root in (("SRC", world.source_root), ("DST", world.target_root))
@@ -87,33 +87,38 @@ def compare(world: World, rounds: int, say: Callable[[str], None]) -> list[Row]:
                 for one in both if number % (2 * ROUNDS_A_START) == 0 else reversed(both):
                     stopping.callback(one.stop)
                     one.start()
-                for what, pair in pairs.items():
+                count = min(ROUNDS_A_START, rounds - number)
+                for (what, kb), wholes in runs.items():
                     for one in both:
-                        one.move(pair, files, WARM_FILES)  # opens the sessions
-                    count = min(ROUNDS_A_START, rounds - number)
-                    for whole, found in zip(runs[what], alternated(world, both, pair, files, count), strict=True):
+                        one.move(pairs[what], files[kb], WARM_FILES)  # opens the sessions
+                    for whole, found in zip(
+                        wholes, alternated(world, both, pairs[what], files[kb], count), strict=True
+                    ):
                         whole.extend(found)
-    for what, done in runs.items():
+    for (what, kb), done in runs.items():
         for name, found in zip(("shut", "open"), done, strict=True):
             each = ", ".join(f"{rate:.0f}" for rate in rates(found))
-            say(f"  {what}, {name}: {each} files/s" + (f"; CPU {cpu_ms(found, 'client'):.3f} ms/file" if found else ""))
-    return [row for what, done in runs.items() for row in _rows(what, *done)]
+            say(
+                f"  {what}, {kb} KB, {name}: {each} files/s"
+                + (f"; CPU {cpu_ms(found, 'client'):.3f} ms/file" if found else "")
+            )
+    return [row for (what, kb), done in runs.items() for row in _rows(what, kb, *done)]
 
 
-def _rows(what: str, shut: Sequence[Run], opened: Sequence[Run]) -> list[Row]:
+def _rows(what: str, kb: int, shut: Sequence[Run], opened: Sequence[Run]) -> list[Row]:
     note = (
-        f"Doors: {FILES} files of 10 KB a round, {len(shut)} rounds with all doors shut (login and ACLs at a broker of "
-        "its own, seals, ACCESS, ETL_ALLOWED_PAIRS, limits of files and of the disk, limits of records, names, folders)"
-        f" and as many with all of them taken out, in alternating order, {LANES} lanes, both started anew after every "
-        f"{ROUNDS_A_START} rounds; the ratios are those of both in the same round."
+        f"Doors: {FILES[kb]} files of {kb} KB a round, {len(shut)} rounds with all doors shut (login and ACLs at a "
+        "broker of its own, seals, ACCESS, ETL_ALLOWED_PAIRS, limits of files and of the disk, limits of records, "
+        f"names, folders) and as many with all of them taken out, in alternating order, {LANES} lanes, both started "
+        f"anew after every {ROUNDS_A_START} rounds; the ratios are those of both in the same round."
     )
     if not shut:
-        return [Row(f"doors shut, {what}: files/s", {}, [Goal(" /open", RATE, None)], [note])]
+        return [Row(f"doors shut, {what}, {kb} KB: files/s", {}, [Goal(" /open", RATE, None)], [note])]
     used = [[run.cpu["client"] / run.files for run in runs] for runs in (shut, opened)]
     rate = ratio(rates(shut), rates(opened))
     return [
         Row(
-            f"doors shut, {what}: files/s",
+            f"doors shut, {what}, {kb} KB: files/s",
             {"ours": statistics.median(rates(shut))},
             [Goal(" /open", RATE, rate)],
             [note],

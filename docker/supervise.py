@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import stat
 import sys
 import time
@@ -103,6 +104,7 @@ class Prompt(Supervisor):  # type: ignore[misc]  # supervisor ships no types
 
     def runforever(self) -> None:
         """Run."""
+        _end_waits_with_signals(self.options.poller)
         events.subscribe(events.ProcessStateFatalEvent, self.end_if_all_are_fatal)
         for group in sorted(self.process_groups.values()):
             group.transition()
@@ -132,6 +134,25 @@ class Prompt(Supervisor):  # type: ignore[misc]  # supervisor ships no types
             EXIT_CODE_FILE.write_text(str(code if code > 0 else EXIT_NOT_STARTED))
             self.options.logger.critical("no program can be started; stopping")
             self.options.mood = SupervisorStates.SHUTDOWN
+
+
+def _end_waits_with_signals(poller: Any) -> None:
+    """Have a wait end as soon as a signal comes: a second at each step of a stop would be too much of Docker's ten."""
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    wait = poller.poll
+
+    def poll(timeout: float) -> tuple[list[int], list[int]]:
+        poller.register_readable(reader)
+        readable, writable = wait(timeout)
+        if reader in readable:
+            os.read(reader, 4096)
+            readable.remove(reader)
+        return readable, writable
+
+    poller.poll = poll
 
 
 def _add(handler: Any, logger: Any, fmt: str) -> None:
