@@ -142,10 +142,10 @@ def _end_waits_with_signals(poller: Any) -> None:
     for end in (reader, writer):
         os.set_blocking(end, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    poller.register_readable(reader)
     wait = poller.poll
 
     def poll(timeout: float) -> tuple[list[int], list[int]]:
-        poller.register_readable(reader)
         readable, writable = wait(timeout)
         if reader in readable:
             os.read(reader, 4096)
