@@ -6,6 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,26 @@ def make(tmp_path: Path) -> Iterator[Callable[..., tuple[FakeStore, S3Transfer, 
         session.disconnect()
     for store in stores:
         store.close()
+
+
+@pytest.fixture
+def siblings(monkeypatch: pytest.MonkeyPatch) -> list[Link]:
+    """The links that had one more beside them, one for each further connection."""
+    made: list[Link] = []
+    sibling = Link.sibling
+    monkeypatch.setattr(Link, "sibling", lambda link: made.append(link) or sibling(link))
+    return made
+
+
+@contextmanager
+def beside(session: S3Transfer, buffer: memoryview) -> Iterator[tuple[Any, S3Transfer]]:
+    """Have the session read an object, and another one connected; that one ends with the block."""
+    first = session.read("/x")
+    first.readinto(buffer)
+    other = S3Transfer(session.server, LONG)
+    other.connect()
+    yield first, other
+    other.disconnect()
 
 
 def pieces(store: FakeStore) -> int:
@@ -140,16 +161,13 @@ def test_more_streams_than_memory_suffices_for_are_as_many_as_it_does(make, buff
     assert pieces(store) > 10
 
 
-def test_a_large_buffer_connects_as_many(make, monkeypatch) -> None:
+def test_a_large_buffer_connects_as_many(make, siblings) -> None:
     """As a small one."""
     _store, session, content = make()
-    made = []
-    sibling = Link.sibling
-    monkeypatch.setattr(Link, "sibling", lambda link: made.append(link) or sibling(link))
     parcel = session.read("/x")
     assert drain(parcel, memoryview(bytearray(SIZE))) == content
     parcel.close(complete=True)
-    assert len(made) == 6
+    assert len(siblings) == 6
 
 
 def test_a_store_that_ignores_ranges_sends_the_whole(make, buffer: memoryview) -> None:
@@ -232,34 +250,24 @@ def test_without_memory_one_connection_reads(make, buffer: memoryview, room: int
     """All lanes share it; what one gives back another has."""
     monkeypatch.setattr(ranges, "MEMORY_BYTES", 6 * room)
     store, session, content = make()
-    first = session.read("/x")
-    first.readinto(buffer)
-    other = S3Transfer(session.server, LONG)
-    other.connect()
-    before = pieces(store)
-    assert content_of(other, "/x", buffer) == content
-    assert pieces(store) == before
-    first.close(complete=False)
-    assert content_of(other, "/x", buffer) == content
-    assert pieces(store) > before
-    other.disconnect()
+    with beside(session, buffer) as (first, other):
+        before = pieces(store)
+        assert content_of(other, "/x", buffer) == content
+        assert pieces(store) == before
+        first.close(complete=False)
+        assert content_of(other, "/x", buffer) == content
+        assert pieces(store) > before
 
 
-def test_what_is_left_of_the_memory_is_shared(make, buffer: memoryview, room: int, monkeypatch) -> None:
+def test_what_is_left_of_the_memory_is_shared(make, buffer: memoryview, room: int, siblings, monkeypatch) -> None:
     """One object has as many connections as it may, the next one those that are left."""
     monkeypatch.setattr(ranges, "MEMORY_BYTES", 8 * room)
     _store, session, content = make()
-    first = session.read("/x")
-    first.readinto(buffer)
-    other = S3Transfer(session.server, LONG)
-    other.connect()
-    made = []
-    sibling = Link.sibling
-    monkeypatch.setattr(Link, "sibling", lambda link: made.append(link) or sibling(link))
-    assert content_of(other, "/x", buffer) == content
-    assert len(made) == 2
-    first.close(complete=False)
-    other.disconnect()
+    with beside(session, buffer) as (first, other):
+        siblings.clear()
+        assert content_of(other, "/x", buffer) == content
+        assert len(siblings) == 2
+        first.close(complete=False)
 
 
 def test_one_stream_is_one(make, buffer: memoryview) -> None:

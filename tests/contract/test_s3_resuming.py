@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from contract_parts import Bytes, a_task, moved
@@ -192,6 +193,15 @@ def test_who_may_not_write_beside_the_file_still_copies(make_store, enter_store,
     assert store.objects() == ["out/b"]
 
 
+def source_in(folder: Path) -> LocalTransfer:
+    """Return a local server with a large file `a` of some years ago, of which an upload may go on."""
+    (folder / "a").write_bytes(CONTENT)
+    os.utime(folder / "a", (1_600_000_000, 1_600_000_000))
+    return LocalTransfer(
+        ServerConfig("A", "local", base_path=str(folder)), TransferSettings(resume_from_bytes=len(CONTENT))
+    )
+
+
 @pytest.mark.parametrize("is_another_process", [False, True])
 @pytest.mark.parametrize("kinds", [("DELETE",), ("HEAD", "GET"), ("PARTS",), ("DELETE", "HEAD", "GET", "PARTS")])
 def test_who_lacks_a_right_for_resuming_begins_anew(
@@ -199,11 +209,7 @@ def test_who_lacks_a_right_for_resuming_begins_anew(
 ) -> None:
     """The job itself needs none of them."""
     store, task = make_store(), a_task()
-    (tmp_path / "a").write_bytes(CONTENT)
-    os.utime(tmp_path / "a", (1_600_000_000, 1_600_000_000))
-    source = LocalTransfer(
-        ServerConfig("A", "local", base_path=str(tmp_path)), TransferSettings(resume_from_bytes=len(CONTENT))
-    )
+    source = source_in(tmp_path)
     store.faults = {kind: ["denied"] * 50 for kind in kinds} | {"PART": ["", "", "", "cut"]}
     with pytest.raises(ConnectionLost):
         moved(task, source, enter_store(store), buffer, token="aa")
@@ -248,11 +254,7 @@ def test_an_upload_that_was_published_unanswered_is_not_sent_again(
 ) -> None:
     """The mark tells, though the note still has the partial name."""
     store, task = make_store(), a_task()
-    (tmp_path / "a").write_bytes(CONTENT)
-    os.utime(tmp_path / "a", (1_600_000_000, 1_600_000_000))
-    source = LocalTransfer(
-        ServerConfig("A", "local", base_path=str(tmp_path)), TransferSettings(resume_from_bytes=len(CONTENT))
-    )
+    source = source_in(tmp_path)
     session = enter_store(store)
     session.traits()
     store.faults = {"COMPLETE": ["lost"], "HEAD": ["cut"] * 20}

@@ -4,7 +4,7 @@ import itertools
 import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -725,6 +725,20 @@ def _reserved(pools: Pools) -> Lease:
     return lease
 
 
+def _require_taken(task: Task, dispatcher: Dispatcher, pools: Pools, act: Callable[[], object]) -> None:
+    """Have a lane wait while something is done, and get the job; then everything ends."""
+    taken: list[object] = []
+    taker = threading.Thread(target=lambda: taken.append(dispatcher.take(60.0)), name="taker")
+    taker.start()
+    act()
+    taker.join(10)
+    got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
+    assert got is task
+    lease.release(reusable=True)
+    dispatcher.finish(task)
+    assert pools.close()
+
+
 @pytest.mark.parametrize("event", ["offer", "finish", "release", "due", "reopening"])
 def test_take_wakes_when_something_becomes_possible(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Woken by the event: the clock alone would have it sleep through the test."""
@@ -753,16 +767,7 @@ def test_take_wakes_when_something_becomes_possible(event: str, monkeypatch: pyt
     else:
         dispatcher.offer(task)
         dispatcher.failed("B", DOWN)
-    taken: list[object] = []
-    taker = threading.Thread(target=lambda: taken.append(dispatcher.take(60.0)), name="taker")
-    taker.start()
-    act()
-    taker.join(10)
-    got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
-    assert got is task
-    lease.release(reusable=True)
-    dispatcher.finish(task)
-    assert pools.close()
+    _require_taken(task, dispatcher, pools, act)
 
 
 def test_a_lane_that_ends_its_watch_leaves_it_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -773,19 +778,10 @@ def test_a_lane_that_ends_its_watch_leaves_it_to_another(monkeypatch: pytest.Mon
     pools = Pools(world.config, settings, create=world.create)
     dispatcher = Dispatcher(pools, settings)
     dispatcher.offer(task := pretend.task(1), 1.5)
-    taken: list[object] = []
     watcher = threading.Thread(target=lambda: dispatcher.take(0.1), name="watcher")
     watcher.start()
     stack.wait_until(lambda: dispatcher._watched_until < math.inf, 5, "nobody watches")
-    taker = threading.Thread(target=lambda: taken.append(dispatcher.take(60.0)), name="taker")
-    taker.start()
-    watcher.join(5)
-    taker.join(10)
-    got, lease = taken[0]  # type: ignore[misc]  # None fails the test here
-    assert got is task
-    lease.release(reusable=True)
-    dispatcher.finish(task)
-    assert pools.close()
+    _require_taken(task, dispatcher, pools, lambda: watcher.join(5))
 
 
 @pytest.mark.parametrize("is_paused", [False, True])
