@@ -182,13 +182,18 @@ def test_only_the_command_starts_the_api() -> None:
     assert users == {"etl.cli.api"}
 
 
-def test_a_consumer_loads_no_library_of_the_api() -> None:
-    """Not by way of another library, either; nor does a command that is not the API. An extra is loaded when used."""
-    script = "import sys, etl.main, etl.process, etl.cli; print(*sorted({n.split('.')[0] for n in sys.modules}))"
+def test_a_consumer_loads_no_library_that_others_use(tmp_path: Path) -> None:
+    """Neither the API's nor the terminal's, nor by way of another library. An extra is loaded when used."""
+    tell = "atexit.register(lambda: print(*sorted({n.split('.')[0] for n in sys.modules})))"
+    script = f"import atexit, sys; {tell}; from etl.main import main; main(['consume', '--topic', 'no topic'])"
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it loads sqlite3, too
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=plain)
-    loaded = told.stdout.split()
-    assert not {"fastapi", "starlette", "uvicorn", "jwt", "sqlite3", "botocore"} & set(loaded)
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=plain, cwd=tmp_path, check=False
+    )
+    assert told.returncode == 2, told.stderr
+    loaded = set(told.stdout.split())
+    assert {"kafka", "structlog"} <= loaded
+    assert not {"fastapi", "starlette", "uvicorn", "jwt", "sqlite3", "botocore", "rich", "pygments"} & loaded
 
 
 def test_only_the_factory_knows_protocols() -> None:

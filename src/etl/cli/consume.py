@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -27,7 +29,8 @@ def consume(
     verbose: bool,
 ) -> None:
     """Consume jobs and transfer their files until SIGTERM or Ctrl-C."""
-    from etl.process import run  # noqa: PLC0415 - slow to import, and no other command needs it
+    with _without("rich", "greenlet"):  # structlog would load them where they are: 5 MB, for colours that no log has
+        from etl.process import run  # noqa: PLC0415 - slow to import, and no other command needs it
 
     overrides = {
         "ETL_TOPIC": topic or topic_,
@@ -36,3 +39,15 @@ def consume(
         "ETL_LOG_LEVEL": "DEBUG" if verbose else None,
     }
     sys.exit(run({name: value for name, value in overrides.items() if value is not None}, env_file))
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """Have imports find none of these libraries, unless they are loaded already."""
+    left_out = {name: None for name in names if name not in sys.modules}  # None: to an import there is none
+    sys.modules.update(left_out)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in left_out:
+            del sys.modules[name]

@@ -7,6 +7,7 @@ left, an object is read by one connection.
 
 from __future__ import annotations
 
+import mmap
 import select
 import threading
 import time
@@ -75,7 +76,7 @@ class _Lane:
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.room = memoryview(bytearray(ROOM_BYTES))
+        self.room = memoryview(mmap.mmap(-1, ROOM_BYTES))  # no heap keeps it once it is given back
         self.asked: deque[_Piece] = deque()  # a second one waits in the kernel, where the first is not longer than room
 
     def is_full(self, first: _Piece) -> bool:
