@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -160,6 +161,16 @@ class Consumers:
                 process.kill()
                 process.wait(5)
         self._processes.clear()
+
+    def signal(self, number: signal.Signals, told: str) -> None:
+        """Send a signal, and wait until each process has said once more what it says of it."""
+        for which, process in enumerate(self._processes):
+            log = self._log(which)
+            before = log.read_text(errors="replace").count(told)
+            process.send_signal(number)
+            stack.wait_until(
+                lambda log=log, before=before: log.read_text(errors="replace").count(told) > before, 10, told
+            )
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the largest process."""

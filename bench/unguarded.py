@@ -1,6 +1,7 @@
-"""The consumer without its guards against what strangers send: what they cost is measured by taking them out.
+"""A consumer whose guards against what strangers send can be taken out while it runs, and put back: what do they cost?
 
 Only for files and jobs of our own. Each guard is replaced by the plain code that would stand there without it.
+SIGUSR1 takes them out, SIGUSR2 puts them back; a line on standard output says when that is done.
 """
 
 # The plain calls themselves are what is compared.
@@ -9,6 +10,7 @@ Only for files and jobs of our own. Each guard is replaced by the plain code tha
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,18 @@ if __name__ == "__main__":
 import lz4.frame
 
 import etl.broker.records
+import etl.config.loader
 import etl.intake.admission
 import etl.main
 import etl.models.document
 import etl.models.message
 import etl.transfer.ftp.link
 import etl.transfer.local
+import etl.transfer.relay
 from etl.models.task import Facts, Record
 from etl.transfer.base import Parcel, Promise, Published, Settled, Stored
 from etl.transfer.local import LocalTransfer
+from etl.transfer.room import Room
 
 _WRITING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
@@ -88,8 +93,9 @@ class _Plain(LocalTransfer):
         raise AssertionError(path)
 
 
-PLAIN: tuple[tuple[object, str, object], ...] = (
+PLAIN: tuple[tuple[Any, str, object], ...] = (
     (etl.broker.records, "unpack", _unpack),
+    (etl.config.loader.ConfigLoader, "require_allowed", _nothing),
     (etl.intake.admission, "require_few_headers", lambda _record: ()),
     (etl.models.document, "unpacked", _unpacked),
     (etl.models.document, "parse", _parse),
@@ -98,17 +104,22 @@ PLAIN: tuple[tuple[object, str, object], ...] = (
     (etl.transfer.ftp.link, "refuse_misread", _nothing),
     (etl.transfer.local, "refuse_unusable", _nothing),
     (etl.transfer.local, "open_beneath", _open_beneath),
+    (etl.transfer.relay, "require_size", _nothing),
+    (etl.transfer.relay, "bounded", lambda parcel, _limit_bytes: parcel),
+    (Room, "require", _nothing),
     *((LocalTransfer, name, getattr(_Plain, name)) for name in ("look", "unchanged", "publish", "_create")),
 )
+GUARDED = tuple((place, name, vars(place)[name]) for place, name, _ in PLAIN)  # KeyError: it is not there any more
 
 
-def take_out() -> None:
-    """Replace every guard. Raises AttributeError for one that is not there any more."""
-    for place, name, plain in PLAIN:
-        getattr(place, name)
-        setattr(place, name, plain)
+def put(parts: tuple[tuple[Any, str, object], ...], what: str) -> None:
+    """Have these parts serve, and say so."""
+    for place, name, part in parts:
+        setattr(place, name, part)
+    print(what, flush=True)
 
 
 if __name__ == "__main__":
-    take_out()
+    signal.signal(signal.SIGUSR1, lambda *_: put(PLAIN, "guards are out"))
+    signal.signal(signal.SIGUSR2, lambda *_: put(GUARDED, "guards are in"))
     etl.main.main()

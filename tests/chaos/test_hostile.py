@@ -286,6 +286,7 @@ def test_all_that_is_hostile_at_once_beside_honest_jobs(
     assert disk_bytes < DISK_BYTES, told
     assert hostile.precious.read_bytes() == b"precious"
     assert {path.name for path in hostile.outside.iterdir()} == {"f"}
-    copied = {path.read_bytes() for path in (tmp_path / "here2").rglob("*") if path.is_file()}
+    shown = [path for path in (tmp_path / "here2").rglob("*") if path.is_file() and path.suffix != ".part"]
+    copied = {path.read_bytes() for path in shown}  # an endless file may be on its way once more
     assert copied <= {b"kept", b"inside"}, "precious, outside, secret or endless"
     end_in_good_order(*(one.consumer for one in guarded), limit=40)

@@ -113,6 +113,9 @@ class DataConnections:
         """Begin to connect to a port of the server. Raises OSError."""
         return dial_peer(self.sockets, self.family, self.peer, port, self.settings.stall_timeout)
 
+    def prepare(self) -> None:
+        """Do what can be done for a connection while it is on its way."""
+
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket."""
         watch = Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
@@ -212,6 +215,7 @@ class Passive:
         try:
             if is_connected(sock):
                 return connections.adopt(sock)
+            connections.prepare()
             if not connections.wait(sock, select.POLLOUT, command, self._deadline):
                 return None
         except TimeoutError as error:

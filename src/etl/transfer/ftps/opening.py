@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from etl.transfer.ftp.pending import Pending
     from etl.transfer.ftp.sockets import Sockets
     from etl.transfer.ftps.agreement import Agreement
+    from etl.transfer.ftps.tunnel import Tunnel
 
 _WORD_SECONDS = 2.0  # for the server's reason of a handshake that failed
 _NO_CONNECTION = {425, 426, 522}
@@ -52,17 +53,24 @@ class SecureDataConnections(DataConnections):
         self._resumed = False  # has a data connection taken up the control connection's session
         self._doubtful: Pending | None = None  # the last transfer whose data connection did not
         self._last: tuple[SecureData, Pending] | None = None
+        self._tunnel: Tunnel | None = None  # for the connection that is on its way
 
     def open(self) -> Opening:
         """Queue the opening command; in a session that has aged some servers would take up its TLS, and refuse it."""
         if self._agreement.has_aged:
             raise SessionFault(f"{self.server}: its TLS session has aged", server=self.server)
+        self._tunnel = None
         return super().open()
+
+    def prepare(self) -> None:
+        """Make the next connection's TLS: to copy the session for it takes OpenSSL half a millisecond."""
+        self._tunnel = self._agreement.new_tunnel(self._agreement.session())
 
     def adopt(self, sock: socket.socket) -> DataConnection:
         """Wrap a connected socket; its handshake waits for `secure`."""
         watch = Watch(self.settings.stall_timeout, self.settings.min_bytes_per_second)
-        tunnel = self._agreement.new_tunnel(self._agreement.session())
+        tunnel, self._tunnel = self._tunnel, None
+        tunnel = tunnel or self._agreement.new_tunnel(self._agreement.session())
         return SecureData(sock, self.sockets, self.server, watch, tunnel, self._room)
 
     def secure(self, data: DataConnection, command: Pending) -> bool:

@@ -45,6 +45,11 @@ class Tunnel:
             self._incoming.write_eof()
             self.has_ended = True
 
+    @property
+    def holds_something(self) -> bool:
+        """Has anything come that was not read? Costs less than an attempt to read; a part of a record counts."""
+        return bool(self._incoming.pending or self.tls.pending())
+
     def take(self) -> bytes:
         """Return what is to be sent."""
         return self._outgoing.read() if self._outgoing.pending else b""
@@ -55,7 +60,7 @@ class Tunnel:
         Whether that end was said, or a mere end of the connection that anybody could have made, `is_closed` tells.
         """
         filled = 0
-        while filled < len(buffer) and not self.is_closed:
+        while filled < len(buffer) and not self.is_closed and self.holds_something:
             count = 0
             try:
                 count = int(self.tls.read(len(buffer) - filled, buffer[filled:]))  # an int, as there is a buffer
@@ -116,7 +121,7 @@ class SecureSocket(socket.socket):
     def _decrypted(self) -> bytes:
         """Return all that has come: of what stayed here poll would know nothing."""
         data = b""
-        while count := self.tunnel.read_into(self._room):
+        while self.tunnel.holds_something and (count := self.tunnel.read_into(self._room)):
             data += self._room[:count]
         return data
 
