@@ -25,8 +25,8 @@ FROM_BYTES = 64 << 20  # of what is left to read: with less, the further connect
 BEGINNING_BYTES = 8 << 20  # come by the connection that told the facts, while the others connect
 CALM_BYTES = 256 << 20  # of one that was cut before: what is asked for ahead is lost by the next cut
 PIECE_BYTES = 8 << 20  # the larger, the fewer waits for an answer
-ROOM_BYTES = 2 << 20  # of a piece whose turn it is not; more of it waits in the kernel
-MEMORY_BYTES = 20 << 20  # for the pieces of all lanes
+ROOM_BYTES = 3 << 19  # of a piece whose turn it is not; more of it waits in the kernel
+MEMORY_BYTES = 15 << 20  # for the pieces of all lanes
 _RENEWED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}  # codes: the next request has other keys
 _LEAST = 2  # connections, else one alone does as well
 
