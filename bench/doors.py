@@ -21,7 +21,6 @@ import stack
 
 LANES = 8
 FILES = {100: 1000, 10: 2000}  # by their size in KB: as jobs are measured elsewhere, and where guards weigh most
-ROUNDS = 4  # for each that is asked for: some percent are looked for
 RATE, CPU = 0.98, 1.02
 LOCAL = 9999  # stands for an RTT in the names of the two local servers
 PASSWORD = "Bench-password-of-the-doors"
@@ -101,7 +100,7 @@ def compare(world: World, rounds: int, say: Callable[[str], None]) -> list[Row]:
             files = world.files(f"doors-{kb}", count, kb * KB)
             for what, pair in pairs.items():
                 ours.move(pair, files, WARM_FILES)  # opens the sessions
-                runs = alternated(world, both, pair, files, ROUNDS * rounds)
+                runs = alternated(world, both, pair, files, rounds)
                 for one, done in zip(both, runs, strict=True):
                     say(f"  {what}, {kb} KB, {one.name}: {', '.join(f'{rate:.0f}' for rate in rates(done))} files/s")
                 rows += _rows(what, kb, *runs)
