@@ -69,7 +69,10 @@ class SecureData(DataConnection):
             filled += self.tunnel.read_into(buffer[filled:])
             if filled == len(buffer) or (filled and not flags & socket.MSG_WAITALL) or self.tunnel.has_ended:
                 return filled
-            self.tunnel.put(self._room[: super()._receive(self._room, has_ended, 0)])
+            # What is encrypted is never shorter: so much must come in any case, and one call waits for it.
+            least_bytes = len(buffer) - filled - self.tunnel.unread_bytes if flags & socket.MSG_WAITALL else 0
+            room, how = (self._room[:least_bytes], flags) if least_bytes > 0 else (self._room, 0)
+            self.tunnel.put(room[: super()._receive(room, has_ended, how)])
 
     def hear(self) -> None:
         """Take what has come, if anything has. Raises OSError."""

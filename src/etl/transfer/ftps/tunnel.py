@@ -28,6 +28,7 @@ class Tunnel:
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name, session=session)
         self.is_closed = False  # the other side said that no more will come
         self.has_ended = False  # no more comes, said or not
+        self._has_rest = False  # of a record there may be more than there was room for
 
     def shake_hands(self) -> bool:
         """Go on with the handshake as far as it goes; True when it is done. What is to be sent is in `take`."""
@@ -46,9 +47,14 @@ class Tunnel:
             self.has_ended = True
 
     @property
+    def unread_bytes(self) -> int:
+        """What came and was not decrypted: once all was read, a part of a record."""
+        return self._incoming.pending
+
+    @property
     def holds_something(self) -> bool:
         """Has anything come that was not read? Costs less than an attempt to read; a part of a record counts."""
-        return bool(self._incoming.pending or self.tls.pending())
+        return self._has_rest or bool(self._incoming.pending)
 
     def take(self) -> bytes:
         """Return what is to be sent."""
@@ -59,11 +65,11 @@ class Tunnel:
 
         Whether that end was said, or a mere end of the connection that anybody could have made, `is_closed` tells.
         """
-        filled = 0
-        while filled < len(buffer) and not self.is_closed and self.holds_something:
-            count = 0
+        filled, size = 0, len(buffer)
+        while filled < size and not self.is_closed and self.holds_something:
+            count, self._has_rest = 0, False
             try:
-                count = int(self.tls.read(len(buffer) - filled, buffer[filled:]))  # an int, as there is a buffer
+                count = int(self.tls.read(size - filled, buffer[filled:]))  # an int, as there is a buffer
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLZeroReturnError:
@@ -73,6 +79,7 @@ class Tunnel:
             if not count:
                 self.is_closed = self.has_ended = True
             filled += count
+            self._has_rest = filled == size
         return filled
 
     def write(self, block: bytes | memoryview) -> None:
