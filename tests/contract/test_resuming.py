@@ -91,8 +91,9 @@ def _end(
     if kind == "sshd":
         server = request.getfixturevalue("sshd")
         (server.root / folder).mkdir()
-        way = ending.enter_context(Crossing([server.port], FAR))
-        config = replace(sftp_config(server, base_path=str(server.root / folder)), hostname=name, host=FAR)
+        far = FAR if name == "A" else "127.0.0.4"  # both sides may be this one server, each over a way of its own
+        way = ending.enter_context(Crossing([server.port], far))
+        config = replace(sftp_config(server, base_path=str(server.root / folder)), hostname=name, host=far)
         return End(lambda limits: SFTPTransfer(config, limits), server.root / folder, way)
     if kind == "s3":
         store = ending.enter_context(contextlib.closing(FakeStore(tmp_path / f"{name}-store")))
