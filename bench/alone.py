@@ -146,6 +146,10 @@ class NoHash:
     def update(self, _block: memoryview, /) -> None:
         """Take no look."""
 
+    def copy(self) -> NoHash:
+        """Return itself."""
+        return self
+
     def hexdigest(self) -> str:
         """Return none."""
         return ""
