@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import pytest
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 import stack
 from apiwork import TOKENS, Api
@@ -136,6 +136,7 @@ def scene(broker: stack.Broker, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with Chromium(tmp_path_factory.mktemp("chromium")).for_the_session() as chromium, sync_playwright() as driver:
+        expect.set_options(timeout=PAGE_MS)
         yield driver.chromium.connect_over_cdp(chromium.url)
 
 

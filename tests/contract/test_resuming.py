@@ -299,6 +299,27 @@ def finished(ours: End, theirs: End) -> tuple[Task, int]:
     raise AssertionError(ended)
 
 
+@pytest.mark.parametrize(("source", "destination"), [("local", "FTP"), ("FTP", "local")])
+@pytest.mark.parametrize("kind", ["vsftpd", "pyftpdlib", "vsftpd_tls"])
+def test_a_data_connection_that_ends_alone_is_gone_on_with(
+    make_end: Callable[[str, str], End], kind: str, source: str, destination: str
+) -> None:
+    """Whatever the server says of it then: some call what they have a whole file."""
+    ours, theirs = make_end(source.replace("FTP", kind), "A"), make_end(destination.replace("FTP", kind), "FAKE")
+    way = ours.way or theirs.way
+    assert way is not None
+    way.spared = {way.ports[0]}
+    put(ours, content := os.urandom(16 * MIB))
+    way.cut_at = [way.moved_bytes + len(content) // 2]
+    error = attempt(task := a_task(), ours, theirs, "0")
+    assert isinstance(error, EtlError)
+    assert resuming.is_kept(task, error, is_last=False), repr(error)
+    task, attempts = finished(ours, theirs)
+    assert (theirs.root / "out/b").read_bytes() == content
+    assert attempts == 1
+    assert task.remarks["resumed_at"] >= 4 * MIB
+
+
 @pytest.mark.parametrize("side", ["source", "destination"])
 @pytest.mark.parametrize("kind", list(ODD))
 def test_a_server_that_cannot_go_on_gets_the_file_from_its_start(

@@ -27,19 +27,21 @@ class Crossing:
     """Listens on `ports` of `host`, and passes everything on to the same ports of `target`.
 
     Each number in `cut_at` is a count of bytes, of both directions together, at which all connections are ended: what
-    was counted arrives, as it does when a process is killed. With `on_cut` that is called instead.
+    was counted arrives, as it does when a process is killed. With `on_cut` that is called instead. Those of
+    `spared` ports go on, as when something on the way ends the data connections alone.
     """
 
     def __init__(self, ports: Iterable[int], host: str = FAR, target: str = "127.0.0.1") -> None:
-        self.host = host
+        self.host, self.ports = host, list(ports)
         self.up_bytes = self.down_bytes = self.cuts = 0  # to the server, from it; under `_lock`
         self.cut_at: list[int] = []
+        self.spared: set[int] = set()
         self.on_cut: Callable[[], object] | None = None
         self._target = target
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._open: dict[socket.socket, int] = {}  # with the server's port; under `_lock`
         self._threads: list[threading.Thread] = []
-        self._listeners = [socket.create_server((host, port)) for port in ports]
+        self._listeners = [socket.create_server((host, port)) for port in self.ports]
         for listener in self._listeners:
             self._spawn(self._accept, listener)
 
@@ -54,19 +56,20 @@ class Crossing:
         thread.start()
 
     def _accept(self, listener: socket.socket) -> None:
+        port = listener.getsockname()[1]
         while True:
             try:
                 client, _ = listener.accept()
             except OSError:
                 return
             try:
-                server = socket.create_connection((self._target, listener.getsockname()[1]), 5)
+                server = socket.create_connection((self._target, port), 5)
             except OSError:
                 client.close()
                 continue
             server.settimeout(None)
             with self._lock:
-                self._open |= {client, server}
+                self._open |= {client: port, server: port}
             self._spawn(self._pass, client, server, True)
             self._spawn(self._pass, server, client, False)
 
@@ -90,11 +93,14 @@ class Crossing:
                 return
             self.cut_at.pop(0)
             self.cuts += 1
-            opened = set()
-            if self.on_cut is None:
-                opened, self._open = self._open, opened
-        if self.on_cut is not None:
-            self.on_cut()
+        (self.on_cut or self.cut)()
+
+    def cut(self) -> None:
+        """End all connections but those of `spared` ports."""
+        with self._lock:
+            opened = [sock for sock, port in self._open.items() if port not in self.spared]
+            for sock in opened:
+                del self._open[sock]
         for sock in opened:
             _end(sock)
 
@@ -107,7 +113,7 @@ class Crossing:
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
         with self._lock:
-            opened, self._open = self._open, set()
+            opened, self._open = [*self._open], {}
         for sock in opened:
             _end(sock)
         for thread in self._threads:

@@ -49,10 +49,10 @@ STATES: dict[str, record.BreakerState] = {"closed": "closed", "open": "open", "h
 
 
 class Speed:
-    """How fast a count has risen lately: over the last RATE_SECONDS, as far as it was looked at."""
+    """How fast a count has risen lately: over the last RATE_SECONDS, as far as it was looked at or since it began."""
 
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
+    def __init__(self, began: float | None = None) -> None:
+        self._samples: deque[tuple[float, int]] = deque([] if began is None else [(began, 0)])
         self._moved_at = -math.inf  # when it rose last
 
     def note(self, now: float, count: int) -> None:
@@ -246,7 +246,7 @@ class Snapshots:
         rows = []
         for run in sorted(runs, key=lambda run: run.start.wall):
             task, progress = run.task, run.task.progress
-            speed = speeds[run.number] = self._speeds.get(run.number) or Speed()
+            speed = speeds[run.number] = self._speeds.get(run.number) or Speed(run.started)
             moved, size, phase = progress.resumed_at + progress.moved_bytes, progress.size_bytes, progress.phase
             speed.note(now, progress.moved_bytes)
             rate, age, still = speed.per_second, now - run.started, speed.still_for(now)

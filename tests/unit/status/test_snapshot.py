@@ -199,6 +199,16 @@ def test_a_hash_of_servers_differs_with_settings_and_not_with_passwords() -> Non
     assert len(hashes) == 2
 
 
+def test_a_transfer_has_a_rate_when_it_is_first_seen(watched: Watched) -> None:
+    """Its bytes by the time since it began."""
+    watched.scene.accept()
+    run = watched.begin()
+    counted(Parcel(), run.task.progress).readinto(memoryview(b""))
+    watched.clock.pass_(2.0)
+    (told,) = watched.build().transfers
+    assert (told.moved, told.rate) == (4, 2.0)
+
+
 def test_a_speed_is_that_of_the_last_ten_seconds() -> None:
     """However often it was looked at."""
     speed = Speed()
