@@ -78,9 +78,9 @@ def audit(desk: Desk, target: str) -> list[AuditRecord]:
 
 
 def running(told: dict[str, Any]) -> Any:
-    """Return the running transfer of this test once bytes have moved at a known rate."""
+    """Return the running transfer of this test once its rest is told: it is two seconds old then."""
     transfers = [one for process in told["processes"] for one in process["transfers"]]
-    return next((one for one in transfers if one.get("rate", 0) > 0 and one["moved"] > 0), None)
+    return next((one for one in transfers if one.get("eta_seconds")), None)
 
 
 def test_a_running_transfer_is_seen_and_cancelled(
